@@ -1,0 +1,694 @@
+"""Annotated rows ↔ table and value matrix, what was wrong with each row, and splits grouped by prompt.
+
+Rules for the labels of the released files (all counted in `ValueDataset.problems`):
+
+- a sign written "1+", "=1" or "1" is read as +1, "1-" or "=-1" as -1; upper case and aliases are read as the name;
+- a name of a finer theory in a list of dimensions ("humility") is read by the dimension's aliases;
+- a name in no list ("be respectful") costs that label, never the row;
+- a dimension given with both signs takes the sign of the sum of its item labels, 0 on a tie;
+- a row without any label is kept with an all-nan vector, unless it carries the field `not_annotated`, which says that
+  everything else was looked at;
+- a row is set aside only when its prompt or its reply cannot be read.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fulcra_utils.theory import Theory, load_theory, normalise
+
+SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+": 1, "=1": 1, "1-": -1, "=-1": -1}
+WELL_WRITTEN = {"+1", "-1", "0"}
+SPLITS = (("train", 0.6), ("validation", 0.1), ("calibration", 0.1), ("test", 0.2))
+CHUNK = 20_000  # rows held as Python objects at a time
+SHOWN = 80  # characters of a bad value kept in `problems`
+
+SCHEMA = pa.schema([
+    ("prompt", pa.large_string()), ("response", pa.large_string()), ("query_source", pa.large_string()),
+    ("response_source", pa.large_string()), ("safety_issues", pa.list_(pa.string())), ("reward", pa.float64()),
+    ("e_distance", pa.float64()), ("h_distance", pa.float64()), ("line", pa.int64()),
+])
+
+
+class DatasetError(ValueError):
+    """A file, or in strict mode a row, that cannot be used; the message names file, line and field."""
+
+
+@dataclass(frozen=True)
+class ValueDataset:
+    """Annotated replies as a table and a value matrix.
+
+    Attributes
+    ----------
+    table : DataFrame, N rows
+        prompt, response, query_source, response_source, safety_issues (list of str, None when the row has no such
+        field), reward (nan when absent), line; scored files also e_distance and h_distance. Text is kept in Arrow.
+    vectors : array, shape (N, D)
+        Labels -1, 0, +1, or scores in [-1, 1]; nan = not annotated.
+    item_labels : array of int8, shape (N, I)
+        Labels of the value items; 0 = not mentioned.
+    problems : DataFrame
+        line, field, text, reason: one row for each thing that was read by a rule or set aside.
+    n_read : int
+        Rows in the file; always `len(table) + n_set_aside`.
+    raw_labels : Counter
+        Each dimension label as it stands in the file ("security: +1") → how often.
+    """
+
+    table: pd.DataFrame
+    vectors: np.ndarray
+    item_labels: np.ndarray
+    problems: pd.DataFrame
+    n_read: int
+    raw_labels: Counter = field(default_factory=Counter)
+
+    @property
+    def n_set_aside(self) -> int:
+        """Return how many rows could not be read."""
+        return self.n_read - len(self.table)
+
+    def count_labels(self, theory: Theory) -> pd.DataFrame:
+        """Return how often each label stands in the file (raw) and in the vectors (after the rules).
+
+        Returns
+        -------
+        DataFrame
+            name, label, raw, after; a name or sign that is not the theory's own has `after` = 0.
+        """
+        counts = Counter()
+        for text, n in self.raw_labels.items():
+            name, _, sign = text.rpartition(":")
+            counts[name.strip(), "+1" if sign.strip() == "1" else sign.strip()] += n
+        after = {(name, sign): int(np.sum(self.vectors[:, d] == value)) for d, name in enumerate(theory.dimensions)
+                 for sign, value in (("+1", 1), ("-1", -1))}
+        keys = list(after) + sorted(set(counts) - set(after))
+        return pd.DataFrame([(*key, counts[key], after.get(key, 0)) for key in keys],
+                            columns=["name", "label", "raw", "after"])
+
+
+def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -> ValueDataset:
+    """Read annotated rows (released shape; .jsonl, .jsonl.gz or .parquet) into a table and a value matrix.
+
+    Parameters
+    ----------
+    path : str or Path
+        Rows with `dialogue` ("Human: …\\nBob: …") or `prompt` and `response`, `value_items` and `value_types`
+        (["security: -1", …]) and optionally `not_annotated` ([{"item", "reason"}]).
+    theory : Theory or str
+        A theory with a parent takes its vectors from the items (the sign of the summed item labels); one without takes
+        the dimension labels where a row has any, else the items.
+    strict : bool
+        Raise at the first problem instead of counting it.
+
+    Returns
+    -------
+    ValueDataset
+        `vectors` holds -1, 0, +1 and nan for what was not annotated.
+
+    Raises
+    ------
+    DatasetError
+        When the file cannot be opened, or in strict mode at the first problem; names file, line and field.
+
+    Source: row shape and quirks as in the released files; the rules are ours.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> row = {"dialogue": "Human: Hi\\nBob: Hello.", "value_items": ["be polite: +1"],
+    ...        "value_types": ["conformity: 1+"]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "rows.jsonl"
+    ...     _ = path.write_text(json.dumps(row))
+    ...     data = read_dataset(path, "schwartz10")
+    >>> data.vectors
+    array([[0., 0., 0., 0., 0., 0., 0., 1., 0., 0.]])
+    >>> data.problems[["line", "field", "reason"]].values.tolist()
+    [[1, 'value_types', "sign written '1+', read as +1"]]
+    """
+    theory = load_theory(theory)
+    return _read(path, theory, _LabelReader(theory), strict)
+
+
+def read_scored(path: str | Path, theory: Theory | str, strict: bool = False) -> ValueDataset:
+    """Read replies with one score per dimension (`value_reward`: D numbers; or `value_vector`: {dimension: number}).
+
+    Parameters
+    ----------
+    path, theory, strict
+        As in `read_dataset`. `value_reward` has no names: the caller vouches that the theory is the file's.
+
+    Returns
+    -------
+    ValueDataset
+        `vectors` holds the scores in [-1, 1]; a row without usable scores has nan and a problem.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> row = {"prompt": "Hi", "answer": "Hello.", "value_vector": {"care": 0.5, "fairness": -1}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "rows.jsonl"
+    ...     _ = path.write_text(json.dumps(row))
+    ...     read_scored(path, "moral_foundations").vectors
+    array([[ 0.5, -1. ,  nan,  nan,  nan]])
+    """
+    theory = load_theory(theory)
+    return _read(path, theory, _ScoreReader(theory), strict)
+
+
+def read_prompts(path: str | Path) -> pd.DataFrame:
+    """Read a prompt pool: one row per line with prompt, safety_issues (list of str) and line.
+
+    Rows without a readable prompt are set aside and returned in `.attrs["problems"]`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "p.jsonl"
+    ...     _ = path.write_text('{"prompt": "Why?", "safety_issues": "[\\'drug\\']"}')
+    ...     read_prompts(path).safety_issues[0]
+    ['drug']
+    """
+    return _read_plain(path, lambda row: {"prompt": _text(row, ("prompt",)),
+                                          "safety_issues": _read_list(row.get("safety_issues"))})
+
+
+def read_preferences(path: str | Path) -> pd.DataFrame:
+    """Read preference pairs in the HH-RLHF shape: prompt (the last Human turn), chosen and rejected replies, line.
+
+    Rows that cannot be read are set aside and returned in `.attrs["problems"]`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> row = {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello.", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: Go."}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "p.jsonl"
+    ...     _ = path.write_text(json.dumps(row))
+    ...     read_preferences(path)[["prompt", "chosen", "rejected"]].values.tolist()
+    [['Hi', 'Hello.', 'Go.']]
+    """
+    def pick(row):
+        prompt, chosen = _last_turn(_text(row, ("chosen",)))
+        return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(_text(row, ("rejected",)))[1]}
+
+    return _read_plain(path, pick)
+
+
+def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """Yield (line, row, reason) for each row of a .jsonl, .jsonl.gz or .parquet file, in order.
+
+    A line that is no JSON object has row None and the reason; blank lines are no rows. Memory does not grow with the
+    file. Raises DatasetError when the file cannot be opened or ends in the middle of its compression.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "p.jsonl"
+    ...     _ = path.write_text('{"a": 1}\\n\\n[')
+    ...     list(iter_rows(path))
+    [(1, {'a': 1}, ''), (3, None, 'not valid JSON: Expecting value at column 2')]
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            batches = pq.ParquetFile(path).iter_batches(batch_size=1000)
+            yield from ((i, row, "") for i, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
+            return
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, *_parse_line(line)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise DatasetError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
+    """Return the value vectors by the sign-sum rule: the sign of a dimension's summed item labels.
+
+    Parameters
+    ----------
+    item_labels : array, shape (N, I)
+        Labels -1, 0, +1; nan = this item was not annotated, which makes its dimension nan.
+    theory : Theory
+
+    Returns
+    -------
+    array, shape (N, D)
+        -1.0, 0.0, +1.0 or nan.
+
+    Source: facts of the released data, where this rule gives the dimension labels in 1,666 of 1,718 rows.
+
+    Examples
+    --------
+    >>> theory = load_theory("moral_foundations")
+    >>> labels = np.zeros((1, theory.n_items))
+    >>> labels[0, :3] = [1, 1, -1]
+    >>> items_to_vectors(labels, theory)
+    array([[1., 0., 0., 0., 0.]])
+    """
+    return np.sign(np.asarray(item_labels, dtype=np.float32) @ theory.item_matrix.astype(np.float32)).astype(float)
+
+
+def is_refusal(responses: Iterable[str]) -> np.ndarray:
+    """Return whether each reply declines to answer, judged by its first 160 characters.
+
+    A simple flag for English replies: an opening "sorry, but" or "I cannot", or an apology or "as an AI" followed by
+    cannot, unable, not appropriate, do not have (an opinion). It does not see a refusal that comes later in the reply.
+
+    Parameters
+    ----------
+    responses : iterable of str, length N
+
+    Returns
+    -------
+    array of bool, shape (N,)
+
+    Source: ours; about 68 % of the released GPT-4 replies and 44 % of the GPT-3.5 replies are refusals by it.
+
+    Examples
+    --------
+    >>> is_refusal(["I'm sorry, but I can't assist with that.", "Sure, here you go.", "I cannot help with this."])
+    array([ True, False,  True])
+    """
+    return np.array([bool(REFUSAL.search(str(text)[:160].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
+                     for text in responses], dtype=bool)
+
+
+_DECLINE = (r"(can ?not|can't|could not|couldn't|won't|will not|unable|not able|not going to|not comfortable|rather not|"
+            r"not appropriate|inappropriate|must decline|have to decline|refuse to|"
+            r"(don't|do not) (feel|condone|support|engage|have|hold|form|possess))")
+REFUSAL = re.compile(
+    rf"^\W*((i'm|i am|we're)?( so| very| really| truly)? ?sorry,? but\b|"
+    rf"((i'm|i am)?( so| very| really| truly)? ?sorry|i apologi[sz]e|my apologies|apologies)\b.*?{_DECLINE}|"
+    rf"(as|i'm|i am)( just)? an? (ai|artificial|language|responsible)\b.*?{_DECLINE}|"
+    rf"(no, )?(i|we)( simply| just| really| must)? ?('m|am)? ?{_DECLINE})", re.IGNORECASE | re.DOTALL)
+
+
+def group_prompts(prompts: Sequence[str], threshold: float = 0.8, batch_size: int = 2000) -> np.ndarray:
+    """Put near-duplicate prompts into one cluster.
+
+    Two prompts are near-duplicates when the cosine of their TF-IDF vectors of character 4-grams within words is at
+    least `threshold`; clusters are the connected components. Equal prompts always share a cluster.
+
+    Parameters
+    ----------
+    prompts : sequence of str, length N
+    threshold : float in (0, 1]
+    batch_size : int
+        Rows of the similarity matrix computed at a time.
+
+    Returns
+    -------
+    array of int, shape (N,)
+        Cluster numbers from 0 in order of first appearance.
+
+    Source: ours, because 8 released test prompts also occur among the train prompts.
+
+    Examples
+    --------
+    >>> group_prompts(["How do I bake bread?", "how do i bake bread", "Why is the sky blue?"]).tolist()
+    [0, 0, 1]
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    keys = [" ".join(re.findall(r"\w+", p.casefold())) or p for p in prompts]
+    unique, inverse = np.unique(np.array(keys, dtype=object), return_inverse=True)
+    if len(unique) < 2:
+        return np.zeros(len(keys), dtype=int)
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 4), token_pattern=None).fit_transform(unique)
+    pairs = []
+    for start in range(0, len(unique), batch_size):
+        near = (vectors[start:start + batch_size] @ vectors.T).tocoo()
+        keep = near.data >= threshold
+        pairs.append(np.stack([near.row[keep] + start, near.col[keep]]))
+    rows, cols = np.concatenate(pairs, axis=1)
+    graph = coo_matrix((np.ones(len(rows), dtype=bool), (rows, cols)), shape=(len(unique),) * 2)
+    components = connected_components(graph, directed=False)[1][inverse]
+    return pd.factorize(components)[0]
+
+
+def assign_splits(prompts: Sequence[str], clusters: np.ndarray, seed: int = 2023) -> pd.DataFrame:
+    """Assign every prompt cluster to train, validation, calibration or test, and train clusters to half A or B.
+
+    The share is 60/10/10/20. The choice hangs only on the seed and on the cluster's alphabetically first prompt, so
+    a file that is missing, or one that is added, moves no other prompt.
+
+    Parameters
+    ----------
+    prompts : sequence of str, length N
+    clusters : array of int, shape (N,)
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        prompt (unique), cluster, split, half ("A" or "B" in train, else None).
+
+    Examples
+    --------
+    >>> table = assign_splits(["a", "b", "a"], np.array([0, 1, 0]))
+    >>> len(table), set(table.split) <= {"train", "validation", "calibration", "test"}
+    (2, True)
+    """
+    table = pd.DataFrame({"prompt": list(prompts), "cluster": clusters}).drop_duplicates("prompt")
+    first = table.prompt.map(lambda p: normalise(p)).groupby(table.cluster).min()
+    draw = first.map(lambda text: _hash_unit(f"{seed} split {text}"))
+    edges = np.cumsum([share for _, share in SPLITS])
+    names = np.array([name for name, _ in SPLITS])[np.minimum(np.searchsorted(edges, draw, "right"), len(SPLITS) - 1)]
+    halves = np.where(first.map(lambda text: _hash_unit(f"{seed} half {text}")) < 0.5, "A", "B")
+    chosen = pd.DataFrame({"split": names, "half": np.where(names == "train", halves, None)}, index=first.index)
+    return table.join(chosen, on="cluster").reset_index(drop=True)
+
+
+def _hash_unit(text: str) -> float:
+    """Return a number in [0, 1) that hangs on `text` alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
+
+
+class _SetAside(Exception):
+    """A row whose prompt or reply cannot be read: (field, text, reason)."""
+
+
+def _parse_line(line: bytes) -> tuple[dict | None, str]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"), strict=False)
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8 at byte {error.start + 1}"
+    except json.JSONDecodeError as error:
+        return None, f"not valid JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        return None, f"not readable JSON: {error}"
+    return (row, "") if isinstance(row, dict) else (None, "not a JSON object")
+
+
+def _text(row: dict, names: tuple[str, ...]) -> str:
+    """Return the first of the named fields as text; set the row aside when there is none."""
+    name = next((n for n in names if row.get(n) is not None), None)
+    if name is None:
+        raise _SetAside(names[0], "", "field is missing")
+    if not isinstance(row[name], str):
+        raise _SetAside(name, _short(row[name]), "is not text")
+    if not row[name].strip():
+        raise _SetAside(name, "", "is empty")
+    return row[name]
+
+
+def _prompt_and_response(row: dict) -> tuple[str, str]:
+    if row.get("dialogue") is None:
+        return _text(row, ("prompt",)), _text(row, ("response", "answer"))
+    dialogue = _text(row, ("dialogue",))
+    prompt, bob, response = dialogue.partition("\nBob:")
+    if not bob or not prompt.startswith("Human:"):
+        raise _SetAside("dialogue", _short(dialogue), "is not of the form 'Human: … Bob: …'")
+    prompt, response = prompt.removeprefix("Human:").strip(), response.strip()
+    for name, text in (("prompt", prompt), ("reply", response)):
+        if not text:
+            raise _SetAside("dialogue", _short(dialogue), f"has an empty {name}")
+    return prompt, response
+
+
+def _last_turn(text: str) -> tuple[str, str]:
+    """Return the last Human turn and the Assistant's answer to it."""
+    before, found, answer = text.rpartition("\n\nAssistant:")
+    prompt = before.rpartition("\n\nHuman:")[2].strip()
+    if not found or not prompt or not answer.strip():
+        raise _SetAside("chosen/rejected", _short(text), "is not of the form 'Human: … Assistant: …'")
+    return prompt, answer.strip()
+
+
+def _read_list(value: Any) -> list | None:
+    """Return a list field that may be a stringified list; None when absent, ValueError when it is no list."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            value = [value] if value.strip() else []
+    if value is None or isinstance(value, list):
+        return value
+    if isinstance(value, tuple):
+        return list(value)
+    raise ValueError(f"is no list but {type(value).__name__}")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+
+
+class _Problems:
+    """Collect (line, field, text, reason); in strict mode raise at the first."""
+
+    def __init__(self, path: Path, strict: bool):
+        self.path, self.strict, self.rows = path, strict, []
+
+    def add(self, line: int, name: str, text: Any, reason: str) -> None:
+        if self.strict:
+            raise DatasetError(f"{self.path}, line {line}, {name}: {_short(text)!r} {reason}")
+        self.rows.append((line, name, _short(text), reason))
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=["line", "field", "text", "reason"])
+
+
+class _LabelReader:
+    """Turn the label fields of a chunk of rows into vectors and item labels."""
+
+    def __init__(self, theory: Theory):
+        self.theory, self.raw = theory, Counter()
+        self.parent = load_theory(_parent_of(theory)) if theory.parent else None
+        self.known: dict[tuple[str, str], tuple] = {}
+
+    def read(self, rows: list[dict], lines: list[int], problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
+        theory, n = self.theory, len(rows)
+        items = np.zeros((n, theory.n_items), dtype=np.int16)
+        plus, minus = (np.zeros((n, theory.n_dims), dtype=np.int16) for _ in range(2))
+        missing, looked = np.zeros((n, theory.n_dims), dtype=bool), np.zeros(n, dtype=bool)
+        for i, row in enumerate(rows):
+            for index, sign in self._labels(row, "value_items", lines[i], problems):
+                items[i, index] += sign
+                looked[i] = True
+            for index, sign in self._labels(row, "value_types", lines[i], problems):
+                (plus if sign > 0 else minus)[i, index] += sign != 0
+                looked[i] = True
+            if "not_annotated" in row and row["not_annotated"] is not None:
+                looked[i] = True
+                for dims in self._missing(row["not_annotated"], lines[i], problems):
+                    missing[i, dims] = True
+        items = np.sign(items).astype(np.int8)
+        return self._vectors(items, plus, minus, missing, looked, lines, problems), items
+
+    def _vectors(self, items, plus, minus, missing, looked, lines, problems) -> np.ndarray:
+        summed = items_to_vectors(items, self.theory)
+        both = (plus > 0) & (minus > 0)
+        for i, d in np.argwhere(both):
+            problems.add(lines[i], "value_types", self.theory.dimensions[d],
+                         f"has both signs, decided by its items as {int(summed[i, d]):+d}")
+        typed = np.where(both, summed, np.sign(plus - minus))
+        has_types = ((plus + minus) > 0).any(axis=1)
+        vectors = np.where(has_types[:, None] & (self.parent is None), typed, summed)
+        vectors[missing & ~((plus + minus) > 0)] = np.nan
+        vectors[~looked] = np.nan
+        for i in np.flatnonzero(~looked):
+            problems.add(lines[i], "value_types", "", "row has no label: kept, all values not annotated")
+        return vectors
+
+    def _labels(self, row: dict, name: str, line: int, problems: _Problems) -> Iterator[tuple[int, int]]:
+        try:
+            entries = _read_list(row.get(name)) or ()
+        except ValueError as error:
+            problems.add(line, name, row[name], str(error))
+            return
+        for entry in entries:
+            if not isinstance(entry, str):
+                problems.add(line, name, entry, "label is not text")
+                continue
+            if name == "value_types":
+                self.raw[entry] += 1
+            found = self.known.get((name, entry))
+            if found is None:
+                found = self.known[name, entry] = self._parse(entry, name)
+            index, sign, reason = found
+            if reason:
+                problems.add(line, name, entry, reason)
+            if index is not None:
+                yield index, sign
+
+    def _parse(self, entry: str, name: str) -> tuple[int | None, int, str]:
+        """Return (index or None, sign, reason) for one label; an empty reason means that it is well written."""
+        text, colon, sign = entry.rpartition(":")
+        text, sign = text.strip(), sign.strip()
+        if not colon or sign not in SIGNS:
+            return None, 0, "label does not end in ': +1' or ': -1', label dropped"
+        items = name == "value_items"
+        index = (self.theory.find_item if items else self.theory.find_dimension)(text)
+        if index is None:
+            if not items and self.parent is not None and self.parent.find_dimension(text) is not None:
+                return None, 0, ""  # a label of the parent theory: the vectors come from the items
+            return None, 0, f"is no {'item' if items else 'dimension'} of {self.theory.name}, label dropped"
+        proper = (self.theory.items if items else self.theory.dimensions)[index]
+        reasons = [f"sign written {sign!r}, read as {SIGNS[sign]:+d}"] if sign not in WELL_WRITTEN else []
+        if text != proper:
+            reasons.append(f"read as {proper!r}")
+        return index, SIGNS[sign], "; ".join(reasons)
+
+    def _missing(self, value: Any, line: int, problems: _Problems) -> Iterator[Any]:
+        """Yield the dimensions that `not_annotated` leaves open."""
+        for entry in value if isinstance(value, list) else [value]:
+            text = entry.get("item") if isinstance(entry, dict) else entry
+            item = self.theory.find_item(text) if isinstance(text, str) else None
+            dim = self.theory.find_dimension(text) if isinstance(text, str) else None
+            if item is None and dim is None and text != "*":
+                problems.add(line, "not_annotated", entry, f"names no item or dimension of {self.theory.name}")
+            else:
+                yield slice(None) if text == "*" else self.theory.item_dims[item] if item is not None else dim
+
+
+class _ScoreReader:
+    """Turn `value_reward` or `value_vector` of a chunk of rows into vectors."""
+
+    def __init__(self, theory: Theory):
+        self.theory, self.raw = theory, Counter()
+
+    def read(self, rows: list[dict], lines: list[int], problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
+        vectors = np.full((len(rows), self.theory.n_dims), np.nan)
+        for i, row in enumerate(rows):
+            name = "value_vector" if "value_vector" in row else "value_reward"
+            reason = self._fill(vectors[i], row.get(name))
+            if reason:
+                vectors[i] = np.nan
+                problems.add(lines[i], name, row.get(name), reason)
+        return vectors, np.zeros((len(rows), self.theory.n_items), dtype=np.int8)
+
+    def _fill(self, vector: np.ndarray, scores: Any) -> str:
+        """Write the scores of one row into `vector`; return what is wrong with them, or nothing."""
+        if isinstance(scores, dict):
+            indices = [self.theory.find_dimension(str(name)) for name in scores]
+            if None in indices:
+                return f"names a dimension that {self.theory.name} does not have"
+            vector[indices] = [_number(v) for v in scores.values()]
+            return ""
+        if not isinstance(scores, list) or len(scores) != len(vector):
+            return f"is not a list of {len(vector)} numbers"
+        vector[:] = [_number(v) for v in scores]
+        return "" if np.isfinite(vector).all() and np.abs(vector).max() <= 1 else "holds something outside [-1, 1]"
+
+
+def _parent_of(theory: Theory) -> Path | str:
+    beside = theory.path.parent / f"{theory.parent}.yaml"
+    return beside if beside.is_file() else theory.parent
+
+
+def _read(path: str | Path, theory: Theory, reader: _LabelReader | _ScoreReader, strict: bool) -> ValueDataset:
+    path = Path(path)
+    problems, n_read = _Problems(path, strict), 0
+    chunks, rows, lines, texts = [], [], [], []
+
+    def flush():
+        if rows:
+            vectors, items = reader.read(rows, lines, problems)
+            chunks.append((_batch(rows, lines, texts, problems), vectors, items))
+            for kept in (rows, lines, texts):
+                kept.clear()
+
+    for line, row, reason in iter_rows(path):
+        n_read += 1
+        try:
+            if row is None:
+                raise _SetAside("line", "", reason)
+            pair = _prompt_and_response(row)
+        except _SetAside as fault:
+            name, text, why = fault.args
+            problems.add(line, name, text, f"{why}: row set aside")
+            continue
+        rows.append(row)
+        lines.append(line)
+        texts.append(pair)
+        if len(rows) >= CHUNK:
+            flush()
+    flush()
+    return _join(chunks, theory, problems.frame(), n_read, reader.raw)
+
+
+def _batch(rows: list[dict], lines: list[int], texts: list[tuple[str, str]], problems: _Problems) -> pa.RecordBatch:
+    """Return the texts and plain fields of a chunk of rows as Arrow."""
+    issues = []
+    for row, line in zip(rows, lines, strict=True):
+        try:
+            value = _read_list(row.get("safety_issues"))
+            issues.append(None if value is None else [str(v) for v in value])
+        except ValueError as error:
+            problems.add(line, "safety_issues", row["safety_issues"], str(error))
+            issues.append(None)
+    columns = {
+        "prompt": [_clean(p, line, "prompt", problems) for (p, _), line in zip(texts, lines, strict=True)],
+        "response": [_clean(r, line, "response", problems) for (_, r), line in zip(texts, lines, strict=True)],
+        "safety_issues": issues, "line": lines,
+        "reward": [_number(row.get("reward", row.get("rating"))) for row in rows],
+    }
+    for name in ("query_source", "response_source"):
+        columns[name] = [None if row.get(name) is None else str(row[name]) for row in rows]
+    for name in ("e_distance", "h_distance"):
+        columns[name] = [_number(row.get(name)) for row in rows]
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def _clean(text: str, line: int, name: str, problems: _Problems) -> str:
+    """Return `text` without NUL characters and lone surrogates, which no table can hold."""
+    if "\x00" in text:
+        problems.add(line, name, text.replace("\x00", "\\0"), "holds NUL characters, replaced")
+        text = text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        problems.add(line, name, "", "holds half a character, replaced")
+        text = text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _join(chunks: list, theory: Theory, problems: pd.DataFrame, n_read: int, raw: Counter) -> ValueDataset:
+    arrow = pa.Table.from_batches([batch for batch, _, _ in chunks], schema=SCHEMA)
+    table = arrow.to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_large_string(kind) else None,
+                            self_destruct=True, split_blocks=True)
+    vectors = np.concatenate([v for _, v, _ in chunks]) if chunks else np.empty((0, theory.n_dims))
+    items = np.concatenate([i for _, _, i in chunks]) if chunks else np.empty((0, theory.n_items), dtype=np.int8)
+    return ValueDataset(table, vectors, items, problems, n_read, raw)
+
+
+def _read_plain(path: str | Path, pick: Any) -> pd.DataFrame:
+    """Read rows with `pick`; what cannot be read is set aside into `.attrs["problems"]`."""
+    problems, kept = _Problems(Path(path), strict=False), []
+    for line, row, reason in iter_rows(path):
+        try:
+            if row is None:
+                raise _SetAside("line", "", reason)
+            kept.append({**pick(row), "line": line})
+        except _SetAside as fault:
+            name, text, why = fault.args
+            problems.add(line, name, text, f"{why}: row set aside")
+        except ValueError as error:
+            problems.add(line, "safety_issues", row.get("safety_issues"), f"{error}: row set aside")
+    table = pd.DataFrame(kept)
+    table.attrs["problems"] = problems.frame().to_dict("records")
+    return table

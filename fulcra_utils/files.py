@@ -1,0 +1,130 @@
+"""Files that appear whole or not at all: written under a temporary name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def write_atomic(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to; rename it to `path` when the block ends without an error.
+
+    The temporary file keeps the suffixes of `path`, stands in the same folder and is removed on any error
+    (a full disk, Ctrl-C), so `path` is either the old file or the whole new one.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the finished file stands; its folder is made when missing.
+
+    Yields
+    ------
+    Path
+        The temporary file to write.
+
+    Source: ours, so that a killed run leaves nothing half-written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with write_atomic(Path(folder) / "a.txt") as tmp:
+    ...         _ = tmp.write_text("whole")
+    ...     [p.name for p in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    os.close(handle)
+    tmp = Path(name)
+    try:
+        yield tmp
+        tmp.chmod(0o666 & ~_umask())
+        with tmp.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8 to `path`, whole or not at all, and return the path.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(Path(folder) / "b.txt", "né").read_bytes()
+    b'n\\xc3\\xa9'
+    """
+    with write_atomic(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON to `path`, whole or not at all; NumPy numbers are allowed, nan becomes null.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     json.loads(write_json(Path(folder) / "c.json", {"x": float("nan")}).read_text())
+    {'x': None}
+    """
+    return write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> Path:
+    """Write a table as Parquet or CSV (by suffix, without its index), whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        When the suffix is neither .parquet nor .csv.
+
+    Examples
+    --------
+    >>> import tempfile, pandas as pd
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_table(Path(folder) / "d.csv", pd.DataFrame({"a": [1]})).read_text()
+    'a\\n1\\n'
+    """
+    path = Path(path)
+    if path.suffix not in {".parquet", ".csv"}:
+        raise ValueError(f"{path}: a table is written as .parquet or .csv")
+    with write_atomic(path) as tmp:
+        if path.suffix == ".parquet":
+            table.to_parquet(tmp, index=False)
+        else:
+            table.to_csv(tmp, index=False)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` with NumPy scalars and arrays, paths and nan turned into what JSON knows."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,389 @@
+"""Value theories read from YAML: dimensions, items, groups, definitions, aliases, circle order, citation.
+
+A theory is one data file; nothing else in the project knows how many values there are or what they are called.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+THEORIES = ROOT / "data" / "theories"
+
+
+class TheoryError(ValueError):
+    """A theory file cannot be used. `faults` lists every fault with its place."""
+
+    def __init__(self, path: Path | str, faults: list[str]):
+        self.path, self.faults = str(path), faults
+        super().__init__(f"{path}: {len(faults)} fault(s): " + "; ".join(faults))
+
+
+class _Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    aliases: list[str] = []
+
+
+class _Dimension(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    definition: str = Field(min_length=1)
+    groups: list[str] = []
+    aliases: list[str] = []
+    circle: int | None = None
+    parent: str | None = None
+    items: list[_Item] = Field(min_length=1)
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def _plain_items(cls, items):
+        return [{"name": i} if isinstance(i, str) else i for i in items] if isinstance(items, list) else items
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    title: str
+    description: str = ""
+
+
+class _TheoryFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$")
+    title: str = Field(min_length=1)
+    citation: str = Field(min_length=1)
+    score_range: tuple[float, float]
+    labels: dict[int, str]
+    parent: str | None = None
+    published: str = ""
+    groups: dict[str, _Group] = {}
+    dimensions: list[_Dimension] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Theory:
+    """A value theory with D dimensions and I items.
+
+    Attributes
+    ----------
+    name, title, citation : str
+        Identifier, words for a reader, where the theory comes from.
+    dimensions : tuple of str, length D
+        Lower-case hyphenated names in canonical order: the keys everywhere.
+    definitions : tuple of str, length D
+        One sentence each, our own wording.
+    items : tuple of str, length I
+        Value items in canonical order, grouped by dimension.
+    groups : dict of str to tuple of str
+        Higher-order group to its dimensions; a dimension may stand in several groups.
+    circle : tuple of str or None
+        Dimensions in the order of the theory's circle; None for a theory without one.
+    labels : dict of int to str
+        Words for the labels -1, 0 and +1.
+    score_range : tuple of float
+        Lowest and highest score a dimension can take.
+    parent : str or None
+        Name of the coarser theory this one refines.
+    parents : tuple of (str or None), length D
+        For each dimension its dimension in the parent theory.
+    """
+
+    name: str
+    title: str
+    citation: str
+    dimensions: tuple[str, ...]
+    definitions: tuple[str, ...]
+    items: tuple[str, ...]
+    item_dims: np.ndarray = field(repr=False, compare=False)
+    groups: dict[str, tuple[str, ...]]
+    group_titles: dict[str, str]
+    circle: tuple[str, ...] | None
+    labels: dict[int, str]
+    score_range: tuple[float, float]
+    parent: str | None
+    parents: tuple[str | None, ...]
+    item_names: dict[str, int] = field(repr=False, compare=False)
+    dimension_names: dict[str, int] = field(repr=False, compare=False)
+    path: Path = field(repr=False, compare=False)
+    published: str = ""
+
+    @property
+    def n_dims(self) -> int:
+        """Return D, the number of dimensions."""
+        return len(self.dimensions)
+
+    @property
+    def n_items(self) -> int:
+        """Return I, the number of items."""
+        return len(self.items)
+
+    @cached_property
+    def item_matrix(self) -> np.ndarray:
+        """Return the (I, D) matrix with 1 where an item belongs to a dimension and 0 elsewhere."""
+        return np.eye(self.n_dims, dtype=np.int8)[self.item_dims]
+
+    def find_item(self, text: str) -> int | None:
+        """Return the index of the item that `text` names (or is an alias of), or None.
+
+        Case and repeated white space do not matter.
+
+        Examples
+        --------
+        >>> theory = load_theory("schwartz10")
+        >>> theory.items[theory.find_item("Have  Social Justice")]
+        'social justice'
+        >>> theory.find_item("be respectful") is None
+        True
+        """
+        return self.item_names.get(normalise(text))
+
+    def find_dimension(self, text: str) -> int | None:
+        """Return the index of the dimension that `text` names (or is an alias of), or None.
+
+        Examples
+        --------
+        >>> load_theory("schwartz10").find_dimension("Humility")
+        7
+        """
+        return self.dimension_names.get(normalise(text))
+
+    def items_of(self, dimension: str) -> tuple[str, ...]:
+        """Return the items of one dimension in canonical order.
+
+        Examples
+        --------
+        >>> load_theory("schwartz10").items_of("hedonism")
+        ('have pleasure', 'enjoying life', 'be self-indulgent')
+        """
+        k = self.dimensions.index(dimension)
+        return tuple(item for item, d in zip(self.items, self.item_dims, strict=True) if d == k)
+
+
+def normalise(text: str) -> str:
+    """Return `text` in the form under which names are looked up: lower case, single spaces.
+
+    Examples
+    --------
+    >>> normalise("  Be   Daring ")
+    'be daring'
+    """
+    return " ".join(text.casefold().split())
+
+
+def list_theories() -> tuple[str, ...]:
+    """Return the names of the theories in data/theories.
+
+    Examples
+    --------
+    >>> "schwartz10" in list_theories()
+    True
+    """
+    return tuple(sorted(p.stem for p in THEORIES.glob("*.yaml")))
+
+
+def find_theory(name: str | Path) -> Path:
+    """Return the path of a theory given by name (in data/theories) or by path.
+
+    Raises
+    ------
+    TheoryError
+        When neither a known name nor an existing file; the message lists the known names.
+    """
+    path = THEORIES / f"{name}.yaml"
+    if path.is_file() and re.fullmatch(r"[\w-]+", str(name)):
+        return path
+    if Path(name).is_file():
+        return Path(name)
+    raise TheoryError(name, [f"no such theory; known are {', '.join(list_theories())}, or give the path of a YAML file"])
+
+
+def load_theory(name: str | Path | Theory) -> Theory:
+    """Load a value theory by name or path.
+
+    Parameters
+    ----------
+    name : str or Path
+        A name in data/theories, or the path of a YAML file. A `Theory` is returned as it is.
+
+    Returns
+    -------
+    Theory
+
+    Raises
+    ------
+    TheoryError
+        With every fault of the file and its place.
+
+    Examples
+    --------
+    >>> theory = load_theory("schwartz10")
+    >>> theory.n_dims, theory.n_items, theory.dimensions[6:8]
+    (10, 54, ('tradition', 'conformity'))
+    """
+    if isinstance(name, Theory):
+        return name
+    path = find_theory(name)
+    raw, faults = _read(path)
+    if faults:
+        raise TheoryError(path, faults)
+    return _build(_TheoryFile.model_validate(raw), path)
+
+
+def check_theory(path: str | Path) -> list[str]:
+    """Return every fault of a theory file, each with its place ("line 12, dimensions.3.definition: …").
+
+    An empty list means that the file can be used.
+
+    Examples
+    --------
+    >>> check_theory("schwartz10")
+    []
+    """
+    return _read(find_theory(path))[1]
+
+
+def _read(path: Path) -> tuple[dict | None, list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        return None, ["not UTF-8 text"]
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        return None, [f"{place}not valid YAML: {getattr(error, 'problem', None) or error}"]
+    if not isinstance(raw, dict):
+        return None, ["line 1: a theory file is a mapping with name, title, citation, dimensions, …"]
+    faults = _duplicate_keys(node)
+    try:
+        parsed = _TheoryFile.model_validate(raw)
+    except ValidationError as error:
+        return raw, faults + [_schema_fault(node, e) for e in error.errors()]
+    return raw, faults + [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
+                          for place, text in _content_faults(parsed, path)]
+
+
+def _schema_fault(node: yaml.Node, error: dict) -> str:
+    text = "missing" if error["type"] == "missing" else error["msg"]
+    if error["type"] == "extra_forbidden":
+        text = "unknown key"
+    return f"line {_line(node, error['loc'])}, {'.'.join(map(str, error['loc']))}: {text}"
+
+
+def _line(node: yaml.Node, place: tuple) -> int:
+    """Return the line (from 1) of the deepest node on the way to `place`."""
+    line = node.start_mark.line
+    for step in place:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            found = (node.value[step], node.value[step])
+        if found is None:
+            break
+        line, node = found[0].start_mark.line, found[1]
+    return line + 1
+
+
+def _duplicate_keys(node: yaml.Node) -> list[str]:
+    faults, children = [], []
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                faults.append(f"line {key.start_mark.line + 1}, {key.value}: key given twice")
+            seen.add(key.value)
+            children.append(value)
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    return faults + [fault for child in children for fault in _duplicate_keys(child)]
+
+
+def _content_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
+    """Return (place, text) of what the schema cannot see."""
+    faults = []
+    low, high = theory.score_range
+    if not low < 0 < high:
+        faults.append((("score_range",), f"must run from below 0 to above 0, not {low} to {high}"))
+    if set(theory.labels) != {-1, 0, 1}:
+        faults.append((("labels",), "must name the labels -1, 0 and 1"))
+    faults += _name_faults(theory) + _circle_faults(theory) + _parent_faults(theory, path)
+    for d, dim in enumerate(theory.dimensions):
+        faults += [(("dimensions", d, "groups", g), f"unknown group {name!r}")
+                   for g, name in enumerate(dim.groups) if name not in theory.groups]
+        if not dim.definition.strip():
+            faults.append((("dimensions", d, "definition"), "missing definition"))
+    return faults
+
+
+def _name_faults(theory: _TheoryFile) -> list[tuple[tuple, str]]:
+    """Return the clashes among dimension names, item names and aliases."""
+    faults, dims, items = [], {}, {}
+
+    def claim(seen, name, owner, place, what):
+        key = normalise(name)
+        if key in seen:
+            faults.append((place, f"{what} {name!r} already stands for {seen[key]!r}"))
+        seen.setdefault(key, owner)
+
+    for d, dim in enumerate(theory.dimensions):
+        claim(dims, dim.name, dim.name, ("dimensions", d, "name"), "dimension")
+        for i, item in enumerate(dim.items):
+            claim(items, item.name, item.name, ("dimensions", d, "items", i), "duplicate item:")
+    for d, dim in enumerate(theory.dimensions):
+        for a, alias in enumerate(dim.aliases):
+            claim(dims, alias, dim.name, ("dimensions", d, "aliases", a), "alias clash:")
+        for i, item in enumerate(dim.items):
+            for alias in item.aliases:
+                claim(items, alias, item.name, ("dimensions", d, "items", i, "aliases"), "alias clash:")
+    return faults
+
+
+def _circle_faults(theory: _TheoryFile) -> list[tuple[tuple, str]]:
+    places = [dim.circle for dim in theory.dimensions]
+    if all(p is None for p in places):
+        return []
+    faults = [(("dimensions", d), "no place on the circle, though other dimensions have one")
+              for d, p in enumerate(places) if p is None]
+    faults += [(("dimensions", d, "circle"), f"place {p} on the circle is taken twice")
+               for d, p in enumerate(places) if p is not None and p in places[:d]]
+    return faults
+
+
+def _parent_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
+    given = [d for d, dim in enumerate(theory.dimensions) if dim.parent is not None]
+    if theory.parent is None:
+        return [(("dimensions", d, "parent"), "has a parent, but the theory names no parent theory") for d in given]
+    beside = path.parent / f"{theory.parent}.yaml"
+    try:
+        parent = load_theory(beside if beside.is_file() else theory.parent)
+    except (TheoryError, RecursionError) as error:
+        return [(("parent",), f"parent theory cannot be read: {error}")]
+    return [(("dimensions", d), f"parent {dim.parent!r} is no dimension of {theory.parent}")
+            for d, dim in enumerate(theory.dimensions) if dim.parent not in parent.dimensions]
+
+
+def _build(parsed: _TheoryFile, path: Path) -> Theory:
+    dims = parsed.dimensions
+    items = [(item, d) for d, dim in enumerate(dims) for item in dim.items]
+    item_names = {normalise(name): i for i, (item, _) in enumerate(items) for name in [item.name, *item.aliases]}
+    circle = None if dims[0].circle is None else tuple(d.name for d in sorted(dims, key=lambda d: d.circle))
+    return Theory(
+        name=parsed.name, title=parsed.title, citation=parsed.citation.strip(), published=parsed.published.strip(),
+        dimensions=tuple(d.name for d in dims), definitions=tuple(d.definition.strip() for d in dims),
+        items=tuple(item.name for item, _ in items), item_dims=np.array([d for _, d in items], dtype=np.intp),
+        groups={g: tuple(d.name for d in dims if g in d.groups) for g in parsed.groups},
+        group_titles={g: group.title for g, group in parsed.groups.items()},
+        circle=circle, labels=dict(parsed.labels), score_range=parsed.score_range,
+        parent=parsed.parent, parents=tuple(d.parent for d in dims), item_names=item_names,
+        dimension_names={normalise(name): d for d, dim in enumerate(dims) for name in [dim.name, *dim.aliases]},
+        path=path,
+    )
