@@ -1,0 +1,189 @@
+"""Get the public files: pinned to a commit, verified, from a local mirror or the network, each whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pooch
+import requests
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from fulcra_utils.files import write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "data" / "sources.yaml"
+MIRROR = "FULCRA_DATA_MIRROR"
+CACHE = "FULCRA_CACHE"
+TIMEOUT = (5, 60)  # seconds to connect, seconds between two pieces
+
+
+class SourceError(ValueError):
+    """A public file that cannot be had or is not the one expected; the message names it."""
+
+
+class Source(BaseModel):
+    """One public file: where it stands, what it must be, what it is for."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    url: str
+    mirror_path: str
+    role: str
+    licence: str
+    sha256: str | None = None
+    git_blob: str | None = None
+    size: int | None = None
+    rows: int | None = None
+    theory: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `fetch_sources` got: name → local path, and name → reason for each file that could not be had."""
+
+    paths: dict[str, Path] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def load_sources(path: str | Path = SOURCES) -> dict[str, Source]:
+    """Return the public files listed in a sources file, by name.
+
+    Examples
+    --------
+    >>> load_sources()["trustworthy_data"].rows
+    1718
+    """
+    raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return {name: Source(name=name, url=f"{raw['repository']}/{entry.pop('commit')}/{entry.pop('path')}", **entry)
+            for name, entry in raw["files"].items()}
+
+
+def cache_folder() -> Path:
+    """Return the folder of fetched files: the environment's FULCRA_CACHE, or data/cache in the project."""
+    return Path(os.environ.get(CACHE) or ROOT / "data" / "cache")
+
+
+def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] | None = None,
+                  cache: str | Path | None = None, progress: bool = True, network: bool = True,
+                  say: Callable[[str], None] = lambda _: None) -> Fetched:
+    """Get every public file that can be had; report the others.
+
+    Parameters
+    ----------
+    mirror : path, optional
+        A folder laid out by `mirror_path`, tried before the network; default: the environment's FULCRA_DATA_MIRROR.
+    sources : dict, optional
+        Default: data/sources.yaml.
+    cache : path, optional
+        Where the files are kept; default: `cache_folder()`. A file already there is verified and not fetched again.
+    progress : bool
+        Show a progress bar for each download.
+    network : bool
+        False never touches the network.
+    say : callable
+        Receives one line for each file.
+
+    Returns
+    -------
+    Fetched
+
+    Source: ours; files and hashes as in data/sources.yaml.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fetched = fetch_sources(mirror=folder, cache=folder, network=False)
+    >>> len(fetched.paths), fetched.missing["trustworthy_data"]
+    (0, 'not in the mirror')
+    """
+    sources = load_sources() if sources is None else sources
+    mirror = mirror or os.environ.get(MIRROR) or None
+    cache = Path(cache or cache_folder())
+    got, missing, reachable = {}, {}, network
+    for name, source in sources.items():
+        try:
+            got[name], how = _fetch_one(source, mirror, cache, reachable, progress)
+            say(f"{name}: {how}")
+        except requests.exceptions.ConnectionError:
+            reachable = False  # do not wait for a time-out once per file
+            missing[name] = "not in the mirror, network not reachable" if mirror else "network not reachable"
+        except (SourceError, requests.RequestException) as error:
+            missing[name] = str(error)
+        if name in missing:
+            say(f"{name}: missing ({missing[name]})")
+    return Fetched(got, missing)
+
+
+def verify_file(path: str | Path, source: Source) -> None:
+    """Raise SourceError when a file is not the one that the source describes (sha256, or git blob id).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> source = Source(name="x", url="", mirror_path="x", role="prompts", licence="MIT",
+    ...                 git_blob="ce013625030ba8dba906f756967f9e9ca394464a")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "x"
+    ...     _ = path.write_bytes(b"hello\\n")
+    ...     verify_file(path, source)
+    """
+    if source.sha256:
+        kind, expected, found = "sha256", source.sha256, pooch.file_hash(str(path), alg="sha256")
+    elif source.git_blob:
+        kind, expected, found = "git blob id", source.git_blob, _git_blob_id(Path(path))
+    else:
+        raise SourceError(f"{source.name}: sources file gives neither sha256 nor git_blob")
+    if found != expected:
+        raise SourceError(f"{source.name}: {path} refused, its {kind} is {found}, not {expected}")
+
+
+def _git_blob_id(path: Path) -> str:
+    """Return the id that git gives a file's content: sha1 over "blob <size>\\0" and the content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as content:
+        for piece in iter(lambda: content.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable: bool,
+               progress: bool) -> tuple[Path, str]:
+    """Return the local path of one file and a word on how it was had."""
+    target = cache / source.mirror_path
+    if target.is_file():
+        try:
+            verify_file(target, source)
+            return target, "already there"
+        except SourceError:
+            target.unlink()
+    refused = ""
+    if mirror and (Path(mirror) / source.mirror_path).is_file():
+        try:
+            _place(target, source, lambda tmp: shutil.copyfile(Path(mirror) / source.mirror_path, tmp))
+            return target, "from the mirror"
+        except SourceError as error:
+            refused = f"{error}; "
+    if not reachable:
+        raise SourceError(refused + ("not in the mirror" if mirror else "network not reachable"))
+    try:
+        _place(target, source, lambda tmp: pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT)(
+            source.url, str(tmp), None))
+    except requests.exceptions.ConnectionError as error:
+        if refused:
+            raise SourceError(f"{refused}network not reachable") from error
+        raise
+    return target, "downloaded"
+
+
+def _place(target: Path, source: Source, fill: Callable[[Path], object]) -> None:
+    with write_atomic(target) as tmp:
+        fill(tmp)
+        verify_file(tmp, source)
