@@ -289,12 +289,16 @@ def _draw_sums(sums: np.ndarray, draws: int, rng: np.random.Generator) -> np.nda
     """Return (R, K, S): the sums of `draws` bootstrap samples of the clusters of `sums` (K, P, S)."""
     n_names, n_clusters, n_sums = sums.shape
     flat = np.ascontiguousarray(sums.transpose(1, 0, 2).reshape(n_clusters, -1))  # (P, K * S)
-    out = np.empty((draws, flat.shape[1]))
-    chunk = max(1, 4_000_000 // max(n_clusters, 1))
+    out = np.zeros((draws, flat.shape[1]))
+    if not n_clusters:
+        return out.reshape(draws, n_names, n_sums)
+    # clusters with equal sums are interchangeable: draw how often each kind comes, not which cluster
+    kinds = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
+    _, first, n_kind = np.unique(kinds, return_index=True, return_counts=True)
+    chunk = max(1, 4_000_000 // len(first))
     for start in range(0, draws, chunk):
         rows = min(chunk, draws - start)
-        picked = [np.bincount(rng.integers(n_clusters, size=n_clusters), minlength=n_clusters) for _ in range(rows)]
-        out[start:start + rows] = np.stack(picked) @ flat if n_clusters else 0.0
+        out[start:start + rows] = rng.multinomial(n_clusters, n_kind / n_clusters, size=rows) @ flat[first]
     return out.reshape(draws, n_names, n_sums)
 
 

@@ -55,7 +55,8 @@ def test_fleiss_of_the_published_example():
 def random_ratings(seed=0, n_annotators=3, n_units=200, missing=0.1):
     rng = np.random.default_rng(seed)
     truth = rng.choice([-1.0, 0, 1], p=[0.1, 0.6, 0.3], size=n_units)
-    noisy = np.where(rng.random((n_annotators, n_units)) < 0.3, rng.choice([-1.0, 0, 1], (n_annotators, n_units)), truth)
+    other = rng.choice([-1.0, 0, 1], (n_annotators, n_units))
+    noisy = np.where(rng.random((n_annotators, n_units)) < 0.3, other, truth)
     return np.where(rng.random(noisy.shape) < missing, np.nan, noisy)
 
 
