@@ -1,0 +1,138 @@
+# The pipeline: one rule a notebook, a strict papermill run in `shell:`, then the report.
+#   snakemake --cores all --config profile=laptop theory=schwartz10        (or simply: fulcra reproduce)
+# A run's folder is runs/<profile>, or runs/<profile>-<theory> under another theory (the wildcard {run}). A rule is rerun
+# when its notebook, its settings in the profile, a module it uses, the theory, or an output it reads has changed.
+from pathlib import Path
+
+from fulcra_utils.pipeline import DEFAULT_THEORY, load_profile, modules_of, name_run
+from fulcra_utils.theory import load_theory
+
+PROFILE = config.get("profile", "laptop")
+THEORY = config.get("theory", DEFAULT_THEORY)
+RUN = f"runs/{name_run(PROFILE, THEORY)}"
+SETTINGS = load_profile(PROFILE)
+COMMAND = f"python -m fulcra_utils.cli run-notebook {{params.name}} --profile {PROFILE} --theory '{THEORY}'"
+
+
+def of(name, *more):
+    """Return what the rule of a notebook reads: the notebook, its modules, the theory, and files of the run."""
+    return [f"notebooks/{name}.ipynb", *map(str, modules_of(name)), str(load_theory(THEORY).path),
+            *(f"{RUN}/{file}" for file in more)]
+
+
+def executed(name):
+    return f"{RUN}/notebooks/{name}.ipynb"
+
+
+def settings(name):
+    return [SETTINGS["seed"], SETTINGS["notebooks"].get(name)]
+
+
+NAMES = sorted(p.stem for p in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+rule report:
+    input:
+        [executed(name) for name in NAMES],
+    output:
+        f"{RUN}/report/index.html",
+    params:
+        name="report",
+    threads: workflow.cores
+    shell:
+        f"python -m fulcra_utils.cli report --profile {PROFILE} --theory '{THEORY}'"
+
+
+rule dataset_construction:
+    input:
+        of("01_dataset_construction", "data/fetched.json"),
+    output:
+        executed("01_dataset_construction"),
+        [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],
+    params:
+        name="01_dataset_construction",
+        settings=settings("01_dataset_construction"),
+    threads: workflow.cores
+    shell:
+        COMMAND
+
+
+rule value_analysis:
+    input:
+        of("02_value_analysis", "data/dialogues.parquet", "data/items.parquet", "data/scored.parquet"),
+    output:
+        executed("02_value_analysis"),
+    params:
+        name="02_value_analysis",
+        settings=settings("02_value_analysis"),
+    threads: workflow.cores
+    shell:
+        COMMAND
+
+
+rule value_evaluator:
+    input:
+        of("03_value_evaluator", "data/dialogues.parquet", "data/scored.parquet", "data/splits.parquet"),
+    output:
+        executed("03_value_evaluator"),
+    params:
+        name="03_value_evaluator",
+        settings=settings("03_value_evaluator"),
+    threads: workflow.cores
+    shell:
+        COMMAND
+
+
+rule value_alignment:
+    input:
+        of("04_value_alignment", "data/scored.parquet", "data/preferences.parquet", "data/prompts.parquet"),
+        executed("03_value_evaluator"),
+    output:
+        executed("04_value_alignment"),
+    params:
+        name="04_value_alignment",
+        settings=settings("04_value_alignment"),
+    threads: workflow.cores
+    shell:
+        COMMAND
+
+
+rule new_value_theory:
+    input:
+        of("05_new_value_theory", "data/dialogues.parquet", "data/scored.parquet"),
+        executed("03_value_evaluator"),
+    output:
+        executed("05_new_value_theory"),
+    params:
+        name="05_new_value_theory",
+        settings=settings("05_new_value_theory"),
+    threads: workflow.cores
+    shell:
+        COMMAND
+
+
+rule value_compass:
+    input:
+        of("06_value_compass", "data/dialogues.parquet", "data/scored.parquet"),
+        executed("03_value_evaluator"),
+    output:
+        executed("06_value_compass"),
+    params:
+        name="06_value_compass",
+        settings=settings("06_value_compass"),
+    threads: workflow.cores
+    shell:
+        COMMAND
+
+
+rule social_value_orientation:
+    input:
+        of("07_social_value_orientation"),
+    output:
+        executed("07_social_value_orientation"),
+    params:
+        name="07_social_value_orientation",
+        settings=settings("07_social_value_orientation"),
+    threads: workflow.cores
+    shell:
+        COMMAND

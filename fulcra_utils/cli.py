@@ -1,0 +1,114 @@
+"""The `fulcra` command: thin, one function per subcommand; errors are one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Measure which basic human values replies express, and align a model to a value profile.")
+
+Profile = Annotated[str, typer.Option(help="A file in profiles/: quick, laptop, thorough or paper.")]
+TheoryName = Annotated[str, typer.Option(help="A name in data/theories, or the path of a YAML file.")]
+RunDir = Annotated[str, typer.Option(help="Folder of the run; default runs/<profile>.")]
+
+
+@app.command("check-theory")
+def check_theory(file: Annotated[str, typer.Argument(help="A theory's YAML file, or a name in data/theories.")]) -> None:
+    """Name every fault of a theory file with its place; exit 2 when there is one."""
+    from fulcra_utils.theory import check_theory, load_theory
+    faults = check_theory(file)
+    for fault in faults:
+        typer.echo(f"{file}, {fault}", err=True)
+    if faults:
+        raise typer.Exit(2)
+    theory = load_theory(file)
+    typer.echo(f"{file}: {theory.title}: {theory.n_dims} dimensions, {theory.n_items} items, no fault")
+
+
+@app.command()
+def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "") -> None:
+    """Get the public files that can be had, verified; name those that cannot."""
+    from fulcra_utils.sources import fetch_sources
+    fetched = fetch_sources(mirror or None, say=typer.echo)
+    typer.echo(f"{len(fetched.paths)} files ready, {len(fetched.missing)} missing; the pipeline goes on without those.")
+
+
+@app.command()
+def reproduce(profile: Profile = "laptop", theory: TheoryName = "schwartz10",
+              mirror: Annotated[str, typer.Option(help="Folder with the public files.")] = "",
+              snakemake: Annotated[str, typer.Option(help="More arguments for snakemake, in one string.")] = "") -> None:
+    """Run the whole pipeline of a profile, from where it stands, and write the report."""
+    import shlex
+
+    from fulcra_utils.pipeline import reproduce
+    page = reproduce(profile, theory, mirror or None, tuple(shlex.split(snakemake)))
+    typer.echo(f"done: {page}")
+
+
+@app.command("run-notebook")
+def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or path.")], profile: Profile = "quick",
+                 theory: TheoryName = "schwartz10", run_dir: RunDir = "",
+                 parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value")] = None,
+                 quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False) -> None:
+    """Execute one notebook strictly: an unknown parameter is an error."""
+    import yaml
+
+    from fulcra_utils.pipeline import run_notebook
+    given = dict(text.partition("=")[::2] for text in parameter or [])
+    values = {key: yaml.safe_load(value) for key, value in given.items()}
+    typer.echo(f"▶ {Path(name).stem} (profile {profile}, theory {Path(theory).stem})")
+    typer.echo(f"  written to {run_notebook(name, profile, theory, run_dir, values, progress=not quiet)}")
+
+
+@app.command()
+def report(profile: Profile = "laptop", theory: TheoryName = "schwartz10", run_dir: RunDir = "") -> None:
+    """Gather a run's numbers and write its HTML report."""
+    from fulcra_utils.pipeline import open_run
+    from fulcra_utils.report import build_report
+    typer.echo(f"report: {build_report(open_run('report', profile, theory, run_dir))}")
+
+
+@app.command()
+def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name below runs/.")]) -> None:
+    """Copy a finished run's pictures and tables of numbers to figures/."""
+    import json
+
+    from fulcra_utils.pipeline import RUNS, PipelineError, open_run
+    from fulcra_utils.report import publish
+    folder = Path(run) if (Path(run) / "run.json").is_file() else RUNS / run
+    if not (folder / "run.json").is_file():
+        raise PipelineError(f"{run} is no run folder")
+    owner = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for path in publish(open_run("publish", run_dir=folder.resolve(), **owner)):
+        typer.echo(path)
+
+
+def main() -> None:
+    """Run the command; turn every expected error into one line and exit code 2, Ctrl-C into 130."""
+    from fulcra_utils.pipeline import PipelineError, StepError
+    try:
+        code = app(standalone_mode=False) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        code = _complain("interrupted: finished steps are kept, and the same command goes on from there", 130)
+    except StepError as error:
+        code = _complain(str(error), 1)
+    except (PipelineError, ValueError, OSError) as error:
+        code = _complain(str(error), 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own complaints about the arguments
+            raise
+        code = _complain(f"{error.format_message()} (see `fulcra --help`)", 2)
+    sys.exit(code)
+
+
+def _complain(text: str, code: int) -> int:
+    typer.echo(f"fulcra: {' '.join(text.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

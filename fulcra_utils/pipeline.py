@@ -1,0 +1,465 @@
+"""Run folders, profiles, strict papermill runs, and the whole pipeline through Snakemake.
+
+A run lives in runs/<profile>/ (runs/<profile>-<theory>/ under another theory). Notebooks talk to each other only
+through the files of that folder; each leaves its part of the metrics, the manifest and the comparison with the paper.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import yaml
+
+from fulcra_utils.files import write_json, write_table
+from fulcra_utils.theory import ROOT, THEORIES, Theory, load_theory
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = ROOT / "profiles"
+RUNS = ROOT / "runs"
+DEFAULT_THEORY = "schwartz10"
+PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
+            "papermill", "snakemake")
+INFRASTRUCTURE = {"__init__", "pipeline", "report", "cli", "files"}  # a change here changes no result
+# Which notebook makes the files below a folder of the run.
+MAKERS = {"data": "01_dataset_construction", "analysis": "02_value_analysis", "evaluator": "03_value_evaluator",
+          "alignment": "04_value_alignment"}
+
+
+class PipelineError(RuntimeError):
+    """A run that cannot start or go on; the message is one sentence for the person at the keyboard."""
+
+
+class StepError(PipelineError):
+    """A step of the pipeline that started and did not end well."""
+
+
+def list_notebooks() -> tuple[str, ...]:
+    """Return the names of the numbered notebooks in order.
+
+    Examples
+    --------
+    >>> list_notebooks()[0]
+    '01_dataset_construction'
+    """
+    return tuple(sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
+
+
+def list_profiles() -> tuple[str, ...]:
+    """Return the names of the profiles.
+
+    Examples
+    --------
+    >>> "laptop" in list_profiles()
+    True
+    """
+    return tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """Return a profile: description, seed, and the settings of each notebook.
+
+    Raises
+    ------
+    PipelineError
+        When there is no such profile; names those there are.
+
+    Examples
+    --------
+    >>> load_profile("quick")["seed"]
+    2023
+    """
+    if name not in list_profiles():
+        raise PipelineError(f"no profile {name!r}; there are {', '.join(list_profiles())}")
+    try:
+        return yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise PipelineError(f"profiles/{name}.yaml: not valid YAML: {error}") from error
+
+
+def name_run(profile: str, theory: Theory | str = DEFAULT_THEORY) -> str:
+    """Return the name of a run's folder below runs/.
+
+    Examples
+    --------
+    >>> name_run("quick"), name_run("quick", "moral_foundations")
+    ('quick', 'quick-moral_foundations')
+    """
+    name = load_theory(theory).name
+    return profile if name == DEFAULT_THEORY else f"{profile}-{name}"
+
+
+@dataclass
+class Run:
+    """What one notebook needs of its run: settings, paths, and where its results go. Made by `open_run`."""
+
+    notebook: str
+    profile: str
+    theory: Theory
+    folder: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Return this notebook's settings in the profile."""
+        settings = load_profile(self.profile)["notebooks"].get(self.notebook)
+        if settings is None:
+            raise PipelineError(f"profiles/{self.profile}.yaml has no section {self.notebook!r}")
+        return settings
+
+    @property
+    def seed(self) -> int:
+        """Return the profile's seed."""
+        return load_profile(self.profile)["seed"]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file in the run folder; its folder is made when missing."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def require(self, name: str) -> Path:
+        """Return the path of a file that an earlier notebook makes.
+
+        In the quick profile a missing file is made by running that notebook now; otherwise the error names it.
+        """
+        path = self.folder / name
+        if path.exists():
+            return path
+        maker = MAKERS.get(Path(name).parts[0])
+        if self.profile == "quick" and maker is not None and maker != self.notebook:
+            print(f"{name} is missing: running {maker} in the quick profile first …", flush=True)  # noqa: T201
+            command = [sys.executable, "-m", "fulcra_utils.cli", "run-notebook", maker, "--profile", self.profile,
+                       "--theory", _name_theory(self.theory), "--run-dir", str(self.folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if path.exists():
+                return path
+            raise PipelineError(f"{maker} did not make {name}: {done.stderr.strip()[-500:]}")
+        raise PipelineError(f"{path} is missing; it is made by {maker or 'an earlier notebook'}: "
+                            f"run `fulcra reproduce --profile {self.profile}` or that notebook first")
+
+    def record(self, **values: Any) -> None:
+        """Keep numbers of this notebook for metrics.json."""
+        self.metrics.update(values)
+
+    def save_table(self, table: pd.DataFrame, name: str) -> Path:
+        """Write a table (.csv or .parquet) into the run folder and return its path."""
+        return write_table(self.path(name), table)
+
+    def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
+        """Write a figure as PNG and PDF with its caption into figures/ of the run, and return it for display."""
+        import matplotlib.pyplot as plt
+
+        from fulcra_utils.files import write_atomic
+        for suffix, options in ((".png", {"dpi": 150}), (".pdf", {"metadata": {"CreationDate": None}})):
+            with write_atomic(self.path(f"figures/{name}{suffix}")) as tmp:
+                figure.savefig(tmp, bbox_inches="tight", **options)
+        write_json(self.path(f"figures/{name}.json"), {"notebook": self.notebook, "caption": caption})
+        plt.close(figure)
+        return figure
+
+    def compare(self, ours: pd.DataFrame) -> pd.DataFrame:
+        """Put this notebook's numbers next to the reported ones and keep the verdicts.
+
+        Parameters
+        ----------
+        ours : DataFrame
+            claim_id, ours, low, high and optionally why, for claims listed in data/reported/.
+
+        Returns
+        -------
+        DataFrame
+            claim_id, kind, reported, ours, low, high, tolerance, verdict, why.
+        """
+        from fulcra_utils.report import judge_claims, load_reported
+        table = judge_claims(ours, load_reported())
+        self.save_table(table, f"reproduction/{self.notebook}.csv")
+        return table
+
+    def finish(self) -> None:
+        """Write this notebook's parts of metrics.json and manifest.json: the last call of every notebook."""
+        write_json(self.path(f"metrics/{self.notebook}.json"), self.metrics)
+        write_json(self.path(f"manifest/{self.notebook}.json"), {
+            "profile": self.profile, "theory": self.theory.name, "seed": self.seed, "settings": self.settings,
+            "seconds": round(time.time() - self.started, 1), "python": sys.version.split()[0],
+            "packages": _package_versions(), "code": _code_version()})
+
+
+def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY,
+             run_dir: str | Path = "") -> Run:
+    """Open the run folder for one notebook, making it when it is new.
+
+    Parameters
+    ----------
+    notebook : str
+        Name without suffix, as in `list_notebooks()`.
+    profile, theory : str
+        A profile in profiles/; a theory in data/theories, or the path of a YAML file.
+    run_dir : path
+        Where the run lives; "" means runs/<profile>, relative paths start at the project's root.
+
+    Raises
+    ------
+    PipelineError, TheoryError
+        Unknown profile or theory, or a folder that belongs to another profile or theory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     open_run("02_value_analysis", run_dir=folder).theory.n_dims
+    10
+    """
+    load_profile(profile)
+    loaded = load_theory(theory if Path(theory).is_absolute() or not (ROOT / theory).is_file() else ROOT / theory)
+    folder = ROOT / run_dir if run_dir else RUNS / name_run(profile, loaded)
+    _claim_folder(folder, profile, loaded.name)
+    return Run(notebook, profile, loaded, folder)
+
+
+def _claim_folder(folder: Path, profile: str, theory: str) -> None:
+    """Write run.json into a new run folder; refuse a folder of another profile or theory."""
+    mark = folder / "run.json"
+    mine = {"profile": profile, "theory": theory}
+    if mark.is_file():
+        owner = json.loads(mark.read_text(encoding="utf-8"))
+        if owner != mine:
+            raise PipelineError(f"{folder} belongs to profile {owner['profile']!r} and theory {owner['theory']!r}, not "
+                                f"to {profile!r} and {theory!r}: choose another run_dir")
+    else:
+        write_json(mark, mine)
+
+
+def read_parameters(notebook: Path) -> dict[str, Any]:
+    """Return the names and default values of a notebook's parameters cell.
+
+    Raises
+    ------
+    PipelineError
+        When no cell, or more than one, carries the tag `parameters`, or a default is no plain literal.
+
+    Examples
+    --------
+    >>> read_parameters(NOTEBOOKS / "02_value_analysis.ipynb")["profile"]
+    'quick'
+    """
+    cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise PipelineError(f"{notebook.name}: {len(cells)} cells carry the tag `parameters`, there must be one")
+    try:
+        return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body
+                if isinstance(node, ast.Assign)}
+    except (ValueError, SyntaxError) as error:
+        raise PipelineError(f"{notebook.name}: a default in the parameters cell is no plain literal") from error
+
+
+def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY, run_dir: str | Path = "",
+                 parameters: dict[str, Any] | None = None, progress: bool = True) -> Path:
+    """Execute a notebook with papermill, strictly, and return the path of the executed copy.
+
+    The profile's settings that stand in the parameters cell are passed, then `parameters`. The executed notebook appears
+    only when it is finished; one that failed is kept as <name>.failed.ipynb.
+
+    Parameters
+    ----------
+    name : str
+        Name in notebooks/, or the path of a notebook.
+    profile, theory, run_dir
+        As in `open_run`.
+    parameters : dict, optional
+        Values over the profile's.
+    progress : bool
+        Show a bar with the cells done, and what the notebook prints.
+
+    Raises
+    ------
+    PipelineError
+        Unknown notebook or parameter, missing `parameters` tag, or an error inside (named with its cell).
+
+    Source: ours; papermill itself only warns of an unknown parameter.
+    """
+    path = Path(name) if Path(name).suffix == ".ipynb" else NOTEBOOKS / f"{name}.ipynb"
+    if not path.is_file():
+        raise PipelineError(f"no notebook {name!r}; there are {', '.join(list_notebooks())}")
+    run = open_run(path.stem, profile, theory, run_dir)
+    values = _collect_parameters(path, run, run_dir, parameters or {})
+    target = run.path(f"notebooks/{path.stem}.ipynb")
+    unfinished = target.with_name(f".{path.stem}.running.ipynb")
+    try:
+        _execute(path, unfinished, values, progress)
+    except BaseException:
+        if unfinished.exists():
+            os.replace(unfinished, target.with_name(f"{path.stem}.failed.ipynb"))
+        raise
+    os.replace(unfinished, target)
+    target.with_name(f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
+    return target
+
+
+def _collect_parameters(path: Path, run: Run, run_dir: str | Path, given: dict[str, Any]) -> dict[str, Any]:
+    known = read_parameters(path)
+    settings = load_profile(run.profile)["notebooks"].get(path.stem) or {}
+    values = {"profile": run.profile, "theory": _name_theory(run.theory), "run_dir": str(run_dir),
+              **{k: v for k, v in settings.items() if k in known}, **given}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise PipelineError(f"{path.name} has no parameter {', '.join(map(repr, unknown))}; it has "
+                            f"{', '.join(known)}")
+    return values
+
+
+def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool) -> None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        papermill.execute_notebook(str(source), str(target), parameters=values, progress_bar=progress,
+                                   log_output=False, kernel_name="python3", cwd=str(ROOT), autosave_cell_every=30,
+                                   stdout_file=sys.stdout if progress else None,
+                                   stderr_file=sys.stderr if progress else None)
+    except PapermillExecutionError as error:
+        raise StepError(f"{source.stem} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+    except DeadKernelError:
+        raise StepError(f"{source.stem} stopped: its kernel died (out of memory?)") from None
+
+
+def modules_of(notebook: str) -> list[Path]:
+    """Return the package modules that a notebook uses, directly or through others, sorted.
+
+    The infrastructure (pipeline, report, cli, files) is left out: a change there changes no result.
+
+    Examples
+    --------
+    >>> [p.name for p in modules_of("02_value_analysis") if p.name == "stats.py"]
+    ['stats.py']
+    """
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    code = "\n".join(re.sub(r"^\s*[%!].*$", "", c.source, flags=re.M) for c in cells if c.cell_type == "code")
+    package = ROOT / "fulcra_utils"
+    found, waiting = set(), _imported(code)
+    while waiting:
+        name = waiting.pop()
+        path = package / f"{name}.py"
+        if name not in found and name not in INFRASTRUCTURE and path.is_file():
+            found.add(name)
+            waiting |= _imported(path.read_text(encoding="utf-8"))
+    return sorted(package / f"{name}.py" for name in found)
+
+
+def _imported(code: str) -> set[str]:
+    """Return the modules of this package that some code imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fulcra_utils":
+            names |= {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fulcra_utils.")}
+    return names
+
+
+def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirror: str | Path | None = None,
+              extra: tuple[str, ...] = ()) -> Path:
+    """Run the whole pipeline of a profile with Snakemake, from where it stands, and return the report's index page.
+
+    Parameters
+    ----------
+    profile, theory
+        As in `open_run`.
+    mirror : path, optional
+        A folder with the public files, tried before the network.
+    extra : tuple of str
+        Further arguments for snakemake (an executor for a cluster, say).
+
+    Raises
+    ------
+    PipelineError
+        When a step failed, or another process works on the same run.
+    """
+    run = open_run("", profile, theory)
+    with _lock(run.folder):
+        _fetch(run, mirror)
+        page = run.folder / "report" / "index.html"
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
+                   "--cores", "all", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input",
+                   "--quiet", "all", *extra, "--config", f"profile={profile}", f"theory={_name_theory(run.theory)}",
+                   "--", str(page.relative_to(ROOT))]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        if mirror:
+            environment["FULCRA_DATA_MIRROR"] = str(Path(mirror).resolve())
+        if subprocess.run(command, check=False, env=environment).returncode:
+            raise StepError("the pipeline stopped (the reason stands above); finished steps are kept, and the same "
+                            "command goes on from there")
+    return page
+
+
+def _fetch(run: Run, mirror: str | Path | None) -> None:
+    """Get the public files before the run and note what was had; the note changes only when its content does."""
+    from fulcra_utils.sources import fetch_sources, load_sources
+    if load_profile(run.profile).get("sources") == "sample":
+        had = {}
+    else:
+        fetched = fetch_sources(mirror, say=lambda line: print(f"  {line}", flush=True))  # noqa: T201
+        sources = load_sources()
+        had = {name: sources[name].sha256 or sources[name].git_blob for name in fetched.paths}
+        if not had:
+            print("No public file can be had: the run uses the embedded sample instead.", flush=True)  # noqa: T201
+    note = run.path("data/fetched.json")
+    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != had:
+        write_json(note, had)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the lock goes with the process, so a killed run leaves none behind."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PipelineError(f"another process is working on {folder}: wait for it, or stop it") from None
+        yield
+
+
+def _name_theory(theory: Theory) -> str:
+    """Return how to name a theory to another process: its name when it stands in data/theories, else its path."""
+    return theory.name if theory.path.parent == THEORIES else str(theory.path.resolve())
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _code_version() -> str:
+    """Return the git commit (with "+" when the tree differs), or the package version outside a checkout."""
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        commit = subprocess.run([git, "-C", str(ROOT), "describe", "--always", "--dirty=+"], capture_output=True,
+                                text=True, check=False)
+        if commit.returncode == 0 and commit.stdout.strip():
+            return commit.stdout.strip()
+    return metadata.version("fulcra-utils")

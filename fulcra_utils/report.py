@@ -1,0 +1,263 @@
+"""The reproduced-versus-reported table, the report's pages, and the one writer of figures/."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.files import write_atomic, write_json, write_table, write_text
+from fulcra_utils.theory import ROOT
+
+if TYPE_CHECKING:
+    from fulcra_utils.pipeline import Run
+
+REPORTED = ROOT / "data" / "reported"
+FIGURES = ROOT / "figures"
+KINDS = ("recomputed", "replicated", "other population")
+COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
+MAX_PUBLISHED = 1_000_000  # bytes
+
+
+def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
+    """Return the published numbers: claim_id, notebook, kind, reported, tolerance, source, claim.
+
+    Raises
+    ------
+    ValueError
+        When a claim stands twice or its kind is none of recomputed, replicated, other population.
+
+    Examples
+    --------
+    >>> set(load_reported().kind) <= set(KINDS)
+    True
+    """
+    tables = [pd.read_csv(path, comment="#") for path in sorted(Path(folder).glob("*.csv"))]
+    table = pd.concat(tables, ignore_index=True)
+    twice = table.claim_id[table.claim_id.duplicated()].unique()
+    if len(twice) or not set(table.kind) <= set(KINDS):
+        raise ValueError(f"{folder}: claims given twice: {list(twice)}; kinds found: {sorted(set(table.kind))}")
+    return table
+
+
+def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
+    """Put our numbers next to the reported ones and give each its verdict, by rules written before looking.
+
+    Parameters
+    ----------
+    ours : DataFrame
+        claim_id, ours, low, high and optionally why. nan in `ours` means that it could not be computed here.
+    reported : DataFrame
+        As from `load_reported`.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, kind, reported, ours, low, high, tolerance, verdict, why. Verdicts: *recomputed* (the same rows): reproduced
+        if |ours - reported| <= tolerance, the rounding of the reported number, else differs. *replicated*: reproduced if
+        our whole interval lies within reported ± tolerance, differs if it lies wholly outside, else not comparable. *other
+        population*: always not comparable.
+
+    Raises
+    ------
+    ValueError
+        When a claim of ours is not among the reported ones.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> reported = pd.DataFrame({"claim_id": ["a", "b"], "kind": ["recomputed", "replicated"],
+    ...                          "reported": [0.5, 0.5], "tolerance": [0.005, 0.1]})
+    >>> ours = pd.DataFrame({"claim_id": ["a", "b"], "ours": [0.502, 0.7], "low": [0.4, 0.65], "high": [0.6, 0.8]})
+    >>> judge_claims(ours, reported).verdict.tolist()
+    ['reproduced', 'differs']
+    """
+    unknown = sorted(set(ours.claim_id) - set(reported.claim_id))
+    if unknown:
+        raise ValueError(f"no such claim in data/reported: {', '.join(unknown)}")
+    table = ours.assign(why=ours["why"].fillna("") if "why" in ours else "").merge(reported, on="claim_id", how="left")
+    judged = [_judge(row) for row in table.itertuples()]
+    table["verdict"] = [verdict for verdict, _ in judged]
+    table["why"] = [str(why or reason) for why, (_, reason) in zip(table["why"], judged, strict=True)]
+    return table[COLUMNS]
+
+
+def _judge(row: Any) -> tuple[str, str]:
+    """Return the verdict on one claim and the reason."""
+    if not np.isfinite(row.ours):
+        return "not comparable", "could not be computed from the rows of this run"
+    if row.kind == "other population":
+        return "not comparable", "another population than the published one"
+    if row.kind == "recomputed":
+        near = abs(row.ours - row.reported) <= row.tolerance + 1e-12
+        return ("reproduced", "same rows, equal to rounding") if near else ("differs", "same rows, another number")
+    if not (np.isfinite(row.low) and np.isfinite(row.high)):
+        return "not comparable", "no interval"
+    low, high = row.reported - row.tolerance, row.reported + row.tolerance
+    if low <= row.low and row.high <= high:
+        return "reproduced", "whole interval within the tolerance"
+    if row.high < low or row.low > high:
+        return "differs", "whole interval outside the tolerance"
+    return "not comparable", "too imprecise: the interval crosses the tolerance"
+
+
+def build_report(run: Run) -> Path:
+    """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index.
+
+    Parameters
+    ----------
+    run : Run
+        A run whose notebooks have been executed.
+    """
+    folder = run.folder
+    metrics, manifest = (_gather_json(folder / part) for part in ("metrics", "manifest"))
+    write_json(folder / "metrics.json", metrics)
+    sources = folder / "data" / "sources.json"
+    write_json(folder / "manifest.json", {
+        "profile": run.profile, "theory": run.theory.name, "code": next(iter(manifest.values()), {}).get("code"),
+        "sources": json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {}, "notebooks": manifest})
+    parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
+    claims = pd.concat([p for p in parts if len(p)], ignore_index=True) if any(map(len, parts)) \
+        else pd.DataFrame(columns=COLUMNS)
+    write_table(folder / "reproduction.csv", claims)
+    pages = [_write_page(path, folder / "report") for path in sorted((folder / "notebooks").glob("[0-9]*_*.ipynb"))
+             if not path.stem.endswith(".failed")]
+    return write_text(folder / "report" / "index.html", _render_index(run, claims, manifest, pages))
+
+
+def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
+    """Copy a finished run's pictures and its tables of numbers to figures/<run>/, replacing what stood there.
+
+    Only numbers and pictures are taken: captions, reproduction.csv, metrics.json, manifest.json and the tables below
+    `published/` of the run; no file above 1 MB.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    ValueError
+        When the run has no report yet.
+    """
+    if not (run.folder / "report" / "index.html").is_file():
+        raise ValueError(f"{run.folder} has no report yet: run `fulcra reproduce --profile {run.profile}` first")
+    names = [*sorted(run.folder.glob("figures/*.png")), *sorted(run.folder.glob("figures/*.json")),
+             *sorted(run.folder.glob("published/*.csv")),
+             *(run.folder / name for name in ("reproduction.csv", "metrics.json", "manifest.json"))]
+    folder = Path(target) / run.folder.name
+    if folder.exists():
+        shutil.rmtree(folder)
+    written = []
+    for path in names:
+        if path.is_file() and path.stat().st_size <= MAX_PUBLISHED:
+            with write_atomic(folder / path.name) as tmp:
+                shutil.copyfile(path, tmp)
+            written.append(folder / path.name)
+    return written
+
+
+def _gather_json(folder: Path) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def _write_page(notebook: Path, folder: Path) -> Path:
+    """Write one executed notebook as HTML without its code, self-contained."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, mathjax_url="", require_js_url="")
+    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    back = '<p style="margin:1em 2em"><a href="index.html">← the report\'s index</a></p>'
+    return write_text(folder / f"{notebook.stem}.html", re.sub(r"(<body[^>]*>)", rf"\1{back}", body, count=1))
+
+
+def _render_index(run: Run, claims: pd.DataFrame, manifest: dict[str, Any], pages: list[Path]) -> str:
+    return PAGE.format(
+        title=f"Value FULCRA, reproduced: {escape(run.folder.name)}", notice=_render_notice(run),
+        verdicts=_render_verdicts(claims), notebooks=_render_notebooks(manifest, pages),
+        claims=_render_claims(claims), figures=_render_figures(run.folder))
+
+
+def _render_notice(run: Run) -> str:
+    """Say what data the run stands on."""
+    path = run.folder / "data" / "sources.json"
+    sources = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    had, missing = sources.get("had", {}), sources.get("missing", {})
+    text = f"Profile <b>{escape(run.profile)}</b>, theory <b>{escape(run.theory.title)}</b>. "
+    if not had:
+        text += ("<b>This run uses the embedded sample only</b>: its numbers show that everything works and say nothing "
+                 "about real models.")
+    else:
+        text += f"Real files used: {escape(', '.join(had))}. "
+        if missing:
+            text += f"Files that could not be had: {escape(', '.join(missing))}."
+    return text
+
+
+def _render_verdicts(claims: pd.DataFrame) -> str:
+    if claims.empty:
+        return "<p>No published number could be compared in this run.</p>"
+    counts = claims.groupby(["kind", "verdict"]).size().unstack(fill_value=0)
+    return counts.to_html(border=0)
+
+
+def _render_notebooks(manifest: dict[str, Any], pages: list[Path]) -> str:
+    rows = []
+    for page in pages:
+        seconds = manifest.get(page.stem, {}).get("seconds")
+        took = "" if seconds is None else f"{seconds / 60:.1f} min"
+        rows.append(f'<tr><td><a href="{page.name}">{escape(page.stem.replace("_", " "))}</a></td><td>{took}</td></tr>')
+    extra = '<p><a href="compass.html">The value compass of models</a></p>'
+    compass = extra if pages and (pages[0].parent / "compass.html").is_file() else ""
+    return f"<table><tr><th>notebook</th><th>time</th></tr>{''.join(rows)}</table>{compass}"
+
+
+def _render_claims(claims: pd.DataFrame) -> str:
+    return claims.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}")
+
+
+def _render_figures(folder: Path) -> str:
+    """Return the pictures of the run with their captions, each embedded in the page."""
+    import base64
+    parts = []
+    for path in sorted(folder.glob("figures/*.png")):
+        about = path.with_suffix(".json")
+        caption = json.loads(about.read_text(encoding="utf-8"))["caption"] if about.is_file() else ""
+        data = base64.b64encode(path.read_bytes()).decode()
+        parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
+                     f"<figcaption><b>{escape(path.stem)}</b>. {escape(caption)}</figcaption></figure>")
+    return "\n".join(parts)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto; padding: 0 1em; color: #222 }}
+table {{ border-collapse: collapse; margin: 1em 0; font-size: 14px }}
+th, td {{ text-align: left; padding: .25em .8em; border-bottom: 1px solid #ddd; vertical-align: top }}
+figure {{ margin: 2em 0 }} img {{ max-width: 100% }} figcaption {{ color: #444; font-size: 14px }}
+.notice {{ background: #eef3f8; padding: .8em 1em; border-left: 4px solid #0072b2 }}
+details {{ margin: 1em 0 }} summary {{ cursor: pointer; font-weight: 600 }}
+</style></head><body>
+<h1>{title}</h1>
+<p class="notice">{notice}</p>
+<h2>Notebooks</h2>{notebooks}
+<h2>Reproduced versus reported</h2>
+<p>Verdicts follow rules that were written before looking: the same rows must agree to rounding (recomputed); on new rows
+our whole 95 % interval must lie within the tolerance (replicated); numbers of another population are shown and never
+called reproduced.</p>
+{verdicts}
+<details><summary>Every published number next to ours</summary>{claims}</details>
+<h2>Pictures</h2>{figures}
+</body></html>
+"""
