@@ -1,0 +1,240 @@
+"""Scores of a labelling with three classes per cell: macro-F1, PR-AUC, intervals by resampling prompts.
+
+Pure: arrays in, arrays out. A cell is one value of one reply; cells without label (nan) never count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+CLASSES = (-1, 0, 1)
+
+
+def count_confusions(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """Count (true, predicted) classes.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N, D), values -1, 0, +1, nan = no label
+    predicted : ndarray, shape (N, D), values -1, 0, +1
+    groups : ndarray of int, shape (N,), optional
+        Cluster of each row, numbered from 0; None takes all rows as one group.
+
+    Returns
+    -------
+    ndarray, shape (G, D, 3, 3)
+        Counts by group, value, true class, predicted class.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> count_confusions(np.array([[1.0, np.nan], [-1.0, 0.0]]), np.array([[1, 0], [0, 0]]))[0, 0].tolist()
+    [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    """
+    labels, predicted = np.asarray(labels, dtype=float), np.asarray(predicted)
+    groups = np.zeros(len(labels), dtype=np.intp) if groups is None else np.asarray(groups)
+    counts = np.zeros((int(groups.max(initial=0)) + 1, labels.shape[1], len(CLASSES), len(CLASSES)), dtype=np.int64)
+    rows, dims = np.nonzero(~np.isnan(labels))
+    true = labels[rows, dims].astype(int) + 1
+    np.add.at(counts, (groups[rows], dims, true, predicted[rows, dims].astype(int) + 1), 1)
+    return counts
+
+
+def f1_by_class(counts: np.ndarray) -> np.ndarray:
+    """Return F1 of each class from confusion counts.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (..., 3, 3)
+        By true and predicted class; may be weighted.
+
+    Returns
+    -------
+    ndarray, shape (..., 3)
+        nan for a class that neither occurs nor is predicted.
+
+    Source: 2 TP / (true + predicted).
+
+    Examples
+    --------
+    >>> f1_by_class(np.array([[1, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
+    [0.667, 0.8, nan]
+    """
+    counts = np.asarray(counts, dtype=float)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    total = counts.sum(-1) + counts.sum(-2)
+    return np.divide(2 * hits, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 of the classes -1, 0, +1 over all labelled cells together.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N, D), nan = no label
+    predicted : ndarray, shape (N, D)
+
+    Returns
+    -------
+    float
+        In [0, 1]; nan without any labelled cell. A class that neither occurs nor is predicted is left out.
+
+    Source: ours; the paper's accuracy figures are not published.
+
+    Examples
+    --------
+    >>> macro_f1(np.array([[1.0, 0.0, -1.0]]), np.array([[1, 0, 0]])).__round__(4)
+    0.5556
+    """
+    return _mean(f1_by_class(count_confusions(labels, predicted).sum((0, 1))))
+
+
+def macro_f1_by_value(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return macro-F1 of each value, shape (D,); only classes that occur in the labels count, nan without labels.
+
+    Examples
+    --------
+    >>> macro_f1_by_value(np.array([[1.0, np.nan], [0.0, np.nan]]), np.array([[1, 0], [0, 0]])).tolist()
+    [1.0, nan]
+    """
+    counts = count_confusions(labels, predicted).sum(0)                    # (D, 3, 3)
+    f1 = np.where(counts.sum(-1) > 0, f1_by_class(counts), np.nan)
+    return np.array([_mean(row) for row in f1])
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def draw_weights(n_groups: int, n_draws: int = 1000, seed: int = 2023) -> np.ndarray:
+    """Return how often each group is drawn in each bootstrap sample, shape (R, G).
+
+    Examples
+    --------
+    >>> draw_weights(4, n_draws=2).sum(1).tolist()
+    [4, 4]
+    """
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
+
+
+def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], groups: Sequence,
+                       n_draws: int = 1000, seed: int = 2023) -> dict[str, np.ndarray]:
+    """Return the pooled macro-F1 of several labellings in the same bootstrap samples of prompts.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N, D), nan = no label
+    predictions : dict of name to ndarray, shape (N, D)
+    groups : sequence, length N
+        Prompt cluster of each row: whole clusters are drawn.
+    n_draws : int
+        R, bootstrap samples.
+    seed : int
+
+    Returns
+    -------
+    dict of name to ndarray, shape (R,)
+        Paired: draw r is the same sample for every name.
+
+    Source: ours, percentile bootstrap over prompt clusters.
+
+    Examples
+    --------
+    >>> labels = np.array([[1.0], [0.0], [-1.0], [0.0]])
+    >>> draws = bootstrap_macro_f1(labels, {"perfect": labels}, groups=[0, 1, 2, 3], n_draws=5)
+    >>> draws["perfect"].tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    ids = np.unique(np.asarray(groups), return_inverse=True)[1]
+    weights = draw_weights(int(ids.max(initial=-1)) + 1, n_draws, seed)
+    result = {}
+    for name, predicted in predictions.items():
+        counts = count_confusions(labels, predicted, ids).sum(1)                       # (G, 3, 3)
+        drawn = (weights @ counts.reshape(len(counts), -1)).reshape(-1, 3, 3)
+        result[name] = np.nanmean(f1_by_class(drawn), axis=-1)
+    return result
+
+
+def summarise_draws(value: float, draws: np.ndarray, level: float = 0.95) -> dict[str, float]:
+    """Return a value with the percentile interval of its bootstrap draws as {value, low, high}.
+
+    Examples
+    --------
+    >>> summarise_draws(0.5, np.linspace(0, 1, 5), level=0.5)
+    {'value': 0.5, 'low': 0.25, 'high': 0.75}
+    """
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the area under the precision-recall curve of each value and class.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N, D), nan = no label
+    probabilities : ndarray, shape (N, D, 3)
+
+    Returns
+    -------
+    ndarray, shape (D, 3)
+        nan where the class does not occur.
+
+    Source: average precision as in scikit-learn.
+
+    Examples
+    --------
+    >>> average_precision(np.array([[1.0], [0.0]]), np.array([[[0, .1, .9]], [[0, .8, .2]]])).tolist()
+    [[nan, 1.0, 1.0]]
+    """
+    from sklearn.metrics import average_precision_score
+    result = np.full(probabilities.shape[1:], np.nan)
+    for d in range(labels.shape[1]):
+        known = ~np.isnan(labels[:, d])
+        for c, label in enumerate(CLASSES):
+            truth = labels[known, d] == label
+            if truth.any():
+                result[d, c] = average_precision_score(truth, probabilities[known, d, c])
+    return result
+
+
+def tabulate_quality(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray,
+                     dimensions: Sequence[str]) -> list[dict]:
+    """Return one record per value and class with support, precision, recall, F1 and PR-AUC.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N, D), nan = no label
+    predicted : ndarray, shape (N, D)
+    probabilities : ndarray, shape (N, D, 3)
+    dimensions : sequence of str, length D
+
+    Returns
+    -------
+    list of dict
+        value, label, n (true cells), n_predicted, precision, recall, f1, pr_auc; nan where undefined.
+
+    Examples
+    --------
+    >>> labels = np.array([[1.0], [0.0]])
+    >>> rows = tabulate_quality(labels, labels, np.array([[[0, .1, .9]], [[0, .8, .2]]]), ["honesty"])
+    >>> rows[2]["value"], rows[2]["label"], rows[2]["n"], rows[2]["f1"]
+    ('honesty', 1, 1, 1.0)
+    """
+    counts = count_confusions(labels, predicted).sum(0)
+    f1, areas = f1_by_class(counts), average_precision(labels, probabilities)
+    rows = []
+    for d, name in enumerate(dimensions):
+        for c, label in enumerate(CLASSES):
+            hits, true, said = counts[d, c, c], counts[d, c].sum(), counts[d, :, c].sum()
+            rows.append({"value": name, "label": label, "n": int(true), "n_predicted": int(said),
+                         "precision": hits / said if said else float("nan"),
+                         "recall": hits / true if true else float("nan"), "f1": float(f1[d, c]),
+                         "pr_auc": float(areas[d, c])})
+    return rows

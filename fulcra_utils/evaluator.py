@@ -1,0 +1,653 @@
+"""The value evaluator: one pass over a prompt and a reply gives class probabilities for every value of a theory.
+
+Choices:
+- one encoder pass for all D values (the released evaluator makes one pass per value);
+- the head of a value is read off its definition: head_k = W·enc(definition_k) + δ_k, where δ_k is shrunk towards 0
+  in training and left out for values without labels, so a new value needs a definition and nothing else;
+- each head has four vectors of H components: one asks the token states by attention, three weigh the answer for the
+  classes -1, 0 and +1; the score is P(+1) - P(-1);
+- prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply and counted;
+- safetensors only, no remote code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.theory import Theory
+
+CLASSES = (-1, 0, 1)
+DEFAULT_CUT = 0.5  # scores beyond ±0.5 are nearest to the labels ±1, as in the released evaluator
+CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
+
+
+class EvaluatorError(ValueError):
+    """An evaluator cannot be loaded, or what it was given cannot be scored; the message is one sentence."""
+
+
+class ValueEvaluatorConfig(PreTrainedConfig):
+    """Everything but the weights: the encoder's config, the theory, what had labels, the calibration."""
+
+    model_type = "value_evaluator"
+
+    encoder_config: dict | None = None
+    theory_name: str = ""
+    dimensions: list | None = None      # D names in canonical order
+    definitions: list | None = None     # D sentences
+    definition_tokens: int = 1          # T of the longest definition
+    max_length: int = 256               # tokens a pair may have
+    cuts: list | None = None            # D pairs [below it the label is -1, above it +1]
+    conformal: list | None = None       # D x 3 largest nonconformity in a set, null = too few calibration cases
+    conformal_level: float | None = None
+    delta_penalty: float = 1e-3         # weight of |δ|² in the loss
+
+
+@dataclass
+class EvaluatorOutput(ModelOutput):
+    """What a forward pass returns.
+
+    Attributes
+    ----------
+    loss : Tensor or None
+        Cross-entropy over the labelled cells plus the penalty on δ; None without labels.
+    logits : Tensor, shape (B, D, 3)
+        Classes -1, 0, +1, after the temperature.
+    attention : Tensor, shape (B, D, T)
+        How much each value looks at each token; sums to 1 over T.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    attention: torch.Tensor | None = None
+
+
+class ValueEvaluator(PreTrainedModel):
+    """Encoder and one head per value; see the module's docstring for the design.
+
+    Attributes
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    dimensions : tuple of str, length D
+    labelled : Tensor of bool, shape (D,)
+        True where training had labels; elsewhere the definition alone speaks.
+    n_cut : int
+        Replies cut in the middle by the last call of `predict_proba`.
+
+    Source: ours, after the released evaluator (one DeBERTa pass per value and reply, tanh regression).
+    """
+
+    config_class = ValueEvaluatorConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: ValueEvaluatorConfig):
+        super().__init__(config)
+        encoder_config = AutoConfig.for_model(**config.encoder_config)
+        n_dims, width = len(config.dimensions), encoder_config.hidden_size
+        self.encoder = AutoModel.from_config(encoder_config, **_no_pooler(encoder_config))
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(0.1)
+        self.from_definition = nn.Linear(width, 4 * width)            # W
+        self.delta = nn.Parameter(torch.zeros(n_dims, 4, width))      # δ
+        self.delta_bias = nn.Parameter(torch.zeros(n_dims, 3))
+        self.register_buffer("labelled", torch.ones(n_dims, dtype=torch.bool))
+        self.register_buffer("definition_ids", torch.zeros(n_dims, config.definition_tokens, dtype=torch.long))
+        self.register_buffer("definition_mask", torch.ones(n_dims, config.definition_tokens, dtype=torch.long))
+        self.register_buffer("temperature", torch.ones(n_dims))
+        self.tokenizer, self.n_cut, self._heads = None, 0, None
+        self.post_init()
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Return the D dimension names in canonical order."""
+        return tuple(self.config.dimensions)
+
+    def train(self, mode: bool = True) -> ValueEvaluator:
+        """Switch between training and evaluation; the heads kept for scoring are forgotten."""
+        self._heads = None
+        return super().train(mode)
+
+    def compute_heads(self) -> torch.Tensor:
+        """Return the heads W·enc(definition) + δ, shape (D, 4, H); kept between calls while evaluating."""
+        if self._heads is not None and not torch.is_grad_enabled():
+            return self._heads
+        states = self.encoder(input_ids=self.definition_ids, attention_mask=self.definition_mask).last_hidden_state
+        meaning = nn.functional.normalize(mean_pool(states, self.definition_mask), dim=-1)         # (D, H)
+        heads = self.from_definition(meaning * meaning.shape[-1] ** 0.5).view_as(self.delta)        # (D, 4, H)
+        heads = heads + self.delta * self.labelled[:, None, None]
+        if not self.training and not torch.is_grad_enabled():
+            self._heads = heads
+        return heads
+
+    def forward(self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+                inputs_embeds: torch.Tensor | None = None) -> EvaluatorOutput:
+        """Score a batch of rendered pairs.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, token_type_ids : Tensor, shape (B, T)
+        labels : Tensor, shape (B, D, 3), optional
+            Weight of each class in each cell; a cell without label is all zero. A soft label splits its weight.
+        inputs_embeds : Tensor, shape (B, T, H), optional
+            Token embeddings instead of `input_ids`, for explanations by gradient.
+
+        Returns
+        -------
+        EvaluatorOutput
+        """
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.encoder(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask,
+                              **types).last_hidden_state                                            # (B, T, H)
+        heads = self.compute_heads().to(states.dtype)                                               # (D, 4, H)
+        scale = states.shape[-1] ** -0.5
+        match = torch.einsum("bth,dh->bdt", self.key(states), heads[:, 0]) * scale
+        match = match.masked_fill(attention_mask[:, None] == 0, float("-inf"))
+        attention = match.float().softmax(-1)
+        answer = torch.einsum("bdt,bth->bdh", attention.to(states.dtype), self.value(states))
+        answer = self.dropout(nn.functional.gelu(self.norm(answer + mean_pool(states, attention_mask)[:, None])))
+        logits = torch.einsum("bdh,dch->bdc", answer, heads[:, 1:]) * scale
+        logits = logits.float() + self.delta_bias * self.labelled[:, None]
+        loss = None if labels is None else self._loss(logits, labels)
+        return EvaluatorOutput(loss=loss, logits=logits / self.temperature[:, None], attention=attention)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        cross_entropy = -(labels * logits.log_softmax(-1)).sum() / labels.sum().clamp(min=1e-9)
+        return cross_entropy + self.config.delta_penalty * self.delta.square().sum() / len(self.delta)
+
+    @torch.inference_mode()
+    def predict_proba(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32,
+                      progress: bool = False) -> np.ndarray:
+        """Return class probabilities of every value for every reply.
+
+        Parameters
+        ----------
+        prompts, responses : sequence of str, length N
+        batch_size : int
+            Pairs a forward pass; pairs of similar length run together.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        ndarray, shape (N, D, 3), float64
+            P(-1), P(0), P(+1), each row of three sums to 1.
+
+        Raises
+        ------
+        EvaluatorError
+            When the lengths differ or an element is no string; the message names the place.
+
+        Examples
+        --------
+        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.theory import load_theory
+        >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+        >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).shape
+        (1, 10, 3)
+        """
+        check_pairs(prompts, responses)
+        was_training = self.training
+        self.eval()
+        rendered, cut = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
+        self.n_cut = int(np.count_nonzero(cut))
+        probabilities = np.zeros((len(rendered), len(self.dimensions), len(CLASSES)))
+        for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size, progress, "scoring"):
+            batch = pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device)
+            probabilities[rows] = self(**batch).logits.double().softmax(-1).cpu().numpy()
+        self.train(was_training)
+        return probabilities
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32, progress: bool = False,
+              intervals: bool = False) -> np.ndarray:
+        """Return the score P(+1) - P(-1) of every value for every reply.
+
+        Parameters
+        ----------
+        prompts, responses : sequence of str, length N
+        batch_size : int
+            Pairs a forward pass.
+        progress : bool
+            Show a progress bar.
+        intervals : bool
+            Also return the lowest and the highest label that the conformal set allows at the level in the config.
+
+        Returns
+        -------
+        ndarray, shape (N, D), values in [-1, 1]
+            With `intervals`, shape (3, N, D): scores, lowest labels, highest labels; a value without a calibrated
+            set has the whole range [-1, 1].
+
+        Raises
+        ------
+        EvaluatorError
+            As `predict_proba`.
+
+        Examples
+        --------
+        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.theory import load_theory
+        >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+        >>> bool(abs(evaluator.score(["May I lie?"], ["Better not."])).max() <= 1)
+        True
+        """
+        probabilities = self.predict_proba(prompts, responses, batch_size, progress)
+        scores = probabilities[..., 2] - probabilities[..., 0]
+        if not intervals:
+            return scores
+        allowed = self.label_sets(probabilities)
+        low = np.where(allowed[..., 0], -1, np.where(allowed[..., 1], 0, 1))
+        high = np.where(allowed[..., 2], 1, np.where(allowed[..., 1], 0, -1))
+        return np.stack([scores, np.minimum(low, high), np.maximum(low, high)])
+
+    def label_sets(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return which labels the conformal sets hold.
+
+        Parameters
+        ----------
+        probabilities : ndarray, shape (N, D, 3)
+
+        Returns
+        -------
+        ndarray of bool, shape (N, D, 3)
+            All True where there were too few calibration cases; never empty (the likeliest label stays in).
+        """
+        limits = self.config.conformal or [[None] * len(CLASSES)] * len(self.dimensions)
+        limits = np.array([[np.inf if x is None else x for x in row] for row in limits])     # (D, 3)
+        inside = 1 - probabilities <= limits
+        return inside | (probabilities == probabilities.max(-1, keepdims=True))
+
+    def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Return the labels of (prompt, response) pairs, by the cuts in the config; the scikit-learn way in.
+
+        Parameters
+        ----------
+        pairs : sequence of (str, str), or DataFrame with the columns prompt and response, length N
+
+        Returns
+        -------
+        ndarray of int, shape (N, D), values -1, 0, +1
+
+        Examples
+        --------
+        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.theory import load_theory
+        >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+        >>> evaluator.predict([("May I lie?", "Better not."), ("And now?", "No.")]).shape
+        (2, 10)
+        """
+        if hasattr(pairs, "columns"):
+            pairs = list(zip(pairs["prompt"], pairs["response"], strict=True))
+        prompts, responses = [p for p, _ in pairs], [r for _, r in pairs]
+        return scores_to_labels(self.score(prompts, responses), self.config.cuts)
+
+    def for_theory(self, theory: Theory) -> ValueEvaluator:
+        """Return an evaluator of another theory with the same weights.
+
+        A dimension with the same name and definition keeps its δ and its calibration; any other is scored from its
+        definition alone.
+
+        Parameters
+        ----------
+        theory : Theory
+            D' dimensions.
+
+        Returns
+        -------
+        ValueEvaluator
+
+        Source: ours, so that a theory without labels can be looked at.
+
+        Examples
+        --------
+        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.theory import load_theory
+        >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+        >>> evaluator.for_theory(load_theory("schwartz19")).score(["May I lie?"], ["Better not."]).shape
+        (1, 19)
+        """
+        config = make_config(self.config.encoder_config, theory, self.tokenizer, self.config.max_length)
+        other = ValueEvaluator(config)
+        mine = {k: v for k, v in self.state_dict().items() if k in other.state_dict() and k not in _PER_VALUE}
+        other.load_state_dict(mine, strict=False)
+        other._attach(theory, self.tokenizer)
+        other.labelled[:] = False
+        kept = {key: k for k, key in enumerate(zip(self.config.dimensions, self.config.definitions, strict=True))}
+        for d, key in enumerate(zip(theory.dimensions, theory.definitions, strict=True)):
+            if key in kept:
+                self._hand_over(other, kept[key], d)
+        return other.to(self.device).eval()
+
+    def _hand_over(self, other: ValueEvaluator, k: int, d: int) -> None:
+        """Copy what belongs to value `k` here to value `d` there."""
+        with torch.no_grad():
+            for name in ("delta", "delta_bias", "labelled", "temperature"):
+                getattr(other, name)[d] = getattr(self, name)[k].cpu()
+        for name in ("cuts", "conformal"):
+            if getattr(self.config, name):
+                if not getattr(other.config, name):
+                    setattr(other.config, name, _neutral(name, len(other.dimensions)))
+                getattr(other.config, name)[d] = getattr(self.config, name)[k]
+        other.config.conformal_level = self.config.conformal_level
+
+    def _attach(self, theory: Theory, tokenizer) -> None:
+        """Keep the tokenizer and the tokens of the definitions."""
+        self.tokenizer = tokenizer
+        ids = _definition_ids(theory, tokenizer)
+        for d, tokens in enumerate(ids):
+            self.definition_ids[d, :len(tokens)] = torch.tensor(tokens)
+            self.definition_mask[d, len(tokens):] = 0
+        self._theory_path = theory.path
+
+    def save_pretrained(self, folder: str | Path, **kwargs) -> None:
+        """Save weights (safetensors), config, tokenizer and theory file to a folder.
+
+        Parameters
+        ----------
+        folder : str or Path
+        **kwargs
+            Passed to transformers' `save_pretrained` unchanged.
+        """
+        super().save_pretrained(folder, **kwargs)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        theory_file = getattr(self, "_theory_path", None)
+        target = Path(folder) / "theory.yaml"
+        if theory_file and Path(theory_file).is_file() and Path(theory_file) != target:
+            shutil.copyfile(theory_file, target)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, theory: Theory | None = None, **kwargs) -> ValueEvaluator:
+        """Load an evaluator from a folder.
+
+        Parameters
+        ----------
+        folder : str or Path
+            As written by `save_pretrained`.
+        theory : Theory, optional
+            The theory it must score; None takes the one it was trained for.
+        **kwargs
+            Passed to transformers' `from_pretrained` unchanged.
+
+        Returns
+        -------
+        ValueEvaluator
+            In evaluation mode.
+
+        Raises
+        ------
+        EvaluatorError
+            When the folder is no evaluator, holds only pickled weights or weights that are not finite, or the
+            evaluator is one of another theory.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        if theory is not None and tuple(config["dimensions"]) != theory.dimensions:
+            raise EvaluatorError(f"The evaluator in {folder} scores the theory {config['theory_name']!r}, not "
+                                 f"{theory.name!r}; use evaluator.for_theory to score by definitions alone.")
+        try:
+            model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
+            model.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:
+            raise EvaluatorError(f"The evaluator in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        bad = next((n for n, p in model.state_dict().items() if p.is_floating_point() and not p.isfinite().all()), None)
+        if bad:
+            raise EvaluatorError(f"The evaluator in {folder} has weights that are not finite numbers ({bad}).")
+        model._theory_path = folder / "theory.yaml"
+        return model.eval()
+
+
+_PER_VALUE = {"delta", "delta_bias", "labelled", "definition_ids", "definition_mask", "temperature"}
+
+
+def _no_pooler(encoder_config: PreTrainedConfig) -> dict:
+    """Return the argument that leaves out BERT's pooler, which nothing here uses."""
+    return {"add_pooling_layer": False} if encoder_config.model_type in {"bert", "roberta", "xlm-roberta"} else {}
+
+
+def _neutral(name: str, n_dims: int) -> list:
+    neutral = {"cuts": [-DEFAULT_CUT, DEFAULT_CUT], "conformal": [None] * len(CLASSES)}[name]
+    return [neutral] * n_dims
+
+
+def _definition_ids(theory: Theory, tokenizer) -> list[list[int]]:
+    texts = [f"{name.replace('-', ' ')}: {text}" for name, text in
+             zip(theory.dimensions, theory.definitions, strict=True)]
+    return tokenizer(texts, truncation=True, max_length=64)["input_ids"]
+
+
+def make_config(encoder_config: dict, theory: Theory, tokenizer, max_length: int = 256,
+                delta_penalty: float = 1e-3) -> ValueEvaluatorConfig:
+    """Return the config of an untrained evaluator of a theory.
+
+    Parameters
+    ----------
+    encoder_config : dict
+        What `to_dict` of the encoder's config gives.
+    theory : Theory
+    tokenizer : PreTrainedTokenizerBase
+    max_length : int
+        Tokens a rendered pair may have.
+    delta_penalty : float
+        Weight of the squared δ in the loss.
+
+    Returns
+    -------
+    ValueEvaluatorConfig
+    """
+    return ValueEvaluatorConfig(
+        encoder_config=encoder_config, theory_name=theory.name, dimensions=list(theory.dimensions),
+        definitions=list(theory.definitions), max_length=max_length, delta_penalty=delta_penalty,
+        definition_tokens=max(map(len, _definition_ids(theory, tokenizer))))
+
+
+def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delta_penalty: float = 1e-3,
+                   seed: int = 2023) -> ValueEvaluator:
+    """Make an untrained evaluator on top of an encoder.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Its weights are copied.
+    theory : Theory
+    max_length : int
+        Tokens a rendered pair may have.
+    delta_penalty : float
+        Weight of the squared δ in the loss.
+    seed : int
+        Seed of the heads.
+
+    Returns
+    -------
+    ValueEvaluator
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.theory import load_theory
+    >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
+    torch.Size([10, 4, 64])
+    """
+    config = make_config(encoder.model.config.to_dict(), theory, encoder.tokenizer, max_length, delta_penalty)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        evaluator = ValueEvaluator(config)
+    names = set(evaluator.encoder.state_dict())
+    weights = {k: v for k, v in encoder.model.state_dict().items() if k in names}
+    evaluator.encoder.load_state_dict(weights)
+    evaluator._attach(theory, encoder.tokenizer)
+    return evaluator.eval()
+
+
+def read_config(folder: str | Path) -> dict:
+    """Return the config of an evaluator folder after checking that it is one.
+
+    Raises
+    ------
+    EvaluatorError
+        When the folder, its config or its safetensors weights are missing, or it holds another kind of model.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise EvaluatorError(f"The folder {folder} is no evaluator: it has no config.json.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvaluatorError(f"The evaluator's {path} is not valid JSON.") from error
+    if not isinstance(config, dict) or config.get("model_type") != ValueEvaluatorConfig.model_type:
+        raise EvaluatorError(f"The folder {folder} is no evaluator: its config.json describes another model.")
+    if not list(folder.glob("*.safetensors")):
+        pickled = next((p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}), None)
+        found = f"only pickled weights ({pickled}), which are not read" if pickled else "no weights"
+        raise EvaluatorError(f"The evaluator in {folder} has {found}; expected model.safetensors.")
+    return config
+
+
+def check_pairs(prompts: Sequence[str], responses: Sequence[str]) -> None:
+    """Check that prompts and responses are strings and equally many.
+
+    Raises
+    ------
+    EvaluatorError
+        Naming the first place that is wrong.
+
+    Examples
+    --------
+    >>> check_pairs(["a"], [None])
+    Traceback (most recent call last):
+    fulcra_utils.evaluator.EvaluatorError: Response 0 is a NoneType, not a string.
+    """
+    if isinstance(prompts, str) or isinstance(responses, str):
+        raise EvaluatorError("Prompts and responses are lists of strings, not single strings.")
+    if len(prompts) != len(responses):
+        raise EvaluatorError(f"There are {len(prompts)} prompts but {len(responses)} responses.")
+    for name, texts in (("Prompt", prompts), ("Response", responses)):
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise EvaluatorError(f"{name} {place} is a {type(text).__name__}, not a string.")
+
+
+def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> tuple[dict[str, list[int]], int]:
+    """Render a prompt and a reply as the evaluator's input: the only way in, for training, scoring and reward.
+
+    Parameters
+    ----------
+    prompt, response : str
+        White space at both ends is dropped.
+    tokenizer : PreTrainedTokenizerBase
+    max_length : int
+        Tokens the pair may have. A prompt takes at most half of them; both texts are cut in the middle, so that the
+        start and the end of a long reply are read.
+
+    Returns
+    -------
+    dict
+        input_ids, attention_mask and, where the tokenizer knows them, token_type_ids (0 prompt, 1 reply).
+    int
+        Tokens cut out (for very long texts, where the middle is never tokenized, a lower bound); 0 = everything fits.
+
+    Source: ours; the released code cuts the end of the reply and the instruction behind it.
+
+    Examples
+    --------
+    >>> from fulcra_utils.encoder import load_encoder
+    >>> tokenizer = load_encoder("tiny").tokenizer
+    >>> pair, n_cut = render(" be kind ", "yes", tokenizer)
+    >>> tokenizer.decode(pair["input_ids"]), n_cut
+    ('[CLS] be kind [SEP] yes [SEP]', 0)
+    >>> pair, n_cut = render("be kind", "one two three four five six", tokenizer, max_length=9)
+    >>> tokenizer.decode(pair["input_ids"]), n_cut
+    ('[CLS] be kind [SEP] one two five six [SEP]', 2)
+    """
+    start, end = _marker(tokenizer, "cls", "bos"), _marker(tokenizer, "sep", "eos")
+    room = max_length - len(start) - 2 * len(end)
+    first, cut_first = _fit(prompt, tokenizer, max_length, max(room // 2, 1))
+    second, cut_second = _fit(response, tokenizer, max_length, max(room - len(first), 1))
+    left, right = [*start, *first, *end], [*second, *end]
+    pair = {"input_ids": left + right, "attention_mask": [1] * (len(left) + len(right))}
+    if "token_type_ids" in tokenizer.model_input_names:
+        pair["token_type_ids"] = [0] * len(left) + [1] * len(right)
+    return pair, cut_first + cut_second
+
+
+def _marker(tokenizer, *names: str) -> list[int]:
+    """Return the first special token that the tokenizer has, as a list of one id, or an empty list."""
+    return [i for name in names if (i := getattr(tokenizer, f"{name}_token_id", None)) is not None][:1]
+
+
+def _fit(text: str, tokenizer, max_length: int, room: int) -> tuple[list[int], int]:
+    """Return at most `room` token ids of a text, its middle left out, and how many were left out."""
+    text, reach = text.strip(), CHARS_PER_TOKEN * max_length
+    skipped = max(len(text) - 2 * reach, 0)
+    if skipped:
+        text = f"{text[:reach]} {text[-reach:]}"
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    n_cut = max(len(ids) - room, 0) + -(-skipped // CHARS_PER_TOKEN)
+    if len(ids) > room:
+        head = (room + 1) // 2
+        ids = ids[:head] + ids[len(ids) - (room - head):]
+    return ids, n_cut
+
+
+def render_pairs(prompts: Sequence[str], responses: Sequence[str], tokenizer,
+                 max_length: int) -> tuple[list[dict[str, list[int]]], np.ndarray]:
+    """Render N pairs; return them and how many tokens each lost, shape (N,).
+
+    Examples
+    --------
+    >>> from fulcra_utils.encoder import load_encoder
+    >>> render_pairs(["be kind"], ["one two three four"], load_encoder("tiny").tokenizer, 8)[1]
+    array([1])
+    """
+    done = [render(p, r, tokenizer, max_length) for p, r in zip(prompts, responses, strict=True)]
+    return [pair for pair, _ in done], np.array([cut for _, cut in done], dtype=np.int64)
+
+
+def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.device | str = "cpu") -> dict:
+    """Pad rendered pairs to tensors of shape (B, T)."""
+    longest = max(len(pair["input_ids"]) for pair in pairs)
+    filler = {"input_ids": tokenizer.pad_token_id or 0}
+    return {name: torch.tensor([pair[name] + [filler.get(name, 0)] * (longest - len(pair[name])) for pair in pairs],
+                               device=device)
+            for name in pairs[0]}
+
+
+def scores_to_labels(scores: np.ndarray, cuts: Sequence[Sequence[float]] | None = None) -> np.ndarray:
+    """Return labels for scores.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (N, D), values in [-1, 1]
+    cuts : D pairs (low, high), optional
+        A score below low is -1, above high +1, otherwise 0. None means ±0.5, the nearest label.
+
+    Returns
+    -------
+    ndarray of int8, shape (N, D)
+
+    Source: released evaluator (nearest of -1, 0, +1).
+
+    Examples
+    --------
+    >>> scores_to_labels(np.array([[-0.7, 0.1, 0.6]]))
+    array([[-1,  0,  1]], dtype=int8)
+    """
+    low, high = (-DEFAULT_CUT, DEFAULT_CUT) if cuts is None else np.asarray(cuts, dtype=float).T
+    return (scores > high).astype(np.int8) - (scores < low).astype(np.int8)

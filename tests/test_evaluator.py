@@ -1,0 +1,213 @@
+"""The evaluator: its input, its calls, its folder, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import (
+    EvaluatorError,
+    ValueEvaluator,
+    make_evaluator,
+    render,
+    scores_to_labels,
+)
+from fulcra_utils.theory import list_theories, load_theory
+
+PROMPTS = ["May I lie to a friend?", "How do I stay healthy?", "Tell me a joke."]
+REPLIES = ["Honesty matters more.", "Sleep, move and eat well. " * 40, "No."]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_encoder("tiny")
+
+
+@pytest.fixture
+def evaluator(tiny):
+    return make_evaluator(tiny, load_theory("schwartz10"))
+
+
+@pytest.fixture
+def folder(evaluator, tmp_path):
+    with torch.no_grad():
+        evaluator.delta.normal_(generator=torch.Generator().manual_seed(3))
+    evaluator.save_pretrained(tmp_path / "evaluator")
+    return tmp_path / "evaluator"
+
+
+def test_render_is_pinned(tiny):
+    pair, n_cut = render("  What is brave?\n", "\tTo try again. ", tiny.tokenizer, 32)
+    assert tiny.tokenizer.decode(pair["input_ids"]) == "[CLS] what is brave? [SEP] to try again. [SEP]"
+    assert pair["token_type_ids"] == [0] * 6 + [1] * 5 or sum(pair["token_type_ids"]) > 0
+    assert n_cut == 0
+
+
+def test_render_cuts_the_middle_and_counts_it(tiny):
+    words = " ".join(f"w{i}" for i in range(200))
+    whole, _ = render("be kind", words, tiny.tokenizer, 100_000)
+    cut, n_cut = render("be kind", words, tiny.tokenizer, 64)
+    assert len(cut["input_ids"]) == 64
+    assert n_cut == len(whole["input_ids"]) - 64
+    assert cut["input_ids"][:20] == whole["input_ids"][:20]
+    assert cut["input_ids"][-20:] == whole["input_ids"][-20:]
+
+
+def test_render_keeps_room_for_the_reply_when_the_prompt_is_long(tiny):
+    pair, _ = render("why " * 500, "because it is so", tiny.tokenizer, 40)
+    assert len(pair["input_ids"]) <= 40
+    assert tiny.tokenizer.decode(pair["input_ids"]).endswith("[SEP] because it is so [SEP]")
+
+
+def test_render_of_a_huge_reply_reads_both_ends(tiny):
+    pair, n_cut = render("p", "start " + "x" * 5_000_000 + " end", tiny.tokenizer, 64)
+    assert len(pair["input_ids"]) <= 64
+    assert n_cut > 0
+
+
+def test_probabilities_and_scores_agree(evaluator):
+    probabilities = evaluator.predict_proba(PROMPTS, REPLIES)
+    assert probabilities.shape == (3, 10, 3)
+    np.testing.assert_allclose(probabilities.sum(-1), 1)
+    np.testing.assert_allclose(evaluator.score(PROMPTS, REPLIES), probabilities[..., 2] - probabilities[..., 0])
+    assert evaluator.n_cut == 1
+
+
+def test_scores_do_not_depend_on_batching_or_order(evaluator):
+    once = evaluator.score(PROMPTS, REPLIES)
+    np.testing.assert_allclose(evaluator.score(PROMPTS, REPLIES, batch_size=1), once, atol=1e-5)
+    np.testing.assert_allclose(evaluator.score(PROMPTS[::-1], REPLIES[::-1])[::-1], once, atol=1e-5)
+
+
+def test_no_rows(evaluator):
+    assert evaluator.score([], []).shape == (0, 10)
+
+
+@pytest.mark.parametrize(("prompts", "responses", "message"), [
+    (["a"], [None], "Response 0 is a NoneType"), (["a", 3], ["b", "c"], "Prompt 1 is a int"),
+    (["a"], [], "1 prompts but 0 responses"), ("a", "b", "lists of strings"),
+])
+def test_wrong_types_are_named(evaluator, prompts, responses, message):
+    with pytest.raises(EvaluatorError, match=message):
+        evaluator.score(prompts, responses)
+
+
+def test_folder_gives_the_same_scores_in_a_fresh_process(evaluator, folder):
+    code = ("import json, sys; from fulcra_utils.evaluator import ValueEvaluator;"
+            "e = ValueEvaluator.from_pretrained(sys.argv[1]);"
+            "print(json.dumps(e.score(*json.loads(sys.argv[2])).tolist()))")
+    done = subprocess.run([sys.executable, "-c", code, str(folder), json.dumps([PROMPTS, REPLIES])],
+                          capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout), evaluator.score(PROMPTS, REPLIES), atol=1e-5)
+    names = {p.name for p in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "theory.yaml"} <= names
+    assert not [n for n in names if n.endswith((".bin", ".pt", ".pkl"))]
+    assert load_theory(folder / "theory.yaml").dimensions == evaluator.dimensions
+
+
+def test_calibration_survives_saving(evaluator, tmp_path):
+    evaluator.temperature[2] = 4.0
+    evaluator.config.cuts = [[-0.3, 0.4]] * 10
+    evaluator.config.conformal = [[None, 0.9, 0.8]] * 10
+    evaluator.save_pretrained(tmp_path / "e")
+    other = ValueEvaluator.from_pretrained(tmp_path / "e")
+    assert other.temperature[2] == 4 and other.config.cuts == evaluator.config.cuts
+    np.testing.assert_array_equal(other.predict(list(zip(PROMPTS, REPLIES, strict=True))),
+                                  scores_to_labels(other.score(PROMPTS, REPLIES), other.config.cuts))
+
+
+def test_temperature_flattens_one_value_only(evaluator):
+    before = evaluator.predict_proba(PROMPTS, REPLIES)
+    evaluator.temperature[0] = 1e6
+    after = evaluator.predict_proba(PROMPTS, REPLIES)
+    np.testing.assert_allclose(after[:, 0], 1 / 3, atol=1e-4)
+    np.testing.assert_allclose(after[:, 1:], before[:, 1:], atol=1e-6)
+
+
+def test_delta_of_an_unlabelled_value_does_not_matter(evaluator):
+    evaluator.labelled[4] = False
+    before = evaluator.score(PROMPTS, REPLIES)
+    with torch.no_grad():
+        evaluator.delta[4] += 5
+        evaluator.delta[5] += 5
+    evaluator.eval()
+    after = evaluator.score(PROMPTS, REPLIES)
+    np.testing.assert_allclose(after[:, 4], before[:, 4], atol=1e-6)
+    assert np.abs(after[:, 5] - before[:, 5]).max() > 1e-3
+
+
+def test_intervals_are_label_ranges(evaluator):
+    evaluator.config.conformal = [[0.5, 0.5, 0.5]] * 9 + [[None, None, None]]
+    scores, low, high = evaluator.score(PROMPTS, REPLIES, intervals=True)
+    assert (low <= high).all() and set(np.unique(low)) <= {-1, 0, 1}
+    assert (low[:, 9] == -1).all() and (high[:, 9] == 1).all()
+    assert scores.shape == (3, 10)
+
+
+@pytest.mark.parametrize("name", list_theories())
+def test_any_theory_saves_loads_and_scores(tiny, tmp_path, name):
+    theory = load_theory(name)
+    make_evaluator(tiny, theory).save_pretrained(tmp_path / name)
+    loaded = ValueEvaluator.from_pretrained(tmp_path / name, theory=theory)
+    assert loaded.score(PROMPTS, REPLIES).shape == (3, theory.n_dims)
+
+
+def test_for_theory_keeps_what_is_the_same(evaluator, folder):
+    same = evaluator.for_theory(load_theory("schwartz10"))
+    np.testing.assert_allclose(same.score(PROMPTS, REPLIES), evaluator.score(PROMPTS, REPLIES), atol=1e-6)
+    other = evaluator.for_theory(load_theory("moral_foundations"))
+    assert other.dimensions == load_theory("moral_foundations").dimensions
+    assert not other.labelled.any()
+
+
+def test_evaluator_of_another_theory_is_refused(folder):
+    with pytest.raises(EvaluatorError, match="scores the theory 'schwartz10', not 'moral_foundations'"):
+        ValueEvaluator.from_pretrained(folder, theory=load_theory("moral_foundations"))
+
+
+def test_folders_that_are_no_evaluator(folder, tiny, tmp_path):
+    with pytest.raises(EvaluatorError, match="has no config.json"):
+        ValueEvaluator.from_pretrained(tmp_path)
+    tiny.model.save_pretrained(tmp_path / "bert")
+    with pytest.raises(EvaluatorError, match="describes another model"):
+        ValueEvaluator.from_pretrained(tmp_path / "bert")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EvaluatorError, match="has no weights"):
+        ValueEvaluator.from_pretrained(folder)
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(EvaluatorError, match="only pickled weights"):
+        ValueEvaluator.from_pretrained(folder)
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(EvaluatorError, match="not valid JSON"):
+        ValueEvaluator.from_pretrained(folder)
+
+
+def test_broken_and_nan_weights(evaluator, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EvaluatorError, match="cannot be read"):
+        ValueEvaluator.from_pretrained(tmp_path / "cut")
+    with torch.no_grad():
+        evaluator.delta[0, 0, 0] = float("nan")
+    evaluator.save_pretrained(tmp_path / "nan")
+    with pytest.raises(EvaluatorError, match=r"not finite numbers \(delta\)"):
+        ValueEvaluator.from_pretrained(tmp_path / "nan")
+
+
+def test_theory_of_three_dimensions(tiny, tmp_path):
+    dims = "".join(f"  - {{name: d{i}, definition: What counts is {w}., items: [be {w}]}}\n"
+                   for i, w in enumerate(["brave", "calm", "fair"]))
+    path = tmp_path / "toy.yaml"
+    path.write_text("name: toy\ntitle: Toy\ncitation: none\nscore_range: [-1, 1]\n"
+                    "labels: {-1: against, 0: none, 1: for}\ndimensions:\n" + dims, encoding="utf-8")
+    evaluator = make_evaluator(tiny, load_theory(path))
+    evaluator.save_pretrained(tmp_path / "toy")
+    assert ValueEvaluator.from_pretrained(tmp_path / "toy").score(PROMPTS, REPLIES).shape == (3, 3)
+    assert Path(tmp_path / "toy" / "theory.yaml").read_text() == path.read_text()
