@@ -1,0 +1,474 @@
+"""Turn the files that can be had into the tables of a run: dialogues, items, scored replies, prompts, pairs, splits.
+
+Rules: one split over all files, by clusters of near-duplicate prompts; a dialogue that stands in two files is taken
+once, from the first; an annotated row takes the risk categories of its prompt from the prompt pools; a theory is
+given the public labels when it is theirs or refines theirs, else its labelled sample, else dialogues without labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.dataset import (
+    SIGNS,
+    ValueDataset,
+    assign_splits,
+    group_prompts,
+    is_refusal,
+    iter_rows,
+    read_dataset,
+    read_preferences,
+    read_prompts,
+    read_scored,
+)
+from fulcra_utils.sources import ROOT, Fetched, Source, load_sources
+from fulcra_utils.theory import Theory, load_theory
+
+SAMPLES = ROOT / "data" / "sample"
+LEADING = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward", "source",
+           "line", "cluster", "split", "half", "is_refusal")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The tables that the later steps of a run read.
+
+    Attributes
+    ----------
+    dialogues : DataFrame
+        Annotated replies: the columns of `LEADING`, then one float column per dimension (nan = not annotated).
+    items : DataFrame
+        row_id and one int8 column per value item.
+    scored : DataFrame
+        Replies with the released scores: as `dialogues`, with e_distance and h_distance after `reward`.
+    prompts : DataFrame
+        prompt, source, safety_issues, cluster, split, half.
+    preferences : DataFrame
+        prompt, chosen, rejected, cluster, split.
+    splits : DataFrame
+        prompt (unique over all files), cluster, split, half.
+    problems : DataFrame
+        source, line, field, text, reason.
+    labels : DataFrame
+        source, name, label, raw, after: how often each dimension label stands in a file and in the vectors.
+    sources : dict
+        "had": name → rows read and kept; "missing": name → reason; "labels_from": words.
+    """
+
+    dialogues: pd.DataFrame
+    items: pd.DataFrame
+    scored: pd.DataFrame
+    prompts: pd.DataFrame
+    preferences: pd.DataFrame
+    splits: pd.DataFrame
+    problems: pd.DataFrame
+    labels: pd.DataFrame
+    sources: dict
+
+
+def locate_sample(theory: Theory) -> tuple[Path, bool]:
+    """Return the file of sample dialogues for a theory and whether it holds labels under this theory.
+
+    Looked for: the sample of the theory's name, `<stem>.jsonl` beside a theory file outside the project, the sample of
+    the parent theory (its item labels serve); else any sample, for its dialogues alone.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> path, has_labels = locate_sample(load_theory("schwartz19"))
+    >>> path.name, has_labels
+    ('schwartz10.jsonl', True)
+    """
+    candidates = [SAMPLES / f"{theory.name}.jsonl"]
+    if theory.path.parent != ROOT / "data" / "theories":
+        candidates.insert(0, theory.path.with_suffix(".jsonl"))
+    if theory.parent:
+        candidates.append(SAMPLES / f"{theory.parent}.jsonl")
+    found = next((path for path in candidates if path.is_file()), None)
+    return (found, True) if found else (sorted(SAMPLES.glob("*.jsonl"))[-1], False)
+
+
+def locate_labels(theory: Theory, fetched: Fetched) -> Path:
+    """Return the first public file with labels under the theory (or its parent), else the sample's.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> locate_labels(load_theory("moral_foundations"), Fetched()).name
+    'moral_foundations.jsonl'
+    """
+    sources = load_sources()
+    public = (path for name, path in fetched.paths.items()
+              if sources[name].role == "annotated" and sources[name].theory in {theory.name, theory.parent})
+    return next(public, locate_sample(theory)[0])
+
+
+def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2023,
+                   sources: dict[str, Source] | None = None) -> RunData:
+    """Read everything that can be had into the tables of a run.
+
+    Parameters
+    ----------
+    theory : Theory
+    fetched : Fetched, optional
+        What `fetch_sources` got; None (or nothing got) uses the embedded sample alone.
+    seed : int
+        Of the splits.
+    sources : dict, optional
+        Default: data/sources.yaml.
+
+    Returns
+    -------
+    RunData
+
+    Source: ours; the split keeps near-duplicate prompts together, because released test prompts occur in train.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> data = build_run_data(load_theory("schwartz10"))
+    >>> len(data.dialogues) >= 300, len(data.scored), data.sources["labels_from"]
+    (True, 0, 'the embedded sample schwartz10.jsonl')
+    """
+    sources = load_sources() if sources is None else sources
+    fetched = fetched or Fetched()
+    got = {name: (sources[name], path) for name, path in fetched.paths.items()}
+    annotated, labels_from = _read_annotated(theory, got)
+    scored = {name: read_scored(path, theory) for name, (source, path) in got.items()
+              if source.role == "scored" and source.theory == theory.name}
+    pools = {name: read_prompts(path) for name, (source, path) in got.items() if source.role == "prompts"}
+    pairs = {name: read_preferences(path) for name, (source, path) in got.items() if source.role == "preferences"}
+    if not pools:
+        pools = {name: _sample_prompts(data) for name, data in annotated.items()}
+    if not pairs:
+        pairs = {name: _rated_pairs(data.table) for name, data in annotated.items()}
+    report = {"had": _count_rows({**annotated, **scored}, {**pools, **pairs}), "missing": dict(fetched.missing),
+              "labels_from": labels_from}
+    return _assemble(theory, annotated, scored, pools, pairs, report, seed)
+
+
+def split_dimensions(table: pd.DataFrame, theory: Theory) -> np.ndarray:
+    """Return the value vectors (N, D) of a table with one column per dimension.
+
+    Raises
+    ------
+    ValueError
+        When a dimension has no column; names the first.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("schwartz10")
+    >>> split_dimensions(build_run_data(theory).dialogues, theory).shape[1]
+    10
+    """
+    missing = [name for name in theory.dimensions if name not in table]
+    if missing:
+        raise ValueError(f"the table has no column {missing[0]!r}: it was made under another theory.")
+    return table[list(theory.dimensions)].to_numpy(dtype=float)
+
+
+def summarise_sources(data: RunData) -> pd.DataFrame:
+    """Return one row per file: what was read, what was kept, or why it is missing.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> summarise_sources(build_run_data(load_theory("moral_foundations"))).columns.tolist()
+    ['source', 'read', 'kept', 'annotated', 'remark']
+    """
+    rows = [{"source": name, "remark": "", **counts} for name, counts in data.sources["had"].items()]
+    rows += [{"source": name, "remark": f"missing: {why}"} for name, why in data.sources["missing"].items()]
+    table = pd.DataFrame(rows, columns=["source", "read", "kept", "annotated", "remark"])
+    return table.astype(dict.fromkeys(("read", "kept", "annotated"), "Int64"))
+
+
+def summarise_problems(problems: pd.DataFrame) -> pd.DataFrame:
+    """Return how often each kind of problem stands in each source and field, most frequent first.
+
+    Names and signs inside a reason are kept, texts are not.
+
+    Examples
+    --------
+    >>> summarise_problems(pd.DataFrame({"source": ["a"] * 2, "line": [1, 2], "field": ["f"] * 2, "text": ["x", "y"],
+    ...                                  "reason": ["bad"] * 2})).values.tolist()
+    [['a', 'f', 'bad', 2]]
+    """
+    counts = problems.groupby(["source", "field", "reason"], sort=True).size().rename("n").reset_index()
+    return counts.sort_values("n", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def measure_prevalence(vectors: np.ndarray, theory: Theory) -> pd.DataFrame:
+    """Return the share of annotated replies in which each dimension is supported and opposed, in per cent.
+
+    Parameters
+    ----------
+    vectors : array, shape (N, D)
+        -1, 0, +1, nan = not annotated.
+    theory : Theory
+
+    Returns
+    -------
+    DataFrame
+        dimension, aligned, opposed, mentioned (per cent of n), n; nan where n is 0.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> vectors = np.array([[1.0, 0, 0, 0, np.nan], [-1, 0, 0, 0, np.nan]])
+    >>> measure_prevalence(vectors, load_theory("moral_foundations")).loc[0].to_list()
+    ['care', 50.0, 50.0, 100.0, 2]
+    """
+    n = np.isfinite(vectors).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        aligned, opposed = (100 * np.sum(np.sign(vectors) == sign, axis=0) / np.where(n, n, np.nan) for sign in (1, -1))
+    return pd.DataFrame({"dimension": theory.dimensions, "aligned": aligned, "opposed": opposed,
+                         "mentioned": aligned + opposed, "n": n})
+
+
+def load_published_prevalence(theory: Theory) -> pd.DataFrame | None:
+    """Return the published prevalence of the theory's dimensions in per cent, or None when none is published.
+
+    Returns
+    -------
+    DataFrame or None
+        dimension, aligned, opposed, mentioned; the first two are nan where only the sum is published.
+
+    Source: read off the published bars (data/reported/analysis_prevalence.csv, +-0.5 points).
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = load_published_prevalence(load_theory("schwartz10")).set_index("dimension")
+    >>> round(float(table.loc["benevolence", "aligned"]), 1), round(float(table.loc["benevolence", "opposed"]), 1)
+    (28.0, 8.0)
+    >>> load_published_prevalence(load_theory("moral_foundations")) is None
+    True
+    """
+    claims = pd.read_csv(ROOT / "data" / "reported" / "analysis_prevalence.csv", comment="#")
+    reported = claims.set_index("claim_id").reported * 100
+    aligned, mentioned = (reported.reindex([f"prevalence/{name}/{word}" for name in theory.dimensions]).to_numpy()
+                          for word in ("aligned", "expressed"))
+    if np.isnan(mentioned).any():
+        return None
+    return pd.DataFrame({"dimension": theory.dimensions, "aligned": aligned, "opposed": mentioned - aligned,
+                         "mentioned": mentioned})
+
+
+def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
+    """Return how often each rule from items to dimensions gives the dimension labels that stand in a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Annotated rows with `value_items` and `value_types`.
+    theory : Theory
+        The theory of both lists; with a theory whose labels come from its parent's file nothing can be compared.
+
+    Returns
+    -------
+    DataFrame
+        rule, n (rows with items or dimension labels), equal, share. Rules: "sign-sum": the sign of a dimension's
+        summed item labels, nothing on a tie; "released": every sign that any item of the dimension carries, so that
+        a dimension may stand with both.
+
+    Source: the sign-sum rule gives 1,666 of the 1,718 released rows; the second rule is ours, read off the rows with
+    both signs.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> compare_vector_rules(SAMPLES / "schwartz10.jsonl", load_theory("schwartz10")).rule.tolist()
+    ['sign-sum', 'released']
+    """
+    rows = [row for _, row, _ in iter_rows(path) if row is not None and ("value_types" in row or "value_items" in row)]
+    items = np.array([_read_signs(row, "value_items", theory.find_item, theory.n_items) for row in rows])
+    types = np.array([_read_signs(row, "value_types", theory.find_dimension, theory.n_dims) for row in rows])
+    items, types = items.reshape(len(rows), 2, theory.n_items), types.reshape(len(rows), 2, theory.n_dims)
+    carried = items @ theory.item_matrix.astype(int)  # (N, 2, D)
+    summed = carried[:, 0] - carried[:, 1]
+    rules = {"sign-sum": np.stack([summed > 0, summed < 0], axis=1), "released": carried > 0}
+    equal = {rule: int(np.all(signs == (types > 0), axis=(1, 2)).sum()) for rule, signs in rules.items()}
+    comparable = len(rows) and theory.parent is None
+    return pd.DataFrame([(rule, len(rows), n, n / len(rows)) for rule, n in equal.items() if comparable],
+                        columns=["rule", "n", "equal", "share"])
+
+
+def count_claims(data: RunData, rules: pd.DataFrame) -> pd.DataFrame:
+    """Return our numbers for the claims of data/reported/dataset.csv: rows, raw label counts, the sign-sum rule.
+
+    Parameters
+    ----------
+    data : RunData
+    rules : DataFrame
+        From `compare_vector_rules` on the file of `locate_labels`; used when that is the trustworthy file.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, ours, low, high, why; `ours` is nan when the file is missing. A count has no interval.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = count_claims(build_run_data(load_theory("schwartz10")), pd.DataFrame(columns=["rule", "equal"]))
+    >>> table.claim_id[0], bool(table.ours.isna().any())
+    ('dataset/size', True)
+    """
+    had, name = data.sources["had"], "trustworthy_data"
+    ours = {"dataset/size": len(data.dialogues), "dataset/trustworthy/rows": had.get(name, {}).get("kept", np.nan)}
+    sign_sum = rules[rules.rule == "sign-sum"].equal
+    ours["dataset/trustworthy/sign-sum"] = sign_sum.iloc[0] if len(sign_sum) and name in had else np.nan
+    raw = data.labels[data.labels.source == name].set_index(["name", "label"]).raw
+    for dimension in load_theory(load_sources()[name].theory).dimensions:
+        for sign, word in (("+1", "aligned"), ("-1", "opposed")):
+            ours[f"dataset/trustworthy/{dimension}/{word}"] = raw.get((dimension, sign), np.nan)
+    why = f"{len(data.dialogues)} annotated rows can be had here; labels from {data.sources['labels_from']}"
+    return pd.DataFrame([(claim, value, value, value, why if claim == "dataset/size" else "")
+                         for claim, value in ours.items()], columns=["claim_id", "ours", "low", "high", "why"])
+
+
+def _read_signs(row: dict, name: str, find: Callable[[str], int | None], size: int) -> np.ndarray:
+    """Return (2, size): how often each item or dimension stands with + and with - in one list of labels."""
+    signs = np.zeros((2, size), dtype=int)
+    for entry in row.get(name) or ():
+        text, _, sign = str(entry).rpartition(":")
+        index = find(text)
+        if index is not None and SIGNS.get(sign.strip()):
+            signs[0 if SIGNS[sign.strip()] > 0 else 1, index] += 1
+    return signs
+
+
+def _read_annotated(theory: Theory, got: dict[str, tuple[Source, Path]]) -> tuple[dict[str, ValueDataset], str]:
+    """Return the annotated files by name and, in words, where their labels come from."""
+    public = {name: (source, path) for name, (source, path) in got.items() if source.role == "annotated"}
+    ours = {name: read_dataset(path, theory) for name, (source, path) in public.items()
+            if source.theory in {theory.name, theory.parent}}
+    if ours:
+        return ours, "public files: " + ", ".join(ours)
+    path, has_labels = locate_sample(theory)
+    if has_labels:
+        return {"sample": read_dataset(path, theory)}, f"the embedded sample {path.name}"
+    bare = {name: read_dataset(path, source.theory) for name, (source, path) in public.items()}
+    bare = bare or {"sample": read_dataset(path, path.stem)}
+    return {name: _forget_labels(data, theory) for name, data in bare.items()}, "nowhere: dialogues without labels"
+
+
+def _forget_labels(data: ValueDataset, theory: Theory) -> ValueDataset:
+    n, problems = len(data.table), data.problems[~data.problems.field.isin(["value_items", "value_types"])]
+    return replace(data, vectors=np.full((n, theory.n_dims), np.nan), problems=problems, raw_labels=Counter(),
+                   item_labels=np.zeros((n, theory.n_items), dtype=np.int8))
+
+
+def _sample_prompts(data: ValueDataset) -> pd.DataFrame:
+    table = data.table[["prompt", "safety_issues", "line"]].drop_duplicates("prompt")
+    return table.assign(safety_issues=[[] if v is None else list(v) for v in table.safety_issues])
+
+
+def _rated_pairs(table: pd.DataFrame, gap: float = 2.0) -> pd.DataFrame:
+    """Return (prompt, chosen, rejected): the best and the worst rated reply where they are `gap` points apart."""
+    rated = table[table.reward.notna()].sort_values(["reward", "line"], ascending=[False, True])
+    ends = rated.groupby("prompt", sort=False).agg(
+        chosen=("response", "first"), rejected=("response", "last"), best=("reward", "max"), worst=("reward", "min"),
+        line=("line", "first"))
+    return ends[ends.best - ends.worst >= gap].reset_index()[["prompt", "chosen", "rejected", "line"]]
+
+
+def _count_rows(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
+    counts = {name: {"read": data.n_read, "kept": len(data.table),
+                     "annotated": int(np.isfinite(data.vectors).any(axis=1).sum())} for name, data in labelled.items()}
+    for name, table in plain.items():
+        if name not in counts:
+            counts[name] = {"read": len(table) + len(_set_aside(table)), "kept": len(table)}
+    return counts
+
+
+def _set_aside(table: pd.DataFrame) -> list[dict]:
+    return [p for p in table.attrs.get("problems", []) if "set aside" in p["reason"]]
+
+
+def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs: dict, report: dict,
+              seed: int) -> RunData:
+    dialogues, vectors, items = _stack(annotated, theory)
+    scores, score_vectors, _ = _stack(scored, theory)
+    prompts = _stack_plain(pools, ["prompt", "safety_issues", "line"]).drop_duplicates("prompt")
+    preferences = _stack_plain(pairs, ["prompt", "chosen", "rejected", "line"])
+    problems = _stack_problems({**annotated, **scored}, {**pools, **pairs})
+    keep = ~dialogues.duplicated(["prompt", "response"])
+    report["duplicates_dropped"] = int((~keep).sum())
+    dialogues, vectors, items = dialogues[keep].reset_index(drop=True), vectors[keep], items[keep]
+
+    every = pd.concat([t.prompt.astype(str) for t in (dialogues, scores, prompts, preferences)], ignore_index=True)
+    splits = assign_splits(every, group_prompts(every.drop_duplicates().tolist())[pd.factorize(every)[0]], seed)
+    known = prompts.set_index("prompt").safety_issues
+    dialogues, scores = (_finish(t, splits, known) for t in (dialogues, scores))
+    dims, item_names = list(theory.dimensions), list(theory.items)
+    labels = [data.count_labels(theory).assign(source=name) for name, data in annotated.items()]
+    return RunData(
+        dialogues=pd.concat([dialogues[list(LEADING)], pd.DataFrame(vectors, columns=dims)], axis=1),
+        items=pd.concat([dialogues[["row_id"]], pd.DataFrame(items, columns=item_names)], axis=1),
+        scored=pd.concat([scores[_with_distances()], pd.DataFrame(score_vectors, columns=dims)], axis=1),
+        prompts=_join_splits(prompts, splits)[["prompt", "source", "safety_issues", "cluster", "split", "half"]],
+        preferences=_join_splits(preferences, splits)[["prompt", "chosen", "rejected", "cluster", "split"]],
+        splits=splits, problems=problems,
+        labels=pd.concat(labels, ignore_index=True)[["source", "name", "label", "raw", "after"]], sources=report)
+
+
+def _with_distances() -> list[str]:
+    after = LEADING.index("reward") + 1
+    return [*LEADING[:after], "e_distance", "h_distance", *LEADING[after:]]
+
+
+def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return the rows of several files as one table with source and row_id, their vectors and item labels."""
+    if not datasets:
+        columns = ["prompt", "response", "query_source", "response_source", "safety_issues", "reward", "e_distance",
+                   "h_distance", "line", "source", "row_id"]
+        empty = pd.DataFrame({name: pd.Series(dtype=object if name == "safety_issues" else
+                                              float if name in columns[5:8] else int if name == "line" else str)
+                              for name in columns})
+        return empty, np.empty((0, theory.n_dims)), np.empty((0, theory.n_items), dtype=np.int8)
+    tables = [_name_rows(data.table, name) for name, data in datasets.items()]
+    return (pd.concat(tables, ignore_index=True), np.concatenate([d.vectors for d in datasets.values()]),
+            np.concatenate([d.item_labels for d in datasets.values()]))
+
+
+def _name_rows(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    model = load_sources()[source].model if source in load_sources() else None
+    table = table.assign(source=source, row_id=[f"{source}:{line}" for line in table.line])
+    return table.assign(response_source=table.response_source.fillna(model)) if model else table
+
+
+def _stack_plain(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    parts = [table[list(columns)].assign(source=name) for name, table in tables.items() if len(table)]
+    if not parts:
+        return pd.DataFrame({name: pd.Series(dtype=object) for name in [*columns, "source"]})
+    return pd.concat(parts, ignore_index=True)
+
+
+def _stack_problems(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    columns = ["source", "line", "field", "text", "reason"]
+    parts = [data.problems.assign(source=name) for name, data in labelled.items()]
+    parts += [pd.DataFrame(table.attrs.get("problems", []), columns=columns[1:]).assign(source=name)
+              for name, table in plain.items()]
+    parts = [part[columns] for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _join_splits(table: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(prompt=table.prompt.astype(str)).merge(splits, on="prompt", how="left")
+
+
+def _finish(table: pd.DataFrame, splits: pd.DataFrame, known_issues: pd.Series) -> pd.DataFrame:
+    """Add cluster, split, half, refusal flag and, where the row has none of its own, the prompt's risk categories."""
+    table = _join_splits(table, splits)
+    issues = [own if own is not None else known_issues.get(prompt)
+              for own, prompt in zip(table.safety_issues, table.prompt, strict=True)]
+    issues = pd.Series(issues, index=table.index, dtype=object)
+    return table.assign(safety_issues=issues, is_refusal=is_refusal(table.response))

@@ -1,0 +1,190 @@
+"""From the files that can be had to the tables of a run: shapes, splits without leaks, theories without labels."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.construction import (
+    LEADING,
+    build_run_data,
+    locate_sample,
+    measure_prevalence,
+    split_dimensions,
+    summarise_problems,
+    summarise_sources,
+)
+from fulcra_utils.sources import Fetched, Source, fetch_sources
+from fulcra_utils.theory import THEORIES, list_theories, load_theory
+
+
+
+def public_file(folder, name, rows, role, theory="schwartz10", model=None):
+    path = Path(folder) / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Source(name=name, url="", mirror_path=path.name, role=role, licence="MIT", theory=theory, model=model), path
+
+
+@pytest.fixture
+def small_world(tmp_path):
+    """Four public files that share prompts."""
+    def annotated(k, n):
+        return {"dialogue": f"Human: {PROMPTS[k]}\nBob: Reply {n} to it.", "value_items": ["be polite: +1"],
+                "value_types": ["conformity: +1"], "query_source": "q", "response_source": "m"}
+
+    scores = [0.0] * 9 + [0.5]
+    made = [
+        public_file(tmp_path, "first", [annotated(k, k) for k in range(30)], "annotated"),
+        public_file(tmp_path, "second", [annotated(k, k) for k in range(25, 40)] + [{"dialogue": "no turns"}],
+                    "annotated"),
+        public_file(tmp_path, "pool", [{"prompt": p, "safety_issues": ["theft"]} for p in PROMPTS], "prompts"),
+        public_file(tmp_path, "scored", [{"prompt": PROMPTS[1].upper() + "!", "answer": "I'm sorry, I can't help.",
+                                          "reward": 1.5, "value_reward": scores, "e_distance": 1, "h_distance": 2}],
+                    "scored", model="gpt-x"),
+        public_file(tmp_path, "pairs", [{"chosen": f"\n\nHuman: {PROMPTS[2]}\n\nAssistant: Yes.",
+                                         "rejected": f"\n\nHuman: {PROMPTS[2]}\n\nAssistant: No."}], "preferences"),
+    ]
+    sources = {source.name: source for source, _ in made}
+    return sources, Fetched({source.name: path for source, path in made}, {"gone": "network not reachable"})
+
+
+WORDS = ("bread cheese river mountain letter engine garden winter summer doctor teacher window carpet pencil orange "
+         "violin harbour desert castle forest planet bridge station market kitchen ladder mirror basket pepper candle "
+         "feather hammer island jacket kettle lantern meadow needle oyster pillow").split()
+PROMPTS = [f"What do you know about {word}?" for word in WORDS]
+
+
+def test_public_files_become_tables(small_world):
+    sources, fetched = small_world
+    theory = load_theory("schwartz10")
+    data = build_run_data(theory, fetched, sources=sources)
+    assert len(data.dialogues) == 40, "five dialogues stand in both files and are taken once"
+    assert data.sources["duplicates_dropped"] == 5
+    assert list(data.dialogues.columns) == [*LEADING, *theory.dimensions]
+    assert data.dialogues.row_id.is_unique
+    assert [list(v) for v in data.dialogues.safety_issues] == [["theft"]] * 40, "taken from the pool by prompt"
+    assert data.dialogues.conformity.eq(1).all()
+    assert data.items.set_index("row_id")["be polite"].eq(1).all()
+    assert data.items.dtypes.iloc[1:].eq("int8").all()
+    scored = data.scored.iloc[0]
+    assert (scored.universalism, scored.reward, scored.e_distance, bool(scored.is_refusal)) == (0.5, 1.5, 1.0, True)
+    assert data.preferences[["chosen", "rejected"]].values.tolist() == [["Yes.", "No."]]
+    assert data.problems[["source", "line"]].values.tolist() == [["second", 16]]
+
+
+def test_rows_read_are_rows_kept_and_set_aside(small_world):
+    sources, fetched = small_world
+    table = summarise_sources(build_run_data(load_theory("schwartz10"), fetched, sources=sources)).set_index("source")
+    assert table.loc["second", ["read", "kept"]].tolist() == [16, 15]
+    assert table.loc["gone", "remark"] == "missing: network not reachable"
+
+
+def test_no_prompt_and_no_near_duplicate_crosses_the_split(small_world):
+    sources, fetched = small_world
+    data = build_run_data(load_theory("schwartz10"), fetched, sources=sources)
+    assert data.splits.prompt.is_unique
+    assert data.splits.groupby("cluster").split.nunique().eq(1).all()
+    one = data.splits.set_index("prompt")
+    assert one.loc[PROMPTS[1], "cluster"] == one.loc[PROMPTS[1].upper() + "!", "cluster"]
+    for table in (data.dialogues, data.scored, data.prompts, data.preferences):
+        assert (one.loc[table.prompt, "split"].to_numpy() == table.split.to_numpy()).all()
+    assert data.splits[data.splits.split == "train"].half.isin(["A", "B"]).all()
+    assert data.splits[data.splits.split != "train"].half.isna().all()
+
+
+def test_a_missing_file_moves_no_prompt(small_world):
+    sources, fetched = small_world
+    whole = build_run_data(load_theory("schwartz10"), fetched, sources=sources).splits.set_index("prompt").split
+    fewer = Fetched({k: v for k, v in fetched.paths.items() if k in {"second", "pool"}}, {})
+    part = build_run_data(load_theory("schwartz10"), fewer, sources=sources).splits.set_index("prompt").split
+    clean = part.index.difference([PROMPTS[1]])  # its near-duplicate is gone with the scored file
+    assert (whole[clean] == part[clean]).all()
+
+
+def test_tables_survive_parquet(small_world, tmp_path):
+    sources, fetched = small_world
+    data = build_run_data(load_theory("schwartz10"), fetched, sources=sources)
+    for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits"):
+        table = getattr(data, name)
+        table.to_parquet(tmp_path / "x.parquet", index=False)
+        again = pd.read_parquet(tmp_path / "x.parquet")
+        assert list(again.columns) == list(table.columns)
+        assert len(again) == len(table)
+
+
+def test_theory_of_other_labels_does_not_take_public_ones(small_world):
+    sources, fetched = small_world
+    data = build_run_data(load_theory("moral_foundations"), fetched, sources=sources)
+    assert data.sources["labels_from"] == "the embedded sample moral_foundations.jsonl"
+    assert len(data.scored) == 0
+    assert data.scored.columns.tolist()[-5:] == list(load_theory("moral_foundations").dimensions)
+    assert {"pool", "pairs"} <= set(data.sources["had"])
+
+
+@pytest.mark.parametrize("name", list_theories())
+def test_sample_alone_serves_every_theory(name):
+    theory = load_theory(name)
+    data = build_run_data(theory)
+    vectors = split_dimensions(data.dialogues, theory)
+    assert vectors.shape == (len(data.dialogues), theory.n_dims)
+    assert len(data.scored) == 0
+    assert len(data.prompts) >= 120
+    assert set(data.splits.split) == {"train", "validation", "calibration", "test"}
+    has_labels = locate_sample(theory)[1]
+    assert np.isfinite(vectors).any() == has_labels
+    if has_labels:
+        assert len(data.preferences) > 0
+
+
+def test_theory_file_with_rows_beside_it(tmp_path):
+    shutil.copy(THEORIES / "moral_foundations.yaml", tmp_path / "mine.yaml")
+    text = (tmp_path / "mine.yaml").read_text().replace("name: moral_foundations", "name: mine")
+    (tmp_path / "mine.yaml").write_text(text)
+    theory = load_theory(tmp_path / "mine.yaml")
+    bare = build_run_data(theory)
+    assert bare.sources["labels_from"].startswith("nowhere")
+    assert np.isnan(split_dimensions(bare.dialogues, theory)).all()
+    row = {"prompt": "Hello?", "response": "Hello.", "value_types": ["care: -1"]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    data = build_run_data(theory)
+    assert split_dimensions(data.dialogues, theory).tolist() == [[-1.0, 0, 0, 0, 0]]
+
+
+def test_prevalence_counts_annotated_rows_only():
+    theory = load_theory("moral_foundations")
+    vectors = np.full((4, 5), np.nan)
+    vectors[:, 0] = [1, 1, -1, 0]
+    vectors[:2, 1] = [0, 1]
+    table = measure_prevalence(vectors, theory)
+    assert table.loc[0, ["aligned", "opposed", "mentioned", "n"]].tolist() == [50, 25, 75, 4]
+    assert table.loc[1, ["aligned", "n"]].tolist() == [50, 2]
+    assert np.isnan(table.loc[2, "aligned"])
+
+
+def test_problems_are_counted_without_texts():
+    problems = pd.DataFrame({"source": ["a", "a", "b"], "line": [1, 2, 3], "field": "f", "text": list("xyz"),
+                             "reason": ["bad", "bad", "bad"]})
+    table = summarise_problems(problems)
+    assert table.values.tolist() == [["a", "f", "bad", 2], ["b", "f", "bad", 1]]
+
+
+def test_table_of_another_theory_is_refused():
+    with pytest.raises(ValueError, match="no column 'care'"):
+        split_dimensions(pd.DataFrame({"security": [1.0]}), load_theory("moral_foundations"))
+
+
+@pytest.mark.skipif(not os.environ.get("FULCRA_DATA_MIRROR"), reason="the public files are not on this machine")
+def test_public_labels_are_counted_as_published(tmp_path):
+    fetched = fetch_sources(cache=tmp_path, network=False, progress=False)
+    if "trustworthy_data" not in fetched.paths:
+        pytest.skip("trustworthy_data is not in the mirror")
+    data = build_run_data(load_theory("schwartz10"), Fetched({"trustworthy_data": fetched.paths["trustworthy_data"]}))
+    assert len(data.dialogues) == 1718
+    raw = data.labels.set_index(["name", "label"]).raw
+    assert raw["benevolence", "+1"] == 1264
+    assert raw["conformity", "1+"] == 1
+    assert raw["humility", "+1"] == 11
