@@ -1,0 +1,315 @@
+"""Target value vectors read from YAML: numbers or ranges per dimension, weights, source; and a system prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from fulcra_utils.files import write_text
+from fulcra_utils.theory import ROOT, Theory, load_theory
+
+TARGETS = ROOT / "data" / "targets"
+_KEYS = {"name", "title", "theory", "source", "values", "weights"}
+
+
+class TargetError(ValueError):
+    """A target cannot be used; the message is one sentence with the place."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where in the value space a model is wanted.
+
+    Attributes
+    ----------
+    name, title, source : str
+        Identifier, words for a reader, where the numbers come from.
+    dimensions : tuple of str, length D
+        The dimensions of the theory that the target belongs to.
+    low, high : ndarray, shape (D,)
+        Admissible range per dimension; equal where the target is one number.
+    weights : ndarray, shape (D,)
+        Non-negative weight of each dimension in the distance; 0 where nothing is asked for.
+    """
+
+    name: str
+    title: str
+    source: str
+    dimensions: tuple[str, ...]
+    low: np.ndarray = field(repr=False, compare=False)
+    high: np.ndarray = field(repr=False, compare=False)
+    weights: np.ndarray = field(repr=False, compare=False)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Return the (D,) admissible numbers nearest to 0: the target itself where it is one number."""
+        return np.clip(0.0, self.low, self.high)
+
+    @property
+    def aimed(self) -> np.ndarray:
+        """Return the (D,) booleans of the dimensions with a weight above 0."""
+        return self.weights > 0
+
+
+def list_targets(theory: Theory | str) -> tuple[str, ...]:
+    """Return the names of the targets in data/targets that can be used under a theory.
+
+    Parameters
+    ----------
+    theory : Theory or str
+        A target fits when it is written for this theory or for its parent.
+
+    Returns
+    -------
+    tuple of str
+        Empty when no target fits.
+
+    Source: ours, so that a theory without published targets is a normal case.
+
+    Examples
+    --------
+    >>> list_targets("schwartz10")
+    ('france', 'harmless', 'ideal', 'netherlands', 'report', 'uk')
+    >>> list_targets("moral_foundations")
+    ()
+    """
+    theory = load_theory(theory)
+    fits = {theory.name, theory.parent} - {None}
+    return tuple(sorted(p.stem for p in TARGETS.glob("*.yaml") if _read(p).get("theory") in fits))
+
+
+def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
+    """Load a target for a theory, by name in data/targets or by path.
+
+    Parameters
+    ----------
+    target : str, Path or Target
+        A `Target` of the same theory is returned as it is.
+    theory : Theory or str
+        Theory whose dimensions the target must name. A target of the parent theory is handed down: every child takes
+        its parent's number, and the children share the parent's weight equally.
+
+    Returns
+    -------
+    Target
+        A dimension that the file leaves out has target 0 and weight 0. A number t has weight abs(t) and a range weight
+        1 unless the file has a weight for that dimension.
+
+    Raises
+    ------
+    TargetError
+        Unknown name, wrong theory, unknown dimension, number outside the score range, or no dimension with a weight.
+
+    Source: facts of the released code for the numbers; ours for ranges, weights and inheritance.
+
+    Examples
+    --------
+    >>> load_target("ideal", "schwartz10").values.astype(int).tolist()
+    [0, 0, 0, 1, 0, 1, 0, 1, 1, 1]
+    >>> load_target("harmless", "schwartz19").weights.sum().round(6).item()
+    2.0
+    """
+    theory = load_theory(theory)
+    if isinstance(target, Target):
+        if target.dimensions != theory.dimensions:
+            raise TargetError(f"target {target.name} has {len(target.dimensions)} dimensions of another theory, "
+                              f"{theory.name} has {theory.n_dims}.")
+        return target
+    path = TARGETS / f"{target}.yaml" if (TARGETS / f"{target}.yaml").is_file() else Path(target)
+    if not path.is_file():
+        known = ", ".join(list_targets(theory)) or "none"
+        raise TargetError(f"target {str(target)!r} is neither a file nor a known target of {theory.name} ({known}).")
+    return _build(_read(path), theory, path)
+
+
+def uniform_target(theory: Theory | str, value: float = 1.0) -> Target:
+    """Return the target that asks the same number of every dimension, for theories without published targets.
+
+    Parameters
+    ----------
+    theory : Theory or str
+    value : float
+        Number within the theory's score range, not 0.
+
+    Returns
+    -------
+    Target
+        All D weights are abs(value).
+
+    Source: ours, the simplest target that every theory has.
+
+    Examples
+    --------
+    >>> uniform_target("moral_foundations").values.tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    theory = load_theory(theory)
+    raw = {"name": "uniform", "title": f"Every value at {value:g}", "source": "ours", "theory": theory.name,
+           "values": dict.fromkeys(theory.dimensions, float(value))}
+    return _build(raw, theory, Path("uniform"))
+
+
+def choose_targets(names: list[str], theory: Theory | str) -> list[Target]:
+    """Return the named targets that fit a theory, or the uniform target when none of them does.
+
+    Parameters
+    ----------
+    names : list of str
+        Wanted targets, by name or path.
+    theory : Theory or str
+
+    Returns
+    -------
+    list of Target
+        At least one.
+
+    Source: ours, so that a notebook written for one theory runs under every other.
+
+    Examples
+    --------
+    >>> [t.name for t in choose_targets(["ideal", "uk"], "schwartz10")]
+    ['ideal', 'uk']
+    >>> [t.name for t in choose_targets(["ideal", "uk"], "moral_foundations")]
+    ['uniform']
+    """
+    theory = load_theory(theory)
+    fitting = list_targets(theory)
+    chosen = [load_target(n, theory) for n in names if n in fitting or not (TARGETS / f"{n}.yaml").is_file()]
+    return chosen or [uniform_target(theory)]
+
+
+def save_target(target: Target, path: str | Path, theory: Theory | str) -> Path:
+    """Write a target as a YAML file that `load_target` reads back.
+
+    Parameters
+    ----------
+    target : Target
+    path : str or Path
+        Ends in .yaml.
+    theory : Theory or str
+        The theory of the target.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> path = save_target(load_target("uk", "schwartz10"), f"{folder}/mine.yaml", "schwartz10")
+    >>> load_target(path, "schwartz10").values[0].item()
+    0.4809
+    """
+    theory = load_theory(theory)
+    values = {d: (float(lo) if lo == hi else {"at_least": float(lo), "at_most": float(hi)})
+              for d, lo, hi in zip(target.dimensions, target.low, target.high, strict=True)}
+    weights = {d: float(w) for d, w in zip(target.dimensions, target.weights, strict=True)}
+    raw = {"name": target.name, "title": target.title, "theory": theory.name, "source": target.source,
+           "values": values, "weights": weights}
+    return write_text(path, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+
+
+def write_system_prompt(target: Target, theory: Theory | str) -> str:
+    """Write a system prompt that asks a model for the target's values in words.
+
+    Parameters
+    ----------
+    target : Target
+    theory : Theory or str
+        Gives the definitions.
+
+    Returns
+    -------
+    str
+        One line per dimension with a weight, strongest first, then two lines that keep the reply useful.
+
+    Source: ours; the way to align a model that can only be called, not trained.
+
+    Examples
+    --------
+    >>> print(write_system_prompt(load_target("harmless", "schwartz10"), "schwartz10").splitlines()[1][:46])
+    - Strongly uphold security: safety, harmony an
+    """
+    theory = load_theory(theory)
+    lines = ["Answer every request in a way that expresses these values:"]
+    for d in np.argsort(-target.weights * np.abs(target.values), kind="stable"):
+        value = target.values[d]
+        if not target.aimed[d] or abs(value) < 0.05:
+            continue
+        strength = "Strongly" if abs(value) >= 0.5 else "Moderately" if abs(value) >= 0.25 else "Slightly"
+        verb = "uphold" if value > 0 else "play down"
+        definition = theory.definitions[d]
+        lines.append(f"- {strength} {verb} {theory.dimensions[d]}: {definition[:1].lower()}{definition[1:]}")
+    return "\n".join([*lines, "Show the values through what you say and advise; do not name or list them.",
+                      "Still answer what was asked, as helpfully as these values allow."])
+
+
+def _read(path: Path) -> dict:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path}: not valid YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(raw, dict):
+        raise TargetError(f"{path}: a target file is a mapping with name, theory, source and values.")
+    return raw
+
+
+def _build(raw: dict, theory: Theory, path: Path) -> Target:
+    _check_keys(raw, theory, path)
+    owner = theory if raw["theory"] == theory.name else load_theory(theory.parent)
+    low, high, weights = (np.zeros(owner.n_dims) for _ in range(3))
+    for name, value in raw["values"].items():
+        d = _index(name, owner, path)
+        low[d], high[d] = _range(value, owner, f"{path}, values.{name}")
+        weights[d] = 1.0 if isinstance(value, dict) else abs(low[d])
+    for name, value in (raw.get("weights") or {}).items():
+        weights[_index(name, owner, path)] = _number(value, 0.0, np.inf, f"{path}, weights.{name}")
+    if owner is not theory:
+        parents = np.array([owner.dimensions.index(p) for p in theory.parents])
+        weights = (weights / np.bincount(parents, minlength=owner.n_dims).clip(1))[parents]
+        low, high = low[parents], high[parents]
+    if not weights.any():
+        raise TargetError(f"{path}: every dimension has weight 0, so every reply would be equally near.")
+    return Target(str(raw["name"]), str(raw.get("title") or raw["name"]), str(raw.get("source") or "").strip(),
+                  theory.dimensions, low, high, weights)
+
+
+def _check_keys(raw: dict, theory: Theory, path: Path) -> None:
+    missing = [k for k in ("name", "theory", "values") if not raw.get(k)]
+    if missing or not isinstance(raw["values"], dict):
+        raise TargetError(f"{path}: a target needs name, theory and a mapping of values; "
+                          f"see {', '.join(missing) or 'values'}.")
+    if raw["theory"] not in (theory.name, theory.parent):
+        raise TargetError(f"{path}: the target is written for theory {raw['theory']!r}, not for {theory.name!r}.")
+    if unknown := sorted(set(raw) - _KEYS):
+        raise TargetError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}.")
+
+
+def _index(name: str, theory: Theory, path: Path) -> int:
+    if name not in theory.dimensions:
+        known = ", ".join(theory.dimensions)
+        raise TargetError(f"{path}: {name!r} is no dimension of {theory.name}; these are {known}.")
+    return theory.dimensions.index(name)
+
+
+def _range(value: object, theory: Theory, place: str) -> tuple[float, float]:
+    low, high = theory.score_range
+    if not isinstance(value, dict):
+        number = _number(value, low, high, place)
+        return number, number
+    if not value or set(value) - {"at_least", "at_most"}:
+        raise TargetError(f"{place}: a range has at_least, at_most or both.")
+    bounds = tuple(_number(value.get(k, end), low, high, place) for k, end in (("at_least", low), ("at_most", high)))
+    if bounds[0] > bounds[1]:
+        raise TargetError(f"{place}: at_least {bounds[0]:g} lies above at_most {bounds[1]:g}.")
+    return bounds
+
+
+def _number(value: object, low: float, high: float, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise TargetError(f"{place}: must be a number from {low:g} to {high:g}, not {value!r}.")
+    return float(value)

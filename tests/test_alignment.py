@@ -1,0 +1,198 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.alignment import (
+    RewardAuditError,
+    audit_reward,
+    check_audit,
+    choose_best,
+    claim_distances,
+    measure_selection,
+    measure_sources,
+    value_distance,
+    value_reward,
+)
+from fulcra_utils.targets import Target, load_target, uniform_target
+from fulcra_utils.theory import list_theories, load_theory
+
+REPORT = np.array([0, 0, 0, 0, 0, 1, 0, 1, 1, 1], dtype=float)
+
+
+class WordScorer:
+    """Scores each word of a small lexicon on one dimension; nothing else says anything."""
+
+    def __init__(self, n_dims, lexicon):
+        self.n_dims, self.lexicon = n_dims, lexicon
+
+    def score(self, prompts, responses):
+        vectors = np.zeros((len(responses), self.n_dims))
+        for row, text in enumerate(responses):
+            for word, (dim, value) in self.lexicon.items():
+                if word in text:
+                    vectors[row, dim] = value
+        return vectors
+
+
+def test_distance_by_hand():
+    vectors = np.array([[0.5, -1.0, 0.2], [1.0, 0.0, -0.25]])
+    target = np.array([1.0, -0.5, 0.0])
+    np.testing.assert_allclose(value_distance(vectors, target), [0.5 + 0.25, 0.25])
+    np.testing.assert_allclose(value_distance(vectors, target, order=2),
+                               [np.sqrt(0.25 + 0.5 * 0.25), np.sqrt(0.5 * 0.25)])
+    np.testing.assert_allclose(value_distance(vectors, target, weights=np.ones(3)), [1.2, 0.75])
+    np.testing.assert_allclose(value_distance(vectors, target, weights=np.ones(3), absence="zero"), [1.0, 0.5])
+    np.testing.assert_allclose(value_distance(vectors, target, weights=np.ones(3), absence="mask"), [1.0, 0.0])
+    np.testing.assert_allclose(value_distance(vectors, target, absence="mask", threshold=0.6), [0.25, 0.0])
+
+
+def test_masked_distance_equals_the_released_training_reward():
+    rng = np.random.default_rng(0)
+    vectors, target = rng.uniform(-1, 1, (50, 10)), rng.uniform(-1, 1, 10)
+    mask = np.abs(vectors) > 0.3
+    released = (np.abs(vectors - target) * mask * np.abs(target)).sum(axis=1)
+    np.testing.assert_allclose(value_distance(vectors, target, absence="mask"), released, atol=1e-12)
+
+
+def test_range_costs_nothing_inside():
+    target = Target("r", "r", "", ("a", "b"), np.array([0.5, -1.0]), np.array([1.0, 0.0]), np.ones(2))
+    np.testing.assert_allclose(value_distance(np.array([[0.7, -0.5], [0.2, 0.3]]), target), [0.0, 0.6])
+
+
+def test_missing_values():
+    vectors = np.array([[np.nan, 0.5], [0.5, np.nan]])
+    got = value_distance(vectors, np.array([1.0, 0.0]))
+    assert np.isnan(got[0]) and got[1] == 0.5
+    assert value_distance(np.empty((0, 2)), np.array([1.0, 0.0])).shape == (0,)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"target": np.zeros(3)}, "every weight is 0"),
+    ({"target": np.ones(2)}, "the target has 2 dimensions"),
+    ({"target": np.array([1, np.nan, 0])}, "finite"),
+    ({"weights": np.array([1, -1, 0])}, "not negative"),
+    ({"weights": np.ones(4)}, "shape"),
+    ({"order": 3}, "order must be 1 or 2"),
+    ({"absence": "ignore"}, "absence must be one of"),
+    ({"vectors": np.ones(3)}, "shape"),
+])
+def test_bad_distance_arguments(change, words):
+    arguments = {"vectors": np.ones((2, 3)), "target": np.ones(3)} | change
+    with pytest.raises(ValueError, match=words):
+        value_distance(**arguments)
+
+
+def test_released_distances():
+    mirror = os.environ.get("FULCRA_DATA_MIRROR", "")
+    files = sorted((Path(mirror) / "harmless_test").glob("*.jsonl")) if mirror else []
+    if not files:
+        pytest.skip("the released scored replies are not at hand (FULCRA_DATA_MIRROR)")
+    for path in files:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        vectors = np.array([r["value_reward"] for r in rows])
+        for order, name in ((2, "e_distance"), (1, "h_distance")):
+            gap = np.abs(value_distance(vectors, REPORT, order=order) - np.array([r[name] for r in rows]))
+            assert gap.max() < 1e-9, f"{path.name}, {name}"
+
+
+@pytest.mark.parametrize("name", list_theories())
+def test_perfect_vector_is_at_distance_zero(name):
+    target = uniform_target(name, 0.5)
+    for absence in ("penalise", "zero", "mask"):
+        assert value_distance(target.values[None], target, absence=absence) == pytest.approx(0)
+
+
+def test_reward_is_what_trl_calls():
+    scorer = WordScorer(3, {"calm": (0, 1.0), "bold": (1, 0.8)})
+    reward = value_reward(scorer, np.array([1.0, 0.0, 0.0]), keep=np.zeros(3), keep_weight=0.5)
+    plain = reward(prompts=["q"] * 3, completions=["calm", "calm, bold", ""], completion_ids=[[1]] * 3, trainer_state=0)
+    np.testing.assert_allclose(plain, [0.0, -0.4, -1.0])
+    question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "calm"}
+    assert reward(prompts=[[question]], completions=[[answer]]) == [0.0]
+    with pytest.raises(ValueError, match="keep_weight needs keep"):
+        value_reward(scorer, np.ones(3), keep_weight=1.0)
+
+
+def test_reward_refuses_nan():
+    class Broken:
+        def score(self, prompts, responses):
+            return np.full((len(responses), 2), np.nan)
+
+    with pytest.raises(ValueError, match="reward of reply 0"):
+        value_reward(Broken(), np.ones(2))(["q"], ["a"])
+
+
+def test_choose_best_ties_and_missing():
+    assert choose_best(np.array([np.nan, 0.3, 0.3, 0.1]), ["a", "a", "a", "b"]).tolist() == [1, 3]
+    assert len(choose_best(np.array([np.nan]), ["a"])) == 0
+
+
+def make_replies(theory, rng, n_prompts=30, n_sources=3):
+    rows = [{"prompt": f"p{p}", "response_source": f"s{s}", "reward": rng.normal(),
+             **dict(zip(theory.dimensions, rng.uniform(-1, 1, theory.n_dims), strict=True))}
+            for p in range(n_prompts) for s in range(n_sources)]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("name", list_theories())
+def test_selection_agrees_with_a_plain_loop(name):
+    theory = load_theory(name)
+    replies, target = make_replies(theory, np.random.default_rng(1)), uniform_target(name)
+    row = measure_selection(replies, [target]).iloc[0]
+    distance = value_distance(replies[list(theory.dimensions)].to_numpy(), target)
+    best = [distance[(replies["prompt"] == p).to_numpy()].min() for p in replies["prompt"].unique()]
+    assert row.distance_chosen == pytest.approx(np.mean(best))
+    assert row.distance_mean == pytest.approx(distance.mean())
+    assert row.low < row.distance_change < row.high < 0
+    assert row[["share/s0", "share/s1", "share/s2"]].sum() == pytest.approx(1)
+    assert np.isnan(row.drift)  # the uniform target weighs every dimension
+
+
+def test_selection_without_usable_replies():
+    theory = load_theory("schwartz10")
+    replies = make_replies(theory, np.random.default_rng(1), n_sources=1)
+    table = measure_selection(replies, [load_target("ideal", theory)])
+    assert table.n_prompts.tolist() == [0] and np.isnan(table.distance_change.iloc[0])
+    replies[list(theory.dimensions)] = np.nan
+    assert measure_selection(replies, [load_target("ideal", theory)]).n_prompts.tolist() == [0]
+
+
+def test_sources_and_claims():
+    theory = load_theory("schwartz10")
+    replies = make_replies(theory, np.random.default_rng(2)).replace({"s0": "gpt-4", "s1": "gpt-3.5-turbo"})
+    claims = claim_distances(replies, load_target("report", theory)).set_index("claim_id")
+    table = measure_sources(replies, load_target("report", theory)).set_index("response_source")
+    assert claims.loc["alignment/distance/l1/gpt-4", "ours"] == table.loc["gpt-4", "l1"]
+    assert claims["ours"].isna().sum() == 2  # Mistral is missing
+    assert (table["l1_mask"] <= table["l1"]).all()
+
+
+def test_audit_finds_the_fault_of_the_released_reward():
+    theory = load_theory("schwartz10")
+    target = load_target("harmless", theory)
+    lexicon = {"safe": (theory.dimensions.index("security"), 0.8), "rule": (theory.dimensions.index("conformity"), 0.8)}
+    scorer = WordScorer(theory.n_dims, lexicon)
+    real = ["stay safe", "keep the rule and stay safe", "whatever", "safe"]
+    masked = audit_reward(scorer, ["q"] * 4, real, target, theory, absence="mask")
+    assert "empty" in check_audit(masked, allow=True)
+    with pytest.raises(RewardAuditError, match="empty"):
+        check_audit(masked)
+    assert check_audit(audit_reward(scorer, ["q"] * 4, real, target, theory)) == []
+
+
+def test_audit_catches_stuffing():
+    theory = load_theory("moral_foundations")
+    target = uniform_target(theory)
+
+    class Gullible:
+        def score(self, prompts, responses):
+            hits = [[any(i in r for i in theory.items_of(d)) for d in theory.dimensions] for r in responses]
+            return np.array(hits, dtype=float)
+
+    audit = audit_reward(Gullible(), ["q", "r"], ["be compassionate", "fine"], target, theory)
+    assert audit.set_index("kind").is_fault["stuffing"]
+    assert not audit.set_index("kind").is_fault["empty"]
