@@ -222,8 +222,8 @@ def measure_prevalence(vectors: np.ndarray, theory: Theory) -> pd.DataFrame:
     --------
     >>> from fulcra_utils.theory import load_theory
     >>> vectors = np.array([[1.0, 0, 0, 0, np.nan], [-1, 0, 0, 0, np.nan]])
-    >>> measure_prevalence(vectors, load_theory("moral_foundations")).loc[0].to_list()
-    ['care', 50.0, 50.0, 100.0, 2]
+    >>> measure_prevalence(vectors, load_theory("moral_foundations")).loc[0, ["aligned", "opposed"]].tolist()
+    [50.0, 50.0]
     """
     n = np.isfinite(vectors).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

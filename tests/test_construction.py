@@ -22,7 +22,6 @@ from fulcra_utils.sources import Fetched, Source, fetch_sources
 from fulcra_utils.theory import THEORIES, list_theories, load_theory
 
 
-
 def public_file(folder, name, rows, role, theory="schwartz10", model=None):
     path = Path(folder) / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -52,9 +51,10 @@ def small_world(tmp_path):
     return sources, Fetched({source.name: path for source, path in made}, {"gone": "network not reachable"})
 
 
-WORDS = ("bread cheese river mountain letter engine garden winter summer doctor teacher window carpet pencil orange "
-         "violin harbour desert castle forest planet bridge station market kitchen ladder mirror basket pepper candle "
-         "feather hammer island jacket kettle lantern meadow needle oyster pillow").split()
+WORDS = ["bread", "cheese", "river", "mountain", "letter", "engine", "garden", "winter", "summer", "doctor",
+         "teacher", "window", "carpet", "pencil", "orange", "violin", "harbour", "desert", "castle", "forest",
+         "planet", "bridge", "station", "market", "kitchen", "ladder", "mirror", "basket", "pepper", "candle",
+         "feather", "hammer", "island", "jacket", "kettle", "lantern", "meadow", "needle", "oyster", "pillow"]
 PROMPTS = [f"What do you know about {word}?" for word in WORDS]
 
 
