@@ -60,7 +60,6 @@ def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or 
     from fulcra_utils.pipeline import run_notebook
     given = dict(text.partition("=")[::2] for text in parameter or [])
     values = {key: yaml.safe_load(value) for key, value in given.items()}
-    typer.echo(f"▶ {Path(name).stem} (profile {profile}, theory {Path(theory).stem})")
     typer.echo(f"  written to {run_notebook(name, profile, theory, run_dir, values, progress=not quiet)}")
 
 

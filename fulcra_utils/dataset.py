@@ -35,6 +35,7 @@ SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+"
 WELL_WRITTEN = {"+1", "-1", "0"}
 SPLITS = (("train", 0.6), ("validation", 0.1), ("calibration", 0.1), ("test", 0.2))
 CHUNK = 20_000  # rows held as Python objects at a time
+DECODER = json.JSONDecoder(strict=False)  # control characters inside a text are no reason to lose a row
 SHOWN = 80  # characters of a bad value kept in `problems`
 
 SCHEMA = pa.schema([
@@ -391,7 +392,7 @@ class _SetAside(Exception):
 
 def _parse_line(line: bytes) -> tuple[dict | None, str]:
     try:
-        row = json.loads(line.decode("utf-8-sig"), strict=False)
+        row = DECODER.decode(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return None, f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -669,7 +670,8 @@ def _clean(text: str, line: int, name: str, problems: _Problems) -> str:
 
 def _join(chunks: list, theory: Theory, problems: pd.DataFrame, n_read: int, raw: Counter) -> ValueDataset:
     arrow = pa.Table.from_batches([batch for batch, _, _ in chunks], schema=SCHEMA)
-    table = arrow.to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_large_string(kind) else None,
+    text = pd.StringDtype("pyarrow", na_value=np.nan)  # stays in Arrow
+    table = arrow.to_pandas(types_mapper=lambda kind: text if pa.types.is_large_string(kind) else None,
                             self_destruct=True, split_blocks=True)
     vectors = np.concatenate([v for _, v, _ in chunks]) if chunks else np.empty((0, theory.n_dims))
     items = np.concatenate([i for _, _, i in chunks]) if chunks else np.empty((0, theory.n_items), dtype=np.int8)

@@ -52,7 +52,7 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
         tmp.chmod(0o666 & ~_umask())
         with tmp.open("rb+") as written:
             os.fsync(written.fileno())
-        os.replace(tmp, path)
+        tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
 

@@ -148,7 +148,7 @@ class Run:
             return path
         maker = MAKERS.get(Path(name).parts[0])
         if self.profile == "quick" and maker is not None and maker != self.notebook:
-            print(f"{name} is missing: running {maker} in the quick profile first …", flush=True)  # noqa: T201
+            print(f"{name} is missing: running {maker} in the quick profile first …", flush=True)
             command = [sys.executable, "-m", "fulcra_utils.cli", "run-notebook", maker, "--profile", self.profile,
                        "--theory", _name_theory(self.theory), "--run-dir", str(self.folder)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -277,8 +277,8 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
                  parameters: dict[str, Any] | None = None, progress: bool = True) -> Path:
     """Execute a notebook with papermill, strictly, and return the path of the executed copy.
 
-    The profile's settings that stand in the parameters cell are passed, then `parameters`. The executed notebook appears
-    only when it is finished; one that failed is kept as <name>.failed.ipynb.
+    The profile's settings that stand in the parameters cell are passed, then `parameters`. The executed notebook
+    appears only when it is finished; one that failed is kept as <name>.failed.ipynb.
 
     Parameters
     ----------
@@ -305,13 +305,14 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     values = _collect_parameters(path, run, run_dir, parameters or {})
     target = run.path(f"notebooks/{path.stem}.ipynb")
     unfinished = target.with_name(f".{path.stem}.running.ipynb")
+    print(f"▶ {path.stem} (profile {run.profile}, theory {run.theory.name})", flush=True)
     try:
         _execute(path, unfinished, values, progress)
     except BaseException:
         if unfinished.exists():
-            os.replace(unfinished, target.with_name(f"{path.stem}.failed.ipynb"))
+            unfinished.replace(target.with_name(f"{path.stem}.failed.ipynb"))
         raise
-    os.replace(unfinished, target)
+    unfinished.replace(target)
     target.with_name(f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
     return target
 
@@ -336,8 +337,8 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         papermill.execute_notebook(str(source), str(target), parameters=values, progress_bar=progress,
-                                   log_output=False, kernel_name="python3", cwd=str(ROOT), autosave_cell_every=30,
-                                   stdout_file=sys.stdout if progress else None,
+                                   kernel_name="python3", language="python", cwd=str(ROOT), autosave_cell_every=30,
+                                   log_output=False, stdout_file=sys.stdout if progress else None,
                                    stderr_file=sys.stderr if progress else None)
     except PapermillExecutionError as error:
         raise StepError(f"{source.stem} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
@@ -420,11 +421,11 @@ def _fetch(run: Run, mirror: str | Path | None) -> None:
     if load_profile(run.profile).get("sources") == "sample":
         had = {}
     else:
-        fetched = fetch_sources(mirror, say=lambda line: print(f"  {line}", flush=True))  # noqa: T201
+        fetched = fetch_sources(mirror, say=lambda line: print(f"  {line}", flush=True))
         sources = load_sources()
         had = {name: sources[name].sha256 or sources[name].git_blob for name in fetched.paths}
         if not had:
-            print("No public file can be had: the run uses the embedded sample instead.", flush=True)  # noqa: T201
+            print("No public file can be had: the run uses the embedded sample instead.", flush=True)
     note = run.path("data/fetched.json")
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != had:
         write_json(note, had)

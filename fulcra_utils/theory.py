@@ -275,6 +275,8 @@ def _schema_fault(node: yaml.Node, error: dict) -> str:
     text = "missing" if error["type"] == "missing" else error["msg"]
     if error["type"] == "extra_forbidden":
         text = "unknown key"
+    if error["type"] == "string_type" and isinstance(error["input"], bool):
+        text += " (YAML reads yes, no, on and off as true or false: put it in quotes)"
     return f"line {_line(node, error['loc'])}, {'.'.join(map(str, error['loc']))}: {text}"
 
 

@@ -1,0 +1,52 @@
+# Each target makes .venv and installs what is missing first, and says what it is doing.
+#   make reproduce [PROFILE=laptop] [THEORY=schwartz10]    the whole paper on real data, then the report
+#   make quick       the whole pipeline on the embedded sample (about 3 minutes)
+#   make test        unit tests and the quick pipeline        make proofs   the slow tests (kills, servers, browser)
+#   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
+PROFILE ?= laptop
+THEORY ?= schwartz10
+PYTEST ?=
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+VENV := .venv
+READY := $(VENV)/.ready
+FULCRA := $(VENV)/bin/fulcra
+# The CPU build of torch where there is no GPU and the index of CPU builds can be reached.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: reproduce quick test proofs lint lab clean-run setup
+.DELETE_ON_ERROR:
+
+reproduce: $(READY)
+	@$(FULCRA) reproduce --profile $(PROFILE) --theory $(THEORY)
+
+quick: $(READY)
+	@$(FULCRA) reproduce --profile quick --theory $(THEORY)
+
+test: $(READY)
+	@$(VENV)/bin/python -m pytest $(PYTEST)
+
+proofs: $(READY)
+	@$(VENV)/bin/python -m pytest -m slow $(PYTEST)
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/nbstripout --verify --keep-id notebooks/*.ipynb
+	@echo "lint: no fault"
+
+lab: $(READY)
+	@$(VENV)/bin/jupyter lab --notebook-dir=.
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; found: $$("$(PYTHON)" --version 2>&1 || echo none). Set PYTHON=/path/to/python3.11." >&2; exit 2; }
+	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, some minutes, once."
+	@"$(PYTHON)" -m venv $(VENV)
+	@extra=""; if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 \
+	  && curl -sfI -m 5 $(TORCH_CPU)/torch/ >/dev/null 2>&1; then \
+	    echo "No GPU found: taking the CPU build of torch."; extra="--extra-index-url $(TORCH_CPU)"; fi; \
+	  $(VENV)/bin/python -m pip install -q --disable-pip-version-check $$extra -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+	@echo "Set up: $(VENV)"

@@ -1,0 +1,33 @@
+"""Fixtures that every test file may use; the network is blocked but for loopback (see pyproject.toml)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fulcra_utils.theory import list_theories, load_theory
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+TOY = Path(__file__).parent / "toy.yaml"
+
+
+@pytest.fixture
+def toy():
+    """The three-dimension toy theory."""
+    return load_theory(TOY)
+
+
+@pytest.fixture(params=[*list_theories(), TOY], ids=lambda name: Path(name).stem)
+def any_theory(request):
+    """Each theory file of the project, and the toy."""
+    return load_theory(request.param)
+
+
+@pytest.fixture
+def mirror():
+    """The folder of released files; the test is skipped where there is none."""
+    folder = os.environ.get("FULCRA_DATA_MIRROR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FULCRA_DATA_MIRROR names no folder: checks on the released files are skipped")
+    return Path(folder)

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def fulcra(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "fulcra_utils.cli", *arguments], capture_output=True, text=True,
+                          check=False, **options)
+
+
+@pytest.mark.parametrize("arguments", [
+    ["check-theory", "nothing"], ["reproduce", "--profile", "fast"], ["reproduce", "--theory", "nothing"],
+    ["run-notebook", "99_nothing"], ["run-notebook", "02_value_analysis", "-p", "colour=red"], ["frobnicate"],
+    ["fetch", "--colour"], ["publish", "nothing"], ["check-theory"]])
+def test_bad_arguments_are_one_line_and_exit_2(tmp_path, arguments):
+    done = fulcra(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("fulcra: ")
+
+
+def test_check_theory(tmp_path):
+    good = fulcra("check-theory", "moral_foundations", cwd=tmp_path)
+    assert good.returncode == 0 and "5 dimensions, 20 items, no fault" in good.stdout
+    (tmp_path / "bad.yaml").write_text("name: x\nscore_range: [1, 2]\n")
+    bad = fulcra("check-theory", "bad.yaml", cwd=tmp_path)
+    assert bad.returncode == 2 and "bad.yaml, line 1" in bad.stderr and "citation" in bad.stderr
+
+
+def test_fetch_without_anything_says_so(tmp_path):
+    done = fulcra("fetch", "--mirror", str(tmp_path), env={"FULCRA_CACHE": str(tmp_path / "cache"), "PATH": "",
+                                                          "https_proxy": "http://127.0.0.1:9"})
+    assert done.returncode == 0 and "0 files ready, 10 missing" in done.stdout
+
+
+def test_help_of_every_command():
+    for command in ("check-theory", "fetch", "reproduce", "run-notebook", "report", "publish", "annotate", "score",
+                    "compare"):
+        done = fulcra(command, "--help")
+        assert done.returncode == 0 and "Usage" in done.stdout, command

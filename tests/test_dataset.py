@@ -1,0 +1,261 @@
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils import dataset
+from fulcra_utils.dataset import (
+    DatasetError,
+    assign_splits,
+    group_prompts,
+    is_refusal,
+    items_to_vectors,
+    read_dataset,
+    read_preferences,
+    read_prompts,
+    read_scored,
+)
+from fulcra_utils.theory import load_theory
+
+TEN = load_theory("schwartz10")
+
+
+def row(items=(), types=(), **more):
+    return {"dialogue": "Human: Why?\nBob: Because.", "value_items": list(items), "value_types": list(types), **more}
+
+
+def write(tmp_path, *rows, name="rows.jsonl"):
+    path = tmp_path / name
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
+    return path
+
+
+def labels(data, theory=TEN, i=0):
+    return {d: v for d, v in zip(theory.dimensions, data.vectors[i], strict=True) if v}
+
+
+@pytest.mark.parametrize(("types", "expected", "reason"), [
+    (["security: -1"], {"security": -1}, None),
+    (["conformity: 1+"], {"conformity": 1}, "sign written '1+', read as +1"),
+    (["achievement: =1"], {"achievement": 1}, "sign written '=1', read as +1"),
+    (["security: 1"], {"security": 1}, "sign written '1', read as +1"),
+    (["SECURITY:+1"], {"security": 1}, "read as 'security'"),
+    (["humility: +1"], {"conformity": 1}, "read as 'conformity'"),
+    (["security: +1", "fame: +1"], {"security": 1}, "is no dimension of schwartz10, label dropped"),
+    (["security: +1", "power"], {"security": 1}, "label does not end in ': +1' or ': -1', label dropped"),
+    (["security: +1", "power: +2"], {"security": 1}, "label does not end in ': +1' or ': -1', label dropped"),
+    (["security: +1", 7], {"security": 1}, "label is not text"),
+])
+def test_quirks_of_dimension_labels(tmp_path, types, expected, reason):
+    data = read_dataset(write(tmp_path, row(types=types)), TEN)
+    assert labels(data) == expected
+    assert data.problems.reason.tolist() == ([reason] if reason else [])
+    if reason:
+        with pytest.raises(DatasetError, match="line 1, value_types"):
+            read_dataset(tmp_path / "rows.jsonl", TEN, strict=True)
+
+
+def test_quirks_of_item_labels(tmp_path):
+    items = ["be polite: +1", "have social justice: +1", "be respectful: +1", "Be Honest: -1"]
+    data = read_dataset(write(tmp_path, row(items)), TEN)
+    assert labels(data) == {"conformity": 1, "universalism": 1, "benevolence": -1}
+    assert data.item_labels[0, TEN.find_item("social justice")] == 1
+    assert sorted(data.problems.reason) == ["is no item of schwartz10, label dropped", "read as 'be honest'",
+                                            "read as 'social justice'"]
+
+
+@pytest.mark.parametrize(("items", "expected"), [
+    (["be polite: +1"], 1), (["be polite: -1", "be humble: -1", "be obedient: +1"], -1),
+    (["be polite: +1", "be humble: -1"], 0), ([], 0)])
+def test_both_signs_are_decided_by_the_items(tmp_path, items, expected):
+    data = read_dataset(write(tmp_path, row(items, ["conformity: +1", "conformity: -1", "power: +1"])), TEN)
+    assert data.vectors[0, TEN.find_dimension("conformity")] == expected
+    assert "both signs" in data.problems.reason[0]
+
+
+def test_row_without_any_label_is_kept_as_nan_unless_it_was_looked_at(tmp_path):
+    data = read_dataset(write(tmp_path, row(), row(not_annotated=[])), TEN)
+    assert np.isnan(data.vectors[0]).all() and (data.vectors[1] == 0).all()
+    assert len(data.problems) == 1 and data.n_set_aside == 0
+
+
+def test_not_annotated_reads_as_nan_without_a_problem(tmp_path):
+    missing = [{"item": "be polite", "reason": "no answer"}, {"item": "have wealth", "reason": "no answer"}]
+    path = write(tmp_path, row(["have authority: +1"], ["power: +1"], not_annotated=missing),
+                 row(not_annotated=[{"item": "*", "reason": "gave up"}]))
+    data = read_dataset(path, TEN, strict=True)
+    assert np.isnan(data.vectors[0, TEN.find_dimension("conformity")])
+    assert data.vectors[0, TEN.find_dimension("power")] == 1  # a label that was given stands
+    assert np.isnan(data.vectors[1]).all()
+    with pytest.raises(DatasetError, match="not_annotated"):
+        read_dataset(write(tmp_path, row(not_annotated=[{"item": "fame"}])), TEN, strict=True)
+
+
+def test_finer_theory_takes_its_vectors_from_the_items(tmp_path):
+    nineteen = load_theory("schwartz19")
+    data = read_dataset(write(tmp_path, row(["be polite: +1", "be humble: -1"], ["conformity: +1"])), nineteen)
+    assert labels(data, nineteen) == {"conformity-interpersonal": 1, "humility": -1}
+    assert data.problems.empty  # a label of the parent theory is no fault
+
+
+BAD = [
+    ("{", "not valid JSON"), ("[1]", "not a JSON object"), ('{"a": 1}', "field is missing"),
+    ('{"dialogue": 3}', "is not text"), ('{"dialogue": ""}', "is empty"), ('{"dialogue": "Hello"}', "not of the form"),
+    ('{"dialogue": "Human: a\\nBob: "}', "empty reply"), ('{"dialogue": "Human: \\nBob: x"}', "empty prompt"),
+    ('{"prompt": "a", "response": null}', "field is missing"), ('{"prompt": "a", "response": "  "}', "is empty"),
+    ('{"prompt": ["a"], "response": "b"}', "is not text"), ("\x00\x00", "not valid JSON"),
+    ("[" * 100_000, "not readable JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD, ids=[reason for _, reason in BAD])
+def test_unreadable_row_is_set_aside_and_counted(tmp_path, line, reason):
+    path = write(tmp_path, row(types=["security: +1"]), line, row(types=["power: +1"]))
+    data = read_dataset(path, TEN)
+    assert (data.n_read, len(data.table), data.n_set_aside) == (3, 2, 1)
+    assert data.problems.line.tolist() == [2] and reason in data.problems.reason[0]
+    assert "row set aside" in data.problems.reason[0]
+    with pytest.raises(DatasetError, match="rows.jsonl, line 2"):
+        read_dataset(path, TEN, strict=True)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"dialogue": "\xff\xfe"}\n' + json.dumps(row(types=["power: +1"])).encode() + b"\r\n\n")
+    data = read_dataset(path, TEN)
+    assert (data.n_read, len(data.table)) == (2, 1)
+    assert "not UTF-8" in data.problems.reason[0]
+
+
+def test_nul_and_half_characters_are_replaced_and_counted(tmp_path):
+    path = write(tmp_path, '{"prompt": "a\\u0000b", "response": "c\\ud800", "value_types": ["power: +1"]}')
+    data = read_dataset(path, TEN)
+    assert data.table.prompt[0] == "a\N{REPLACEMENT CHARACTER}b" and data.table.response[0] == "c?"
+    assert len(data.problems) == 2
+
+
+def test_five_megabyte_line(tmp_path):
+    data = read_dataset(write(tmp_path, {"prompt": "a", "response": "x" * 5_000_000, "value_types": ["power: +1"]}), TEN)
+    assert len(data.table.response[0]) == 5_000_000
+
+
+@pytest.mark.parametrize("value", ["security: +1", 3, {"security": 1}, [["security: +1"]], "[", True])
+def test_labels_of_a_wrong_type_cost_labels_not_rows(tmp_path, value):
+    data = read_dataset(write(tmp_path, row() | {"value_items": value, "value_types": value}), TEN)
+    assert len(data.table) == 1 and len(data.problems) > 0 or labels(data) == {"security": 1}
+
+
+def test_gz_and_parquet_read_alike(tmp_path):
+    rows = [row(["be polite: +1"], ["conformity: +1"], response_source="m"), row(types=["power: 1+"])]
+    plain = read_dataset(write(tmp_path, *rows), TEN)
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as packed:
+        packed.write("\n".join(map(json.dumps, rows)))
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    for name in ("rows.jsonl.gz", "rows.parquet"):
+        other = read_dataset(tmp_path / name, TEN)
+        np.testing.assert_array_equal(other.vectors, plain.vectors)
+        assert other.table.prompt.tolist() == plain.table.prompt.tolist()
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "broken.jsonl.gz", "broken.parquet"])
+def test_file_that_cannot_be_opened_is_named(tmp_path, name):
+    if name.startswith("broken"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b broken")
+    with pytest.raises(DatasetError, match=name):
+        read_dataset(tmp_path / name, TEN)
+
+
+def test_empty_file(tmp_path, any_theory):
+    data = read_dataset(write(tmp_path, ""), any_theory)
+    assert data.vectors.shape == (0, any_theory.n_dims) and data.n_read == 0 and len(data.table) == 0
+
+
+def test_chunks_do_not_change_the_result(tmp_path, monkeypatch):
+    rows = [row(types=[f"{TEN.dimensions[i % TEN.n_dims]}: {'+1' if i % 3 else '-1'}"]) for i in range(25)]
+    whole = read_dataset(write(tmp_path, *rows), TEN)
+    monkeypatch.setattr(dataset, "CHUNK", 4)
+    pieces = read_dataset(tmp_path / "rows.jsonl", TEN)
+    np.testing.assert_array_equal(whole.vectors, pieces.vectors)
+    assert whole.table.equals(pieces.table)
+
+
+def test_items_to_vectors_by_hand(any_theory):
+    t = any_theory
+    np.testing.assert_array_equal(items_to_vectors(np.eye(t.n_items), t), t.item_matrix)
+    assert np.isnan(items_to_vectors(np.full((1, t.n_items), np.nan), t)).all()
+
+
+def test_scores(tmp_path):
+    good = {"prompt": "p", "answer": "a", "value_reward": [0.1] * 10, "reward": 1.5, "safety_issues": "['x,y']"}
+    bad = [{**good, "value_reward": value} for value in ([0.1] * 9, "x", None, [0.1] * 9 + [float("nan")], [2.0] * 10)]
+    data = read_scored(write(tmp_path, good, *bad), TEN)
+    assert (data.vectors[0] == 0.1).all() and np.isnan(data.vectors[1:]).all() and len(data.problems) == 5
+    assert data.table.reward[0] == 1.5 and list(data.table.safety_issues[0]) == ["x,y"]
+
+
+def test_prompts_and_preferences_keep_count(tmp_path):
+    pool = read_prompts(write(tmp_path, {"prompt": "a", "safety_issues": ["x"]}, {"prompt": ""}, "{"))
+    assert pool.prompt.tolist() == ["a"] and len(pool.attrs["problems"]) == 2
+    pair = {"chosen": "\n\nHuman: 1\n\nAssistant: b\n\nHuman: 2\n\nAssistant: c",
+            "rejected": "\n\nHuman: 1\n\nAssistant: b\n\nHuman: 2\n\nAssistant: d"}
+    pairs = read_preferences(write(tmp_path, pair, {"chosen": "x"}))
+    assert pairs[["prompt", "chosen", "rejected"]].values.tolist() == [["2", "c", "d"]]
+    assert len(pairs.attrs["problems"]) == 1
+
+
+def test_near_duplicate_prompts_share_a_cluster():
+    prompts = ["How can I make my parents proud?", "how can i make my parents proud", "Tell me about bees.",
+               "How can I make my parents  proud ?!", ""]
+    clusters = group_prompts(prompts)
+    assert clusters[0] == clusters[1] == clusters[3] and len(set(clusters)) == 3
+    assert group_prompts(["x"]).tolist() == [0]
+
+
+def test_splits_go_by_cluster_and_do_not_move():
+    prompts = [f"prompt {i}" for i in range(2000)]
+    clusters = np.arange(2000) // 2
+    table = assign_splits(prompts, clusters)
+    assert (table.groupby("cluster").split.nunique() == 1).all()
+    shares = table.split.value_counts(normalize=True)
+    assert abs(shares["train"] - 0.6) < 0.05 and abs(shares["test"] - 0.2) < 0.04
+    assert set(table.half[table.split == "train"]) == {"A", "B"} and table.half[table.split != "train"].isna().all()
+    fewer = assign_splits(prompts[:1000], clusters[:1000])
+    assert fewer.split.tolist() == table.split[:1000].tolist()
+    assert assign_splits(prompts, clusters, seed=1).split.tolist() != table.split.tolist()
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Sorry, but I can't assist with that.", True), ("I\u2019m sorry, but I cannot help.", True),
+    ("As an AI, I don't have personal opinions.", True), ("I am unable to do so.", True), ("I won't help.", True),
+    ("I'm sorry to hear that you feel bad. Try a walk.", False), ("Sure! You can't go wrong with soup.", False),
+    ("It is not legal to do so.", False), ("", False)])
+def test_refusal_flag(text, expected):
+    assert is_refusal([text]).tolist() == [expected]
+
+
+def test_released_counts(mirror):
+    data = read_dataset(mirror / "trustworthy_data.jsonl", TEN)
+    assert (data.n_read, len(data.table), data.table.prompt.nunique()) == (1718, 1718, 1718)
+    counts = data.count_labels(TEN).set_index(["name", "label"]).raw
+    published = {"benevolence": (1264, 99), "universalism": (824, 121), "conformity": (689, 78), "security": (591, 67),
+                 "achievement": (265, 7), "self-direction": (211, 13), "power": (43, 17), "tradition": (42, 5),
+                 "stimulation": (25, 0), "hedonism": (4, 0)}
+    assert {name: (counts[name, "+1"], counts[name, "-1"]) for name in TEN.dimensions} == published
+    assert (counts["humility", "+1"], counts["conformity", "1+"], counts["achievement", "=1"]) == (11, 1, 1)
+    assert np.isnan(data.vectors).all(axis=1).sum() == 1
+    both = data.problems[data.problems.reason.str.contains("both signs")]
+    summed = items_to_vectors(data.item_labels, TEN)
+    same = (summed == data.vectors).all(axis=1) & ~data.table.line.isin(both.line)
+    same |= np.isnan(data.vectors).all(axis=1) & ~data.item_labels.any(axis=1)
+    assert same.sum() == 1666  # a row whose labels contradict each other does not count as equal
+    assert data.table.response_source.str.split("/").str[-1].value_counts()["gemini"] == 432
+
+
+def test_released_prompts_leak_is_caught(mirror):
+    train, test = (read_prompts(mirror / f"saferlhf/{name}_questions.jsonl") for name in ("train", "test"))
+    assert (len(train), len(test), len(set(train.prompt) & set(test.prompt))) == (14625, 1523, 8)
+    prompts = [*train.prompt, *test.prompt]
+    table = assign_splits(prompts, group_prompts(prompts))
+    assert table.prompt.is_unique and (table.groupby("cluster").split.nunique() == 1).all()

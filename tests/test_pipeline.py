@@ -1,0 +1,170 @@
+import json
+import subprocess
+import sys
+import tomllib
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from fulcra_utils import pipeline
+from fulcra_utils.pipeline import (
+    PipelineError,
+    StepError,
+    list_notebooks,
+    list_profiles,
+    load_profile,
+    modules_of,
+    open_run,
+    read_parameters,
+    run_notebook,
+)
+from fulcra_utils.theory import ROOT, TheoryError
+
+PARAMETERS = 'profile = "quick"\ntheory = "schwartz10"\nrun_dir = ""\nn = 1  # rows'
+
+
+def make_notebook(folder, *cells, tag="parameters", first=PARAMETERS):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (first, *cells)])
+    book.cells[0].metadata["tags"] = [tag] if tag else []
+    path = folder / "99_try.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+def run_it(path, tmp_path, **parameters):
+    return run_notebook(str(path), run_dir=tmp_path / "run", parameters=parameters, progress=False)
+
+
+def test_parameters_reach_the_notebook(tmp_path):
+    path = make_notebook(tmp_path, "from pathlib import Path\n(Path(run_dir) / 'out.txt').write_text(f'{n} {theory}')")
+    done = run_it(path, tmp_path, n=7)
+    assert (tmp_path / "run" / "out.txt").read_text() == "7 schwartz10"
+    assert done == tmp_path / "run" / "notebooks" / "99_try.ipynb"
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"profile": "quick", "theory": "schwartz10"}
+
+
+def test_unknown_parameter_raises(tmp_path):
+    with pytest.raises(PipelineError, match="no parameter 'm'; it has profile, theory, run_dir, n"):
+        run_it(make_notebook(tmp_path), tmp_path, m=1)
+
+
+@pytest.mark.parametrize(("tag", "first", "message"), [
+    (None, PARAMETERS, "0 cells carry the tag"), ("parameters", "n = open('x')", "no plain literal")])
+def test_bad_parameters_cell_raises(tmp_path, tag, first, message):
+    with pytest.raises(PipelineError, match=message):
+        run_it(make_notebook(tmp_path, tag=tag, first=first), tmp_path)
+
+
+def test_failure_names_the_cell_and_keeps_the_old_result(tmp_path):
+    done = run_it(make_notebook(tmp_path, "1 + 1"), tmp_path)
+    before = done.read_bytes()
+    with pytest.raises(StepError, match=r"99_try stopped in cell 2: OSError: .*No space left"):
+        run_it(make_notebook(tmp_path, "raise OSError(28, 'No space left on device')"), tmp_path)
+    assert done.read_bytes() == before
+    assert sorted(p.name for p in done.parent.iterdir()) == ["99_try.failed.ipynb", "99_try.ipynb"]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"profile": "fast"}, PipelineError, "no profile 'fast'; there are laptop"),
+    ({"theory": "nothing"}, TheoryError, "no such theory"),
+    ({"theory": "moral_foundations"}, PipelineError, "belongs to profile 'quick' and theory 'schwartz10'"),
+    ({"profile": "laptop"}, PipelineError, "belongs to profile 'quick'")])
+def test_unknown_names_and_foreign_folders(tmp_path, options, error, message):
+    open_run("02_value_analysis", run_dir=tmp_path)
+    with pytest.raises(error, match=message):
+        open_run("02_value_analysis", run_dir=tmp_path, **options)
+
+
+def test_unknown_notebook():
+    with pytest.raises(PipelineError, match="no notebook '77_x'"):
+        run_notebook("77_x")
+
+
+def test_missing_input_names_its_maker(tmp_path):
+    run = open_run("04_value_alignment", profile="laptop", run_dir=tmp_path)
+    with pytest.raises(PipelineError, match="made by 03_value_evaluator"):
+        run.require("evaluator/config.json")
+
+
+def test_run_keeps_its_parts(tmp_path, any_theory):
+    import matplotlib.pyplot as plt
+    run = open_run("02_value_analysis", theory=any_theory.path, run_dir=tmp_path)
+    run.save_figure(plt.subplots()[0], "02_x", caption="n = 3")
+    run.save_table(pd.DataFrame({"a": [1]}), "analysis/a.csv")
+    run.record(n=3, x=float("nan"))
+    run.finish()
+    assert json.loads((tmp_path / "metrics" / "02_value_analysis.json").read_text()) == {"n": 3, "x": None}
+    manifest = json.loads((tmp_path / "manifest" / "02_value_analysis.json").read_text())
+    assert manifest["theory"] == any_theory.name and manifest["packages"]["numpy"] and manifest["seconds"] >= 0
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"02_x.png", "02_x.pdf", "02_x.json"}
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    with pipeline._lock(tmp_path), pytest.raises(PipelineError, match="another process"), pipeline._lock(tmp_path):
+        pass
+    with pipeline._lock(tmp_path):  # free again
+        pass
+
+
+def test_rules_follow_the_modules_a_notebook_uses():
+    names = {p.stem for p in modules_of("03_value_evaluator")}
+    assert {"evaluator", "encoder", "theory"} <= names and not names & {"pipeline", "report", "cli"}
+    assert "evaluator" not in {p.stem for p in modules_of("02_value_analysis")}
+
+
+def test_profiles_have_the_same_keys():
+    quick = load_profile("quick")
+    assert list_profiles() == ("laptop", "paper", "quick", "thorough")
+    for name in list_profiles():
+        other = load_profile(name)
+        assert other.keys() == quick.keys() and other["notebooks"].keys() == quick["notebooks"].keys()
+        for book, settings in quick["notebooks"].items():
+            assert other["notebooks"][book].keys() == settings.keys(), (name, book)
+    assert set(quick["notebooks"]) == set(list_notebooks())
+
+
+def test_every_setting_has_a_comment():
+    for name in list_profiles():
+        lines = (ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        for before, line in zip([""] + lines, lines, strict=False):
+            if line.startswith("    ") and not line.strip().startswith(("#", "-")) and not line.startswith("     "):
+                assert "#" in line or before.strip().startswith("#"), (name, line)
+
+
+@pytest.mark.parametrize("name", list_notebooks())
+def test_notebook_is_thin_and_clean(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    book = nbformat.read(path, as_version=4)
+    code = [c for c in book.cells if c.cell_type == "code"]
+    assert not any(c.outputs or c.execution_count for c in code), "outputs are stripped in git"
+    source = "\n".join(c.source for c in code)
+    assert not any(line.startswith(("def ", "class ", "!", "%pip")) or "sys.path" in line for line in
+                   source.splitlines())
+    assert "run.finish()" in code[-1].source
+    defaults = read_parameters(path)
+    assert {"profile": "quick", "theory": "schwartz10", "run_dir": ""}.items() <= defaults.items()
+    settings = load_profile("quick")["notebooks"][name]
+    own = defaults.keys() - {"profile", "theory", "run_dir"}
+    assert {k: defaults[k] for k in own} == {k: settings[k] for k in own}, "defaults are the quick profile's"
+
+
+def test_conda_installs_the_same_thing():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert project["requires-python"] in next(d for d in environment["dependencies"] if "python" in d).replace(
+        "python", "", 1)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in
+              (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
+    wanted = [d for group in (project["dependencies"], project["optional-dependencies"]["dev"]) for d in group]
+    assert {d.split(">=")[0].split("==")[0].split("[")[0].lower() for d in wanted} <= pinned
+
+
+def test_light_import_stays_light():
+    code = ("import sys, fulcra_utils, fulcra_utils.theory, fulcra_utils.dataset, fulcra_utils.sources, "
+            "fulcra_utils.pipeline, fulcra_utils.stats, fulcra_utils.cli; "
+            "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,72 @@
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+
+from fulcra_utils.pipeline import open_run
+from fulcra_utils.report import build_report, judge_claims, load_reported, publish
+
+
+def judge(kind, ours, low, high, reported=0.5, tolerance=0.1):
+    known = pd.DataFrame({"claim_id": ["a"], "kind": [kind], "reported": [reported], "tolerance": [tolerance]})
+    ours = pd.DataFrame({"claim_id": ["a"], "ours": [ours], "low": [low], "high": [high]})
+    return judge_claims(ours, known).verdict[0]
+
+
+@pytest.mark.parametrize(("kind", "ours", "low", "high", "verdict"), [
+    ("recomputed", 0.59, 0.0, 1.0, "reproduced"), ("recomputed", 0.61, 0.5, 0.7, "differs"),
+    ("recomputed", 0.4, 0.4, 0.4, "reproduced"),
+    ("replicated", 0.5, 0.41, 0.59, "reproduced"), ("replicated", 0.5, 0.39, 0.59, "not comparable"),
+    ("replicated", 0.7, 0.61, 0.8, "differs"), ("replicated", 0.3, 0.2, 0.39, "differs"),
+    ("replicated", 0.5, float("nan"), 0.6, "not comparable"), ("replicated", 0.5, 0.0, 1.0, "not comparable"),
+    ("other population", 0.5, 0.5, 0.5, "not comparable"), ("recomputed", float("nan"), 0, 0, "not comparable")])
+def test_verdicts(kind, ours, low, high, verdict):
+    assert judge(kind, ours, low, high) == verdict
+
+
+def test_unknown_claim_is_named():
+    with pytest.raises(ValueError, match="no/such"):
+        judge_claims(pd.DataFrame({"claim_id": ["no/such"], "ours": [1.0], "low": [1], "high": [1]}), load_reported())
+
+
+def test_claim_given_twice(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("claim_id,kind,reported,tolerance\nx,recomputed,1,0\n")
+    with pytest.raises(ValueError, match="twice"):
+        load_reported(tmp_path)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run with one notebook, one figure and one claim; its sources are the sample."""
+    import matplotlib.pyplot as plt
+    run = open_run("02_value_analysis", run_dir=tmp_path / "run")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Hello <b>reader</b>")])
+    nbformat.write(book, run.path("notebooks/02_value_analysis.ipynb"))
+    run.save_figure(plt.subplots()[0], "02_x", caption="n = 3 <script>")
+    claim = load_reported().iloc[0]
+    run.compare(pd.DataFrame({"claim_id": [claim.claim_id], "ours": [claim.reported], "low": [0.0], "high": [1.0]}))
+    run.record(n=3)
+    run.finish()
+    return run
+
+
+def test_report_shows_everything(finished):
+    page = build_report(finished).read_text()
+    assert "embedded sample only" in page and "02_value_analysis.html" in page and "data:image/png" in page
+    assert "<script>" not in page
+    assert "Hello" in (finished.folder / "report" / "02_value_analysis.html").read_text()
+    assert json.loads((finished.folder / "metrics.json").read_text()) == {"02_value_analysis": {"n": 3}}
+    table = pd.read_csv(finished.folder / "reproduction.csv")
+    assert list(table) == ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
+
+
+def test_publish_needs_a_report_and_takes_no_text(finished, tmp_path):
+    with pytest.raises(ValueError, match="no report yet"):
+        publish(finished, tmp_path / "figures")
+    build_report(finished)
+    finished.save_table(pd.DataFrame({"a": [1]}), "published/table.csv")
+    finished.path("data/dialogues.parquet").write_bytes(b"text")
+    names = {p.name for p in publish(finished, tmp_path / "figures")}
+    assert names == {"02_x.png", "02_x.json", "table.csv", "reproduction.csv", "metrics.json", "manifest.json"}

@@ -1,0 +1,108 @@
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from fulcra_utils.sources import Source, SourceError, fetch_sources, load_sources, verify_file
+
+CONTENT = b'{"prompt": "a"}\n'
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves CONTENT at /good, half of it at /half, and 404 elsewhere."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path in ("/good", "/half") else 404)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT if self.path == "/good" else CONTENT[:5])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def source(url="http://127.0.0.1:1/x", **more):
+    return {"x": Source(name="x", url=url, mirror_path="sub/x.jsonl", role="prompts", licence="MIT",
+                        **{"sha256": SHA, **more})}
+
+
+def put(folder, content=CONTENT):
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "x.jsonl").write_bytes(content)
+
+
+def files(folder):
+    return [p.name for p in folder.rglob("*") if p.is_file()]
+
+
+def test_mirror_comes_first(tmp_path):
+    put(tmp_path / "mirror")
+    lines = []
+    got = fetch_sources(tmp_path / "mirror", source(), tmp_path / "cache", say=lines.append)
+    assert got.paths["x"].read_bytes() == CONTENT and lines == ["x: from the mirror"]
+    again = fetch_sources(None, source(), tmp_path / "cache", network=False, say=lines.append)
+    assert again.paths == got.paths and lines[-1] == "x: already there"
+
+
+def test_wrong_hash_is_refused_and_named(tmp_path):
+    put(tmp_path / "mirror", b"something else")
+    got = fetch_sources(tmp_path / "mirror", source(), tmp_path / "cache", network=False)
+    assert not got.paths and "refused" in got.missing["x"] and SHA in got.missing["x"]
+    assert files(tmp_path / "cache") == []
+
+
+def test_damaged_cache_is_replaced(tmp_path):
+    put(tmp_path / "cache", b"damaged")
+    put(tmp_path / "mirror")
+    assert fetch_sources(tmp_path / "mirror", source(), tmp_path / "cache").paths["x"].read_bytes() == CONTENT
+
+
+def test_download(tmp_path, server):
+    got = fetch_sources(None, source(f"{server}/good"), tmp_path / "cache", progress=False)
+    assert got.paths["x"].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("path", ["half", "gone"])
+def test_broken_download_leaves_nothing_behind(tmp_path, server, path):
+    got = fetch_sources(None, source(f"{server}/{path}"), tmp_path / "cache", progress=False)
+    assert list(got.missing) == ["x"] and files(tmp_path / "cache") == []
+
+
+def test_no_network_is_found_out_once(tmp_path):
+    two = {**source(), "y": source()["x"].model_copy(update={"name": "y"})}
+    got = fetch_sources(None, two, tmp_path / "cache", progress=False)
+    assert got.missing == {"x": "network not reachable", "y": "network not reachable"}
+
+
+def test_git_blob_id_and_missing_hash(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"hello\n")
+    verify_file(path, source(sha256=None, git_blob="ce013625030ba8dba906f756967f9e9ca394464a")["x"])
+    with pytest.raises(SourceError, match="git blob id"):
+        verify_file(path, source(sha256=None, git_blob="0" * 40)["x"])
+    with pytest.raises(SourceError, match="neither"):
+        verify_file(path, source(sha256=None)["x"])
+
+
+def test_every_listed_file_is_pinned():
+    sources = load_sources().values()
+    assert len(sources) == 10
+    assert all((len(s.sha256 or "") == 64) != (len(s.git_blob or "") == 40) for s in sources)
+    assert all(len(s.url.split("/")[5]) == 40 for s in sources)
+
+
+def test_mirror_holds_what_the_list_says(mirror, tmp_path):
+    got = fetch_sources(mirror, cache=tmp_path, network=False)
+    assert {"trustworthy_data", "saferlhf_train", "scored_gpt-4"} <= set(got.paths)
+    assert all("not in the mirror" in reason for reason in got.missing.values())
