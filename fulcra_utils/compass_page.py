@@ -1,0 +1,242 @@
+"""The page of the value compass: one HTML file that needs no network, with sliders, radar, map and the replies.
+
+Choices: the data stand in the page as JSON and enter it as text only; a content security policy names the two scripts
+by their hash, so nothing that a reply contains can run; the plotting library is plotly.js in its partial bundle
+"basic" (MIT, data/page), for the radar and the map; the page carries bootstrap draws, so a slider moves
+the intervals too.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.compass import (
+    CompassError,
+    Countries,
+    ModelScores,
+    centre_profiles,
+    lift_to,
+    map_profiles,
+    match_countries,
+    nearest_countries,
+    pick_replies,
+    resolve_weights,
+    weigh_by_ranking,
+)
+from fulcra_utils.files import write_text
+from fulcra_utils.theory import ROOT, Theory
+
+PAGE = ROOT / "data" / "page"
+PLOTLY_SHA256 = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"  # of the unpacked bundle, 4.1.1
+MAX_BYTES = 5_000_000
+MAX_REPLIES = 3          # per model and dimension
+REPLY_CHARS = (700, 350, 150, 60)
+PAGE_DRAWS = 200
+MISSING = -32768         # a draw without score, in the page's 16-bit numbers
+DRAW_UNIT = 10_000       # scores in the page's draws are in ten-thousandths
+
+
+def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies: pd.DataFrame,
+                 countries: Countries | None = None, presets: Mapping[str, Mapping[str, float]] | None = None,
+                 scored_by: str = "", seed: int = 2023) -> dict[str, Any]:
+    """Gather what the page shows under one theory.
+
+    Parameters
+    ----------
+    scores : ModelScores
+    theory : Theory
+    draws : ndarray, shape (B, M, D)
+        From `draw_means`; the page keeps the first 200.
+    replies : DataFrame
+        model, prompt, response and one column per dimension: the rows behind the scores.
+    countries : Countries, optional
+        For matches, map and weights by culture, where the theory allows.
+    presets : mapping, optional
+        Title to weights (as for `resolve_weights`), offered beside equal weights and the countries.
+    scored_by : str
+        One sentence on where the scores come from.
+    seed : int
+        Of the map.
+
+    Returns
+    -------
+    dict
+        Plain values; `replies` still a DataFrame (see `write_page`).
+
+    Raises
+    ------
+    CompassError
+        When a preset's weights cannot be used.
+
+    Source: ours, after the page of the Value Compass Leaderboard (arXiv 2501.07071).
+    """
+    notes = [scored_by] if scored_by else []
+    notes += scores.notes or ()
+    if scores.same_prompts:
+        notes.append(f"Prompts and scoring are the same for all {len(scores.models)} models "
+                     f"({len(scores.prompts)} prompts).")
+    table, near = (pd.DataFrame(columns=["model"]),) * 2
+    if countries is not None:
+        table, near = (match_countries(scores, theory, countries, draws),
+                       nearest_countries(scores, theory, countries, draws))
+    return {"name": theory.name, "title": theory.title, "notes": notes, "dimensions": list(theory.dimensions),
+            "definitions": list(theory.definitions), "models": list(scores.models), "means": _plain(scores.means, 4),
+            "n_prompts": scores.n_answered.tolist(), "n_draws": min(PAGE_DRAWS, len(draws)),
+            "draws": _pack_draws(draws[:PAGE_DRAWS]), "presets": _list_presets(theory, countries, presets or {}),
+            "matches": _records(table), "nearest": _records(near), "map": _place(scores, theory, countries, seed),
+            "replies": pick_replies(replies, theory, MAX_REPLIES)}
+
+
+def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str = "Value compass",
+               about: str = "", score_range: tuple[float, float] = (-1, 1)) -> Path:
+    """Write the page, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The HTML file.
+    sections : sequence of dict
+        From `make_section`, one per theory; the first is shown at the start.
+    title, about : str
+    score_range : tuple of float
+        Lowest and highest score, for colours and radar.
+
+    Returns
+    -------
+    Path
+        Replies are shortened until the page weighs at most 5 MB.
+
+    Raises
+    ------
+    CompassError
+        No section, a damaged plotting bundle, or a page that is too heavy even with the shortest replies.
+
+    Source: ours.
+    """
+    if not sections:
+        raise CompassError("the page needs at least one theory with scores.")
+    for chars in REPLY_CHARS:
+        text = render_page(sections, title, about, score_range, chars)
+        if len(text.encode()) <= MAX_BYTES:
+            return write_text(path, text)
+    raise CompassError(f"the page weighs {len(text.encode()) / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB: "
+                       "show fewer models or theories.")
+
+
+def render_page(sections: Sequence[dict[str, Any]], title: str, about: str, score_range: tuple[float, float],
+                reply_chars: int) -> str:
+    """Return the page as text, replies cut after `reply_chars` characters (the cut is marked)."""
+    replies: dict[tuple[str, str], int] = {}
+    plain = [{**s, "cells": _index_replies(s, replies), "replies": None} for s in sections]
+    data = {"about": about, "range": list(score_range), "sections": plain,
+            "replies": [{"prompt": _shorten(p, reply_chars), "response": _shorten(r, reply_chars)} for p, r in replies]}
+    plotly, script = read_plotly(), (PAGE / "compass.js").read_text(encoding="utf-8")
+    policy = (f"default-src 'none'; script-src {_hash_source(plotly)} {_hash_source(script)}; "
+              "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'")
+    page = (PAGE / "compass.html").read_text(encoding="utf-8")
+    for mark, text in (("POLICY", policy), ("TITLE", html.escape(title)), ("PLOTLY", plotly), ("SCRIPT", script),
+                       ("DATA", escape_json(data))):
+        page = page.replace(f"@@{mark}@@", text)
+    return page
+
+
+def escape_json(value: Any) -> str:
+    """Return JSON that is safe inside a script element: no <, > or &, no line separators.
+
+    Examples
+    --------
+    >>> print(escape_json({"reply": "</script><b>"}))
+    {"reply":"\\u003c/script\\u003e\\u003cb\\u003e"}
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode("utf-8", "replace").decode()
+
+
+def read_plotly() -> str:
+    """Return the plotting library's code.
+
+    Raises
+    ------
+    CompassError
+        When the bundle in data/page is not the published one.
+
+    Source: npm package plotly.js-basic-dist-min 4.1.1, MIT (data/page/plotly-LICENSE.txt).
+
+    Examples
+    --------
+    >>> "plotly.js (basic - minified)" in read_plotly()[:60]
+    True
+    """
+    code = gzip.decompress((PAGE / "plotly-basic.min.js.gz").read_bytes())
+    if hashlib.sha256(code).hexdigest() != PLOTLY_SHA256:
+        raise CompassError("data/page/plotly-basic.min.js.gz is not the published bundle (sha256 differs).")
+    # the logo's link is never drawn here; without it the page has no address in any src or href
+    return code.decode().replace('href="https://plotly.com/"', 'href="#"')
+
+
+def _hash_source(code: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
+
+
+def _shorten(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[:chars].rstrip() + " […]"
+
+
+def _index_replies(section: dict[str, Any], replies: dict[tuple[str, str], int]) -> dict[str, list]:
+    """Return {"model,dimension": [[number of the reply, score], …]}, adding new replies to `replies`."""
+    models, dims = ({name: k for k, name in enumerate(section[key])} for key in ("models", "dimensions"))
+    cells: dict[str, list] = {}
+    for row in section["replies"].itertuples():
+        if row.model in models:
+            number = replies.setdefault((str(row.prompt), str(row.response)), len(replies))
+            cells.setdefault(f"{models[row.model]},{dims[row.dimension]}", []).append([number, round(row.score, 3)])
+    return cells
+
+
+def _pack_draws(draws: np.ndarray) -> str:
+    numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * DRAW_UNIT, -32767, 32767).round(), MISSING)
+    return base64.b64encode(numbers.astype("<i2").tobytes()).decode()
+
+
+def _plain(values: np.ndarray, digits: int) -> list:
+    """Return nested lists with None for nan."""
+    values = np.round(np.asarray(values, dtype=float), digits)
+    return np.where(np.isfinite(values), values, None).tolist()
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    return [{k: (None if pd.isna(v) else round(v, 3) if isinstance(v, float) else v) for k, v in row.items()}
+            for row in table.to_dict("records")]
+
+
+def _list_presets(theory: Theory, countries: Countries | None, given: Mapping[str, Mapping]) -> list[dict]:
+    """Return equal weights, the given ones, and one by each country's ranking where the theory is the countries'."""
+    presets = {"all values alike": np.ones(theory.n_dims), **{k: resolve_weights(v, theory) for k, v in given.items()}}
+    if countries is not None and countries.theory.name == theory.name:
+        presets |= {f"as ranked in {title}": weigh_by_ranking(ranks)
+                    for title, ranks in zip(countries.titles, countries.ranks, strict=True) if np.isfinite(ranks).all()}
+    return [{"title": title, "weights": _plain(w / w.max(), 2)} for title, w in presets.items()]
+
+
+def _place(scores: ModelScores, theory: Theory, countries: Countries | None, seed: int) -> dict[str, Any]:
+    """Return both maps of the models and, where their theory fits, the countries with a vector."""
+    vectors, labels = scores.means, list(scores.models)
+    lifted = None if countries is None else lift_to(vectors, theory, countries.theory)
+    if lifted is not None:
+        known = np.isfinite(countries.vectors).all(axis=1)
+        vectors = np.vstack([lifted, countries.vectors[known]])
+        labels += list(np.array(countries.titles)[known])
+    profiles = centre_profiles(vectors)
+    return {"labels": labels, **{method: _plain(map_profiles(profiles, method, seed), 4) for method in ("mds", "tsne")}}
