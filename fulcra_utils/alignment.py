@@ -308,6 +308,39 @@ def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
+def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Compare `value_distance` with the distances that were released with the scored replies.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        As data/scored.parquet of a run; may be empty.
+    target : Target
+        The report target.
+
+    Returns
+    -------
+    DataFrame
+        response_source, n, l2_gap, l1_gap: largest absolute difference to e_distance and h_distance.
+
+    Source: released scored replies.
+
+    Examples
+    --------
+    >>> from fulcra_utils.targets import uniform_target
+    >>> target = uniform_target("moral_foundations")
+    >>> row = {"response_source": "x", "e_distance": 2.0, "h_distance": 4.0, **dict.fromkeys(target.dimensions, 0.2)}
+    >>> check_released(pd.DataFrame([row]), target).l1_gap.item()
+    0.0
+    """
+    vectors = scored[list(target.dimensions)].to_numpy(dtype=float)
+    gaps = scored[["response_source"]].assign(
+        l2_gap=np.abs(value_distance(vectors, target, order=2) - scored["e_distance"].astype(float)),
+        l1_gap=np.abs(value_distance(vectors, target) - scored["h_distance"].astype(float)))
+    groups = gaps.groupby("response_source", sort=True)
+    return groups[["l2_gap", "l1_gap"]].max().assign(n=groups.size()).reset_index()
+
+
 def claim_distances(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
     """Return our numbers for the published mean distances of the released scored replies.
 
