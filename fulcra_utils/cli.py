@@ -17,7 +17,7 @@ RunDir = Annotated[str, typer.Option(help="Folder of the run; default runs/<prof
 
 
 @app.command("check-theory")
-def check_theory(file: Annotated[str, typer.Argument(help="A theory's YAML file, or a name in data/theories.")]) -> None:
+def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a name in data/theories.")]) -> None:
     """Name every fault of a theory file with its place; exit 2 when there is one."""
     from fulcra_utils.theory import check_theory, load_theory
     faults = check_theory(file)
@@ -40,7 +40,7 @@ def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default:
 @app.command()
 def reproduce(profile: Profile = "laptop", theory: TheoryName = "schwartz10",
               mirror: Annotated[str, typer.Option(help="Folder with the public files.")] = "",
-              snakemake: Annotated[str, typer.Option(help="More arguments for snakemake, in one string.")] = "") -> None:
+              snakemake: Annotated[str, typer.Option(help="More arguments for snakemake, one string.")] = "") -> None:
     """Run the whole pipeline of a profile, from where it stands, and write the report."""
     import shlex
 

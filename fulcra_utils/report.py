@@ -59,10 +59,10 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        claim_id, kind, reported, ours, low, high, tolerance, verdict, why. Verdicts: *recomputed* (the same rows): reproduced
-        if |ours - reported| <= tolerance, the rounding of the reported number, else differs. *replicated*: reproduced if
-        our whole interval lies within reported ± tolerance, differs if it lies wholly outside, else not comparable. *other
-        population*: always not comparable.
+        claim_id, kind, reported, ours, low, high, tolerance, verdict, why. *recomputed* (the same rows): reproduced if
+        |ours - reported| <= tolerance, the rounding of the reported number, else differs. *replicated*: reproduced if
+        our whole interval lies within reported ± tolerance, differs if it lies wholly outside, else not comparable.
+        *other population*: always not comparable.
 
     Raises
     ------
@@ -194,8 +194,8 @@ def _render_notice(run: Run) -> str:
     had, missing = sources.get("had", {}), sources.get("missing", {})
     text = f"Profile <b>{escape(run.profile)}</b>, theory <b>{escape(run.theory.title)}</b>. "
     if not had:
-        text += ("<b>This run uses the embedded sample only</b>: its numbers show that everything works and say nothing "
-                 "about real models.")
+        text += ("<b>This run uses the embedded sample only</b>: its numbers show that everything works and say "
+                 "nothing about real models.")
     else:
         text += f"Real files used: {escape(', '.join(had))}. "
         if missing:
@@ -253,8 +253,8 @@ details {{ margin: 1em 0 }} summary {{ cursor: pointer; font-weight: 600 }}
 <p class="notice">{notice}</p>
 <h2>Notebooks</h2>{notebooks}
 <h2>Reproduced versus reported</h2>
-<p>Verdicts follow rules that were written before looking: the same rows must agree to rounding (recomputed); on new rows
-our whole 95 % interval must lie within the tolerance (replicated); numbers of another population are shown and never
+<p>Verdicts follow rules that were written before looking: the same rows must agree to rounding (recomputed); on new
+rows our whole 95 % interval must lie within the tolerance (replicated); numbers of another population are shown and never
 called reproduced.</p>
 {verdicts}
 <details><summary>Every published number next to ours</summary>{claims}</details>

@@ -201,7 +201,8 @@ def find_theory(name: str | Path) -> Path:
         return path
     if Path(name).is_file():
         return Path(name)
-    raise TheoryError(name, [f"no such theory; known are {', '.join(list_theories())}, or give the path of a YAML file"])
+    known = ", ".join(list_theories())
+    raise TheoryError(name, [f"no such theory; known are {known}, or give the path of a YAML file"])
 
 
 def load_theory(name: str | Path | Theory) -> Theory:

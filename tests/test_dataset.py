@@ -137,7 +137,8 @@ def test_nul_and_half_characters_are_replaced_and_counted(tmp_path):
 
 
 def test_five_megabyte_line(tmp_path):
-    data = read_dataset(write(tmp_path, {"prompt": "a", "response": "x" * 5_000_000, "value_types": ["power: +1"]}), TEN)
+    long = {"prompt": "a", "response": "x" * 5_000_000, "value_types": ["power: +1"]}
+    data = read_dataset(write(tmp_path, long), TEN)
     assert len(data.table.response[0]) == 5_000_000
 
 
