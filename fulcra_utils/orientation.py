@@ -360,14 +360,17 @@ def render_choice(item: int, order: Sequence[int], goal: str = "") -> str:
     return "\n".join([*lines, "Answer with the letter of your option only."])
 
 
-_NEGATION = re.compile(r"\b(not|never|neither|nor|avoid|except|instead of|rather than|over|than|cannot|without)\b"
+_NEGATION = re.compile(r"\b(not|never|neither|nor|avoid|except|but|instead of|rather than|over|than|cannot|without)\b"
                        r"|n['\N{RIGHT SINGLE QUOTATION MARK}]t\b", re.IGNORECASE)
 _BARE = re.compile(r"^\W*(?:(?i:option|choice|answer|letter)\W+)?([A-Z])\W*$")
 _START = re.compile(r"^[\W_]*([A-Z])[)\].:]+(?=\s|\*|$)", re.MULTILINE)
-_NAMED = re.compile(r"\b(?i:option|choice|answer|letter)\b(?i:\s+(?:is|would be|will be))?[\s:=\"'*(\[]*([A-Z])\b"
-                    r"(?!['\N{RIGHT SINGLE QUOTATION MARK}])")
+_AFTER = r"(?=[\s]*(?:[.,;:!*)\]\"]|$|\b(?i:because|since|as|for|which|where|so)\b))"   # what may follow the letter
+_NAMED = re.compile(r"\b(?i:option|choice|answer|letter)\b(?i:\s+(?:is|would be|will be))?[\s:=\"'*(\[]*([A-Z])"
+                    + _AFTER, re.MULTILINE)
 _CHOSEN = re.compile(r"\b(?i:choose|choosing|chose|pick|select|take|go with|going with)\b[\s:\"'*(\[]+([A-Z])"
-                     r"(?=[\s]*(?:[.,;:!*)\]\"]|$|\b(?i:because|since|as|for|which|where|so)\b))")
+                     + _AFTER, re.MULTILINE)
+# any other option that is named, too; A and I are also words
+_OTHER = re.compile(r"(?<![\w'])[B-HJ-Z](?![\w'])|(?<=[Oo]ption )[AI]\b|(?<= or )[AI]\b|\b[AI](?= or )")
 
 
 def parse_choice(reply: str, n_options: int = 9) -> int | None:
@@ -406,6 +409,7 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
             if _NEGATION.search(text[max(0, match.start() - 25):match.start(1)]):
                 return None
             letters.add(match[1])
+            letters.update(_OTHER.findall(text))
     place = LETTERS.index(letters.pop()) if len(letters) == 1 else n_options
     return place if place < n_options else None
 

@@ -1,4 +1,4 @@
-"""The compass page in a real headless Chromium: opens, sorts, re-ranks by slider, and does not run what a reply says."""
+"""The compass page in a real headless Chromium: opens, sorts, re-ranks by slider, runs nothing that a reply says."""
 
 import re
 import shutil
@@ -164,7 +164,8 @@ def test_at_most_five_models_are_compared(page):
 
 @pytest.mark.slow
 def test_another_theory_and_the_other_map(page):
-    page.execute_script("const t = document.getElementById('theory'); t.value = 1; t.dispatchEvent(new Event('change'))")
+    page.execute_script("const t = document.getElementById('theory'); t.value = 1; "
+                        "t.dispatchEvent(new Event('change'))")
     assert len(find(page, "#weights input")) == load_theory("moral_foundations").n_dims
     assert "no ranking is known" in page.find_element("id", "matchtitle").text
     before = page.execute_script("return document.getElementById('map').data[0].x.join()")
