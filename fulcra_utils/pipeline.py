@@ -338,7 +338,8 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool)
     try:
         papermill.execute_notebook(str(source), str(target), parameters=values, progress_bar=progress,
                                    kernel_name="python3", language="python", cwd=str(ROOT), autosave_cell_every=30,
-                                   log_output=False, stdout_file=sys.stdout if progress else None,
+                                   extra_arguments=["--log-level=ERROR"], log_output=False,
+                                   stdout_file=sys.stdout if progress else None,
                                    stderr_file=sys.stderr if progress else None)
     except PapermillExecutionError as error:
         raise StepError(f"{source.stem} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}") from None

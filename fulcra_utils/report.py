@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from fulcra_utils.files import write_atomic, write_json, write_table, write_text
 from fulcra_utils.theory import ROOT
@@ -22,7 +24,10 @@ REPORTED = ROOT / "data" / "reported"
 FIGURES = ROOT / "figures"
 KINDS = ("recomputed", "replicated", "other population")
 COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
+HEADLINES = ROOT / "data" / "reported" / "headlines.yaml"
 MAX_PUBLISHED = 1_000_000  # bytes
+README_RUN = "laptop"
+README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcra publish` writes -->")
 
 
 def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
@@ -122,7 +127,8 @@ def build_report(run: Run) -> Path:
     sources = folder / "data" / "sources.json"
     write_json(folder / "manifest.json", {
         "profile": run.profile, "theory": run.theory.name, "code": next(iter(manifest.values()), {}).get("code"),
-        "sources": json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {}, "notebooks": manifest})
+        "sources": json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {},
+        "data_hashes": _hash_data(folder), "notebooks": manifest})
     parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
     claims = pd.concat([p for p in parts if len(p)], ignore_index=True) if any(map(len, parts)) \
         else pd.DataFrame(columns=COLUMNS)
@@ -136,7 +142,7 @@ def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
     """Copy a finished run's pictures and its tables of numbers to figures/<run>/, replacing what stood there.
 
     Only numbers and pictures are taken: captions, reproduction.csv, metrics.json, manifest.json and the tables below
-    `published/` of the run; no file above 1 MB.
+    `published/` of the run; no file above 1 MB. The laptop run also renews the README's table.
 
     Returns
     -------
@@ -162,7 +168,56 @@ def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
             with write_atomic(folder / path.name) as tmp:
                 shutil.copyfile(path, tmp)
             written.append(folder / path.name)
+    if Path(target) == FIGURES and folder.name == README_RUN:
+        _update_readme(folder)
     return written
+
+
+def render_headlines(folder: str | Path, headlines: str | Path = HEADLINES) -> str:
+    """Return the README's table (Markdown): claim, notebook, figure, reported, ours, verdicts, from a finished run.
+
+    Parameters
+    ----------
+    folder : path
+        A folder with metrics.json and reproduction.csv.
+    headlines : path
+        YAML list; `ours` is a format text over the metrics ("{m[02_value_analysis][n_rows]:,}"), `claims` the
+        beginning of the claim ids whose verdicts are counted. A line whose metric this run lacks is shown as such.
+    """
+    folder = Path(folder)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    claims = pd.read_csv(folder / "reproduction.csv")
+    lines = ["| claim | notebook | figure | paper | ours | verdicts |", "|---|---|---|---|---|---|"]
+    for row in yaml.safe_load(Path(headlines).read_text(encoding="utf-8")):
+        try:
+            ours = row["ours"].format(m=metrics)
+        except (KeyError, TypeError, ValueError):
+            ours = "not computed in this run"
+        prefix = row.get("claims")
+        counts = claims.verdict[claims.claim_id.str.startswith(prefix)].value_counts() if prefix else {}
+        verdicts = ", ".join(f"{n} {verdict}" for verdict, n in dict(counts).items())
+        figure = f"[{row['figure']}](figures/{folder.name}/{row['figure']}.png)" if row.get("figure") else ""
+        lines.append(f"| {row['claim']} | [{row['notebook'][:2]}](notebooks/{row['notebook']}.ipynb) | {figure} | "
+                     f"{row['reported']} | {ours} | {verdicts} |")
+    return "\n".join(lines)
+
+
+def _update_readme(folder: Path, readme: Path = ROOT / "README.md") -> None:
+    """Put the table of a published run between the marks in the README."""
+    start, end = README_MARKS
+    text = readme.read_text(encoding="utf-8")
+    if start in text and end in text:
+        before, after = text.partition(start)[0], text.partition(end)[2]
+        write_text(readme, f"{before}{start}\n{render_headlines(folder)}\n{end}{after}")
+
+
+def _hash_data(folder: Path) -> dict[str, str]:
+    """Return the sha256 (or git blob id) of each public file that was had, and of the tables built from them."""
+    note = folder / "data" / "fetched.json"
+    had = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    tables = {f"data/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+              for path in sorted(folder.glob("data/*.parquet"))}
+    return {**had, **tables}
 
 
 def _gather_json(folder: Path) -> dict[str, Any]:
@@ -254,8 +309,8 @@ details {{ margin: 1em 0 }} summary {{ cursor: pointer; font-weight: 600 }}
 <h2>Notebooks</h2>{notebooks}
 <h2>Reproduced versus reported</h2>
 <p>Verdicts follow rules that were written before looking: the same rows must agree to rounding (recomputed); on new
-rows our whole 95 % interval must lie within the tolerance (replicated); numbers of another population are shown and never
-called reproduced.</p>
+rows our whole 95 % interval must lie within the tolerance (replicated); numbers of another population are shown and
+never called reproduced.</p>
 {verdicts}
 <details><summary>Every published number next to ours</summary>{claims}</details>
 <h2>Pictures</h2>{figures}

@@ -1,0 +1,150 @@
+"""The quick pipeline, notebook by notebook, and the whole of it through Snakemake."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from fulcra_utils.pipeline import list_notebooks, open_run, run_notebook
+from fulcra_utils.report import build_report
+from fulcra_utils.theory import ROOT
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "quick.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory):
+    """The folder of a quick run, every notebook executed in order."""
+    folder = tmp_path_factory.mktemp("quick")
+    for name in list_notebooks():
+        run_notebook(name, run_dir=folder, progress=False)
+    build_report(open_run("report", run_dir=folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", list_notebooks())
+def test_notebook_ran_to_its_end(quick, name):
+    assert (quick / "metrics" / f"{name}.json").is_file() and (quick / "manifest" / f"{name}.json").is_file()
+    assert (quick / "report" / f"{name}.html").is_file()
+
+
+@pytest.mark.parametrize(("notebook", "metric"), [(n, m) for n, metrics in GOLDEN.items() for m in metrics])
+def test_golden_numbers(quick, notebook, metric):
+    value, tolerance = GOLDEN[notebook][metric]
+    ours = json.loads((quick / "metrics.json").read_text(encoding="utf-8"))[notebook][metric]
+    assert math.isclose(ours, value, rel_tol=0, abs_tol=tolerance), f"{ours} is not {value} ± {tolerance}"
+
+
+def test_contracts_of_a_run(quick):
+    splits = pd.read_parquet(quick / "data" / "splits.parquet")
+    assert list(splits) == ["prompt", "cluster", "split", "half"] and splits.prompt.is_unique
+    assert set(splits.split) == {"train", "validation", "calibration", "test"}
+    claims = pd.read_csv(quick / "reproduction.csv")
+    assert set(claims.verdict) <= {"reproduced", "differs", "not comparable"}
+    assert not (claims.verdict[claims.kind == "other population"] == "reproduced").any()
+    assert (quick / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_nothing_names_this_machine_or_a_key(quick):
+    told = "\n".join(p.read_text(encoding="utf-8", errors="replace") for p in
+                     [*quick.glob("*.json"), *quick.glob("*.csv"), *quick.glob("figures/*.json")])
+    assert str(Path.home()) + "/" not in told and str(ROOT) not in told and str(quick) not in told
+
+
+def fulcra(tree, *arguments):
+    """Run the command on another copy of the project."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "FULCRA_DATA_MIRROR": "", "FULCRA_CACHE": str(tree / "cache")}
+    return subprocess.Popen([sys.executable, "-m", "fulcra_utils.cli", *arguments], cwd=tree, env=environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the project whose notebooks are cut down to one cell that leaves the files the next one reads."""
+    copy = tmp_path / "project"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "cache", ".snakemake"))
+    makes = {"01": ["dialogues", "items", "scored", "prompts", "preferences", "splits"]}
+    for path in copy.glob("notebooks/*.ipynb"):
+        book = nbformat.read(path, as_version=4)
+        parameters = next(c for c in book.cells if "parameters" in c.metadata.get("tags", []))
+        lines = ["from fulcra_utils.pipeline import open_run", "import time", "time.sleep(1)",
+                 f"run = open_run({path.stem!r}, profile=profile, theory=theory, run_dir=run_dir)"]
+        lines += [f"run.path('data/{name}.parquet').write_text('x')" for name in makes.get(path.stem[:2], [])]
+        lines += ["(open(run.folder / 'ran.txt', 'a')).write(run.notebook[:2] + ' ')", "run.finish()"]
+        book.cells = [parameters, nbformat.v4.new_code_cell("\n".join(lines))]
+        nbformat.write(book, path)
+    return copy
+
+
+def ran(tree, profile="quick"):
+    path = tree / "runs" / profile / "ran.txt"
+    names = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return sorted(names)
+
+
+@pytest.mark.slow
+def test_snakemake_runs_each_step_once_and_only_what_changed(tree):
+    everything = [name[:2] for name in list_notebooks()]
+    first = fulcra(tree, "reproduce", "--profile", "quick")
+    out = first.communicate()[0]
+    assert first.returncode == 0, out
+    assert ran(tree) == everything and (tree / "runs" / "quick" / "report" / "index.html").is_file()
+    again = fulcra(tree, "reproduce", "--profile", "quick")
+    assert again.communicate() and again.returncode == 0 and ran(tree) == []
+
+    book = tree / "notebooks" / "04_value_alignment.ipynb"
+    book.write_text(book.read_text().replace("time.sleep(1)", "time.sleep(0)"))
+    assert fulcra(tree, "reproduce", "--profile", "quick").communicate() and ran(tree) == ["04"]
+    module = tree / "fulcra_utils" / "sources.py"
+    module.write_text(module.read_text() + "\n")
+    assert fulcra(tree, "reproduce", "--profile", "quick").communicate()
+    changed = ran(tree)
+    assert changed and set(changed) <= set(everything)
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_loses_nothing_finished(tree):
+    finished = set()
+    for _ in range(6):
+        process = fulcra(tree, "reproduce", "--profile", "quick")
+        time.sleep(14)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        now = {p.name for p in (tree / "runs" / "quick" / "notebooks").glob("[0-9]*.ipynb")}
+        assert finished <= now
+        finished = now
+    last = fulcra(tree, "reproduce", "--profile", "quick")
+    out = last.communicate()[0]
+    assert last.returncode == 0, out
+    assert {p.stem for p in (tree / "runs" / "quick" / "notebooks").glob("[0-9]*.ipynb")} == set(list_notebooks())
+
+
+@pytest.mark.slow
+def test_without_mirror_and_network_the_laptop_profile_uses_the_sample_and_says_so(tree):
+    process = fulcra(tree, "reproduce", "--profile", "laptop")
+    out = process.communicate()[0]
+    assert process.returncode == 0 and "uses the embedded sample instead" in out
+    assert "embedded sample only" in (tree / "runs" / "laptop" / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_failed_step_is_one_line_and_exit_1(tree):
+    book = tree / "notebooks" / "02_value_analysis.ipynb"
+    book.write_text(book.read_text().replace("time.sleep(1)", "raise OSError(28, 'No space left on device')"))
+    process = fulcra(tree, "reproduce", "--profile", "quick")
+    out = process.communicate()[0]
+    assert process.returncode == 1
+    assert "fulcra: 02_value_analysis stopped in cell" in out and "No space left on device" in out
+    assert not (tree / "runs" / "quick" / "notebooks" / "02_value_analysis.ipynb").exists()
