@@ -82,7 +82,8 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str, prompts: str = "auto
     Returns
     -------
     ModelScores
-        Several replies of one model to one prompt are averaged. Models in order of first appearance.
+        Models in order of first appearance. A prompt that stands several times in every model's list counts as
+        often, in one cluster; where only some models have several replies to a prompt, those are averaged.
 
     Raises
     ------
@@ -106,13 +107,14 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str, prompts: str = "auto
     if table.empty:
         raise CompassError("the table of replies has no rows.")
     m, models = pd.factorize(table["model"])
-    p, names = pd.factorize(table["prompt"])
+    p, names = pd.factorize(pd.MultiIndex.from_arrays([table["prompt"], _count_occurrence(table)]))
+    names = names.get_level_values(0)
     values, n_double = _fill(table[list(theory.dimensions)].to_numpy(float), m, p, len(models), len(names))
     first = np.unique(p, return_index=True)[1]
     clusters = table["cluster" if "cluster" in table else "prompt"].to_numpy()[first]
     keep, notes = _choose_prompts(np.isfinite(values).any(axis=2), prompts)
     if n_double:
-        notes.append(f"{n_double} prompts have several replies of one model, which are averaged.")
+        notes.append(f"{n_double} prompts have several replies of some model, which are averaged.")
     values = values[:, keep]
     gaps = [d for d, empty in zip(theory.dimensions, np.isnan(values).all(axis=(0, 1)), strict=True) if empty]
     if gaps:
@@ -120,6 +122,14 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str, prompts: str = "auto
     same = bool(np.isfinite(values).any(axis=2).all())
     return ModelScores(tuple(map(str, models)), tuple(map(str, names[keep])), theory.dimensions, values,
                        clusters[keep], same, tuple(notes))
+
+
+def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
+    """Return, per row, how often its model answered its prompt before; 0 where the models' counts differ."""
+    groups = table.groupby(["model", "prompt"], sort=False)["prompt"]
+    counts = groups.transform("size")
+    alike = counts.groupby(table["prompt"]).transform("nunique") == 1
+    return np.where(alike, groups.cumcount(), 0)
 
 
 def _fill(rows: np.ndarray, m: np.ndarray, p: np.ndarray, n_models: int, n_prompts: int) -> tuple[np.ndarray, int]:
