@@ -262,10 +262,15 @@ def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
     >>> theory = load_theory("moral_foundations")
     >>> labels = np.zeros((1, theory.n_items))
     >>> labels[0, :3] = [1, 1, -1]
+    >>> labels[0, -1] = np.nan
     >>> items_to_vectors(labels, theory)
-    array([[1., 0., 0., 0., 0.]])
+    array([[ 1.,  0.,  0.,  0., nan]])
     """
-    return np.sign(np.asarray(item_labels, dtype=np.float32) @ theory.item_matrix.astype(np.float32)).astype(float)
+    labels, members = np.asarray(item_labels, dtype=np.float32), theory.item_matrix.astype(np.float32)
+    missing = np.isnan(labels)
+    if not missing.any():
+        return np.sign(labels @ members).astype(float)
+    return np.where(missing @ members > 0, np.nan, np.sign(np.where(missing, 0, labels) @ members).astype(float))
 
 
 def is_refusal(responses: Iterable[str]) -> np.ndarray:
