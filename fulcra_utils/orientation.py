@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -198,6 +197,24 @@ def ideal_angle(rule: str) -> tuple[float, float]:
     items = np.arange(picks.shape[1])
     angles = svo_angle(slider.self_pay[items, picks], slider.other_pay[items, picks])
     return float(angles.min()), float(angles.max())
+
+
+def tabulate_ideals() -> pd.DataFrame:
+    """Return the angles of the ideal players, recomputed from the payoffs.
+
+    Returns
+    -------
+    DataFrame
+        rule, low, high (degrees; equal without a tie), class (of both ends).
+
+    Examples
+    --------
+    >>> tabulate_ideals().set_index("rule").low.round(2).to_dict()["minimal inequality"]
+    37.48
+    """
+    rows = [(rule, *ideal_angle(rule)) for rules in load_slider().rules.values() for rule in rules]
+    return pd.DataFrame([(rule, low, high, classify_angle((low + high) / 2)) for rule, low, high in rows],
+                        columns=["rule", "low", "high", "class"])
 
 
 def target_range(orientation: str) -> tuple[float, float]:
@@ -457,9 +474,9 @@ def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goa
 
     Examples
     --------
-    >>> table = run_protocol(scripted_player("altruist"), "altruistic", n_repeats=2)
-    >>> round(choice_angle(table.choice[:6]), 2)
-    61.39
+    >>> table = run_protocol(lambda messages: "A" if "A:" in messages[-1]["content"] else "fair", "prosocial", 2)
+    >>> len(table), table.choice.notna().all().item()
+    (12, True)
     """
     if n_repeats < 1:
         raise OrientationError(f"n_repeats is {n_repeats}, it needs to be 1 or more.")
@@ -510,9 +527,9 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, level: float = 
 
     Examples
     --------
-    >>> table = run_protocol(scripted_player("competitor"), "competitive", n_repeats=3)
-    >>> summarise_protocol(table)[["n_complete", "angle", "class_match"]].round(2).values.tolist()
-    [[3.0, -16.26, 1.0]]
+    >>> mute = run_protocol(lambda messages: "I cannot choose.", "competitive", n_repeats=3)
+    >>> summarise_protocol(mute)[["n_complete", "n_unread", "angle"]].values.tolist()
+    [[0.0, 18.0, nan]]
     """
     keys = [k for k in ("player", "orientation", "with_goal") if k in table]
     rows = []
@@ -542,154 +559,121 @@ def _mean_interval(name: str, values: np.ndarray, n_draws: int, level: float, se
             f"{name}_high": float(high)}
 
 
-# --- players --------------------------------------------------------------------------------------------------------
-
-_OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
-SCRIPTED: Mapping[str, str] = {
-    "altruist": "most for the other", "minimal inequality": "smallest difference", "joint maximum": "largest sum",
-    "individualist": "most for oneself", "competitor": "largest lead", "random": "any option", "always-A": "the first",
-}
-
-
-def scripted_player(name: str, seed: int = 2023) -> Player:
-    """Return a player that follows a rule and needs no model; it reads the options off the prompt like one.
+def read_summary(summary: pd.DataFrame) -> str:
+    """Say in words what a summary shows, player by player.
 
     Parameters
     ----------
-    name : str
-        One of `SCRIPTED`; a tie goes to the option with the larger payoff to the other, then to the first shown.
-    seed : int
-        Seed of "random".
+    summary : DataFrame
+        From `summarise_protocol`.
 
     Returns
     -------
-    callable
-        From messages to a reply: a letter, or a fixed sentence when no options are offered.
-
-    Raises
-    ------
-    OrientationError
-        When the name is not known; the message lists the known ones.
-
-    Source: ours; players with known angles show that the protocol measures what it says.
+    str
+        Markdown list: how many choices could be read, the orientations that were met, and what the goal changes.
 
     Examples
     --------
-    >>> offer = [{"role": "user", "content": render_choice(3, range(9))}]
-    >>> scripted_player("minimal inequality")(offer), scripted_player("always-A")(offer)
-    ('D', 'A')
+    >>> mute = run_protocol(lambda messages: "I cannot choose.", "competitive", n_repeats=1).assign(player="mute")
+    >>> read_summary(summarise_protocol(mute))
+    '- *mute*: 6 of 6 choices could not be read; no pass is complete, so it has no angle.'
     """
-    if name not in SCRIPTED:
-        raise OrientationError(f"no scripted player {name!r}; known are {', '.join(SCRIPTED)}.")
-    random = np.random.default_rng(seed)
-    utility = {"altruist": lambda s, o: o, "individualist": lambda s, o: s, "joint maximum": lambda s, o: s + o,
-               "minimal inequality": lambda s, o: -abs(s - o), "competitor": lambda s, o: s - o,
-               "random": lambda s, o: random.random(), "always-A": lambda s, o: 0}[name]
-
-    def play(messages: Messages) -> str:
-        offers = [(letter, float(own), float(other)) for letter, own, other in _OFFER.findall(messages[-1]["content"])]
-        if not offers:
-            return f"I want {SCRIPTED[name]}."
-        if name == "always-A":
-            return offers[0][0]
-        return max(offers, key=lambda offer: (utility(offer[1], offer[2]), offer[2]))[0]
-
-    return play
+    n_items, lines = len(load_slider().self_pay), []
+    for player, part in summary.groupby("player", sort=False):
+        unread, total = part.n_unread.sum(), part.n_repeats.sum() * n_items
+        text = f"- *{player}*: {unread} of {total} choices could not be read; "
+        if not part.n_complete.any():
+            lines.append(text + "no pass is complete, so it has no angle.")
+            continue
+        shares = part.groupby("with_goal").class_match.mean()
+        words = [f"{100 * share:.0f} % {'with' if goal else 'without'} a goal" for goal, share in shares[::-1].items()]
+        lines.append(f"{text}class match {', '.join(words)}.")
+    return "\n".join(lines)
 
 
-def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200, timeout: float = 60.0,
-                    max_retries: int = 4) -> Player:
-    """Return a player behind any OpenAI-compatible endpoint.
+def compare_goal(table: pd.DataFrame, n_draws: int = 2000, level: float = 0.95, seed: int = 2023) -> pd.DataFrame:
+    """Compare value rationality with and without a goal, pass by pass under the same order of options.
 
     Parameters
     ----------
-    model : str
-        Model name; the endpoint and the key come from OPENAI_BASE_URL and OPENAI_API_KEY.
-    temperature, max_tokens
-        Sampling of each reply.
-    timeout : float
-        Seconds a request may take.
-    max_retries : int
-        Retries with growing waits after time-outs, dropped connections, 429 and 5xx.
+    table : DataFrame
+        Rows of `run_protocol` of both conditions, with a column `player`.
+    n_draws, level, seed
+        Bootstrap over the passes that are complete in both conditions.
 
     Returns
     -------
-    callable
-        An empty or withheld reply is returned as "", which counts as not readable.
+    DataFrame
+        player, orientation, n (pairs of passes), difference (with minus without, degrees; above 0: the goal helps),
+        difference_low, difference_high. nan without a complete pair.
 
-    Raises
-    ------
-    OrientationError
-        When neither variable is set, so that nothing is sent by accident.
-
-    Source: ours.
+    Source: arXiv 2305.17147, ablation of the goal; intervals are ours.
 
     Examples
     --------
-    >>> player = endpoint_player("some-model")           # doctest: +SKIP
-    >>> run_protocol(player, "prosocial", n_repeats=5)   # doctest: +SKIP
+    >>> tables = [run_protocol(lambda messages: "A", "prosocial", 2, goal).assign(player="a") for goal in (True, False)]
+    >>> compare_goal(pd.concat(tables))[["n", "difference"]].values.tolist()
+    [[2.0, 0.0]]
     """
-    if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
-        raise OrientationError("No endpoint: set OPENAI_BASE_URL (and OPENAI_API_KEY where it wants a key).")
-    from openai import OpenAI
-    client = OpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout, max_retries=max_retries)
+    rows = []
+    for (player, orientation), part in table.groupby(["player", "orientation"], sort=False):
+        sides = {goal: side.sort_values(["repeat", "item"]).choice.to_numpy().reshape(side["repeat"].nunique(), -1)
+                 for goal, side in part.groupby("with_goal")}
+        gain = value_rationality(choice_angle(sides[True]), orientation) \
+            - value_rationality(choice_angle(sides[False]), orientation)
+        gain = gain[np.isfinite(gain)]
+        rows.append({"player": player, "orientation": orientation, "n": len(gain),
+                     **_mean_interval("difference", gain, n_draws, level, seed)})
+    return pd.DataFrame(rows)
 
-    def play(messages: Messages) -> str:
-        answer = client.chat.completions.create(model=model, messages=messages, temperature=temperature,
-                                                max_tokens=max_tokens)
-        return (answer.choices[0].message.content or "") if answer.choices else ""
 
-    return play
+def read_goal(effect: pd.DataFrame) -> str:
+    """Say in words where the goal changes the value rationality.
+
+    Examples
+    --------
+    >>> read_goal(pd.DataFrame({"player": ["a"], "orientation": ["prosocial"], "n": [5], "difference": [2.0],
+    ...                         "difference_low": [1.0], "difference_high": [3.0]}))
+    'The goal helps in 1 and harms in 0 of 1 cases that could be compared (interval beside 0).'
+    """
+    known = effect[effect.n > 1]
+    helps, harms = (known.difference_low > 0).sum(), (known.difference_high < 0).sum()
+    return (f"The goal helps in {helps} and harms in {harms} of {len(known)} cases that could be compared "
+            "(interval beside 0).")
 
 
-def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperature: float = 1.0,
-                 seed: int = 2023) -> Player:
-    """Return a player that is a local transformers model with a chat template.
+def claim_orientation(summary: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Return our numbers for the claims in data/reported/orientation.csv.
 
     Parameters
     ----------
-    folder : path
-        A `from_pretrained` folder (or hub name), safetensors only. The end of a talk longer than the model's context
-        is kept.
-    max_new_tokens : int
-    temperature : float
-        0 takes the likeliest token.
-    seed : int
-        Seed of the sampling.
+    summary : DataFrame
+        From `summarise_protocol`.
+    models : sequence of str
+        The players that are language models; their findings are nan when there is none with a complete repeat.
 
     Returns
     -------
-    callable
-
-    Raises
-    ------
-    OrientationError
-        When the tokenizer has no chat template.
-
-    Source: ours.
+    DataFrame
+        claim_id, ours, low, high, why.
 
     Examples
     --------
-    >>> player = local_player("runs/quick/alignment/start")   # doctest: +SKIP
+    >>> claims = claim_orientation(pd.DataFrame(columns=["player", "orientation", "class_match", "rationality"]), [])
+    >>> claims.ours.round(2).head(2).tolist()
+    [61.39, 37.48]
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
-    if not tokenizer.chat_template:
-        raise OrientationError(f"the tokenizer in {folder} has no chat template.")
-    room = getattr(model.config, "max_position_embeddings", 2048) - max_new_tokens
-    generator = torch.Generator().manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-
-    def play(messages: Messages) -> str:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][:, -room:]
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            out = model.generate(ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device),
-                                 max_new_tokens=max_new_tokens,
-                                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, **sampling)
-        return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
-
-    return play
+    rows = []
+    for ideal in tabulate_ideals().itertuples():
+        name = f"orientation/ideal/{ideal.rule.replace(' ', '-')}"
+        ends = {"": ideal.low} if round(ideal.low, 2) == round(ideal.high, 2) else {"/low": ideal.low,
+                                                                                    "/high": ideal.high}
+        rows += [(f"{name}{end}", angle, angle, angle, "") for end, angle in ends.items()]
+    real = summary[summary.player.isin(models)]
+    why = "other models than the published ones" if len(real) else "no language model played in this run"
+    best = real.groupby("player").class_match.mean().max() if len(real) else np.nan
+    means = real.groupby("orientation").rationality.mean()
+    worst = means.get("competitive", np.nan) - means.drop("competitive", errors="ignore").mean()
+    rows += [("orientation/best-model", best, np.nan, np.nan, why),
+             ("orientation/competitive-worst", worst, np.nan, np.nan, why)]
+    return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high", "why"])

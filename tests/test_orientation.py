@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from fulcra_utils.orientation import (
-    SCRIPTED,
     OrientationError,
     choice_angle,
     classify_angle,
-    endpoint_player,
     ideal_angle,
     ideal_choices,
     inequality_aversion,
@@ -20,12 +18,12 @@ from fulcra_utils.orientation import (
     parse_choice,
     render_choice,
     run_protocol,
-    scripted_player,
     summarise_protocol,
     svo_angle,
     target_range,
     value_rationality,
 )
+from fulcra_utils.players import SCRIPTED, endpoint_player, scripted_player
 
 PUBLISHED = {"altruist": (61.39, 61.39), "minimal inequality": (37.48, 37.48), "joint maximum": (41.04, 48.96),
              "individualist": (-7.82, 7.82), "competitor": (-16.26, -16.26)}   # arXiv 2305.17147

@@ -1,0 +1,266 @@
+"""Players of the orientation protocol: scripted ones with known angles, OpenAI-compatible endpoints, local models.
+
+A player is a function from chat messages ({"role", "content"}) to a reply.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.orientation import (
+    Messages,
+    OrientationError,
+    Player,
+    load_slider,
+    run_protocol,
+)
+
+_OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
+SCRIPTED: Mapping[str, str] = {
+    "altruist": "most for the other", "minimal inequality": "smallest difference", "joint maximum": "largest sum",
+    "individualist": "most for oneself", "competitor": "largest lead", "random": "any option", "always-A": "the first",
+}
+
+
+def scripted_player(name: str, seed: int = 2023) -> Player:
+    """Return a player that follows a rule and needs no model; it reads the options off the prompt like one.
+
+    Parameters
+    ----------
+    name : str
+        One of `SCRIPTED`; a tie goes to the option with the larger payoff to the other, then to the first shown.
+    seed : int
+        Seed of "random".
+
+    Returns
+    -------
+    callable
+        From messages to a reply: a letter, or a fixed sentence when no options are offered.
+
+    Raises
+    ------
+    OrientationError
+        When the name is not known; the message lists the known ones.
+
+    Source: ours; players with known angles show that the protocol measures what it says.
+
+    Examples
+    --------
+    >>> from fulcra_utils.orientation import render_choice
+    >>> offer = [{"role": "user", "content": render_choice(3, range(9))}]
+    >>> scripted_player("minimal inequality")(offer), scripted_player("always-A")(offer)
+    ('D', 'A')
+    """
+    if name not in SCRIPTED:
+        raise OrientationError(f"no scripted player {name!r}; known are {', '.join(SCRIPTED)}.")
+    random = np.random.default_rng(seed)
+    utility = {"altruist": lambda s, o: o, "individualist": lambda s, o: s, "joint maximum": lambda s, o: s + o,
+               "minimal inequality": lambda s, o: -abs(s - o), "competitor": lambda s, o: s - o,
+               "random": lambda s, o: random.random(), "always-A": lambda s, o: 0}[name]
+
+    def play(messages: Messages) -> str:
+        offers = [(letter, float(own), float(other)) for letter, own, other in _OFFER.findall(messages[-1]["content"])]
+        if not offers:
+            return f"I want {SCRIPTED[name]}."
+        if name == "always-A":
+            return offers[0][0]
+        return max(offers, key=lambda offer: (utility(offer[1], offer[2]), offer[2]))[0]
+
+    return play
+
+
+def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200, timeout: float = 60.0,
+                    max_retries: int = 4) -> Player:
+    """Return a player behind any OpenAI-compatible endpoint.
+
+    Parameters
+    ----------
+    model : str
+        Model name; the endpoint and the key come from OPENAI_BASE_URL and OPENAI_API_KEY.
+    temperature, max_tokens
+        Sampling of each reply.
+    timeout : float
+        Seconds a request may take.
+    max_retries : int
+        Retries with growing waits after time-outs, dropped connections, 429 and 5xx.
+
+    Returns
+    -------
+    callable
+        An empty or withheld reply is returned as "", which counts as not readable.
+
+    Raises
+    ------
+    OrientationError
+        When neither variable is set, so that nothing is sent by accident.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> player = endpoint_player("some-model")           # doctest: +SKIP
+    >>> run_protocol(player, "prosocial", n_repeats=5)   # doctest: +SKIP
+    """
+    if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
+        raise OrientationError("No endpoint: set OPENAI_BASE_URL (and OPENAI_API_KEY where it wants a key).")
+    from openai import OpenAI
+    client = OpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout, max_retries=max_retries)
+
+    def play(messages: Messages) -> str:
+        answer = client.chat.completions.create(model=model, messages=messages, temperature=temperature,
+                                                max_tokens=max_tokens)
+        return (answer.choices[0].message.content or "") if answer.choices else ""
+
+    return play
+
+
+def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperature: float = 1.0,
+                 seed: int = 2023) -> Player:
+    """Return a player that is a local transformers model with a chat template.
+
+    Parameters
+    ----------
+    folder : path
+        A `from_pretrained` folder (or hub name), safetensors only. The end of a talk longer than the model's context
+        is kept.
+    max_new_tokens : int
+    temperature : float
+        0 takes the likeliest token.
+    seed : int
+        Seed of the sampling.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    OrientationError
+        When the tokenizer has no chat template.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> player = local_player("runs/quick/alignment/start")   # doctest: +SKIP
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
+    if not tokenizer.chat_template:
+        raise OrientationError(f"the tokenizer in {folder} has no chat template.")
+    room = getattr(model.config, "max_position_embeddings", 2048) - max_new_tokens
+    generator = torch.Generator().manual_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+
+    def play(messages: Messages) -> str:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][:, -room:]
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            out = model.generate(ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device),
+                                 max_new_tokens=max_new_tokens,
+                                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, **sampling)
+        return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+
+    return play
+
+
+def gather_players(scripted: Sequence[str] = tuple(SCRIPTED), endpoints: Sequence[str] = (),
+                   local: Sequence[str | os.PathLike] = (), seed: int = 2023) -> tuple[dict[str, Player], list[str]]:
+    """Return the players that can be had by name, and one line for each that cannot.
+
+    Parameters
+    ----------
+    scripted : sequence of str
+        Names from `SCRIPTED`.
+    endpoints : sequence of str
+        Model names behind OPENAI_BASE_URL.
+    local : sequence of path
+        `from_pretrained` folders or hub names.
+    seed : int
+
+    Returns
+    -------
+    dict of str to callable
+        A scripted player is named by its rule, a model by its name or folder.
+    list of str
+        Why a player is left out.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> players, left_out = gather_players(["altruist"], local=["/no/such/folder"])
+    >>> list(players), len(left_out)
+    (['altruist'], 1)
+    """
+    players: dict[str, Player] = {name: scripted_player(name, seed) for name in scripted}
+    left_out = []
+    for name in endpoints:
+        try:
+            players[str(name)] = endpoint_player(name)
+        except OrientationError as error:
+            left_out.append(f"{name}: {error}")
+    for folder in local:
+        try:
+            players[f"local model {Path(folder).name}"] = local_player(folder, seed=seed)
+        except (OSError, ValueError) as error:
+            left_out.append(f"{folder}: {str(error).splitlines()[0]}")
+    return players, left_out
+
+
+def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int] = 10,
+                with_goal: Sequence[bool] = (True, False), seed: int = 2023, progress: bool = False) -> pd.DataFrame:
+    """Put every player through the protocol under every orientation, with and without a goal.
+
+    Parameters
+    ----------
+    players : mapping of str to callable
+    n_repeats : int, or mapping of player to int
+        Passes of each player under each orientation and condition.
+    with_goal : sequence of bool
+        Conditions.
+    seed : int
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `run_protocol` with a column `player`. A player that raises on the way (an endpoint that is gone)
+        leaves its remaining choices missing, and the reason as the reply.
+
+    Source: arXiv 2305.17147, protocol and ablation.
+
+    Examples
+    --------
+    >>> table = run_players({"altruist": scripted_player("altruist")}, n_repeats=1)
+    >>> len(table), table.orientation.nunique()
+    (48, 4)
+    """
+    from tqdm.auto import tqdm
+    tasks = [(name, orientation, goal) for name in players for orientation in load_slider().orientations
+             for goal in with_goal]
+    repeats = n_repeats if isinstance(n_repeats, Mapping) else dict.fromkeys(players, n_repeats)
+    parts = [run_protocol(_endure(players[name]), orientation, repeats[name], goal, seed).assign(player=name)
+             for name, orientation, goal in tqdm(tasks, desc="players", disable=not progress)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _endure(player: Player) -> Player:
+    """Return a player that answers an error with its words, which name no option."""
+    def play(messages: Messages) -> str:
+        try:
+            return player(messages)
+        except Exception as error:  # any failure of a remote or local model is a missing choice, told by its words
+            return f"[no reply: {type(error).__name__}: {str(error)[:200]}]"
+
+    return play

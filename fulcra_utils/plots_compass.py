@@ -1,0 +1,272 @@
+"""Figures of the value compass, of theories side by side, and of social value orientation. Data in, Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fulcra_utils.orientation import Slider
+
+BLUE, ORANGE, GREEN, PINK, YELLOW, GREY, BLACK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#999999",
+                                                  "#000000")  # Okabe and Ito (2008)
+COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, GREY, BLACK)
+MARKERS = "osD^vP*"
+
+
+def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
+    """Draw score and rank of every model with their intervals, best first.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `rank_models`; at most the first 40 rows are drawn.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    table = table.head(40)
+    places = np.arange(len(table))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 1.5 + 0.32 * len(table)), sharey=True,
+                                         layout="constrained")
+    _intervals(left, table, places, "score", "low", "high", BLUE, "o")
+    _intervals(right, table, places, "rank", "rank_low", "rank_high", ORANGE, "D")
+    left.set(xlabel="weighted score", yticks=places, yticklabels=table.model)
+    right.set_xlabel("rank (1 = first)")
+    left.invert_yaxis()
+    for axes in (left, right):
+        _tidy(axes)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
+    """Draw the mean score of every model on every value as coloured, numbered cells; an empty cell has no score.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        model, dimension, score.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
+    n_rows, n_dims = values.shape
+    figure, axes = plt.subplots(figsize=(3 + 0.62 * n_dims, 1.9 + 0.36 * n_rows), layout="constrained")
+    image = axes.imshow(values.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
+    for r, d in zip(*np.nonzero(values.notna().to_numpy()), strict=True):
+        value = values.iat[r, d]
+        axes.text(d, r, f"{value:.2f}", ha="center", va="center", fontsize=8 if n_dims <= 24 else 5,
+                  color="white" if abs(value) > 0.7 else "black")
+    axes.set_xticks(range(n_dims), values.columns, rotation=40, ha="right")
+    axes.set_yticks(range(n_rows), values.index)
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="mean score", shrink=0.9)
+    return figure
+
+
+def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
+    """Draw Spearman's ρ of every model with every country, with intervals.
+
+    Parameters
+    ----------
+    matches : DataFrame
+        From `match_countries`.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    models, countries = matches.model.unique(), matches.country.unique()
+    figure, axes = plt.subplots(figsize=(8, 1.8 + 0.42 * len(models)), layout="constrained")
+    for c, country in enumerate(countries):
+        part = matches[matches.country == country].set_index("model").reindex(models)
+        places = np.arange(len(models)) + 0.22 * (c - (len(countries) - 1) / 2)
+        _intervals(axes, part, places, "rho", "low", "high", COLORS[c % 7], MARKERS[c % 7], label=country)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set(xlabel="Spearman's ρ of value rankings", xlim=(-1.05, 1.05), yticks=range(len(models)), yticklabels=models,
+             title=title)
+    axes.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=len(countries), frameon=False)
+    return _tidy(axes)
+
+
+def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: int, title: str) -> Figure:
+    """Draw maps of models and countries side by side.
+
+    Parameters
+    ----------
+    maps : mapping of str to array, shape (K, 2)
+        Name of the method to places; nan = no place.
+    labels : sequence of str, length K
+        Models first, then countries.
+    n_models : int
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    figure, grid = plt.subplots(1, len(maps), figsize=(5.6 * len(maps), 5), layout="constrained", squeeze=False)
+    for axes, (name, places) in zip(grid[0], maps.items(), strict=True):
+        for rows, color, marker, label in ((slice(0, n_models), BLUE, "o", "models"),
+                                           (slice(n_models, None), ORANGE, "*", "countries")):
+            if len(places[rows]):
+                axes.scatter(*places[rows].T, color=color, marker=marker, s=90, label=label)
+        _label_points(axes, places, labels)
+        axes.set(title=name, xticks=[], yticks=[])
+        axes.margins(0.25)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_cross(table: pd.DataFrame, title: str) -> Figure:
+    """Draw the correlations between the dimensions of two theories; bold where the interval leaves out 0.
+
+    Parameters
+    ----------
+    table : DataFrame
+        first, second, r, low, high.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    r, low, high = (table.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
+                    for name in ("r", "low", "high"))
+    figure, axes = plt.subplots(figsize=(3 + 0.66 * r.shape[1], 1.9 + 0.34 * r.shape[0]), layout="constrained")
+    image = axes.imshow(r.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
+    for i, j in zip(*np.nonzero(r.notna().to_numpy()), strict=True):
+        sure = low.iat[i, j] > 0 or high.iat[i, j] < 0
+        axes.text(j, i, f"{r.iat[i, j]:.2f}", ha="center", va="center", fontsize=8 if r.shape[1] <= 24 else 5,
+                  fontweight="bold" if sure else "normal", color="white" if abs(r.iat[i, j]) > 0.7 else "black")
+    axes.set_xticks(range(r.shape[1]), r.columns, rotation=40, ha="right")
+    axes.set_yticks(range(r.shape[0]), r.index)
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="correlation", shrink=0.9)
+    return figure
+
+
+def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
+    """Draw pairwise accuracies with intervals, next to what chance and the permutation null reach.
+
+    Parameters
+    ----------
+    table : DataFrame
+        theory, accuracy, low, high, null.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    places = np.arange(len(table))
+    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.4 * len(table)), layout="constrained")
+    _intervals(axes, table, places, "accuracy", "low", "high", BLUE, "o", label="accuracy, 95 % interval over prompts")
+    axes.plot(table.null, places, "|", color=ORANGE, markersize=16, label="95 % of shuffled preferences stay below")
+    axes.axvline(0.5, color=GREY, linewidth=1)
+    axes.set(xlabel="share of pairs in which the preferred reply is found", yticks=places, yticklabels=table.theory,
+             title=title)
+    axes.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _tidy(axes)
+
+
+def plot_slider(slider: Slider, ideals: pd.DataFrame) -> Figure:
+    """Draw the payoffs of the slider items and the angles of the ideal players.
+
+    Parameters
+    ----------
+    slider : Slider
+    ideals : DataFrame
+        From `tabulate_ideals`.
+
+    Returns
+    -------
+    Figure
+    """
+    figure, axes = plt.subplots(figsize=(7.4, 5.6), layout="constrained")
+    for item, (own, other) in enumerate(zip(slider.self_pay, slider.other_pay, strict=True), 1):
+        axes.plot(own, other, "-", color=GREY, marker=".", linewidth=1)
+        axes.annotate(f"{item}", (own[4], other[4]), textcoords="offset points", xytext=(5, 5), color="#555555")
+    for k, ideal in enumerate(ideals.itertuples()):
+        for angle in sorted({round(ideal.low, 2), round(ideal.high, 2)}):
+            x, y = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+            axes.plot([slider.centre, slider.centre + 62 * x], [slider.centre, slider.centre + 62 * y],
+                      color=COLORS[k], linewidth=2, linestyle=("-", "--", "-.", ":", (0, (5, 1)))[k % 5],
+                      label=f"{ideal.rule}: {_span(ideal.low, ideal.high)}" if angle == round(ideal.low, 2) else None)
+    axes.set(xlabel="payoff to oneself", ylabel="payoff to the other person", aspect="equal",
+             title="Six slider items (grey) and ideal players")
+    figure.legend(loc="outside right upper", frameon=False, title="ideal player, degrees")
+    return _tidy(axes)
+
+
+def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figure:
+    """Draw the angle of every player under every orientation it was told, with intervals over passes.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From `summarise_protocol`; without complete passes there is no point.
+    slider : Slider
+        For the bands of the classes.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    players, told = list(summary.player.unique()), list(slider.orientations)
+    figure, grid = plt.subplots(1, len(told), figsize=(12, 2.3 + 0.33 * len(players)), sharey=True,
+                                layout="constrained")
+    for axes, orientation in zip(grid, told, strict=True):
+        low, high = next((max(low, -45), min(high, 90)) for name, low, high in slider.classes if name == orientation)
+        axes.axvspan(low, high, color="#cfe3f2", zorder=0, label="the class asked for")
+        for goal, color, marker, shift in ((True, BLUE, "o", -0.14), (False, ORANGE, "D", 0.14)):
+            part = summary[(summary.orientation == orientation) & (summary.with_goal == goal)]
+            part = part.set_index("player").reindex(players)
+            _intervals(axes, part, np.arange(len(players)) + shift, "angle", "angle_low", "angle_high", color, marker,
+                       label=f"{'with' if goal else 'without'} a goal")
+        axes.set(title=f"told: {orientation}", xlim=(-45, 90), xlabel="angle, degrees", yticks=range(len(players)),
+                 yticklabels=players)
+        _tidy(axes)
+    grid[0].invert_yaxis()
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def _intervals(axes: plt.Axes, table: pd.DataFrame, places: np.ndarray, middle: str, low: str, high: str, color: str,
+               marker: str, label: str | None = None) -> None:
+    axes.hlines(places, table[low].astype(float), table[high].astype(float), color=color, linewidth=2)
+    axes.plot(table[middle].astype(float), places, marker, color=color, markersize=6, label=label)
+
+
+def _label_points(axes: plt.Axes, places: np.ndarray, labels: Sequence[str]) -> None:
+    """Write labels beside points, above and below in turn from left to right, so that neighbours do not collide."""
+    for turn, k in enumerate(np.argsort(places[:, 0])):
+        if np.isfinite(places[k]).all():
+            axes.annotate(labels[k], places[k], textcoords="offset points", xytext=(0, 9 if turn % 2 else -9),
+                          fontsize=9, ha="center", va="bottom" if turn % 2 else "top")
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.2f}" if round(low, 2) == round(high, 2) else f"{low:.2f} to {high:.2f}"
+
+
+def _tidy(axes: plt.Axes) -> Figure:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes.figure
