@@ -6,6 +6,7 @@ Nothing here needs torch: an evaluator is anything with `score(prompts, response
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -151,6 +152,11 @@ def value_reward(
             raise ValueError(f"the reward of reply {bad} of the batch is not a finite number.")
         return reward.tolist()
 
+    value_distance_reward.label = json.dumps([low.tolist(), high.tolist(), resolved.tolist(), order, absence, threshold,
+                                              anchor.tolist(), keep_weight])
+    if isinstance(target, Target):
+        names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
+        value_distance_reward.degenerate = {"stuffing": ", ".join(names * 3)}
     return value_distance_reward
 
 
@@ -485,14 +491,51 @@ def audit_reward(
     False
     """
     reward = value_reward(evaluator, target, order=order, absence=absence, threshold=threshold)
-    real = np.array(reward(list(prompts), list(responses)))
+    kinds = write_degenerate_replies(prompts, target, theory)
+    audit = compare_rewards(reward, list(prompts), list(responses), kinds, quantile)
+    return audit.assign(absence=absence, target=target.name)
+
+
+def compare_rewards(
+    reward: Callable[..., list[float]],
+    prompts: list[str],
+    responses: list[str],
+    kinds: dict[str, list[str]],
+    quantile: float = 0.75,
+) -> pd.DataFrame:
+    """Compare any reward of degenerate replies with that of real ones.
+
+    Parameters
+    ----------
+    reward : callable
+        reward(prompts, completions) -> list of float.
+    prompts, responses : list of str, length N
+    kinds : dict of str to list of str
+        Degenerate replies to the same prompts.
+    quantile : float
+        As in `audit_reward`.
+
+    Returns
+    -------
+    DataFrame
+        kind, reward, beats, is_fault, as in `audit_reward`.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> audit = compare_rewards(lambda p, r: [float(len(x)) for x in r], ["q", "q"], ["ab", "abc"], {"empty": ["", ""]})
+    >>> audit.set_index("kind").reward.to_dict()
+    {'real': 2.5, 'good': 3.0, 'empty': 0.0}
+    """
+    real = np.array(reward(prompts, responses))
     good = real[real >= np.quantile(real, quantile)].mean()
     rows = [{"kind": "real", "reward": real.mean(), "beats": np.nan, "is_fault": False},
             {"kind": "good", "reward": good, "beats": np.nan, "is_fault": False}]
-    for kind, texts in write_degenerate_replies(prompts, target, theory).items():
-        got = np.array(reward(list(prompts), texts))
+    for kind, texts in kinds.items():
+        got = np.array(reward(prompts, texts))
         rows.append({"kind": kind, "reward": got.mean(), "beats": (got > real).mean(), "is_fault": got.mean() >= good})
-    return pd.DataFrame(rows).assign(absence=absence, target=target.name)
+    return pd.DataFrame(rows)
 
 
 def check_audit(audit: pd.DataFrame, allow: bool = False) -> list[str]:

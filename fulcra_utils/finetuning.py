@@ -1,0 +1,510 @@
+"""Ways to align a language model, behind one call: RLOO, GRPO, DPO, best of n, a system prompt.
+
+Choices: TRL's trainers with dropout off and one pass over each batch; the reward is any function that TRL can call, so
+the scalar baselines and BaseAlign run through the same lines; KL to the start model in the reward and as an early stop;
+a reward audit before the first step; checkpoints that a killed run continues from with the same random numbers; a
+folder that belongs to another run is never touched.
+
+In ten lines (no command line needed):
+
+    from fulcra_utils.alignment import value_reward
+    from fulcra_utils.evaluator import ValueEvaluator
+    from fulcra_utils.finetuning import AlignSettings, align
+    from fulcra_utils.targets import load_target
+    evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
+    target = load_target("ideal", "schwartz10")
+    aligned = align("runs/laptop/alignment/start", value_reward(evaluator, target), prompts, "my-policy",
+                    AlignSettings(steps=60))
+    replies = aligned.reply(test_prompts)
+    evaluator.score(replies.prompt.tolist(), replies.response.tolist())
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from fulcra_utils.alignment import REFUSAL, check_audit, choose_best, compare_rewards, value_reward
+from fulcra_utils.files import write_json, write_table
+from fulcra_utils.policy import PolicyError, keep_short_prompts, load_policy, sample_replies, save_policy
+
+TRAINED = ("rloo", "grpo", "dpo")
+METHODS = (*TRAINED, "best-of-n", "system-prompt")
+Reward = Callable[..., list[float]]
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """Everything that decides an alignment run besides the model, the reward and the prompts.
+
+    Attributes
+    ----------
+    method : {"rloo", "grpo", "dpo", "best-of-n", "system-prompt"}
+    steps : int
+        Optimiser steps.
+    prompts_per_step, replies_per_prompt : int
+        Samples of one step: their product. For best-of-n the second is n; for DPO it is the number of replies from
+        which the best and the worst make a pair.
+    micro_batch : int
+        Samples of one forward pass on one process; 0 = all of a step.
+    max_new_tokens, max_prompt_tokens : int
+        Longer prompts are left out beforehand, longer replies are cut.
+    learning_rate : float
+        Constant.
+    beta : float
+        Price of one nat of KL to the start model.
+    max_kl : float
+        Training stops when a step's KL per token exceeds it.
+    lora_rank, lora_alpha : int
+        Rank 0 trains every weight.
+    save_every : int
+        Steps between checkpoints.
+    temperature : float
+    seed : int
+    """
+
+    method: str = "rloo"
+    steps: int = 60
+    prompts_per_step: int = 8
+    replies_per_prompt: int = 8
+    micro_batch: int = 0
+    max_new_tokens: int = 48
+    max_prompt_tokens: int = 96
+    learning_rate: float = 3e-4
+    beta: float = 0.05
+    max_kl: float = 1.0
+    lora_rank: int = 0
+    lora_alpha: int = 16
+    save_every: int = 20
+    temperature: float = 1.0
+    seed: int = 2023
+
+    def __post_init__(self):
+        """Refuse settings that cannot work."""
+        if self.method not in METHODS:
+            raise PolicyError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
+        if min(self.steps, self.prompts_per_step, self.max_new_tokens, self.save_every) < 1:
+            raise PolicyError("steps, prompts_per_step, max_new_tokens and save_every must be at least 1.")
+        if self.replies_per_prompt < 2:
+            raise PolicyError("replies_per_prompt must be at least 2: every method compares replies to one prompt.")
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """An aligned way to reply.
+
+    Attributes
+    ----------
+    folder : Path
+        A `from_pretrained` folder: the trained model, or the start model for best-of-n and a system prompt.
+    settings : AlignSettings
+    history : DataFrame
+        One row for each training step: step, reward, reward_std, kl (per token), loss, length; empty without training.
+    stopped : str
+        Why training ended before its last step; "" when it did not.
+    """
+
+    folder: Path
+    settings: AlignSettings
+    history: pd.DataFrame = field(repr=False)
+    stopped: str = ""
+    system: str | None = field(default=None, repr=False)
+    reward: Reward | None = field(default=None, repr=False)
+
+    def reply(self, prompts: Sequence[str], seed: int = 0, max_new_tokens: int | None = None) -> pd.DataFrame:
+        """Return one reply for each prompt, as `sample_replies` does."""
+        model, tokenizer = load_policy(self.folder)
+        n_new = max_new_tokens or self.settings.max_new_tokens
+        if self.settings.method != "best-of-n":
+            return sample_replies(model, tokenizer, prompts, n_new, seed, self.settings.temperature, system=self.system)
+        repeated = [p for p in prompts for _ in range(self.settings.replies_per_prompt)]
+        drawn = sample_replies(model, tokenizer, repeated, n_new, seed, self.settings.temperature)
+        rewards = np.array(self.reward(prompts=repeated, completions=drawn["response"].tolist()))
+        place = [f"{i}" for i in range(len(prompts)) for _ in range(self.settings.replies_per_prompt)]
+        return drawn.iloc[choose_best(-rewards, place)].reset_index(drop=True)
+
+
+def align(
+    start: str | Path,
+    reward: Reward,
+    prompts: Sequence[str],
+    folder: str | Path,
+    settings: AlignSettings | None = None,
+    system: str | None = None,
+    allow_faults: bool = False,
+    chat_template: str | None = None,
+) -> Aligned:
+    """Align a causal language model with a reward, by any of the methods.
+
+    A finished run is only read again; an interrupted one goes on from its last checkpoint and ends as it would have.
+
+    Parameters
+    ----------
+    start : str or Path
+        A `from_pretrained` folder, or a name on the hub.
+    reward : callable
+        reward(prompts, completions, ...) -> list of float: `value_reward`, `scalar_reward`, or your own.
+    prompts : sequence of str
+        Training prompts; those longer than `max_prompt_tokens` are left out.
+    folder : str or Path
+        Where the aligned model stands at the end.
+    settings : AlignSettings, optional
+    system : str, optional
+        The text for the method "system-prompt".
+    allow_faults : bool
+        Train although the audit found that the reward prefers degenerate replies.
+    chat_template : str, optional
+        For a tokenizer that has none.
+
+    Returns
+    -------
+    Aligned
+
+    Raises
+    ------
+    PolicyError
+        A model, tokenizer or prompts that cannot be used, a folder of another run, memory that does not suffice.
+    RewardAuditError
+        The reward prefers degenerate replies.
+
+    Source: the released PPO script, moved to TRL's RLOO (default) and GRPO; ours: the audit, the early stop, resuming.
+    """
+    settings, folder = settings or AlignSettings(), Path(folder)
+    model, tokenizer = load_policy(start, chat_template)
+    if settings.method not in TRAINED:
+        if settings.method == "system-prompt" and not system:
+            raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
+        return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward)
+    usable = _fit_prompts(model, tokenizer, prompts, settings)
+    mark = _fingerprint(start, reward, usable, settings)
+    if done := _read_finished(folder, mark, settings, reward):
+        return done
+    audit = audit_start(model, tokenizer, reward, usable, settings)
+    check_audit(audit, allow_faults)
+    if _is_main():
+        write_json(folder / "align.json", {"fingerprint": mark, "finished": False, "settings": asdict(settings)})
+        write_table(folder / "audit.csv", audit)
+    try:
+        return _train(model, tokenizer, start, reward, usable, folder, settings, mark)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise PolicyError(f"memory does not suffice for {settings.micro_batch or 'all'} samples at once; lower "
+                          "micro_batch or max_new_tokens, or set lora_rank.") from None
+
+
+def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settings: AlignSettings) -> pd.DataFrame:
+    """Compare the reward of degenerate replies with that of the start model's own samples.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The start model.
+    reward : callable
+    prompts : sequence of str
+        The first 64 are used.
+    settings : AlignSettings
+
+    Returns
+    -------
+    DataFrame
+        As `audit_reward`.
+
+    Source: ours.
+    """
+    asked = list(prompts[:64])
+    own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
+    kinds = {"empty": [""] * len(asked), "repeat": ["the " * 20] * len(asked), "refusal": [REFUSAL] * len(asked),
+             "echo": asked, **{k: [t] * len(asked) for k, t in getattr(reward, "degenerate", {}).items()}}
+    label = getattr(reward, "label", "reward")
+    return compare_rewards(reward, asked, own["response"].tolist(), kinds).assign(absence=label, target="")
+
+
+def scalar_reward(predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str = "scalar") -> Reward:
+    """Make a TRL reward function of a scalar reward model (the RLHF baseline).
+
+    Parameters
+    ----------
+    predict : callable
+        predict(prompts, responses) -> (N,) numbers.
+    label : str
+        Names the model in the run's fingerprint.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    ValueError
+        When called: a reward that is not finite.
+
+    Source: the paper's RLHF baseline.
+
+    Examples
+    --------
+    >>> scalar_reward(lambda p, r: np.array([len(x) for x in r]))(["q"], ["abc"])
+    [3.0]
+    """
+    def reward_scalar(prompts: list, completions: list, **columns: object) -> list[float]:
+        # TRL passes every column of its data set by name; none is needed.
+        values = np.asarray(predict(list(map(_plain, prompts)), list(map(_plain, completions))), dtype=float)
+        if not np.isfinite(values).all():
+            raise ValueError("a scalar reward is not a finite number.")
+        return values.tolist()
+
+    reward_scalar.label = label
+    return reward_scalar
+
+
+def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> pd.DataFrame:
+    """Make preference pairs for DPO: the best and the worst reply to each prompt.
+
+    Parameters
+    ----------
+    replies : DataFrame
+        prompt, response.
+    rewards : sequence of float
+
+    Returns
+    -------
+    DataFrame
+        prompt, chosen, rejected; prompts whose replies all earn the same are left out.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> replies = pd.DataFrame({"prompt": ["a", "a", "b", "b"], "response": ["x", "y", "z", "z"]})
+    >>> rank_pairs(replies, [0.0, 1.0, 0.5, 0.5]).to_dict("records")
+    [{'prompt': 'a', 'chosen': 'y', 'rejected': 'x'}]
+    """
+    ranked = replies[["prompt", "response"]].assign(reward=list(rewards)).groupby("prompt", sort=False)
+    rows = [{"prompt": prompt, "chosen": part.loc[part["reward"].idxmax(), "response"],
+             "rejected": part.loc[part["reward"].idxmin(), "response"]}
+            for prompt, part in ranked if part["reward"].max() > part["reward"].min()]
+    return pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
+
+
+def launch(spec: dict[str, Any], folder: str | Path, n_processes: int = 1) -> Path:
+    """Run `align` in processes of its own, through accelerate, and return the folder of the aligned model.
+
+    Parameters
+    ----------
+    spec : dict
+        start, prompts (list of str), settings (dict), and evaluator, theory, target, absence of the reward.
+    folder : str or Path
+    n_processes : int
+        One for each GPU; on a CPU they share the cores.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    PolicyError
+        With the last line of what the processes wrote.
+
+    Source: ours; the paper's scale.
+    """
+    path = write_json(Path(folder).with_suffix(".spec.json"), {**spec, "folder": str(folder)})
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(n_processes),
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--multi_gpu"] if torch.cuda.is_available() and n_processes > 1 else []
+    command += [] if torch.cuda.is_available() else ["--cpu"]
+    done = subprocess.run([*command, "-m", "fulcra_utils.finetuning", str(path)], capture_output=True, text=True,
+                          check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["unknown error"]
+        raise PolicyError(f"the training processes failed: {lines[0].strip()}")
+    return Path(folder)
+
+
+def _main(path: str) -> None:
+    """Run the alignment that a spec file describes; started by `launch`."""
+    from fulcra_utils.evaluator import ValueEvaluator
+    from fulcra_utils.targets import load_target
+
+    spec = json.loads(Path(path).read_text(encoding="utf-8"))
+    evaluator = ValueEvaluator.from_pretrained(spec["evaluator"])
+    target = load_target(spec["target"], spec["theory"])
+    reward = value_reward(evaluator, target, absence=spec.get("absence", "penalise"))
+    align(spec["start"], reward, spec["prompts"], spec["folder"], AlignSettings(**spec["settings"]),
+          allow_faults=spec.get("allow_faults", False), chat_template=spec.get("chat_template"))
+
+
+class _Watch(TrainerCallback):
+    """Show reward and KL while training, stop when KL runs away."""
+
+    def __init__(self, max_kl: float, label: str):
+        self.max_kl, self.label, self.bar, self.stopped = max_kl, label, None, ""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar where an earlier start left it."""
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, disable=not _is_main())
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Move the bar, check KL."""
+        if not logs or "loss" not in logs:
+            return
+        self.bar.update(state.global_step - self.bar.n)
+        self.bar.set_postfix({k: f"{logs[k]:.3g}" for k in ("reward", "kl", "loss") if k in logs})
+        if logs.get("kl", 0.0) > self.max_kl:
+            self.stopped = f"KL {logs['kl']:.3g} per token exceeded {self.max_kl:g} at step {state.global_step}"
+            control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        self.bar.close()
+
+
+def _train(model, tokenizer, start, reward, prompts, folder, settings, mark) -> Aligned:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    watch = _Watch(settings.max_kl, f"{settings.method} {folder.name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of third parties: experimental or pinned-memory notices
+        trainer = _make_trainer(model, tokenizer, start, reward, prompts, folder, settings, watch)
+        checkpoints = folder / "checkpoints"
+        last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+        trainer.train(resume_from_checkpoint=last)
+    history = _read_history(trainer.state.log_history)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        trained = trained.merge_and_unload() if settings.lora_rank else trained
+        save_policy(trained, tokenizer, folder)
+        write_table(folder / "history.csv", history)
+        write_json(folder / "align.json", {"fingerprint": mark, "finished": True, "stopped": watch.stopped,
+                                           "settings": asdict(settings)})
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    del trainer, model
+    gc.collect()
+    return Aligned(folder, settings, history, watch.stopped, None, reward)
+
+
+def _make_trainer(model, tokenizer, start, reward, prompts, folder, settings, watch):
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    model.config._name_or_path = str(start)  # TRL loads the reference model from here
+    lora = {"peft_config": LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
+                                      target_modules="all-linear", task_type="CAUSAL_LM")} if settings.lora_rank else {}
+    common = {"model": model, "processing_class": tokenizer, "callbacks": [watch], **lora}
+    if settings.method == "dpo":
+        data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings))
+        args = DPOConfig(**_arguments(folder, settings, settings.prompts_per_step), disable_dropout=True,
+                         max_length=settings.max_prompt_tokens + settings.max_new_tokens, beta=settings.beta)
+        return _quiet(DPOTrainer(args=args, train_dataset=data, **common))
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in prompts])
+    sampling = {"num_generations": settings.replies_per_prompt, "max_completion_length": settings.max_new_tokens,
+                "temperature": settings.temperature, "beta": settings.beta, "num_iterations": 1,
+                "disable_dropout": True}
+    arguments = _arguments(folder, settings, settings.prompts_per_step * settings.replies_per_prompt) | sampling
+    if settings.method == "grpo":
+        return _quiet(GRPOTrainer(reward_funcs=reward, args=GRPOConfig(**arguments), train_dataset=data, **common))
+    return _quiet(RLOOTrainer(reward_funcs=reward, args=RLOOConfig(**arguments), train_dataset=data, **common))
+
+
+def _quiet(trainer):
+    """Drop the printing callback; `_Watch` shows the progress."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(folder: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:
+    """Return the trainer arguments that all methods share, for `samples` samples in one step."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = settings.micro_batch or samples // world
+    if samples % (micro * world):
+        raise PolicyError(f"{samples} samples a step cannot be split into {world} processes of {micro} at once.")
+    gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(folder / "checkpoints"), "max_steps": settings.steps, "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": samples // (micro * world), "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant", "seed": settings.seed, "logging_steps": 1, "save_steps": settings.save_every,
+        "save_total_limit": 1, "report_to": "none", "disable_tqdm": True, "use_cpu": not gpu,
+        "bf16": gpu and torch.cuda.is_bf16_supported(), "gradient_checkpointing": False, "dataloader_pin_memory": False,
+    }
+
+
+def _make_pairs(model, tokenizer, reward, prompts, settings) -> list[dict]:
+    used = prompts[:settings.steps * settings.prompts_per_step]
+    asked = [p for p in used for _ in range(settings.replies_per_prompt)]
+    drawn = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
+    pairs = rank_pairs(drawn, reward(prompts=asked, completions=drawn["response"].tolist()))
+    if pairs.empty:
+        raise PolicyError("all replies to each prompt earn the same reward, so there is nothing to prefer.")
+    return [{"prompt": [{"role": "user", "content": r.prompt}], "chosen": [{"role": "assistant", "content": r.chosen}],
+             "rejected": [{"role": "assistant", "content": r.rejected}]} for r in pairs.itertuples()]
+
+
+def _fit_prompts(model, tokenizer, prompts, settings: AlignSettings) -> list[str]:
+    context = getattr(model.config, "max_position_embeddings", None) or 10**9
+    room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)
+    if room < 1:
+        raise PolicyError(f"replies of {settings.max_new_tokens} tokens leave no room for a prompt in the model's "
+                          f"context of {context}.")
+    return keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
+
+
+def _fingerprint(start, reward, prompts, settings: AlignSettings) -> str:
+    """Return what makes this run this run: settings, prompts, reward, and the start model's files."""
+    parts = [json.dumps(asdict(settings), sort_keys=True), "\x00".join(prompts), getattr(reward, "label", "reward")]
+    for path in sorted(Path(start).glob("*.safetensors")) if Path(start).is_dir() else []:
+        with path.open("rb") as handle:
+            parts.append(f"{path.name} {path.stat().st_size} {hashlib.sha256(handle.read(2**24)).hexdigest()}")
+    return hashlib.sha256("\x01".join(parts).encode()).hexdigest()
+
+
+def _read_finished(folder: Path, mark: str, settings: AlignSettings, reward: Reward) -> Aligned | None:
+    path = folder / "align.json"
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise PolicyError(f"{folder} holds something that is not an alignment run; choose another folder.")
+        return None
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if state["fingerprint"] != mark:
+        raise PolicyError(f"{folder} belongs to another run (other settings, prompts, reward or start model); choose "
+                          "another folder or remove it.")
+    if not state["finished"]:
+        return None
+    return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), state["stopped"], None, reward)
+
+
+def _read_history(log: list[dict]) -> pd.DataFrame:
+    names = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
+             "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    rows = [{new: row[old] for old, new in names.items() if old in row} for row in log if "loss" in row]
+    return pd.DataFrame(rows)
+
+
+def _plain(message: str | list[dict[str, str]]) -> str:
+    return message if isinstance(message, str) else "\n".join(m["content"] for m in message)
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,349 @@
+"""Quick scorers for the proof of alignment: a reward evaluator, a judge of another kind, scalar reward models, proxies.
+
+Choices: the reward evaluator is a small network on frozen sentence embeddings (seconds to train, so that halves, shares
+and seeds are affordable); the judge reads word n-grams and shares neither features nor rows with it; both are taught
+that shuffled, empty, echoed and stuffed replies express nothing, in their full length and cut to the length a small
+policy writes; what a scorer says of text unlike its training text is out of its domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.theory import Theory
+
+if TYPE_CHECKING:
+    from fulcra_utils.encoder import Encoder
+
+PREFIX_WORDS = 40  # what a small policy writes in 48 tokens
+
+
+@dataclass
+class EmbeddingScorer:
+    """A network on the frozen embeddings of prompt and reply.
+
+    Attributes
+    ----------
+    encoder : Encoder
+    network : torch.nn.Module
+        Maps (N, 3 H) features to (N, K) outputs.
+    bounded : bool
+        Outputs pass through tanh (value scores); otherwise they are rewards of unit variance.
+    """
+
+    encoder: Encoder
+    network: Any = field(repr=False)
+    bounded: bool = True
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return (N, K) outputs; value scores within [-1, 1] when the scorer is bounded."""
+        import torch
+
+        with torch.inference_mode():
+            out = self.network(torch.from_numpy(pair_features(self.encoder, prompts, responses)))
+        return (out.tanh() if self.bounded else out).double().numpy()
+
+    def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return the first output, shape (N,): what a scalar reward model says."""
+        return self.score(prompts, responses)[:, 0]
+
+
+@dataclass
+class NgramScorer:
+    """Ridge regression on word uni- and bigrams of the reply and words of the prompt.
+
+    Attributes
+    ----------
+    reply_words, prompt_words : TfidfVectorizer
+    regression : Ridge
+    """
+
+    reply_words: Any = field(repr=False)
+    prompt_words: Any = field(repr=False)
+    regression: Any = field(repr=False)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return (N, D) scores cut to [-1, 1]."""
+        features = _ngram_features(self.reply_words, self.prompt_words, prompts, responses)
+        return np.clip(self.regression.predict(features).reshape(len(features.indptr) - 1, -1), -1.0, 1.0)
+
+
+def pair_features(encoder: Encoder, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    """Return (N, 3 H) features: embeddings of prompt and reply and their product; each different text is embedded once.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.encoder import load_encoder
+    >>> pair_features(load_encoder("tiny"), ["a", "a"], ["b", "c"]).shape
+    (2, 192)
+    """
+    from fulcra_utils.encoder import embed
+
+    texts, place = np.unique(np.array([*prompts, *responses], dtype=object).astype(str), return_inverse=True)
+    vectors = embed([str(t) for t in texts], encoder, max_length=192)
+    first, second = vectors[place[:len(prompts)]], vectors[place[len(prompts):]]
+    scale = np.sqrt(vectors.shape[1])  # unit variance features
+    return np.concatenate([first * scale, second * scale, first * second * scale**2], axis=1).astype(np.float32)
+
+
+def teach_absence(
+    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Add shortened replies with their labels, and replies that express nothing with label 0.
+
+    Parameters
+    ----------
+    prompts, responses : sequence of str, length N
+    vectors : ndarray, shape (N, D)
+    theory : Theory
+        Its item names are stuffed.
+    seed : int
+
+    Returns
+    -------
+    prompts, responses, vectors
+        6 N rows: as given, the first 40 words, the words shuffled, the first 40 words shuffled, and 2 N rows of empty,
+        echoed, repeated and stuffed replies in turn; the last 4 N have label 0.
+
+    Source: ours; a reward that was never shown nonsense can be led anywhere by it.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> p, r, v = teach_absence(["q"], ["be kind now"], np.ones((1, 5)), load_theory("moral_foundations"))
+    >>> len(r), v.sum()
+    (6, np.float64(10.0))
+    """
+    rng = np.random.default_rng(seed)
+    short = [cut_words(r) for r in responses]
+    shuffled = [shuffle_words(r, rng) for r in responses]
+    nothing = [_say_nothing(i, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, responses, strict=True))]
+    other = [_say_nothing(i + 2, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, short, strict=True))]
+    texts = [*responses, *short, *shuffled, *(shuffle_words(s, rng) for s in short), *nothing, *other]
+    labels = np.concatenate([vectors, vectors, np.where(np.isnan(np.tile(vectors, (4, 1))), np.nan, 0.0)])
+    return list(prompts) * 6, texts, labels
+
+
+def cut_words(text: str, n_words: int = PREFIX_WORDS) -> str:
+    """Return the first words of a text.
+
+    Examples
+    --------
+    >>> cut_words("one two  three", 2)
+    'one two'
+    """
+    return " ".join(text.split()[:n_words])
+
+
+def shuffle_words(text: str, rng: np.random.Generator) -> str:
+    """Return the words of a text in random order.
+
+    Examples
+    --------
+    >>> shuffle_words("a", np.random.default_rng(0))
+    'a'
+    """
+    words = text.split()
+    return " ".join(words[i] for i in rng.permutation(len(words)))
+
+
+def fit_value_scorer(
+    encoder: Encoder,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    vectors: np.ndarray,
+    theory: Theory,
+    hidden: int = 128,
+    seed: int = 0,
+) -> EmbeddingScorer:
+    """Train the reward evaluator: tanh outputs, squared error, as the released regression evaluator.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Stays as it is.
+    prompts, responses : sequence of str, length N
+    vectors : ndarray, shape (N, D)
+        Labels or scores in [-1, 1]; nan = unknown.
+    theory : Theory
+    hidden : int
+        Units of the one hidden layer.
+    seed : int
+
+    Returns
+    -------
+    EmbeddingScorer
+
+    Source: released evaluator (tanh and squared error); ours: frozen embeddings, replies that express nothing.
+    """
+    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed)
+    network = _fit_network(pair_features(encoder, prompts, responses), vectors, hidden, seed, bounded=True)
+    return EmbeddingScorer(encoder, network)
+
+
+def fit_reward_model(
+    encoder: Encoder, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray, seed: int = 0
+) -> EmbeddingScorer:
+    """Train a scalar reward model on given rewards, which are brought to mean 0 and variance 1.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    prompts, responses : sequence of str, length N
+    rewards : ndarray, shape (N,)
+        Rows with nan are left out.
+    seed : int
+
+    Returns
+    -------
+    EmbeddingScorer
+        `predict` gives standardised rewards.
+
+    Raises
+    ------
+    ValueError
+        With fewer than 8 usable rows.
+
+    Source: the paper's RLHF baseline, and its harmless measure as a proxy.
+    """
+    rewards = np.asarray(rewards, dtype=float)
+    known = np.flatnonzero(np.isfinite(rewards))
+    if len(known) < 8:
+        raise ValueError(f"a reward model needs at least 8 rows with a reward, there are {len(known)}.")
+    prompts, responses = [prompts[i] for i in known], [responses[i] for i in known]
+    scaled = ((rewards[known] - rewards[known].mean()) / (rewards[known].std() or 1.0))[:, None]
+    features = pair_features(encoder, prompts * 2, [*responses, *map(cut_words, responses)])
+    return EmbeddingScorer(encoder, _fit_network(features, np.tile(scaled, (2, 1)), 128, seed, bounded=False), False)
+
+
+def fit_preference(
+    encoder: Encoder, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str], penalty: float = 1.0
+) -> EmbeddingScorer:
+    """Fit a Bradley-Terry model of pairwise preference, linear in the features.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    prompts, chosen, rejected : sequence of str, length N
+    penalty : float
+        Of the squared weights.
+
+    Returns
+    -------
+    EmbeddingScorer
+        `predict` gives the strength of a reply: P(a over b) = sigmoid(strength a - strength b).
+
+    Source: Bradley and Terry (1952) on the helpful pairs; the helpful measure as a proxy.
+    """
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    gaps = pair_features(encoder, prompts, chosen) - pair_features(encoder, prompts, rejected)
+    model = LogisticRegression(C=1.0 / (penalty * len(gaps)), fit_intercept=False, max_iter=200)
+    model.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
+    linear = torch.nn.Linear(gaps.shape[1], 1, bias=False)
+    linear.weight.data = torch.from_numpy(model.coef_.astype(np.float32))
+    return EmbeddingScorer(encoder, linear, bounded=False)
+
+
+def fit_judge(
+    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0
+) -> NgramScorer:
+    """Train the judge: word n-grams and ridge regression, on rows that the reward evaluator never saw.
+
+    Parameters
+    ----------
+    prompts, responses : sequence of str, length N
+    vectors : ndarray, shape (N, D)
+        nan counts as 0.
+    theory : Theory
+    seed : int
+
+    Returns
+    -------
+    NgramScorer
+
+    Source: ours.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
+    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed + 1)
+    options = {"sublinear_tf": True, "token_pattern": r"(?u)\b\w+'?\w*\b", "dtype": np.float32}
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=3, **options).fit(responses)
+    asked = TfidfVectorizer(min_df=3, **options).fit(list(prompts))
+    regression = Ridge(alpha=1.0, solver="sparse_cg", fit_intercept=True)
+    regression.fit(_ngram_features(words, asked, prompts, responses), np.nan_to_num(vectors))
+    return NgramScorer(words, asked, regression)
+
+
+def measure_scorer(scorer: Any, rows: pd.DataFrame, theory: Theory) -> dict[str, float]:
+    """Measure how well a scorer agrees with labels on rows it was not trained on.
+
+    Parameters
+    ----------
+    scorer : EmbeddingScorer, NgramScorer or ValueEvaluator
+    rows : DataFrame
+        prompt, response and one column for each dimension.
+    theory : Theory
+
+    Returns
+    -------
+    dict
+        n, correlation (of all cells), mae; nan without labelled rows.
+
+    Source: ours.
+    """
+    vectors = rows[list(theory.dimensions)].to_numpy(dtype=float)
+    known = np.isfinite(vectors)
+    if len(rows) < 2 or not known.any() or np.nanstd(vectors) == 0:
+        return {"n": len(rows), "correlation": np.nan, "mae": np.nan}
+    scores = scorer.score(rows["prompt"].tolist(), rows["response"].tolist())
+    return {"n": len(rows), "correlation": float(np.corrcoef(scores[known], vectors[known])[0, 1]),
+            "mae": float(np.abs(scores[known] - vectors[known]).mean())}
+
+
+def _say_nothing(turn: int, prompt: str, response: str, theory: Theory, rng: np.random.Generator) -> str:
+    words = response.split() or ["the"]
+    if turn % 4 == 0:
+        return ""
+    if turn % 4 == 1:
+        return prompt
+    if turn % 4 == 2:
+        return " ".join([str(rng.choice(words))] * int(rng.integers(5, 25)))
+    return ", ".join(rng.choice(theory.items, min(theory.n_items, int(rng.integers(3, 25))), replace=False)) + "."
+
+
+def _fit_network(features: np.ndarray, labels: np.ndarray, hidden: int, seed: int, bounded: bool) -> Any:
+    """Train one hidden layer by AdamW on the squared error, nan labels left out."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Linear(features.shape[1], hidden),
+                                      torch.nn.GELU(), torch.nn.Dropout(0.2), torch.nn.Linear(hidden, labels.shape[1]))
+        inputs, known = torch.from_numpy(features), torch.from_numpy(np.isfinite(labels))
+        wanted = torch.from_numpy(np.nan_to_num(labels).astype(np.float32))
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+        for _ in range(30):
+            for rows in torch.randperm(len(inputs)).split(128):
+                out = network(inputs[rows])
+                errors = ((out.tanh() if bounded else out) - wanted[rows]).square()
+                loss = (errors * known[rows]).sum() / known[rows].sum().clamp(min=1)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return network.eval()
+
+
+def _ngram_features(words: Any, asked: Any, prompts: Sequence[str], responses: Sequence[str]) -> Any:
+    from scipy.sparse import hstack
+
+    return hstack([words.transform(responses), 0.5 * asked.transform(list(prompts))], format="csr")
