@@ -86,6 +86,35 @@ def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder,
         typer.echo(path)
 
 
+@app.command()
+def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .jsonl.gz or .parquet.")],
+             output: Annotated[str, typer.Option("--output", help="Labelled rows: .jsonl or .jsonl.gz.")],
+             model: Annotated[str, typer.Option(help="As the endpoint (OPENAI_BASE_URL) knows it.")],
+             theory: TheoryName = "schwartz10",
+             form: Annotated[str, typer.Option(help="all, sets, single, or vote (all three).")] = "all",
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")] = False,
+             budget: Annotated[float | None, typer.Option(help="Stop before this many US dollars are spent.")] = None,
+             concurrency: Annotated[int, typer.Option(min=1, help="Most requests at a time.")] = 8,
+             timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
+             temperature: Annotated[float, typer.Option(help="Of the model's sampling.")] = 0.0,
+             cache: Annotated[str, typer.Option(help="Folder of stored answers; default <output>.cache.")] = "",
+             prompt_field: Annotated[str, typer.Option(help="Text, or chat messages.")] = "prompt",
+             response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
+             decisions: Annotated[str, typer.Option(help="People's decisions (CSV), which win.")] = "",
+             review: Annotated[str, typer.Option(help="Write the review queue to this CSV file.")] = "",
+             card: Annotated[bool, typer.Option("--card", help="Also write a data set folder with its card.")] = False,
+             ) -> None:
+    """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment."""
+    from fulcra_utils.annotate import annotate_file
+    from fulcra_utils.endpoints import Endpoint
+    endpoint = Endpoint(model=model, concurrency=concurrency, timeout=timeout, options={"temperature": temperature})
+    report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
+                           response_field, decisions or None, review or None, card, progress=sys.stderr.isatty())
+    typer.echo(report.describe())
+    if report.failed:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command; turn every expected error into one line and exit code 2, Ctrl-C into 130."""
     from fulcra_utils.pipeline import PipelineError, StepError

@@ -1,0 +1,216 @@
+"""The `annotate` command: a file of replies in, a labelled file, a review queue and a data set with its card out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.annotation import FORMS
+from fulcra_utils.datacard import write_release
+from fulcra_utils.endpoints import AnswerCache, Endpoint, EndpointError, load_price
+from fulcra_utils.labelling import (
+    Annotation,
+    Row,
+    annotate_rows,
+    build_output,
+    compare_forms,
+    plan_annotation,
+    read_rows,
+    write_rows,
+)
+from fulcra_utils.review import (
+    apply_decisions,
+    build_queue,
+    collect_people,
+    read_decisions,
+    write_review_csv,
+)
+from fulcra_utils.theory import Theory, load_theory
+
+
+@dataclass
+class AnnotateReport:
+    """What a call of `annotate_file` did.
+
+    Attributes
+    ----------
+    plan : DataFrame
+        The requests, tokens and cost foreseen (see `plan_annotation`).
+    n_rows : int
+    failed : dict
+        Number of the row in the input (from 1) → why it could not be annotated in full.
+    costs : DataFrame or None
+        What was spent, one row a form; None after a dry run.
+    forms : DataFrame or None
+        The comparison of the forms, when there were several.
+    files : list of Path
+        What was written.
+    """
+
+    plan: pd.DataFrame
+    n_rows: int
+    failed: dict[int, str] = field(default_factory=dict)
+    costs: pd.DataFrame | None = None
+    forms: pd.DataFrame | None = None
+    files: list[Path] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Return the report in a few lines for a terminal."""
+        columns = ["form", "replies", "requests", "stored", "tokens_in", "tokens_out", "cost"]
+        lines = [self.plan[columns].to_string(index=False, na_rep="no price")]
+        if self.costs is not None:
+            lines = [self.costs.to_string(index=False, na_rep="no price")]
+        if self.forms is not None:
+            lines.append(self.forms.round(3).to_string(index=False, na_rep="-"))
+        if self.failed:
+            shown = [f"  row {number}: {why}" for number, why in list(self.failed.items())[:10]]
+            more = [f"  … and {len(self.failed) - 10} more"] if len(self.failed) > 10 else []
+            lines += [f"{len(self.failed)} of {self.n_rows} rows are not annotated in full:", *shown, *more]
+        return "\n".join(lines + [f"written: {path}" for path in self.files])
+
+
+def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theory | str, endpoint: Endpoint,
+                  form: str = "all", cache: str | Path | None = None, budget: float | None = None,
+                  dry_run: bool = False, prompt_field: str = "prompt", response_field: str = "response",
+                  decisions: str | Path | None = None, review: str | Path | None = None, card: bool = False,
+                  rule: str = "sign-sum", progress: bool = False) -> AnnotateReport:
+    """Annotate every reply of a file and write rows in the released shape, one for each input row, in order.
+
+    Parameters
+    ----------
+    input_path, output_path : path
+        Input .jsonl, .jsonl.gz or .parquet; output .jsonl or .jsonl.gz.
+    theory : Theory or str
+    endpoint : Endpoint
+    form : {"all", "sets", "single", "vote"}
+        "vote" asks in all three forms.
+    cache : path, optional
+        Folder of the stored answers; default: `<output>.cache`.
+    budget : float, optional
+        Dollars; reached, nothing more is asked, and the rest is recorded as not annotated.
+    dry_run : bool
+        Plan only: nothing is asked and nothing is written.
+    prompt_field, response_field : str
+    decisions : path, optional
+        People's decisions (CSV); they win. Default: `<output>.decisions.csv` when it exists.
+    review : path, optional
+        Where the review queue goes as CSV.
+    card : bool
+        Also write `<output>.dataset/`, a folder for `datasets.load_dataset` with a data card.
+    rule : {"sign-sum", "released"}
+        From items to dimensions.
+    progress : bool
+
+    Returns
+    -------
+    AnnotateReport
+
+    Raises
+    ------
+    DatasetError, TheoryError, EndpointError, ReviewError, ValueError
+        Unusable input or arguments, in one line.
+
+    Source: the paper's pipeline as far as it is reported; everything else is ours.
+    """
+    theory, output_path = load_theory(theory), Path(output_path)
+    if form not in (*FORMS, "vote"):
+        raise ValueError(f"no form {form!r}; there are {', '.join(FORMS)} and vote.")
+    if output_path.exists() and Path(input_path).exists() and output_path.samefile(input_path):
+        raise ValueError(f"{output_path}: the output would replace the input")
+    forms = FORMS if form == "vote" else (form,)
+    price = load_price(endpoint.model)
+    if budget is not None and price is None:
+        raise EndpointError(f"a budget needs a price, and {endpoint.model!r} is not listed in data/prices.yaml")
+    decided = _find_decisions(output_path, decisions, theory)
+    rows = read_rows(input_path, prompt_field, response_field)
+    folder = Path(cache) if cache else output_path.with_name(output_path.name + ".cache")
+    if dry_run:
+        store = AnswerCache(folder) if folder.exists() else None
+        return AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows))
+    store = AnswerCache(folder)
+    try:
+        plan = plan_annotation(rows, theory, endpoint, forms, store, price)
+        annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
+    finally:
+        store.close()
+    report = AnnotateReport(plan, len(rows), costs=annotation.costs)
+    _decide(annotation, rows, theory, decided, report)
+    report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
+    if review:
+        report.files.append(_write_queue(review, annotation, rows, theory, decided))
+    if card:
+        report.files.append(write_release(output_path.with_name(output_path.name + ".dataset"), output_path, theory,
+                                          {"model": endpoint.model, "endpoint": endpoint.address, "form": form,
+                                           "rule": rule, "costs": annotation.costs, "forms": report.forms,
+                                           "agreement": _agreement(annotation, theory, rows)}))
+    return report
+
+
+def _find_decisions(output_path: Path, given: str | Path | None, theory: Theory) -> pd.DataFrame | None:
+    beside = output_path.with_name(output_path.name + ".decisions.csv")
+    path = Path(given) if given else beside if beside.exists() else None
+    return None if path is None else read_decisions(path, theory.items)
+
+
+def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame | None,
+            report: AnnotateReport) -> None:
+    """Let people's decisions win, and note what is left open."""
+    row_ids, people = [row.row_id for row in rows], None
+    if decided is not None:
+        people = collect_people(decided, theory.items, row_ids)
+        annotation.labels, annotation.people = apply_decisions(annotation.labels, theory.items, row_ids, decided)
+        for open_items, who in zip(annotation.open, annotation.people, strict=True):
+            for name in who:
+                open_items.pop(name, None)
+    if len(annotation.forms) > 1:
+        report.forms = compare_forms(annotation, people)
+    for number, (row, open_items) in enumerate(zip(rows, annotation.open, strict=True), 1):
+        if row.problem or open_items:
+            kinds = list(dict.fromkeys(open_items.values()))
+            report.failed[number] = row.problem or f"{len(open_items)} of {theory.n_items} items open: {kinds[0]}"
+
+
+def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoint: Endpoint, form: str,
+             rule: str) -> list[dict[str, Any]]:
+    annotator = {"model": endpoint.model, "form": form, "theory": theory.name, "rule": rule}
+    out = []
+    for n, row in enumerate(rows):
+        extra: dict[str, Any] = {"annotator": annotator, "reasons": annotation.reasons[n]}
+        if annotation.people[n]:
+            extra["decided_by"] = annotation.people[n]
+        if len(annotation.forms) > 1:
+            split = np.flatnonzero(annotation.margin[n] < 1)
+            extra["vote_margin"] = {theory.items[i]: round(float(annotation.margin[n, i]), 3) for i in split}
+            extra["form_items"] = {
+                name: [f"{theory.items[i]}: {int(annotation.form_labels[f, n, i]):+d}"
+                       for i in np.flatnonzero(np.nan_to_num(annotation.form_labels[f, n]))]
+                for f, name in enumerate(annotation.forms)}
+        out.append(build_output(row, annotation.labels[n], theory, annotation.open[n], extra, rule))
+    return out
+
+
+def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], theory: Theory,
+                 decided: pd.DataFrame | None) -> Path:
+    usable = [n for n, row in enumerate(rows) if row.dialogue is not None]
+    ids = [rows[n].row_id for n in usable]
+    queue = build_queue(annotation.form_labels[:, usable], theory.items, ids, annotation.forms, decided)
+    texts = pd.DataFrame([(rows[n].row_id, rows[n].dialogue.prompt, rows[n].dialogue.response) for n in usable],
+                         columns=["row_id", "prompt", "response"])
+    return write_review_csv(path, queue, texts)
+
+
+def _agreement(annotation: Annotation, theory: Theory, rows: Sequence[Row]) -> pd.DataFrame | None:
+    """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
+    from fulcra_utils.agreement import measure_agreement
+    from fulcra_utils.dataset import items_to_vectors
+
+    if len(annotation.forms) < 2:
+        return None
+    vectors = np.stack([items_to_vectors(labels, theory) for labels in annotation.form_labels])
+    prompts = [row.dialogue.prompt if row.dialogue else f"row {n}" for n, row in enumerate(rows)]
+    return measure_agreement(vectors, theory.dimensions, pd.factorize(np.array(prompts, dtype=object))[0], draws=500)

@@ -1,0 +1,230 @@
+"""Endpoints, prices, questions, and the cache that keeps every answer; keys come from the environment only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fulcra_utils.theory import ROOT
+
+PRICES = ROOT / "data" / "prices.yaml"
+DEFAULT_URL = "https://api.openai.com/v1"
+
+
+class EndpointError(ValueError):
+    """An endpoint that cannot be used at all, or settings for one; the message never holds a key."""
+
+
+class Endpoint(BaseModel):
+    """One model behind an OpenAI-compatible endpoint, with its options. The key is named, never given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str = Field(min_length=1)
+    name: str = ""
+    base_url: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    options: dict[str, Any] = {"temperature": 0}
+    timeout: float = Field(60.0, gt=0)  # seconds for one request
+    attempts: int = Field(8, ge=1)  # per request, transport faults only
+    backoff: float = Field(0.5, ge=0)  # seconds before the second attempt; doubles, at most 30
+    concurrency: int = Field(8, ge=1)  # most requests at a time
+
+    @property
+    def url(self) -> str:
+        """Return the address: `base_url`, else the environment's OPENAI_BASE_URL, else OpenAI's."""
+        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+
+    @property
+    def address(self) -> str:
+        """Return the address without user name and password, as it may be written down."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def read_key(self) -> str:
+        """Return the key from the environment; a placeholder for an address of one's own that needs none.
+
+        Raises
+        ------
+        EndpointError
+            When OpenAI's own address is asked without a key, or the key cannot stand in a header.
+        """
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key and self.url == DEFAULT_URL:
+            raise EndpointError(f"set {self.api_key_env} (and OPENAI_BASE_URL for another endpoint than OpenAI's)")
+        if not key.isascii() or any(c.isspace() for c in key):
+            raise EndpointError(f"{self.api_key_env} holds characters that no key has")
+        return key or "none"
+
+
+def load_endpoints(path: str | Path) -> list[Endpoint]:
+    """Return the endpoints of a YAML file: a list under `endpoints`, each with model and optionally the other fields.
+
+    Raises
+    ------
+    EndpointError
+        Naming the file, the entry and the field; also when an entry holds a key itself.
+
+    Examples
+    --------
+    >>> [endpoint.name for endpoint in load_endpoints(ROOT / "data" / "endpoints.example.yaml")][:1]
+    ['local']
+    """
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["endpoints"]
+        return [Endpoint(**{"name": entry.get("model", ""), **entry}) for entry in entries]
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise EndpointError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise EndpointError(f"{path}: is no file with a list `endpoints`: {type(error).__name__}") from None
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens, and the day the price was read."""
+
+    input: float
+    output: float
+    date: str
+
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        """Return the dollars for so many tokens.
+
+        Examples
+        --------
+        >>> Price(1.0, 10.0, "2025-01-01").cost(1_000_000, 100_000)
+        2.0
+        """
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+def load_price(model: str, path: str | Path = PRICES) -> Price | None:
+    """Return the price of a model from a price table, or None when it is not listed.
+
+    Examples
+    --------
+    >>> load_price("a model nobody lists") is None
+    True
+    """
+    table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    entry = table["models"].get(model)
+    if not entry:
+        return None
+    return Price(float(entry["input"]), float(entry["output"]), str(entry.get("date", table["date"])))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: messages, the JSON schema of the answer (or None), and what else shapes how it is read."""
+
+    messages: tuple[dict[str, str], ...]
+    schema: dict[str, Any] | None = None
+    context: str = ""
+    expected_tokens: int = 200  # of the answer, for plans and the budget
+
+    def key(self, endpoint: Endpoint, attempt: int = 0) -> str:
+        """Return the name of its answer in the cache: a hash of everything that shapes it.
+
+        Examples
+        --------
+        >>> question = Question(({"role": "user", "content": "Hi"},))
+        >>> question.key(Endpoint(model="a")) == question.key(Endpoint(model="b"))
+        False
+        """
+        whole = {"address": endpoint.address, "model": endpoint.model, "options": endpoint.options, "attempt": attempt,
+                 "messages": self.messages, "schema": self.schema, "context": self.context}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def count_tokens(text: str) -> int:
+    """Estimate the tokens of a text: one for four bytes of UTF-8, at least one.
+
+    Source: ours; a rule of thumb for plans, replaced by the endpoint's own count where it gives one.
+
+    Examples
+    --------
+    >>> count_tokens("eight by")
+    2
+    """
+    return max(1, round(len(text.encode("utf-8", "replace")) / 4))
+
+
+def count_question(question: Question) -> int:
+    """Estimate the tokens of a question, messages only.
+
+    Examples
+    --------
+    >>> count_question(Question(({"role": "user", "content": "eight by"},)))
+    6
+    """
+    return sum(count_tokens(message["content"]) + 4 for message in question.messages)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One stored answer; `cost` is None when no price is known."""
+
+    text: str
+    finish_reason: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float | None = None
+    mode: str = "schema"
+    address: str = ""
+    received: float = 0.0
+
+
+class AnswerCache:
+    """Answers on disk, one SQLite file in a folder; each is flushed when `put` returns, and never changed.
+
+    Several processes may use one folder. `folder=None` keeps the answers in memory.
+
+    Examples
+    --------
+    >>> cache = AnswerCache(None)
+    >>> cache.put("k", Answer("yes"))
+    >>> cache.get("k").text, cache.get("other"), len(cache)
+    ('yes', None, 1)
+    """
+
+    def __init__(self, folder: str | Path | None):
+        name = ":memory:"
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            name = str(Path(folder) / "answers.sqlite")
+        try:
+            self._db = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+        except sqlite3.Error as error:
+            raise EndpointError(f"{name}: the answer cache cannot be opened: {error}") from None
+
+    def get(self, key: str) -> Answer | None:
+        """Return the stored answer, or None."""
+        row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return Answer(**json.loads(row[0])) if row else None
+
+    def put(self, key: str, answer: Answer) -> None:
+        """Store an answer; an answer already there stays."""
+        try:
+            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(answer))))
+        except sqlite3.Error as error:
+            raise EndpointError(f"an answer cannot be stored, so nothing more is asked: {error}") from None
+
+    def __len__(self) -> int:
+        """Return how many answers are stored."""
+        return self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

@@ -1,0 +1,443 @@
+"""From rows to labelled rows: plan the questions, ask them, vote, let people decide, write the released shape.
+
+One output row for each input row, in input order, with the input's fields kept. What could not be annotated is listed
+in `not_annotated` ([{"item", "reason"}]) and is read back as nan.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.agreement import cohen_kappa
+from fulcra_utils.annotation import (
+    NOTHING_LISTED,
+    Dialogue,
+    ItemLabels,
+    RowError,
+    list_questions,
+    looks_english,
+    read_answer,
+    read_dialogue,
+    render_question,
+    vote_labels,
+)
+from fulcra_utils.asking import ask_all, sum_outcomes
+from fulcra_utils.dataset import items_to_vectors, iter_rows
+from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price, count_question
+from fulcra_utils.files import write_atomic
+from fulcra_utils.theory import Theory
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input row: its fields, its dialogue (None when it cannot be read) and the reason then."""
+
+    fields: dict[str, Any]
+    dialogue: Dialogue | None
+    problem: str = ""
+
+    @property
+    def row_id(self) -> str:
+        """Return the row's own `row_id` or `id`, else a name made of its text, else ""."""
+        own = self.fields.get("row_id", self.fields.get("id"))
+        if isinstance(own, str | int) and not isinstance(own, bool):
+            return str(own)
+        return self.dialogue.row_id if self.dialogue else ""
+
+
+@dataclass
+class Annotation:
+    """Labels of N replies by F forms, with everything that led to them.
+
+    Attributes
+    ----------
+    forms : tuple of str, length F
+    form_labels : array, shape (F, N, I)
+        -1, 0, +1, nan = not annotated.
+    labels, margin : array, shape (N, I)
+        The vote of the forms and its margin (1 = unanimous); with one form its labels and 1.
+    reasons : list of dict, length N
+        Item → the annotator's reason, for items with a label other than 0.
+    open : list of dict, length N
+        Item → why it is not annotated.
+    costs : DataFrame
+        form, replies, calls, paid_now, tokens_in, tokens_out, cost.
+    """
+
+    forms: tuple[str, ...]
+    form_labels: np.ndarray
+    labels: np.ndarray
+    margin: np.ndarray
+    reasons: list[dict[str, str]]
+    open: list[dict[str, str]]
+    costs: pd.DataFrame
+    people: list[dict[str, str]] = field(default_factory=list)
+
+
+def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: str = "response") -> list[Row]:
+    """Read rows to be annotated (.jsonl, .jsonl.gz, .parquet); a row that cannot be read stays, with its problem.
+
+    Raises
+    ------
+    DatasetError
+        When the file itself cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "rows.jsonl"
+    ...     _ = path.write_text('{"prompt": "Hi", "response": "Hello."}\\n{"prompt": "Hi"}')
+    ...     [row.problem for row in read_rows(path)]
+    ['', 'response is missing']
+    """
+    rows = []
+    for line, fields, reason in iter_rows(path):
+        try:
+            if fields is None:
+                raise RowError(f"line {line}: {reason}")
+            rows.append(Row(fields, read_dialogue(fields, prompt_field, response_field)))
+        except RowError as error:
+            rows.append(Row(fields or {}, None, str(error)))
+    return rows
+
+
+def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, forms: Sequence[str],
+                    cache: AnswerCache | None = None, price: Price | None = None) -> pd.DataFrame:
+    """Return what an annotation would take, before anything is spent.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    theory : Theory
+    endpoint : Endpoint
+    forms : sequence of str
+    cache : AnswerCache, optional
+        Answers already there are counted as stored.
+    price : Price, optional
+
+    Returns
+    -------
+    DataFrame
+        One row a form: form, replies, requests, stored, tokens_in, tokens_out, cost (nan without a price). Requests,
+        tokens and cost leave out what is stored; tokens are estimates (four bytes each), second asks are not counted.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> rows = [Row({}, Dialogue((("user", "Hi"), ("assistant", "Hello."))))]
+    >>> plan = plan_annotation(rows, load_theory("moral_foundations"), Endpoint(model="m"), ["all", "single"])
+    >>> plan[["form", "requests"]].values.tolist()
+    [['all', 1], ['single', 20]]
+    """
+    table = []
+    usable = [row.dialogue for row in rows if row.dialogue is not None]
+    for form in forms:
+        counts, seen = {"requests": 0, "stored": 0, "tokens_in": 0, "tokens_out": 0}, set()
+        for question in (render_question(theory, d, items, form) for d in usable
+                         for items in list_questions(theory, form)):
+            key = question.key(endpoint)
+            if key in seen:
+                continue
+            seen.add(key)
+            if cache is not None and cache.get(key) is not None:
+                counts["stored"] += 1
+                continue
+            counts["requests"] += 1
+            counts["tokens_in"] += count_question(question)
+            counts["tokens_out"] += question.expected_tokens
+        cost = price.cost(counts["tokens_in"], counts["tokens_out"]) if price else np.nan
+        table.append({"form": form, "replies": len(usable), **counts, "cost": cost})
+    return pd.DataFrame(table)
+
+
+def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache: AnswerCache,
+                  forms: Sequence[str] = ("all",), price: Price | None = None, budget: float | None = None,
+                  progress: bool = False) -> Annotation:
+    """Ask the endpoint about every readable row in every form, and let the forms vote.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    theory : Theory
+    endpoint : Endpoint
+    cache : AnswerCache
+        Answers already there are not asked again; new ones are stored the moment they arrive.
+    forms : sequence of str
+        Of "all", "sets", "single".
+    price, budget
+        As in `ask_all`.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Annotation
+
+    Raises
+    ------
+    EndpointError
+        When the endpoint refuses everything.
+
+    Source: the three forms as reported for the paper; prompts and merge rule are ours.
+    """
+    jobs = [(f, n, items) for f, form in enumerate(forms) for n, row in enumerate(rows) if row.dialogue is not None
+            for items in list_questions(theory, form)]
+    sheet = _Sheet(theory, forms, jobs, len(rows))
+    bar = _progress_bar(len(jobs), progress)
+    questions = (render_question(theory, rows[n].dialogue, items, forms[f]) for f, n, items in jobs)
+
+    def finish(number: int, outcome: Any) -> None:
+        sheet.enter(number, outcome)
+        bar()
+
+    outcomes = ask_all(endpoint, questions, sheet.check, cache, price, budget, finish)
+    costs = []
+    for f, form in enumerate(forms):
+        mine = [outcome for (g, _, _), outcome in zip(jobs, outcomes, strict=True) if g == f]
+        sums = sum_outcomes(mine)
+        costs.append({"form": form, "replies": sum(row.dialogue is not None for row in rows), "calls": sums["n_calls"],
+                      "paid_now": sums["n_paid"], "tokens_in": sums["tokens_in"], "tokens_out": sums["tokens_out"],
+                      "cost": sums["cost"] if price else np.nan})
+    return sheet.close(rows, pd.DataFrame(costs))
+
+
+class _Sheet:
+    """Collect the answers of all questions into labels, reasons and what stays open."""
+
+    def __init__(self, theory: Theory, forms: Sequence[str], jobs: list, n_rows: int):
+        self.theory, self.forms, self.jobs = theory, tuple(forms), jobs
+        self.labels = np.full((len(forms), n_rows, theory.n_items), np.nan)
+        self.reasons: list[list[dict[int, str]]] = [[{} for _ in range(n_rows)] for _ in forms]
+        self.open: list[list[dict[int, str]]] = [[{} for _ in range(n_rows)] for _ in forms]
+        self.listed_nothing: set[int] = set()
+
+    def check(self, number: int, answer: Answer) -> tuple[ItemLabels, list[str], float]:
+        f, _, items = self.jobs[number]
+        read = read_answer(answer.text, self.theory, items, self.forms[f], answer.finish_reason,
+                           confirmed=number in self.listed_nothing)
+        if read.faults == [NOTHING_LISTED]:
+            self.listed_nothing.add(number)
+        return read, read.faults, float(np.isfinite(read.labels).sum())
+
+    def enter(self, number: int, outcome: Any) -> None:
+        f, n, items = self.jobs[number]
+        self.listed_nothing.discard(number)
+        if outcome.value is None:
+            self.open[f][n].update(dict.fromkeys(items, outcome.error))
+            return
+        self.labels[f, n, list(items)] = outcome.value.labels
+        for item, label, reason, why in zip(items, outcome.value.labels, outcome.value.reasons, outcome.value.open,
+                                            strict=True):
+            if why:
+                self.open[f][n][item] = why
+            elif label and reason:
+                self.reasons[f][n][item] = reason
+
+    def close(self, rows: Sequence[Row], costs: pd.DataFrame) -> Annotation:
+        names = self.theory.items
+        vote, margin = vote_labels(self.labels)
+        reasons, open_ = [], []
+        for n, row in enumerate(rows):
+            given: dict[str, str] = {}
+            for f in range(len(self.forms)):
+                for item, reason in self.reasons[f][n].items():
+                    if self.labels[f, n, item] == vote[n, item]:
+                        given.setdefault(names[item], reason)
+            reasons.append({names[i]: given[names[i]] for i in np.flatnonzero(vote[n]) if names[i] in given})
+            open_.append({names[i]: row.problem or self._why(n, i) for i in np.flatnonzero(np.isnan(vote[n]))})
+        return Annotation(self.forms, self.labels, vote, margin, reasons, open_, costs, [{} for _ in rows])
+
+    def _why(self, n: int, item: int) -> str:
+        votes = self.labels[:, n, item]
+        if np.isfinite(votes).any():
+            said = ", ".join(f"{form} {int(v):+d}" for form, v in zip(self.forms, votes, strict=True) if np.isfinite(v))
+            return f"the forms tie: {said}"
+        return "; ".join(dict.fromkeys(self.open[f][n].get(item, "") for f in range(len(self.forms))))
+
+
+def compare_forms(annotation: Annotation, people: np.ndarray | None = None) -> pd.DataFrame:
+    """Return what each form costs and how far it agrees with the others and with people.
+
+    Parameters
+    ----------
+    annotation : Annotation
+    people : array, shape (N, I), optional
+        Labels that people gave; nan = none.
+
+    Returns
+    -------
+    DataFrame
+        form, calls, tokens_in, tokens_out, cost, n_others, agree_others, kappa_others, n_people, agree_people,
+        kappa_people. "Others" is the vote of the *other* forms, ties left out; agree is the share of equal labels,
+        kappa Cohen's. nan where there is nothing to compare with.
+
+    Source: ours; a form is never compared with a vote it took part in.
+
+    Examples
+    --------
+    >>> FORMS = ("all", "sets", "single")
+    >>> labels = np.array([[[1.0, 0.0]], [[1.0, 0.0]], [[1.0, 1.0]]])
+    >>> costs = pd.DataFrame({"form": FORMS, "calls": 1, "tokens_in": 1, "tokens_out": 1, "cost": 0.0})
+    >>> annotation = Annotation(FORMS, labels, labels[0], labels[0], [{}], [{}], costs)
+    >>> compare_forms(annotation).agree_others.tolist()
+    [1.0, 1.0, 0.5]
+    """
+    rows = []
+    for f in range(len(annotation.forms)):
+        own = annotation.form_labels[f].ravel()
+        others = np.delete(annotation.form_labels, f, axis=0)
+        nobody = np.full(own.shape, np.nan)
+        rows.append({**_agree(own, vote_labels(others)[0].ravel() if len(others) else nobody, "others"),
+                     **_agree(own, nobody if people is None else people.ravel(), "people")})
+    costs = annotation.costs[["form", "calls", "tokens_in", "tokens_out", "cost"]].reset_index(drop=True)
+    return pd.concat([costs, pd.DataFrame(rows)], axis=1)
+
+
+def _agree(own: np.ndarray, other: np.ndarray, name: str) -> dict[str, float]:
+    both = np.isfinite(own) & np.isfinite(other)
+    share = float(np.mean(own[both] == other[both])) if both.any() else np.nan
+    return {f"n_{name}": int(both.sum()), f"agree_{name}": share,
+            f"kappa_{name}": cohen_kappa(own[both], other[both]) if both.any() else np.nan}
+
+
+def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[str, str] | None = None,
+                 extra: dict[str, Any] | None = None, rule: str = "sign-sum") -> dict[str, Any]:
+    """Return a labelled row in the released shape: the input's fields, then dialogue, labels and what stays open.
+
+    Parameters
+    ----------
+    row : Row
+    labels : array, shape (I,)
+        -1, 0, +1, nan = not annotated.
+    theory : Theory
+    open_items : dict, optional
+        Item → why it is not annotated.
+    extra : dict, optional
+        More fields.
+    rule : {"sign-sum", "released"}
+        From items to dimensions: the sign of the sum, or every sign that an item of the dimension carries.
+
+    Returns
+    -------
+    dict
+        A dimension with an open item has no label and is read back as nan.
+
+    Raises
+    ------
+    ValueError
+        For an unknown rule.
+
+    Source: row shape as released; the sign-sum rule gives the released dimension labels in 1,666 of 1,718 rows.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> labels = np.zeros(theory.n_items)
+    >>> labels[0] = 1
+    >>> row = Row({"id": 7}, Dialogue((("user", "Hi"), ("assistant", "Hello."))))
+    >>> build_output(row, labels, theory)["value_types"]
+    ['care: +1']
+    """
+    out = dict(row.fields)
+    out["dialogue"] = row.dialogue.released if row.dialogue else out.get("dialogue")
+    out["value_items"] = [f"{theory.items[i]}: {int(labels[i]):+d}" for i in np.flatnonzero(np.nan_to_num(labels))]
+    out["value_types"] = items_to_types(labels, theory, rule)
+    for name in ("query_source", "response_source"):
+        out.setdefault(name, None)
+    out["not_annotated"] = [{"item": item, "reason": why} for item, why in (open_items or {}).items()]
+    if row.dialogue is not None:
+        out["looks_english"] = looks_english(row.dialogue.response)
+    if row.problem:
+        out["problem"] = row.problem
+    return {**out, **(extra or {})}
+
+
+def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum") -> list[str]:
+    """Return the dimension labels ("security: -1") that follow from the item labels of one reply.
+
+    Parameters
+    ----------
+    labels : array, shape (I,)
+        -1, 0, +1, nan = not annotated, which leaves its dimension without a label.
+    theory : Theory
+    rule : {"sign-sum", "released"}
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        For an unknown rule.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> labels = np.zeros(theory.n_items)
+    >>> labels[:3] = [1, 1, -1]
+    >>> items_to_types(labels, theory), items_to_types(labels, theory, "released")
+    (['care: +1'], ['care: +1', 'care: -1'])
+    """
+    sums = items_to_vectors(labels, theory)
+    known = np.isfinite(sums)
+    if rule == "sign-sum":
+        signs = [(d, int(sums[d])) for d in np.flatnonzero(known & (sums != 0))]
+    elif rule == "released":
+        carried = {(int(theory.item_dims[i]), int(labels[i])) for i in np.flatnonzero(np.nan_to_num(labels))}
+        signs = sorted(((d, sign) for d, sign in carried if known[d]), key=lambda pair: (pair[0], -pair[1]))
+    else:
+        raise ValueError(f"no rule {rule!r}; there are sign-sum and released.")
+    return [f"{theory.dimensions[d]}: {sign:+d}" for d, sign in signs]
+
+
+def write_rows(path: str | Path, rows: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> Path:
+    """Write rows as JSONL (.jsonl, or .jsonl.gz), whole or not at all, and return the path.
+
+    Raises
+    ------
+    ValueError
+        For another suffix.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_rows(Path(folder) / "a.jsonl", [{"é": 1}]).read_text(encoding="utf-8")
+    '{"é": 1}\\n'
+    """
+    path = Path(path)
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{path}: labelled rows are written as .jsonl or .jsonl.gz")
+    with write_atomic(path) as tmp:
+        opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+        with opener(tmp, "wt", encoding="utf-8", errors="replace", newline="\n") as lines:
+            for row in rows:
+                lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    return path
+
+
+def _progress_bar(total: int, show: bool) -> Callable[[], None]:
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="question", disable=not show, mininterval=0.5)
+
+    def step() -> None:
+        bar.update()
+        if bar.n >= total:
+            bar.close()
+
+    return step
