@@ -57,7 +57,8 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     ours : DataFrame
-        claim_id, ours, low, high and optionally why. nan in `ours` means that it could not be computed here.
+        claim_id, ours, low, high and optionally why and kind. nan in `ours` means that it could not be computed here.
+        A kind of ours stands over the reported one: rows of another population than the claim foresees.
     reported : DataFrame
         As from `load_reported`.
 
@@ -87,7 +88,10 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     unknown = sorted(set(ours.claim_id) - set(reported.claim_id))
     if unknown:
         raise ValueError(f"no such claim in data/reported: {', '.join(unknown)}")
-    table = ours.assign(why=ours["why"].fillna("") if "why" in ours else "").merge(reported, on="claim_id", how="left")
+    own_kind = ours["kind"] if "kind" in ours else pd.Series(None, index=ours.index, dtype=object)
+    ours = ours.assign(why=ours["why"].fillna("") if "why" in ours else "", own_kind=own_kind)
+    table = ours.drop(columns="kind", errors="ignore").merge(reported, on="claim_id", how="left")
+    table["kind"] = table.own_kind.where(table.own_kind.notna(), table.kind)
     judged = [_judge(row) for row in table.itertuples()]
     table["verdict"] = [verdict for verdict, _ in judged]
     table["why"] = [str(why or reason) for why, (_, reason) in zip(table["why"], judged, strict=True)]

@@ -1,0 +1,667 @@
+"""The tables of the value analysis: prevalence, value x risk, probes, models. Replies in, Findings out.
+
+Each function composes the pure functions of `stats` and `probes` into one table, states in one computed sentence what
+the table shows, and says how many rows and which interval stand behind it. What the rows do not allow is left out with
+its reason. The companion `exploration` holds the value space, unknown risks, structure and clarity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.probes import (
+    bootstrap_preference,
+    draw_directions,
+    pair_replies,
+    probe_category,
+    probe_number,
+    probe_preference,
+)
+from fulcra_utils.replies import Finding, Replies, RiskMap, leave_out
+from fulcra_utils.stats import (
+    adjust_difference,
+    adjust_p,
+    agree_with_table,
+    bootstrap_correlations,
+    bootstrap_means,
+    compare_paired,
+    correlate,
+    count_signs,
+    fit_mixed,
+    rank_columns,
+    take_interval,
+    wilson_interval,
+)
+from fulcra_utils.theory import Theory
+
+MIN_ROWS = 20  # below that no table of intervals is worth drawing
+PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
+SIGNS = ("opposed", "no connection", "supported")
+CONTROLS, NAME = "refusal + length", "model's name"
+
+
+def tabulate_prevalence(replies: Replies) -> Finding:
+    """Count how often each value is supported, opposed and expressed at all, by model and by source of the prompt.
+
+    Parameters
+    ----------
+    replies : Replies
+
+    Returns
+    -------
+    Finding
+        value, by ("all", "model", "query_source"), group, sign ("supported", "opposed", "expressed"), count, n, share,
+        low, high (Wilson, 95 %).
+
+    Source: prevalence figure of the paper; intervals after Wilson (1927).
+    """
+    if len(replies) == 0:
+        return leave_out("Prevalence", "no reply carries a complete value vector")
+    masks = [("all", "all", np.ones(len(replies), bool))]
+    masks += [(by, str(g), (replies.table[by] == g).to_numpy(bool)) for by in ("model", "query_source")
+              for g in replies.table[by].dropna().unique()]
+    table = pd.concat([_count_group(replies.vectors[m], replies.theory.dimensions, by, g) for by, g, m in masks])
+    table = table.reset_index(drop=True)
+    top = table[(table.by == "all") & (table.sign == "expressed")].nlargest(1, "share").iloc[0]
+    against = table[(table.by == "all") & (table.sign == "opposed")].nlargest(1, "share").iloc[0]
+    reading = (f"The value expressed most often is **{top.value}** ({_percent(top)}), the one opposed most often "
+               f"**{against.value}** ({_percent(against)}); {replies.describe()}.")
+    return Finding(table, reading, f"{replies.describe()}; bars of error: 95 % Wilson intervals.")
+
+
+def _count_group(vectors: np.ndarray, names: Sequence[str], by: str, group: str) -> pd.DataFrame:
+    counts = count_signs(vectors)
+    minus, plus, n = counts[:, 0], counts[:, 2], counts.sum(axis=1)
+    parts = []
+    for sign, k in (("supported", plus), ("opposed", minus), ("expressed", plus + minus)):
+        low, high = wilson_interval(k, n)
+        parts.append(pd.DataFrame({"value": names, "by": by, "group": group, "sign": sign, "count": k, "n": n,
+                                   "share": k / np.where(n, n, np.nan), "low": low, "high": high}))
+    return pd.concat(parts)
+
+
+def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool) -> pd.DataFrame:
+    """Return our rows for the published prevalence bars.
+
+    Parameters
+    ----------
+    prevalence : Finding
+        From `tabulate_prevalence` on the annotated replies.
+    reported : DataFrame
+        claim_id of data/reported.
+    is_whole : bool
+        Whether the whole published file of 20k dialogues was had: then the same rows are recomputed.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, kind, ours, low, high, why.
+    """
+    words = {"supported": "aligned", "expressed": "expressed"}
+    rows = prevalence.table[prevalence.table.by == "all"] if not prevalence.is_left_out else prevalence.table
+    why = "" if is_whole else "the whole 20k file could not be had: these are other dialogues than the published ones"
+    claims = [(f"prevalence/{r.value}/{words[r.sign]}", r.share, r.low, r.high) for r in rows.itertuples()
+              if r.sign in words]
+    table = pd.DataFrame(claims, columns=["claim_id", "ours", "low", "high"])
+    table = table.assign(kind="recomputed" if is_whole else "other population", why=why)
+    return table[table.claim_id.isin(reported.claim_id)].reset_index(drop=True)
+
+
+def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_draws: int = 2000,
+                    seed: int = 0) -> Finding:
+    """Correlate values with risks in every declared way, next to the published table.
+
+    Declared beforehand: the primary table is the point-biserial correlation of |v| over prompts with exactly one risk
+    (`PRIMARY`); the other ways show how much depends on that choice. The family of each correction is one table.
+
+    Parameters
+    ----------
+    replies : Replies
+    risks : RiskMap
+    reported : DataFrame
+        claim_id ("risk/<value>/<risk>"), reported, tolerance; other rows are ignored.
+    n_draws : int
+        Bootstrap draws over prompts.
+
+    Returns
+    -------
+    Finding
+        value, risk, measure ("strength" = |v|, "signed" = v), prompts ("all", "single risk"), rows ("all",
+        "non-refusals"), coefficient ("point-biserial", "Spearman"), r, low, high, p (cluster-robust), p_adjusted
+        (Benjamini-Hochberg), n, n_prompts, reported, tolerance. `extra["summary"]`: one line for each way with the
+        correlation over cells, its interval, the share of equal signs and how many cells differ.
+
+    Source: value x risk figure of the paper; its coefficient, subset and mapping are not published.
+    """
+    known = replies.keep(replies.has_issues)
+    names, categories = known.theory.dimensions, known.categories
+    indicators = risks.indicators(*categories)
+    if len(known) < MIN_ROWS or not indicators.any():
+        return leave_out("Value x risk", "the risk categories of the prompts are not known for enough of these rows")
+    published = _published_cells(names, risks, reported)
+    cells, summary = [], []
+    for way, mask, x in _ways(known, indicators):
+        one, total = _correlate_way(x[mask], indicators[mask], known.clusters[mask], names, risks, published, n_draws,
+                                    seed)
+        cells.append(one.assign(**way))
+        summary.append({**way, **total})
+    table, summary = pd.concat(cells, ignore_index=True), pd.DataFrame(summary)
+    return Finding(table, _read_risks(summary), f"{known.describe()}; 95 % bootstrap intervals over prompts "
+                   f"({n_draws} draws).", {"summary": summary})
+
+
+def _ways(known: Replies, indicators: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray]]:
+    """Yield each declared way to correlate: its words, its rows, its numbers."""
+    single = indicators.sum(axis=1) == 1
+    for rows, mask in (("all", np.ones(len(known), bool)), ("non-refusals", ~known.refusals)):
+        for prompts, chosen in (("single risk", mask & single), ("all", mask)):
+            if chosen.sum() < MIN_ROWS:
+                continue
+            for measure, x in (("strength", np.abs(known.vectors)), ("signed", known.vectors)):
+                way = {"measure": measure, "prompts": prompts, "rows": rows}
+                yield way | {"coefficient": "point-biserial"}, chosen, x
+                ranks = np.full(x.shape, np.nan)
+                ranks[chosen] = rank_columns(x[chosen])
+                yield way | {"coefficient": "Spearman"}, chosen, ranks
+
+
+def _correlate_way(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, names: Sequence[str], risks: RiskMap,
+                   published: tuple[np.ndarray, np.ndarray], n_draws: int, seed: int) -> tuple[pd.DataFrame, dict]:
+    r, p = correlate(x, y, clusters)
+    draws = bootstrap_correlations(x, y, clusters, n_draws, seed)
+    low, high = take_interval(draws)
+    reported, tolerance = published
+    size = {"n": len(x), "n_prompts": len(np.unique(clusters))}
+    value, risk = np.meshgrid(names, list(risks.risks), indexing="ij")
+    columns = {"value": value, "risk": risk, "r": r, "low": low, "high": high, "p": p, "p_adjusted": adjust_p(p),
+               "reported": reported, "tolerance": tolerance}
+    table = pd.DataFrame({k: v.ravel() for k, v in columns.items()}).assign(**size)
+    agreement, same_sign = agree_with_table(r, reported)
+    bounds = take_interval(np.array([agree_with_table(d, reported)[0] for d in draws[:500]]))
+    outside = (high < reported - tolerance) | (low > reported + tolerance)
+    inside = (low >= reported - tolerance) & (high <= reported + tolerance)
+    return table, {"cell_correlation": agreement, "low": float(bounds[0]), "high": float(bounds[1]),
+                   "same_sign": same_sign, "n_cells": int(np.isfinite(r).sum()), "n_reproduced": int(inside.sum()),
+                   "n_differ": int(outside.sum()), "n_significant": int((adjust_p(p) < 0.05).sum()), **size}
+
+
+def _published_cells(names: Sequence[str], risks: RiskMap, reported: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the published (D, R) table and its tolerances, nan where nothing is published."""
+    claims = reported.set_index("claim_id")
+    ids = [[f"risk/{value}/{risk}" for risk in risks.risks] for value in names]
+    return tuple(np.array([claims[column].reindex(row).to_numpy(float) for row in ids])
+                 for column in ("reported", "tolerance"))
+
+
+def _read_risks(summary: pd.DataFrame) -> str:
+    main = _pick(summary, PRIMARY)
+    if main.empty:
+        return "Too few prompts touch exactly one risk for the declared table; the other ways are in the table."
+    row = main.iloc[0]
+    text = (f"Declared way (|v|, prompts with one risk, n = {row.n:,} replies to {row.n_prompts:,} prompts): "
+            f"{row.n_significant} of {row.n_cells} cells differ from 0 after correction")
+    if not np.isfinite(row.cell_correlation):
+        return text + "; nothing is published for these values."
+    span = summary.cell_correlation
+    return (f"{text}. Over the cells our table correlates **{row.cell_correlation:.2f}** "
+            f"({_span(row.low, row.high)}) with the published one, the signs agree in {row.same_sign:.0%}; "
+            f"{row.n_reproduced} cells lie within the tolerance with their whole interval, {row.n_differ} wholly "
+            f"outside. Over all {len(summary)} ways the correlation runs from {span.min():.2f} to {span.max():.2f}.")
+
+
+def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Finding:
+    """Show how far the declared value x risk table depends on the disputable lines of the mapping.
+
+    Returns
+    -------
+    Finding
+        One row for each mapping that the alternatives allow (the declared one first): changed (words),
+        cell_correlation, same_sign.
+
+    Source: ours; the paper's mapping is not published.
+    """
+    known = replies.keep(replies.has_issues)
+    values = known.theory.dimensions
+    published, _ = _published_cells(values, risks, reported)
+    if len(known) < MIN_ROWS or not np.isfinite(published).any():
+        return leave_out("The choice of mapping", "there is no published table for these values and rows")
+    rows = []
+    for mapping in risks.variants():
+        y = risks.indicators(*known.categories, mapping)
+        single = y.sum(axis=1) == 1
+        r, _ = correlate(np.abs(known.vectors[single]), y[single]) if single.sum() >= 3 else (published * np.nan, 0)
+        agreement, same = agree_with_table(r, published)
+        changed = ", ".join(f"{c} → {risk}" for c, risk in mapping.items() if risk != risks.mapping[c])
+        rows.append({"changed": changed or "as declared", "cell_correlation": agreement, "same_sign": same})
+    table = pd.DataFrame(rows)
+    c = table.cell_correlation
+    reading = (f"Over the {len(table)} defensible mappings the correlation with the published table runs from "
+               f"{c.min():.2f} to {c.max():.2f}; the declared one gives {c.iloc[0]:.2f}.")
+    return Finding(table, reading, f"{known.describe()}.")
+
+
+def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
+    """Return our rows for the published value x risk cells: the primary way.
+
+    Parameters
+    ----------
+    correlations : Finding
+        From `correlate_risks`.
+    kind : str
+        Kind of the replies; only released replies can replicate the published table.
+    """
+    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
+    if correlations.is_left_out:
+        return pd.DataFrame(columns=columns)
+    table = pick_declared(correlations)
+    table = table[table.reported.notna()]
+    other = kind != "scored"
+    return pd.DataFrame({
+        "claim_id": "risk/" + table.value + "/" + table.risk, "kind": "other population" if other else "replicated",
+        "ours": table.r, "low": table.low, "high": table.high,
+        "why": "the embedded sample is no sample of real replies" if other else ""}, columns=columns)
+
+
+def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n_draws: int = 2000, n_folds: int = 5,
+                  n_directions: int = 20, seed: int = 0) -> Finding:
+    """Measure what value vectors alone tell about reward, risk and preference, next to controls.
+
+    Three tasks, each on prompts that were not used for fitting: *preference* (of two replies to one prompt, which has
+    the higher reward), *reward* (R²), *risk* (which of the risks, balanced accuracy). Each is answered from the values,
+    the groups of values, as many random directions, refusal flag + log-length, both, the model's name, and again among
+    non-refusals only.
+
+    Parameters
+    ----------
+    replies : Replies
+    risks : RiskMap
+
+    Returns
+    -------
+    Finding
+        task, features, rows ("all", "non-refusals"), score, low, high, chance, null (95 % quantile under permutation),
+        p, p_adjusted (Benjamini-Hochberg over the table), n, n_prompts.
+
+    Source: pairwise task of GPLA (2502.02444); controls ours, because the released reward model punishes refusals.
+    """
+    knobs = {"n_permutations": n_permutations, "n_draws": n_draws, "n_folds": n_folds, "seed": seed}
+    rows = []
+    for name, subset in (("all", replies), ("non-refusals", replies.keep(~replies.refusals))):
+        if len(subset) < MIN_ROWS:
+            continue
+        for task in (_probe_pairs, _probe_reward, _probe_risk):
+            for found in task(subset, risks, knobs, n_directions):
+                rows.append({"rows": name, **found})
+    if not rows:
+        return leave_out("The probes", "fewer than 20 replies, or neither rewards nor risk categories are known")
+    columns = ["task", "features", "rows", "score", "low", "high", "chance", "null", "p", "p_adjusted", "n",
+               "n_prompts"]
+    table = pd.DataFrame(rows).dropna(subset="score").reset_index(drop=True)
+    table = table.assign(p_adjusted=adjust_p(table.p)).reindex(columns=columns)
+    if table.empty:
+        return leave_out("The probes", "fewer prompts than twice the folds carry a reward or a risk category")
+    return Finding(table, _read_probes(table, replies), f"{replies.describe()}; whiskers: 95 % bootstrap intervals "
+                   f"over prompts; cross-validated by prompt in {n_folds} folds; ticks: 95 % quantile of "
+                   f"{n_permutations} permutations.")
+
+
+def make_features(replies: Replies) -> dict[str, np.ndarray]:
+    """Return the feature sets that the probes compare, by name; each (N, K).
+
+    Sets that say nothing here are left out: groups where the theory has none, the model where there is one only, the
+    refusal flag where it is constant.
+
+    Source: ours.
+    """
+    theory, controls = replies.theory, replies.controls
+    controls = controls[:, np.ptp(controls, axis=0) > 0] if len(replies) else controls
+    groups = [replies.vectors[:, [theory.dimensions.index(d) for d in dims]].mean(axis=1)
+              for dims in theory.groups.values() if dims]
+    features = {f"{theory.n_dims} values": replies.vectors}
+    if groups:
+        features[f"{len(groups)} groups"] = np.column_stack(groups)
+    if controls.shape[1]:
+        label = CONTROLS if controls.shape[1] == 2 else "length" if len(set(replies.refusals)) == 1 else "refusal"
+        features[label] = controls
+        features[f"values + {label}"] = np.hstack([replies.vectors, controls])
+    if len(replies.models) > 1:
+        features[NAME] = (replies.table.model.to_numpy()[:, None] == np.array(replies.models)[1:]).astype(float)
+    return features
+
+
+def _probe_pairs(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
+    pairs = pair_replies(replies.table.prompt.to_numpy(), replies.table.reward.to_numpy())
+    if len(pairs) < MIN_ROWS:
+        return
+    wins = (replies.table.reward.to_numpy()[pairs[:, 0]] > replies.table.reward.to_numpy()[pairs[:, 1]]).astype(float)
+    clusters = replies.clusters[pairs[:, 0]]
+
+    def run(x: np.ndarray, **changes: int) -> dict:
+        return probe_preference(x[pairs[:, 0]] - x[pairs[:, 1]], wins, clusters, **(knobs | changes))
+
+    yield from _probe_all("preference", "accuracy", 0.5, replies, run, n_directions)
+
+
+def _probe_reward(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
+    rated = replies.keep(replies.table.reward.notna())
+    if len(rated) < MIN_ROWS:
+        return
+
+    def run(x: np.ndarray, **changes: int) -> dict:
+        return probe_number(x, rated.table.reward.to_numpy(), rated.clusters, **(knobs | changes))
+
+    yield from _probe_all("reward", "r2", 0.0, rated, run, n_directions)
+
+
+def _probe_risk(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
+    known = replies.keep(replies.has_issues)
+    y = risks.indicators(*known.categories)
+    single = y.sum(axis=1) == 1
+    known, labels = known.keep(single), y[single].argmax(axis=1)
+    enough = np.isin(labels, np.flatnonzero(np.bincount(labels, minlength=y.shape[1]) >= 10)) if len(labels) else single
+    known, labels = known.keep(enough[:len(labels)]), labels[enough[:len(labels)]]
+    if len(known) < MIN_ROWS:
+        return
+
+    def run(x: np.ndarray, **changes: int) -> dict:
+        return probe_category(x, labels, known.clusters, **(knobs | changes))
+
+    yield from _probe_all("risk", "accuracy", 1 / max(1, len(np.unique(labels))), known, run, n_directions)
+
+
+def _probe_all(task: str, score: str, chance: float, replies: Replies, run, n_directions: int) -> Iterable[dict]:
+    """Yield one row for each feature set, and the mean over random directions."""
+    for name, x in make_features(replies).items():
+        found = run(x)
+        yield {"task": task, "features": name, "score": found[score], "chance": chance,
+               "n": found.get("n_pairs", found.get("n_rows")), "n_prompts": found["n_clusters"],
+               **{k: found[k] for k in ("low", "high", "null", "p")}}
+    k = min(4, replies.theory.n_dims - 1)
+    draws = [run(x, n_permutations=0, n_draws=2)[score] for x in draw_directions(replies.vectors, k, n_directions)]
+    if draws and k:
+        low, high = take_interval(np.array(draws))
+        yield {"task": task, "features": f"{k} random directions", "score": float(np.mean(draws)), "low": float(low),
+               "high": float(high), "chance": chance, "n": found.get("n_pairs", found.get("n_rows")),
+               "n_prompts": found["n_clusters"]}
+
+
+def _read_probes(table: pd.DataFrame, replies: Replies) -> str:
+    """Say what values tell beyond the controls, task by task."""
+    values = f"{replies.theory.n_dims} values"
+    parts = []
+    for task, unit in (("preference", "of the pairs"), ("risk", "balanced accuracy"), ("reward", "R²")):
+        rows = table[(table.task == task) & (table.rows == "all")].set_index("features")
+        if values not in rows.index:
+            continue
+        own, score = rows.loc[values], rows.score
+        beats = "more than the permutations" if own.p < 0.05 else "no more than the permutations"
+        text = f"*{task}*: {values} give {own.score:.3f} ({_span(own.low, own.high, 3)}, {unit}; {beats})"
+        control = next((f for f in (CONTROLS, "length", "refusal") if f in rows.index), None)
+        if control:
+            text += f", {control} alone {score[control]:.3f}, both {score[f'values + {control}']:.3f}"
+        if NAME in rows.index:
+            text += f", the {NAME} alone {score[NAME]:.3f}"
+        parts.append(text)
+    what = {"scored": "The released reward model's preference is no safety label: it punishes refusals. Safety itself "
+                      "is not determined by these files.",
+            "sample": "The reward here is the sample writers' own rating."}.get(replies.kind, "")
+    return "; ".join(parts) + ". " + what
+
+
+def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding:
+    """Return the coefficients by which the preference probe decides: which values speak for and against a reply.
+
+    Parameters
+    ----------
+    replies : Replies
+
+    Returns
+    -------
+    Finding
+        value, with ("values alone", "refusal + length held fixed"), weight (change in the log-odds of being preferred
+        when the value goes from 0 to 1), low, high, n_pairs, n_prompts.
+
+    Source: transparency, the third aim of the paper's framework; measured by ours.
+    """
+    reward = replies.table.reward.to_numpy(float)
+    pairs = pair_replies(replies.table.prompt.to_numpy(), reward) if len(replies) else np.empty((0, 2), int)
+    if len(pairs) < MIN_ROWS:
+        return leave_out("The weights of the values", f"only {len(pairs)} pairs of replies have different rewards")
+    first, second = pairs.T
+    wins, clusters = (reward[first] > reward[second]).astype(float), replies.clusters[first]
+    tables = []
+    for name, x in (("values alone", replies.vectors),
+                    ("refusal + length held fixed", np.hstack([replies.vectors, replies.controls]))):
+        weights, draws = bootstrap_preference(x[first] - x[second], wins, clusters, n_draws, seed=seed)
+        low, high = take_interval(draws)
+        kept = slice(0, replies.theory.n_dims)
+        tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name, "weight": weights[kept],
+                                    "low": low[kept], "high": high[kept], "n_pairs": len(pairs),
+                                    "n_prompts": len(np.unique(clusters))}))
+    table = pd.concat(tables, ignore_index=True)
+    fixed = table[table["with"] != "values alone"]
+    clear = fixed[(fixed.low > 0) | (fixed.high < 0)].sort_values("weight", key=abs, ascending=False)
+    told = ", ".join(f"{r.value} ({r.weight:+.2f})" for r in clear.itertuples()) or "none"
+    reading = f"With refusal and length held fixed, the values whose interval leaves 0 out are: {told}."
+    return Finding(table, reading, f"{len(pairs):,} pairs of replies to {table.n_prompts[0]:,} prompts; 95 % bootstrap "
+                   f"intervals over prompts ({n_draws} draws).")
+
+
+def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
+    """Return our rows for the pairwise accuracies that GPLA publishes for Schwartz's values and groups.
+
+    Another population than ours (theirs predicts safety): shown only, and only under a theory with those ten values.
+    """
+    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
+    if probes.is_left_out or theory.parent is not None or len(theory.groups) != 4:
+        return pd.DataFrame(columns=columns)
+    table = probes.table[(probes.table.task == "preference") & (probes.table.rows == "all")]
+    why = "theirs predicts the safety of other replies, ours the preference of a reward model that punishes refusals"
+    ids = {f"{theory.n_dims} values": "preference/values", f"{len(theory.groups)} groups": "preference/groups"}
+    rows = [(ids[r.features], "other population", r.score, r.low, r.high, why) for r in table.itertuples()
+            if r.features in ids]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Finding:
+    """Return each model's mean value vector, reward and released distances, with intervals over prompts.
+
+    Parameters
+    ----------
+    replies : Replies
+
+    Returns
+    -------
+    Finding
+        model, rows ("all", "non-refusals"), quantity (a value, "reward", "e_distance", "h_distance"), mean, low, high,
+        n, n_prompts.
+
+    Source: released scored replies; means over the 1,523 test prompts.
+    """
+    if len(replies) == 0 or not replies.models:
+        return leave_out("The models' means", "no labelled reply names its model")
+    numbers = {"reward": "reward", "e_distance": "e_distance", "h_distance": "h_distance"}
+    extra = [c for c in numbers if replies.table[c].notna().any()]
+    tables = []
+    for model, rows, part in _by_model(replies):
+        x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
+        low, high = take_interval(bootstrap_means(x, part.clusters, n_draws, seed))
+        with np.errstate(invalid="ignore"):
+            mean = np.nansum(x, axis=0) / np.where(np.isfinite(x).any(axis=0), np.isfinite(x).sum(axis=0), np.nan)
+        tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
+                                    "mean": mean, "low": low, "high": high, "n": len(part),
+                                    "n_prompts": part.n_prompts}))
+    table = pd.concat(tables, ignore_index=True)
+    share = replies.table.groupby("model", sort=False).is_refusal.mean()
+    reading = ("Refusals make up " + ", ".join(f"{v:.0%} of {m}'s" for m, v in share.items()) + " replies; means with "
+               "and without them stand side by side.")
+    return Finding(table, reading, f"{replies.describe()}; 95 % bootstrap intervals over prompts.")
+
+
+def _by_model(replies: Replies) -> Iterator[tuple[str, str, Replies]]:
+    for model in replies.models:
+        part = replies.keep(replies.table.model == model)
+        yield model, "all", part
+        if 2 <= (~part.refusals).sum() < len(part):
+            yield model, "non-refusals", part.keep(~part.refusals)
+
+
+def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return our rows for the released models' means; a model whose file could not be had is named as missing."""
+    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
+    if kind != "scored":
+        return pd.DataFrame(columns=columns)
+    table = means.table[means.table.rows == "all"]
+    table = table.assign(claim_id="models/" + table.model + "/" + table.quantity).set_index("claim_id")
+    claims = reported.claim_id[reported.claim_id.str.startswith("models/")]
+    found = table.reindex(claims)
+    why = np.where(found["mean"].isna(), "this model's scored replies could not be had", "")
+    return pd.DataFrame({"claim_id": claims.to_numpy(), "kind": "recomputed", "ours": found["mean"].to_numpy(),
+                         "low": found.low.to_numpy(), "high": found.high.to_numpy(), "why": why}, columns=columns)
+
+
+def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
+    """Compare every two models on the prompts that both answered, value by value, with and without the controls.
+
+    Parameters
+    ----------
+    replies : Replies
+    with_mixed : bool
+        Also fit mixed models with the prompt as random effect (seconds a value).
+
+    Returns
+    -------
+    Finding
+        first, second, value, n, difference, low, high, p, p_adjusted (Holm over the table), effect (d_z), adjusted,
+        adjusted_low, adjusted_high (refusal and length alike), from_controls (the part that refusal + length
+        account for), n_both_answer, both_answer, both_answer_low, both_answer_high (neither reply is a refusal).
+        `extra["mixed"]`: value, model (against the first), controls, effect, low, high, p, icc.
+
+    Source: models' comparison of the paper, made paired; Holm (1979).
+    """
+    tables = [_compare_two(replies, a, b) for a, b in combinations(replies.models, 2)]
+    tables = [t for t in tables if t is not None]
+    if not tables:
+        return leave_out("The comparison of models", "no two models answered at least 20 of the same prompts")
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(8, "p_adjusted", adjust_p(table.p.to_numpy(), "holm"))
+    sure = table[table.p_adjusted < 0.05]
+    kept = sure[np.sign(sure.adjusted_low) == np.sign(sure.adjusted_high)]
+    kept = kept[np.sign(kept.adjusted) == np.sign(kept.difference)]
+    top = table.loc[table.effect.abs().idxmax()] if table.effect.notna().any() else table.iloc[0]
+    reading = (f"{len(sure)} of {len(table)} paired differences are sure after Holm's correction; {len(kept)} of these "
+               f"keep their sign with refusal and length held alike. The largest effect: {top['value']}, "
+               f"{top['first']} − {top['second']} = {top.difference:+.2f} ({_span(top.low, top.high)}), "
+               f"d_z = {top.effect:.2f}.")
+    mixed = pd.concat([_fit_all(replies, c) for c in (False, True)]) if with_mixed else pd.DataFrame()
+    return Finding(table, reading, f"{replies.describe()}; paired on shared prompts; 95 % intervals.", {"mixed": mixed})
+
+
+def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | None:
+    """Return the paired table of two models, or None with fewer than 20 shared prompts."""
+    table = replies.table.assign(row=np.arange(len(replies)))
+    a, b = (table[table.model == m].drop_duplicates("prompt").set_index("prompt").row for m in (first, second))
+    shared = a.index.intersection(b.index, sort=False)
+    if len(shared) < MIN_ROWS:
+        return None
+    i, j = a[shared].to_numpy(), b[shared].to_numpy()
+    x, controls, refused = replies.vectors, replies.controls, replies.refusals
+    raw = compare_paired(x[i], x[j])
+    adjusted = adjust_difference(x[i] - x[j], controls[i] - controls[j])
+    both = ~refused[i] & ~refused[j]
+    answered = compare_paired(x[i][both], x[j][both])
+    return pd.DataFrame({
+        "first": first, "second": second, "value": replies.theory.dimensions, "n": raw["n"],
+        "difference": raw["difference"], "low": raw["low"], "high": raw["high"], "p": raw["p"], "effect": raw["effect"],
+        "adjusted": adjusted["difference"], "adjusted_low": adjusted["low"], "adjusted_high": adjusted["high"],
+        "from_controls": raw["difference"] - adjusted["difference"], "n_both_answer": answered["n"],
+        "both_answer": answered["difference"], "both_answer_low": answered["low"],
+        "both_answer_high": answered["high"]})
+
+
+def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
+    """Return the mixed models of every value on the model's name, with or without refusal and length."""
+    names = replies.models[1:]
+    design = (replies.table.model.to_numpy()[:, None] == np.array(names)).astype(float)
+    if with_controls:
+        controls = replies.controls[:, np.ptp(replies.controls, axis=0) > 0]
+        design = np.hstack([design, controls])
+    rows = []
+    for value, column in zip(replies.theory.dimensions, replies.vectors.T, strict=True):
+        fit = fit_mixed(column, design, replies.table.prompt.to_numpy())
+        rows += [{"value": value, "model": m, "against": replies.models[0], "controls": with_controls,
+                  "effect": fit["effect"][k], "low": fit["low"][k], "high": fit["high"][k], "p": fit["p"][k],
+                  "icc": fit["icc"], "converged": fit["converged"]} for k, m in enumerate(names)]
+    return pd.DataFrame(rows)
+
+
+def pick_declared(correlations: Finding) -> pd.DataFrame:
+    """Return the value x risk cells of the way that was declared beforehand (`PRIMARY`).
+
+    Parameters
+    ----------
+    correlations : Finding
+        From `correlate_risks`.
+    """
+    return correlations.table if correlations.is_left_out else _pick(correlations.table, PRIMARY)
+
+
+def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
+    """Return the headline numbers for metrics.json: the table's agreement and each probe's score.
+
+    Parameters
+    ----------
+    correlations, probes : Finding
+        From `correlate_risks` and `probe_replies`.
+    """
+    metrics = {}
+    if not correlations.is_left_out:
+        main = _pick(correlations.extra["summary"], PRIMARY)
+        metrics = {f"value_risk_{k}": float(main[k].iloc[0]) for k in ("cell_correlation", "low", "high", "same_sign")
+                   if len(main)}
+    for row in probes.table.itertuples():
+        metrics[f"{row.task}/{row.rows}/{row.features}"] = float(row.score)
+    return metrics
+
+
+def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Finding, unknown: Finding,
+                     circle: Finding) -> Finding:
+    """Say in plain words which of the paper's claims held on these rows, and with how much certainty.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        From `Run.compare`: claim_id, kind, verdict.
+    correlations, probes, unknown, circle : Finding
+
+    Returns
+    -------
+    Finding
+        claim, finding.
+    """
+    counts = verdicts.groupby(["kind", "verdict"]).size()
+    told = "; ".join(f"{n} {kind}: {verdict}" for (kind, verdict), n in counts.items()) or "none on these rows"
+    rows = [("Published numbers", f"{told}."), ("Risks have their own pattern of values", correlations.reading),
+            ("Values tell preference, risk and reward", probes.reading),
+            ("Unknown risks show as clusters", unknown.reading),
+            ("Values form the theory's circle", circle.reading)]
+    return Finding(pd.DataFrame(rows, columns=["claim", "finding"]),
+                   "\n".join(f"- **{claim}.** {finding}" for claim, finding in rows))
+
+
+def _pick(table: pd.DataFrame, words: dict[str, str]) -> pd.DataFrame:
+    """Return the rows in which every named column holds the named word."""
+    mask = np.logical_and.reduce([table[k] == v for k, v in words.items()])
+    return table[mask].reset_index(drop=True)
+
+
+def _span(low: float, high: float, digits: int = 2) -> str:
+    return f"95 % interval {low:.{digits}f} to {high:.{digits}f}"
+
+
+def _percent(row: pd.Series) -> str:
+    return f"{row.share:.0%}, {row.low:.0%} to {row.high:.0%}"

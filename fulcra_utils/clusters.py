@@ -1,0 +1,255 @@
+"""Clusters of value vectors that no known risk category explains.
+
+Three questions, each with its own null: is a cluster denser than independent values would make it (columns shuffled,
+clustered again), does it come back in bootstrap samples of prompts, does a known category explain it (categories
+shuffled over prompts)? Pure functions; axis letters: N rows, D values, C categories, K clusters, G prompts.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from scipy import stats as sps
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_mutual_info_score
+from threadpoolctl import threadpool_limits
+
+from fulcra_utils.stats import adjust_p, code_clusters, draw_clusters, sum_by_cluster
+
+
+def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_starts: int = 4) -> np.ndarray:
+    """Group value vectors by k-means.
+
+    Parameters
+    ----------
+    vectors : (N, D) array
+        Complete.
+    n_clusters : int
+        K; fewer when there are fewer different vectors.
+
+    Returns
+    -------
+    (N,) int array
+        Cluster of each row, 0 … K-1.
+
+    Source: MacQueen (1967), scikit-learn's k-means++.
+
+    Examples
+    --------
+    >>> labels = cluster_vectors([[0.0], [0.1], [1.0]], 2)
+    >>> bool(labels[0] == labels[1]), bool(labels[0] == labels[2])
+    (True, False)
+    """
+    vectors = np.asarray(vectors, float)
+    k = min(n_clusters, len(np.unique(vectors.round(6), axis=0)))
+    with warnings.catch_warnings(), threadpool_limits(1):  # small problems: threads only wait for each other
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = KMeans(k, n_init=n_starts, random_state=seed).fit(vectors).labels_
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_shuffles: int = 20) -> np.ndarray:
+    """Measure how much denser each cluster is than independent values would make it.
+
+    Around each cluster's centre lies a ball with the root mean square distance of its members as radius (at least
+    0.3). The statistic is -log10 of the Poisson chance to find as many rows in it as there are, when the columns are
+    shuffled independently: configural frequency analysis (von Eye 2002) with a ball as configuration.
+
+    Parameters
+    ----------
+    vectors : (N, D) array
+        Complete.
+    labels : (N,) int array
+        0 … K-1.
+
+    Returns
+    -------
+    (K,) array
+        0 = no denser than chance; capped at 300.
+
+    Examples
+    --------
+    >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
+    >>> measure_density(rows, np.repeat([0, 1], 20)).round(0)
+    array([3., 3.])
+    """
+    vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
+    n_labels = int(labels.max()) + 1
+    centres = sum_by_cluster(vectors, labels, n_labels) / np.bincount(labels, minlength=n_labels)[:, None]
+    gaps = ((vectors - centres[labels]) ** 2).sum(axis=1)
+    radius = np.maximum(np.sqrt(np.bincount(labels, gaps) / np.bincount(labels)), 0.3)
+    found = _count_inside(vectors, centres, radius)
+    shuffled = [_count_inside(rng.permuted(vectors, axis=0), centres, radius) for _ in range(n_shuffles)]
+    expected = (np.sum(shuffled, axis=0) + 0.5) / n_shuffles
+    return np.minimum(-sps.poisson.logsf(found - 1, expected) / np.log(10), 300)
+
+
+def assess_density(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, n_permutations: int = 99,
+                   seed: int = 0) -> np.ndarray:
+    """Test each cluster's density against the densest cluster of data without any association.
+
+    Each permutation shuffles every column, clusters again and keeps its best statistic: the p values hold for all
+    clusters at once and account for the fact that k-means looked for dense places.
+
+    Returns
+    -------
+    (K,) array
+        Permutation p values, at least 1 / (n_permutations + 1).
+
+    Source: ours; maximum-statistic permutation test of Westfall & Young (1993).
+
+    Examples
+    --------
+    >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
+    >>> assess_density(rows, np.repeat([0, 1], 20), 4, n_permutations=19)
+    array([0.05, 0.05])
+    """
+    vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
+    found, best = measure_density(vectors, labels, seed), []
+    for p in range(n_permutations):
+        shuffled = rng.permuted(vectors, axis=0)
+        again = cluster_vectors(shuffled, n_clusters, seed + p, n_starts=1)
+        best.append(measure_density(shuffled, again, seed + p, n_shuffles=5).max())
+    return (1 + (np.array(best)[None, :] >= found[:, None]).sum(axis=1)) / (1 + n_permutations)
+
+
+def measure_stability(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarray, n_clusters: int,
+                      n_draws: int = 50, seed: int = 0) -> np.ndarray:
+    """Return how well each cluster comes back in bootstrap samples of prompts (mean best Jaccard).
+
+    Returns
+    -------
+    (K,) array
+        In [0, 1]; below 0.6 a cluster is not to be trusted. nan for a cluster that no draw contained.
+
+    Source: Hennig (2007), Computational Statistics & Data Analysis 52.
+
+    Examples
+    --------
+    >>> rows = np.repeat([[0.0], [1.0]], 10, axis=0)
+    >>> measure_stability(rows, np.repeat([0, 1], 10), np.arange(20), 2, n_draws=5)
+    array([1., 1.])
+    """
+    vectors, (codes, n_prompts) = np.asarray(vectors, float), code_clusters(prompts)
+    drawn = draw_clusters(n_prompts, n_draws, seed)[:, codes] > 0
+    overlaps = np.full((n_draws, labels.max() + 1), np.nan)
+    for b, kept in enumerate(drawn):
+        again = cluster_vectors(vectors[kept], n_clusters, seed + b, n_starts=1)
+        table = sps.contingency.crosstab(labels[kept], again)
+        (rows, _), counts = table.elements, table.count
+        union = counts.sum(axis=1, keepdims=True) + counts.sum(axis=0) - counts
+        overlaps[b, rows] = (counts / union).max(axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a cluster that no draw contained: nan
+        return np.nanmean(overlaps, axis=0)
+
+
+def compare_categories(labels: np.ndarray, categories: np.ndarray, prompts: np.ndarray, n_permutations: int = 500,
+                       seed: int = 0) -> dict[str, np.ndarray]:
+    """Test which clusters a known category explains.
+
+    Parameters
+    ----------
+    labels : (N,) int array
+        Cluster of each row.
+    categories : (N, C) array
+        1 where the row's prompt touches a category; a prompt may touch several or none.
+    prompts : (N,) array
+        The categories belong to the prompt: the null shuffles them over prompts.
+
+    Returns
+    -------
+    dict
+        purity (K,): share of the commonest category; category (K,): its column; p (K,): chance that any category is
+        as far above its overall share (standardised), over all categories of the cluster; p_adjusted (K,):
+        Benjamini-Hochberg over the clusters. Without any category: purity 0, category -1, p 1.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> labels, prompts = np.repeat([0, 1], 30), np.arange(60)
+    >>> found = compare_categories(labels, labels[:, None], prompts, n_permutations=99)
+    >>> found["purity"], found["p"]
+    (array([0., 1.]), array([1.  , 0.01]))
+    """
+    categories, (codes, n_prompts) = np.asarray(categories, float), code_clusters(prompts)
+    n_labels = int(labels.max()) + 1
+    if categories.shape[1] == 0 or not categories.any():
+        ones = np.ones(n_labels)
+        return {"purity": 0 * ones, "category": np.full(n_labels, -1), "p": ones, "p_adjusted": ones}
+    table = sum_by_cluster(np.eye(n_labels)[labels], codes, n_prompts).T
+    first = np.unique(codes, return_index=True)[1]
+    by_prompt, size, rng = categories[first], np.bincount(labels, minlength=n_labels), np.random.default_rng(seed)
+    drawn = np.array([table @ by_prompt[rng.permutation(n_prompts)] for _ in range(n_permutations)]) / size[:, None]
+    share, spread = (table @ by_prompt) / size[:, None], drawn.std(axis=0)
+    excess = _standardise(share, drawn.mean(axis=0), spread).max(axis=1)
+    null = _standardise(drawn, drawn.mean(axis=0), spread).max(axis=2)
+    p = (1 + (null >= excess - 1e-9).sum(axis=0)) / (1 + n_permutations)
+    return {"purity": share.max(axis=1), "category": share.argmax(axis=1), "p": p, "p_adjusted": adjust_p(p)}
+
+
+def measure_information(labels: np.ndarray, categories: np.ndarray, prompts: np.ndarray, n_permutations: int = 99,
+                        seed: int = 0) -> dict[str, float]:
+    """Return the adjusted mutual information of clusters and categories, with its permutation null over prompts.
+
+    Parameters
+    ----------
+    labels, categories : (N,) arrays
+        One category a row.
+
+    Returns
+    -------
+    dict
+        ami (0 = chance, 1 = the same partition), null (95 % quantile), p.
+
+    Source: Vinh et al. (2010), JMLR 11; scikit-learn.
+
+    Examples
+    --------
+    >>> labels = np.repeat([0, 1], 20)
+    >>> measure_information(labels, labels, np.arange(40), n_permutations=19)["ami"]
+    1.0
+    """
+    codes, n_prompts = code_clusters(prompts)
+    by_prompt = np.asarray(categories)[np.unique(codes, return_index=True)[1]]
+    ami, rng = float(adjusted_mutual_info_score(by_prompt[codes], labels)), np.random.default_rng(seed)
+    nulls = np.array([adjusted_mutual_info_score(by_prompt[rng.permutation(n_prompts)][codes], labels)
+                      for _ in range(n_permutations)])
+    p = float((1 + (nulls >= ami).sum()) / (1 + n_permutations))
+    return {"ami": ami, "null": float(np.quantile(nulls, 0.95)), "p": p}
+
+
+def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = 0.5) -> np.ndarray:
+    """Find the rows that show every part of a profile.
+
+    Parameters
+    ----------
+    vectors : (N, D) array
+        nan = not annotated: no match.
+    profile : (D,) array
+        In {-1, 0, 1}; 0 = any value will do.
+
+    Returns
+    -------
+    (N,) bool array
+
+    Examples
+    --------
+    >>> match_profile([[1, -1, 0], [1, 0, 0]], [1, -1, 0])
+    array([ True, False])
+    """
+    vectors, profile = np.asarray(vectors, float), np.asarray(profile, float)
+    named = profile != 0
+    return (vectors[:, named] * np.sign(profile[named]) >= cut).all(axis=1)
+
+
+def _count_inside(vectors: np.ndarray, centres: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    gaps = (vectors**2).sum(axis=1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(axis=1)
+    return (gaps <= radius**2 + 1e-9).sum(axis=0)
+
+
+def _standardise(share: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    return np.divide(share - mean, spread, out=np.zeros(np.broadcast(share, mean).shape), where=spread > 0)

@@ -1,0 +1,411 @@
+"""Probes: what value vectors alone tell about a preference, a reward or a risk, next to what a control tells.
+
+A probe is a small linear model, fitted and judged on different prompts, with a bootstrap interval over prompts and a
+permutation null that keeps the replies to one prompt together. Pure functions; axis letters: N rows, M pairs, K
+features, C classes, B draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fulcra_utils.stats import code_clusters, draw_clusters, sum_by_cluster, take_interval
+
+
+def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.ndarray:
+    """Deal whole clusters into folds of nearly equal numbers of clusters.
+
+    Parameters
+    ----------
+    clusters : (N,) array
+        Prompt of each row.
+    n_folds : int
+        At least 2.
+
+    Returns
+    -------
+    (N,) int array
+        Fold of each row, 0 … n_folds - 1.
+
+    Raises
+    ------
+    ValueError
+        With fewer clusters than folds.
+
+    Source: ours: a prompt must not stand on both sides.
+
+    Examples
+    --------
+    >>> folds = assign_folds(["a", "a", "b", "c"], n_folds=3)
+    >>> bool(folds[0] == folds[1]), sorted(set(folds.tolist()))
+    (True, [0, 1, 2])
+    """
+    codes, n_clusters = code_clusters(clusters)
+    if n_clusters < n_folds:
+        raise ValueError(f"{n_clusters} prompts cannot be dealt into {n_folds} folds")
+    return np.random.default_rng(seed).permutation(np.arange(n_clusters) % n_folds)[codes]
+
+
+def permute_clusters(clusters: np.ndarray, n_permutations: int, seed: int = 0) -> np.ndarray:
+    """Shuffle whole clusters among clusters of the same size.
+
+    Parameters
+    ----------
+    clusters : (N,) array
+        Prompt of each row.
+
+    Returns
+    -------
+    (n_permutations, N) int array
+        Row indices: row n gets what row `indices[p, n]` had. The rows of one prompt stay together, in mixed order.
+
+    Source: ours: the exchangeable unit is the prompt.
+
+    Examples
+    --------
+    >>> moved = permute_clusters(["a", "b", "a", "b", "c"], 4)
+    >>> bool((moved[:, 4] == 4).all()), sorted(moved[0].tolist())
+    (True, [0, 1, 2, 3, 4])
+    """
+    codes, n_clusters = code_clusters(clusters)
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes, minlength=n_clusters)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rng = np.random.default_rng(seed)
+    moved = np.empty((n_permutations, len(codes)), int)
+    for size in np.unique(sizes):
+        blocks = order[starts[sizes == size][:, None] + np.arange(size)]
+        for p in range(n_permutations):
+            moved[p, blocks] = rng.permuted(rng.permutation(blocks), axis=1)
+    return moved
+
+
+def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return all pairs of replies to one prompt that have different scores.
+
+    Parameters
+    ----------
+    prompts : (N,) array
+    scores : (N,) array
+        nan = unknown: the reply is in no pair.
+
+    Returns
+    -------
+    (M, 2) int array
+        Row indices, the lower one first; (0, 2) when there is no pair.
+
+    Examples
+    --------
+    >>> pair_replies(["a", "b", "a", "a"], [1.0, 5.0, 2.0, 1.0])
+    array([[0, 2],
+           [2, 3]])
+    """
+    scores, (codes, _) = np.asarray(scores, float), code_clusters(prompts)
+    order = np.flatnonzero(np.isfinite(scores))
+    order = order[np.argsort(codes[order], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    pairs = [np.column_stack([g[i] for i in np.triu_indices(len(g), 1)]) for g in groups if len(g) > 1]
+    pairs = np.sort(np.concatenate(pairs), axis=1) if pairs else np.empty((0, 2), int)
+    return pairs[scores[pairs[:, 0]] != scores[pairs[:, 1]]]
+
+
+def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0,
+                   weights: np.ndarray | None = None, n_steps: int = 25) -> np.ndarray:
+    """Fit a Bradley-Terry model whose strengths are linear in the features.
+
+    P(first is preferred) = 1 / (1 + exp(-w · (x_first - x_second))); no constant, so swapping the two replies swaps
+    the answer. Ridge penalty/2 · |w|² keeps w finite under perfect separation.
+
+    Parameters
+    ----------
+    differences : (M, K) array
+        Features of the first reply minus those of the second; complete.
+    wins : (M,) array
+        1 where the first is preferred, else 0.
+    penalty : float > 0
+    weights : (M,) array, optional
+        How often each pair counts.
+
+    Returns
+    -------
+    (K,) array
+        The weights w.
+
+    Raises
+    ------
+    ValueError
+        When the penalty is not above 0 or there is no pair.
+
+    Source: Bradley & Terry (1952), Biometrika 39; Newton's method.
+
+    Examples
+    --------
+    >>> w = fit_preference([[1.0], [1.0], [1.0], [1.0]], [1, 1, 1, 0], penalty=1e-9)
+    >>> round(float(w[0]), 4)                                         # log(3 / 1)
+    1.0986
+    """
+    x, y = np.asarray(differences, float), np.asarray(wins, float)
+    if penalty <= 0 or len(x) == 0:
+        raise ValueError("a preference model needs at least one pair and a penalty above 0")
+    counts = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+    w = np.zeros(x.shape[1])
+    for _ in range(n_steps):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        slope = x.T @ (counts * (y - p)) - penalty * w
+        curve = (x * (counts * p * (1 - p))[:, None]).T @ x + penalty * np.eye(len(w))
+        step = np.linalg.solve(curve, slope)
+        w = w + step / max(1.0, np.abs(step).max() / 5)
+        if np.abs(step).max() < 1e-8:
+            break
+    return w
+
+
+def probe_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
+                     n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
+                     seed: int = 0) -> dict[str, float]:
+    """Measure how well features alone tell which of two replies is preferred, on prompts not used for fitting.
+
+    Parameters
+    ----------
+    differences : (M, K) array
+        Feature differences, complete; they are scaled by their root mean square.
+    wins : (M,) array
+        1 where the first reply is preferred, else 0.
+    clusters : (M,) array
+        Prompt of each pair.
+
+    Returns
+    -------
+    dict
+        accuracy (share of right pairs, an undecided pair counts ½), low, high (bootstrap over prompts of the
+        out-of-fold answers; the refitting is not resampled), null (95 % quantile when the preferences of whole prompts
+        are turned round at random), p, n_pairs, n_clusters. All nan with fewer prompts than twice the folds.
+
+    Source: pairwise task of GPLA (2502.02444); grouped cross-validation and null: ours.
+
+    Examples
+    --------
+    >>> d = np.random.default_rng(0).normal(size=(200, 1))
+    >>> found = probe_preference(d, d[:, 0] > 0, np.arange(200), n_permutations=19)
+    >>> found["accuracy"], found["p"]
+    (1.0, 0.05)
+    """
+    x, y = np.asarray(differences, float), np.asarray(wins, float)
+    codes, n_clusters = code_clusters(clusters) if len(y) else (np.empty(0, int), 0)
+    sizes = {"n_pairs": len(y), "n_clusters": n_clusters}
+    if n_clusters < 2 * n_folds:
+        return dict.fromkeys(("accuracy", "low", "high", "null", "p"), np.nan) | sizes
+    x = x / np.sqrt(np.where((x**2).any(axis=0), (x**2).mean(axis=0), 1))
+    folds, rng = assign_folds(codes, n_folds, seed), np.random.default_rng(seed)
+    right = _right_pairs(x, y, folds, penalty)
+    nulls = []
+    for _ in range(n_permutations):
+        turned = rng.integers(0, 2, n_clusters)[codes]
+        nulls.append(_right_pairs(x, np.where(turned == 1, 1 - y, y), folds, penalty).mean())
+    low, high = take_interval(_ratio_draws(right, np.ones(len(y)), codes, n_clusters, n_draws, seed))
+    found = {"accuracy": float(right.mean()), "low": float(low), "high": float(high)}
+    return found | _against(nulls, right.mean()) | sizes
+
+
+def bootstrap_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_draws: int = 500,
+                         penalty: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the preference model on all pairs, and again on bootstrap draws of prompts.
+
+    Returns
+    -------
+    weights : (K,) array
+        Log-odds for one unit of the feature.
+    draws : (B, K) array
+
+    Source: cluster bootstrap, Davison & Hinkley (1997), section 3.8.
+
+    Examples
+    --------
+    >>> w, draws = bootstrap_preference([[1.0], [1.0], [1.0], [1.0]], [1, 1, 1, 0], range(4), n_draws=5)
+    >>> w.shape, draws.shape
+    ((1,), (5, 1))
+    """
+    codes, n_clusters = code_clusters(clusters)
+    drawn = draw_clusters(n_clusters, n_draws, seed)[:, codes]
+    fits = [fit_preference(differences, wins, penalty, weights) for weights in drawn]
+    return fit_preference(differences, wins, penalty), np.array(fits)
+
+
+def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, penalty: float = 1.0) -> np.ndarray:
+    """Predict each row's targets from its features by ridge regressions fitted on the other folds.
+
+    Parameters
+    ----------
+    features : (N, K) array
+        Complete; standardised inside each fit.
+    targets : (N, P) array
+        Any number of targets (or of their permutations): one solve per fold serves all.
+    folds : (N,) int array
+
+    Returns
+    -------
+    (N, P) array
+
+    Source: Hoerl & Kennard (1970).
+
+    Examples
+    --------
+    >>> x = np.arange(6.0)[:, None]
+    >>> predict_ridge(x, 2 * x, np.array([0, 1, 0, 1, 0, 1]), penalty=1e-9).round(3).ravel()
+    array([ 0.,  2.,  4.,  6.,  8., 10.])
+    """
+    features, targets = np.asarray(features, float), np.asarray(targets, float)
+    predicted = np.empty(targets.shape)
+    for fold in np.unique(folds):
+        test = folds == fold
+        mean, spread = features[~test].mean(axis=0), features[~test].std(axis=0)
+        x = (features - mean) / np.where(spread > 1e-12, spread, 1)
+        level = targets[~test].mean(axis=0)
+        gram = x[~test].T @ x[~test] + penalty * np.eye(x.shape[1])
+        predicted[test] = level + x[test] @ np.linalg.solve(gram, x[~test].T @ (targets[~test] - level))
+    return predicted
+
+
+def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
+                 n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
+                 seed: int = 0) -> dict[str, float]:
+    """Measure how well features predict a number on new prompts (cross-validated R²).
+
+    Parameters
+    ----------
+    features : (N, K) array
+        Complete.
+    target : (N,) array
+        Complete.
+    clusters : (N,) array
+        Prompt of each row.
+
+    Returns
+    -------
+    dict
+        r2 (1 = perfect, 0 = no better than the mean, may be negative), low, high (bootstrap over prompts), null
+        (95 % quantile when whole prompts are shuffled), p, n_rows, n_clusters. nan with fewer prompts than twice the
+        folds or a constant target.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> found = probe_number(x, x[:, 0], np.arange(100), n_permutations=19)
+    >>> found["r2"] > 0.99, found["p"]
+    (True, 0.05)
+    """
+    y, (codes, n_clusters) = np.asarray(target, float), code_clusters(clusters)
+    sizes = {"n_rows": len(y), "n_clusters": n_clusters}
+    if n_clusters < 2 * n_folds or np.ptp(y) == 0:
+        return dict.fromkeys(("r2", "low", "high", "null", "p"), np.nan) | sizes
+    folds = assign_folds(codes, n_folds, seed)
+    shuffled = y[np.vstack([np.arange(len(y)), permute_clusters(codes, n_permutations, seed)])].T
+    errors = (shuffled - predict_ridge(features, shuffled, folds, penalty)) ** 2
+    spread = (y - y.mean()) ** 2
+    r2 = 1 - errors.sum(axis=0) / spread.sum()
+    low, high = take_interval(1 - _ratio_draws(errors[:, 0], spread, codes, n_clusters, n_draws, seed))
+    return {"r2": float(r2[0]), "low": float(low), "high": float(high)} | _against(r2[1:], r2[0]) | sizes
+
+
+def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
+                   n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
+                   seed: int = 0) -> dict[str, float]:
+    """Measure how well features tell the category of a row on new prompts (balanced accuracy).
+
+    Parameters
+    ----------
+    features : (N, K) array
+        Complete.
+    categories : (N,) array
+        One category a row.
+    clusters : (N,) array
+        Prompt of each row.
+
+    Returns
+    -------
+    dict
+        accuracy (mean share of right answers over the categories; 1 / C = chance), low, high, null, p as in
+        `probe_preference`, n_rows, n_clusters, n_categories. nan with one category or too few prompts.
+
+    Source: least-squares classifier with equal priors (Hastie et al. 2009, section 4.2): linear in the labels, so that
+    all permutations are one solve.
+
+    Examples
+    --------
+    >>> x = np.repeat(np.eye(3), 20, axis=0)
+    >>> probe_category(x, x.argmax(axis=1), np.arange(60), n_permutations=19)["accuracy"]
+    1.0
+    """
+    names, labels = np.unique(np.asarray(categories), return_inverse=True)
+    codes, n_clusters = code_clusters(clusters)
+    sizes = {"n_rows": len(labels), "n_clusters": n_clusters, "n_categories": len(names)}
+    if n_clusters < 2 * n_folds or len(names) < 2:
+        return dict.fromkeys(("accuracy", "low", "high", "null", "p"), np.nan) | sizes
+    folds = assign_folds(codes, n_folds, seed)
+    moved = np.vstack([np.arange(len(labels)), permute_clusters(codes, n_permutations, seed)])
+    wanted = labels[moved]
+    onehot = (np.eye(len(names)) / np.bincount(labels) * len(labels))[wanted]
+    flat = onehot.transpose(1, 0, 2).reshape(len(labels), -1)
+    answers = predict_ridge(features, flat, folds, penalty).reshape(len(labels), len(moved), -1).argmax(axis=2).T
+    scores = [_balanced(wanted[p] == answers[p], wanted[p], len(names)) for p in range(len(moved))]
+    right = np.eye(len(names))[labels] * (answers[0] == labels)[:, None]
+    drawn = draw_clusters(n_clusters, n_draws, seed) @ sum_by_cluster(
+        np.hstack([right, np.eye(len(names))[labels]]), codes, n_clusters)
+    hits, totals = np.split(drawn, 2, axis=1)
+    low, high = take_interval(np.divide(hits, totals, out=np.full(hits.shape, np.nan), where=totals > 0).mean(axis=1))
+    return {"accuracy": scores[0], "low": float(low), "high": float(high)} | _against(scores[1:], scores[0]) | sizes
+
+
+def draw_directions(vectors: np.ndarray, n_directions: int, n_draws: int, seed: int = 0) -> list[np.ndarray]:
+    """Project the value vectors on random directions: what any few numbers of the same space would tell.
+
+    Parameters
+    ----------
+    vectors : (N, D) array
+    n_directions : int
+        Columns of each projection.
+    n_draws : int
+
+    Returns
+    -------
+    list of (N, n_directions) arrays
+
+    Examples
+    --------
+    >>> [m.shape for m in draw_directions(np.ones((3, 5)), 2, 2)]
+    [(3, 2), (3, 2)]
+    """
+    vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
+    return [vectors @ rng.normal(size=(vectors.shape[1], n_directions)) for _ in range(n_draws)]
+
+
+def _right_pairs(x: np.ndarray, y: np.ndarray, folds: np.ndarray, penalty: float) -> np.ndarray:
+    """Return 1, ½ or 0 for each pair, answered by the model fitted on the other folds."""
+    margin = np.zeros(len(y))
+    for fold in np.unique(folds):
+        test = folds == fold
+        margin[test] = x[test] @ fit_preference(x[~test], y[~test], penalty)
+    return np.where(np.abs(margin) < 1e-12, 0.5, (margin > 0) == (y > 0.5))
+
+
+def _ratio_draws(top: np.ndarray, bottom: np.ndarray, codes: np.ndarray, n_clusters: int, n_draws: int,
+                 seed: int) -> np.ndarray:
+    sums = draw_clusters(n_clusters, n_draws, seed) @ sum_by_cluster(np.column_stack([top, bottom]), codes, n_clusters)
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(n_draws, np.nan), where=sums[:, 1] > 0)
+
+
+def _against(nulls: Sequence[float], observed: float) -> dict[str, float]:
+    """Return the 95 % quantile of the null and the permutation p value."""
+    nulls = np.asarray(nulls, float)
+    if len(nulls) == 0:
+        return {"null": np.nan, "p": np.nan}
+    p = float((1 + (nulls >= observed - 1e-12).sum()) / (1 + len(nulls)))
+    return {"null": float(np.quantile(nulls, 0.95)), "p": p}
+
+
+def _balanced(right: np.ndarray, labels: np.ndarray, n_labels: int) -> float:
+    return float((np.bincount(labels, right, n_labels) / np.bincount(labels, minlength=n_labels)).mean())

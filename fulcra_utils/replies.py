@@ -1,0 +1,258 @@
+"""The rows of an analysis: replies with their value vectors, prompts, models, rewards and risk categories.
+
+`Replies` is what every table of notebook 02 starts from; `Finding` is what it ends in: a table, one sentence of reading
+and the caption's account of rows and intervals.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fulcra_utils.stats import code_clusters
+from fulcra_utils.theory import ROOT, Theory
+
+RISKS = ROOT / "data" / "risks.yaml"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A table, one sentence that reads it, and what its caption must say (n, interval).
+
+    An empty table means that the analysis was left out; the reading then says why.
+    """
+
+    table: pd.DataFrame
+    reading: str
+    caption: str = ""
+    extra: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Return whether there was nothing to analyse."""
+        return self.table.empty
+
+    def _repr_markdown_(self) -> str:
+        return self.reading
+
+
+def leave_out(what: str, why: str, columns: Sequence[str] = ()) -> Finding:
+    """Return the finding of an analysis that these rows do not allow.
+
+    Examples
+    --------
+    >>> leave_out("The circle", "the theory has none").reading
+    'The circle is left out: the theory has none.'
+    """
+    text = f"{what} is left out: {why}."
+    return Finding(pd.DataFrame(columns=list(columns)), text, text)
+
+
+@dataclass(frozen=True)
+class Replies:
+    """N replies with complete value vectors under one theory.
+
+    Attributes
+    ----------
+    table : DataFrame
+        row_id, prompt, cluster, model, query_source, reward (nan = unknown), is_refusal, n_words, safety_issues (list,
+        None = unknown).
+    vectors : (N, D) array
+        In [-1, 1], complete.
+    theory : Theory
+    kind : {"scored", "annotated", "sample", "none"}
+        Released evaluator scores, released labels, the embedded sample's labels, or no labelled row at all.
+    """
+
+    table: pd.DataFrame
+    vectors: np.ndarray
+    theory: Theory
+    kind: str
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.table)
+
+    def keep(self, mask: np.ndarray) -> Replies:
+        """Return the rows of a mask."""
+        mask = np.asarray(mask, bool)
+        return replace(self, table=self.table[mask].reset_index(drop=True), vectors=self.vectors[mask])
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """Return the cluster of near-duplicate prompts of each row (N,): the unit that is resampled."""
+        return self.table.cluster.to_numpy()
+
+    @property
+    def n_prompts(self) -> int:
+        """Return the number of clusters of prompts."""
+        return code_clusters(self.clusters)[1] if len(self) else 0
+
+    @property
+    def models(self) -> list[str]:
+        """Return the models in the order in which they first stand in the table."""
+        return [str(m) for m in self.table.model.dropna().unique()]
+
+    @property
+    def refusals(self) -> np.ndarray:
+        """Return the refusal flag (N,) bool."""
+        return self.table.is_refusal.to_numpy(bool)
+
+    @property
+    def controls(self) -> np.ndarray:
+        """Return refusal flag and log(1 + words) of each reply, (N, 2)."""
+        return np.column_stack([self.refusals.astype(float), np.log1p(self.table.n_words.to_numpy(float))])
+
+    @property
+    def has_issues(self) -> np.ndarray:
+        """Return whether the risk categories of the prompt are known, (N,) bool; an empty list is known."""
+        return self.table.safety_issues.map(lambda v: v is not None).to_numpy(bool)
+
+    @cached_property
+    def categories(self) -> tuple[np.ndarray, list[str]]:
+        """Return the (N, C) 0/1 matrix of risk categories and their names; unknown is 0 (see `has_issues`)."""
+        names = sorted({c for issues in self.table.safety_issues if issues is not None for c in issues})
+        matrix = [[name in issues for name in names] if issues is not None else [False] * len(names)
+                  for issues in self.table.safety_issues]
+        return np.array(matrix, float).reshape(len(self), len(names)), names
+
+    def describe(self) -> str:
+        """Return the rows in words, for captions."""
+        models = f" by {len(self.models)} models" if len(self.models) > 1 else ""
+        what = {"scored": "replies scored by the released evaluator", "annotated": "annotated replies",
+                "sample": "annotated replies of the embedded sample", "none": "labelled replies"}[self.kind]
+        return f"n = {len(self):,} {what}{models} to {self.n_prompts:,} prompts"
+
+
+def read_replies(dialogues: str | Path, scored: str | Path, theory: Theory) -> tuple[Replies, Replies]:
+    """Read a run's replies: those that carry the most, and the annotated ones.
+
+    Parameters
+    ----------
+    dialogues, scored : path
+        data/dialogues.parquet and data/scored.parquet of a run.
+    theory : Theory
+        Their theory: one column per dimension.
+
+    Returns
+    -------
+    main, annotated : Replies
+        `main` are the scored replies where there are any, else the annotated ones. Rows with a missing dimension are
+        left out of both.
+
+    Raises
+    ------
+    ValueError
+        When a dimension has no column; names it.
+
+    Source: ours; the released scores stand for all models on the same prompts, the labels do not.
+    """
+    labelled, scores = (pd.read_parquet(path) for path in (dialogues, scored))
+    is_sample = len(labelled) > 0 and labelled.source.isin(["sample"]).all()
+    annotated = make_replies(labelled, theory, "sample" if is_sample else "annotated")
+    main = make_replies(scores, theory, "scored") if len(scores) else annotated
+    return main, annotated
+
+
+def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:
+    """Turn a run's table into `Replies`, without the rows that lack a dimension.
+
+    Parameters
+    ----------
+    table : DataFrame
+        prompt, response and one column per dimension; cluster, response_source, reward, is_refusal, safety_issues
+        where they are known.
+
+    Raises
+    ------
+    ValueError
+        When a dimension has no column; names it.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> labels = dict.fromkeys(theory.dimensions, [1.0, None])
+    >>> len(make_replies(pd.DataFrame({"prompt": ["a", "b"], "response": ["x y", "z"]} | labels), theory, "annotated"))
+    1
+    """
+    missing = [name for name in theory.dimensions if name not in table]
+    if missing:
+        raise ValueError(f"the table of replies has no column {missing[0]!r}: it was made under another theory")
+    vectors = table[list(theory.dimensions)].to_numpy(float)
+    complete = np.isfinite(vectors).all(axis=1)
+    table, vectors = table[complete].reset_index(drop=True), vectors[complete]
+    column = {name: table[name] if name in table else pd.Series([default] * len(table))
+              for name, default in (("row_id", ""), ("query_source", None), ("reward", np.nan), ("is_refusal", False),
+                                    ("e_distance", np.nan), ("h_distance", np.nan), ("safety_issues", None))}
+    kept = pd.DataFrame({
+        "prompt": table.prompt.astype(str),
+        "cluster": table.cluster if "cluster" in table else table.prompt.astype(str),
+        "model": table.response_source if "response_source" in table else None,
+        "n_words": table.response.astype(str).str.split().str.len(), **column})
+    kept["safety_issues"] = pd.Series([None if v is None or (isinstance(v, float) and np.isnan(v)) else list(v)
+                                       for v in kept.safety_issues], dtype=object, index=kept.index)
+    kept["is_refusal"] = kept.is_refusal.fillna(False).astype(bool)
+    return Replies(kept, vectors, theory, kind if len(kept) else "none")
+
+
+@dataclass(frozen=True)
+class RiskMap:
+    """How detailed harm categories are taken together into a few risks, with the defensible alternatives."""
+
+    risks: dict[str, str]
+    mapping: dict[str, str]
+    alternatives: dict[str, str]
+    profiles: dict[str, dict[str, int]]
+    catch_alls: frozenset[str] = frozenset()
+
+    def indicators(self, categories: np.ndarray, names: Sequence[str],
+                   mapping: Mapping[str, str] | None = None) -> np.ndarray:
+        """Return the (N, R) 0/1 matrix of risks from the (N, C) matrix of categories; unmapped names count nowhere."""
+        mapping = self.mapping if mapping is None else mapping
+        carry = np.array([[mapping.get(name) == risk for risk in self.risks] for name in names], float)
+        return (np.asarray(categories) @ carry.reshape(len(names), len(self.risks)) > 0).astype(float)
+
+    def variants(self) -> Iterable[dict[str, str]]:
+        """Yield every mapping that the alternatives allow, the declared one first."""
+        options = [[(name, risk)] + ([(name, self.alternatives[name])] if name in self.alternatives else [])
+                   for name, risk in self.mapping.items()]
+        return (dict(choice) for choice in itertools.product(*options))
+
+    def profile_vectors(self, theory: Theory) -> dict[str, np.ndarray]:
+        """Return the published profiles (D,) that the theory can express; the others are left out."""
+        return {name: np.array([parts.get(d, 0) for d in theory.dimensions], float)
+                for name, parts in self.profiles.items() if set(parts) <= set(theory.dimensions)}
+
+
+def load_risks(path: str | Path = RISKS) -> RiskMap:
+    """Load the mapping of harm categories to risks, and the published profiles.
+
+    Raises
+    ------
+    ValueError
+        When a category goes to a risk that is not listed; names it.
+
+    Source: ours, each line justified in data/risks.yaml; the paper's mapping is not published.
+
+    Examples
+    --------
+    >>> risks = load_risks()
+    >>> len(risks.risks), len(risks.mapping), risks.mapping["privacy_violation"], len(list(risks.variants()))
+    (5, 14, 'privacy-violation', 16)
+    """
+    raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    mapping = {name: entry["risk"] for name, entry in raw["categories"].items()}
+    alternatives = {name: entry["alternative"] for name, entry in raw["categories"].items() if "alternative" in entry}
+    unknown = [name for name, risk in [*mapping.items(), *alternatives.items()] if risk not in raw["risks"]]
+    if unknown:
+        raise ValueError(f"{path}: category {unknown[0]!r} goes to a risk that is not listed under `risks`")
+    catch_alls = frozenset(name for name, entry in raw["categories"].items() if entry.get("catch_all"))
+    return RiskMap(raw["risks"], mapping, alternatives, raw.get("profiles", {}), catch_alls)
