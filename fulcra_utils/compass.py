@@ -454,7 +454,7 @@ class Countries:
 
     Attributes
     ----------
-    names, titles : tuple of str, length C
+    names, titles, regions : tuple of str, length C
     theory : Theory
         Theory of the rankings and vectors; a theory refined from it is averaged up to it.
     ranks : ndarray, shape (C, D)
@@ -465,6 +465,7 @@ class Countries:
 
     names: tuple[str, ...]
     titles: tuple[str, ...]
+    regions: tuple[str, ...]
     theory: Theory
     ranks: np.ndarray = field(repr=False, compare=False)
     vectors: np.ndarray = field(repr=False, compare=False)
@@ -498,8 +499,8 @@ def load_countries(path: str | Path = COUNTRIES) -> Countries:
             ranks[c] = [entry["ranking"].index(d) + 1 for d in theory.dimensions]
         if "target" in entry:
             vectors[c] = load_target(entry["target"], theory).values
-    names, titles = (tuple(entry[key] for entry in raw["countries"]) for key in ("name", "title"))
-    return Countries(names, titles, theory, ranks, vectors)
+    words = (tuple(entry[key] for entry in raw["countries"]) for key in ("name", "title", "region"))
+    return Countries(*words, theory, ranks, vectors)
 
 
 def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | None:
@@ -600,6 +601,40 @@ def match_countries(scores: ModelScores, theory: Theory | str, countries: Countr
     return pd.DataFrame({"rho": rho.ravel(), "low": low.ravel(), "high": high.ravel()}, index=index).reset_index()
 
 
+def compare_regions(scores: ModelScores, theory: Theory | str, countries: Countries, draws: np.ndarray,
+                    level: float = 0.95) -> pd.DataFrame:
+    """Return how much nearer the models are to the rankings of each region than to those of the other regions.
+
+    Returns
+    -------
+    DataFrame
+        region, difference (mean ρ with its countries minus mean ρ with the others, mean over models), low, high; no
+        rows when the theory does not fit or only one region has rankings.
+
+    Source: ours, to re-examine the finding of a Western bias (Value Compass).
+
+    Examples
+    --------
+    >>> countries = load_countries()
+    >>> scores = ModelScores(("m",), ("x", "y"), countries.theory.dimensions,
+    ...                      np.repeat(-countries.ranks[:1, None], 2, axis=1), np.arange(2))
+    >>> compare_regions(scores, countries.theory, countries, draw_means(scores, 9)).difference.round(2).tolist()
+    [0.44, -0.44]
+    """
+    theory = load_theory(theory)
+    lifted, drawn = (lift_to(v, theory, countries.theory) for v in (scores.means, draws))
+    ranked = np.isfinite(countries.ranks).all(axis=1)
+    regions = np.array(countries.regions)[ranked]
+    rows = []
+    for region in dict.fromkeys(regions) if lifted is not None and len(set(regions)) > 1 else ():
+        gaps = []
+        for values in (lifted, drawn):
+            rho = match_rankings(values, countries.ranks[ranked])
+            gaps.append(_nanmean(rho[..., regions == region].mean(-1) - rho[..., regions != region].mean(-1), -1))
+        rows.append((region, float(gaps[0]), *map(float, take_interval(gaps[1], level))))
+    return pd.DataFrame(rows, columns=["region", "difference", "low", "high"])
+
+
 def centre_profiles(vectors: np.ndarray) -> np.ndarray:
     """Subtract each profile's own mean and scale it to length 1, so that people and models are comparable.
 
@@ -664,6 +699,31 @@ def nearest_countries(scores: ModelScores, theory: Theory | str, countries: Coun
                          "share": np.divide(hits.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)})
 
 
+def gather_profiles(scores: ModelScores, theory: Theory, countries: Countries | None) -> tuple[np.ndarray, list[str]]:
+    """Return the centred profiles of the models and, where their theory fits, of the countries with a vector.
+
+    Returns
+    -------
+    profiles : ndarray, shape (M + C, D)
+    labels : list of str
+        Models first.
+
+    Examples
+    --------
+    >>> countries = load_countries()
+    >>> scores = ModelScores(("m",), ("x",), countries.theory.dimensions, countries.vectors[None, :1], np.zeros(1))
+    >>> gather_profiles(scores, countries.theory, countries)[1]
+    ['m', 'France', 'United Kingdom', 'Netherlands']
+    """
+    vectors, labels = scores.means, list(scores.models)
+    lifted = None if countries is None else lift_to(vectors, theory, countries.theory)
+    if lifted is not None:
+        known = np.isfinite(countries.vectors).all(axis=1)
+        vectors = np.vstack([lifted, countries.vectors[known]])
+        labels += np.array(countries.titles)[known].tolist()
+    return centre_profiles(vectors), labels
+
+
 def map_profiles(vectors: np.ndarray, method: str = "mds", seed: int = 2023) -> np.ndarray:
     """Place profiles on a plane so that near profiles stand near each other.
 
@@ -702,8 +762,9 @@ def map_profiles(vectors: np.ndarray, method: str = "mds", seed: int = 2023) -> 
     known = vectors[full]
     if len(known) and method == "tsne" and len(known) >= 5 and np.ptp(known, axis=0).any():
         from sklearn.manifold import TSNE
+        # the approximation pays only for many profiles
         places[full] = TSNE(perplexity=min(30, (len(known) - 1) / 3), init="random", random_state=seed,
-                            learning_rate="auto").fit_transform(known)
+                            method="exact" if len(known) <= 150 else "barnes_hut").fit_transform(known)
     elif len(known):
         places[full] = _scale_down(known, seed)
     return places

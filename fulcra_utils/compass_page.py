@@ -24,8 +24,7 @@ from fulcra_utils.compass import (
     CompassError,
     Countries,
     ModelScores,
-    centre_profiles,
-    lift_to,
+    gather_profiles,
     map_profiles,
     match_countries,
     nearest_countries,
@@ -232,11 +231,5 @@ def _list_presets(theory: Theory, countries: Countries | None, given: Mapping[st
 
 def _place(scores: ModelScores, theory: Theory, countries: Countries | None, seed: int) -> dict[str, Any]:
     """Return both maps of the models and, where their theory fits, the countries with a vector."""
-    vectors, labels = scores.means, list(scores.models)
-    lifted = None if countries is None else lift_to(vectors, theory, countries.theory)
-    if lifted is not None:
-        known = np.isfinite(countries.vectors).all(axis=1)
-        vectors = np.vstack([lifted, countries.vectors[known]])
-        labels += list(np.array(countries.titles)[known])
-    profiles = centre_profiles(vectors)
+    profiles, labels = gather_profiles(scores, theory, countries)
     return {"labels": labels, **{method: _plain(map_profiles(profiles, method, seed), 4) for method in ("mds", "tsne")}}

@@ -184,7 +184,7 @@ def test_spearman_agrees_with_scipy_also_with_ties():
 
 def test_country_file_with_a_faulty_ranking_is_named(tmp_path):
     path = tmp_path / "countries.yaml"
-    path.write_text("theory: moral_foundations\ncountries: [{name: x, title: X, ranking: [care, care]}]")
+    path.write_text("theory: moral_foundations\ncountries: [{name: x, title: X, region: R, ranking: [care, care]}]")
     with pytest.raises(CompassError, match="the ranking of x does not name every value"):
         load_countries(path)
 
