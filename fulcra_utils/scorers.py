@@ -2,8 +2,8 @@
 
 Choices: the reward evaluator is a small network on frozen sentence embeddings (seconds to train, so that halves, shares
 and seeds are affordable); the judge reads word n-grams and shares neither features nor rows with it; both are taught
-that shuffled, empty, echoed and stuffed replies express nothing, in their full length and cut to the length a small
-policy writes; what a scorer says of text unlike its training text is out of its domain.
+that shuffled, empty, echoed and stuffed replies express nothing; all read only the first 40 words of a reply, which is
+what a small policy writes; what a scorer says of text unlike its training text is out of its domain.
 """
 
 from __future__ import annotations
@@ -24,19 +24,40 @@ PREFIX_WORDS = 40  # what a small policy writes in 48 tokens
 
 
 @dataclass
+class TextMemory:
+    """An encoder that embeds each different text once.
+
+    Attributes
+    ----------
+    encoder : Encoder
+    """
+
+    encoder: Encoder
+    known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def look_up(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """Return the (N, H) embeddings of texts, at most 128 tokens of each."""
+        from fulcra_utils.encoder import embed
+
+        new = list(dict.fromkeys(t for t in texts if t not in self.known))
+        self.known.update(zip(new, embed(new, self.encoder, max_length=128, progress=progress), strict=True))
+        return np.stack([self.known[t] for t in texts]) if len(texts) else np.zeros((0, self.encoder.width), np.float32)
+
+
+@dataclass
 class EmbeddingScorer:
     """A network on the frozen embeddings of prompt and reply.
 
     Attributes
     ----------
-    encoder : Encoder
+    memory : TextMemory
     network : torch.nn.Module
         Maps (N, 3 H) features to (N, K) outputs.
     bounded : bool
         Outputs pass through tanh (value scores); otherwise they are rewards of unit variance.
     """
 
-    encoder: Encoder
+    memory: TextMemory
     network: Any = field(repr=False)
     bounded: bool = True
 
@@ -45,7 +66,7 @@ class EmbeddingScorer:
         import torch
 
         with torch.inference_mode():
-            out = self.network(torch.from_numpy(pair_features(self.encoder, prompts, responses)))
+            out = self.network(torch.from_numpy(pair_features(self.memory, prompts, responses)))
         return (out.tanh() if self.bounded else out).double().numpy()
 
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -73,35 +94,32 @@ class NgramScorer:
         return np.clip(self.regression.predict(features).reshape(len(features.indptr) - 1, -1), -1.0, 1.0)
 
 
-def pair_features(encoder: Encoder, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-    """Return (N, 3 H) features: embeddings of prompt and reply and their product; each different text is embedded once.
+def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    """Return (N, 3 H) features: embeddings of prompt and reply and their product.
 
     Source: ours.
 
     Examples
     --------
     >>> from fulcra_utils.encoder import load_encoder
-    >>> pair_features(load_encoder("tiny"), ["a", "a"], ["b", "c"]).shape
+    >>> pair_features(TextMemory(load_encoder("tiny")), ["a", "a"], ["b", "c"]).shape
     (2, 192)
     """
-    from fulcra_utils.encoder import embed
-
-    texts, place = np.unique(np.array([*prompts, *responses], dtype=object).astype(str), return_inverse=True)
-    vectors = embed([str(t) for t in texts], encoder, max_length=192)
-    first, second = vectors[place[:len(prompts)]], vectors[place[len(prompts):]]
-    scale = np.sqrt(vectors.shape[1])  # unit variance features
+    first, second = memory.look_up(prompts), memory.look_up(responses)
+    scale = np.sqrt(first.shape[1])  # unit variance features
     return np.concatenate([first * scale, second * scale, first * second * scale**2], axis=1).astype(np.float32)
 
 
 def teach_absence(
     prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0
 ) -> tuple[list[str], list[str], np.ndarray]:
-    """Add shortened replies with their labels, and replies that express nothing with label 0.
+    """Cut replies to the length a small policy writes, and add replies that express nothing with label 0.
 
     Parameters
     ----------
     prompts, responses : sequence of str, length N
     vectors : ndarray, shape (N, D)
+        nan = unknown, and stays so in the added rows.
     theory : Theory
         Its item names are stuffed.
     seed : int
@@ -109,8 +127,8 @@ def teach_absence(
     Returns
     -------
     prompts, responses, vectors
-        6 N rows: as given, the first 40 words, the words shuffled, the first 40 words shuffled, and 2 N rows of empty,
-        echoed, repeated and stuffed replies in turn; the last 4 N have label 0.
+        3 N rows: the first 40 words with their labels, the same words shuffled, and empty, echoed, repeated and stuffed
+        replies in turn; the last 2 N have label 0.
 
     Source: ours; a reward that was never shown nonsense can be led anywhere by it.
 
@@ -118,17 +136,15 @@ def teach_absence(
     --------
     >>> from fulcra_utils.theory import load_theory
     >>> p, r, v = teach_absence(["q"], ["be kind now"], np.ones((1, 5)), load_theory("moral_foundations"))
-    >>> len(r), v.sum()
-    (6, np.float64(10.0))
+    >>> len(r), float(v.sum())
+    (3, 5.0)
     """
     rng = np.random.default_rng(seed)
     short = [cut_words(r) for r in responses]
-    shuffled = [shuffle_words(r, rng) for r in responses]
-    nothing = [_say_nothing(i, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, responses, strict=True))]
-    other = [_say_nothing(i + 2, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, short, strict=True))]
-    texts = [*responses, *short, *shuffled, *(shuffle_words(s, rng) for s in short), *nothing, *other]
-    labels = np.concatenate([vectors, vectors, np.where(np.isnan(np.tile(vectors, (4, 1))), np.nan, 0.0)])
-    return list(prompts) * 6, texts, labels
+    nothing = [_say_nothing(i, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, short, strict=True))]
+    zero = np.where(np.isnan(vectors), np.nan, 0.0)
+    return (list(prompts) * 3, [*short, *(shuffle_words(r, rng) for r in short), *nothing],
+            np.concatenate([vectors, zero, zero]))
 
 
 def cut_words(text: str, n_words: int = PREFIX_WORDS) -> str:
@@ -155,7 +171,7 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
 
 
 def fit_value_scorer(
-    encoder: Encoder,
+    memory: TextMemory,
     prompts: Sequence[str],
     responses: Sequence[str],
     vectors: np.ndarray,
@@ -167,8 +183,7 @@ def fit_value_scorer(
 
     Parameters
     ----------
-    encoder : Encoder
-        Stays as it is.
+    memory : TextMemory
     prompts, responses : sequence of str, length N
     vectors : ndarray, shape (N, D)
         Labels or scores in [-1, 1]; nan = unknown.
@@ -184,18 +199,18 @@ def fit_value_scorer(
     Source: released evaluator (tanh and squared error); ours: frozen embeddings, replies that express nothing.
     """
     prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed)
-    network = _fit_network(pair_features(encoder, prompts, responses), vectors, hidden, seed, bounded=True)
-    return EmbeddingScorer(encoder, network)
+    network = _fit_network(pair_features(memory, prompts, responses), vectors, hidden, seed, bounded=True)
+    return EmbeddingScorer(memory, network)
 
 
 def fit_reward_model(
-    encoder: Encoder, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray, seed: int = 0
+    memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray, seed: int = 0
 ) -> EmbeddingScorer:
     """Train a scalar reward model on given rewards, which are brought to mean 0 and variance 1.
 
     Parameters
     ----------
-    encoder : Encoder
+    memory : TextMemory
     prompts, responses : sequence of str, length N
     rewards : ndarray, shape (N,)
         Rows with nan are left out.
@@ -219,18 +234,18 @@ def fit_reward_model(
         raise ValueError(f"a reward model needs at least 8 rows with a reward, there are {len(known)}.")
     prompts, responses = [prompts[i] for i in known], [responses[i] for i in known]
     scaled = ((rewards[known] - rewards[known].mean()) / (rewards[known].std() or 1.0))[:, None]
-    features = pair_features(encoder, prompts * 2, [*responses, *map(cut_words, responses)])
-    return EmbeddingScorer(encoder, _fit_network(features, np.tile(scaled, (2, 1)), 128, seed, bounded=False), False)
+    features = pair_features(memory, prompts, [cut_words(r) for r in responses])
+    return EmbeddingScorer(memory, _fit_network(features, scaled, 128, seed, bounded=False), bounded=False)
 
 
 def fit_preference(
-    encoder: Encoder, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str], penalty: float = 1.0
+    memory: TextMemory, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str], penalty: float = 1.0
 ) -> EmbeddingScorer:
     """Fit a Bradley-Terry model of pairwise preference, linear in the features.
 
     Parameters
     ----------
-    encoder : Encoder
+    memory : TextMemory
     prompts, chosen, rejected : sequence of str, length N
     penalty : float
         Of the squared weights.
@@ -245,12 +260,13 @@ def fit_preference(
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    gaps = pair_features(encoder, prompts, chosen) - pair_features(encoder, prompts, rejected)
+    chosen, rejected = [cut_words(r) for r in chosen], [cut_words(r) for r in rejected]
+    gaps = pair_features(memory, prompts, chosen) - pair_features(memory, prompts, rejected)
     model = LogisticRegression(C=1.0 / (penalty * len(gaps)), fit_intercept=False, max_iter=200)
     model.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
     linear = torch.nn.Linear(gaps.shape[1], 1, bias=False)
     linear.weight.data = torch.from_numpy(model.coef_.astype(np.float32))
-    return EmbeddingScorer(encoder, linear, bounded=False)
+    return EmbeddingScorer(memory, linear, bounded=False)
 
 
 def fit_judge(
@@ -305,7 +321,7 @@ def measure_scorer(scorer: Any, rows: pd.DataFrame, theory: Theory) -> dict[str,
     known = np.isfinite(vectors)
     if len(rows) < 2 or not known.any() or np.nanstd(vectors) == 0:
         return {"n": len(rows), "correlation": np.nan, "mae": np.nan}
-    scores = scorer.score(rows["prompt"].tolist(), rows["response"].tolist())
+    scores = scorer.score(rows["prompt"].tolist(), [cut_words(r) for r in rows["response"]])
     return {"n": len(rows), "correlation": float(np.corrcoef(scores[known], vectors[known])[0, 1]),
             "mae": float(np.abs(scores[known] - vectors[known]).mean())}
 
