@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fulcra_utils.orientation import Slider
 
@@ -38,6 +39,7 @@ def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     _intervals(right, table, places, "rank", "rank_low", "rank_high", ORANGE, "D")
     left.set(xlabel="weighted score", yticks=places, yticklabels=table.model)
     right.set_xlabel("rank (1 = first)")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.invert_yaxis()
     for axes in (left, right):
         _tidy(axes)
@@ -122,11 +124,12 @@ def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: i
                                            (slice(n_models, None), ORANGE, "*", "countries")):
             if len(places[rows]):
                 axes.scatter(*places[rows].T, color=color, marker=marker, s=90, label=label)
-        _label_points(axes, places, labels)
         axes.set(title=name, xticks=[], yticks=[])
-        axes.margins(0.25)
+        axes.margins(0.3)
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(title)
+    for axes, places in zip(grid[0], maps.values(), strict=True):
+        _label_points(axes, places, labels)
     return figure
 
 
@@ -254,11 +257,28 @@ def _intervals(axes: plt.Axes, table: pd.DataFrame, places: np.ndarray, middle: 
 
 
 def _label_points(axes: plt.Axes, places: np.ndarray, labels: Sequence[str]) -> None:
-    """Write labels beside points, above and below in turn from left to right, so that neighbours do not collide."""
-    for turn, k in enumerate(np.argsort(places[:, 0])):
-        if np.isfinite(places[k]).all():
-            axes.annotate(labels[k], places[k], textcoords="offset points", xytext=(0, 9 if turn % 2 else -9),
-                          fontsize=9, ha="center", va="bottom" if turn % 2 else "top")
+    """Write each label at the nearest free spot around its point; a thin line leads to one that is further away."""
+    axes.figure.draw_without_rendering()   # settles the layout, so that places in points are known
+    points = axes.transData.transform(places) * 72 / axes.figure.dpi
+    left, bottom, right, top = axes.bbox.extents * 72 / axes.figure.dpi
+    taken = [(left - 999, bottom, left, top), (right, bottom, right + 999, top),   # beside the axes no label stands
+             *((x - 6, y - 6, x + 6, y + 6) for x, y in points if np.isfinite(x))]
+    for k in np.flatnonzero(np.isfinite(places).all(axis=1)):
+        label = labels[k].rpartition("/")[2]   # a hub name without its owner
+        half = 2.9 * len(label) + 2
+        spots = [(radius * np.cos(t) + np.sign(round(np.cos(t), 6)) * half, radius * np.sin(t))
+                 for radius in (13, 26, 39, 52) for t in np.radians((90, 270, 0, 180, 45, 135, 225, 315))]
+        boxes = [(x - half, y - 6, x + half, y + 6) for x, y in points[k] + spots]
+        free = [not any(_overlap(box, other) for other in taken) for box in boxes]
+        best = int(np.argmax(free))
+        taken.append(boxes[best])
+        axes.annotate(label, places[k], textcoords="offset points", xytext=spots[best], fontsize=9, ha="center",
+                      va="center", in_layout=False,
+                      arrowprops={"arrowstyle": "-", "color": GREY} if best >= 8 else None)
+
+
+def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def _span(low: float, high: float) -> str:

@@ -96,9 +96,9 @@ function headCell(key, text, title) {
   return th;
 }
 
-function shade(value) {              // blue supports, orange opposes; dark text keeps its contrast on every shade
+function shade(value) {              // orange supports, violet opposes; dark text keeps its contrast on every shade
   const [low, high] = DATA.range, t = Math.min(1, Math.abs(value / (value < 0 ? low : high)));
-  const [r, g, b] = value < 0 ? [240, 160, 80] : [110, 170, 225];
+  const [r, g, b] = value < 0 ? [160, 150, 215] : [240, 160, 80];
   const mix = (c) => Math.round(255 + (c - 255) * t);
   return `rgb(${mix(r)},${mix(g)},${mix(b)})`;
 }
