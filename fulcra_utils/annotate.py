@@ -151,6 +151,50 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     return report
 
 
+def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str = "",
+              progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return what the three forms would take, and, where a model is named, what they gave.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    theory : Theory
+    model : str
+        At OPENAI_BASE_URL; "" asks nobody.
+    cache : path
+        Folder of the stored answers.
+    price_like : str
+        Model of the price table that a plan without a model is priced by.
+    progress : bool
+
+    Returns
+    -------
+    plan : DataFrame
+        See `plan_annotation`.
+    comparison : DataFrame or None
+        See `compare_forms`; None without a model.
+
+    Examples
+    --------
+    >>> from fulcra_utils.construction import build_run_data
+    >>> from fulcra_utils.labelling import rows_of
+    >>> theory = load_theory("moral_foundations")
+    >>> plan, comparison = try_forms(rows_of(build_run_data(theory).dialogues[:3]), theory, "", "unused", "gpt-4o")
+    >>> plan.requests.tolist(), comparison
+    ([3, 15, 60], None)
+    """
+    endpoint = Endpoint(model=model or price_like or "unnamed")
+    price = load_price(endpoint.model)
+    plan = plan_annotation(rows, theory, endpoint, FORMS, price=price)
+    if not model:
+        return plan, None
+    store = AnswerCache(cache)
+    try:
+        return plan, compare_forms(annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress))
+    finally:
+        store.close()
+
+
 def _find_decisions(output_path: Path, given: str | Path | None, theory: Theory) -> pd.DataFrame | None:
     beside = output_path.with_name(output_path.name + ".decisions.csv")
     path = Path(given) if given else beside if beside.exists() else None

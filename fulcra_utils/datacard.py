@@ -27,7 +27,7 @@ def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made
         Rows in the released shape, as `annotate` writes them.
     theory : Theory
     made : dict, optional
-        How the labels were made: model, endpoint, form, rule, costs, forms, agreement.
+        How the labels were made: model, endpoint, form, rule, costs, forms; agreement, and between which annotators.
     licences : dict, optional
         Source → licence, for the card.
     title : str
@@ -115,7 +115,7 @@ def _tabulate(data: ValueDataset, theory: Theory) -> pa.Table:
 
 
 def _describe_making(made: dict[str, Any]) -> str:
-    if not made:
+    if "model" not in made:
         return "The labels were read from files that hold them; see the sources."
     lines = [f"- labels by the model `{made['model']}` at {made['endpoint']}, form of the questions: {made['form']}",
              f"- from items to dimensions by the {made['rule']} rule"]
@@ -150,7 +150,7 @@ def _describe_agreement(made: dict[str, Any]) -> str:
     if table is None:
         return "One annotator only: agreement was not measured."
     chosen = table[table.statistic.isin(["alpha_nominal", "ac1"])]
-    return ("Among the forms of the question; 95 % bootstrap intervals over prompts.\n\n"
+    return (f"Between {made.get('annotators', 'the forms of the question')}; 95 % bootstrap intervals over prompts.\n\n"
             + _markdown(chosen[["name", "statistic", "value", "low", "high", "n_units"]].round(3)))
 
 

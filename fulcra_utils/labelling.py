@@ -110,6 +110,70 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
     return rows
 
 
+def rows_of(dialogues: pd.DataFrame) -> list[Row]:
+    """Return the rows of a table with row_id, prompt and response, ready to be annotated.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"row_id": ["r1"], "prompt": ["Hi"], "response": ["Hello."]})
+    >>> rows_of(table)[0].dialogue.released
+    'Human: Hi\\nBob: Hello.'
+    """
+    fields = [name for name in ("row_id", "query_source", "response_source", "safety_issues") if name in dialogues]
+    plain = dialogues[fields].astype(object).where(dialogues[fields].notna(), None).to_dict("records")
+    return [Row({k: list(v) if isinstance(v, np.ndarray) else v for k, v in known.items()},
+                Dialogue((("user", str(prompt)), ("assistant", str(response)))))
+            for known, prompt, response in zip(plain, dialogues.prompt, dialogues.response, strict=True)]
+
+
+def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
+               decided: pd.DataFrame | None = None) -> list[dict[str, Any]]:
+    """Return dialogues that are labelled already as rows in the released shape.
+
+    Parameters
+    ----------
+    dialogues : DataFrame
+        row_id, prompt, response and one column per dimension (nan = not annotated).
+    items : DataFrame
+        row_id and one column per item, in the same order.
+    theory : Theory
+    decided : DataFrame, optional
+        People's decisions on dimensions, already in `dialogues`; named in `decided_by`.
+
+    Returns
+    -------
+    list of dict
+        `value_types` are the dimension columns as they stand.
+
+    Raises
+    ------
+    ValueError
+        When the two tables do not have the same rows.
+
+    Examples
+    --------
+    >>> from fulcra_utils.construction import build_run_data
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("schwartz10")
+    >>> data = build_run_data(theory)
+    >>> len(label_rows(data.dialogues, data.items, theory)) == len(data.dialogues)
+    True
+    """
+    if dialogues.row_id.tolist() != items.row_id.tolist():
+        raise ValueError("dialogues and items do not have the same rows in the same order.")
+    labels, vectors = items[list(theory.items)].to_numpy(float), dialogues[list(theory.dimensions)].to_numpy(float)
+    by = {} if decided is None else {(str(d.row_id), d.name): d.who for d in decided.itertuples()}
+    out = []
+    for n, row in enumerate(rows_of(dialogues)):
+        open_dims = np.isnan(vectors[n])
+        row_open = {theory.items[i]: "no label in the source" for i in np.flatnonzero(open_dims[theory.item_dims])}
+        types = [f"{theory.dimensions[d]}: {int(vectors[n, d]):+d}" for d in np.flatnonzero(np.nan_to_num(vectors[n]))]
+        who = {name: by[row.row_id, name] for name in theory.dimensions if (row.row_id, name) in by}
+        extra = {"value_types": types, **({"decided_by": who} if who else {})}
+        out.append(build_output(row, labels[n], theory, row_open, extra))
+    return out
+
+
 def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, forms: Sequence[str],
                     cache: AnswerCache | None = None, price: Price | None = None) -> pd.DataFrame:
     """Return what an annotation would take, before anything is spent.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -51,18 +49,105 @@ def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = N
     return _plain(figure)
 
 
+def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str = "") -> Figure:
+    """Draw how far each method of choosing prompts differs from random choice, with 95 % intervals.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        method, measure, difference, low, high, from `summarise_selections`.
+    measures : dict
+        Measure → words; one panel each.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    methods = [name for name in summary.method.unique() if name != "random"]
+    size = (3.4 * len(measures), 1.5 + 0.4 * len(methods))
+    figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, layout="constrained", squeeze=False)
+    for axes, (measure, words) in zip(panels[0], measures.items(), strict=True):
+        shown = summary[summary.measure == measure].set_index("method").reindex(methods)
+        rows = np.arange(len(methods))
+        reach = np.stack([shown.difference - shown.low, shown.high - shown.difference])
+        axes.errorbar(shown.difference, rows, xerr=reach, fmt="o", color=BLUE, capsize=3)
+        axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
+        axes.set_yticks(rows, methods)
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel(words)
+    figure.suptitle(title)
+    return _plain(figure)
+
+
+def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: str = "") -> Figure:
+    """Draw agreement statistics for each value with their intervals.
+
+    Parameters
+    ----------
+    agreement : DataFrame
+        name, statistic, value, low, high, from `measure_agreement`.
+    statistics : dict
+        Statistic → words; at most four.
+    title : str
+
+    Returns
+    -------
+    Figure
+        A statistic that is not defined for a value has no point.
+    """
+    names = list(dict.fromkeys(agreement.name))
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.38 * len(names)), layout="constrained")
+    rows, step = np.arange(len(names)), 0.7 / len(statistics)
+    looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), ("black", "D"))
+    for k, ((statistic, words), (color, marker)) in enumerate(zip(statistics.items(), looks, strict=False)):
+        shown = agreement[agreement.statistic == statistic].set_index("name").reindex(names)
+        reach = np.stack([shown.value - shown.low, shown.high - shown.value]).clip(min=0)
+        axes.errorbar(shown.value, rows + (k - (len(statistics) - 1) / 2) * step, xerr=reach, fmt=marker, color=color,
+                      capsize=2, markersize=5, label=words)
+    axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(right=1.02)
+    axes.set_xlabel("agreement (0 = chance, 1 = perfect)")
+    axes.set_title(title)
+    below = (0.5, -0.16 - 0.3 / len(names))
+    axes.legend(loc="upper center", bbox_to_anchor=below, ncols=len(statistics), frameon=False)
+    return _plain(figure)
+
+
+def plot_queue(queue: pd.DataFrame, title: str = "") -> Figure:
+    """Draw how many cases of a review queue each value has, by why they are in it.
+
+    Parameters
+    ----------
+    queue : DataFrame
+        name, why, from `build_queue`.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    counts = queue.groupby(["name", "why"]).size().unstack(fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.32 * max(len(counts), 1)), layout="constrained")
+    left = np.zeros(len(counts))
+    looks = {"opposite signs": (ORANGE, ""), "nobody could label it": (GREY, ".."), "they disagree": (BLUE, "//")}
+    for why, (color, hatch) in looks.items():
+        if why in counts:
+            axes.barh(counts.index, counts[why], left=left, color=color, hatch=hatch, edgecolor="white", label=why)
+            left += counts[why].to_numpy()
+    axes.invert_yaxis()
+    axes.set_xlabel("cases in the queue")
+    axes.set_title(title)
+    if len(counts):
+        axes.legend(frameon=False, loc="lower right")
+    return _plain(figure)
+
+
 def _plain(figure: Figure) -> Figure:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def order_dimensions(names: Sequence[str], values: Sequence[float]) -> list[str]:
-    """Return names by descending value, nan last, ties in the given order.
-
-    Examples
-    --------
-    >>> order_dimensions(["a", "b", "c"], [1.0, float("nan"), 2.0])
-    ['c', 'a', 'b']
-    """
-    return [names[i] for i in np.argsort(-np.nan_to_num(np.asarray(values, dtype=float), nan=-np.inf), kind="stable")]

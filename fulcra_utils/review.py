@@ -198,6 +198,41 @@ def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[
     return labels, people
 
 
+def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return dialogues in which the decisions of a file have replaced the labels, and those decisions.
+
+    Parameters
+    ----------
+    dialogues : DataFrame
+        row_id and one column per dimension.
+    path : str or Path
+        Decisions on dimensions; a file that is not there holds none.
+    theory : Theory
+
+    Returns
+    -------
+    dialogues, decisions : DataFrame
+
+    Raises
+    ------
+    ReviewError
+        When the file holds something that is no decision.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> table = pd.DataFrame([["r1", *[0.0] * 5]], columns=["row_id", *theory.dimensions])
+    >>> len(decide_dialogues(table, "not/there.csv", theory)[1])
+    0
+    """
+    if not Path(path).exists():
+        return dialogues, pd.DataFrame(columns=DECISION_COLUMNS)
+    decisions, dims = read_decisions(path, theory.dimensions), list(theory.dimensions)
+    labels = apply_decisions(dialogues[dims].to_numpy(dtype=float), dims, dialogues.row_id, decisions)[0]
+    return dialogues.assign(**dict(zip(dims, labels.T, strict=True))), decisions
+
+
 def collect_people(decisions: pd.DataFrame, names: Sequence[str], row_ids: Sequence[str]) -> np.ndarray:
     """Return people's labels as an array (N, K), nan where nobody decided.
 
