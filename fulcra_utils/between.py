@@ -1,0 +1,262 @@
+"""Two theories side by side: the same replies scored under both, what they share, and which tells more of the reward.
+
+Axis letters: N replies, D and E dimensions of the first and the second theory, M pairs of replies, B bootstrap draws. A
+row that misses a score under either theory is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.probes import assign_folds, fit_preference, pair_replies, probe_preference
+from fulcra_utils.stats import (
+    bootstrap_correlations,
+    code_clusters,
+    correlate,
+    draw_clusters,
+    sum_by_cluster,
+    take_interval,
+)
+
+
+def cross_dimensions(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, first_names: Sequence[str],
+                     second_names: Sequence[str], n_draws: int = 1000, level: float = 0.95,
+                     seed: int = 2023) -> pd.DataFrame:
+    """Correlate every dimension of one theory with every dimension of the other.
+
+    Parameters
+    ----------
+    first : ndarray, shape (N, D)
+    second : ndarray, shape (N, E)
+        nan = not scored; only rows complete under both theories count.
+    clusters : ndarray, shape (N,)
+        Prompt of each reply.
+    first_names, second_names : sequence of str
+    n_draws, level, seed
+        Bootstrap over prompts.
+
+    Returns
+    -------
+    DataFrame, D x E rows
+        first, second, r (Pearson), low, high, n; nan where a dimension does not vary.
+
+    Source: ours; see `correlate` and `bootstrap_correlations`.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0], [0.0], [-1.0], [0.5]])
+    >>> cross_dimensions(x, -x, np.arange(4), ["a"], ["b"], n_draws=50).r.tolist()
+    [-1.0]
+    """
+    x, y, prompts = _complete(first, second, clusters)
+    index = pd.MultiIndex.from_product([first_names, second_names], names=["first", "second"])
+    if len(x) < 3:
+        empty = dict.fromkeys(("r", "low", "high"), np.nan) | {"n": len(x)}
+        return pd.DataFrame(empty, index=index).reset_index()
+    r, _ = correlate(x, y)
+    low, high = take_interval(bootstrap_correlations(x, y, prompts, n_draws, seed), level)
+    return pd.DataFrame({"r": r.ravel(), "low": low.ravel(), "high": high.ravel(), "n": len(x)},
+                        index=index).reset_index()
+
+
+def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, n_components: int = 3,
+                          n_folds: int = 5, penalty: float = 0.1, n_draws: int = 1000, level: float = 0.95,
+                          seed: int = 2023) -> pd.DataFrame:
+    """Find the mixtures of both theories' dimensions that go together most, and how much holds on new prompts.
+
+    Parameters
+    ----------
+    first : ndarray, shape (N, D)
+    second : ndarray, shape (N, E)
+    clusters : ndarray, shape (N,)
+    n_components : int
+        At most min(D, E) are found.
+    n_folds : int
+    penalty : float
+        Added to the variances of the standardised dimensions; keeps directions without variance out.
+    n_draws, level, seed
+        Bootstrap over prompts of the held-out mixtures; the refitting is not resampled.
+
+    Returns
+    -------
+    DataFrame
+        component (from 1), fitted (on all rows; optimistic), held_out, low, high. No rows with fewer prompts than twice
+        the folds or without variance.
+
+    Source: Hotelling (1936), regularised after Vinod (1976); the held-out estimate is ours.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
+    >>> table = correlate_canonically(x, x[:, :1] + 0.01, np.arange(200), n_draws=50)
+    >>> table.held_out.round(2).tolist()
+    [1.0]
+    """
+    x, y, prompts = _complete(first, second, clusters)
+    x, y = (v[:, v.std(axis=0) > 1e-12] if len(v) else v for v in (x, y))
+    k = min(n_components, x.shape[1], y.shape[1])
+    if k == 0 or len(np.unique(prompts)) < 2 * n_folds:
+        return pd.DataFrame(columns=["component", "fitted", "held_out", "low", "high"])
+    a, b = _fit_canonical(x, y, penalty, k)
+    fitted = _paired_correlations(_scale(x, x) @ a, _scale(y, y) @ b)
+    u, v = np.zeros((len(x), k)), np.zeros((len(x), k))
+    folds = assign_folds(prompts, n_folds, seed)
+    for fold in np.unique(folds):
+        test = folds == fold
+        a, b = _fit_canonical(x[~test], y[~test], penalty, k)
+        # mixtures of different folds may be turned round together: centred within the fold, their products agree
+        for side, values, mix in ((u, x, a), (v, y, b)):
+            mixed = _scale(values[test], values[~test]) @ mix
+            side[test] = mixed - mixed.mean(axis=0)
+    draws = np.stack([bootstrap_correlations(u[:, [i]], v[:, [i]], prompts, n_draws, seed)[:, 0, 0] for i in range(k)],
+                     axis=1)
+    low, high = take_interval(draws, level)
+    return pd.DataFrame({"component": np.arange(1, k + 1), "fitted": fitted,
+                         "held_out": _paired_correlations(u, v), "low": low, "high": high})
+
+
+def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray, prompts: np.ndarray,
+                        clusters: np.ndarray, n_folds: int = 5, n_permutations: int = 100, n_draws: int = 1000,
+                        penalty: float = 1.0, seed: int = 2023) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ask which theory tells better which of two replies to a prompt has the higher reward.
+
+    Parameters
+    ----------
+    features : mapping of str to ndarray, shape (N, K)
+        Theory to value vectors of the same replies.
+    rewards : ndarray, shape (N,)
+        nan = unknown.
+    prompts, clusters : ndarray, shape (N,)
+        Pairs are replies to one prompt; folds and draws keep clusters whole.
+    n_folds, n_permutations, n_draws, penalty, seed
+        As for `probe_preference`.
+
+    Returns
+    -------
+    accuracies : DataFrame
+        theory, accuracy, low, high, null, p, n_pairs, n_clusters; all theories on the same pairs and folds.
+    differences : DataFrame
+        first, second, difference (accuracy of first minus second), low, high, p (two-sided, from the bootstrap over
+        prompts). No rows when there are too few prompts.
+
+    Source: pairwise task of GPLA (arXiv 2502.02444); the paired test over prompts is ours.
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> x, prompts = random.normal(size=(200, 1)), np.repeat(np.arange(100), 2)
+    >>> _, table = compare_predictions({"good": x, "bad": random.normal(size=(200, 1))}, x[:, 0], prompts, prompts,
+    ...                                n_permutations=5, n_draws=200)
+    >>> bool(table.difference[0] > 0.3), bool(table.p[0] < 0.05)
+    (True, True)
+    """
+    complete = np.all([np.isfinite(x).all(axis=1) for x in features.values()], axis=0)
+    pairs = pair_replies(prompts, np.where(complete, rewards, np.nan))
+    wins = rewards[pairs[:, 0]] > rewards[pairs[:, 1]]
+    groups = np.asarray(clusters)[pairs[:, 0]]
+    rows, right = [], {}
+    for name, x in features.items():
+        difference = x[pairs[:, 0]] - x[pairs[:, 1]]
+        found = probe_preference(difference, wins, groups, n_folds, n_permutations, n_draws, penalty, seed)
+        rows.append({"theory": name, **found})
+        if np.isfinite(found["accuracy"]):
+            right[name] = answer_pairs(difference, wins, groups, n_folds, penalty, seed)
+    return pd.DataFrame(rows), _compare_answers(right, groups, n_draws, seed)
+
+
+def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
+                 penalty: float = 1.0, seed: int = 2023) -> np.ndarray:
+    """Return for each pair whether the preference model of the other folds finds the preferred reply.
+
+    Parameters
+    ----------
+    differences : ndarray, shape (M, K)
+    wins : ndarray, shape (M,)
+    clusters : ndarray, shape (M,)
+
+    Returns
+    -------
+    ndarray, shape (M,)
+        1 right, 0 wrong, 0.5 undecided.
+
+    Source: as `probe_preference`, whose accuracy is the mean of these.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0], [-1.0]] * 10)
+    >>> answer_pairs(x, x[:, 0] > 0, np.arange(20)).mean()
+    np.float64(1.0)
+    """
+    x, y = np.asarray(differences, float), np.asarray(wins, float)
+    x = x / np.sqrt(np.where((x**2).any(axis=0), (x**2).mean(axis=0), 1))
+    folds, margin = assign_folds(code_clusters(clusters)[0], n_folds, seed), np.zeros(len(y))
+    for fold in np.unique(folds):
+        test = folds == fold
+        margin[test] = x[test] @ fit_preference(x[~test], y[~test], penalty)
+    return np.where(np.abs(margin) < 1e-12, 0.5, (margin > 0) == (y > 0.5))
+
+
+def read_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """Say in words which theory tells more of the reward, and whether the difference is sure.
+
+    Examples
+    --------
+    >>> read_prediction(pd.DataFrame({"theory": ["a"], "accuracy": [np.nan], "n_pairs": [0]}), pd.DataFrame())
+    'Too few prompts have replies with different rewards, so the theories cannot be compared here.'
+    """
+    if differences.empty:
+        return "Too few prompts have replies with different rewards, so the theories cannot be compared here."
+    parts = []
+    for row in differences.itertuples():
+        is_sure = row.low > 0 or row.high < 0
+        sure = "the interval leaves out 0" if is_sure else "the interval holds 0, so neither is ahead"
+        parts.append(f"*{row.first}* minus *{row.second}*: {100 * row.difference:+.1f} points ({100 * row.low:+.1f} to "
+                     f"{100 * row.high:+.1f}), {sure}")
+    return f"On the same {accuracies.n_pairs.max():,} pairs, " + "; ".join(parts) + "."
+
+
+def _compare_answers(right: Mapping[str, np.ndarray], groups: np.ndarray, n_draws: int, seed: int) -> pd.DataFrame:
+    names, rows = list(right), []
+    if len(names) > 1:
+        codes, n_clusters = code_clusters(groups)
+        weights = draw_clusters(n_clusters, n_draws, seed)
+        counts = weights @ sum_by_cluster(np.ones((len(groups), 1)), codes, n_clusters)
+    for i, first in enumerate(names):
+        for second in names[i + 1:]:
+            gap = right[first] - right[second]
+            drawn = (weights @ sum_by_cluster(gap[:, None], codes, n_clusters) / counts)[:, 0]
+            low, high = take_interval(drawn)
+            p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + n_draws))
+            rows.append((first, second, float(gap.mean()), float(low), float(high), p))
+    return pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
+
+
+def _complete(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, ...]:
+    x, y = np.asarray(first, float), np.asarray(second, float)
+    keep = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+    return x[keep], y[keep], np.asarray(clusters)[keep]
+
+
+def _scale(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    spread = by.std(axis=0)
+    return (values - by.mean(axis=0)) / np.where(spread > 1e-12, spread, 1)
+
+
+def _fit_canonical(x: np.ndarray, y: np.ndarray, penalty: float, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mixtures (D, k) and (E, k) of standardised dimensions with the largest correlations."""
+    x, y = _scale(x, x), _scale(y, y)
+    roots = []
+    for values in (x, y):
+        size, turn = np.linalg.eigh(values.T @ values / len(values) + penalty * np.eye(values.shape[1]))
+        roots.append(turn / np.sqrt(size) @ turn.T)
+    u, _, vt = np.linalg.svd(roots[0] @ (x.T @ y / len(x)) @ roots[1])
+    return roots[0] @ u[:, :k], roots[1] @ vt[:k].T
+
+
+def _paired_correlations(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    u, v = u - u.mean(axis=0), v - v.mean(axis=0)
+    scale = np.sqrt((u**2).sum(axis=0) * (v**2).sum(axis=0))
+    return np.divide((u * v).sum(axis=0), scale, out=np.full(len(scale), np.nan), where=scale > 0)

@@ -1,0 +1,266 @@
+"""First steps with a new theory: train a small evaluator on a few labels, and look at it beside another theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils import between
+from fulcra_utils.construction import build_run_data, split_dimensions
+from fulcra_utils.leaderboard import label_from_sample, list_replies, sample_prompts, score_theories
+from fulcra_utils.theory import Theory
+
+if TYPE_CHECKING:
+    from fulcra_utils.evaluator import ValueEvaluator
+
+
+def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", epochs: float = 8,
+                max_length: int = 128, seed: int = 2023, progress: bool = False) -> tuple[ValueEvaluator, pd.DataFrame]:
+    """Train an evaluator of a new theory on its labelled dialogues.
+
+    Parameters
+    ----------
+    theory : Theory
+    dialogues : DataFrame
+        As made by `build_run_data`: prompt, response, split, one column per dimension.
+    encoder : str
+        As for `load_encoder`.
+    epochs : float
+    max_length : int
+        Tokens of prompt and reply together.
+    seed : int
+    progress : bool
+
+    Returns
+    -------
+    ValueEvaluator
+        Without any label it is untrained, and its scores mean nothing.
+    DataFrame
+        The history of the training.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = build_run_data(theory).dialogues.head(20)
+    >>> evaluator, history = train_first(theory, rows, epochs=1)
+    >>> evaluator.dimensions == theory.dimensions
+    True
+    """
+    from fulcra_utils.encoder import load_encoder
+    from fulcra_utils.evaluator import make_evaluator
+    from fulcra_utils.training import Examples, TrainingSettings, train_evaluator
+    evaluator = make_evaluator(load_encoder(encoder, seed=seed), theory, max_length)
+    parts = []
+    for split in ("train", "validation"):
+        rows = dialogues[dialogues["split"] == split]
+        parts.append(Examples(rows["prompt"].tolist(), rows["response"].tolist(), split_dimensions(rows, theory)))
+    return evaluator, train_evaluator(evaluator, *parts, TrainingSettings(epochs=epochs, seed=seed), progress)
+
+
+def choose_replies(dialogues: pd.DataFrame, theory: Theory, scores: np.ndarray) -> pd.DataFrame:
+    """Return the dialogues with an evaluator's scores in place of their labels, for the choice among replies.
+
+    Parameters
+    ----------
+    dialogues : DataFrame, N rows
+    theory : Theory
+    scores : ndarray, shape (N, D)
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = build_run_data(theory).dialogues.head(2)
+    >>> choose_replies(rows, theory, np.full((2, 5), 0.5)).care.tolist()
+    [0.5, 0.5]
+    """
+    return dialogues.assign(**dict(zip(theory.dimensions, np.asarray(scores).T, strict=True)))
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The same replies under two theories.
+
+    Attributes
+    ----------
+    name : str
+        Which replies.
+    sources : dict of str to str
+        Theory to where its scores come from.
+    replies : DataFrame, N rows
+        prompt, response, cluster, reward.
+    vectors : dict of str to ndarray
+        Theory to (N, D) scores.
+    theories : tuple of Theory
+    """
+
+    name: str
+    sources: dict[str, str]
+    replies: pd.DataFrame = field(repr=False)
+    vectors: dict[str, np.ndarray] = field(repr=False)
+    theories: tuple[Theory, Theory] = field(repr=False)
+
+    def describe(self) -> str:
+        """Return one sentence: replies, prompts, and where each theory's scores come from."""
+        return (f"{self.name}: {len(self.replies):,} replies to {self.replies['prompt'].nunique():,} prompts; "
+                + "; ".join(f"{theory}: {source}" for theory, source in self.sources.items()) + ".")
+
+    def cross(self, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
+        """Return the correlations of all dimensions; see `cross_dimensions`."""
+        first, second = self.theories
+        return between.cross_dimensions(*self.vectors.values(), self.replies["cluster"], first.dimensions,
+                                        second.dimensions, n_draws, seed=seed)
+
+    def canonical(self, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
+        """Return the canonical correlations; see `correlate_canonically`."""
+        return between.correlate_canonically(*self.vectors.values(), self.replies["cluster"], n_draws=n_draws,
+                                             seed=seed)
+
+    def predict(self, n_permutations: int = 100, n_draws: int = 1000,
+                seed: int = 2023) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return how well each theory finds the reply with the higher reward; see `compare_predictions`."""
+        rows = self.replies
+        return between.compare_predictions(self.vectors, rows["reward"].to_numpy(float), rows["prompt"].to_numpy(),
+                                           rows["cluster"].to_numpy(), n_permutations=n_permutations, n_draws=n_draws,
+                                           seed=seed)
+
+
+def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame,
+                  evaluator: ValueEvaluator, n_prompts: int = 100, seed: int = 2023,
+                  progress: bool = False) -> list[Pairing]:
+    """Put two theories on the same replies: by labels of the embedded sample, and by definitions on the run's replies.
+
+    Parameters
+    ----------
+    first, second : Theory
+    dialogues, scored : DataFrame
+        The run's tables.
+    evaluator : ValueEvaluator
+        The run's; it scores what has no label.
+    n_prompts : int
+        Prompts whose replies the evaluator scores.
+    seed : int
+    progress : bool
+
+    Returns
+    -------
+    list of Pairing
+        The sample is left out when it is not labelled under both theories.
+
+    Source: ours.
+    """
+    pairings = []
+    sample = list_replies(build_run_data(first, seed=seed).dialogues, scored.iloc[:0])
+    others = label_from_sample(second, sample)
+    if others is not None and sample[list(first.dimensions)].notna().any(axis=None):
+        pairings.append(_pair("embedded sample", first, second, sample, [sample, others],
+                              {first.name: "labels of the sample", second.name: "labels of the sample"}))
+    replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
+    how = {t.name: "the run's evaluator" if t.dimensions == evaluator.dimensions else
+           "the run's evaluator, by definitions alone" for t in (first, second)}
+    pairings.append(_pair("replies of the run", first, second, replies,
+                          score_theories(replies, [first, second], evaluator, progress), how))
+    return pairings
+
+
+def _pair(name: str, first: Theory, second: Theory, replies: pd.DataFrame, tables: list[pd.DataFrame],
+          sources: dict[str, str]) -> Pairing:
+    vectors = {t.name: split_dimensions(table, t) for t, table in zip((first, second), tables, strict=True)}
+    kept = replies[["prompt", "response", "cluster", "reward"]].reset_index(drop=True)
+    return Pairing(name, sources, kept, vectors, (first, second))
+
+
+def read_cross(table: pd.DataFrame) -> str:
+    """Say in words which dimensions of two theories go together most.
+
+    Examples
+    --------
+    >>> read_cross(pd.DataFrame({"first": ["a"], "second": ["b"], "r": [0.5], "low": [0.4], "high": [0.6]}))
+    'Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0: 1 of 1 pairs.'
+    """
+    known = table.dropna(subset=["r"])
+    if known.empty:
+        return "No pair of dimensions varies on these replies, so nothing can be correlated."
+    top = known.loc[known.r.abs().idxmax()]
+    sure = ((known.low > 0) | (known.high < 0)).sum()
+    return (f"Most alike: {top['first']} and {top['second']} ({top.r:.2f}, {top.low:.2f} to {top.high:.2f}). Sure to "
+            f"differ from 0: {sure} of {len(known)} pairs.")
+
+
+def check_scores(scores: np.ndarray, labels: np.ndarray, splits: pd.Series, theory: Theory) -> pd.DataFrame:
+    """Return how far scores agree with labels, on the rows that trained the evaluator and on those it did not see.
+
+    Parameters
+    ----------
+    scores, labels : ndarray, shape (N, D)
+        nan = not labelled.
+    splits : Series of str, length N
+        "train" and "validation" rows have been seen.
+    theory : Theory
+
+    Returns
+    -------
+    DataFrame
+        dimension, seen and unseen (correlations; nan where labels or scores do not vary), n_seen, n_unseen.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> splits, theory = pd.Series(["train"] * 4 + ["test"]), load_theory("moral_foundations")
+    >>> table = check_scores(np.eye(5), np.eye(5), splits, theory)
+    >>> table.seen.round(2).tolist(), table.n_unseen.max().item()
+    ([1.0, 1.0, 1.0, 1.0, nan], 1)
+    """
+    seen = splits.isin(["train", "validation"]).to_numpy()
+    rows = []
+    for d, name in enumerate(theory.dimensions):
+        known = np.isfinite(labels[:, d])
+        parts = {"seen": known & seen, "unseen": known & ~seen}
+        alike = {part: _correlate(scores[mask, d], labels[mask, d]) for part, mask in parts.items()}
+        rows.append({"dimension": name, **alike, **{f"n_{part}": int(mask.sum()) for part, mask in parts.items()}})
+    return pd.DataFrame(rows)
+
+
+def _correlate(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+
+
+def claim_prediction(accuracies: pd.DataFrame, replies: str, reported: pd.DataFrame) -> pd.DataFrame:
+    """Return our numbers for the claims in data/reported/between.csv.
+
+    Parameters
+    ----------
+    accuracies : DataFrame
+        From `compare_predictions`.
+    replies : str
+        Which replies, for the reason.
+    reported : DataFrame
+        From `load_reported`; a claim "between/<theory>" is about that theory.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, ours, low, high, why; nan for a theory that was not looked at.
+
+    Examples
+    --------
+    >>> accuracies = pd.DataFrame({"theory": ["a"], "accuracy": [0.6], "low": [0.5], "high": [0.7]})
+    >>> claim_prediction(accuracies, "sample", pd.DataFrame({"claim_id": ["between/a", "between/b"]})).ours.tolist()
+    [0.6, nan]
+    """
+    found, rows = accuracies.set_index("theory"), []
+    for claim in reported.claim_id[reported.claim_id.str.startswith("between/")]:
+        name = claim.partition("/")[2]
+        known = name in found.index
+        values = found.loc[name, ["accuracy", "low", "high"]] if known else [np.nan] * 3
+        why = f"{replies}, another reward than their safety" if known else f"{name} is not one of the two theories here"
+        rows.append((claim, *values, why))
+    return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high", "why"])
