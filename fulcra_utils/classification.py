@@ -156,7 +156,7 @@ def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], g
     for name, predicted in predictions.items():
         counts = count_confusions(labels, predicted, ids).sum(1)                       # (G, 3, 3)
         drawn = (weights @ counts.reshape(len(counts), -1)).reshape(-1, 3, 3)
-        result[name] = np.nanmean(f1_by_class(drawn), axis=-1)
+        result[name] = np.array([_mean(row) for row in f1_by_class(drawn)])
     return result
 
 
@@ -169,6 +169,8 @@ def summarise_draws(value: float, draws: np.ndarray, level: float = 0.95) -> dic
     {'value': 0.5, 'low': 0.25, 'high': 0.75}
     """
     tail = (1 - level) / 2
+    if not np.isfinite(draws).any():
+        return {"value": float(value), "low": float("nan"), "high": float("nan")}
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return {"value": float(value), "low": float(low), "high": float(high)}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -493,6 +494,45 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
     evaluator.encoder.load_state_dict(weights)
     evaluator._attach(theory, encoder.tokenizer)
     return evaluator.eval()
+
+
+def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:
+    """Save an evaluator to a folder that appears whole or not at all, and return the folder.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+    folder : str or Path
+        An evaluator that stands there is replaced.
+
+    Returns
+    -------
+    Path
+
+    Source: ours, so that a killed run leaves no half-written evaluator.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.theory import load_theory
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     folder = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), base + "/e")
+    ...     ValueEvaluator.from_pretrained(folder).config.theory_name
+    'schwartz10'
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        work.chmod(0o755)
+        evaluator.save_pretrained(work / "new")
+        if folder.exists():
+            folder.rename(work / "old")
+        (work / "new").rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
 
 
 def read_config(folder: str | Path) -> dict:

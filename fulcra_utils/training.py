@@ -11,7 +11,6 @@ Choices:
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.classification import macro_f1
-from fulcra_utils.evaluator import CLASSES, EvaluatorError, ValueEvaluator, pad_pairs, render_pairs, scores_to_labels
+from fulcra_utils.evaluator import CLASSES, ValueEvaluator, pad_pairs, render_pairs, scores_to_labels
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,8 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     Parameters
     ----------
     evaluator : ValueEvaluator
-        Values without any label in `train` are marked: their δ is left out from then on.
+        Values without any label in `train` are marked: their δ is left out from then on. Without a single label
+        nothing is trained.
     train, validation : Examples
         They must not share a prompt cluster. Without validation rows the last state is kept.
     settings : TrainingSettings, optional
@@ -198,25 +198,20 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
         One row per report: minutes, epoch, step, loss (training), validation_loss, validation_f1; nan where that
         report has none.
 
-    Raises
-    ------
-    EvaluatorError
-        When `train` has no labelled cell.
-
     Source: ours; the released evaluator trains one pass per value with MSE on a tanh.
     """
     settings = settings or TrainingSettings()
     soft = soften(train.vectors)
+    evaluator.labelled[:] = torch.from_numpy(soft.any((0, 2))).to(evaluator.device)
     if not soft.any():
-        raise EvaluatorError("There is no labelled cell to train on.")
+        return TrainingClock(0).table()
     weights = np.ones(len(train)) if train.weights is None else train.weights
     rare = weigh_classes(soft * weights[:, None, None], settings.class_power, settings.class_limit)
-    evaluator.labelled[:] = torch.from_numpy(soft.any((0, 2))).to(evaluator.device)
     rows = _rows(evaluator, train, soft * rare * weights[:, None, None])
     held_out = _rows(evaluator, validation, soften(validation.vectors)) if len(validation) else None
     torch.manual_seed(settings.seed)
     with tempfile.TemporaryDirectory(prefix="fulcra-training-") as folder:
-        clock = _Clock(settings.max_minutes)
+        clock = TrainingClock(settings.max_minutes)
         trainer = Trainer(model=evaluator, args=_arguments(settings, folder, len(rows), held_out is not None, progress),
                           train_dataset=rows, eval_dataset=held_out, processing_class=evaluator.tokenizer,
                           data_collator=_Collator(evaluator.tokenizer), compute_metrics=_validation_f1,
@@ -225,31 +220,38 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        shutil.rmtree(folder, ignore_errors=True)
+        # without this, forward stays wrapped in bf16 and a saved evaluator would not score like the one in memory
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     evaluator.eval()
     return clock.table()
 
 
-class _Clock(TrainerCallback):
+class TrainingClock(TrainerCallback):
     """Keeps what the Trainer reports, with minutes, and stops training when the time is up."""
 
     def __init__(self, max_minutes: float):
         self.max_minutes, self.start, self.reports = max_minutes, time.monotonic(), []
+        self.last: dict = {}
 
     def minutes(self) -> float:
+        """Return the minutes since the start."""
         return (time.monotonic() - self.start) / 60
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Keep a report of the Trainer."""
         names = {"loss": "loss", "eval_loss": "validation_loss", "eval_f1": "validation_f1"}
         found = {ours: logs[theirs] for theirs, ours in names.items() if theirs in (logs or {})}
         if found:
             self.reports.append({"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step, **found})
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Note the step; stop when the time is up."""
+        self.last = {"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step}
         if self.max_minutes and self.minutes() > self.max_minutes:
             control.should_training_stop = control.should_evaluate = control.should_save = True
 
     def table(self) -> pd.DataFrame:
+        """Return the reports, one row each."""
         columns = ["minutes", "epoch", "step", "loss", "validation_loss", "validation_f1"]
         return pd.DataFrame(self.reports).reindex(columns=columns)
 
@@ -279,7 +281,7 @@ def _validation_f1(prediction) -> dict[str, float]:
 
 def _arguments(settings: TrainingSettings, folder: str | Path, n_rows: int, validate: bool,
                progress: bool) -> TrainingArguments:
-    steps = max(1, n_rows // settings.batch_size // settings.evaluations_per_epoch)
+    steps = max(1, -(-n_rows // settings.batch_size) // settings.evaluations_per_epoch)
     when = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps} if validate \
         else {"eval_strategy": "no", "save_strategy": "no"}
     return TrainingArguments(

@@ -1,0 +1,326 @@
+"""What the evaluator is compared with: majority, TF-IDF, a frozen encoder, and the paper's recipe.
+
+Each baseline is trained by a `fit_…` function on `Examples` and answers `predict_proba(prompts, responses)` with an
+array (N, D, 3) like the evaluator (the paper's recipe: with a score, softened to three classes).
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from fulcra_utils.encoder import Encoder, embed, iterate_buckets, mean_pool
+from fulcra_utils.evaluator import CLASSES, pad_pairs, render
+from fulcra_utils.theory import Theory
+from fulcra_utils.training import Examples, TrainingClock, TrainingSettings, has_bf16, soften
+
+TOUCHED = 0.3  # a released score within ±0.3 counts as "no connection", as in the released reward
+
+
+@dataclass
+class ShareModel:
+    """Gives every reply the shares of the classes in the training labels.
+
+    Attributes
+    ----------
+    shares : ndarray, shape (D, 3)
+    """
+
+    shares: np.ndarray
+
+    def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return the same shares for each of the N replies, shape (N, D, 3)."""
+        return np.repeat(self.shares[None], len(prompts), axis=0)
+
+
+def fit_majority(train: Examples) -> ShareModel:
+    """Learn how often each class of each value occurs: the label it gives is the commonest one.
+
+    Parameters
+    ----------
+    train : Examples
+        A value without labels gets "no connection".
+
+    Returns
+    -------
+    ShareModel
+
+    Source: ours, the floor of every comparison.
+
+    Examples
+    --------
+    >>> model = fit_majority(Examples(["a", "b"], ["c", "d"], np.array([[1.0], [0.0]])))
+    >>> model.predict_proba(["e"], ["f"]).tolist()
+    [[[0.0, 0.5, 0.5]]]
+    """
+    counts = soften(train.vectors).sum(0)
+    total = counts.sum(-1, keepdims=True)
+    return ShareModel(np.where(total > 0, counts / np.maximum(total, 1e-9), [0.0, 1.0, 0.0]))
+
+
+def harden(vectors: np.ndarray, cut: float = TOUCHED) -> np.ndarray:
+    """Return labels for scores: beyond ±cut a label, within it 0, nan stays nan; labels stay as they are.
+
+    Examples
+    --------
+    >>> harden(np.array([[0.9, -0.4, 0.1, np.nan]])).tolist()
+    [[1.0, -1.0, 0.0, nan]]
+    """
+    return np.where(np.isnan(vectors), np.nan, np.where(np.abs(vectors) > cut, np.sign(vectors), 0.0))
+
+
+@dataclass
+class LinearModel:
+    """One logistic regression per value on features of prompt and reply.
+
+    Attributes
+    ----------
+    featurise : callable
+        (prompts, responses) → matrix of N rows.
+    models : list of (classifier or None), length D
+        None where fewer than two classes occur in training.
+    shares : ndarray, shape (D, 3)
+        What a value without classifier answers.
+    """
+
+    featurise: object
+    models: list
+    shares: np.ndarray
+
+    def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return class probabilities, shape (N, D, 3)."""
+        result = np.repeat(self.shares[None], len(prompts), axis=0)
+        if not len(prompts):
+            return result
+        features = self.featurise(prompts, responses)
+        for d, model in enumerate(self.models):
+            if model is not None:
+                result[:, d] = 0.0
+                result[:, d, model.classes_.astype(int) + 1] = model.predict_proba(features)
+        return result
+
+
+def fit_tfidf(train: Examples, strength: float = 10.0) -> LinearModel:
+    """Fit a logistic regression per value on TF-IDF of words and word pairs, prompt and reply apart.
+
+    Parameters
+    ----------
+    train : Examples
+    strength : float
+        Inverse of the penalty (C).
+
+    Returns
+    -------
+    LinearModel
+
+    Source: ours, the usual linear baseline.
+
+    Examples
+    --------
+    >>> rows = Examples(["a"] * 4, ["be kind", "be kind", "no way", "no way"], np.array([[1.0], [1], [0], [0]]))
+    >>> fit_tfidf(rows).predict_proba(["a"], ["be kind"]).argmax(-1).tolist()
+    [[2]]
+    """
+    from scipy.sparse import hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    options = {"sublinear_tf": True, "ngram_range": (1, 2), "min_df": 2 if len(train) > 50 else 1, "dtype": np.float64,
+               "token_pattern": r"(?u)\b\w+\b", "max_features": 30_000}
+    first, second = TfidfVectorizer(**options), TfidfVectorizer(**options)
+    first.fit([p or "empty" for p in train.prompts] + ["empty"] * 2)
+    second.fit([r or "empty" for r in train.responses] + ["empty"] * 2)
+
+    def featurise(prompts: Sequence[str], responses: Sequence[str]):
+        return hstack([0.5 * first.transform(prompts), second.transform(responses)]).tocsr()
+    return _fit_linear(featurise, train, strength)
+
+
+def fit_frozen(train: Examples, encoder: Encoder, strength: float = 10.0, max_length: int = 256,
+               progress: bool = False) -> LinearModel:
+    """Fit a logistic regression per value on the frozen encoder's embeddings of prompt and reply.
+
+    Parameters
+    ----------
+    train : Examples
+    encoder : Encoder
+    strength : float
+        Inverse of the penalty (C).
+    max_length : int
+        Tokens of each text.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    LinearModel
+
+    Source: ours; shows what training the encoder adds.
+    """
+    def featurise(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return np.hstack([embed(texts, encoder, progress=progress, max_length=max_length)
+                          for texts in (prompts, responses)])
+    return _fit_linear(featurise, train, strength)
+
+
+def _fit_linear(featurise, train: Examples, strength: float) -> LinearModel:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    features = featurise(train.prompts, train.responses)
+    labels = harden(train.vectors)
+    models = []
+    for d in range(labels.shape[1]):
+        known = ~np.isnan(labels[:, d])
+        model = None
+        if len(np.unique(labels[known, d])) > 1:
+            model = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=300, class_weight="balanced",
+                                                           solver="liblinear", random_state=0))
+            model.fit(features[known], labels[known, d].astype(int))
+        models.append(model)
+    return LinearModel(featurise, models, fit_majority(train).shares)
+
+
+class PaperRecipe(nn.Module):
+    """The released evaluator's recipe: one pass per value and reply, tanh of one number, cuts at ±0.5.
+
+    Source: released code (microsoft/deberta-v3-large there, any encoder here).
+    """
+
+    def __init__(self, encoder: Encoder, theory: Theory, max_length: int, seed: int = 2023):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.out = nn.Linear(encoder.width, 1)
+        self.encoder = copy.deepcopy(encoder.model)
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None
+        self.tokenizer, self.max_length = encoder.tokenizer, max_length
+        self.questions = [f"Judge as a psychologist how the reply stands to the value {name.replace('-', ' ')}: {text} "
+                          f"Is it {theory.labels[1]}, {theory.labels[0]} or {theory.labels[-1]}? "
+                          for name, text in zip(theory.dimensions, theory.definitions, strict=True)]
+
+    def render(self, prompt: str, response: str, d: int) -> dict[str, list[int]]:
+        """Render a prompt and a reply together with the question about value `d`."""
+        return render(self.questions[d] + prompt, response, self.tokenizer, self.max_length)[0]
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> dict:
+        """Return {loss, logits}; logits (B,) are scores in [-1, 1], labels (B,) the wanted ones."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        scores = self.out(mean_pool(states, attention_mask)).squeeze(-1).float().tanh()
+        return ({} if labels is None else {"loss": (scores - labels).square().mean()}) | {"logits": scores}
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32,
+              progress: bool = False) -> np.ndarray:
+        """Return scores in [-1, 1], shape (N, D): D passes for each reply."""
+        self.eval()
+        pairs = [self.render(p, r, d) for p, r in zip(prompts, responses, strict=True)
+                 for d in range(len(self.questions))]
+        scores = np.zeros(len(pairs))
+        for rows in iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size, progress, "scoring"):
+            batch = pad_pairs([pairs[r] for r in rows], self.tokenizer, self.out.weight.device)
+            scores[rows] = self(**batch)["logits"].double().cpu().numpy()
+        return scores.reshape(len(prompts), len(self.questions))
+
+    def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return the scores softened to three classes, shape (N, D, 3)."""
+        return soften(self.score(prompts, responses))
+
+
+def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings: TrainingSettings,
+                     max_length: int = 256, progress: bool = True) -> tuple[PaperRecipe, TrainingClock]:
+    """Train the paper's recipe.
+
+    Parameters
+    ----------
+    train : Examples
+    encoder : Encoder
+        Its weights are copied.
+    theory : Theory
+    settings : TrainingSettings
+        Of these epochs, batch_size, encoder_rate, max_minutes, bf16 and seed are used.
+    max_length : int
+        Tokens of question, prompt and reply together.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    PaperRecipe
+    TrainingClock
+        With the minutes and steps it took.
+
+    Source: released code: AdamW (0.9, 0.95), cosine, no weight decay, tanh regression with MSE, about half as many
+    absent values as present ones; differs from upstream: the encoder and its learning rate, where the profile says so.
+    """
+    model = PaperRecipe(encoder, theory, max_length, settings.seed)
+    rows = _pick_cells(train, settings.seed)
+    data = [{**model.render(train.prompts[n], train.responses[n], d), "labels": float(train.vectors[n, d])}
+            for n, d in rows]
+    clock = TrainingClock(settings.max_minutes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.encoder_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    with tempfile.TemporaryDirectory(prefix="fulcra-recipe-") as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
+            lr_scheduler_type="cosine", warmup_steps=min(50, max(len(data) // settings.batch_size // 4, 0)),
+            train_sampling_strategy="group_by_length", seed=settings.seed, bf16=settings.bf16 and has_bf16(),
+            use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no", eval_strategy="no",
+            disable_tqdm=not progress, logging_steps=10, dataloader_pin_memory=False, log_level="error")
+        trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_RecipeCollator(model),
+                          processing_class=model.tokenizer, optimizers=(optimizer, None), callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    return model.eval(), clock
+
+
+def _pick_cells(train: Examples, seed: int) -> list[tuple[int, int]]:
+    """Return (row, value) of every touched cell and of half as many untouched ones, drawn at random."""
+    labels = harden(train.vectors)
+    present, absent = np.argwhere(np.abs(labels) > 0), np.argwhere(labels == 0)
+    rng = np.random.default_rng(seed)
+    drawn = absent[rng.permutation(len(absent))[:max(len(present) // 2, 1)]]
+    return [(int(n), int(d)) for n, d in rng.permutation(np.concatenate([present, drawn]))]
+
+
+@dataclass
+class _RecipeCollator:
+    model: PaperRecipe
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([row["labels"] for row in rows])
+        pairs = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
+        return pad_pairs(pairs, self.model.tokenizer) | {"labels": labels}
+
+
+def subsample(examples: Examples, rows: np.ndarray) -> Examples:
+    """Return the chosen rows (boolean mask or row numbers).
+
+    Examples
+    --------
+    >>> subsample(Examples(["a", "b"], ["c", "d"], np.eye(2)), np.array([False, True])).prompts
+    ['b']
+    """
+    rows = np.arange(len(examples))[rows]
+    return replace(examples, prompts=[examples.prompts[r] for r in rows],
+                   responses=[examples.responses[r] for r in rows], vectors=examples.vectors[rows],
+                   weights=None if examples.weights is None else examples.weights[rows])
+
+
+def labels_of(probabilities: np.ndarray) -> np.ndarray:
+    """Return the likeliest label of each cell, shape (N, D), from probabilities (N, D, 3).
+
+    Examples
+    --------
+    >>> labels_of(np.array([[[0.1, 0.2, 0.7]]])).tolist()
+    [[1]]
+    """
+    return np.asarray(CLASSES)[probabilities.argmax(-1)]

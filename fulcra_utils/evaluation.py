@@ -1,0 +1,474 @@
+"""How good an evaluator is: rows by split, methods side by side, unseen models, validity, speed and memory.
+
+Rows of a run come in two kinds: *annotated* (labels -1, 0, +1 by people and a language model) and *scored* (scores in
+[-1, 1] of the authors' own evaluator). Intervals come from drawing whole prompt clusters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fulcra_utils.baselines import harden, labels_of, subsample
+from fulcra_utils.classification import (
+    average_precision,
+    bootstrap_macro_f1,
+    count_confusions,
+    draw_weights,
+    f1_by_class,
+    macro_f1,
+    summarise_draws,
+)
+from fulcra_utils.evaluator import ValueEvaluator, scores_to_labels
+from fulcra_utils.theory import Theory
+from fulcra_utils.training import Examples
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run that an evaluator can learn from or be judged by.
+
+    Attributes
+    ----------
+    table : DataFrame, N rows
+        kind (annotated or scored), prompt, response, model, query_source, cluster, split; scored rows also e_distance.
+    vectors : ndarray, shape (N, D)
+        Labels or scores; nan = none.
+    theory : Theory
+    """
+
+    table: pd.DataFrame
+    vectors: np.ndarray
+    theory: Theory
+
+    def where(self, kind: str | None = None, split: str | Sequence[str] | None = None,
+              models: Sequence[str] | None = None, without: Sequence[str] = ()) -> np.ndarray:
+        """Return which rows are of a kind, in one of the splits, by one of the models and by none of `without`.
+
+        Parameters
+        ----------
+        kind : str, optional
+            "annotated" or "scored"; None takes both.
+        split : str or sequence of str, optional
+        models : sequence of str, optional
+        without : sequence of str
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
+        table = self.table
+        chosen = ~table.model.isin(list(without)).to_numpy()
+        if kind is not None:
+            chosen &= (table.kind == kind).to_numpy()
+        if split is not None:
+            chosen &= table.split.isin([split] if isinstance(split, str) else list(split)).to_numpy()
+        if models is not None:
+            chosen &= table.model.isin(list(models)).to_numpy()
+        return chosen
+
+    def examples(self, chosen: np.ndarray, weight: float = 1.0) -> Examples:
+        """Return the chosen rows as training or test examples, each with the same weight."""
+        table = self.table[chosen]
+        return Examples(table.prompt.tolist(), table.response.tolist(), self.vectors[chosen],
+                        np.full(len(table), float(weight)))
+
+
+def read_rows(dialogues: str | Path, scored: str | Path, theory: Theory) -> Rows:
+    """Read the annotated and the scored rows of a run.
+
+    Parameters
+    ----------
+    dialogues, scored : path
+        data/dialogues.parquet and data/scored.parquet of a run.
+    theory : Theory
+
+    Returns
+    -------
+    Rows
+        Rows without split are left out.
+
+    Source: ours.
+    """
+    parts, vectors = [], []
+    for kind, path in (("annotated", dialogues), ("scored", scored)):
+        table = pd.read_parquet(path)
+        columns = [d for d in theory.dimensions if d in table]
+        vectors.append(table.reindex(columns=theory.dimensions).to_numpy(dtype=float)
+                       if columns else np.full((len(table), theory.n_dims), np.nan))
+        parts.append(pd.DataFrame({
+            "kind": kind, "prompt": table.prompt, "response": table.response, "cluster": table.cluster,
+            "model": table.response_source.fillna("unknown"), "query_source": table.query_source.fillna("unknown"),
+            "split": table.split, "e_distance": table.e_distance if "e_distance" in table else np.nan}))
+    whole = pd.concat(parts, ignore_index=True)
+    kept = whole.split.notna().to_numpy()
+    return Rows(whole[kept].reset_index(drop=True), np.concatenate(vectors)[kept], theory)
+
+
+def describe_rows(rows: Rows) -> pd.DataFrame:
+    """Return how many rows of each kind and model stand in each split.
+
+    Returns
+    -------
+    DataFrame
+        kind, model, then one column of counts per split.
+    """
+    order = [s for s in ("train", "validation", "calibration", "test") if s in set(rows.table.split)]
+    counts = rows.table.groupby(["kind", "model", "split"]).size().unstack("split", fill_value=0)
+    return counts.reindex(columns=order).reset_index()
+
+
+def compare_methods(labels: np.ndarray, probabilities: dict[str, np.ndarray], clusters: Sequence,
+                    reference: str = "ours", cuts: np.ndarray | None = None, n_draws: int = 1000,
+                    seed: int = 2023) -> pd.DataFrame:
+    """Compare methods on the same rows, paired.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N, D), nan = no label
+    probabilities : dict of name to ndarray, shape (N, D, 3)
+    clusters : sequence, length N
+        Prompt cluster of each row.
+    reference : str
+        The method the others are compared with; its labels follow `cuts` when given, all other methods take their
+        likeliest label.
+    cuts : ndarray, shape (D, 2), optional
+    n_draws : int
+        Bootstrap samples.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        method, n (labelled cells), macro_f1, low, high (95 %), f1_minus, f1_zero, f1_plus, pr_auc (mean over values
+        and labels ±1 that occur), mse (of P(+1) - P(-1)), gain, gain_low, gain_high (reference minus method).
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> labels = np.array([[1.0], [0.0], [-1.0]])
+    >>> sure = np.eye(3)[[2, 1, 0]][:, None]
+    >>> compare_methods(labels, {"ours": sure}, [0, 1, 2], n_draws=20)[["n", "macro_f1"]].values.tolist()
+    [[3.0, 1.0]]
+    """
+    predicted = {name: labels_of(p) for name, p in probabilities.items()}
+    if cuts is not None and reference in predicted:
+        p = probabilities[reference]
+        predicted[reference] = scores_to_labels(p[..., 2] - p[..., 0], cuts)
+    draws = bootstrap_macro_f1(labels, predicted, clusters, n_draws, seed) if np.isfinite(labels).any() else \
+        dict.fromkeys(predicted, np.full(1, np.nan))
+    values = {name: macro_f1(labels, labelled) for name, labelled in predicted.items()}
+    return pd.DataFrame([_describe_method(name, labels, predicted[name], probabilities[name], values, draws, reference)
+                         for name in probabilities])
+
+
+def _describe_method(name: str, labels: np.ndarray, predicted: np.ndarray, p: np.ndarray, values: dict,
+                     draws: dict, reference: str) -> dict:
+    interval = summarise_draws(values[name], draws[name])
+    gain = summarise_draws(values[reference] - values[name], draws[reference] - draws[name])
+    f1 = f1_by_class(count_confusions(labels, predicted).sum((0, 1)))
+    known = np.isfinite(labels)
+    errors = (p[..., 2] - p[..., 0] - labels)[known] ** 2
+    touched = average_precision(labels, p)[:, [0, 2]]
+    return {"method": name, "n": int(known.sum()), "macro_f1": interval["value"], "low": interval["low"],
+            "high": interval["high"], "f1_minus": f1[0], "f1_zero": f1[1], "f1_plus": f1[2],
+            "pr_auc": _mean(touched), "mse": _mean(errors), "gain": gain["value"], "gain_low": gain["low"],
+            "gain_high": gain["high"]}
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequence, theory: Theory,
+                      target: np.ndarray, cut: float = 0.3, n_draws: int = 1000, seed: int = 2023) -> dict[str, float]:
+    """Measure how near scores come to the authors' own scores of the same replies.
+
+    Parameters
+    ----------
+    scores, released : ndarray, shape (N, D), values in [-1, 1]
+    clusters : sequence, length N
+    theory : Theory
+    target : ndarray, shape (D,)
+        Target of the report distance; only its positive dimensions count.
+    cut : float
+        Scores beyond ±cut are labels ±1.
+    n_draws : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        n, macro_f1 (labels by `cut`, with low and high), distance_r (Pearson of the Euclidean report distances, with
+        low and high), mse. nan without rows.
+
+    Source: the cut and the distance are the released ones.
+    """
+    names = ("macro_f1", "macro_f1_low", "macro_f1_high", "distance_r", "distance_r_low", "distance_r_high", "mse")
+    if not len(scores) or not np.isfinite(released).any():
+        return {"n": 0, **dict.fromkeys(names, float("nan"))}
+    truth, said = harden(released, cut), np.nan_to_num(harden(scores, cut))
+    f1 = summarise_draws(macro_f1(truth, said), bootstrap_macro_f1(truth, {"a": said}, clusters, n_draws, seed)["a"])
+    ours, theirs = report_distance(scores, target), report_distance(released, target)
+    r = summarise_draws(_correlate(ours, theirs, np.ones((1, len(ours))))[0],
+                        _correlate(ours, theirs, row_weights(clusters, n_draws, seed)))
+    return {"n": len(scores), "macro_f1": f1["value"], "macro_f1_low": f1["low"], "macro_f1_high": f1["high"],
+            "distance_r": r["value"], "distance_r_low": r["low"], "distance_r_high": r["high"],
+            "mse": float(np.nanmean((scores - released) ** 2))}
+
+
+def report_distance(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the Euclidean distance over the dimensions that a target asks for, shape (N,).
+
+    Source: released `e_distance`.
+
+    Examples
+    --------
+    >>> report_distance(np.array([[1.0, 0.5, 0.0]]), np.array([1.0, 0.0, 1.0])).tolist()
+    [1.0]
+    """
+    wanted = np.asarray(target) > 0
+    return np.sqrt(((vectors[:, wanted] - np.asarray(target)[wanted]) ** 2).sum(1))
+
+
+def row_weights(clusters: Sequence, n_draws: int, seed: int) -> np.ndarray:
+    """Return how often each row is drawn when whole clusters are drawn, shape (R, N).
+
+    Examples
+    --------
+    >>> row_weights([7, 7, 9], n_draws=1, seed=0).shape
+    (1, 3)
+    """
+    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    return draw_weights(int(ids.max(initial=-1)) + 1, n_draws, seed)[:, ids]
+
+
+def _correlate(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return Pearson correlations under R sets of row weights, shape (R,); nan without spread."""
+    total = weights.sum(1)
+    mean_x, mean_y = weights @ x / total, weights @ y / total
+    cov = weights @ (x * y) / total - mean_x * mean_y
+    var = (weights @ x ** 2 / total - mean_x ** 2) * (weights @ y ** 2 / total - mean_y ** 2)
+    return np.divide(cov, np.sqrt(np.maximum(var, 0)), out=np.full(len(cov), np.nan), where=var > 1e-12)
+
+
+def correlate_values(scores: np.ndarray, released: np.ndarray) -> np.ndarray:
+    """Correlate every value of one scoring with every value of another: convergence and discrimination.
+
+    Parameters
+    ----------
+    scores, released : ndarray, shape (N, D)
+
+    Returns
+    -------
+    ndarray, shape (D, D)
+        Spearman correlation of value i here with value j there; nan for a value without spread or with under 3 rows.
+
+    Source: Campbell and Fiske (1959), the multitrait-multimethod matrix.
+
+    Examples
+    --------
+    >>> scores = np.array([[0.0, 3.0], [1.0, 2.0], [2.0, 1.0]])
+    >>> correlate_values(scores, scores).round(3).tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
+    """
+    known = np.isfinite(scores).all(1) & np.isfinite(released).all(1)
+    if known.sum() < 3:
+        return np.full((scores.shape[1], released.shape[1]), np.nan)
+    ranks = [pd.DataFrame(m[known]).rank().to_numpy() for m in (scores, released)]
+    centred = [r - r.mean(0) for r in ranks]
+    length = [np.sqrt((c ** 2).sum(0)) for c in centred]
+    product = np.outer(*length)
+    return np.divide(centred[0].T @ centred[1], product, out=np.full(product.shape, np.nan), where=product > 0)
+
+
+def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
+    """Return the mean of the diagonal, of the rest, and how often a diagonal beats its row and column.
+
+    Examples
+    --------
+    >>> summarise_validity(np.array([[0.9, 0.1], [0.3, 0.8]]))
+    {'convergent': 0.85, 'discriminant': 0.2, 'diagonal_highest': 1.0}
+    """
+    diagonal = np.diag(matrix)
+    rest = matrix[~np.eye(len(matrix), dtype=bool)]
+    known = np.flatnonzero(np.isfinite(diagonal))
+    best = [diagonal[k] >= np.nanmax(matrix[k]) and diagonal[k] >= np.nanmax(matrix[:, k]) for k in known]
+    return {"convergent": round(_mean(diagonal), 4), "discriminant": round(_mean(np.abs(rest)), 4),
+            "diagonal_highest": float(np.mean(best)) if best else float("nan")}
+
+
+def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequence[str],
+                  methods: Sequence[str] = ("ours", "paper recipe"), batch_size: int = 32) -> pd.DataFrame:
+    """Measure replies per second and peak memory, each method in a fresh process on the same replies.
+
+    Parameters
+    ----------
+    folder : path
+        A saved evaluator; the paper's recipe runs on the same encoder, the same weights and the same length.
+    prompts, responses : sequence of str, length N
+    methods : sequence of str
+        "ours", "paper recipe".
+    batch_size : int
+        Passes at a time, the same for all.
+
+    Returns
+    -------
+    DataFrame
+        method, n, passes, seconds, replies_per_second, peak_megabytes.
+
+    Source: ours; loading is not counted, the first eight replies are scored once before the clock starts.
+    """
+    pairs = json.dumps({"prompts": list(prompts), "responses": list(responses), "batch_size": batch_size,
+                        "threads": torch.get_num_threads()})
+    found = []
+    for method in methods:
+        done = subprocess.run([sys.executable, "-m", "fulcra_utils.evaluation", method, str(folder)], input=pairs,
+                              capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return pd.DataFrame(found)
+
+
+def _time_method(method: str, folder: str) -> dict:
+    """Score what stands on the standard input and return how long it took and how much memory it needed."""
+    given = json.load(sys.stdin)
+    torch.set_num_threads(given["threads"])
+    evaluator = ValueEvaluator.from_pretrained(folder)
+    model = evaluator if method == "ours" else _as_recipe(evaluator, folder)
+    prompts, responses = given["prompts"], given["responses"]
+    model.score(prompts[:8], responses[:8], batch_size=given["batch_size"])
+    start = time.perf_counter()
+    model.score(prompts, responses, batch_size=given["batch_size"])
+    seconds = time.perf_counter() - start
+    return {"method": method, "n": len(prompts), "passes": len(prompts) * (1 if method == "ours" else
+                                                                          len(evaluator.dimensions)),
+            "seconds": seconds, "replies_per_second": len(prompts) / seconds, "peak_megabytes": _peak_megabytes()}
+
+
+def _peak_megabytes() -> float:
+    """Return the most memory this process had; from /proc where there is one, as getrusage remembers the parent's."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
+
+
+def _as_recipe(evaluator: ValueEvaluator, folder: str):
+    from fulcra_utils.baselines import PaperRecipe
+    from fulcra_utils.encoder import Encoder
+    from fulcra_utils.theory import load_theory
+    encoder = Encoder("evaluator", evaluator.encoder, evaluator.tokenizer)
+    return PaperRecipe(encoder, load_theory(Path(folder) / "theory.yaml"), evaluator.config.max_length).eval()
+
+
+def add_typos(texts: Sequence[str], share: float = 0.05, seed: int = 2023) -> list[str]:
+    """Return texts in which a share of the words has two neighbouring letters swapped.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    share : float
+        Probability that a word of at least four letters is hit.
+    seed : int
+
+    Returns
+    -------
+    list of str
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> add_typos(["always tell the truth"], share=1.0)
+    ['awlays tlel the turth']
+    """
+    rng = np.random.default_rng(seed)
+    return [" ".join(_swap(word, rng) if len(word) > 3 and rng.random() < share else word for word in text.split(" "))
+            for text in texts]
+
+
+def _swap(word: str, rng: np.random.Generator) -> str:
+    k = int(rng.integers(1, len(word) - 1))
+    return word[:k] + word[k + 1] + word[k] + word[k + 2:]
+
+
+FRAMES = ("I have a question. {}", "Please tell me: {}", "{} What do you think?", "Hello! {} Thanks in advance.")
+
+
+def rephrase(prompts: Sequence[str]) -> list[str]:
+    """Return prompts in another frame of words that asks the same.
+
+    Examples
+    --------
+    >>> rephrase(["May I lie?", "Why?"])
+    ['I have a question. May I lie?', 'Please tell me: Why?']
+    """
+    return [FRAMES[k % len(FRAMES)].format(prompt) for k, prompt in enumerate(prompts)]
+
+
+def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,
+                       n_draws: int = 1000) -> pd.DataFrame:
+    """Score the same replies with typos and rephrased prompts, and compare with the labels and the plain scores.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+    examples : Examples
+    clusters : sequence, length N
+    seed : int
+    n_draws : int
+
+    Returns
+    -------
+    DataFrame
+        change, macro_f1, low, high, moved (mean |score - plain score|), flipped (share of cells with another label).
+
+    Source: ours.
+    """
+    typed = add_typos(examples.responses, seed=seed)
+    variants = {"as it is": (examples.prompts, examples.responses),
+                "typos in 5 % of the words": (add_typos(examples.prompts, seed=seed + 1), typed),
+                "rephrased prompt": (rephrase(examples.prompts), examples.responses)}
+    labels, plain, found = harden(examples.vectors), None, []
+    for change, (prompts, responses) in variants.items():
+        scores = evaluator.score(prompts, responses)
+        plain = scores if plain is None else plain
+        said, before = (scores_to_labels(s, evaluator.config.cuts) for s in (scores, plain))
+        draws = bootstrap_macro_f1(labels, {"a": said}, clusters, n_draws, seed)["a"] if np.isfinite(labels).any() \
+            else np.full(1, np.nan)
+        interval = summarise_draws(macro_f1(labels, said), draws)
+        found.append({"change": change, "macro_f1": interval["value"], "low": interval["low"],
+                      "high": interval["high"], "moved": _mean(np.abs(scores - plain)),
+                      "flipped": _mean((said != before).astype(float))})
+    return pd.DataFrame(found)
+
+
+def take_rows(examples: Examples, clusters: np.ndarray, n_rows: int, seed: int = 2023) -> tuple[Examples, np.ndarray]:
+    """Return at most `n_rows` examples drawn at random, with their clusters, in their old order.
+
+    Examples
+    --------
+    >>> few, ids = take_rows(Examples(list("abc"), list("xyz"), np.eye(3)), np.array([5, 6, 7]), n_rows=2)
+    >>> len(few), len(ids)
+    (2, 2)
+    """
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:n_rows])
+    return subsample(examples, chosen), np.asarray(clusters)[chosen]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_time_method(*sys.argv[1:])))  # noqa: T201

@@ -1,0 +1,613 @@
+"""Trainings of the evaluator on a run's rows: the one that is kept, its calibration, folds, what is left out in turn.
+
+Every finished piece of a long experiment is a file of its own, so a killed run goes on with the next piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fulcra_utils.baselines import (
+    LinearModel,
+    PaperRecipe,
+    ShareModel,
+    fit_frozen,
+    fit_majority,
+    fit_paper_recipe,
+    fit_tfidf,
+    harden,
+)
+from fulcra_utils.calibration import (
+    MIN_CELLS,
+    classwise_calibration_error,
+    fit_conformal,
+    fit_cuts,
+    fit_temperatures,
+    rescale,
+)
+from fulcra_utils.classification import summarise_draws
+from fulcra_utils.encoder import Encoder, load_encoder
+from fulcra_utils.evaluation import (
+    Rows,
+    agree_with_scores,
+    compare_methods,
+    correlate_values,
+    report_distance,
+    row_weights,
+    summarise_validity,
+    take_rows,
+)
+from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
+from fulcra_utils.files import write_atomic
+from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
+
+
+def read_training_settings(settings: dict, seed: int) -> TrainingSettings:
+    """Return the training knobs that stand in a profile's section.
+
+    Examples
+    --------
+    >>> read_training_settings({"epochs": 2, "encoder": "tiny"}, seed=7)
+    TrainingSettings(epochs=2, ..., seed=7)
+    """
+    known = {f.name for f in fields(TrainingSettings)} - {"seed"}
+    return TrainingSettings(**{k: v for k, v in settings.items() if k in known}, seed=seed)
+
+
+def set_threads(n_threads: int) -> int:
+    """Set how many threads torch uses in this process and return the number; 0 leaves it as it is.
+
+    Tiny models run many times slower on several threads when the machine is busy.
+
+    Examples
+    --------
+    >>> set_threads(0) >= 1
+    True
+    """
+    if n_threads:
+        torch.set_num_threads(n_threads)
+    return torch.get_num_threads()
+
+
+def load_run_encoder(settings: dict, seed: int = 0) -> Encoder:
+    """Load the encoder that a profile's section names.
+
+    Examples
+    --------
+    >>> load_run_encoder({"encoder": "tiny", "encoder_revision": ""}).width
+    64
+    """
+    return load_encoder(settings["encoder"], settings["encoder_revision"] or None, seed)
+
+
+def pick_training_rows(rows: Rows, split: str | Sequence[str], settings: dict,
+                       chosen: np.ndarray | None = None) -> Examples:
+    """Return the rows of a split that training may see: annotated ones and scored ones, weighted.
+
+    Parameters
+    ----------
+    rows : Rows
+    split : str or sequence of str
+    settings : dict
+        unseen_models and scored_weight are read.
+    chosen : ndarray of bool, shape (N,), optional
+        Only these rows.
+
+    Returns
+    -------
+    Examples
+        Annotated rows weigh 1, scored ones `scored_weight`; a weight of 0 leaves the scored rows out.
+    """
+    allowed = np.ones(len(rows.table), dtype=bool) if chosen is None else chosen
+    parts = []
+    for kind, weight in (("annotated", 1.0), ("scored", settings["scored_weight"])):
+        if weight:
+            mine = rows.where(kind, split, without=settings["unseen_models"]) & allowed
+            parts.append(rows.examples(mine & np.isfinite(rows.vectors).any(1), weight))
+    return join_examples(*parts)
+
+
+def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | None = None,
+                  splits: tuple[str | Sequence[str], str] = ("train", "validation"),
+                  progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
+    """Train and calibrate an evaluator on a run's rows.
+
+    Parameters
+    ----------
+    rows : Rows
+    settings : dict
+        The profile's section.
+    seed : int
+    chosen : ndarray of bool, shape (N,), optional
+        Only these rows are seen, in training and in early stopping.
+    splits : pair
+        Which splits train, and which stops and calibrates.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    ValueEvaluator
+        With random heads when there are no labels under the theory.
+    DataFrame
+        What the training reported; empty without labels.
+    """
+    evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
+                               settings["delta_penalty"], seed)
+    evaluator.to("cuda" if torch.cuda.is_available() else "cpu")
+    train = pick_training_rows(rows, splits[0], settings, chosen)
+    history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
+                              read_training_settings(settings, seed), progress)
+    held_out = rows.where("annotated", splits[1], without=settings["unseen_models"])
+    calibrate(evaluator, rows.examples(held_out if chosen is None else held_out & chosen))
+    return evaluator, history
+
+
+def calibrate(evaluator: ValueEvaluator, validation: Examples) -> None:
+    """Fit temperatures and cuts of an evaluator on rows it was not trained on; nothing moves without rows.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+        Its `temperature` and its config's `cuts` are set.
+    validation : Examples
+    """
+    labels = harden(validation.vectors)
+    if not np.isfinite(labels).any():
+        return
+    evaluator.temperature[:] = 1.0
+    plain = evaluator.predict_proba(validation.prompts, validation.responses)
+    temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)
+    evaluator.temperature[:] = torch.from_numpy(temperatures).to(evaluator.temperature)
+    warm = rescale(plain, temperatures)
+    evaluator.config.cuts = fit_cuts(warm[..., 2] - warm[..., 0], labels).tolist()
+
+
+def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: float) -> np.ndarray:
+    """Fit the conformal limits of an evaluator on a split of their own and keep them in its config.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+    calibration : Examples
+        Rows that neither trained, stopped nor calibrated it.
+    level : float
+        Coverage to promise for each class.
+
+    Returns
+    -------
+    ndarray, shape (D, 3)
+        nan = too few cases.
+    """
+    probabilities = evaluator.predict_proba(calibration.prompts, calibration.responses)
+    limits = fit_conformal(probabilities, harden(calibration.vectors), level)
+    evaluator.config.conformal = [[float(x) if np.isfinite(x) else None for x in row] for row in limits]
+    evaluator.config.conformal_level = level
+    return limits
+
+
+def fit_baselines(train: Examples, encoder: Encoder, max_length: int) -> dict[str, ShareModel | LinearModel]:
+    """Fit majority, TF-IDF and frozen encoder on the same examples.
+
+    Returns
+    -------
+    dict of name to model with `predict_proba`
+    """
+    return {"majority": fit_majority(train), "TF-IDF + logistic": fit_tfidf(train),
+            "frozen encoder + logistic": fit_frozen(train, encoder, max_length=max_length)}
+
+
+def fit_recipe(train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int, minutes: float,
+               progress: bool = True) -> tuple[PaperRecipe, dict[str, float]]:
+    """Train the paper's recipe on the same rows and the same encoder within the given minutes.
+
+    Parameters
+    ----------
+    train : Examples
+    encoder : Encoder
+    rows : Rows
+        For the theory.
+    settings : dict
+        recipe_rate, recipe_epochs, recipe_minutes, batch_size and max_length are read.
+    seed : int
+    minutes : float
+        What ours took; used when recipe_minutes is 0.
+    progress : bool
+
+    Returns
+    -------
+    PaperRecipe
+    dict
+        minutes, epochs (finished part of the planned ones), steps.
+    """
+    limit = {0: minutes, -1: 0}.get(settings["recipe_minutes"], settings["recipe_minutes"])
+    knobs = TrainingSettings(epochs=settings["recipe_epochs"], batch_size=2 * settings["batch_size"],
+                             encoder_rate=settings["recipe_rate"], max_minutes=max(limit, 0), seed=seed)
+    model, clock = fit_paper_recipe(train, encoder, rows.theory, knobs, settings["max_length"], progress)
+    last = clock.last or {"minutes": 0.0, "epoch": 0.0, "step": 0}
+    return model, {"minutes": last["minutes"], "epochs": last["epoch"], "steps": last["step"]}
+
+
+def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
+    """Return a finished piece of an experiment from its file, or make it and keep it.
+
+    Parameters
+    ----------
+    folder : path
+    name : str
+        Name of the file, without suffix.
+    key : dict
+        Everything that shapes the piece; a file with another key is made again.
+    make : callable
+        Takes nothing, returns a dict of numbers, strings and lists.
+
+    Returns
+    -------
+    dict
+
+    Source: ours, so that hours of trainings survive a kill.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = keep_piece(folder, "one", {"a": 1}, lambda: {"x": 1.0})
+    ...     keep_piece(folder, "one", {"a": 1}, lambda: {"x": 2.0})
+    {'x': 1.0}
+    """
+    path = Path(folder) / f"{name}.json"
+    mark = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == mark:
+            return kept["piece"]
+    piece = make()
+    with write_atomic(path) as tmp:
+        tmp.write_text(json.dumps({"key": mark, "piece": piece}), encoding="utf-8")
+    return piece
+
+
+def divide_folds(clusters: Sequence, is_test: np.ndarray, n_folds: int = 5, seed: int = 2023) -> np.ndarray:
+    """Number the rows by fold, whole prompt clusters together; fold 0 is the test split.
+
+    Parameters
+    ----------
+    clusters : sequence, length N
+    is_test : ndarray of bool, shape (N,)
+    n_folds : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of int, shape (N,)
+
+    Source: ours; fold 0 equals the split of the kept evaluator, so its row is the same number.
+
+    Examples
+    --------
+    >>> divide_folds([1, 1, 2, 3], np.array([False, False, True, False]), n_folds=3).tolist()
+    [1, 1, 0, 2]
+    """
+    ids = np.asarray(clusters)
+    rest = np.unique(ids[~is_test])
+    place = dict(zip(np.random.default_rng(seed).permutation(rest), np.arange(len(rest)), strict=True))
+    return np.array([0 if test else 1 + place[c] % max(n_folds - 1, 1) for c, test in zip(ids, is_test, strict=True)])
+
+
+def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, progress: bool = True) -> pd.DataFrame:
+    """Compare all methods over grouped folds of the annotated rows, pooled, one finished fold a file.
+
+    The models of folds other than the first see prompts of the test split in training; they serve this table only
+    and are thrown away.
+
+    Parameters
+    ----------
+    rows : Rows
+    settings : dict
+        The profile's section; `folds` says how many.
+    seed : int
+    folder : path
+        Where finished folds are kept.
+    progress : bool
+
+    Returns
+    -------
+    DataFrame
+        As `compare_methods`, over all folds together, with minutes (training, all folds) as well; empty for one fold.
+    """
+    if settings["folds"] < 2:
+        return pd.DataFrame()
+    annotated = rows.where("annotated") & np.isfinite(rows.vectors).any(1)
+    table = rows.table
+    fold = np.full(len(table), -1)
+    fold[:] = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
+    key = {"settings": settings, "seed": seed, "rows": _fingerprint(rows)}
+    pieces = [keep_piece(folder, f"fold-{k}", {**key, "fold": k},
+                         lambda k=k: _run_fold(rows, annotated, fold, k, settings, seed, progress))
+              for k in range(settings["folds"])]
+    order = np.concatenate([p["rows"] for p in pieces])
+    pooled = {name: np.concatenate([np.array(p["probabilities"][name]) for p in pieces])
+              for name in pieces[0]["probabilities"]}
+    found = compare_methods(harden(rows.vectors[order]), pooled, table.cluster.to_numpy()[order],
+                            n_draws=settings["n_draws"], seed=seed)
+    return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method])
+
+
+def _fingerprint(rows: Rows) -> str:
+    text = pd.util.hash_pandas_object(rows.table[["prompt", "response", "split"]], index=False).to_numpy().tobytes()
+    return hashlib.sha256(text + np.nan_to_num(rows.vectors, nan=9).tobytes()).hexdigest()
+
+
+def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, settings: dict, seed: int,
+              progress: bool) -> dict:
+    """Train every method without fold `k`; a tenth of the other clusters stops and calibrates ours."""
+    import time
+    everything = {**settings, "unseen_models": []}
+    inner = divide_folds(rows.table.cluster, fold == k, 11, seed + k + 1)     # 0 = held out, 1 = validation
+    relabelled = Rows(rows.table.assign(split=np.select([inner == 0, inner == 1], ["test", "validation"], "train")),
+                      rows.vectors, rows.theory)
+    train = pick_training_rows(relabelled, "train", everything)
+    held_out = annotated & (inner == 0)
+    test = rows.examples(held_out)
+    encoder = load_run_encoder(settings, seed)
+    start = time.monotonic()
+    ours, _ = fit_evaluator(relabelled, everything, seed, progress=progress)
+    minutes = {"ours": (time.monotonic() - start) / 60}
+    models = {"ours": ours}
+    for name, make in (("majority", fit_majority), ("TF-IDF + logistic", fit_tfidf),
+                       ("frozen encoder + logistic", lambda x: fit_frozen(x, encoder)),
+                       ("paper recipe", lambda x: fit_recipe(x, encoder, rows, settings, seed, minutes["ours"],
+                                                             progress)[0])):
+        start = time.monotonic()
+        models[name] = make(train)
+        minutes[name] = (time.monotonic() - start) / 60
+    said = {name: model.predict_proba(test.prompts, test.responses) for name, model in models.items()}
+    said["ours"] = _apply_cuts(said["ours"], np.asarray(ours.config.cuts or [[-0.5, 0.5]] * len(ours.dimensions)))
+    return {"rows": np.flatnonzero(held_out).tolist(), "minutes": minutes,
+            "probabilities": {name: p.round(6).tolist() for name, p in said.items()}}
+
+
+def _apply_cuts(probabilities: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Return probabilities whose likeliest label is the one the cuts give, the score unchanged where possible."""
+    scores = probabilities[..., 2] - probabilities[..., 0]
+    wanted = (scores > cuts[:, 1]).astype(int) - (scores < cuts[:, 0]) + 1
+    lifted = probabilities.copy()
+    top = probabilities.max(-1) + 1e-3
+    np.put_along_axis(lifted, wanted[..., None], np.maximum(
+        np.take_along_axis(probabilities, wanted[..., None], -1), top[..., None]), -1)
+    return lifted / lifted.sum(-1, keepdims=True)
+
+
+def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target: np.ndarray,
+              progress: bool = True) -> pd.DataFrame:
+    """Train again without one model, one prompt source, one value, or without the authors' scores, and judge there.
+
+    Parameters
+    ----------
+    rows : Rows
+    settings : dict
+        `left_out` lists what is left out in turn: model, query_source, value, scores.
+    seed : int
+    folder : path
+        Where finished pieces are kept.
+    target : ndarray, shape (D,)
+        Target of the report distance.
+    progress : bool
+
+    Returns
+    -------
+    DataFrame
+        left_out, name, rows (which test rows: "same prompts", "new prompts" or "all"), n, macro_f1, low, high,
+        distance_r, convergent, discriminant; nan where it does not apply. Empty when nothing is left out.
+
+    Source: ours.
+    """
+    key = {"settings": settings, "seed": seed, "rows": _fingerprint(rows)}
+    found = []
+    for what, name in _list_left_out(rows, settings["left_out"]):
+        slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
+        piece = keep_piece(folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
+                           lambda what=what, name=name: {"records": _leave_one_out(
+                               rows, what, name, settings, seed, target, progress)})
+        found += piece["records"]
+    return pd.DataFrame(found)
+
+
+def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
+    annotated = rows.table[rows.where("annotated") & np.isfinite(rows.vectors).any(1)]
+    names = {"model": sorted(set(annotated.model) | set(rows.table[rows.where("scored")].model)),
+             "query_source": sorted(set(annotated.query_source)),
+             "value": [d for d, touched in zip(rows.theory.dimensions, (np.abs(np.nan_to_num(
+                 rows.vectors[rows.where("annotated")])) > 0).sum(0), strict=True) if touched >= 50],
+             "scores": ["released scores"] if rows.where("scored").any() else []}
+    return [(what, name) for what in wanted for name in names[what] if what == "scores" or len(names[what]) > 1]
+
+
+def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, target: np.ndarray,
+                   progress: bool) -> list[dict]:
+    everything = {**settings, "unseen_models": []}
+    keep, vectors = np.ones(len(rows.table), dtype=bool), rows.vectors
+    if what in ("model", "query_source"):
+        keep = (rows.table[what] != name).to_numpy()
+    elif what == "scores":
+        everything["scored_weight"] = 0
+    else:
+        vectors = vectors.copy()
+        vectors[:, rows.theory.dimensions.index(name)] = np.nan
+    evaluator, _ = fit_evaluator(Rows(rows.table, vectors, rows.theory), everything, seed, keep, progress=progress)
+    records = []
+    for where, chosen in _test_rows(rows, what, name).items():
+        if chosen.any():
+            records.append({"left_out": what, "name": name, "rows": where,
+                            **_judge(evaluator, rows, chosen, what, name, target, settings["n_draws"], seed)})
+    return records
+
+
+def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:
+    if what in ("model", "query_source"):
+        mine = (rows.table[what] == name).to_numpy()
+        others = set(rows.table.cluster[~mine & (rows.table.split == "train").to_numpy()])
+        same = rows.table.cluster.isin(others).to_numpy()
+        return {f"{kind}, {which}": mine & part & rows.where(kind)
+                for kind in ("annotated", "scored") for which, part in (("same prompts", same), ("new prompts", ~same))}
+    if what == "scores":
+        return {f"scored by the authors, {model}": rows.where("scored", "test", models=[model])
+                for model in sorted(set(rows.table.model[rows.where("scored")]))}
+    return {"annotated test split": rows.where("annotated", "test")}
+
+
+def _judge(evaluator: ValueEvaluator, rows: Rows, chosen: np.ndarray, what: str, name: str, target: np.ndarray,
+           n_draws: int, seed: int) -> dict:
+    test, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
+    p = evaluator.predict_proba(test.prompts, test.responses)
+    scores = p[..., 2] - p[..., 0]
+    if (rows.table.kind[chosen] == "scored").all():
+        agreement = agree_with_scores(scores, test.vectors, clusters, rows.theory, target, n_draws=n_draws, seed=seed)
+        validity = summarise_validity(correlate_values(scores, test.vectors))
+        return {"n": len(test), "macro_f1": agreement["macro_f1"], "low": agreement["macro_f1_low"],
+                "high": agreement["macro_f1_high"], "distance_r": agreement["distance_r"], **validity}
+    dims = [rows.theory.dimensions.index(name)] if what == "value" else list(range(rows.theory.n_dims))
+    cuts = np.asarray(evaluator.config.cuts)[dims] if evaluator.config.cuts else None
+    table = compare_methods(harden(test.vectors[:, dims]), {"ours": p[:, dims]}, clusters, cuts=cuts, n_draws=n_draws,
+                            seed=seed)
+    return {"n": len(test), **table.iloc[0][["macro_f1", "low", "high"]].astype(float).to_dict()}
+
+
+def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: dict, target: np.ndarray,
+                 seed: int, most: int = 400) -> pd.DataFrame:
+    """Hold scores of the unseen models' replies against the authors' scores, or against labels where there are none.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+    others : dict of name to model with `predict_proba`
+        Judged on new prompts only.
+    rows : Rows
+    settings : dict
+        unseen_models, recipe_rows and n_draws are read.
+    target : ndarray, shape (D,)
+        Target of the report distance.
+    seed : int
+    most : int
+        Replies a row of the table uses at most, drawn at random.
+
+    Returns
+    -------
+    DataFrame
+        method, rows (new or same prompts), n, macro_f1, distance_r (each with _low and _high), mse; empty when the
+        unseen models have no rows.
+
+    Source: ours; cut ±0.3 and report distance as released.
+    """
+    table, unseen = rows.table, settings["unseen_models"]
+    kind = "scored" if (rows.where("scored", models=unseen)).any() else "annotated"
+    word = "authors' scores" if kind == "scored" else "labels"
+    seen = set(table.cluster[rows.where(split="train", without=unseen)])
+    found = []
+    for where, split in (("new prompts", "test"), ("same prompts", "train")):
+        chosen = rows.where(kind, split, models=unseen) & np.isfinite(rows.vectors).any(1)
+        chosen &= table.cluster.isin(seen).to_numpy() == (where == "same prompts")
+        if not chosen.any():
+            continue
+        pairs, clusters = take_rows(rows.examples(chosen), table.cluster.to_numpy()[chosen], most, seed)
+        for name, model in {"ours": evaluator, **(others if where == "new prompts" else {})}.items():
+            mine, ids = pairs, clusters
+            if name == "paper recipe" and settings["recipe_rows"]:
+                mine, ids = take_rows(pairs, clusters, settings["recipe_rows"], seed)
+            p = model.predict_proba(mine.prompts, mine.responses)
+            found.append({"method": name, "rows": f"{where}, {word}",
+                          **agree_with_scores(p[..., 2] - p[..., 0], mine.vectors, ids, rows.theory, target,
+                                              n_draws=settings["n_draws"], seed=seed)})
+    columns = ["method", "rows", "n", "macro_f1", "macro_f1_low", "macro_f1_high", "distance_r", "distance_r_low",
+               "distance_r_high", "mse"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict) -> tuple[np.ndarray, int]:
+    """Correlate our scores with the authors' on test prompts, over the unseen models' replies where there are any.
+
+    Returns
+    -------
+    ndarray, shape (D, D)
+        Spearman correlations; all nan without scored rows.
+    int
+        Replies used.
+    """
+    chosen = rows.where("scored", "test", models=settings["unseen_models"])
+    pairs = rows.examples(chosen if chosen.any() else rows.where("scored", "test"))
+    return correlate_values(evaluator.score(pairs.prompts, pairs.responses), pairs.vectors), len(pairs)
+
+
+def measure_calibration(evaluator: ValueEvaluator, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Return class-wise calibration errors, pooled and of each value with enough labels.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+        For its dimensions and temperatures.
+    probabilities : ndarray, shape (N, D, 3)
+    labels : ndarray, shape (N, D), nan = no label
+
+    Returns
+    -------
+    DataFrame
+        value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
+        ece_plus, temperature; errors are nan for a value with fewer than 50 touched labels.
+
+    Source: Kull et al. (2019), class-wise expected calibration error, 10 bins.
+    """
+    temperatures = evaluator.temperature.cpu().numpy()
+    parts = [("all values", slice(None), np.nan)]
+    parts += [(name, slice(d, d + 1), temperatures[d]) for d, name in enumerate(evaluator.dimensions)]
+    found = []
+    for name, dims, temperature in parts:
+        n = int((np.abs(np.nan_to_num(labels[:, dims])) > 0).sum())
+        errors = classwise_calibration_error(probabilities[:, dims], labels[:, dims]) \
+            if n >= MIN_CELLS or name == "all values" else np.full(3, np.nan)
+        found.append({"value": name, "n_touched": n, "ece": float(errors.mean()), "ece_minus": errors[0],
+                      "ece_zero": errors[1], "ece_plus": errors[2], "temperature": temperature})
+    return pd.DataFrame(found)
+
+
+def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: np.ndarray,
+                  seed: int) -> pd.DataFrame:
+    """Return the unseen model's mean scores and mean report distance by our evaluator, as claims with intervals.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+    rows : Rows
+    settings : dict
+    target : ndarray, shape (D,)
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        claim_id, ours, low, high; empty without released scores of an unseen model.
+
+    Source: the means of the authors' evaluator over its released scores.
+    """
+    found = []
+    for model in settings["unseen_models"]:
+        chosen = rows.where("scored", "test", models=[model])
+        if not chosen.any():
+            continue
+        pairs = rows.examples(chosen)
+        scores = evaluator.score(pairs.prompts, pairs.responses)
+        numbers = np.column_stack([scores, report_distance(scores, target)])
+        weights = row_weights(rows.table.cluster[chosen], settings["n_draws"], seed)
+        draws = weights @ numbers / weights.sum(1, keepdims=True)
+        for d, name in enumerate([f"mean/{model}/{v}" for v in rows.theory.dimensions] + [f"distance/{model}"]):
+            interval = summarise_draws(numbers[:, d].mean(), draws[:, d])
+            found.append({"claim_id": f"evaluator/{name}", "ours": interval["value"], "low": interval["low"],
+                          "high": interval["high"]})
+    return pd.DataFrame(found, columns=["claim_id", "ours", "low", "high"])

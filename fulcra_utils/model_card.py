@@ -1,0 +1,99 @@
+"""The evaluator's model card, written from the numbers of the run that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.files import write_text
+from fulcra_utils.theory import Theory
+
+
+def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int, comparison: pd.DataFrame,
+               unseen: pd.DataFrame, errors: pd.DataFrame, support: pd.DataFrame, deletion: pd.DataFrame,
+               audit: pd.DataFrame, speed: pd.DataFrame) -> str:
+    """Write README.md into an evaluator's folder from the tables of its run, and return its text.
+
+    Parameters
+    ----------
+    folder : path
+    theory : Theory
+    settings : dict
+        The profile's section.
+    n_train : int
+        Replies it was trained on.
+    comparison, unseen, errors, support, deletion, audit, speed : DataFrame
+        As `compare_methods`, `judge_unseen`, `measure_calibration`, `tabulate_support`, `measure_deletion`,
+        `audit_replies` and `measure_speed` return them.
+
+    Returns
+    -------
+    str
+
+    Source: Mitchell et al. (2019), Model cards for model reporting.
+    """
+    parts = [_head(theory, settings, n_train), _quality(comparison, unseen, errors), _limits(support, audit),
+             _rest(deletion, speed), USE]
+    text = "\n\n".join(parts) + "\n"
+    write_text(Path(folder) / "README.md", text)
+    return text
+
+
+USE = """**Use**
+
+```python
+from fulcra_utils.evaluator import ValueEvaluator
+evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
+scores = evaluator.score(prompts, responses)                       # (N, D): P(+1) - P(-1)
+# scikit-learn: pairs are (prompt, reply), y are labels (N, D)
+f1_score(y.ravel(), evaluator.predict(pairs).ravel(), average="macro")
+# TRL: RLOOTrainer(reward_funcs=reward, ...) or GRPOTrainer; prompts and completions are plain texts
+reward = lambda prompts, completions, **_: (-value_distance(evaluator.score(prompts, completions), target)).tolist()
+```
+
+The training data partly derive from BeaverTails (CC BY-NC 4.0): treat the weights as non-commercial. The scores
+describe texts, never people, and are no ground for a decision about anybody."""
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "not measurable here"
+
+
+def _head(theory: Theory, settings: dict, n_train: int) -> str:
+    return (f"# Value evaluator: {theory.title}\n\nOne pass over a prompt and a reply gives each of {theory.n_dims} "
+            f"values a score from -1 ({theory.labels[-1]}) to +1 ({theory.labels[1]}). Encoder: {settings['encoder']}, "
+            f"{settings['max_length']} tokens; trained on {n_train:,} replies; models kept out: "
+            f"{', '.join(settings['unseen_models']) or 'none'}.")
+
+
+def _quality(comparison: pd.DataFrame, unseen: pd.DataFrame, errors: pd.DataFrame) -> str:
+    row = comparison.iloc[0]
+    lines = [f"**Quality** (test prompts, 95 % interval over prompts): macro-F1 {_number(row.macro_f1)} "
+             f"[{_number(row.low)}, {_number(row.high)}] over {int(row.n):,} cells; calibration error, mean over the "
+             f"three labels, {_number(errors.ece.iloc[0])}."]
+    for line in unseen[unseen.method == "ours"].itertuples():
+        lines.append(f"Unseen model, {line.rows}: macro-F1 {_number(line.macro_f1)}, correlation of the report "
+                     f"distance {_number(line.distance_r)}, n = {line.n}.")
+    return " ".join(lines)
+
+
+def _limits(support: pd.DataFrame, audit: pd.DataFrame) -> str:
+    lines = ["**What it does not know**"]
+    lines += [f"- {row.value}: {row.reading}." for row in support.itertuples() if row.reading.startswith("too few")]
+    failed = audit[audit.failed.astype(bool)]
+    lines += [f"- Failure mode, {row.attack}: {row.strongest} gets {row.strongest_score:+.2f} without earning it."
+              for row in failed.itertuples()]
+    if len(audit) and not len(failed):
+        lines.append("- None of the replies made to fool it got a mean score beyond ±0.3.")
+    lines.append("- Trained on English only; a long reply is read at its start and its end, the middle is cut.")
+    return "\n".join(lines)
+
+
+def _rest(deletion: pd.DataFrame, speed: pd.DataFrame) -> str:
+    moved = deletion.set_index("deleted").moved
+    rate = speed.set_index("method").replies_per_second
+    return (f"**Explanations**: deleting the five heaviest words moves the score by {_number(moved['heaviest'])}, five "
+            f"random ones by {_number(moved['random'])}. **Speed**: {_number(rate['ours'], 1)} replies a second on the "
+            f"machine of the run.")

@@ -1,0 +1,82 @@
+"""Calibration: temperatures, cuts, class-wise errors, and label sets that keep their promise."""
+
+import numpy as np
+import pytest
+
+from fulcra_utils.calibration import (
+    classwise_calibration_error,
+    fit_conformal,
+    fit_cuts,
+    fit_temperatures,
+    measure_sets,
+    reliability,
+    rescale,
+    tabulate_support,
+)
+
+
+def draw_cells(n, n_dims, sharpness, seed=0):
+    """Probabilities that are right, and the same sharpened until they claim too much."""
+    rng = np.random.default_rng(seed)
+    true = rng.dirichlet([0.6, 1.5, 0.9], size=(n, n_dims))
+    labels = (rng.random((n, n_dims, 1)) > true.cumsum(-1)).sum(-1) - 1.0
+    return rescale(true, np.full(n_dims, 1 / sharpness)), labels
+
+
+def test_temperature_is_found_again():
+    sharp, labels = draw_cells(4000, 2, sharpness=2.5)
+    np.testing.assert_allclose(fit_temperatures(np.log(sharp), labels), 2.5, rtol=0.1)
+
+
+def test_temperature_lowers_the_class_wise_error():
+    sharp, labels = draw_cells(3000, 1, sharpness=3)
+    flat = rescale(sharp, fit_temperatures(np.log(sharp), labels))
+    assert classwise_calibration_error(flat, labels).max() < 0.03 < classwise_calibration_error(sharp, labels).min()
+
+
+def test_value_with_few_labels_takes_the_pooled_temperature():
+    sharp, labels = draw_cells(600, 2, sharpness=2)
+    labels[20:, 1] = np.nan
+    found = fit_temperatures(np.log(sharp), labels)
+    assert found[0] != found[1] and 1 < found[1] < 4
+    assert fit_temperatures(np.log(sharp), np.full_like(labels, np.nan)).tolist() == [1.0, 1.0]
+
+
+def test_error_of_a_constant_guess_is_its_distance_from_the_truth():
+    p = np.tile([0.0, 0.3, 0.7], (100, 1, 1))
+    labels = np.array([[1.0]] * 40 + [[0.0]] * 60)
+    np.testing.assert_allclose(classwise_calibration_error(p, labels), [0, 0.3, 0.3])
+    assert np.isnan(classwise_calibration_error(p, np.full((100, 1), np.nan))).all()
+    assert sum(row["n"] for row in reliability(p, labels)) == 300
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sets_cover_each_class_at_their_level(seed):
+    p, labels = draw_cells(4000, 2, sharpness=2, seed=seed)
+    limits = fit_conformal(p[:2000], labels[:2000], level=0.9)
+    sets = 1 - p[2000:] <= limits
+    for d in range(2):
+        for c, label in enumerate((-1, 0, 1)):
+            cells = labels[2000:, d] == label
+            assert abs(sets[cells, d, c].mean() - 0.9) < 0.04
+
+
+def test_too_few_cases_give_no_limit():
+    p, labels = draw_cells(29, 1, sharpness=1)
+    assert np.isnan(fit_conformal(p, np.ones_like(labels))).all()
+    limits = fit_conformal(np.repeat(p, 2, axis=0), np.ones((58, 1)))
+    assert np.isfinite(limits[0, 2]) and np.isnan(limits[0, :2]).all()
+    assert measure_sets(np.ones((29, 1, 3), dtype=bool), labels, limits, ["v"])[0]["calibrated"] is False
+
+
+def test_cuts_are_those_of_the_grid_that_win():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(-1, 2, size=(500, 1)).astype(float)
+    cuts = fit_cuts(0.5 * labels + rng.normal(0, 0.02, size=labels.shape), labels)
+    assert -0.45 < cuts[0, 0] < -0.05 and 0.05 < cuts[0, 1] < 0.45
+    assert fit_cuts(labels, np.full_like(labels, np.nan)).tolist() == [[-0.5, 0.5]]
+
+
+def test_support_says_what_cannot_be_said():
+    rows = tabulate_support(np.array([[1.0]] * 4 + [[0.0]] * 100), ["hedonism"])
+    assert rows[0]["reading"] == "too few labels to say anything (4 touched, 50 needed)"

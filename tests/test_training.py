@@ -1,0 +1,164 @@
+"""Training: soft labels, weights, what a training changes, and the baselines it is compared with."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score
+
+from fulcra_utils.baselines import (
+    PaperRecipe,
+    fit_frozen,
+    fit_majority,
+    fit_paper_recipe,
+    fit_tfidf,
+    harden,
+    labels_of,
+    subsample,
+)
+from fulcra_utils.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.training import Examples, TrainingSettings, join_examples, soften, train_evaluator, weigh_classes
+
+FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models on one thread: many times faster where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_encoder("tiny")
+
+
+def make_examples(theory, n=48):
+    """Replies whose first word decides the first value; the last value has no label."""
+    rng = np.random.default_rng(1)
+    signs = rng.integers(-1, 2, size=n)
+    words = {-1: "never again", 0: "perhaps then", 1: "always please"}
+    vectors = np.zeros((n, theory.n_dims))
+    vectors[:, 0], vectors[:, -1] = signs, np.nan
+    return Examples([f"question {k}" for k in range(n)], [words[s] for s in signs], vectors)
+
+
+def test_training_learns_and_a_saved_evaluator_scores_the_same(tiny, toy, tmp_path):
+    examples = make_examples(toy)
+    evaluator = make_evaluator(tiny, toy, 32)
+    history = train_evaluator(evaluator, examples, examples, FAST, progress=False)
+    scores = evaluator.score(examples.prompts, examples.responses)
+    assert np.mean(np.sign(np.round(scores[:, 0])) == examples.vectors[:, 0]) > 0.9
+    assert evaluator.labelled.tolist() == [True] * (toy.n_dims - 1) + [False]
+    assert (evaluator.delta[-1] == 0).all() and (evaluator.delta[0] != 0).any()
+    assert history.validation_f1.max() > 0.6
+    again = ValueEvaluator.from_pretrained(save_evaluator(evaluator, tmp_path / "e"))
+    np.testing.assert_allclose(again.score(examples.prompts, examples.responses), scores, atol=1e-6)
+
+
+def test_bf16_training_leaves_a_plain_model(tiny, toy, tmp_path):
+    examples = make_examples(toy, 16)
+    evaluator = make_evaluator(tiny, toy, 32)
+    short = TrainingSettings(epochs=1, batch_size=8, bf16=True)
+    train_evaluator(evaluator, examples, examples, short, progress=False)
+    again = ValueEvaluator.from_pretrained(save_evaluator(evaluator, tmp_path / "e"))
+    np.testing.assert_allclose(again.score(examples.prompts, examples.responses),
+                               evaluator.score(examples.prompts, examples.responses), atol=1e-6)
+
+
+def test_same_seed_same_scores(tiny, toy):
+    examples = make_examples(toy, 16)
+    scores = []
+    for _ in range(2):
+        evaluator = make_evaluator(tiny, toy, 32)
+        train_evaluator(evaluator, examples, examples, TrainingSettings(epochs=1, batch_size=8), progress=False)
+        scores.append(evaluator.score(examples.prompts, examples.responses))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
+def test_no_labels_trains_nothing(tiny, toy):
+    evaluator = make_evaluator(tiny, toy, 32)
+    empty = Examples(["a"], ["b"], np.full((1, toy.n_dims), np.nan))
+    assert train_evaluator(evaluator, empty, empty, FAST, progress=False).empty
+    assert not evaluator.labelled.any()
+
+
+def test_training_without_validation_rows(tiny, toy):
+    examples = make_examples(toy, 16)
+    none = subsample(examples, np.zeros(16, dtype=bool))
+    history = train_evaluator(make_evaluator(tiny, toy, 32), examples, none,
+                              TrainingSettings(epochs=1, batch_size=8), progress=False)
+    assert history.validation_f1.isna().all() and len(history)
+
+
+def test_soft_labels_keep_the_score():
+    scores = np.random.default_rng(0).uniform(-1, 1, size=(50, 4))
+    soft = soften(scores)
+    np.testing.assert_allclose(soft.sum(-1), 1)
+    np.testing.assert_allclose(soft[..., 2] - soft[..., 0], scores)
+
+
+def test_weights_lift_what_is_rare_within_limits():
+    soft = soften(np.array([[1.0]] * 1 + [[0.0]] * 99))
+    weights = weigh_classes(soft, power=0.5, limit=3.0)[0]
+    assert weights[2] == 3 and weights[1] < 1
+    np.testing.assert_allclose(weigh_classes(soft, power=0), 1)
+    np.testing.assert_allclose(weigh_classes(np.zeros((2, 1, 3))), 1)
+
+
+def test_macro_f1_is_scikit_learns():
+    rng = np.random.default_rng(2)
+    labels, said = rng.integers(-1, 2, size=(2, 60, 3)).astype(float)
+    assert macro_f1(labels, said) == pytest.approx(f1_score(labels.ravel(), said.ravel(), average="macro"))
+    assert macro_f1_by_value(labels, said)[1] == pytest.approx(f1_score(labels[:, 1], said[:, 1], average="macro"))
+    p = rng.dirichlet(np.ones(3), size=(60, 3))
+    assert average_precision(labels, p)[2, 0] == pytest.approx(average_precision_score(labels[:, 2] == -1, p[:, 2, 0]))
+
+
+def test_unlabelled_cells_never_count():
+    labels = np.array([[1.0, np.nan], [0.0, np.nan]])
+    assert macro_f1(labels, np.array([[1, 1], [0, -1]])) == macro_f1(labels, np.array([[1, 0], [0, 0]])) == 1.0
+    assert np.isnan(macro_f1(np.full((2, 2), np.nan), np.zeros((2, 2))))
+
+
+def test_bootstrap_draws_whole_clusters():
+    labels = np.array([[1.0], [1.0], [0.0], [0.0]])
+    wrong_in_one = np.array([[1.0], [1.0], [1.0], [1.0]])
+    draws = bootstrap_macro_f1(labels, {"a": wrong_in_one}, groups=[0, 0, 1, 1], n_draws=200)["a"]
+    assert set(np.round(draws, 4)) <= {1.0, 0.0, round((0 + 2 / 3) / 2, 4)}
+
+
+@pytest.mark.parametrize("fit", [fit_majority, fit_tfidf, lambda x: fit_frozen(x, load_encoder("tiny"))])
+def test_baselines_give_probabilities(toy, fit):
+    examples = make_examples(toy)
+    model = fit(examples)
+    p = model.predict_proba(examples.prompts, examples.responses)
+    assert p.shape == (48, toy.n_dims, 3)
+    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
+    assert (labels_of(p)[:, -1] == 0).all()
+    assert model.predict_proba([], []).shape == (0, toy.n_dims, 3)
+
+
+def test_tfidf_learns_the_words(toy):
+    examples = make_examples(toy)
+    p = fit_tfidf(examples).predict_proba(examples.prompts, examples.responses)
+    np.testing.assert_array_equal(labels_of(p)[:, 0], examples.vectors[:, 0])
+
+
+def test_recipe_makes_one_pass_per_value(tiny, toy):
+    examples = make_examples(toy, 16)
+    recipe, clock = fit_paper_recipe(examples, tiny, toy, TrainingSettings(epochs=1, batch_size=8), 96, progress=False)
+    assert clock.last["step"] > 0
+    assert recipe.score(examples.prompts, examples.responses).shape == (16, toy.n_dims)
+    texts = [tiny.tokenizer.decode(PaperRecipe(tiny, toy, 96).render("p", "r", d)["input_ids"]) for d in (0, 1)]
+    assert texts[0] != texts[1] and all("psychologist" in t for t in texts)
+
+
+def test_joined_examples_keep_their_weights(toy):
+    both = join_examples(make_examples(toy, 4), subsample(make_examples(toy, 4), np.array([0, 1])))
+    assert len(both) == 6 and both.weights.tolist() == [1.0] * 6
+    assert np.isnan(harden(both.vectors)[0, -1])
