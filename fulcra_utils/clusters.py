@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from fulcra_utils.stats import adjust_p, code_clusters, draw_clusters, sum_by_cluster
 
 
-def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_starts: int = 4) -> np.ndarray:
+def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_starts: int = 2) -> np.ndarray:
     """Group value vectors by k-means.
 
     Parameters
@@ -50,7 +50,7 @@ def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_start
     return np.unique(labels, return_inverse=True)[1]
 
 
-def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_shuffles: int = 20) -> np.ndarray:
+def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_shuffles: int = 10) -> np.ndarray:
     """Measure how much denser each cluster is than independent values would make it.
 
     Around each cluster's centre lies a ball with the root mean square distance of its members as radius (at least
@@ -72,8 +72,8 @@ def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_sh
     Examples
     --------
     >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
-    >>> measure_density(rows, np.repeat([0, 1], 20)).round(0)
-    array([3., 3.])
+    >>> measure_density(rows, np.repeat([0, 1], 20)) > 1.5
+    array([ True,  True])
     """
     vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
     n_labels = int(labels.max()) + 1
@@ -110,8 +110,8 @@ def assess_density(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, n_p
     found, best = measure_density(vectors, labels, seed), []
     for p in range(n_permutations):
         shuffled = rng.permuted(vectors, axis=0)
-        again = cluster_vectors(shuffled, n_clusters, seed + p, n_starts=1)
-        best.append(measure_density(shuffled, again, seed + p, n_shuffles=5).max())
+        again = cluster_vectors(shuffled, n_clusters, seed + p)
+        best.append(measure_density(shuffled, again, seed + p).max())
     return (1 + (np.array(best)[None, :] >= found[:, None]).sum(axis=1)) / (1 + n_permutations)
 
 

@@ -512,14 +512,15 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
     for theory in theories.values():
         carried = [theory.find_item(name) for name in replies.theory.items]
         shared = [i for i, c in enumerate(carried) if c is not None]
-        row = {"theory": theory.name, "n_values": theory.n_dims, "shared_items": len(shared) / len(carried)}
+        row = {"theory": theory.name, "n_values": theory.n_dims, "shared_items": len(shared) / len(carried),
+               "remark": ""}
         if not shared:
             rows.append(row | {"remark": "shares no item: needs labels of its own (run the notebook with theory=…)"})
             continue
         matrix = theory.item_matrix[[carried[i] for i in shared]]
         rows.append(row | _measure_theory(np.sign(labels[:, shared] @ matrix), replies, n_folds, seed))
     columns = ["theory", "n_values", "shared_items", "n_expressed", "two_axes", "preference", "remark"]
-    table = pd.DataFrame(rows).reindex(columns=columns).fillna({"remark": ""})
+    table = pd.DataFrame(rows).reindex(columns=columns)
     n = int(table.n_expressed.notna().sum())
     reading = (f"The same calls ran under {n} of {len(table)} theories on these labels; the others need labels of "
                "their own, nothing else.")

@@ -129,7 +129,7 @@ def draw_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
     if published.notna().any(axis=None):
         panels += [("published", published), ("this run − published", ours - published)]
     figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, layout="constrained",
-                                figsize=(1.6 + 2.6 * len(panels), 1.8 + 0.3 * theory.n_dims))
+                                figsize=(1.6 + 2.6 * len(panels), 2.6 + 0.3 * theory.n_dims))
     stars = grid("p_adjusted") < 0.05
     outside = (grid("high") < published - grid("tolerance")) | (grid("low") > published + grid("tolerance"))
     for k, (title, values) in enumerate(panels):
@@ -140,6 +140,7 @@ def draw_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
                     cbar=k == len(panels) - 1, cbar_kws={"label": "correlation"})
         axes[0, k].set(title=title, xlabel="", ylabel="")
         axes[0, k].tick_params(axis="x", rotation=90)
+        axes[0, k].tick_params(axis="y", rotation=0)
     if len(panels) == 3:
         for row, column in np.argwhere(outside.to_numpy()):
             axes[0, 2].add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor="black", linewidth=1.6))
@@ -296,6 +297,7 @@ def draw_clusters(table: pd.DataFrame, theory: Theory, max_rows: int = 30) -> Fi
                 linewidths=0.4, xticklabels=theory.dimensions, yticklabels=words,
                 cbar_kws={"label": "mean score", "shrink": 0.6})
     axis.tick_params(axis="x", rotation=60)
+    axis.tick_params(axis="y", rotation=0)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
     for label, is_candidate in zip(axis.get_yticklabels(), shown.is_candidate, strict=True):
         label.set_weight("bold" if is_candidate else "normal")
@@ -320,8 +322,8 @@ def draw_radar(table: pd.DataFrame, theory: Theory) -> Figure:
     order = list(theory.circle or theory.dimensions)
     angles = np.linspace(0, 2 * np.pi, len(order), endpoint=False)
     panels = [r for r in ("all", "non-refusals") if (table.rows == r).any()]
-    size = 4.6 + 0.05 * max(0, len(order) - 10)
-    figure, axes = plt.subplots(1, len(panels), figsize=(size * len(panels), size + 0.5), squeeze=False,
+    size = 4.4 + 0.12 * max(0, len(order) - 10)
+    figure, axes = plt.subplots(1, len(panels), figsize=(size * len(panels), size), squeeze=False,
                                 subplot_kw={"projection": "polar"}, layout="constrained")
     models = list(dict.fromkeys(table.model))
     for axis, rows in zip(axes[0], panels, strict=True):
@@ -334,7 +336,7 @@ def draw_radar(table: pd.DataFrame, theory: Theory) -> Figure:
                               color=COLOURS[k % len(COLOURS)], linewidth=0)
         axis.set_theta_offset(np.pi / 2)
         axis.set_theta_direction(-1)
-        axis.set_xticks(angles, order)
+        axis.set_xticks(angles, [fill(name, 14) for name in order])
         for label, angle in zip(axis.get_xticklabels(), angles, strict=True):
             label.set_ha("center" if abs(np.sin(angle)) < 0.1 else "left" if np.sin(angle) > 0 else "right")
         axis.tick_params(axis="x", pad=3)

@@ -548,7 +548,7 @@ def _correlate_one(x: np.ndarray, y: np.ndarray, codes: np.ndarray | None) -> tu
         with np.errstate(divide="ignore", invalid="ignore"):
             t = r * np.sqrt((n - 2) / np.clip(1 - r**2, 0, None))
         return r, 2 * sps.t.sf(np.abs(t), n - 2)
-    codes, n_clusters = code_clusters(codes[present])
+    codes, n_clusters = (codes, int(codes.max()) + 1) if present.all() else code_clusters(codes[present])
     if n_clusters < 3:
         return r, nothing
     scores = sum_by_cluster(zy * (zx - r * zy), codes, n_clusters)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import isotonic_regression
 from scipy.spatial.distance import pdist, squareform
-from sklearn.decomposition import FactorAnalysis
 
 from fulcra_utils.stats import code_clusters, draw_clusters, take_interval
 
@@ -289,7 +288,7 @@ def mcdonald_omega(items: np.ndarray) -> float:
         In [0, 1]; nan with fewer than 3 items, fewer rows than 3 K, a constant item, or when an item's own variance
         vanishes (Heywood case).
 
-    Source: McDonald (1999), Test theory; factor model of scikit-learn.
+    Source: McDonald (1999), Test theory; EM for the factor model of Rubin & Thayer (1982).
 
     Examples
     --------
@@ -303,11 +302,11 @@ def mcdonald_omega(items: np.ndarray) -> float:
     if k < 3 or n < 3 * k or (np.ptp(items, axis=0) == 0).any():
         return np.nan
     spread = items.std(axis=0)
-    model = FactorAnalysis(n_components=1, tol=1e-6, max_iter=5000).fit((items - items.mean(axis=0)) / spread)
-    if (model.noise_variance_ < 1e-3).any():
+    loadings, own = _fit_factor(np.corrcoef(items, rowvar=False))
+    if (own < 1e-3).any():
         return np.nan
-    true = (model.components_[0] * spread).sum() ** 2
-    return float(true / (true + (model.noise_variance_ * spread**2).sum()))
+    true = (loadings * spread).sum() ** 2
+    return float(true / (true + (own * spread**2).sum()))
 
 
 def spearman_brown(items: np.ndarray) -> float:
@@ -464,6 +463,21 @@ def _complete(items: np.ndarray) -> np.ndarray:
 def _alpha_of(covariance: np.ndarray) -> float:
     k, total = len(covariance), covariance.sum()
     return float(k / (k - 1) * (1 - np.trace(covariance) / total)) if total > 1e-12 else np.nan
+
+
+def _fit_factor(correlation: np.ndarray, n_steps: int = 5000) -> tuple[np.ndarray, np.ndarray]:
+    """Return loadings and own variances of a one-factor model by EM."""
+    size, axes = np.linalg.eigh(correlation)
+    loadings = axes[:, -1] * np.sqrt(size[-1]) * 0.9
+    own = np.clip(1 - loadings**2, 1e-4, None)
+    for _ in range(n_steps):
+        weights = loadings / own / (1 + (loadings**2 / own).sum())
+        carried = correlation @ weights
+        before, loadings = loadings, carried / (1 - weights @ loadings + weights @ carried)
+        own = np.clip(1 - loadings * carried, 1e-6, None)
+        if np.abs(loadings - before).max() < 1e-9:
+            break
+    return loadings, own
 
 
 def _resample(measure, items: np.ndarray, codes: np.ndarray, n_draws: int, seed: int) -> np.ndarray:

@@ -1,0 +1,281 @@
+"""The analysis tables: they run under every theory, recover what was put in, and say what they leave out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as sps
+
+from fulcra_utils import analysis, exploration
+from fulcra_utils.replies import Replies, load_risks, make_replies
+from fulcra_utils.report import judge_claims, load_reported
+from fulcra_utils.theory import load_theory
+
+ISSUES = ([], ["privacy_violation"], ["controversial_topics,politics"], ["animal_abuse", "self_harm"],
+          ["hate_speech,offensive_language"])
+
+
+def make_rows(theory, n_prompts=60, seed=0):
+    """Return three models' replies to the same prompts; model c scores higher on the first value, and is preferred."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"prompt": np.repeat([f"p{i}" for i in range(n_prompts)], 3),
+                          "response_source": np.tile(["a", "b", "c"], n_prompts),
+                          "response": ["word " * int(k) for k in rng.integers(3, 60, 3 * n_prompts)]})
+    table["row_id"] = [f"r{i}" for i in range(len(table))]
+    table["safety_issues"] = [ISSUES[int(p[1:]) % len(ISSUES)] for p in table.prompt]
+    table["is_refusal"] = rng.random(len(table)) < 0.2
+    vectors = rng.choice([-1.0, 0, 1], p=[0.2, 0.5, 0.3], size=(len(table), theory.n_dims))
+    vectors[:, 0] = np.where((table.response_source == "c") & (rng.random(len(table)) < 0.8), 1, vectors[:, 0])
+    table["reward"] = vectors[:, 0] + 0.3 * rng.normal(size=len(table))
+    return table.assign(query_source="q", source="x", **dict(zip(theory.dimensions, vectors.T, strict=True)))
+
+
+@pytest.fixture
+def replies(any_theory):
+    return make_replies(make_rows(any_theory), any_theory, "scored")
+
+
+@pytest.fixture
+def toy_replies(toy):
+    return make_replies(make_rows(toy), toy, "scored")
+
+
+@pytest.fixture
+def nothing(any_theory) -> Replies:
+    return make_replies(make_rows(any_theory).assign(**dict.fromkeys(any_theory.dimensions, np.nan)), any_theory, "x")
+
+
+def make_items(replies):
+    """Return item labels whose sums give the vectors: the first item of each value carries its label."""
+    theory = replies.theory
+    first = [list(theory.item_dims).index(d) for d in range(theory.n_dims)]
+    labels = np.zeros((len(replies), theory.n_items))
+    labels[:, first] = replies.vectors
+    return pd.DataFrame(labels, columns=list(theory.items)).assign(row_id=replies.table.row_id)
+
+
+def run_all(replies, items):
+    risks, reported = load_risks(), load_reported()
+    yield analysis.tabulate_prevalence(replies)
+    yield analysis.correlate_risks(replies, risks, reported, 30)
+    yield analysis.vary_mapping(replies, risks, reported)
+    yield analysis.probe_replies(replies, risks, 5, 30, 3, 2)
+    yield analysis.weigh_values(replies, 20)
+    yield analysis.average_models(replies, 30)
+    yield analysis.compare_models(replies, with_mixed=False)
+    yield exploration.project_replies(replies, risks, ("pca",))
+    yield exploration.find_unknown_risks(replies, risks, 6, 3, 5)
+    yield exploration.search_profiles(replies, risks)
+    yield exploration.examine_circle(replies, 1, 19)
+    yield exploration.examine_reliability(items, replies, n_draws=10)
+    yield exploration.check_items(items, replies)
+    yield exploration.measure_clarity(replies)
+    yield exploration.measure_clarity(replies, items)
+    yield exploration.measure_adaptability(items, replies, {replies.theory.name: replies.theory}, 3)
+
+
+def test_everything_runs_under_every_theory(replies):
+    for finding in run_all(replies, make_items(replies)):
+        assert finding.reading.strip()
+        assert "nan" not in finding.reading
+        assert finding.is_left_out or "n = " in finding.caption or "pairs" in finding.caption
+
+
+def test_without_labels_everything_is_left_out(nothing):
+    for finding in run_all(nothing, make_items(nothing)):
+        assert finding.is_left_out
+        assert "is left out" in finding.reading or "are left out" in finding.reading
+
+
+def test_one_model_without_reward_or_categories(toy):
+    table = make_rows(toy).query("response_source == 'a'").assign(reward=np.nan, safety_issues=None)
+    replies = make_replies(table, toy, "annotated")
+    assert analysis.probe_replies(replies, load_risks(), 5, 30).is_left_out
+    assert analysis.compare_models(replies).is_left_out
+    assert exploration.find_unknown_risks(replies, load_risks()).is_left_out
+    assert not analysis.average_models(replies, 30).is_left_out
+
+
+def test_prevalence_by_hand(toy):
+    rows = pd.DataFrame({"prompt": list("abcd"), "response": ["x"] * 4, "response_source": ["m"] * 4,
+                         **dict(zip(toy.dimensions, ([1.0, 1, -1, 0], [0.0] * 4, [0.4] * 4), strict=True))})
+    table = analysis.tabulate_prevalence(make_replies(rows, toy, "annotated")).table
+    first = table[(table.by == "all") & (table.value == toy.dimensions[0])].set_index("sign").share
+    assert first.to_dict() == {"supported": 0.5, "opposed": 0.25, "expressed": 0.75}
+    assert table[table.value == toy.dimensions[2]]["count"].sum() == 0
+
+
+def test_risk_cells_equal_scipy(toy_replies):
+    found = analysis.correlate_risks(toy_replies, load_risks(), load_reported(), 30)
+    row = analysis.pick_declared(found).query("risk == 'privacy-violation'").iloc[1]
+    issues = toy_replies.table.safety_issues
+    single = issues.map(len).eq(1) | issues.map(lambda v: "animal_abuse" in v and False)
+    is_privacy = issues[single].map(lambda v: v == ["privacy_violation"])
+    oracle = sps.pointbiserialr(is_privacy, np.abs(toy_replies.vectors[single, 1]))
+    assert row.r == pytest.approx(oracle.statistic)
+    assert row.n == single.sum()
+    assert row.low < row.r < row.high
+
+
+def test_declared_table_stands_against_the_published_one():
+    theory = load_theory("schwartz10")
+    replies = make_replies(make_rows(theory), theory, "scored")
+    found = analysis.correlate_risks(replies, load_risks(), load_reported(), 30)
+    cells = analysis.pick_declared(found)
+    assert cells.reported.notna().sum() == 50
+    known = analysis.claim_risks(found, "scored")
+    assert set(judge_claims(known, load_reported()).kind) == {"replicated"}
+    sample = judge_claims(analysis.claim_risks(found, "sample"), load_reported())
+    assert set(sample.verdict) == {"not comparable"}
+
+
+def test_preference_follows_what_was_put_in(toy_replies):
+    table = analysis.probe_replies(toy_replies, load_risks(), 19, 100, 5, 3).table
+    accuracy = table[(table.task == "preference") & (table.rows == "all")].set_index("features").score
+    assert accuracy["3 values"] > 0.8
+    assert accuracy["refusal + length"] < 0.6
+    weights = analysis.weigh_values(toy_replies, 50).table
+    first = weights[weights["value"] == toy_replies.theory.dimensions[0]]
+    assert (first.low > 0).all()
+
+
+def test_model_means_and_differences(toy_replies):
+    first = toy_replies.theory.dimensions[0]
+    means = analysis.average_models(toy_replies, 200).table
+    means = means[(means.rows == "all") & (means.quantity == first)]
+    by_hand = toy_replies.table.assign(v=toy_replies.vectors[:, 0]).groupby("model").v.mean()
+    assert means.set_index("model")["mean"].to_dict() == pytest.approx(by_hand.to_dict())
+    table = analysis.compare_models(toy_replies, with_mixed=True)
+    pair = table.table.query("first == 'a' and second == 'c' and value == @first").iloc[0]
+    assert pair.difference == pytest.approx(by_hand["a"] - by_hand["c"])
+    assert pair.p_adjusted < 0.05
+    assert pair.adjusted == pytest.approx(pair.difference - pair.from_controls)
+    mixed = table.extra["mixed"].query("model == 'c' and value == @first and not controls").iloc[0]
+    assert mixed.effect == pytest.approx(-pair.difference, abs=0.02)
+
+
+def test_missing_model_is_named():
+    theory = load_theory("schwartz10")
+    means = analysis.average_models(make_replies(make_rows(theory), theory, "scored"), 10)
+    claims = analysis.claim_models(means, load_reported(), "scored")
+    assert claims.ours.isna().all()
+    assert claims.why.str.contains("could not be had").all()
+    assert analysis.claim_models(means, load_reported(), "sample").empty
+
+
+def test_prevalence_claims_know_their_population():
+    theory = load_theory("schwartz10")
+    prevalence = analysis.tabulate_prevalence(make_replies(make_rows(theory), theory, "annotated"))
+    partial = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), False), load_reported())
+    assert set(partial.verdict) == {"not comparable"}
+    whole = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), True), load_reported())
+    assert set(whole.kind) == {"recomputed"}
+    assert len(whole) == load_reported().claim_id.str.startswith("prevalence/").sum()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_projection_marks_the_poles(method):
+    theory = load_theory("schwartz10")
+    replies = make_replies(make_rows(theory, 20), theory, "scored")
+    table = exploration.project_replies(replies, load_risks(), (method,), max_points=30).table
+    assert (table.pole == "").sum() == 30
+    assert set(table.pole) - {""} == set(load_risks().profiles)
+    assert np.isfinite(table[["x", "y"]]).all(axis=None)
+    again = exploration.project_replies(replies, load_risks(), (method,), max_points=30).table
+    assert np.allclose(table[["x", "y"]], again[["x", "y"]])
+
+
+def test_unknown_projection_is_refused(toy_replies):
+    with pytest.raises(ValueError, match="'pca', 'tsne' or 'umap'"):
+        exploration.project_replies(toy_replies, load_risks(), ("isomap",))
+
+
+def test_planted_risk_is_found_and_explained_ones_are_not():
+    theory = load_theory("schwartz10")
+    table = make_rows(theory)
+    rng = np.random.default_rng(3)
+    names = list(theory.dimensions)
+    table[names] = rng.choice([0.0, 1.0], p=[0.7, 0.3], size=(len(table), len(names)))
+    new = table.index[table.response_source == "a"][:30]      # one reply each to 30 prompts of all categories
+    known = table.index[table.safety_issues.map(lambda v: v == ["privacy_violation"])]
+    table.loc[new, names] = [0.0] * len(names)
+    table.loc[new, ["achievement", "self-direction", "security"]] = [1.0, -1.0, -1.0]
+    table.loc[known, names] = [-1.0 if d == "benevolence" else 0.0 for d in names]
+    found = exploration.find_unknown_risks(make_replies(table, theory, "scored"), load_risks(), 12, 10, 39).table
+    candidates = found[found.is_candidate]
+    assert candidates.profile.tolist() == ["self-direction −, achievement +, security −"]
+    explained = found[found.profile == "benevolence −"].iloc[0]
+    assert explained.category == "privacy_violation"
+    assert not explained.is_candidate
+
+
+def test_noise_gives_no_unknown_risk(toy_replies):
+    assert not exploration.find_unknown_risks(toy_replies, load_risks(), 8, 10, 39).table.is_candidate.any()
+
+
+def test_profiles_are_counted_and_few_are_undetermined():
+    theory = load_theory("schwartz10")
+    table = make_rows(theory).assign(**dict.fromkeys(theory.dimensions, 0.0))
+    table.loc[:1, ["achievement", "self-direction", "security"]] = [1.0, -1.0, -1.0]
+    found = exploration.search_profiles(make_replies(table, theory, "scored"), load_risks()).table.set_index("profile")
+    assert found.matches["workplace manipulation"] == 2
+    assert found.verdict["workplace manipulation"] == "undetermined"
+    assert found.row_ids["workplace manipulation"] == "r0 r1"
+
+
+def test_circle_of_planted_circle():
+    theory = load_theory("schwartz10")
+    table = make_rows(theory)
+    rng = np.random.default_rng(0)
+    angle = 2 * np.pi * np.array([theory.circle.index(d) for d in theory.dimensions]) / theory.n_dims
+    x = rng.normal(size=(len(table), 2)) @ [np.cos(angle), np.sin(angle)] + 0.3 * rng.normal(size=(len(table), 10))
+    found = exploration.examine_circle(make_replies(table.assign(**dict(zip(theory.dimensions, x.T, strict=True))),
+                                                    theory, "scored"), 1, 99)
+    assert found.table.iloc[0].inversions == 0
+    assert found.table.iloc[0].fit_p == 0.01
+    assert len(found.extra["places"]) == 10
+
+
+def test_theory_without_circle_says_so(toy_replies):
+    if toy_replies.theory.circle is None:
+        assert "has none" in exploration.examine_circle(toy_replies).reading
+
+
+def test_clarity_by_hand(toy):
+    table = make_rows(toy, 2).assign(**dict.fromkeys(toy.dimensions, 0.0))
+    table[toy.dimensions[0]] = [0.9, 0.6, 0.3, 0.1, -0.5, -0.95]
+    found = exploration.measure_clarity(make_replies(table, toy, "scored")).table.iloc[0]
+    assert (found.n, found.ambiguous) == (5, 3)
+
+
+def test_rule_holds_where_it_was_put_in(toy_replies):
+    table = exploration.check_items(make_items(toy_replies), toy_replies).table
+    assert (table.share == 1).all()
+
+
+def test_adaptability_carries_shared_items():
+    ten, nineteen = load_theory("schwartz10"), load_theory("schwartz19")
+    replies = make_replies(make_rows(ten), ten, "sample")
+    theories = {t.name: t for t in (ten, nineteen, load_theory("moral_foundations"))}
+    table = exploration.measure_adaptability(make_items(replies), replies, theories).table.set_index("theory")
+    assert table.shared_items.to_dict() == {"schwartz10": 1, "schwartz19": 1, "moral_foundations": 0}
+    assert table.preference["schwartz10"] > 0.7
+    assert "labels of its own" in table.remark["moral_foundations"]
+
+
+def test_released_means_and_distances(mirror):
+    """The released scored replies give the means of the facts to rounding."""
+    from fulcra_utils.dataset import read_scored
+    theory = load_theory("schwartz10")
+    table = []
+    for name, model in (("gpt-4", "gpt-4"), ("gpt-35-turbo", "gpt-3.5-turbo")):
+        data = read_scored(mirror / "harmless_test" / f"harmless_test_openai_{name}.jsonl", theory)
+        rows = data.table.assign(response_source=model).reset_index(drop=True)
+        table.append(pd.concat([rows, pd.DataFrame(data.vectors, columns=list(theory.dimensions))], axis=1))
+    replies = make_replies(pd.concat(table, ignore_index=True), theory, "scored")
+    claims = analysis.claim_models(analysis.average_models(replies, 10), load_reported(), "scored")
+    verdicts = judge_claims(claims, load_reported())
+    had = verdicts[verdicts.ours.notna()]
+    assert len(had) == 26
+    # One printed mean is rounded up by hand (0.71046 stands as 0.711): the rule calls it different.
+    assert had[had.verdict != "reproduced"].claim_id.tolist() == ["models/gpt-3.5-turbo/conformity"]
+    assert (had.ours - had.reported).abs().max() < 0.0006

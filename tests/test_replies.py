@@ -1,0 +1,86 @@
+"""Rows of an analysis: what is kept, what is unknown, and how categories become risks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.replies import leave_out, load_risks, make_replies, read_replies
+
+
+def make_table(theory, n=4):
+    return pd.DataFrame({
+        "row_id": [f"r{i}" for i in range(n)], "prompt": [f"p{i // 2}" for i in range(n)], "response": ["a b c"] * n,
+        "response_source": ["m1", "m2"] * (n // 2), "source": "sample",
+        "safety_issues": [["privacy_violation"], [], None, ["animal_abuse"]],
+        "is_refusal": [True, False, None, False], **dict.fromkeys(theory.dimensions, 1.0)})
+
+
+def test_rows_with_a_missing_value_are_left_out(any_theory):
+    table = make_table(any_theory)
+    table.loc[1, any_theory.dimensions[-1]] = np.nan
+    replies = make_replies(table, any_theory, "annotated")
+    assert replies.table.row_id.tolist() == ["r0", "r2", "r3"]
+    assert replies.vectors.shape == (3, any_theory.n_dims)
+
+
+def test_unknown_categories_are_not_empty_ones(toy):
+    replies = make_replies(make_table(toy), toy, "annotated")
+    assert replies.has_issues.tolist() == [True, True, False, True]
+    matrix, names = replies.categories
+    assert names == ["animal_abuse", "privacy_violation"]
+    assert matrix.tolist() == [[0, 1], [0, 0], [0, 0], [1, 0]]
+    assert replies.refusals.tolist() == [True, False, False, False]
+
+
+def test_another_theory_is_named(toy):
+    with pytest.raises(ValueError, match="no column 'tradition'|no column"):
+        make_replies(pd.DataFrame({"prompt": ["a"], "response": ["b"]}), toy, "annotated")
+
+
+def test_no_row_at_all(toy):
+    empty = make_replies(make_table(toy).assign(**dict.fromkeys(toy.dimensions, np.nan)), toy, "annotated")
+    assert (len(empty), empty.kind, empty.n_prompts, empty.models) == (0, "none", 0, [])
+    assert empty.categories[0].shape == (0, 0)
+
+
+def test_scored_rows_come_first(toy, tmp_path):
+    table = make_table(toy)
+    for name, part in (("dialogues", table), ("scored", table.head(2)), ("none", table.head(0))):
+        part.to_parquet(tmp_path / f"{name}.parquet")
+    main, annotated = read_replies(tmp_path / "dialogues.parquet", tmp_path / "scored.parquet", toy)
+    assert (main.kind, len(main), annotated.kind, len(annotated)) == ("scored", 2, "sample", 4)
+    main, _ = read_replies(tmp_path / "dialogues.parquet", tmp_path / "none.parquet", toy)
+    assert (main.kind, len(main)) == ("sample", 4)
+
+
+def test_risks_follow_the_mapping():
+    risks = load_risks()
+    y = risks.indicators(np.array([[1, 1, 0], [0, 0, 1]]), ["animal_abuse", "child_abuse", "a new category"])
+    assert y.sum(axis=1).tolist() == [1, 0]
+    assert y[0].argmax() == list(risks.risks).index("illegal-activity")
+
+
+def test_variants_start_with_the_declared_mapping():
+    risks = load_risks()
+    variants = list(risks.variants())
+    assert variants[0] == risks.mapping
+    assert len({tuple(v.items()) for v in variants}) == 2 ** len(risks.alternatives)
+
+
+def test_unknown_risk_in_the_file_is_named(tmp_path):
+    path = tmp_path / "risks.yaml"
+    path.write_text("risks: {a: A}\ncategories:\n  x: {risk: b}\n")
+    with pytest.raises(ValueError, match="category 'x' goes to a risk that is not listed"):
+        load_risks(path)
+
+
+def test_profiles_need_their_values(toy, any_theory):
+    for name, vector in load_risks().profile_vectors(any_theory).items():
+        parts = load_risks().profiles[name]
+        assert {d: v for d, v in zip(any_theory.dimensions, vector, strict=True) if v} == parts
+
+
+def test_left_out_finding_says_why():
+    finding = leave_out("The circle", "the theory has none")
+    assert finding.is_left_out
+    assert finding._repr_markdown_() == "The circle is left out: the theory has none."

@@ -1,0 +1,244 @@
+"""Every statistic against an outside oracle, and at its limits."""
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats as sps
+from sklearn.decomposition import PCA
+from statsmodels.stats.proportion import proportion_confint
+
+from fulcra_utils import stats
+
+
+@pytest.fixture
+def rows():
+    """Return 300 rows of 4 values, 2 indicators and prompts with one to three rows each."""
+    rng = np.random.default_rng(1)
+    clusters = rng.integers(0, 140, 300)
+    shared = rng.normal(size=140)[clusters]
+    x = rng.normal(size=(300, 4)) + shared[:, None]
+    y = (rng.normal(size=(300, 2)) + 0.4 * x[:, :2] + shared[:, None] > 0).astype(float)
+    return x, y, clusters
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (592, 1718)])
+def test_wilson_equals_statsmodels(count, n):
+    assert np.allclose(stats.wilson_interval(count, n), proportion_confint(count, n, method="wilson"))
+
+
+def test_wilson_limits():
+    assert np.isnan(stats.wilson_interval(0, 0)).all()
+    with pytest.raises(ValueError, match="between 0 and the number of trials"):
+        stats.wilson_interval(3, 2)
+
+
+def test_count_signs_adds_up():
+    x = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    x[:7, 1] = np.nan
+    counts = stats.count_signs(x)
+    assert counts.sum(axis=1).tolist() == [50, 43, 50]
+    assert counts[0, 2] == (x[:, 0] >= 0.5).sum()
+    assert stats.count_signs(np.full((3, 2), np.nan)).sum() == 0
+
+
+def test_sum_by_cluster_equals_loop(rows):
+    x, _, clusters = rows
+    codes, n = stats.code_clusters(clusters)
+    expected = [x[codes == g].sum(axis=0) for g in range(n)]
+    assert np.allclose(stats.sum_by_cluster(x, codes, n), expected)
+
+
+def test_correlate_equals_scipy_point_biserial(rows):
+    x, y, _ = rows
+    r, p = stats.correlate(x, y)
+    for d in range(4):
+        for k in range(2):
+            oracle = sps.pointbiserialr(y[:, k], x[:, d])
+            assert r[d, k] == pytest.approx(oracle.statistic)
+            assert p[d, k] == pytest.approx(oracle.pvalue)
+
+
+def test_correlate_ranks_equals_scipy_spearman(rows):
+    x, y, _ = rows
+    r, _ = stats.correlate(stats.rank_columns(x), stats.rank_columns(y))
+    assert r[2, 1] == pytest.approx(sps.spearmanr(x[:, 2], y[:, 1]).statistic)
+
+
+def test_clustered_p_equals_statsmodels(rows):
+    x, y, clusters = rows
+    _, p = stats.correlate(x, y, clusters)
+    fit = sm.OLS(sps.zscore(x[:, 3]), sm.add_constant(sps.zscore(y[:, 1]))).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    assert p[3, 1] == pytest.approx(fit.pvalues[1], rel=1e-6)
+
+
+def test_correlate_leaves_missing_rows_out(rows):
+    x, y, clusters = rows
+    x[:40, 2] = np.nan
+    r, p = stats.correlate(x, y, clusters)
+    again, p_again = stats.correlate(x[40:], y[40:], clusters[40:])
+    assert np.allclose([r[2], p[2]], [again[2], p_again[2]])
+
+
+def test_correlate_limits():
+    constant = np.column_stack([np.ones(5), np.arange(5.0), np.full(5, np.nan)])
+    r, p = stats.correlate(constant, [[0], [0], [1], [1], [1]])
+    assert np.isnan(r[[0, 2]]).all()
+    assert np.isnan(p[[0, 2]]).all()
+    assert np.isfinite(r[1])
+    assert np.isnan(stats.correlate(constant, np.ones((5, 1)))[0]).all()
+    assert np.isnan(stats.correlate([[1.0]], [[1.0]])[0]).all()
+    with pytest.raises(ValueError, match="the same rows"):
+        stats.correlate(np.ones((3, 1)), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="missing cells"):
+        stats.correlate(np.ones((3, 1)), np.full((3, 1), np.nan))
+
+
+def test_bootstrap_correlations_equal_repeated_rows(rows):
+    """A draw's weights must act as if its prompts had been copied."""
+    x, y, clusters = rows
+    x[5:20, 0] = np.nan
+    draws = stats.bootstrap_correlations(x, y, clusters, n_draws=5, seed=3)
+    codes, n = stats.code_clusters(clusters)
+    for weights, drawn in zip(stats.draw_clusters(n, 5, seed=3), draws, strict=True):
+        copies = np.repeat(np.arange(300), weights[codes].astype(int))
+        assert np.allclose(drawn, stats.correlate(x[copies], y[copies])[0])
+
+
+def test_bootstrap_is_as_wide_as_theory():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 1))
+    draws = stats.bootstrap_correlations(x, 0.5 * x + rng.normal(size=(400, 1)), np.arange(400), n_draws=1000)
+    r = 0.5 / np.sqrt(1.25)
+    assert draws.std() == pytest.approx((1 - r**2) / np.sqrt(400), rel=0.15)
+
+
+def test_bootstrap_respects_clusters():
+    """Rows copied four times within a prompt carry no more information."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 1)), rng.normal(size=(100, 1))
+    once = stats.bootstrap_correlations(x, y, np.arange(100), 400).std()
+    four = np.repeat(np.arange(100), 4)
+    copied = stats.bootstrap_correlations(x[four], y[four], four, 400).std()
+    assert copied == pytest.approx(once)
+
+
+def test_take_interval_limits():
+    low, high = stats.take_interval(np.array([[np.nan, 1.0], [np.nan, 1.0], [3.0, 1.0]]))
+    assert np.isnan(low[0])
+    assert high[1] == 1
+    assert np.isnan(stats.take_interval(np.full(4, np.nan))).all()
+
+
+@pytest.mark.parametrize("method", ["bh", "holm"])
+def test_adjusted_p_worked_example(method):
+    """R: p.adjust(c(.01, .02, .03, .04, .05), "BH") gives .05 throughout; "holm" gives .05, .08, .09, .09, .09."""
+    expected = [0.05] * 5 if method == "bh" else [0.05, 0.08, 0.09, 0.09, 0.09]
+    assert np.allclose(stats.adjust_p([0.01, 0.02, 0.03, 0.04, 0.05], method), expected)
+
+
+def test_adjusted_p_limits():
+    p = np.array([[0.01, np.nan], [0.2, 0.03]])
+    adjusted = stats.adjust_p(p)
+    assert np.isnan(adjusted[0, 1])
+    assert np.allclose(adjusted[~np.isnan(p)], sps.false_discovery_control(p[~np.isnan(p)]))
+    assert np.isnan(stats.adjust_p([np.nan])).all()
+    with pytest.raises(ValueError, match="'bh' or 'holm'"):
+        stats.adjust_p([0.1], "bonferroni")
+
+
+def test_bootstrap_means(rows):
+    x, _, _ = rows
+    draws = stats.bootstrap_means(x, np.arange(300), n_draws=2000)
+    assert draws.std(axis=0) == pytest.approx(x.std(axis=0) / np.sqrt(300), rel=0.1)
+    assert np.isnan(stats.bootstrap_means(np.full((3, 1), np.nan), [0, 1, 2], 4)).all()
+
+
+def test_paired_equals_scipy(rows):
+    a, b = rows[0][:, :2], rows[0][:, 2:]
+    found = stats.compare_paired(a, b)
+    oracle = sps.ttest_rel(a, b)
+    assert np.allclose(found["t"], oracle.statistic)
+    assert np.allclose(found["p"], oracle.pvalue)
+    assert np.allclose(found["p_wilcoxon"], sps.wilcoxon(a, b, method="approx").pvalue)
+    interval = oracle.confidence_interval()
+    assert np.allclose([found["low"], found["high"]], [interval.low, interval.high])
+    assert np.allclose(found["effect"], found["t"] / np.sqrt(300))
+
+
+def test_paired_limits():
+    found = stats.compare_paired([[1.0, np.nan], [2.0, 5.0]], [[0.0, 1.0], [1.0, 2.0]])
+    assert found["difference"].tolist() == [1.0, 3.0]
+    assert np.isnan(found["t"]).all()
+    assert found["n"].tolist() == [2, 1]
+    assert np.isnan(stats.compare_paired(np.empty((0, 1)), np.empty((0, 1)))["difference"]).all()
+    with pytest.raises(ValueError, match="one shape"):
+        stats.compare_paired([[1.0]], [[1.0, 2.0]])
+
+
+def test_adjusted_difference_recovers_truth():
+    rng = np.random.default_rng(0)
+    controls = rng.normal(size=(2000, 2)) + [1.0, -1.0]
+    found = stats.adjust_difference((0.3 + controls @ [0.5, 0.2] + 0.1 * rng.normal(size=2000))[:, None], controls)
+    assert found["difference"][0] == pytest.approx(0.3, abs=0.02)
+    assert found["low"][0] < 0.3 < found["high"][0]
+
+
+def test_adjusted_difference_limits():
+    alike = stats.adjust_difference(np.arange(4.0)[:, None], np.zeros((4, 2)))
+    assert alike["difference"][0] == pytest.approx(1.5)
+    assert np.isnan(stats.adjust_difference(np.ones((5, 1)), np.arange(5.0)[:, None])["difference"]).all()
+    assert np.isnan(stats.adjust_difference([[1.0], [2.0]], [[1.0], [3.0]])["difference"]).all()
+
+
+def test_mixed_model_equals_paired_test_when_balanced(rows):
+    """With two replies to every prompt the random intercept gives the paired difference."""
+    rng = np.random.default_rng(2)
+    prompts, model = np.repeat(np.arange(60), 2), np.tile([[0.0], [1.0]], (60, 1))
+    y = rng.normal(size=60)[prompts] + 0.4 * model[:, 0] + 0.5 * rng.normal(size=120)
+    fit = stats.fit_mixed(y, model, prompts)
+    paired = stats.compare_paired(y[1::2, None], y[::2, None])
+    assert fit["effect"][0] == pytest.approx(paired["difference"][0])
+    assert (fit["high"] - fit["low"])[0] / 2 / 1.96 == pytest.approx(paired["difference"][0] / paired["t"][0], rel=1e-3)
+    assert 0.5 < fit["icc"] < 1
+
+
+def test_mixed_model_limits():
+    model, prompts = np.tile([[0.0], [1.0]], (5, 1)), np.repeat(np.arange(5), 2)
+    for y, x, groups in ((np.ones(10), model, prompts), (np.full(10, np.nan), model, prompts),
+                         (np.arange(10.0), np.ones((10, 1)), prompts), (np.arange(10.0), model, np.arange(10))):
+        fit = stats.fit_mixed(y, x, groups)
+        assert np.isnan(fit["effect"]).all()
+        assert not fit["converged"]
+
+
+def test_table_agreement():
+    ours, reported = np.array([[0.1, -0.2], [0.3, 0.0]]), np.array([[0.2, -0.1], [0.1, -0.3]])
+    r, signs = stats.agree_with_table(ours, reported)
+    assert r == pytest.approx(sps.pearsonr(ours.ravel(), reported.ravel()).statistic)
+    assert signs == 0.75
+    assert np.isnan(stats.agree_with_table([[1.0, np.nan]], [[1.0, 2.0]])).all()
+    assert np.isnan(stats.agree_with_table(np.ones((2, 2)), reported)[0])
+
+
+def test_components_equal_scikit_learn(rows):
+    x = rows[0]
+    found, oracle = stats.find_components(x, 3), PCA(3).fit(x)
+    assert np.allclose(found["share"], oracle.explained_variance_ratio_)
+    assert np.allclose(np.abs(found["scores"]), np.abs(oracle.transform(x)))
+
+
+def test_components_limits():
+    assert np.isnan(stats.find_components(np.ones((4, 3)))["share"]).all()
+    few = stats.find_components(np.array([[0.0, 1, 2, 3], [1.0, 0, 5, 1]]))
+    assert few["share"] == pytest.approx([1, 0], abs=1e-9)
+    missing = stats.find_components([[0.0, 1.0], [1.0, 0.0], [np.nan, 1.0]])
+    assert np.isnan(missing["scores"][2]).all()
+    assert np.isfinite(missing["scores"][:2]).all()
+    with pytest.raises(ValueError, match="two complete rows"):
+        stats.find_components([[1.0, 2.0]])
+
+
+def test_arrays_with_three_axes_are_refused():
+    with pytest.raises(ValueError, match="rows and columns"):
+        stats.count_signs(np.zeros((2, 2, 2)))
