@@ -252,6 +252,7 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
 
 def _intervals(axes: plt.Axes, table: pd.DataFrame, places: np.ndarray, middle: str, low: str, high: str, color: str,
                marker: str, label: str | None = None) -> None:
+    axes.margins(y=0.5 / max(len(places), 1))
     axes.hlines(places, table[low].astype(float), table[high].astype(float), color=color, linewidth=2)
     axes.plot(table[middle].astype(float), places, marker, color=color, markersize=6, label=label)
 

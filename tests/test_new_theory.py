@@ -1,0 +1,215 @@
+"""A new theory is one file: random theories run the whole quick pipeline, and two theories can be put side by side."""
+
+import json
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats as sps
+
+from fulcra_utils import between, leaderboard, new_theory
+from fulcra_utils.annotation import Dialogue, render_question
+from fulcra_utils.construction import build_run_data
+from fulcra_utils.dataset import read_dataset
+from fulcra_utils.pipeline import NOTEBOOKS, list_notebooks, run_notebook
+from fulcra_utils.theory import ROOT, check_theory, list_theories, load_theory
+
+OUTSIDE = ("gpla5", "valuelex", "valuelex6", "safety_taxonomy")
+
+
+def invent_theory(folder, n_dims, seed=0, n_rows=60):
+    """Write a random theory, and beside it as many labelled rows as asked for (0 = no file)."""
+    random = np.random.default_rng(seed)
+    words = ["".join(random.choice(list("abdegiklmnoprstuv"), 7)) for _ in range(6 * n_dims)]
+    dims = [{"name": f"{words[d]}-{d}", "definition": f"Caring about {words[n_dims + d]} and {words[2 * n_dims + d]}.",
+             "items": [f"seek {words[i * n_dims + d]} {d} {i}" for i in range(3, 3 + random.integers(1, 4))]}
+            for d in range(n_dims)]
+    path = folder / "invented.yaml"
+    path.write_text(yaml.safe_dump({"name": "invented", "title": "An invented theory", "citation": "none",
+                                    "score_range": [-1, 1], "labels": {-1: "against", 0: "silent", 1: "for"},
+                                    "dimensions": dims}, sort_keys=False))
+    rows = []
+    for n in range(n_rows):
+        chosen = random.choice(n_dims, min(n_dims, 2), replace=False)
+        signs = random.choice(["+1", "-1"], len(chosen))
+        marked = list(zip(chosen, signs, strict=True))
+        reply = " ".join(f"{'Seek' if s == '+1' else 'Shun'} {words[n_dims + d]}." for d, s in marked)
+        rows.append({"dialogue": f"Human: What about {words[n // 3]} number {n // 3}?\nBob: {reply}",
+                     "value_items": [f"{dims[d]['items'][0]}: {s}" for d, s in marked],
+                     "value_types": [f"{dims[d]['name']}: {s}" for d, s in marked],
+                     "query_source": "invented", "response_source": f"source-{n % 3}", "safety_issues": [],
+                     "rating": int(random.integers(1, 6))})
+    if rows:
+        path.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("n_dims", "n_rows"), [(int(np.random.default_rng(23).integers(2, 61)), 60), (2, 0)],
+                         ids=["labelled", "definitions-only"])
+def test_an_invented_theory_runs_the_whole_quick_pipeline(tmp_path, n_dims, n_rows):
+    path, folder = invent_theory(tmp_path, n_dims, n_rows=n_rows), tmp_path / "run"
+    for name in list_notebooks():
+        assert run_notebook(name, "quick", path, folder, progress=False).is_file()
+    assert (folder / "report" / "compass.html").is_file() and len(list((folder / "figures").glob("*.png"))) > 10
+    dialogues = pd.read_parquet(folder / "data" / "dialogues.parquet")
+    assert dialogues.columns[-n_dims:].tolist() == list(load_theory(path).dimensions)
+    assert dialogues.iloc[:, -n_dims:].notna().all(axis=None) == bool(n_rows)
+    assert n_rows == 0 or len(dialogues) == n_rows
+
+
+def test_the_invented_theory_is_read_with_its_own_labels(tmp_path):
+    theory = load_theory(invent_theory(tmp_path, 11))
+    data = build_run_data(theory)
+    assert len(data.dialogues) == 60 and data.problems.empty and theory.n_dims == 11
+
+
+def story_cell(name):
+    cells = nbformat.read(NOTEBOOKS / "05_new_value_theory.ipynb", as_version=4).cells
+    return next(c.source for c in cells if c.id == name)
+
+
+def test_the_story_of_notebook_05_starts_from_a_good_file(tmp_path):
+    text = story_cell("write").split('"""')[1]
+    path = tmp_path / "three_virtues.yaml"
+    path.write_text(text)
+    assert check_theory(path) == []
+    path.with_suffix(".jsonl").write_bytes((ROOT / "data" / "examples" / "three_virtues.jsonl").read_bytes())
+    data = read_dataset(path.with_suffix(".jsonl"), load_theory(path))
+    assert data.problems.empty and np.isfinite(data.vectors).all() and (data.vectors != 0).any(axis=0).all()
+
+
+def test_the_slips_of_notebook_05_are_found(tmp_path):
+    text = story_cell("write").split('"""')[1]
+    path = tmp_path / "faulty.yaml"
+    path.write_text(text.replace("keep promises", "speak up").replace("0: no connection, ", ""))
+    faults = check_theory(path)
+    assert len(faults) == 2 and any("speak up" in f for f in faults) and any("labels" in f for f in faults)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_theories_from_elsewhere_say_what_is_published(name):
+    theory = load_theory(name)
+    assert "our wording" in theory.published and "arXiv" in theory.citation
+    dialogue = Dialogue((("user", "Hi"), ("assistant", "Hello.")))
+    question = render_question(theory, dialogue, range(theory.n_items), "all")
+    assert all(item in question.messages[0]["content"] for item in theory.items)
+
+
+def test_valuelex_and_its_sub_dimensions_share_their_items():
+    coarse, fine = load_theory("valuelex"), load_theory("valuelex6")
+    assert set(coarse.items) == set(fine.items) and set(fine.parents) == set(coarse.dimensions)
+    owner = dict(zip(coarse.items, coarse.item_dims, strict=True))
+    pairs = zip(fine.items, fine.item_dims, strict=True)
+    assert all(coarse.dimensions[owner[item]] == fine.parents[d] for item, d in pairs)
+
+
+def test_cross_correlations_agree_with_scipy_and_leave_gaps_out():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(80, 3)), random.normal(size=(80, 2))
+    y[:, 0] += x[:, 1]
+    x[5, 0] = np.nan
+    table = between.cross_dimensions(x, y, np.arange(80), list("abc"), list("de"), n_draws=300)
+    full = np.isfinite(x).all(axis=1)
+    expected = [[sps.pearsonr(x[full, i], y[full, j]).statistic for j in range(2)] for i in range(3)]
+    assert np.allclose(table.r.to_numpy().reshape(3, 2), expected) and set(table.n) == {79}
+    top = table[(table["first"] == "b") & (table["second"] == "d")].iloc[0]
+    assert top.low > 0 and top.low < top.r < top.high
+    empty = between.cross_dimensions(x[:2], y[:2], np.arange(2), list("abc"), list("de"))
+    assert len(empty) == 6 and empty.r.isna().all()
+
+
+def test_canonical_correlation_finds_what_is_shared_and_nothing_else():
+    from sklearn.cross_decomposition import CCA
+    random = np.random.default_rng(1)
+    shared = random.normal(size=(600, 1))
+    x, y = np.hstack([shared, random.normal(size=(600, 2))]), np.hstack([random.normal(size=(600, 1)), shared])
+    table = between.correlate_canonically(x, y + 0.5 * random.normal(size=y.shape), np.arange(600), penalty=1e-9)
+    z = y + 0
+    oracle = CCA(n_components=1, scale=True).fit(x, z)
+    ours = between.correlate_canonically(x, z, np.arange(600), n_components=1, penalty=1e-9, n_draws=10)
+    u, v = oracle.transform(x, z)
+    assert ours.fitted[0] == pytest.approx(np.corrcoef(u[:, 0], v[:, 0])[0, 1], abs=1e-3)
+    assert table.held_out[0] == pytest.approx(1 / np.sqrt(1.25), abs=0.03) and table.low[0] > 0.8
+    assert abs(table.held_out[1]) < 0.15
+    assert between.correlate_canonically(x[:4], y[:4], np.arange(4)).empty
+    assert between.correlate_canonically(np.zeros((50, 2)), y[:50], np.arange(50)).empty
+
+
+def test_the_theory_that_knows_the_reward_predicts_it_better():
+    random = np.random.default_rng(2)
+    prompts = np.repeat(np.arange(120), 3)
+    x = random.normal(size=(360, 2))
+    reward = x[:, 0] + 0.3 * random.normal(size=360)
+    reward[7] = np.nan
+    features = {"knows": x, "guesses": random.normal(size=(360, 4))}
+    accuracies, tests = between.compare_predictions(features, reward, prompts, prompts, n_permutations=19, n_draws=300)
+    assert accuracies.accuracy[0] > 0.85 and accuracies.accuracy[1] < 0.65 and accuracies.n_pairs.nunique() == 1
+    assert tests.difference[0] == pytest.approx(accuracies.accuracy[0] - accuracies.accuracy[1]) and tests.low[0] > 0
+    same = between.compare_predictions({"a": x, "b": x}, reward, prompts, prompts, n_permutations=2, n_draws=50)[1]
+    assert same.difference[0] == 0 and same.p[0] == 1
+    few, none = between.compare_predictions(features, reward, np.arange(360), np.arange(360))
+    assert few.accuracy.isna().all() and none.empty and "Too few" in between.read_prediction(few, none)
+
+
+class FakeEvaluator:
+    """Scores by the length of the reply; counts its passes."""
+
+    def __init__(self, theory):
+        self.dimensions, self.passes = theory.dimensions, 0
+
+    def for_theory(self, theory):
+        self.wide = theory.n_dims
+        return self
+
+    def score(self, prompts, responses, progress=False):
+        self.passes += 1
+        return np.tile([[len(r) % 7 / 7] for r in responses], (1, self.wide))
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return build_run_data(load_theory("schwartz10")).dialogues
+
+
+def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
+    theory = load_theory("schwartz10")
+    fake, prompts = FakeEvaluator(theory), sample.prompt.unique()[:10]
+    rows = [{"prompt": p, "response": "my own reply"} for p in [*prompts, "a prompt that nobody else has"]]
+    (tmp_path / "newcomer.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "style-mentor.jsonl").write_text(json.dumps(rows[0]))
+    boards, left_out = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake,
+                                                  ["moral_foundations", "gpla5"], tmp_path, n_prompts=20, n_draws=20)
+    by_name = {b.name: b for b in boards}
+    # the newcomer has no labels, so the evaluator scores all, also under the theory of the labelled sample
+    assert list(by_name) == ["schwartz10, annotators' labels", "schwartz10, evaluator",
+                             "moral_foundations, by definitions", "gpla5, by definitions"]
+    assert "newcomer" in by_name["schwartz10, evaluator"].scores.models and fake.passes == 1
+    assert len(left_out) == 1 and "style-mentor" in left_out[0]
+    assert "different prompts" in " ".join(by_name["schwartz10, evaluator"].scores.notes)
+    boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"], n_draws=20)
+    assert [b.name for b in boards][1:] == ["moral_foundations, sample labels", "schwartz10, evaluator"]
+
+
+def test_boards_without_labels_or_evaluator_are_left_out_with_a_line(sample):
+    theory = load_theory("schwartz10")
+    bare = sample.assign(**dict.fromkeys(theory.dimensions, np.nan))
+    boards, left_out = leaderboard.collect_boards(theory, bare, sample.iloc[:0], None, [], n_draws=5)
+    assert boards == [] and left_out == ["schwartz10: there is no evaluator to score the replies with."]
+
+
+def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
+    first, second = load_theory("schwartz10"), load_theory("moral_foundations")
+    pairings = new_theory.pair_theories(first, second, sample, sample.iloc[:0], FakeEvaluator(first), n_prompts=10)
+    assert [p.name for p in pairings] == ["embedded sample", "replies of the run"]
+    assert all(v.shape[0] == len(pairings[0].replies) == len(sample) for v in pairings[0].vectors.values())
+    assert "by definitions alone" in pairings[1].describe() and "labels of the sample" in pairings[0].describe()
+    table = pairings[0].cross(n_draws=50)
+    assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.read_cross(table)
+
+
+def test_every_theory_of_the_project_is_free_of_faults():
+    assert {name: check_theory(name) for name in list_theories()} == {name: [] for name in list_theories()}
