@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils import between
+from fulcra_utils.compass import lift_to
 from fulcra_utils.construction import build_run_data, split_dimensions
 from fulcra_utils.leaderboard import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.theory import Theory
@@ -134,7 +135,10 @@ class Pairing:
 def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame,
                   evaluator: ValueEvaluator, n_prompts: int = 100, seed: int = 2023,
                   progress: bool = False) -> list[Pairing]:
-    """Put two theories on the same replies: by labels of the embedded sample, and by definitions on the run's replies.
+    """Put two theories on the same replies, each with the nearest labels that there are.
+
+    The embedded sample by its labels under both; annotated replies by their labels and, where the second theory is not
+    refined by the first, its definitions; the run's replies by its evaluator, so that both have the same judge.
 
     Parameters
     ----------
@@ -151,7 +155,8 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     Returns
     -------
     list of Pairing
-        The sample is left out when it is not labelled under both theories.
+        The sample is left out when it is not labelled under both theories, annotated replies when there are none but
+        the sample's.
 
     Source: ours.
     """
@@ -161,12 +166,27 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     if others is not None and sample[list(first.dimensions)].notna().any(axis=None):
         pairings.append(_pair("embedded sample", first, second, sample, [sample, others],
                               {first.name: "labels of the sample", second.name: "labels of the sample"}))
+    real = dialogues[(dialogues["source"] != "sample") & dialogues[list(first.dimensions)].notna().all(axis=1)]
+    if len(real):
+        pairings.append(_pair_annotated(first, second, real, evaluator, n_prompts, seed))
     replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
     how = {t.name: "the run's evaluator" if t.dimensions == evaluator.dimensions else
            "the run's evaluator, by definitions alone" for t in (first, second)}
     pairings.append(_pair("replies of the run", first, second, replies,
                           score_theories(replies, [first, second], evaluator, progress), how))
     return pairings
+
+
+def _pair_annotated(first: Theory, second: Theory, real: pd.DataFrame, evaluator: ValueEvaluator, n_prompts: int,
+                    seed: int) -> Pairing:
+    replies = sample_prompts(list_replies(real, real.iloc[:0]), n_prompts, seed)
+    lifted = lift_to(split_dimensions(replies, first), first, second)
+    if lifted is None:
+        other, source = score_theories(replies, [second], evaluator)[0], "the run's evaluator, by definitions alone"
+    else:
+        other, source = pd.DataFrame(lifted, columns=second.dimensions), f"means of the {first.name} labels"
+    return _pair("annotated replies", first, second, replies, [replies, other],
+                 {first.name: "labels of the annotated dialogues", second.name: source})
 
 
 def _pair(name: str, first: Theory, second: Theory, replies: pd.DataFrame, tables: list[pd.DataFrame],

@@ -211,5 +211,13 @@ def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
     assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.read_cross(table)
 
 
+def test_annotated_replies_bring_their_own_labels(sample):
+    first, real = load_theory("moral_foundations"), sample.head(60).assign(source="a file")
+    real = real.assign(**dict.fromkeys(first.dimensions, 1.0))
+    pairings = new_theory.pair_theories(first, load_theory("gpla5"), real, real.iloc[:0], FakeEvaluator(first), 10)
+    assert [p.name for p in pairings] == ["annotated replies", "replies of the run"]
+    assert (pairings[0].vectors["moral_foundations"] == 1).all() and "by definitions" in pairings[0].sources["gpla5"]
+
+
 def test_every_theory_of_the_project_is_free_of_faults():
     assert {name: check_theory(name) for name in list_theories()} == {name: [] for name in list_theories()}
