@@ -217,7 +217,7 @@ function drawBars() {
 function drawMap() {
   const places = section.map[byId("method").value], M = section.models.length, few = places.length <= 30;
   const trace = (name, rows, marker) => ({type: "scatter", mode: "markers+text", name, x: rows.map((k) => places[k][0]), y: rows.map((k) => places[k][1]),
-    text: rows.map((k) => few || k >= M || picked.includes(k) ? plain(section.map.labels[k]) : ""),
+    text: rows.map((k) => (few || k >= M) && !picked.includes(k) ? plain(section.map.labels[k].split("/").pop()) : ""),
     hovertext: rows.map((k) => plain(section.map.labels[k])), hoverinfo: "text", textposition: rows.map((_, i) => i % 2 ? "bottom center" : "top center"),
     textfont: {size: 11}, marker});
   const all = places.map((_, k) => k).filter((k) => places[k][0] !== null), others = all.filter((k) => k < M && !picked.includes(k));
@@ -245,7 +245,8 @@ function drawMatches() {
       tr.append(make("td", row && row.rho !== null ? `${show(row.rho)}${row.low === null ? "" : ` (${show(row.low)} to ${show(row.high)})`}` : "–"));
     }
     const near = section.nearest.find((r) => r.model === model);
-    tr.append(make("td", near && near.country ? `${near.country}${near.share === null ? "" : ` (${Math.round(100 * near.share)} % of draws)`}` : "–"));
+    tr.append(make("td", near && near.country ? `${near.country}${near.share === null ? "" : ` (${Math.round(100 * near.share)} % of draws)`}` : "–",
+      {class: "left"}));
     return tr;
   }));
 }
