@@ -149,6 +149,7 @@ def align(
     settings: AlignSettings | None = None,
     system: str | None = None,
     allow_faults: bool = False,
+    replace: bool = False,
     chat_template: str | None = None,
 ) -> Aligned:
     """Align a causal language model with a reward, by any of the methods.
@@ -170,6 +171,8 @@ def align(
         The text for the method "system-prompt".
     allow_faults : bool
         Train although the audit found that the reward prefers degenerate replies.
+    replace : bool
+        Start over in the folder of another run, whose files are removed; otherwise such a folder is refused.
     chat_template : str, optional
         For a tokenizer that has none.
 
@@ -194,7 +197,7 @@ def align(
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
     mark = _fingerprint(start, reward, usable, settings)
-    if done := _read_finished(folder, mark, settings, reward):
+    if done := _read_finished(folder, mark, settings, reward, replace):
         return done
     audit = audit_start(model, tokenizer, reward, usable, settings)
     check_audit(audit, allow_faults)
@@ -476,13 +479,16 @@ def _fingerprint(start, reward, prompts, settings: AlignSettings) -> str:
     return hashlib.sha256("\x01".join(parts).encode()).hexdigest()
 
 
-def _read_finished(folder: Path, mark: str, settings: AlignSettings, reward: Reward) -> Aligned | None:
+def _read_finished(folder: Path, mark: str, settings: AlignSettings, reward: Reward, replace: bool) -> Aligned | None:
     path = folder / "align.json"
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise PolicyError(f"{folder} holds something that is not an alignment run; choose another folder.")
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
+    if state["fingerprint"] != mark and replace:
+        shutil.rmtree(folder)
+        return None
     if state["fingerprint"] != mark:
         raise PolicyError(f"{folder} belongs to another run (other settings, prompts, reward or start model); choose "
                           "another folder or remove it.")

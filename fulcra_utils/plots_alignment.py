@@ -106,6 +106,98 @@ def plot_audit(audit: pd.DataFrame, title: str = "Reward audit") -> Figure:
     return _plain(figure)
 
 
+def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
+    """Draw reward, KL to the start model and reply length over the steps of each run.
+
+    Parameters
+    ----------
+    histories : DataFrame
+        policy, step and some of reward, kl, length.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    labels = {"reward": "mean reward of a step", "kl": "KL to start, nats a token", "length": "reply length, tokens"}
+    shown = [c for c in labels if c in histories]
+    figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), layout="constrained", squeeze=False)
+    for axes, column in zip(grid[0], shown, strict=True):
+        for (name, part), colour in zip(histories.groupby("policy", sort=False), _colours(), strict=False):
+            axes.plot(part["step"], part[column], color=colour, linewidth=0.7, alpha=0.35)
+            smooth = part[column].rolling(7, min_periods=1, center=True).mean()
+            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name)
+        axes.set_xlabel("step")
+        axes.set_title(labels[column], fontsize=10)
+    handles = grid[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=min(4, len(handles[0])), frameon=False)
+    figure.suptitle(title)
+    return _plain(figure)
+
+
+def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Distance on held-out prompts") -> Figure:
+    """Draw each policy's distance by the reward evaluator and by the judge, with its controls and real models as lines.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From `summarise_policies`.
+    references : DataFrame
+        response_source, by, distance; may be empty.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    marks = {"distance": ("o", BLUE, "the policy's replies"), "swapped": ("s", ORANGE, "swapped between prompts"),
+             "shuffled": ("x", BLACK, "words shuffled"), "constant": ("^", PINK, "the best constant reply")}
+    figure, grid = plt.subplots(1, 2, figsize=(10.5, 2.3 + 0.42 * len(summary)), sharey=True, layout="constrained")
+    rows = np.arange(len(summary))
+    for axes, by, name in zip(grid, ("reward", "judge"), ("the reward evaluator", "the judge"), strict=True):
+        for kind, (mark, colour, label) in marks.items():
+            axes.plot(summary[f"{kind}_{by}"], rows, mark, color=colour, label=label, markersize=8, alpha=0.85)
+        for line, style in zip(references[references["by"] == by].itertuples(), ("--", ":", "-."), strict=False):
+            axes.axvline(line.distance, color=GREY, linestyle=style, label=f"{line.response_source}, real replies")
+        axes.set_title(f"by {name}", fontsize=10)
+        axes.set_xlabel("mean L1 distance to the target")
+    grid[0].set_yticks(rows, summary["policy"])
+    grid[0].invert_yaxis()
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    return _plain(figure)
+
+
+def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the paper's bars and ours") -> Figure:
+    """Draw the paper's four bars next to ours; the scales differ, so each has its own axis.
+
+    Parameters
+    ----------
+    claims : DataFrame
+        claim_id ("alignment/helpful/start", …), reported, ours (nan where missing).
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    figure, grid = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
+    for row, proxy in enumerate(("helpful", "harmless")):
+        part = claims[claims["claim_id"].str.startswith(f"alignment/{proxy}/")]
+        names = part["claim_id"].str.split("/").str[-1]
+        for axes, column, colour in zip(grid[row], ("reported", "ours"), (GREY, BLUE), strict=True):
+            axes.bar(names, part[column].fillna(0.0), color=colour)
+            axes.axhline(0, color=BLACK, linewidth=0.8)
+            axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}",
+                           fontsize=10)
+    figure.suptitle(title)
+    return _plain(figure)
+
+
+def _colours() -> list[str]:
+    return [BLUE, ORANGE, GREEN, PINK, BLACK, GREY, "#56B4E9", "#E69F00", "#F0E442"] * 3
+
+
 def _plain(figure: Figure) -> Figure:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)

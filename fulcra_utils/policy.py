@@ -7,7 +7,9 @@ compares a noisy model with itself); the loss counts prompt and reply; batches o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,8 +238,9 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     for name in [k for k in model.config.to_dict() if k.endswith("dropout")]:
         setattr(model.config, name, 0.0)
     model.eval()
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    with _no_bars():
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
     return folder
 
 
@@ -271,7 +274,8 @@ def load_policy(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision or "main")
-        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
+        with _no_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
@@ -425,6 +429,18 @@ def count_bytes(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[i
     return max(1, sum(len(t.encode()) for t in texts))
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' bars for single files out of notebooks."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def _generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], n_new: int, temperature: float
 ) -> list[list[int]]:
@@ -482,7 +498,7 @@ def _warm_cosine(step: int, steps: int) -> float:
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
-    return 0.55 + 0.45 * np.cos(np.pi * min(1.0, (step - warm) / max(1, steps - warm)))
+    return 0.55 + 0.45 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
 
 
 def _resume_epochs(path: Path, model, optimizer, schedule) -> list[dict]:

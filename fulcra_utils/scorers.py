@@ -82,16 +82,24 @@ class NgramScorer:
     ----------
     reply_words, prompt_words : TfidfVectorizer
     regression : Ridge
+    bounded : bool
+        Outputs are cut to [-1, 1] (value scores).
     """
 
     reply_words: Any = field(repr=False)
     prompt_words: Any = field(repr=False)
     regression: Any = field(repr=False)
+    bounded: bool = True
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Return (N, D) scores cut to [-1, 1]."""
+        """Return (N, K) outputs; value scores within [-1, 1] when the scorer is bounded."""
         features = _ngram_features(self.reply_words, self.prompt_words, prompts, responses)
-        return np.clip(self.regression.predict(features).reshape(len(features.indptr) - 1, -1), -1.0, 1.0)
+        out = self.regression.predict(features).reshape(len(prompts), -1).astype(float)
+        return np.clip(out, -1.0, 1.0) if self.bounded else out
+
+    def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return the first output, shape (N,)."""
+        return self.score(prompts, responses)[:, 0]
 
 
 def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -288,16 +296,30 @@ def fit_judge(
 
     Source: ours.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import Ridge
-
     prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed + 1)
-    options = {"sublinear_tf": True, "token_pattern": r"(?u)\b\w+'?\w*\b", "dtype": np.float32}
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=3, **options).fit(responses)
-    asked = TfidfVectorizer(min_df=3, **options).fit(list(prompts))
-    regression = Ridge(alpha=1.0, solver="sparse_cg", fit_intercept=True)
-    regression.fit(_ngram_features(words, asked, prompts, responses), np.nan_to_num(vectors))
-    return NgramScorer(words, asked, regression)
+    return _fit_ngrams(prompts, responses, np.nan_to_num(vectors), bounded=True)
+
+
+def fit_ngram_reward(prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray) -> NgramScorer:
+    """Train a regressor of the released reward on word n-grams: the harmless proxy.
+
+    It punishes refusals as the released reward does, so it is a proxy of that reward and not of harmlessness.
+
+    Parameters
+    ----------
+    prompts, responses : sequence of str, length N
+    rewards : ndarray, shape (N,)
+        On the released scale.
+
+    Returns
+    -------
+    NgramScorer
+        `predict` gives rewards on the released scale.
+
+    Source: ours, after the paper's harmless reward.
+    """
+    short = [cut_words(r) for r in responses]
+    return _fit_ngrams(prompts, short, np.asarray(rewards, dtype=float)[:, None], bounded=False)
 
 
 def measure_scorer(scorer: Any, rows: pd.DataFrame, theory: Theory) -> dict[str, float]:
@@ -357,6 +379,19 @@ def _fit_network(features: np.ndarray, labels: np.ndarray, hidden: int, seed: in
                 loss.backward()
                 optimizer.step()
     return network.eval()
+
+
+def _fit_ngrams(prompts: Sequence[str], responses: Sequence[str], outputs: np.ndarray, bounded: bool) -> NgramScorer:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
+    options = {"sublinear_tf": True, "token_pattern": r"(?u)\b\w+'?\w*\b", "dtype": np.float32}
+    least = 3 if len(responses) > 1000 else 1
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=least, **options).fit(responses)
+    asked = TfidfVectorizer(min_df=least, **options).fit(list(prompts))
+    regression = Ridge(alpha=1.0, solver="sparse_cg", fit_intercept=True)
+    regression.fit(_ngram_features(words, asked, prompts, responses), outputs)
+    return NgramScorer(words, asked, regression, bounded)
 
 
 def _ngram_features(words: Any, asked: Any, prompts: Sequence[str], responses: Sequence[str]) -> Any:

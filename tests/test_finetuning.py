@@ -112,8 +112,9 @@ def test_audit_refuses_before_the_first_step(start, tmp_path):
 
 
 def test_nan_reward_is_one_line(start, tmp_path):
-    with pytest.raises(ValueError, match="not a finite number"):
-        train(start, scalar_reward(lambda p, r: np.full(len(r), np.nan)), PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
+    with pytest.raises(ValueError, match="not a finite number"):  # no file is left behind
+        broken = scalar_reward(lambda prompts, responses: np.full(len(responses), np.nan))
+        train(start, broken, PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
     assert not (tmp_path / "p").exists()
 
 
@@ -223,7 +224,8 @@ def test_reward_of_values_goes_through_trl(start, tmp_path):
         def score(self, prompts, responses):
             return np.array([[min(1.0, r.count("e") / 4), 0.0] for r in responses])
 
-    aligned = train(start, value_reward(Letters(), np.array([1.0, 0.0])), PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
+    reward = value_reward(Letters(), np.array([1.0, 0.0]))
+    aligned = train(start, reward, PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
     assert aligned.history["reward"].between(-1, 0).all()
 
 

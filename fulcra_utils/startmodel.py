@@ -1,0 +1,154 @@
+"""The start model of alignment: a small one trained here from scratch, or one from a folder or the hub.
+
+A model of a few million weights that has read half a million tokens writes sentence-like text in the style of its
+sources and understands next to nothing. It stands here so that the whole way, reward to proof, can be walked on two
+cores; what it shows is whether the method moves a distribution of replies, not how good a large model would become.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.files import write_json, write_table
+
+
+@dataclass(frozen=True)
+class StartModel:
+    """Where alignment starts.
+
+    Attributes
+    ----------
+    source : str
+        Folder or hub name for `from_pretrained`.
+    bits : DataFrame
+        model, bits_per_byte, n_replies on held-out replies; empty for a model that was not trained here.
+    history : DataFrame
+        One row for each epoch; empty likewise.
+    """
+
+    source: str
+    bits: pd.DataFrame = field(repr=False)
+    history: pd.DataFrame = field(repr=False)
+
+
+def collect_dialogues(
+    dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, split: str
+) -> pd.DataFrame:
+    """Collect the replies of one split from every file of a run.
+
+    Parameters
+    ----------
+    dialogues, scored, preferences : DataFrame
+        As data/*.parquet of a run; both replies of a preference count.
+    split : str
+        Only prompts of this split, so that no test prompt is learnt.
+
+    Returns
+    -------
+    DataFrame
+        prompt, response; empty replies are left out.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> row = pd.DataFrame({"prompt": ["p"], "response": ["r"], "split": ["train"]})
+    >>> pair = pd.DataFrame({"prompt": ["p"], "chosen": ["c"], "rejected": ["d"], "split": ["train"]})
+    >>> collect_dialogues(row, row.head(0), pair, "train").response.tolist()
+    ['r', 'c', 'd']
+    """
+    parts = [dialogues[["prompt", "response", "split"]], scored[["prompt", "response", "split"]]]
+    parts += [preferences[["prompt", name, "split"]].rename(columns={name: "response"})
+              for name in ("chosen", "rejected")]
+    table = pd.concat([p for p in parts if len(p)], ignore_index=True)
+    table = table[(table["split"] == split) & (table["response"].fillna("").str.strip() != "")]
+    return table[["prompt", "response"]].astype(object).reset_index(drop=True)
+
+
+def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dict[str, Any], seed: int) -> StartModel:
+    """Train the small start model, or name the given one; a finished one is read again.
+
+    Parameters
+    ----------
+    texts : dict of str to DataFrame
+        "train" (learnt), "validation" (measured after each epoch) and "test" (measured once): prompt, response.
+    folder : str or Path
+        Where the small model stands.
+    settings : dict
+        train (off: nothing is trained), start_model ("small", a folder or a hub name), the keys that begin with lm_.
+    seed : int
+
+    Returns
+    -------
+    StartModel
+
+    Source: ours.
+    """
+    folder, size = Path(folder), {k: v for k, v in settings.items() if k.startswith("lm_")}
+    if settings["start_model"] != "small" or not settings["train"]:
+        return StartModel(settings["start_model"], pd.DataFrame(columns=["model", "bits_per_byte"]), pd.DataFrame())
+    mark = _mark(texts["train"], size, seed)
+    done = folder / "start.json"
+    if done.is_file() and json.loads(done.read_text(encoding="utf-8"))["mark"] != mark:
+        shutil.rmtree(folder)  # of other texts or another size
+    if not (folder / "bits.csv").is_file():
+        write_json(done, {"mark": mark})
+        _train_small(texts, folder, size, seed)
+    return StartModel(str(folder), pd.read_csv(folder / "bits.csv"), pd.read_csv(folder / "history.csv"))
+
+
+def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, Any], seed: int) -> None:
+    from fulcra_utils.policy import build_policy, encode_dialogues, train_policy, train_tokenizer
+
+    train = texts["train"]
+    tokenizer = train_tokenizer((train["prompt"] + " " + train["response"]).tolist(), size["lm_vocab"])
+    encoded = {name: encode_dialogues(tokenizer, table["prompt"].tolist(), table["response"].tolist(),
+                                      size["lm_context"]) for name, table in texts.items()}
+    model = build_policy(tokenizer, size["lm_layers"], size["lm_width"], size["lm_heads"], size["lm_context"],
+                         size["lm_dropout"], seed)
+    history = train_policy(model, tokenizer, encoded["train"], encoded["validation"], folder, size["lm_epochs"],
+                           size["lm_batch_tokens"], size["lm_learning_rate"], seed)
+    write_table(folder / "history.csv", history)
+    write_table(folder / "bits.csv", compare_bits(model, tokenizer, encoded["train"], encoded["test"]))
+
+
+def compare_bits(model: Any, tokenizer: Any, train: list, held_out: list) -> pd.DataFrame:
+    """Compare a model with a Kneser-Ney 5-gram over the same tokens on held-out replies.
+
+    Parameters
+    ----------
+    model, tokenizer
+        From `build_policy`.
+    train, held_out : list of (list of int, int)
+        From `encode_dialogues`.
+
+    Returns
+    -------
+    DataFrame
+        model ("neural", "kneser-ney"), bits_per_byte (nan without held-out replies), n_replies.
+
+    Source: ours.
+    """
+    from fulcra_utils.ngrams import KneserNey
+    from fulcra_utils.policy import count_bytes, measure_bits
+
+    rows = [("neural", np.nan), ("kneser-ney", np.nan)]
+    if held_out:
+        grams = KneserNey([ids for ids, _ in train], len(tokenizer))
+        nats = -sum(grams.score(ids, start) for ids, start in held_out)
+        rows = [("neural", measure_bits(model, tokenizer, held_out)),
+                ("kneser-ney", nats / np.log(2) / count_bytes(tokenizer, held_out))]
+    return pd.DataFrame(rows, columns=["model", "bits_per_byte"]).assign(n_replies=len(held_out))
+
+
+def _mark(train: pd.DataFrame, size: dict[str, Any], seed: int) -> str:
+    text = json.dumps([size, seed], sort_keys=True) + "\x00".join(train["prompt"] + "\x01" + train["response"])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

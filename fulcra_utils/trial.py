@@ -1,0 +1,406 @@
+"""The proof of alignment as one plan: who is trained by which reward, who measures, one kept result for each run.
+
+A run's name says what it is: `rloo-ideal` (method and target; `rloo-aim` in a plan stands for the notebook's target),
+with `-mask` (the released reward), `-1x` (an evaluator trained on a fifth of the scored rows), `-s7` (another seed),
+`-p200` (so many prompts); `rlhf-1x` and `rlhf-5x` are the baselines with a scalar reward model. Each run leaves its
+policy and its replies in a folder, so that a later start goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.alignment import mean_interval, value_distance
+from fulcra_utils.proof import Judges, draw_replies, find_constant, measure_text, score_policy, summarise_policies
+from fulcra_utils.scorers import (
+    TextMemory,
+    cut_words,
+    fit_judge,
+    fit_ngram_reward,
+    fit_preference,
+    fit_reward_model,
+    fit_value_scorer,
+    measure_scorer,
+)
+from fulcra_utils.targets import Target, list_targets, load_target
+from fulcra_utils.theory import Theory
+
+NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-s(\d+))?")
+SHARE_1X = 0.2  # of the scored training rows
+MIN_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One alignment run read from its name."""
+
+    name: str
+    method: str
+    target: str
+    reward: str
+    absence: str = "penalise"
+    n_prompts: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Who rewards and who measures.
+
+    Attributes
+    ----------
+    judges : Judges
+    rewards : dict
+        "values", "values-1x": value scorers; "rlhf-1x", "rlhf-5x": scalar reward models. Those without enough labelled
+        rows are missing.
+    quality : DataFrame
+        scorer, trained_on, n_train, n_test, measure, value: agreement with labels on test rows.
+    """
+
+    judges: Judges
+    rewards: dict[str, Any]
+    quality: pd.DataFrame = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the runs of a plan showed.
+
+    Attributes
+    ----------
+    summary : DataFrame
+        From `summarise_policies`, one row for each policy, the start model first.
+    scores : DataFrame
+        Rows of `score_policy` with a column policy.
+    replies : dict of str to DataFrame
+        Policy to replies on the same held-out prompts.
+    histories : DataFrame
+        Rows of training history with a column policy.
+    stopped : dict of str to str
+        Runs that ended early, and why.
+    skipped : list of str
+        Runs whose reward could not be trained from this run's rows.
+    """
+
+    summary: pd.DataFrame = field(repr=False)
+    scores: pd.DataFrame = field(repr=False)
+    replies: dict[str, pd.DataFrame] = field(repr=False)
+    histories: pd.DataFrame = field(repr=False)
+    stopped: dict[str, str]
+    skipped: list[str]
+
+
+def read_plan(name: str, target: str, seed: int) -> Plan:
+    """Read an alignment run from its name.
+
+    Parameters
+    ----------
+    name : str
+        As in the module's docstring.
+    target : str
+        Target of the measures of a run that has none of its own (the scalar baselines).
+    seed : int
+        Of a run that names none.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        When the name says nothing.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> read_plan("rloo-ideal-mask", "ideal", 1).absence
+    'mask'
+    >>> read_plan("rlhf-5x-s7", "ideal", 1)
+    Plan(name='rlhf-5x-s7', method='rloo', target='ideal', reward='rlhf-5x', absence='penalise', n_prompts=0, seed=7)
+    """
+    found = NAME.fullmatch(name)
+    if not found:
+        raise ValueError(f"run {name!r} is none of <method>-<target>[-mask][-1x], rlhf-1x, rlhf-5x, with -p<n>, -s<n>.")
+    scalar, size, method, own, mask, small, n_prompts, own_seed = found.groups()
+    reward = f"rlhf-{size}" if scalar else "values-1x" if small else "values"
+    return Plan(name, method or "rloo", own or target, reward, "mask" if mask else "penalise", int(n_prompts or 0),
+                int(own_seed) if own_seed else seed)
+
+
+def prepare_panel(
+    dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory, encoder: Any,
+    seed: int = 0, train: bool = True,
+) -> Panel:
+    """Train everything that rewards or measures, on rows that are kept apart.
+
+    Half A of the training prompts trains the reward evaluator, half B the judge and the harmless proxy, both of another
+    kind. The scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x).
+
+    Parameters
+    ----------
+    dialogues, scored, preferences : DataFrame
+        As data/*.parquet of a run. Without scored rows the annotated rows and their rating stand in.
+    theory : Theory
+    encoder : Encoder
+    seed : int
+    train : bool
+        Off: an empty panel, for a run that trains nothing.
+
+    Returns
+    -------
+    Panel
+
+    Source: ours; the baselines and their sizes after the paper.
+    """
+    if not train:
+        return Panel(Judges({}, {}), {}, pd.DataFrame())
+    memory, dims = TextMemory(encoder), list(theory.dimensions)
+    rows = pd.concat([t for t in (dialogues, scored) if len(t)], ignore_index=True)
+    labelled = rows[rows[dims].notna().any(axis=1)]
+    rated = (scored if len(scored) else dialogues).dropna(subset="reward")
+    half = {h: labelled[(labelled["split"] == "train") & (labelled["half"] == h)] for h in "AB"}
+    taught = rated[rated["split"] == "train"]
+    small = taught[taught["half"] == "A"]
+    small = small.sample(n=min(len(small), round(SHARE_1X * len(taught))), random_state=seed)
+    labels = {h: rows_of[dims].to_numpy(float) for h, rows_of in half.items()}
+    values = {"reward": fit_value_scorer(memory, *_texts(half["A"]), labels["A"], theory, seed=seed),
+              "judge": fit_judge(*_texts(half["B"]), labels["B"], theory, seed)}
+    rewards: dict[str, Any] = {"values": values["reward"]}
+    if len(small) >= MIN_ROWS:
+        rewards["values-1x"] = fit_value_scorer(memory, *_texts(small), small[dims].to_numpy(float), theory, seed=seed)
+        rewards["rlhf-1x"] = fit_reward_model(memory, *_texts(small), small["reward"].to_numpy(float), seed)
+        rewards["rlhf-5x"] = fit_reward_model(memory, *_texts(taught), taught["reward"].to_numpy(float), seed)
+    proxies = _fit_proxies(memory, taught[taught["half"] == "B"], preferences, seed)
+    sizes = {"reward": len(half["A"]), "judge": len(half["B"]), "values-1x": len(small), "rlhf-1x": len(small),
+             "rlhf-5x": len(taught)}
+    quality = _measure_panel(values | rewards, proxies, labelled, rated, preferences, theory, sizes)
+    return Panel(Judges(values, {name: scorer.predict for name, scorer in proxies.items()}), rewards, quality)
+
+
+def run_trial(
+    start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFrame, folder: str | Path, theory: Theory,
+    aim: Target, settings: dict[str, Any], seed: int,
+) -> Trial:
+    """Train every run of a plan, draw replies to held-out prompts, and measure them.
+
+    Parameters
+    ----------
+    start : str
+        Folder or hub name of the start model.
+    panel : Panel
+    names : sequence of str
+        Runs, as `read_plan` reads them.
+    prompts : DataFrame
+        prompt, cluster, split; training takes the split train, the measures the split test.
+    folder : str or Path
+        Holds one folder for each run.
+    theory : Theory
+    aim : Target
+        The measures' target for runs without one of their own.
+    settings : dict
+        The notebook's section of the profile.
+    seed : int
+
+    Returns
+    -------
+    Trial
+
+    Source: ours.
+    """
+    from fulcra_utils.policy import keep_short_prompts, load_policy
+    from fulcra_utils.proof import take_test_prompts
+
+    if not settings["train"]:
+        return Trial(pd.DataFrame(), pd.DataFrame(), {}, pd.DataFrame(), {}, list(names))
+    folder, tokenizer = Path(folder), load_policy(start, settings["chat_template"] or None)[1]
+    room = settings["max_prompt_tokens"]
+    asked = {split: keep_short_prompts(tokenizer, take_test_prompts(prompts, split, n, seed), room)
+             for split, n in (("train", settings["train_prompts"]), ("test", settings["test_prompts"]))}
+    plans = [read_plan(name.replace("-aim", f"-{aim.name}", 1), aim.name, seed) for name in names]
+    known = {aim.name, *list_targets(theory)}
+    skipped = [p.name for p in plans if p.reward not in panel.rewards or p.target not in known]
+    plans = [p for p in plans if p.name not in skipped]
+    aligned = {p.name: _align(start, panel, p, asked["train"], folder, theory, aim, settings) for p in plans}
+    n_new, mark = settings["max_new_tokens"], f"{len(asked['test'])}-{seed}"
+    replies = {"start": draw_replies(start, start, asked["test"], n_new, seed,
+                                     keep=folder / "start-replies" / f"{mark}.parquet")}
+    for p in plans:
+        replies[p.name] = draw_replies(folder / p.name, start, asked["test"], n_new, seed,
+                                       keep=folder / p.name / f"replies-{mark}.parquet")
+    histories = [a.history.assign(policy=name) for name, a in aligned.items() if len(a.history)]
+    scores, summary = measure_trial(replies, panel.judges, aim, asked["train"], seed)
+    return Trial(summary, scores, replies, pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
+                 {n: a.stopped for n, a in aligned.items() if a.stopped}, skipped)
+
+
+def measure_trial(
+    replies: dict[str, pd.DataFrame], judges: Judges, aim: Target, train_prompts: Sequence[str], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure several policies' replies to the same prompts.
+
+    Parameters
+    ----------
+    replies : dict of str to DataFrame
+        Policy to rows of `draw_replies`; the start model is called "start".
+    judges : Judges
+    aim : Target
+    train_prompts : sequence of str
+        On which the best constant reply is looked for.
+    seed : int
+
+    Returns
+    -------
+    scores, summary : DataFrame
+        As in `Trial`.
+
+    Source: ours.
+    """
+    candidates = [t for table in replies.values() for t in table["response"].value_counts().index[:15]]
+    constants = {name: find_constant(scorer, list(train_prompts[:25]), candidates, aim)
+                 for name, scorer in judges.values.items()}
+    scores = pd.concat([score_policy(table, judges, aim, constants, seed).assign(policy=name)
+                        for name, table in replies.items()], ignore_index=True)
+    n_pairs = min(sum(max(0, len(t.split()) - 1) for t in table["response"]) for table in replies.values())
+    texts = pd.DataFrame([{"policy": name, **measure_text(table, max(1, n_pairs))} for name, table in replies.items()])
+    return scores, summarise_policies(scores, texts, aim)
+
+
+def measure_references(scored: pd.DataFrame, judges: Judges, target: Target) -> pd.DataFrame:
+    """Measure real models' replies to test prompts with the same judges, cut to the same length.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        As data/scored.parquet of a run; may be empty.
+    judges : Judges
+    target : Target
+
+    Returns
+    -------
+    DataFrame
+        response_source, by, n, distance, low, high (95 % over prompts): the reference lines.
+
+    Source: ours.
+    """
+    rows = []
+    for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
+        for by, scorer in judges.values.items():
+            vectors = scorer.score(part["prompt"].tolist(), [cut_words(r) for r in part["response"]])
+            rows.append((source, by, len(part), *mean_interval(value_distance(vectors, target))))
+    return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
+
+
+def show(table: pd.DataFrame, note: str) -> Any:
+    """Return a table for display, or a note where there is nothing to show.
+
+    Examples
+    --------
+    >>> show(pd.DataFrame(), "Left out.").data
+    'Left out.'
+    """
+    from IPython.display import Markdown
+
+    return table if len(table) else Markdown(note)
+
+
+def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
+    """Return our numbers for the paper's four bars, by the proxies of this run.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From `summarise_policies`; empty when nothing was trained.
+    aim : str
+        Target of BaseAlign.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, ours, low, high, why; nan where a policy or proxy is missing.
+
+    Source: the paper's bars; ours are a small model's, by proxies of another scale.
+
+    Examples
+    --------
+    >>> claim_bars(pd.DataFrame(), "ideal").ours.isna().all().item()
+    True
+    """
+    policies = {"start": "start", "rlhf-5x": "rlhf-5x", "rlhf-1x": "rlhf-1x", "basealign": f"rloo-{aim}"}
+    table = summary.set_index("policy") if len(summary) else pd.DataFrame()
+    why = "a small model trained here and proxies of another scale than the paper's rewards"
+
+    def value(policy: str, proxy: str) -> float:
+        known = policies[policy] in table.index and proxy in table.columns
+        return float(table.loc[policies[policy], proxy]) if known else np.nan
+
+    rows = [(f"alignment/{proxy}/{policy}", value(policy, proxy)) for proxy in ("helpful", "harmless")
+            for policy in policies]
+    rows += [("alignment/order/harmless/basealign-over-rlhf-5x",
+              value("basealign", "harmless") - value("rlhf-5x", "harmless")),
+             ("alignment/order/helpful/basealign-over-rlhf-1x",
+              value("basealign", "helpful") - value("rlhf-1x", "helpful"))]
+    return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
+
+
+def _align(start, panel, plan, prompts, folder, theory, aim, settings):
+    from fulcra_utils.alignment import value_reward
+    from fulcra_utils.finetuning import AlignSettings, align, scalar_reward
+
+    scorer = panel.rewards[plan.reward]
+    if plan.reward.startswith("rlhf"):
+        reward = scalar_reward(scorer.predict, plan.reward)
+    else:
+        target = aim if plan.target == aim.name else load_target(plan.target, theory)
+        reward = value_reward(scorer, target, absence=plan.absence)
+    chosen = {k: settings[k] for k in ("steps", "prompts_per_step", "replies_per_prompt", "micro_batch",
+                                       "max_new_tokens", "max_prompt_tokens", "learning_rate", "beta", "max_kl",
+                                       "lora_rank", "save_every")}
+    forced = bool(settings["allow_faults"]) or plan.absence == "mask" or plan.reward.startswith("rlhf")
+    return align(start, reward, prompts[:plan.n_prompts or None], folder / plan.name,
+                 AlignSettings(method=plan.method, seed=plan.seed, **chosen), allow_faults=forced, replace=True,
+                 chat_template=settings["chat_template"] or None)
+
+
+def _fit_proxies(memory: TextMemory, rated: pd.DataFrame, preferences: pd.DataFrame, seed: int) -> dict[str, Any]:
+    proxies: dict[str, Any] = {}
+    if len(rated) >= MIN_ROWS:
+        proxies["harmless"] = fit_ngram_reward(*_texts(rated), rated["reward"].to_numpy(float))
+    train = preferences[preferences["split"] == "train"]
+    if len(train) >= MIN_ROWS:
+        proxies["helpful"] = fit_preference(memory, *(train[c].tolist() for c in ("prompt", "chosen", "rejected")))
+    return proxies
+
+
+def _measure_panel(scorers, proxies, labelled, rated, preferences, theory, sizes) -> pd.DataFrame:
+    test, rows = labelled[labelled["split"] == "test"], []
+    for name in ("reward", "judge", "values-1x"):
+        if name in scorers:
+            found = measure_scorer(scorers[name], test, theory)
+            rows.append((name, sizes[name], found["n"], "correlation with labels", found["correlation"]))
+    test = rated[rated["split"] == "test"]
+    for name, scorer in {**{n: scorers[n] for n in ("rlhf-1x", "rlhf-5x") if n in scorers},
+                         **{n: s for n, s in proxies.items() if n == "harmless"}}.items():
+        said = scorer.predict(*_texts(test, cut=True)) if len(test) > 2 else np.array([])
+        value = np.corrcoef(said, test["reward"])[0, 1] if len(test) > 2 and test["reward"].std() > 0 else np.nan
+        rows.append((name, sizes.get(name, np.nan), len(test), "correlation with released reward", value))
+    pairs = preferences[preferences["split"] == "test"]
+    if "helpful" in proxies and len(pairs):
+        asked = pairs["prompt"].tolist()
+        wins = [proxies["helpful"].predict(asked, [cut_words(r) for r in pairs[c]]) for c in ("chosen", "rejected")]
+        rows.append(("helpful", (preferences["split"] == "train").sum(), len(pairs), "pairs ranked as people did",
+                     float((wins[0] > wins[1]).mean())))
+    return pd.DataFrame(rows, columns=["scorer", "n_train", "n_test", "measure", "value"])
+
+
+def _texts(rows: pd.DataFrame, cut: bool = False) -> tuple[list[str], list[str]]:
+    responses = [cut_words(r) for r in rows["response"]] if cut else rows["response"].tolist()
+    return rows["prompt"].tolist(), responses
