@@ -248,7 +248,8 @@ class TrainingClock(TrainerCallback):
         """Note the step; stop when the time is up."""
         self.last = {"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step}
         if self.max_minutes and self.minutes() > self.max_minutes:
-            control.should_training_stop = control.should_evaluate = control.should_save = True
+            control.should_training_stop = True
+            control.should_evaluate = control.should_save = args.eval_strategy != "no"
 
     def table(self) -> pd.DataFrame:
         """Return the reports, one row each."""

@@ -158,6 +158,19 @@ def test_recipe_makes_one_pass_per_value(tiny, toy):
     assert texts[0] != texts[1] and all("psychologist" in t for t in texts)
 
 
+def test_recipe_stops_when_its_minutes_are_over(tiny, toy):
+    settings = TrainingSettings(epochs=50, batch_size=8, max_minutes=1e-4)
+    _, clock = fit_paper_recipe(make_examples(toy), tiny, toy, settings, 64, progress=False)
+    assert clock.last["step"] == 1
+
+
+def test_evaluator_stops_when_its_minutes_are_over(tiny, toy):
+    settings = TrainingSettings(epochs=50, batch_size=8, max_minutes=1e-4)
+    examples = make_examples(toy)
+    history = train_evaluator(make_evaluator(tiny, toy, 32), examples, examples, settings, progress=False)
+    assert history.step.max() == 1 and np.isfinite(history.validation_f1.max())
+
+
 def test_joined_examples_keep_their_weights(toy):
     both = join_examples(make_examples(toy, 4), subsample(make_examples(toy, 4), np.array([0, 1])))
     assert len(both) == 6 and both.weights.tolist() == [1.0] * 6
