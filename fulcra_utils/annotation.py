@@ -28,9 +28,10 @@ TOKENS_A_LABEL = 35  # of an answer: item, label and a short reason
 NOTHING_LISTED = "the answer lists nothing, and did so once only"
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 ENGLISH = {"the", "and", "of", "to", "you", "your", "it", "is", "that", "for", "with", "are", "not", "this", "be",
-           "have", "can", "i", "what", "if", "but", "they", "would", "should", "will", "my", "from", "at", "by",
-           "how", "please", "sorry", "yes", "their", "there", "we", "he", "she", "was", "a", "in", "on", "as", "or",
-           "do", "me", "so", "an", "any", "about", "when"}
+           "have", "can", "what", "if", "but", "they", "would", "should", "my", "from", "at", "by", "how", "please",
+           "sorry", "yes", "their", "there", "we", "she", "her", "his", "them", "its", "who", "which", "then", "out",
+           "own", "one", "all", "more", "only", "every", "no", "never", "than", "into", "through", "some", "any",
+           "about", "when", "could", "because"}
 
 
 class RowError(ValueError):
@@ -128,11 +129,11 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
 
 
 def looks_english(text: str) -> bool:
-    """Return whether a text may be English: mostly Latin letters and, from eight words on, common English words.
+    """Return whether a text may be English: mostly Latin letters and, from ten words on, common English words.
 
-    A flag, not a judgement: foreign words in Latin letters pass when they are few.
+    A flag, not a judgement: foreign words without accents pass when they are few.
 
-    Source: ours; the sample of 50 common words is a rule of thumb.
+    Source: ours; the list of common words that other languages do not share is a rule of thumb.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def looks_english(text: str) -> bool:
     if sum(c.isascii() for c in letters) < 0.9 * len(letters):
         return False
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    return len(words) < 8 or sum(word in ENGLISH for word in words) >= 0.15 * len(words)
+    return len(words) < 10 or sum(word in ENGLISH for word in words) >= 0.1 * len(words)
 
 
 def theory_version(theory: Theory) -> str:

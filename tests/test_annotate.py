@@ -15,6 +15,7 @@ import pytest
 from fault_server import CONTENT, WAY, FaultServer, rule
 
 from fulcra_utils.annotate import annotate_file
+from fulcra_utils.cli import main
 from fulcra_utils.dataset import items_to_vectors, read_dataset
 from fulcra_utils.endpoints import AnswerCache, Endpoint, EndpointError
 from fulcra_utils.theory import load_theory
@@ -164,9 +165,11 @@ def test_equal_rows_share_one_request(tmp_path):
     assert len(read_output(tmp_path / "out.jsonl")) == 20
 
 
-@pytest.mark.parametrize(("form", "per_reply"), [("sets", 10), ("single", 54), ("vote", 65)])
-def test_the_other_forms(tmp_path, form, per_reply):
-    rows = write_input(tmp_path / "in.jsonl", 20 if form != "vote" else 4)
+@pytest.mark.parametrize(("form", "n", "per_reply"), [
+    ("sets", 3, 10), ("single", 1, 54), ("vote", 2, 65), pytest.param("sets", 20, 10, marks=pytest.mark.slow),
+    pytest.param("single", 20, 54, marks=pytest.mark.slow)])
+def test_the_other_forms(tmp_path, form, n, per_reply):
+    rows = write_input(tmp_path / "in.jsonl", n)
     with FaultServer(rate=0.2, slow=0.5) as server:
         report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10",
                                quick(server, timeout=0.3), form=form)
@@ -176,7 +179,7 @@ def test_the_other_forms(tmp_path, form, per_reply):
     assert sum(n > 0 for n in server.served.values()) == per_reply * len(rows)
     if form == "vote":
         assert report.forms.agree_others.tolist() == [1, 1, 1]
-        assert report.forms.calls.tolist()[2] >= 54 * 4
+        assert report.forms.calls.tolist()[2] >= 54 * n
         assert set(out[0]["form_items"]) == {"all", "sets", "single"}
 
 
@@ -259,6 +262,20 @@ def test_a_reply_cannot_leave_its_fence(tmp_path):
 KEY = "sk-secret-0123456789abcdef"
 
 
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """Run `fulcra annotate` in this process; give back exit code, stdout and stderr."""
+    def run(server, *more, key=KEY):
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--model", "judge"]
+        monkeypatch.setattr(sys, "argv", ["fulcra", "annotate", *files, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capfd.readouterr()
+    return run
+
+
 def run_cli(server, folder, *more, key=KEY, kill_after=None):
     command = [sys.executable, "-m", "fulcra_utils.cli", "annotate", "--input", str(folder / "in.jsonl"), "--output",
                str(folder / "out.jsonl"), "--model", "judge", *more]
@@ -273,33 +290,33 @@ def run_cli(server, folder, *more, key=KEY, kill_after=None):
     return process.returncode, out, err
 
 
-def test_command_exit_codes_and_one_line_errors(tmp_path):
+def test_command_exit_codes_and_one_line_errors(command, tmp_path):
     write_input(tmp_path / "in.jsonl", 5)
     with FaultServer(rate=0) as server:
-        code, out, err = run_cli(server, tmp_path, "--card")
+        code, out, err = command(server, "--card")
         assert (code, err) == (0, "")
         assert f"written: {tmp_path / 'out.jsonl'}" in out
         for more in (["--form", "most"], ["--theory", "nobodys"], ["--budget", "1"], ["--decisions", "none.csv"]):
-            code, _, err = run_cli(server, tmp_path, *more)
+            code, _, err = command(server, *more)
             assert (code, err.count("\n")) == (2, 1), err
         with (tmp_path / "in.jsonl").open("a") as lines:
             lines.write("{}\n")
-        code, out, _ = run_cli(server, tmp_path)
+        code, out, _ = command(server)
         assert code == 1
         assert "row 6: prompt and response are missing" in out
         (tmp_path / "in.jsonl").unlink()
-        code, _, err = run_cli(server, tmp_path)
+        code, _, err = command(server)
         assert (code, err.count("\n")) == (2, 1)
 
 
-def test_the_key_appears_nowhere(tmp_path):
+def test_the_key_appears_nowhere(command, tmp_path):
     write_input(tmp_path / "in.jsonl", 3)
     with FaultServer(rate=0.3, slow=0.1, key=KEY) as server:
-        code, out, err = run_cli(server, tmp_path, "--card", "--review", str(tmp_path / "review.csv"))
+        code, out, err = command(server, "--card", "--review", str(tmp_path / "review.csv"))
         assert code == 0
         assert server.seen_keys == {f"Bearer {KEY}"}
         wrong = "sk-wrong-9876543210"
-        code, more, refused = run_cli(server, tmp_path, "--cache", str(tmp_path / "other"), key=wrong)
+        code, more, refused = command(server, "--cache", str(tmp_path / "other"), key=wrong)
         assert code == 2
         assert "HTTP 401" in refused
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
