@@ -115,6 +115,67 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
         raise typer.Exit(1)
 
 
+@app.command()
+def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
+          input: Annotated[str, typer.Option("--input", help="Rows with prompt and response: .jsonl(.gz), .parquet.")],
+          output: Annotated[str, typer.Option("--output", help="The same rows with value_vector.")],
+          theory: Annotated[str, typer.Option(help="Theory the evaluator must be one of; empty: its own.")] = "",
+          intervals: Annotated[bool, typer.Option(help="Also value_low and value_high, from the label sets.")] = False,
+          shard_size: Annotated[int, typer.Option(help="Rows a shard: what a killed run keeps.")] = 1024,
+          batch_size: Annotated[int, typer.Option(help="Pairs a forward pass.")] = 32,
+          workers: Annotated[int, typer.Option(help="Score through Ray Data with so many; 0 = without Ray.")] = 0,
+          ) -> None:
+    """Score the rows of a file; exit 1 when some rows could not be scored."""
+    from fulcra_utils.scoring import score_rows
+    report = score_rows(evaluator, input, output, theory or None, intervals, shard_size, batch_size, workers)
+    typer.echo(f"{report.n_rows:,} rows, {report.n_unusable:,} not scored, {report.n_resumed:,} from an earlier run")
+    for problem in report.problems:
+        typer.echo(f"{input}, {problem}", err=True)
+    if report.n_unusable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
+            second: Annotated[str, typer.Argument(help="Another one, with the same prompts.")],
+            target: Annotated[str, typer.Option(help="Also compare the distance to this target.")] = "",
+            theory: TheoryName = "schwartz10",
+            tolerance: Annotated[float, typer.Option(help="How much larger the distance may clearly be.")] = 0.0,
+            as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
+    """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
+    from fulcra_utils.scoring import compare_files, describe_comparison, pass_gate
+    weights = None
+    if target:
+        from fulcra_utils.targets import load_target
+        from fulcra_utils.theory import load_theory
+        weights = dict(zip(load_theory(theory).dimensions, load_target(target, theory).values, strict=True))
+    table = compare_files(first, second, weights)
+    typer.echo(describe_comparison(table, as_json, tolerance))
+    if not pass_gate(table, tolerance):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .jsonl.gz or .parquet.")],
+          output: Annotated[str, typer.Option("--output", help="Rows with replies: .jsonl or .jsonl.gz.")],
+          writers: Annotated[str, typer.Option(help="Who replies, as in data/endpoints.example.yaml.")],
+          prompt_field: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
+          system: Annotated[str, typer.Option(help="A system message before each prompt.")] = "",
+          cache: Annotated[str, typer.Option(help="Folder of stored replies; default <output>.cache.")] = "") -> None:
+    """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable."""
+    from fulcra_utils.generation import load_writers, write_reply_rows
+    from fulcra_utils.labelling import write_rows
+    rows = write_reply_rows(input, load_writers(writers), cache or f"{output}.cache", prompt_field, system,
+                            progress=sys.stderr.isatty())
+    write_rows(output, rows)
+    failed = [(number, row["problem"]) for number, row in enumerate(rows, 1) if row.get("problem")]
+    typer.echo(f"{len(rows)} rows written to {output}, {len(failed)} of them without a reply")
+    for number, why in failed[:10]:
+        typer.echo(f"  row {number}: {why}")
+    if failed:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command; turn every expected error into one line and exit code 2, Ctrl-C into 130."""
     from fulcra_utils.pipeline import PipelineError, StepError

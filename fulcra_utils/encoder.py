@@ -12,7 +12,8 @@ import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -172,12 +173,32 @@ def _read_encoder(source: str | Path, name: str, revision: str | None, pin: str)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         # float32 whatever the checkpoint stores: training small heads in half precision loses the updates
-        model = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False, use_safetensors=True,
-                                          dtype="float32")
+        with quiet_loading():
+            model = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False, use_safetensors=True,
+                                              dtype="float32")
     except (OSError, ValueError, KeyError) as error:
         raise EncoderError(f"The encoder {name!r} cannot be loaded as safetensors from {source}: "
                            f"{str(error).splitlines()[0]}") from error
     return Encoder(name, model.eval(), tokenizer, pin)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Hide transformers' progress bars while weights are read from disk, so that errors stay one line.
+
+    Examples
+    --------
+    >>> with quiet_loading():
+    ...     pass
+    """
+    from transformers.utils import logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def make_tiny_encoder(seed: int = 0, width: int = 64) -> Encoder:

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
 from fulcra_utils.theory import Theory
 
 CLASSES = (-1, 0, 1)
@@ -363,7 +363,8 @@ class ValueEvaluator(PreTrainedModel):
         **kwargs
             Passed to transformers' `save_pretrained` unchanged.
         """
-        super().save_pretrained(folder, **kwargs)
+        with quiet_loading():
+            super().save_pretrained(folder, **kwargs)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         theory_file = getattr(self, "_theory_path", None)
@@ -401,7 +402,8 @@ class ValueEvaluator(PreTrainedModel):
             raise EvaluatorError(f"The evaluator in {folder} scores the theory {config['theory_name']!r}, not "
                                  f"{theory.name!r}; use evaluator.for_theory to score by definitions alone.")
         try:
-            model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
+            with quiet_loading():
+                model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
             model.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:
             raise EvaluatorError(f"The evaluator in {folder} cannot be read: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,580 @@
+"""Scoring files of any size, comparing two scored files, and how many prompts an interval needs.
+
+Choices: rows stream in shards; a finished shard is a file of its own in <output>.parts/, so a killed run goes on with
+the next one; the output is put together at the end and appears whole or not at all, in the order of the input. Every
+input line gives one output line: one that cannot be scored has `value_vector` null and `problem`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.files import write_atomic
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+ADDED = ("value_vector", "problem")
+
+
+class ScoringError(ValueError):
+    """A file or an argument that cannot be used; the message is one sentence naming the place."""
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What `score_file` did.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows in the input, and in the output.
+    n_unusable : int
+        Rows without a value vector.
+    problems : list of str
+        The first of them, "line 3: …".
+    n_resumed : int
+        Rows that an earlier, interrupted run had finished.
+    """
+
+    n_rows: int
+    n_unusable: int
+    problems: list[str]
+    n_resumed: int
+
+
+def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_size: int = 1024, batch_size: int = 32,
+               intervals: bool = False, progress: bool = False) -> ScoreReport:
+    """Score the rows of a file into another file.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator or path
+        A path is loaded.
+    source : path
+        .jsonl, .jsonl.gz or .parquet; rows need "prompt" and "response".
+    target : path
+        Of one of the same kinds; replaced when it exists.
+    shard_size : int
+        Rows held in memory at a time; the unit that a killed run keeps.
+    batch_size : int
+        Pairs a forward pass.
+    intervals : bool
+        Also write "value_low" and "value_high", the label sets' ends.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    ScoreReport
+
+    Raises
+    ------
+    ScoringError, EvaluatorError
+        When the source is missing, empty of rows to read, or of another kind, or the evaluator cannot be loaded.
+
+    Source: ours.
+    """
+    source, target = _check_files(source, target, shard_size)
+    mark = None
+    if not hasattr(evaluator, "score"):
+        from fulcra_utils.evaluator import ValueEvaluator
+        mark, evaluator = str(Path(evaluator).resolve()), ValueEvaluator.from_pretrained(evaluator)
+    parts = target.with_name(f"{target.name}.parts")
+    _open_parts(parts, _describe_job(evaluator, mark, source, shard_size, intervals))
+    counts = []
+    with _progress_bar(progress) as bar:
+        for k, rows in enumerate(_shards(source, shard_size)):
+            path, done = parts / f"{k:08d}.jsonl", True
+            if not path.is_file():
+                done = False
+                scored = _score_rows(evaluator, rows, batch_size, intervals)
+                with write_atomic(path) as tmp, tmp.open("w", encoding="utf-8") as stream:
+                    stream.writelines(map(_line, scored))
+            counts.append((len(rows), done, *_read_problems(path, k * shard_size)))
+            bar.update(len(rows))
+    if not counts:
+        shutil.rmtree(parts)
+        raise ScoringError(f"The input {source} has no rows.")
+    _join_parts(parts, len(counts), target)
+    shutil.rmtree(parts)
+    return ScoreReport(sum(c[0] for c in counts), sum(c[2] for c in counts),
+                       [text for c in counts for text in c[3]][:20], sum(c[0] for c in counts if c[1]))
+
+
+def score_rows(folder: str | Path, source: str | Path, target: str | Path, theory: str | None = None,
+               intervals: bool = False, shard_size: int = 1024, batch_size: int = 32, workers: int = 0) -> ScoreReport:
+    """Score a file by a saved evaluator, on this machine or through Ray Data: what `fulcra score` does.
+
+    Parameters
+    ----------
+    folder : path
+        A saved evaluator.
+    source, target : path
+        As `score_file`.
+    theory : str, optional
+        Name or path of the theory the evaluator must be one of.
+    intervals, shard_size, batch_size
+        As `score_file`.
+    workers : int
+        Ray actors; 0 scores without Ray.
+
+    Returns
+    -------
+    ScoreReport
+
+    Raises
+    ------
+    ScoringError, EvaluatorError, TheoryError
+        One sentence each.
+    """
+    _check_files(source, target, shard_size)
+    if batch_size < 1 or workers < 0:
+        raise ScoringError("The batch size must be at least 1 and the workers must not be negative.")
+    from fulcra_utils.evaluator import ValueEvaluator
+    from fulcra_utils.theory import load_theory
+    evaluator = ValueEvaluator.from_pretrained(folder, theory=load_theory(theory) if theory else None)
+    if workers:
+        n_rows = score_with_ray(folder, source, target, workers)
+        problems = [f"line {k + 1}: {row['problem']}" for k, (row, _) in enumerate(iter_rows(target))
+                    if row and row.get("value_vector") is None]
+        return ScoreReport(n_rows, len(problems), problems[:20], 0)
+    return score_file(evaluator, source, target, shard_size, batch_size, intervals, progress=sys.stderr.isatty())
+
+
+def _check_files(source: str | Path, target: str | Path, shard_size: int) -> tuple[Path, Path]:
+    source, target = Path(source), Path(target)
+    if shard_size < 1:
+        raise ScoringError(f"The shard size is {shard_size}; it must be at least 1.")
+    if not source.is_file():
+        raise ScoringError(f"The input {source} is no file.")
+    for path in (source, target):
+        if not path.name.endswith(SUFFIXES):
+            raise ScoringError(f"{path} is of no known kind; use {', '.join(SUFFIXES)}.")
+    if source.resolve() == target.resolve():
+        raise ScoringError(f"Input and output are the same file, {source}.")
+    if not target.parent.is_dir():
+        raise ScoringError(f"The output's folder {target.parent} does not exist.")
+    return source, target
+
+
+def _progress_bar(progress: bool):
+    from tqdm.auto import tqdm
+    return tqdm(desc="scoring", unit="row", disable=not progress)
+
+
+def _describe_job(evaluator: Any, mark: str | None, source: Path, shard_size: int, intervals: bool) -> dict:
+    """Return what a resumed run must have in common with the one that was killed."""
+    state = source.stat()
+    weights = hashlib.sha256()
+    if hasattr(evaluator, "state_dict"):
+        for name, tensor in evaluator.state_dict().items():
+            weights.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return {"source": str(source.resolve()), "size": state.st_size, "changed": state.st_mtime_ns, "evaluator": mark,
+            "weights": weights.hexdigest(), "shard_size": shard_size, "intervals": intervals}
+
+
+def _open_parts(parts: Path, job: dict) -> None:
+    """Make the folder of finished shards; parts of another job are thrown away."""
+    note = parts / "job.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == job:
+        return
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir()
+    with write_atomic(note) as tmp:
+        tmp.write_text(json.dumps(job), encoding="utf-8")
+
+
+def iter_rows(source: str | Path, batch_size: int = 1024) -> Iterator[tuple[Any, str]]:
+    """Give the rows of a file one after the other, each with what is wrong with it.
+
+    Parameters
+    ----------
+    source : path
+        .jsonl, .jsonl.gz or .parquet.
+    batch_size : int
+        Rows of a Parquet file read at a time.
+
+    Yields
+    ------
+    dict or None, str
+        The row, or None when the line is no JSON object; "" or a problem.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as f:
+    ...     _ = f.write(b'{"prompt": "a"}\\n[1]\\n'); f.flush()
+    ...     list(iter_rows(f.name))
+    [({'prompt': 'a'}, ''), (None, 'the line is no JSON object')]
+    """
+    source = Path(source)
+    if source.name.endswith(".parquet"):
+        yield from _iter_parquet(source, batch_size)
+        return
+    try:
+        with (gzip.open if source.name.endswith(".gz") else open)(source, "rb") as stream:
+            yield from map(_parse, stream)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ScoringError(f"{source} cannot be unpacked: {error}") from error
+
+
+def _iter_parquet(source: Path, batch_size: int) -> Iterator[tuple[Any, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    try:
+        for batch in pq.ParquetFile(source).iter_batches(batch_size=batch_size):
+            yield from ((row, "") for row in batch.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise ScoringError(f"{source} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _parse(line: bytes) -> tuple[Any, str]:
+    if not line.strip():
+        return None, "the line is empty"
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError:
+        return None, "the line is not UTF-8"
+    except (ValueError, RecursionError):
+        return None, "the line is not valid JSON"
+    return (row, "") if isinstance(row, dict) else (None, "the line is no JSON object")
+
+
+def _shards(source: Path, shard_size: int) -> Iterator[list[tuple[Any, str]]]:
+    rows = iter_rows(source, shard_size)
+    while shard := list(islice(rows, shard_size)):
+        yield shard
+
+
+def find_problem(row: dict | None) -> str:
+    """Return why a row cannot be scored, or an empty string.
+
+    Examples
+    --------
+    >>> find_problem({"prompt": "a", "response": 3})
+    'response is a number, not a text'
+    >>> find_problem({"prompt": "a", "response": "b"})
+    ''
+    """
+    names = {"NoneType": "missing", "int": "a number", "float": "a number", "bool": "true or false", "list": "a list",
+             "dict": "an object"}
+    for field in ("prompt", "response"):
+        value = row.get(field)
+        if not isinstance(value, str):
+            kind = names.get(type(value).__name__, type(value).__name__)
+            return f"{field} is missing" if kind == "missing" else f"{field} is {kind}, not a text"
+        if not value.strip():
+            return f"{field} is empty"
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+            return f"{field} holds half of a surrogate pair"
+    return ""
+
+
+def _score_rows(evaluator: Any, rows: Sequence[tuple[Any, str]], batch_size: int, intervals: bool) -> list[dict]:
+    """Return the rows with their value vectors, or with the problem that each has."""
+    problems = [problem or find_problem(row) for row, problem in rows]
+    good = [n for n, problem in enumerate(problems) if not problem]
+    texts = [[rows[n][0][field] for n in good] for field in ("prompt", "response")]
+    found = evaluator.score(*texts, batch_size=batch_size, **({"intervals": True} if intervals else {}))
+    layers = found if intervals else found[None]
+    names = ("value_vector", "value_low", "value_high")[:len(layers)]
+    scored = [{**_plain(row), "value_vector": None, "problem": problem} for (row, _), problem in
+              zip(rows, problems, strict=True)]
+    for place, n in enumerate(good):
+        del scored[n]["problem"]
+        for name, layer in zip(names, layers, strict=True):
+            scored[n][name] = {d: round(float(x), 6) for d, x in zip(evaluator.dimensions, layer[place], strict=True)}
+    return scored
+
+
+def _plain(row: dict | None) -> dict:
+    """Return a row's other fields as JSON can hold them."""
+    fields = {k: v for k, v in (row or {}).items() if k not in ADDED}
+    return json.loads(json.dumps(fields, default=str), parse_constant=lambda _: None)
+
+
+def _line(row: dict) -> str:
+    """Return a row as one line of JSON; half a surrogate pair, which UTF-8 cannot hold, stays escaped."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row)
+    return text + "\n"
+
+
+def _read_problems(path: Path, offset: int) -> tuple[int, list[str]]:
+    n, texts = 0, []
+    with path.open(encoding="utf-8") as stream:
+        for k, line in enumerate(stream):
+            row = json.loads(line)
+            if row.get("value_vector") is None:
+                n += 1
+                texts.append(f"line {offset + k + 1}: {row['problem']}")
+    return n, texts[:20]
+
+
+def _join_parts(parts: Path, n_parts: int, target: Path) -> None:
+    with write_atomic(target) as tmp:
+        if target.name.endswith(".parquet"):
+            _write_parquet(parts, n_parts, tmp)
+            return
+        with (gzip.open if target.name.endswith(".gz") else open)(tmp, "wb") as out:
+            for k in range(n_parts):
+                with (parts / f"{k:08d}.jsonl").open("rb") as stream:
+                    shutil.copyfileobj(stream, out)
+
+
+def _write_parquet(parts: Path, n_parts: int, target: Path) -> None:
+    """Write the shards as one Parquet file; the first pass finds a schema that holds every row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def table(k: int) -> pa.Table:
+        lines = (parts / f"{k:08d}.jsonl").read_text(encoding="utf-8").splitlines()
+        return pa.Table.from_pylist([{**dict.fromkeys(ADDED), **json.loads(line)} for line in lines])
+    try:
+        schema = pa.unify_schemas([table(k).schema for k in range(n_parts)], promote_options="permissive") \
+            if n_parts else pa.schema([("value_vector", pa.null())])
+        with pq.ParquetWriter(target, schema) as writer:
+            for k in range(n_parts):
+                rows = table(k).to_pylist()
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    except pa.ArrowException as error:
+        raise ScoringError(f"The rows fit into no Parquet table, write .jsonl instead: {error}") from error
+
+
+def read_scored_file(path: str | Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read a file that `score_file` wrote.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    DataFrame
+        prompt, then one column per dimension (nan = not scored).
+    tuple of str
+        The dimensions, in the file's order.
+
+    Raises
+    ------
+    ScoringError
+        When no row has a value vector.
+    """
+    if not Path(path).is_file() or not Path(path).name.endswith(SUFFIXES):
+        raise ScoringError(f"{path} is no file of scored rows ({', '.join(SUFFIXES)}).")
+    prompts, vectors, dimensions = [], [], ()
+    for row, _ in iter_rows(path):
+        vector = (row or {}).get("value_vector")
+        prompts.append((row or {}).get("prompt"))
+        vectors.append(vector if isinstance(vector, dict) else {})
+        dimensions = dimensions or tuple(vectors[-1])
+    if not dimensions:
+        raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
+    table = pd.DataFrame(vectors, columns=list(dimensions), dtype=float)
+    return table.assign(prompt=prompts), dimensions
+
+
+def compare_files(first: str | Path, second: str | Path, target: dict[str, float] | None = None, level: float = 0.95,
+                  n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
+    """Compare two scored files prompt by prompt.
+
+    Parameters
+    ----------
+    first, second : path
+        As `score_file` writes them; prompts that both have are compared, several replies to a prompt are averaged.
+    target : dict of dimension to number, optional
+        Also compare the distance sum |t|·|v - t| to this target.
+    level : float
+        Of the intervals.
+    n_draws : int
+        Bootstrap samples of prompts.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        value (and "distance"), n (prompts), first, second (means), difference (second - first), low, high,
+        sd (of the paired differences), clear (the interval excludes 0).
+
+    Raises
+    ------
+    ScoringError
+        When the files share no scored prompt or have other dimensions.
+
+    Source: ours; paired bootstrap over prompts.
+    """
+    from fulcra_utils.classification import draw_weights
+    (a, dims_a), (b, dims_b) = read_scored_file(first), read_scored_file(second)
+    if set(dims_a) != set(dims_b):
+        raise ScoringError(f"{first} and {second} are scored under other theories: they share "
+                           f"{len(set(dims_a) & set(dims_b))} of {len(dims_a)} and {len(dims_b)} dimensions.")
+    dims = list(dims_a)
+    means = [table.dropna(subset=dims).groupby("prompt")[dims].mean() for table in (a, b)]
+    shared = means[0].index.intersection(means[1].index)
+    if not len(shared):
+        raise ScoringError(f"{first} and {second} share no prompt that is scored in both.")
+    x, y = (m.loc[shared].to_numpy() for m in means)
+    names = list(dims)
+    if target is not None:
+        if set(target) != set(dims):
+            raise ScoringError(f"The target names other dimensions than {first}: {', '.join(set(target) ^ set(dims))}.")
+        wanted = np.array([target[d] for d in dims], dtype=float)
+        x, y = (np.column_stack([v, _distance_to(v, wanted)]) for v in (x, y))
+        names.append("distance")
+    difference = y - x
+    weights = draw_weights(len(shared), n_draws, seed) / len(shared)
+    low, high = np.quantile(weights @ difference, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    spread = difference.std(0, ddof=1) if len(shared) > 1 else np.full(len(names), np.nan)
+    return pd.DataFrame({"value": names, "n": len(shared), "first": x.mean(0), "second": y.mean(0),
+                         "difference": difference.mean(0), "low": low, "high": high, "sd": spread,
+                         "clear": (low > 0) | (high < 0)})
+
+
+def _distance_to(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return sum |t|·|v - t|, the first-order value distance (N,)."""
+    return (np.abs(vectors - target) * np.abs(target)).sum(1)
+
+
+def pass_gate(table: pd.DataFrame, tolerance: float = 0.0) -> bool:
+    """Return whether the second file may be released: its distance is not clearly larger than the first one's.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `compare_files` returns it, with a row "distance".
+    tolerance : float
+        How much larger the distance may clearly be.
+
+    Returns
+    -------
+    bool
+        False when the whole interval of the difference lies above `tolerance`; True without a row "distance".
+
+    Examples
+    --------
+    >>> pass_gate(pd.DataFrame({"value": ["distance"], "low": [0.02], "high": [0.1]}))
+    False
+    """
+    row = table[table.value == "distance"]
+    return not (len(row) and bool((row.low > tolerance).all()))
+
+
+def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: float = 0.0) -> str:
+    """Return a comparison as text or JSON, with the prompts that narrower intervals would need and the gate's verdict.
+
+    Examples
+    --------
+    >>> one = pd.DataFrame({"value": ["fairness"], "n": [9], "first": [0.1], "second": [0.2], "difference": [0.1],
+    ...                     "low": [0.0], "high": [0.2], "sd": [0.3], "clear": [False]})
+    >>> json.loads(describe_comparison(one, as_json=True))["passed"]
+    True
+    """
+    plan, passed = plan_prompts(table), pass_gate(table, tolerance)
+    if as_json:
+        return json.dumps({"passed": passed, "tolerance": tolerance, "differences": json.loads(
+            table.to_json(orient="records")), "prompts_needed": json.loads(plan.to_json(orient="records"))}, indent=1)
+    verdict = ("passed" if passed else "not passed: the second file is clearly farther from the target") \
+        if "distance" in set(table.value) else "no target, no gate"
+    return "\n\n".join([table.round(4).to_string(index=False), "Prompts needed for a 95 % interval of a given width:",
+                        plan.round(3).to_string(index=False), verdict])
+
+
+def plan_prompts(table: pd.DataFrame, widths: Sequence[float] = (0.2, 0.1, 0.05, 0.02)) -> pd.DataFrame:
+    """Return how many prompts an interval of a given width needs, from the spread of the paired differences.
+
+    Parameters
+    ----------
+    table : DataFrame
+        value and sd, as `compare_files` returns them.
+    widths : sequence of float
+        Whole widths of a 95 % interval.
+
+    Returns
+    -------
+    DataFrame
+        value, sd, then one column per width; missing where the spread is unknown.
+
+    Source: n = (2 · 1.96 · sd / width)², normal approximation.
+
+    Examples
+    --------
+    >>> int(plan_prompts(pd.DataFrame({"value": ["security"], "sd": [0.5]}), widths=[0.1])["width 0.1"].iloc[0])
+    385
+    """
+    needed = {f"width {w:g}": np.ceil((2 * 1.96 * table.sd / w) ** 2).astype("Int64") for w in widths}
+    return pd.DataFrame({"value": table.value, "sd": table.sd, **needed})
+
+
+def score_with_ray(folder: str | Path, source: str | Path, target: str | Path, n_workers: int = 2,
+                   batch_size: int = 256) -> int:
+    """Score a JSONL or Parquet file through Ray Data, for more than one machine, and return how many rows it wrote.
+
+    Parameters
+    ----------
+    folder : path
+        A saved evaluator that every worker can read.
+    source, target : path
+        .jsonl or .parquet.
+    n_workers : int
+        Actors, each with an evaluator of its own; Ray places them on the machines of the cluster it is connected to.
+    batch_size : int
+        Rows a call.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ScoringError
+        When Ray is not installed (`pip install 'fulcra-utils[ray]'`) or the files cannot be used.
+
+    Source: ours; output order is input order, as each row carries its number.
+    """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ScoringError("Ray is not installed: pip install 'fulcra-utils[ray]'.") from error
+    source, target = _check_files(source, target, batch_size)
+    rows = [{"place": k, "row": json.dumps(row, default=str), "problem": problem}
+            for k, (row, problem) in enumerate(iter_rows(source))]
+    ordered = ray.data.from_items(rows).map_batches(
+        _RayScorer, fn_constructor_args=(str(Path(folder).resolve()),), batch_size=batch_size, concurrency=n_workers)
+    scored = sorted(ordered.take_all(), key=lambda item: item["place"])
+    with write_atomic(target) as tmp:
+        if target.name.endswith(".parquet"):
+            pd.DataFrame([json.loads(item["scored"]) for item in scored]).to_parquet(tmp, index=False)
+        else:
+            opener: Callable = gzip.open if target.name.endswith(".gz") else open
+            with opener(tmp, "wt", encoding="utf-8") as out:
+                out.writelines(item["scored"] for item in scored)
+    return len(scored)
+
+
+class _RayScorer:
+    """One worker of `score_with_ray`: loads the evaluator once and scores batch after batch."""
+
+    def __init__(self, folder: str):
+        from fulcra_utils.evaluator import ValueEvaluator
+        self.evaluator = ValueEvaluator.from_pretrained(folder)
+
+    def __call__(self, batch: dict) -> dict:
+        """Score one batch of rows."""
+        rows = [(json.loads(row), str(problem)) for row, problem in zip(batch["row"], batch["problem"], strict=True)]
+        scored = _score_rows(self.evaluator, rows, 32, intervals=False)
+        return {"place": batch["place"], "scored": [_line(row) for row in scored]}

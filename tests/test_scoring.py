@@ -1,0 +1,266 @@
+"""Scoring files: every line has its place, a killed run goes on, and two files can be compared."""
+
+import gzip
+import importlib.util
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.scoring import (
+    ScoringError,
+    compare_files,
+    pass_gate,
+    plan_prompts,
+    read_scored_file,
+    score_file,
+    score_with_ray,
+)
+from fulcra_utils.theory import load_theory
+
+
+class CountingEvaluator:
+    """Scores a reply by its length; counts calls."""
+
+    dimensions = ("first", "second")
+
+    def __init__(self, shift=0.0):
+        self.shift, self.n_scored = shift, 0
+
+    def score(self, prompts, responses, batch_size=32, intervals=False):
+        self.n_scored += len(prompts)
+        lengths = np.array([len(r) for r in responses], dtype=float)
+        scores = np.column_stack([np.tanh(lengths / 10), -np.tanh(lengths / 20)]) + self.shift
+        return np.stack([scores, scores - 1, scores + 1]) if intervals else scores
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 48),
+                          tmp_path_factory.mktemp("run") / "evaluator")
+
+
+def write_rows(path, n, start=0):
+    lines = [json.dumps({"prompt": f"p{k}", "response": f"reply {k} " * (k % 5 + 1), "id": k, "note": {"a": [k]}})
+             for k in range(start, start + n)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_order_and_other_fields_are_kept(tmp_path):
+    source = write_rows(tmp_path / "in.jsonl", 25)
+    report = score_file(CountingEvaluator(), source, tmp_path / "out.jsonl", shard_size=4)
+    rows = read_lines(tmp_path / "out.jsonl")
+    assert (report.n_rows, report.n_unusable, report.n_resumed) == (25, 0, 0)
+    assert [r["id"] for r in rows] == list(range(25)) and rows[3]["note"] == {"a": [3]}
+    assert set(rows[0]["value_vector"]) == {"first", "second"} and "problem" not in rows[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_bad_lines_keep_their_place(tmp_path):
+    lines = [b'{"prompt": "p", "response": "r"}', b'{"prompt": "p"}', b"{broken", b"[1, 2]", b"",
+             b'{"prompt": 3, "response": "r"}', b'{"prompt": "p", "response": "  "}', b"\xff\xfe",
+             b'{"prompt": "p", "response": "\\ud800"}', b'{"prompt": "p", "response": "r", "x": NaN, "problem": "old"}']
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    report = score_file(CountingEvaluator(), tmp_path / "in.jsonl", tmp_path / "out.jsonl", shard_size=3)
+    rows = read_lines(tmp_path / "out.jsonl")
+    assert [r["value_vector"] is None for r in rows] == [False] + [True] * 8 + [False]
+    assert [r.get("problem") for r in rows] == [
+        None, "response is missing", "the line is not valid JSON", "the line is no JSON object", "the line is empty",
+        "prompt is a number, not a text", "response is empty", "the line is not UTF-8",
+        "response holds half of a surrogate pair", None]
+    assert report.n_unusable == 8 and report.problems[1] == "line 3: the line is not valid JSON"
+    assert rows[9]["x"] is None
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_kinds_of_files(tmp_path, suffix):
+    write_rows(tmp_path / "plain.jsonl", 9)
+    rows = read_lines(tmp_path / "plain.jsonl")
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    if suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(source)
+    elif suffix == ".jsonl.gz":
+        source.write_bytes(gzip.compress((tmp_path / "plain.jsonl").read_bytes()))
+    else:
+        source = tmp_path / "plain.jsonl"
+    assert score_file(CountingEvaluator(), source, target, shard_size=4, intervals=True).n_rows == 9
+    table, dims = read_scored_file(target)
+    assert dims == ("first", "second") and table.prompt.tolist() == [r["prompt"] for r in rows]
+    assert np.isfinite(table["first"]).all()
+
+
+def test_unusable_files_are_one_line(tmp_path):
+    source = write_rows(tmp_path / "in.jsonl", 1)
+    for bad, message in ((tmp_path / "none.jsonl", "is no file"), (tmp_path / "in.txt", "no file|no known kind")):
+        with pytest.raises(ScoringError, match=message):
+            score_file(CountingEvaluator(), bad, tmp_path / "out.jsonl")
+    with pytest.raises(ScoringError, match="same file"):
+        score_file(CountingEvaluator(), source, source)
+    with pytest.raises(ScoringError, match="folder .* does not exist"):
+        score_file(CountingEvaluator(), source, tmp_path / "no" / "out.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ScoringError, match="has no rows"):
+        score_file(CountingEvaluator(), tmp_path / "empty.jsonl", tmp_path / "out.jsonl")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(source.read_bytes() * 100)[:-20])
+    with pytest.raises(ScoringError, match="cannot be unpacked"):
+        score_file(CountingEvaluator(), tmp_path / "cut.jsonl.gz", tmp_path / "out.jsonl")
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ScoringError, match="cannot be read as Parquet"):
+        score_file(CountingEvaluator(), tmp_path / "no.parquet", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+class DyingEvaluator(CountingEvaluator):
+    """Dies in the middle of a file."""
+
+    def score(self, prompts, responses, batch_size=32, intervals=False):
+        if "p10" in prompts:
+            raise KeyboardInterrupt
+        return super().score(prompts, responses, batch_size, intervals)
+
+
+def test_interrupted_run_goes_on_and_scores_nothing_twice(tmp_path):
+    source, target = write_rows(tmp_path / "in.jsonl", 20), tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        score_file(DyingEvaluator(), source, target, shard_size=4)
+    assert not target.exists()
+    again = CountingEvaluator()
+    report = score_file(again, source, target, shard_size=4)
+    assert (report.n_resumed, again.n_scored) == (8, 12)
+    assert [r["id"] for r in read_lines(target)] == list(range(20))
+
+
+def test_parts_of_another_input_are_not_used(tmp_path):
+    source, target = write_rows(tmp_path / "in.jsonl", 20), tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        score_file(DyingEvaluator(), source, target, shard_size=4)
+    write_rows(source, 20, start=100)
+    assert score_file(CountingEvaluator(), source, target, shard_size=4).n_resumed == 0
+    assert read_lines(target)[0]["id"] == 100
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    peaks = []
+    for n in (400, 4000):
+        source = write_rows(tmp_path / f"{n}.jsonl", n)
+        tracemalloc.start()
+        score_file(CountingEvaluator(), source, tmp_path / "out.jsonl", shard_size=50)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_file_and_call_give_the_same_scores(tmp_path, folder):
+    source = write_rows(tmp_path / "in.jsonl", 6)
+    score_file(folder, source, tmp_path / "out.jsonl", shard_size=4)
+    table, dims = read_scored_file(tmp_path / "out.jsonl")
+    rows = read_lines(source)
+    direct = ValueEvaluator.from_pretrained(folder).score([r["prompt"] for r in rows], [r["response"] for r in rows])
+    np.testing.assert_allclose(table[list(dims)].to_numpy(), direct, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, folder):
+    source, target = write_rows(tmp_path / "in.jsonl", 1500), tmp_path / "out.jsonl"
+    code = ("import sys, torch; torch.set_num_threads(1); from fulcra_utils.scoring import score_file;"
+            "score_file(*sys.argv[1:4], shard_size=16)")
+    command = [sys.executable, "-c", code, str(folder), str(source), str(target)]
+    rng = random.Random(5)
+    for _ in range(6):
+        process = subprocess.Popen(command)
+        time.sleep(rng.uniform(2, 9))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert [r["id"] for r in read_lines(target)] == list(range(1500))
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra: pip install 'fulcra-utils[ray]'")
+def test_two_ray_workers_give_the_same_file(tmp_path, folder):
+    source = write_rows(tmp_path / "in.jsonl", 40)
+    score_file(folder, source, tmp_path / "one.jsonl")
+    assert score_with_ray(folder, source, tmp_path / "two.jsonl", n_workers=2, batch_size=8) == 40
+    first, second = (read_scored_file(tmp_path / f"{name}.jsonl")[0] for name in ("one", "two"))
+    assert first.prompt.tolist() == second.prompt.tolist()
+    np.testing.assert_allclose(first.drop(columns="prompt"), second.drop(columns="prompt"), atol=1e-5)
+
+
+def test_ray_missing_is_one_line(tmp_path, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(ScoringError, match="Ray is not installed"):
+        score_with_ray(folder, write_rows(tmp_path / "in.jsonl", 1), tmp_path / "out.jsonl")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    source = write_rows(tmp_path / "in.jsonl", 60)
+    score_file(CountingEvaluator(), source, tmp_path / "a.jsonl")
+    score_file(CountingEvaluator(0.1), source, tmp_path / "b.jsonl")
+    return tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+
+
+def test_paired_difference_is_exact_and_gate_follows_it(pair):
+    table = compare_files(*pair, target={"first": 0.0, "second": 1.0})
+    np.testing.assert_allclose(table.difference[:2], 0.1, atol=1e-5)
+    assert table.clear[:2].all() and table.n[0] == 60
+    closer = table.set_index("value").loc["distance"]
+    assert closer.difference < 0 and pass_gate(table)
+    assert not pass_gate(compare_files(*pair[::-1], target={"first": 0.0, "second": 1.0}))
+    assert pass_gate(compare_files(*pair[::-1], target={"first": 0.0, "second": 1.0}), tolerance=0.5)
+
+
+def test_same_file_shows_no_difference(pair):
+    table = compare_files(pair[0], pair[0])
+    assert not table.clear.any() and (table.difference == 0).all()
+
+
+def test_files_that_cannot_be_compared(pair, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", 5, start=500)
+    score_file(CountingEvaluator(), other, tmp_path / "c.jsonl")
+    with pytest.raises(ScoringError, match="share no prompt"):
+        compare_files(pair[0], tmp_path / "c.jsonl")
+    with pytest.raises(ScoringError, match="run `fulcra score` first"):
+        compare_files(pair[0], other)
+
+
+def test_planned_prompts_give_the_promised_width():
+    rng = np.random.default_rng(0)
+    n = int(plan_prompts(pd.DataFrame({"value": ["a"], "sd": [0.4]}), widths=[0.1])["width 0.1"].iloc[0])
+    widths = [3.92 * rng.normal(0, 0.4, n).std(ddof=1) / np.sqrt(n) for _ in range(200)]
+    assert np.mean(widths) == pytest.approx(0.1, rel=0.05)
+
+
+def run_command(*words):
+    return subprocess.run([sys.executable, "-m", "fulcra_utils.cli", *map(str, words)], capture_output=True, text=True,
+                          check=False)
+
+
+def test_commands_and_their_exit_codes(tmp_path, folder):
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    done = run_command("score", "--evaluator", folder, "--input", source, "--output", tmp_path / "a.jsonl")
+    assert (done.returncode, len(read_lines(tmp_path / "a.jsonl"))) == (0, 5), done.stderr
+    source.write_text(source.read_text() + "{broken\n")
+    done = run_command("score", "--evaluator", folder, "--input", source, "--output", tmp_path / "b.jsonl")
+    assert done.returncode == 1 and "1 not scored" in done.stdout and "line 6" in done.stderr
+    done = run_command("score", "--evaluator", tmp_path, "--input", source, "--output", tmp_path / "c.jsonl")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is no evaluator" in done.stderr
+    done = run_command("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--target", "harmless", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["passed"] and found["differences"][0]["n"] == 5
