@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.annotation import vote_labels
+from fulcra_utils.dataset import SIGNS
 from fulcra_utils.files import write_json, write_table, write_text
 from fulcra_utils.theory import Theory
 
@@ -122,7 +123,7 @@ def read_decisions(path: str | Path, names: Sequence[str] | None = None) -> pd.D
     if missing:
         raise ReviewError(f"{path}: column {missing[0]} is missing")
     table = table.reindex(columns=DECISION_COLUMNS, fill_value="")
-    labels = {"-1": -1.0, "0": 0.0, "1": 1.0, "+1": 1.0, "-1.0": -1.0, "0.0": 0.0, "1.0": 1.0, "\N{MINUS SIGN}1": -1.0}
+    labels = {text: float(label) for text, label in SIGNS.items()} | {"-1.0": -1.0, "0.0": 0.0, "1.0": 1.0}
     for line, row in enumerate(table.itertuples(), 2):
         label = row.label.strip()
         if label and label not in labels:
@@ -155,7 +156,7 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     old = read_decisions(path) if path.exists() else new.head(0)
     both = pd.concat([old, new], ignore_index=True) if len(old) else new
     both = both.drop_duplicates(["row_id", "name", "label", "who"], keep="first")
-    return write_table(path, both.assign(label=both.label.map("{:+.0f}".format)))
+    return write_table(path, both.assign(label=both.label.map({-1.0: "-1", 0.0: "0", 1.0: "+1"})))
 
 
 def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[str],

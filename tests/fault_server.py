@@ -97,8 +97,11 @@ class FaultServer:
             return self.send(handler, 400, json.dumps({"error": {"message": "response_format is not supported"}}))
         if fault in WAY:
             return self.fail(handler, fault)
-        labels = self.label(request["messages"])
-        content = spoil(labels, fault, self.random)
+        if "<turn " in request["messages"][-1]["content"]:
+            content = spoil(self.label(request["messages"]), fault, self.random)
+        else:
+            reply = f"{request['model']}: {request['messages'][-1]['content']}"
+            content = {"empty": "", "null": None}.get(fault, reply)
         if fault not in CONTENT:
             with self.lock:
                 self.served[question] += 1

@@ -1,5 +1,6 @@
 """The annotate command against a server that fails in every way: nothing lost, nothing doubled, nothing leaked."""
 
+import asyncio
 import json
 import os
 import random
@@ -220,6 +221,47 @@ def test_budget_stops_cleanly(tmp_path):
             annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server), budget=1)
 
 
+def test_budget_counts_what_earlier_starts_paid(tmp_path):
+    write_input(tmp_path / "in.jsonl", 20)
+    with FaultServer(rate=0) as server:
+        for _ in range(3):
+            annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10",
+                          quick(server, model="gpt-4o"), budget=0.01)
+            asked = server.requests
+        assert asked == server.requests < 20
+        more = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server, model="gpt-4o"))
+    assert not more.failed
+    assert server.requests == 20
+
+
+def test_works_inside_a_running_event_loop(tmp_path):
+    write_input(tmp_path / "in.jsonl", 3)
+
+    async def in_a_notebook(server):
+        return annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
+
+    with FaultServer(rate=0) as server:
+        assert not asyncio.run(in_a_notebook(server)).failed
+
+
+def test_ctrl_c_is_one_line_and_keeps_the_answers(tmp_path):
+    write_input(tmp_path / "in.jsonl", 300)
+    with FaultServer(rate=0, latency=0.1) as server:
+        process = start_cli(server, tmp_path)
+        while len(server.served) < 10:
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert (out, err.count("\n")) == ("", 1)
+        assert "Traceback" not in err
+    assert not (tmp_path / "out.jsonl").exists()
+    store = AnswerCache(tmp_path / "out.jsonl.cache")
+    assert 10 <= len(store) < 300
+    store.close()
+
+
 def test_dry_run_asks_and_writes_nothing(tmp_path):
     write_input(tmp_path / "in.jsonl", 7)
     with FaultServer(rate=0) as server:
@@ -276,11 +318,15 @@ def command(monkeypatch, capfd, tmp_path):
     return run
 
 
-def run_cli(server, folder, *more, key=KEY, kill_after=None):
+def start_cli(server, folder, *more, key=KEY):
     command = [sys.executable, "-m", "fulcra_utils.cli", "annotate", "--input", str(folder / "in.jsonl"), "--output",
                str(folder / "out.jsonl"), "--model", "judge", *more]
     environment = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": key}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_cli(server, folder, *more, kill_after=None):
+    process = start_cli(server, folder, *more)
     if kill_after is not None:
         try:
             process.wait(kill_after)

@@ -1,0 +1,213 @@
+"""Replies to prompts, from any number of endpoints or local transformers models; resumable, nothing asked twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fulcra_utils.asking import Outcome, ask_all
+from fulcra_utils.dataset import iter_rows
+from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, load_endpoints, load_price
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+COLUMNS = ["prompt", "response", "response_source", "problem", "row"]
+
+
+class LocalModel(BaseModel):
+    """A transformers model on this machine, by folder or hub name, with its sampling options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str = Field(min_length=1)
+    name: str = ""
+    revision: str = "main"
+    options: dict[str, Any] = {"max_new_tokens": 200, "do_sample": False}
+    batch_size: int = Field(8, ge=1)
+    seed: int = 0
+
+
+def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
+    """Return who writes replies: the `endpoints` and the `local_models` of a YAML file.
+
+    Raises
+    ------
+    EndpointError
+        Naming file, entry and field.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import ROOT
+    >>> [writer.name for writer in load_writers(ROOT / "data" / "endpoints.example.yaml")]
+    ['local', 'gpt-4o-mini', 'my-checkpoint']
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        entries = raw.get("local_models") or []
+        local = [LocalModel(**{"name": entry.get("model", ""), **entry}) for entry in entries]
+        endpoints = load_endpoints(path) if raw.get("endpoints") else []
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise EndpointError(f"{path}: local_models: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise EndpointError(f"{path}: cannot be read as a list of writers: {type(error).__name__}") from None
+    if not endpoints and not local:
+        raise EndpointError(f"{path}: names neither endpoints nor local_models")
+    return [*endpoints, *local]
+
+
+def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path,
+                  system: str = "", progress: bool = False) -> pd.DataFrame:
+    """Let every writer answer every prompt.
+
+    Parameters
+    ----------
+    prompts : sequence of str, length N
+    writers : sequence of Endpoint or LocalModel
+    cache : path
+        Folder of the stored replies; what is there is not asked again.
+    system : str
+        A system message before each prompt.
+    progress : bool
+
+    Returns
+    -------
+    DataFrame
+        prompt, response (None when there is none), response_source, problem, row (number of the prompt); writer by
+        writer, prompts in order.
+
+    Raises
+    ------
+    EndpointError
+        When an endpoint refuses everything, or a model cannot be loaded.
+
+    Source: ours; the paper's replies come from eight models.
+    """
+    store = AnswerCache(cache)
+    try:
+        tables = [_write_one(list(prompts), writer, store, system, progress) for writer in writers]
+    finally:
+        store.close()
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+
+
+def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalModel], cache: str | Path,
+                     prompt_field: str = "prompt", system: str = "", progress: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of a prompt file, once for each writer, with `response`, `response_source` and `problem`.
+
+    Parameters
+    ----------
+    input_path : path
+        .jsonl, .jsonl.gz or .parquet with prompts as text.
+    writers, cache, system, progress
+        As in `write_replies`.
+    prompt_field : str
+
+    Returns
+    -------
+    list of dict
+        All fields of the input kept; a row without a usable prompt comes once, with its problem.
+
+    Raises
+    ------
+    DatasetError, EndpointError
+        When the file cannot be read, or nobody can be asked.
+    """
+    fields, prompts, bad = [], [], []
+    for line, row, reason in iter_rows(input_path):
+        text = (row or {}).get(prompt_field)
+        if isinstance(text, str) and text.strip():
+            fields.append(row)
+            prompts.append(text)
+        else:
+            why = reason or f"{prompt_field} is no text"
+            bad.append({**(row or {}), "response": None, "problem": f"line {line}: {why}"})
+    replies = write_replies(prompts, writers, cache, system, progress)
+    made = [{**fields[reply.row], "response": reply.response, "response_source": reply.response_source,
+             **({"problem": reply.problem} if reply.problem else {})} for reply in replies.itertuples()]
+    return made + bad
+
+
+def _write_one(prompts: list[str], writer: Endpoint | LocalModel, store: AnswerCache, system: str,
+               progress: bool) -> pd.DataFrame:
+    before = ({"role": "system", "content": system},) if system else ()
+    questions = [Question((*before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
+    if isinstance(writer, LocalModel):
+        texts = _generate_all(questions, writer, store, progress)
+        outcomes = [Outcome(value=text) if text.strip() else Outcome(error="the reply is empty") for text in texts]
+    else:
+        outcomes = ask_all(writer, questions, _take_text, store, load_price(writer.model))
+    return pd.DataFrame({
+        "prompt": prompts, "response": [outcome.value for outcome in outcomes],
+        "response_source": writer.name or writer.model,
+        "problem": ["" if o.value else o.error or "; ".join(o.faults) for o in outcomes], "row": range(len(prompts))},
+        columns=COLUMNS).astype({"response": object})
+
+
+def _take_text(_: int, answer: Answer) -> tuple[str | None, list[str], float]:
+    text = answer.text.strip()
+    return (text, [], 1.0) if text else (None, ["the reply is empty"], 0.0)
+
+
+def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCache, progress: bool) -> list[str]:
+    """Return one text a question; those not stored yet are generated batch by batch, each stored when it is done."""
+    from tqdm import tqdm
+
+    keys = [_local_key(question, writer) for question in questions]
+    known = {key: answer.text for key in keys if (answer := store.get(key)) is not None}
+    open_ = [n for n in {key: n for n, key in reversed(list(enumerate(keys)))}.values() if keys[n] not in known]
+    open_.sort(key=lambda n: len(questions[n].messages[-1]["content"]))
+    if open_:
+        model, tokenizer = _load_local(writer)
+        for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress):
+            batch = open_[start:start + writer.batch_size]
+            for n, text in zip(batch, _generate([questions[n] for n in batch], model, tokenizer, writer), strict=True):
+                store.put(keys[n], Answer(text, mode="local", address=writer.model))
+                known[keys[n]] = text
+    return [known[key] for key in keys]
+
+
+def _local_key(question: Question, writer: LocalModel) -> str:
+    whole = {"model": writer.model, "revision": writer.revision, "options": writer.options, "seed": writer.seed,
+             "messages": question.messages}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _load_local(writer: LocalModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(writer.model, revision=writer.revision, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(writer.model, revision=writer.revision).eval()
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"local model {writer.model!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _generate(questions: list[Question], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+              writer: LocalModel) -> list[str]:
+    import torch
+
+    if tokenizer.chat_template:
+        texts = [tokenizer.apply_chat_template(list(q.messages), tokenize=False, add_generation_prompt=True)
+                 for q in questions]
+    else:  # the released data's own words for who speaks
+        texts = ["\n".join(message["content"] for message in q.messages[:-1]) +
+                 f"Human: {q.messages[-1]['content']}\nBob:" for q in questions]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    seed = hashlib.sha256("".join(texts).encode()).digest()[:4]  # the same batch draws the same, whenever it is made
+    torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
+    with torch.inference_mode():
+        out = model.generate(**inputs, **writer.options, pad_token_id=tokenizer.pad_token_id)
+    return [text.strip() for text in tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1]:],
+                                                            skip_special_tokens=True)]
