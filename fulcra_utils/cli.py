@@ -181,6 +181,8 @@ def main() -> None:
     from fulcra_utils.pipeline import PipelineError, StepError
     try:
         code = app(standalone_mode=False) or 0
+        if code == 130:  # typer's own way of passing Ctrl-C on
+            raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt):
         code = _complain("interrupted: finished steps are kept, and the same command goes on from there", 130)
     except StepError as error:
