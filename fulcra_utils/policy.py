@@ -360,7 +360,7 @@ def sample_replies(
         for row, reply in zip(rows, _generate(model, tokenizer, [ids[r] for r in rows], max_new_tokens, temperature),
                               strict=True):
             replies[row] = reply
-    responses = [t.strip() for t in tokenizer.batch_decode(replies, skip_special_tokens=True)]
+    responses = [tokenizer.decode(r, skip_special_tokens=True).strip() for r in replies]
     return pd.DataFrame({
         "prompt": list(prompts), "response": responses, "prompt_ids": ids, "reply_ids": replies,
         "is_finished": [bool(r) and r[-1] == tokenizer.eos_token_id for r in replies],

@@ -1,0 +1,180 @@
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fulcra_utils import policy as policy_module
+from fulcra_utils.ngrams import KneserNey
+from fulcra_utils.policy import (
+    PolicyError,
+    build_policy,
+    encode_dialogues,
+    load_policy,
+    measure_bits,
+    sample_replies,
+    save_policy,
+    score_tokens,
+    train_policy,
+    train_tokenizer,
+)
+from fulcra_utils.startmodel import collect_dialogues, make_start
+
+TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
+SETTINGS = {"train": True, "start_model": "small", "lm_layers": 1, "lm_width": 16, "lm_heads": 2, "lm_context": 48,
+            "lm_vocab": 300, "lm_dropout": 0.1, "lm_epochs": 2, "lm_batch_tokens": 64, "lm_learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300)
+
+
+def make(tokenizer, **changes):
+    return build_policy(tokenizer, **{"layers": 1, "width": 16, "heads": 2, "context": 48} | changes)
+
+
+def dialogues(tokenizer):
+    return encode_dialogues(tokenizer, TEXTS * 5, TEXTS[::-1] * 5, 48)
+
+
+def plain_kneser_ney(texts, vocab, order):
+    """The textbook recursion with dictionaries."""
+    grams = [Counter() for _ in range(order + 1)]
+    for text in texts:
+        padded = [0] * (order - 1) + list(text)
+        for i in range(order - 1, len(padded)):
+            grams[order][tuple(padded[i - order + 1:i + 1])] += 1
+    for n in range(order - 1, 0, -1):
+        grams[n] = Counter(g[1:] for g in grams[n + 1])
+
+    def prob(context, word, n):
+        if n == 0:
+            return 1 / vocab
+        once, twice = (sum(c == k for c in grams[n].values()) for k in (1, 2))
+        discount = once / (once + 2 * twice) if once else 0.5
+        context = tuple(context[len(context) - n + 1:]) if n > 1 else ()
+        followers = {g: c for g, c in grams[n].items() if g[:-1] == context}
+        total, lower = sum(followers.values()), prob(context[1:], word, n - 1)
+        if not total:
+            return lower
+        return (max(followers.get((*context, word), 0) - discount, 0) + discount * len(followers) * lower) / total
+
+    return prob
+
+
+def test_kneser_ney_equals_the_textbook_recursion():
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, 5, 12).tolist() for _ in range(6)]
+    model, prob = KneserNey(texts, 5, 3), plain_kneser_ney(texts, 5, 3)
+    text = [1, 2, 2, 4, 3, 1]
+    padded = [0, 0, *text]
+    expected = sum(np.log(prob(padded[i - 2:i], padded[i], 3)) for i in range(4, 8))
+    assert model.score(text, start=2) == pytest.approx(expected, abs=1e-9)
+    total = sum(np.exp(model.score([2, 2, w], start=2)) for w in range(5))
+    assert total == pytest.approx(1)
+
+
+def test_kneser_ney_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="do not fit into 63 bits"):
+        KneserNey([[1, 2]], 50_000, 5)
+
+
+def test_tokenizer_writes_every_text(tokenizer):
+    for text in ("naïve 日本 ✓", "a\tb\nc", "be kind"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    chat = tokenizer.apply_chat_template([{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+                                          {"role": "assistant", "content": "a"}], tokenize=False)
+    assert chat == "<|system|>s<|user|>u<|assistant|>a<|end|>"
+
+
+def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
+    model = make(tokenizer).eval()
+    texts = encode_dialogues(tokenizer, ["be kind", "never hurt people at home"], ["keep the peace", "be"], 48)
+    together = score_tokens(model, tokenizer, texts)
+    for (ids, start), value in zip(texts, together, strict=True):
+        with torch.no_grad():
+            logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        by_hand = sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+        assert value == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):
+    model = make(tokenizer)
+    first, second = (sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert first.prompt.tolist() == TEXTS * 2
+    assert not first.response.equals(sample_replies(model, tokenizer, TEXTS * 2, 6, seed=4, batch_size=3).response)
+    assert len(sample_replies(model, tokenizer, [], 6)) == 0
+
+
+def test_training_learns_and_saves_without_dropout(tokenizer, tmp_path):
+    model = make(tokenizer, dropout=0.2)
+    before = measure_bits(model, tokenizer, dialogues(tokenizer))
+    history = train_policy(model, tokenizer, dialogues(tokenizer), dialogues(tokenizer), tmp_path, epochs=4,
+                           batch_tokens=128, learning_rate=1e-2)
+    assert history.held_out_bits.iloc[-1] < before and history.train_loss.is_monotonic_decreasing
+    loaded, _ = load_policy(tmp_path)
+    assert loaded.config.hidden_dropout == 0 and not (tmp_path / "epoch.pt").exists()
+    bits = measure_bits(loaded, tokenizer, dialogues(tokenizer))
+    assert bits == pytest.approx(history.held_out_bits.iloc[-1], abs=1e-3)
+
+
+def test_interrupted_training_ends_in_the_same_weights(tokenizer, tmp_path, monkeypatch):
+    options = {"epochs": 3, "batch_tokens": 128, "learning_rate": 1e-2, "seed": 5}
+    whole = make(tokenizer, dropout=0.2)
+    train_policy(whole, tokenizer, dialogues(tokenizer), [], tmp_path / "whole", **options)
+    steps, real = [], policy_module._train_step
+
+    def breaks(*args):
+        steps.append(1)
+        if len(steps) > 2 * len(policy_module._batches(dialogues(tokenizer), 128, 0)) + 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(policy_module, "_train_step", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(make(tokenizer, dropout=0.2), tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
+    monkeypatch.setattr(policy_module, "_train_step", real)
+    again = make(tokenizer, dropout=0.2)
+    train_policy(again, tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_nothing_to_learn(tokenizer, tmp_path):
+    with pytest.raises(PolicyError, match="no dialogue"):
+        train_policy(make(tokenizer), tokenizer, [], [], tmp_path)
+    assert encode_dialogues(tokenizer, ["be kind " * 40], ["yes"], 48) == []
+
+
+def make_rows():
+    train = pd.DataFrame({"prompt": TEXTS * 4, "response": TEXTS[::-1] * 4})
+    return {"train": train, "validation": train.head(2), "test": train.head(2)}
+
+
+def test_start_model_is_kept_and_replaced_when_its_texts_change(tmp_path):
+    rows = make_rows()
+    first = make_start(rows, tmp_path / "start", SETTINGS, 0)
+    stamp = (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns
+    again = make_start(rows, tmp_path / "start", SETTINGS, 0)
+    assert (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns == stamp
+    assert again.bits.bits_per_byte.tolist() == pytest.approx(first.bits.bits_per_byte.tolist())
+    assert first.bits.model.tolist() == ["neural", "kneser-ney"] and (first.bits.bits_per_byte > 0).all()
+    make_start(rows | {"train": rows["train"].head(8)}, tmp_path / "start", SETTINGS, 0)
+    assert (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns != stamp
+    assert make_start(rows, tmp_path / "no", SETTINGS | {"start_model": "hub/name"}, 0).source == "hub/name"
+    assert not (tmp_path / "no").exists()
+
+
+def test_no_test_prompt_is_learnt():
+    rows = pd.DataFrame({"prompt": ["a", "b", "c"], "response": ["x", " ", "z"], "split": ["train", "train", "test"]})
+    pairs = pd.DataFrame({"prompt": ["d"], "chosen": ["c"], "rejected": ["r"], "split": ["test"]})
+    assert collect_dialogues(rows, rows.head(0), pairs, "train").prompt.tolist() == ["a"]
+
+
+def test_a_pickled_model_is_not_read(tokenizer, tmp_path):
+    save_policy(make(tokenizer), tokenizer, tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(PolicyError, match="cannot be loaded"):
+        load_policy(tmp_path)

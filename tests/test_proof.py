@@ -1,0 +1,221 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.proof import (
+    Judges,
+    compare_policies,
+    confuse_targets,
+    find_constant,
+    judge_goals,
+    make_controls,
+    measure_text,
+    pick_examples,
+    take_test_prompts,
+)
+from fulcra_utils.scorers import (
+    TextMemory,
+    fit_judge,
+    fit_ngram_reward,
+    fit_preference,
+    fit_reward_model,
+    fit_value_scorer,
+    measure_scorer,
+    teach_absence,
+)
+from fulcra_utils.targets import load_target, uniform_target
+from fulcra_utils.theory import list_theories, load_theory
+from fulcra_utils.trial import claim_bars, measure_trial, prepare_panel, read_plan, run_trial
+
+GOOD = ["be kind and help your friend today", "always protect the weak and be kind", "help people with kind words"]
+BAD = ["hurt them and take what you want", "steal the money and hurt people", "take it all and hurt them now"]
+
+
+def make_rows(theory, n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        good = i % 2 == 0
+        text = f"{rng.choice(GOOD if good else BAD)} {rng.choice(['so', 'then', 'and', 'well'])} {i % 7}"
+        rows.append({"prompt": f"question {i}", "response": text, "reward": 1.0 if good else -1.0, "cluster": i,
+                     "split": "test" if i % 5 == 4 else "train", "half": "A" if i % 4 < 2 else "B",
+                     "response_source": "x", **dict.fromkeys(theory.dimensions, 1.0 if good else -1.0)})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return TextMemory(load_encoder("tiny"))
+
+
+def make_replies(texts, prompts=None):
+    n = len(texts)
+    return pd.DataFrame({"prompt": prompts or [f"p{i}" for i in range(n)], "response": texts, "is_finished": True,
+                         "n_tokens": 4, "logp": -4.0, "logp_start": -6.0})
+
+
+@pytest.mark.parametrize("name", list_theories())
+def test_reward_evaluator_and_judge_learn_signs_and_silence(name, memory):
+    theory = load_theory(name)
+    rows = make_rows(theory, 120)
+    train, test = rows[rows.split == "train"], rows[rows.split == "test"]
+    labels = train[list(theory.dimensions)].to_numpy()
+    for scorer in (fit_value_scorer(memory, train.prompt.tolist(), train.response.tolist(), labels, theory),
+                   fit_judge(train.prompt.tolist(), train.response.tolist(), labels, theory)):
+        assert measure_scorer(scorer, test, theory)["correlation"] > 0.7
+        scores = scorer.score(["question 4"] * 2, [GOOD[0], ""])
+        assert scores.shape == (2, theory.n_dims) and np.abs(scores).max() <= 1
+        assert (np.abs(scores[1]) < np.abs(scores[0])).all()
+
+
+def test_scorers_survive_a_theory_without_labels(memory):
+    theory = load_theory("moral_foundations")
+    rows = make_rows(theory)
+    labels = np.full((len(rows), theory.n_dims), np.nan)
+    for scorer in (fit_value_scorer(memory, rows.prompt.tolist(), rows.response.tolist(), labels, theory),
+                   fit_judge(rows.prompt.tolist(), rows.response.tolist(), labels, theory)):
+        assert np.isfinite(scorer.score(["q"], ["a"])).all()
+    rows[list(theory.dimensions)] = np.nan
+    assert np.isnan(measure_scorer(scorer, rows, theory)["correlation"])
+
+
+def test_taught_absence_keeps_unknown_labels_unknown():
+    theory = load_theory("moral_foundations")
+    vectors = np.full((4, theory.n_dims), 1.0)
+    vectors[1, 2] = np.nan
+    prompts, responses, labels = teach_absence(["q"] * 4, GOOD[:2] + BAD[:2], vectors, theory)
+    assert len(prompts) == len(responses) == len(labels) == 12
+    assert np.isnan(labels[[1, 5, 9], 2]).all() and np.isnan(labels).sum() == 3
+    assert (np.nan_to_num(labels[4:]) == 0).all()
+    assert "" in responses[8:] and "q" in responses[8:]
+
+
+def test_scalar_models_order_replies(memory):
+    theory = load_theory("moral_foundations")
+    rows = make_rows(theory, 120)
+    model = fit_reward_model(memory, rows.prompt.tolist(), rows.response.tolist(), rows.reward.to_numpy())
+    grams = fit_ngram_reward(rows.prompt.tolist(), rows.response.tolist(), rows.reward.to_numpy())
+    pairs = fit_preference(memory, ["q"] * 30, GOOD * 10, BAD * 10)
+    for scorer in (model, grams, pairs):
+        good, bad = scorer.predict(["q"] * 2, [GOOD[0], BAD[0]])
+        assert good > bad
+    with pytest.raises(ValueError, match="at least 8 rows"):
+        fit_reward_model(memory, ["q"] * 9, ["a"] * 9, np.array([1.0] * 7 + [np.nan] * 2))
+
+
+def test_text_measures_by_hand():
+    table = make_replies(["a b c", "a b c", "", "a b d"])
+    table["logp"] = [-2.0, -2.0, -1.0, -3.0]
+    measured = measure_text(table)
+    assert measured["kl_token"] == pytest.approx((24 - 8) / 16) and measured["kl_reply"] == pytest.approx(4)
+    assert measured["nll_start"] == pytest.approx(24 / 16)
+    assert measured["distinct_2"] == pytest.approx(3 / 6)  # ab, bc, bd of six pairs
+    assert measured["top_share"] == 0.5 and measured["empty_share"] == 0.25
+    assert measure_text(table, 2)["distinct_2"] == 1.0
+
+
+def test_controls_keep_the_words():
+    table = make_replies(["a b c d e f", "g h", "i", "j k l"])
+    made = make_controls(table, {"judge": "same"})["judge"]
+    assert sorted(made["swapped"]) == sorted(made["reply"])
+    assert all(a != b for a, b in zip(made["swapped"], made["reply"], strict=True))
+    assert [sorted(a.split()) for a in made["shuffled"]] == [sorted(a.split()) for a in made["reply"]]
+    assert made["constant"] == ["same"] * 4
+
+
+class Lexicon:
+    def __init__(self, n_dims, offset=0.0):
+        self.n_dims, self.offset = n_dims, offset
+
+    def score(self, prompts, responses):
+        value = [("kind" in r) - ("hurt" in r) for r in responses]
+        return np.clip(np.array(value, dtype=float)[:, None] * 0.8 + self.offset, -1, 1) * np.ones(self.n_dims)
+
+
+def test_trial_tells_a_moved_policy_from_a_constant_one():
+    target = uniform_target("moral_foundations")
+    proxies = {"helpful": lambda prompts, responses: np.array([len(r) for r in responses])}
+    judges = Judges({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, proxies)
+    replies = {"start": make_replies(["hurt him", "so what"] * 10),
+               "moved": make_replies(["be kind", "kind words"] * 10)}
+    scores, summary = measure_trial(replies, judges, target, ["q1", "q2"], seed=0)
+    table = summary.set_index("policy")
+    assert table.loc["start", "distance_reward"] == pytest.approx((9 + 5) / 2)
+    assert table.loc["moved", "distance_reward"] == pytest.approx(1)
+    assert table.loc["moved", "drop_reward"] == pytest.approx(6 / 7)
+    assert table.loc["moved", "constant_reward"] == pytest.approx(1)  # "be kind" for all does as well: no alignment
+    assert table.loc["moved", "high_reward"] < 0 and np.isnan(table.loc["moved", "drift"])
+    goals = judge_goals(summary, "moved").set_index("goal").is_met
+    assert goals["distance by the reward evaluator falls by at least 40 %"]
+    assert not goals["the best constant reply is farther, by the judge"]
+    against = compare_policies(scores, "moved", ["start", "nothing"], ["distance", "helpful", "harmless"])
+    assert against.other.tolist() == ["start", "start"] and against.difference.iloc[0] < 0
+    examples = pick_examples(replies, scores, "start", "moved", 5)
+    assert len(examples) == 5 and examples.change.is_monotonic_increasing
+    bars = claim_bars(summary.replace({"policy": {"moved": "rloo-uniform"}}), "uniform").set_index("claim_id")
+    assert bars.loc["alignment/helpful/start", "ours"] == pytest.approx(7.5)
+    assert np.isnan(bars.loc["alignment/helpful/rlhf-5x", "ours"])
+
+
+def test_constant_is_found_on_training_prompts():
+    target = uniform_target("moral_foundations")
+    assert find_constant(Lexicon(5), ["a", "b"], ["hurt", "kind", "well"], target) == "kind"
+
+
+def test_confusion_counts_a_class_of_targets_as_one():
+    theory = load_theory("schwartz10")
+    targets = [load_target(n, theory) for n in ("ideal", "uk", "france")]
+    means = pd.DataFrame([targets[0].values, targets[2].values, targets[1].values], index=["ideal", "uk", "france"],
+                         columns=theory.dimensions)
+    classes = {"uk": "country", "france": "country"}
+    table = confuse_targets(means, targets, classes)
+    assert table.loc["nearest"].tolist() == ["ideal", "france", "uk"] and table.loc["is_right"].all()
+    assert not confuse_targets(means, targets, {}).loc["is_right"].all()
+    assert table.loc["ideal", "uk"] == pytest.approx(np.abs(targets[0].values - targets[1].values).sum() / np.sqrt(10))
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("rloo-ideal", ("rloo", "ideal", "values", "penalise", 0, 3)),
+    ("rloo-ideal-mask", ("rloo", "ideal", "values", "mask", 0, 3)),
+    ("grpo-uk-1x-p200-s7", ("grpo", "uk", "values-1x", "penalise", 200, 7)),
+    ("rlhf-1x-p64", ("rloo", "aim", "rlhf-1x", "penalise", 64, 3)),
+])
+def test_names_of_runs(name, expected):
+    plan = read_plan(name, "aim", 3)
+    assert (plan.method, plan.target, plan.reward, plan.absence, plan.n_prompts, plan.seed) == expected
+
+
+@pytest.mark.parametrize("name", ["ppo-ideal", "rlhf-3x", "rloo", ""])
+def test_unknown_runs_are_named(name):
+    with pytest.raises(ValueError, match="is none of"):
+        read_plan(name, "ideal", 0)
+
+
+def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(memory):
+    theory = load_theory("moral_foundations")
+    rows = make_rows(theory, 120)
+    pairs = pd.DataFrame({"prompt": ["q"] * 20, "chosen": GOOD * 6 + GOOD[:2], "rejected": BAD * 6 + BAD[:2],
+                          "split": ["train"] * 15 + ["test"] * 5})
+    panel = prepare_panel(rows, rows.head(0), pairs, theory, memory.encoder)
+    quality = panel.quality.set_index("scorer")
+    n_train = (rows.split == "train").sum()
+    assert quality.loc["reward", "n_train"] + quality.loc["judge", "n_train"] == n_train
+    assert quality.loc["rlhf-5x", "n_train"] == n_train and quality.loc["rlhf-1x", "n_train"] == round(0.2 * n_train)
+    assert set(panel.judges.proxies) == {"harmless", "helpful"}
+    poor = prepare_panel(rows.assign(reward=np.nan), rows.head(0), pairs.head(0), theory, memory.encoder)
+    assert set(poor.rewards) == {"values"} and poor.judges.proxies == {}
+
+
+def test_test_prompts_are_one_for_each_cluster():
+    table = pd.DataFrame({"prompt": list("abcd"), "cluster": [1, 1, 2, 3], "split": ["test", "test", "test", "train"]})
+    assert sorted(take_test_prompts(table, "test", 10, 0)) in (["a", "c"], ["b", "c"])
+    assert take_test_prompts(table, "test", 1, 0) == take_test_prompts(table, "test", 1, 0)
+
+
+def test_nothing_is_trained_when_switched_off(memory):
+    theory = load_theory("moral_foundations")
+    panel = prepare_panel(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), theory, memory.encoder, train=False)
+    done = run_trial("nowhere", panel, ["rloo-aim"], pd.DataFrame(), "nowhere", theory, uniform_target(theory),
+                     {"train": False}, 0)
+    assert done.summary.empty and done.skipped == ["rloo-aim"]
