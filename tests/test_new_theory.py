@@ -22,7 +22,7 @@ OUTSIDE = ("gpla5", "valuelex", "valuelex6", "safety_taxonomy")
 def invent_theory(folder, n_dims, seed=0, n_rows=60):
     """Write a random theory, and beside it as many labelled rows as asked for (0 = no file)."""
     random = np.random.default_rng(seed)
-    words = ["".join(random.choice(list("abdegiklmnoprstuv"), 7)) for _ in range(6 * n_dims)]
+    words = ["".join(random.choice(list("abdegiklmnoprstuv"), 7)) for _ in range(6 * max(n_dims, 10))]
     dims = [{"name": f"{words[d]}-{d}", "definition": f"Caring about {words[n_dims + d]} and {words[2 * n_dims + d]}.",
              "items": [f"seek {words[i * n_dims + d]} {d} {i}" for i in range(3, 3 + random.integers(1, 4))]}
             for d in range(n_dims)]
