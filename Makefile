@@ -6,7 +6,9 @@
 PROFILE ?= laptop
 THEORY ?= schwartz10
 PYTEST ?=
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# The first of these that is 3.11 or newer (PYTHON=… names another).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 READY := $(VENV)/.ready
 FULCRA := $(VENV)/bin/fulcra
@@ -41,9 +43,10 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; found: $$("$(PYTHON)" --version 2>&1 || echo none). Set PYTHON=/path/to/python3.11." >&2; exit 2; }
+	  { echo "Python 3.11 or newer is needed (found: $$(python3 --version 2>&1 | head -n 1)): set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, some minutes, once."
 	@"$(PYTHON)" -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'pip>=23.2'
 	@extra=""; if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 \
 	  && curl -sfI -m 5 $(TORCH_CPU)/torch/ >/dev/null 2>&1; then \
 	    echo "No GPU found: taking the CPU build of torch."; extra="--extra-index-url $(TORCH_CPU)"; fi; \
