@@ -269,7 +269,8 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
     path : str or Path
         Annotated rows with `value_items` and `value_types`.
     theory : Theory
-        The theory of both lists; with a theory whose labels come from its parent's file nothing can be compared.
+        The theory of both lists; nothing can be compared where the file holds no dimension labels under it, or for a
+        theory whose labels come from its parent's file.
 
     Returns
     -------
@@ -295,7 +296,7 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
     summed = carried[:, 0] - carried[:, 1]
     rules = {"sign-sum": np.stack([summed > 0, summed < 0], axis=1), "released": carried > 0}
     equal = {rule: int(np.all(signs == (types > 0), axis=(1, 2)).sum()) for rule, signs in rules.items()}
-    comparable = len(rows) and theory.parent is None
+    comparable = types.any() and theory.parent is None
     return pd.DataFrame([(rule, len(rows), n, n / len(rows)) for rule, n in equal.items() if comparable],
                         columns=["rule", "n", "equal", "share"])
 

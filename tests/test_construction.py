@@ -12,6 +12,7 @@ import pytest
 from fulcra_utils.construction import (
     LEADING,
     build_run_data,
+    compare_vector_rules,
     locate_sample,
     measure_prevalence,
     split_dimensions,
@@ -170,6 +171,14 @@ def test_problems_are_counted_without_texts():
                              "reason": ["bad", "bad", "bad"]})
     table = summarise_problems(problems)
     assert table.values.tolist() == [["a", "f", "bad", 2], ["b", "f", "bad", 1]]
+
+
+def test_rules_are_compared_where_there_are_labels_only(tmp_path):
+    row = {"dialogue": "Human: a\nBob: b", "value_items": ["be compassionate: +1", "relieve suffering: -1"]}
+    (tmp_path / "x.jsonl").write_text(json.dumps({**row, "value_types": ["care: +1", "care: -1"]}))
+    table = compare_vector_rules(tmp_path / "x.jsonl", load_theory("moral_foundations"))
+    assert table[["rule", "equal"]].values.tolist() == [["sign-sum", 0], ["released", 1]]
+    assert len(compare_vector_rules(tmp_path / "x.jsonl", load_theory("schwartz10"))) == 0
 
 
 def test_table_of_another_theory_is_refused():
