@@ -1,6 +1,6 @@
 # The pipeline: one rule a notebook, a strict papermill run in `shell:`, then the report.
 #   snakemake --cores all --config profile=laptop theory=schwartz10        (or simply: fulcra reproduce)
-# A run's folder is runs/<profile>, or runs/<profile>-<theory> under another theory (the wildcard {run}). A rule is rerun
+# A run's folder is runs/<profile>, or runs/<profile>-<theory> under another theory. A rule is rerun
 # when its notebook, its settings in the profile, a module it uses, the theory, or an output it reads has changed.
 from pathlib import Path
 
@@ -53,6 +53,7 @@ rule dataset_construction:
         name="01_dataset_construction",
         settings=settings("01_dataset_construction"),
     threads: workflow.cores
+    priority: 7
     shell:
         COMMAND
 
@@ -66,6 +67,7 @@ rule value_analysis:
         name="02_value_analysis",
         settings=settings("02_value_analysis"),
     threads: workflow.cores
+    priority: 6
     shell:
         COMMAND
 
@@ -79,6 +81,7 @@ rule value_evaluator:
         name="03_value_evaluator",
         settings=settings("03_value_evaluator"),
     threads: workflow.cores
+    priority: 5
     shell:
         COMMAND
 
@@ -93,6 +96,7 @@ rule value_alignment:
         name="04_value_alignment",
         settings=settings("04_value_alignment"),
     threads: workflow.cores
+    priority: 4
     shell:
         COMMAND
 
@@ -107,6 +111,7 @@ rule new_value_theory:
         name="05_new_value_theory",
         settings=settings("05_new_value_theory"),
     threads: workflow.cores
+    priority: 3
     shell:
         COMMAND
 
@@ -121,6 +126,7 @@ rule value_compass:
         name="06_value_compass",
         settings=settings("06_value_compass"),
     threads: workflow.cores
+    priority: 2
     shell:
         COMMAND
 
@@ -134,5 +140,6 @@ rule social_value_orientation:
         name="07_social_value_orientation",
         settings=settings("07_social_value_orientation"),
     threads: workflow.cores
+    priority: 1
     shell:
         COMMAND
