@@ -109,7 +109,7 @@ class LinearModel:
 
 
 def fit_tfidf(train: Examples, strength: float = 10.0) -> LinearModel:
-    """Fit a logistic regression per value on TF-IDF of words and word pairs, prompt and reply apart.
+    """Fit a logistic regression per value on TF-IDF of the words and word pairs of prompt and reply.
 
     Parameters
     ----------
@@ -129,17 +129,18 @@ def fit_tfidf(train: Examples, strength: float = 10.0) -> LinearModel:
     >>> fit_tfidf(rows).predict_proba(["a"], ["be kind"]).argmax(-1).tolist()
     [[2]]
     """
-    from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
-    options = {"sublinear_tf": True, "ngram_range": (1, 2), "min_df": 2 if len(train) > 50 else 1, "dtype": np.float64,
-               "token_pattern": r"(?u)\b\w+\b", "max_features": 30_000}
-    first, second = TfidfVectorizer(**options), TfidfVectorizer(**options)
-    first.fit([p or "empty" for p in train.prompts] + ["empty"] * 2)
-    second.fit([r or "empty" for r in train.responses] + ["empty"] * 2)
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 50 else 1,
+                            token_pattern=r"(?u)\b\w+\b", max_features=30_000)
+    words.fit([*_join_texts(train.prompts, train.responses), "no words", "no words"])
 
     def featurise(prompts: Sequence[str], responses: Sequence[str]):
-        return hstack([0.5 * first.transform(prompts), second.transform(responses)]).tocsr()
+        return words.transform(_join_texts(prompts, responses))
     return _fit_linear(featurise, train, strength)
+
+
+def _join_texts(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    return [f"{prompt} \n {response}" for prompt, response in zip(prompts, responses, strict=True)]
 
 
 def fit_frozen(train: Examples, encoder: Encoder, strength: float = 10.0, max_length: int = 256,

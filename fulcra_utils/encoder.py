@@ -259,14 +259,18 @@ def make_tiny_tokenizer(n_words: int = 2000) -> PreTrainedTokenizerBase:
 
 
 def _common_words(n_words: int) -> list[str]:
-    """Return the commonest words of the embedded files, by count and then by alphabet."""
+    """Return the theories' words, then the commonest words of the embedded sample, by count and alphabet."""
     counts: Counter[str] = Counter()
-    for path in sorted([*SAMPLE.glob("sample/*.jsonl"), *SAMPLE.glob("theories/*.yaml")]):
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            text = " ".join(json.loads(line).get("dialogue", "") for line in text.splitlines() if line.strip())
-        counts.update(re.findall(r"[a-z]{2,}", text.casefold()))
-    return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n_words]]
+    for path in sorted(SAMPLE.glob("sample/*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            counts.update(_words(json.loads(line).get("dialogue", "")) if line.strip() else ())
+    theories = [word for path in sorted(SAMPLE.glob("theories/*.yaml")) for word in _words(path.read_text("utf-8"))]
+    common = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return list(dict.fromkeys([*theories, *common]))[:n_words]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]{2,}", text.casefold())
 
 
 def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress: bool = False,

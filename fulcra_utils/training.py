@@ -11,14 +11,18 @@ Choices:
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -210,12 +214,14 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     rows = _rows(evaluator, train, soft * rare * weights[:, None, None])
     held_out = _rows(evaluator, validation, soften(validation.vectors)) if len(validation) else None
     torch.manual_seed(settings.seed)
-    with tempfile.TemporaryDirectory(prefix="fulcra-training-") as folder:
-        clock = TrainingClock(settings.max_minutes)
-        trainer = Trainer(model=evaluator, args=_arguments(settings, folder, len(rows), held_out is not None, progress),
-                          train_dataset=rows, eval_dataset=held_out, processing_class=evaluator.tokenizer,
-                          data_collator=_Collator(evaluator.tokenizer), compute_metrics=_validation_f1,
-                          optimizers=(_optimizer(evaluator, settings), None), callbacks=[clock])
+    clock = TrainingClock(settings.max_minutes)
+    arguments = _arguments(settings, len(rows), held_out is not None, progress)
+    with shared_folder(arguments) as folder:
+        arguments.output_dir = folder
+        trainer = Trainer(model=evaluator, args=arguments, train_dataset=rows, eval_dataset=held_out,
+                          processing_class=evaluator.tokenizer, data_collator=_Collator(evaluator.tokenizer),
+                          compute_metrics=_validation_f1, optimizers=(_optimizer(evaluator, settings), None),
+                          callbacks=[clock])
         if held_out is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         trainer.remove_callback(PrinterCallback)
@@ -280,13 +286,36 @@ def _validation_f1(prediction) -> dict[str, float]:
     return {"f1": macro_f1(truth, logits.argmax(-1) - 1)}
 
 
-def _arguments(settings: TrainingSettings, folder: str | Path, n_rows: int, validate: bool,
-               progress: bool) -> TrainingArguments:
+@contextmanager
+def shared_folder(arguments: TrainingArguments) -> Iterator[str]:
+    """Give all processes of a training the same temporary folder; the first process removes it at the end.
+
+    Parameters
+    ----------
+    arguments : TrainingArguments
+        Making them joins this process to the others, where there are others.
+
+    Yields
+    ------
+    str
+    """
+    state = arguments.distributed_state or PartialState()
+    names = [tempfile.mkdtemp(prefix="fulcra-training-") if state.is_main_process else ""]
+    broadcast_object_list(names)
+    try:
+        yield names[0]
+    finally:
+        if state.is_main_process:
+            shutil.rmtree(names[0], ignore_errors=True)
+
+
+def _arguments(settings: TrainingSettings, n_rows: int, validate: bool, progress: bool) -> TrainingArguments:
     steps = max(1, -(-n_rows // settings.batch_size) // settings.evaluations_per_epoch)
     when = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps} if validate \
         else {"eval_strategy": "no", "save_strategy": "no"}
     return TrainingArguments(
-        output_dir=str(folder), num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
+        output_dir=tempfile.gettempdir(), num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=2 * settings.batch_size, lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share, train_sampling_strategy="group_by_length", seed=settings.seed,
         bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(), label_names=["labels"],

@@ -1,5 +1,9 @@
 """Training: soft labels, weights, what a training changes, and the baselines it is compared with."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +22,7 @@ from fulcra_utils.baselines import (
 from fulcra_utils.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.theory import load_theory
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, soften, train_evaluator, weigh_classes
 
 FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
@@ -175,3 +180,82 @@ def test_joined_examples_keep_their_weights(toy):
     both = join_examples(make_examples(toy, 4), subsample(make_examples(toy, 4), np.array([0, 1])))
     assert len(both) == 6 and both.weights.tolist() == [1.0] * 6
     assert np.isnan(harden(both.vectors)[0, -1])
+
+
+def make_deberta(folder):
+    """A tiny DeBERTa with random weights, made from its config class, as a folder like one from the hub."""
+    from transformers import DebertaV2Config, DebertaV2Model
+    tokenizer = load_encoder("tiny").tokenizer
+    torch.manual_seed(0)
+    DebertaV2Model(DebertaV2Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=64, relative_attention=True, position_buckets=16, pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm", share_att_key=True, type_vocab_size=0,
+        position_biased_input=False)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_paper_profiles_kind_of_encoder_trains_saves_and_loads(toy, tmp_path):
+    encoder = load_encoder(make_deberta(tmp_path / "deberta"))
+    examples = make_examples(toy, 16)
+    evaluator = make_evaluator(encoder, toy, 48)
+    short = TrainingSettings(epochs=1, batch_size=8, bf16=False)
+    assert train_evaluator(evaluator, examples, examples, short, progress=False).validation_loss.notna().any()
+    again = ValueEvaluator.from_pretrained(save_evaluator(evaluator, tmp_path / "e"))
+    np.testing.assert_allclose(again.score(examples.prompts, examples.responses),
+                               evaluator.score(examples.prompts, examples.responses), atol=1e-5)
+    recipe, _ = fit_paper_recipe(examples, encoder, toy, short, 48, progress=False)
+    assert np.abs(recipe.score(examples.prompts, examples.responses)).max() <= 1
+
+
+TWO_PROCESSES = """
+import sys, json
+import numpy as np, torch
+from accelerate import PartialState
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import make_evaluator, save_evaluator
+from fulcra_utils.theory import load_theory
+from fulcra_utils.training import Examples, TrainingSettings, train_evaluator
+torch.set_num_threads(1)
+theory = load_theory("moral_foundations")
+signs = np.random.default_rng(1).integers(-1, 2, size=64)
+words = {-1: "never again", 0: "perhaps then", 1: "always please"}
+vectors = np.zeros((64, theory.n_dims)); vectors[:, 0] = signs
+examples = Examples([f"question {k}" for k in range(64)], [words[s] for s in signs], vectors)
+evaluator = make_evaluator(load_encoder("tiny"), theory, 32)
+settings = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
+history = train_evaluator(evaluator, examples, examples, settings, progress=False)
+state = PartialState()
+right = float(np.mean(np.sign(np.round(evaluator.score(examples.prompts, examples.responses)[:, 0])) == signs))
+total = float(sum(p.double().abs().sum() for p in evaluator.parameters()))
+with open(f"{sys.argv[1]}/{state.process_index}.json", "w") as out:
+    json.dump({"n": state.num_processes, "steps": int(history.step.max()), "right": right, "total": total}, out)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_evaluator(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+                    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                    "--main_process_port", "0", str(script), str(tmp_path)], check=True, timeout=500)
+    found = [json.loads((tmp_path / f"{k}.json").read_text()) for k in range(2)]
+    assert [f["n"] for f in found] == [2, 2]
+    assert found[0]["steps"] == 6 * 64 // (2 * 8)
+    assert found[0]["total"] == pytest.approx(found[1]["total"], rel=1e-9)
+    assert found[0]["right"] > 0.9
+
+
+def test_reward_and_scorer_are_one_line_each(tiny):
+    from fulcra_utils.alignment import value_distance
+    theory = load_theory("schwartz10")
+    evaluator, target = make_evaluator(tiny, theory, 32), np.eye(theory.n_dims)[0]
+    reward = lambda prompts, completions, **_: (  # noqa: E731
+        -value_distance(evaluator.score(prompts, completions), target)).tolist()
+    rewards = reward(prompts=["a", "b"], completions=["yes", "no"], completion_ids=[[1], [2]], trainer_state=None)
+    assert len(rewards) == 2 and all(isinstance(r, float) for r in rewards)
+    pairs = [("a", "yes"), ("b", "no")]
+    assert 0 <= f1_score(np.ones(2 * theory.n_dims), evaluator.predict(pairs).ravel(), average="macro",
+                         zero_division=0) <= 1
