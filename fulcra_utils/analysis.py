@@ -16,6 +16,7 @@ import pandas as pd
 from fulcra_utils.probes import (
     bootstrap_preference,
     draw_directions,
+    measure_gain,
     pair_replies,
     probe_category,
     probe_number,
@@ -181,12 +182,13 @@ def _correlate_way(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, names: Se
                "reported": reported, "tolerance": tolerance}
     table = pd.DataFrame({k: v.ravel() for k, v in columns.items()}).assign(**size)
     agreement, same_sign = agree_with_table(r, reported)
-    bounds = take_interval(np.array([agree_with_table(d, reported)[0] for d in draws[:500]]))
+    bounds = take_interval(agree_with_table(draws, reported)[0])
     outside = (high < reported - tolerance) | (low > reported + tolerance)
     inside = (low >= reported - tolerance) & (high <= reported + tolerance)
-    return table, {"cell_correlation": agreement, "low": float(bounds[0]), "high": float(bounds[1]),
-                   "same_sign": same_sign, "n_cells": int(np.isfinite(r).sum()), "n_reproduced": int(inside.sum()),
-                   "n_differ": int(outside.sum()), "n_significant": int((adjust_p(p) < 0.05).sum()), **size}
+    return table, {"cell_correlation": float(agreement), "low": float(bounds[0]), "high": float(bounds[1]),
+                   "same_sign": float(same_sign), "n_cells": int(np.isfinite(r).sum()),
+                   "n_reproduced": int(inside.sum()), "n_differ": int(outside.sum()),
+                   "n_significant": int((adjust_p(p) < 0.05).sum()), **size}
 
 
 def _published_cells(names: Sequence[str], risks: RiskMap, reported: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -284,7 +286,8 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     -------
     Finding
         task, features, rows ("all", "non-refusals"), score, low, high, chance, null (95 % quantile under permutation),
-        p, p_adjusted (Benjamini-Hochberg over the table), n, n_prompts.
+        p, p_adjusted (Benjamini-Hochberg over the table), n, n_prompts. `extra["gain"]`: what the values add to
+        refusal + length in telling preferences, paired.
 
     Source: pairwise task of GPLA (2502.02444); controls ours, because the released reward model punishes refusals.
     """
@@ -304,9 +307,23 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     table = table.assign(p_adjusted=adjust_p(table.p)).reindex(columns=columns)
     if table.empty:
         return leave_out("The probes", "fewer prompts than twice the folds carry a reward or a risk category")
-    return Finding(table, _read_probes(table, replies), f"{replies.describe()}; whiskers: 95 % bootstrap intervals "
-                   f"over prompts; cross-validated by prompt in {n_folds} folds; ticks: 95 % quantile of "
-                   f"{n_permutations} permutations.")
+    gain = _measure_gain(replies, n_folds, n_draws, seed)
+    caption = (f"{replies.describe()}; whiskers: 95 % bootstrap intervals over prompts; cross-validated by prompt in "
+               f"{n_folds} folds; ticks: 95 % quantile of {n_permutations} permutations.")
+    return Finding(table, _read_probes(table, replies, gain), caption, {"gain": pd.DataFrame([gain] if gain else [])})
+
+
+def _measure_gain(replies: Replies, n_folds: int, n_draws: int, seed: int) -> dict[str, float]:
+    """Return what the values add to refusal + length in telling preferences; empty when that cannot be measured."""
+    features = make_features(replies)
+    pairs = pair_replies(replies.table.prompt.to_numpy(), replies.table.reward.to_numpy())
+    control = next((f for f in (CONTROLS, "length", "refusal") if f in features), None)
+    if control is None or len(pairs) < MIN_ROWS:
+        return {}
+    first, second = pairs.T
+    base, more = (features[f][first] - features[f][second] for f in (control, f"values + {control}"))
+    wins = replies.table.reward.to_numpy()[first] > replies.table.reward.to_numpy()[second]
+    return measure_gain(base, more, wins, replies.clusters[first], n_folds, n_draws, seed=seed)
 
 
 def make_features(replies: Replies) -> dict[str, np.ndarray]:
@@ -389,7 +406,7 @@ def _probe_all(task: str, score: str, chance: float, replies: Replies, run, n_di
                "n_prompts": found["n_clusters"]}
 
 
-def _read_probes(table: pd.DataFrame, replies: Replies) -> str:
+def _read_probes(table: pd.DataFrame, replies: Replies, gain: dict[str, float]) -> str:
     """Say what values tell beyond the controls, task by task."""
     values = f"{replies.theory.n_dims} values"
     parts = []
@@ -403,6 +420,8 @@ def _read_probes(table: pd.DataFrame, replies: Replies) -> str:
         control = next((f for f in (CONTROLS, "length", "refusal") if f in rows.index), None)
         if control:
             text += f", {control} alone {score[control]:.3f}, both {score[f'values + {control}']:.3f}"
+        if task == "preference" and np.isfinite(gain.get("gain", np.nan)):
+            text += f" (the values add {gain['gain']:+.3f}, {_span(gain['low'], gain['high'], 3)})"
         if NAME in rows.index:
             text += f", the {NAME} alone {score[NAME]:.3f}"
         parts.append(text)

@@ -20,11 +20,12 @@ from fulcra_utils.clusters import (
     compare_categories,
     match_profile,
     measure_information,
+    measure_recurrence,
     measure_stability,
 )
 from fulcra_utils.probes import pair_replies, predict_ridge, probe_preference
 from fulcra_utils.replies import Finding, Replies, RiskMap, leave_out
-from fulcra_utils.stats import CUT, count_signs, find_components, wilson_interval
+from fulcra_utils.stats import CUT, adjust_p, count_signs, find_components, wilson_interval
 from fulcra_utils.structure import (
     MIN_CIRCLE,
     assess_circle,
@@ -68,7 +69,8 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
     Returns
     -------
     Finding
-        method, x, y, pole ("" for a reply), row_id, model, risk, reward. `extra["axes"]`: axis, value, loading, share.
+        method, x, y, pole ("" for a reply), row_id, model, risk, refusal, reward. `extra["axes"]`: axis, value,
+        loading, share.
 
     Raises
     ------
@@ -90,6 +92,7 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
         "row_id": [*replies.table.row_id.iloc[chosen].astype(str), *[""] * len(poles)],
         "model": [*replies.table.model.iloc[chosen].astype(str), *[""] * len(poles)],
         "risk": [*name_risks(replies, risks)[chosen], *[""] * len(poles)],
+        "refusal": [*np.where(replies.refusals[chosen], "refusal", "no refusal"), *[""] * len(poles)],
         "reward": [*replies.table.reward.iloc[chosen], *[np.nan] * len(poles)]})
     tables = [words.assign(method=m, **dict(zip("xy", _embed(m, shown, poles, components, seed).T, strict=True)))
               for m in methods]
@@ -154,9 +157,10 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     -------
     Finding
         One row a cluster, candidates first, then by density: cluster, size, n_prompts, profile (values beyond ±0.5),
-        opposes (number of values), density_p, stability, category (commonest), purity, category_p (adjusted),
-        refusals (share), reward (mean), is_candidate, typical (up to 3 row ids next to the centre), one column a value
-        (centre). `extra["information"]`: adjusted mutual information of clusters and risks with its null.
+        opposes (number of values), density_p, stability, recurrence (mean best Jaccard when half to one and a half
+        times as many clusters are made), category (commonest), purity, category_p (adjusted), refusals (share), reward
+        (mean), is_candidate, typical (up to 3 row ids next to the centre), one column a value (centre).
+        `extra["information"]`: adjusted mutual information of clusters and risks with its null.
 
     Source: the paper's claim that clusters outside known risks are new risks; tests ours.
     """
@@ -171,6 +175,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     table = table.assign(
         density_p=assess_density(known.vectors, labels, n_clusters, n_permutations, seed),
         stability=measure_stability(known.vectors, labels, known.clusters, n_clusters, n_draws, seed),
+        recurrence=measure_recurrence(known.vectors, labels, [max(2, n_clusters * k // 4) for k in (2, 3, 5, 6)], seed),
         category=[names[c] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],
         category_p=explained["p_adjusted"])
     table["is_candidate"] = ((table.density_p <= 0.05) & (table.stability >= STABLE) & (table.opposes > 0)
@@ -221,8 +226,11 @@ def _read_clusters(table: pd.DataFrame, information: dict) -> str:
     text = (f"Clusters and known risks share an adjusted mutual information of {information['ami']:.2f} "
             f"(chance below {information['null']:.2f}). ")
     if len(found):
-        told = "; ".join(f"{r.profile} ({r.size} replies to {r.n_prompts} prompts)" for r in found.itertuples())
-        return text + f"**{len(found)} candidate(s)** for a risk outside the known categories: {told}."
+        found = found.rename(columns={"size": "n"})
+        told = "; ".join(f"{r.profile} ({r.n} replies to {r.n_prompts} prompts; with other numbers of clusters it "
+                         f"returns with a Jaccard of {r.recurrence:.2f})" for r in found.itertuples())
+        return text + (f"**{len(found)} candidate(s)** for a risk outside the known categories: {told}. A candidate is "
+                       "a place to look, no proof of a risk.")
     if opposing.empty:
         return text + (f"No cluster of {MIN_PROMPTS} or more prompts opposes any value: whether unknown risks exist "
                        "cannot be determined from these replies.")
@@ -322,7 +330,8 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
     Finding
         subset, variant ("values", "non-refusals", "what refusal + length predict", "refusal + length removed"),
         centred, n, n_values, stress, stress_p, fit, fit_null, fit_p, inversions, inversions_null, inversions_p, why
-        (when not estimable). `extra["places"]`: value, x, y, ideal_x, ideal_y of the pooled raw values.
+        (when not estimable), p_adjusted (the larger of the p values of fit and order, Benjamini-Hochberg).
+        `extra["places"]`: value, x, y, ideal_x, ideal_y of the pooled raw values.
 
     Source: Schwartz (1992); tests against shuffled names and columns: ours.
     """
@@ -349,8 +358,9 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
                                        "ideal_x": ideal[kept, 0], "ideal_y": ideal[kept, 1]})
             rows.append(words | {k: v for k, v in found.items() if k != "places"} | {"why": ""})
     columns = ["subset", "variant", "centred", "n", "n_values", "stress", "stress_p", "fit", "fit_null", "fit_p",
-               "inversions", "inversions_null", "inversions_p", "why"]
+               "inversions", "inversions_null", "inversions_p", "why", "p_adjusted"]
     table = pd.DataFrame(rows).reindex(columns=columns)
+    table["p_adjusted"] = adjust_p(table[["fit_p", "inversions_p"]].max(axis=1, skipna=False))
     return Finding(table, _read_circle(table), f"{replies.describe()}; values expressed in at least {min_share:.0%} of "
                    f"rows; {n_permutations} permutations.", {"places": places})
 
@@ -376,13 +386,14 @@ def _read_circle(table: pd.DataFrame) -> str:
     tested = table[table.fit.notna()]
     if tested.empty:
         return "No subset has enough values that vary: the circle is not estimable on these rows."
-    good = tested[(tested.fit_p <= 0.05) & (tested.inversions_p <= 0.05)]
+    good, sure = tested[(tested.fit_p <= 0.05) & (tested.inversions_p <= 0.05)], (tested.p_adjusted <= 0.05).sum()
     main = tested.iloc[0]
     centred = "centred" if main.centred else "raw"
     return (f"{main.variant} ({main.subset}, {centred}, {main.n_values} values): Procrustes fit {main.fit:.2f} "
             f"(shuffled names reach {main.fit_null:.2f}, p = {main.fit_p:.3f}), {main.inversions:.0f} inversions "
             f"(shuffled: {main.inversions_null:.0f}, p = {main.inversions_p:.3f}), Stress-1 {main.stress:.2f}. "
-            f"In {len(good)} of {len(tested)} tests do both fit and order beat shuffled names at 5 %.")
+            f"In {len(good)} of {len(tested)} tests do both fit and order beat shuffled names at 5 %, in {sure} after "
+            "correction for the number of tests.")
 
 
 def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 50, n_draws: int = 300,

@@ -135,9 +135,10 @@ def draw_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
     for k, (title, values) in enumerate(panels):
         words = values.map(lambda v: "" if pd.isna(v) else f"{v:+.2f}") + (stars.map(lambda s: "*" if s else "")
                                                                            if k == 0 else "")
-        sns.heatmap(values.set_axis([fill(r, 10) for r in risks.values()], axis=1), ax=axes[0, k], vmin=-0.6, vmax=0.6,
-                    cmap=DIVERGING, annot=words.to_numpy(), fmt="", annot_kws={"size": 7}, linewidths=0.4,
-                    cbar=k == len(panels) - 1, cbar_kws={"label": "correlation"})
+        titles = [fill(r, 12, break_long_words=False) for r in risks.values()]
+        sns.heatmap(values.set_axis(titles, axis=1), ax=axes[0, k], vmin=-0.6, vmax=0.6, cmap=DIVERGING,
+                    annot=words.to_numpy(), fmt="", annot_kws={"size": 7}, linewidths=0.4, cbar=k == len(panels) - 1,
+                    cbar_kws={"label": "correlation"})
         axes[0, k].set(title=title, xlabel="", ylabel="")
         axes[0, k].tick_params(axis="x", rotation=90)
         axes[0, k].tick_params(axis="y", rotation=0)
@@ -149,12 +150,12 @@ def draw_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
 
 @_note_if_empty
 def draw_space(table: pd.DataFrame) -> Figure:
-    """Draw the value space: one row a projection, coloured by risk, model and reward, with the published profiles.
+    """Draw the value space, a row each projection: by risk, model, refusal and reward, with the published profiles.
 
     Parameters
     ----------
     table : DataFrame
-        method, x, y, pole, model, risk, reward (from `project_replies`).
+        method, x, y, pole, model, risk, refusal, reward (from `project_replies`).
 
     Returns
     -------
@@ -162,18 +163,18 @@ def draw_space(table: pd.DataFrame) -> Figure:
     """
     titles = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
     methods = list(dict.fromkeys(table.method))
-    figure, axes = plt.subplots(len(methods), 3, figsize=(10.5, 3.1 * len(methods) + 1), squeeze=False,
+    figure, axes = plt.subplots(len(methods), 4, figsize=(13, 3.1 * len(methods) + 1), squeeze=False,
                                 layout="constrained")
     for row, method in enumerate(methods):
         points = table[table.method == method]
         replies, poles = points[points.pole == ""], points[points.pole != ""]
-        for axis, column in zip(axes[row], ("risk", "model", "reward"), strict=True):
+        for axis, column in zip(axes[row], ("risk", "model", "refusal", "reward"), strict=True):
             _scatter(axis, replies, column)
             axis.scatter(poles.x, poles.y, marker="X", s=70, color="black", edgecolor="white", linewidth=0.8, zorder=4)
             axis.set(xticks=[], yticks=[], title=f"{titles.get(method, method)}, by {column}")
             sns.despine(ax=axis, left=True, bottom=True)
         _label_poles(axes[row, 0], poles)
-    for column in (0, 1):
+    for column in (0, 1, 2):
         handles, labels = axes[0, column].get_legend_handles_labels()
         axes[-1, column].legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2,
                                 markerscale=1.8)
@@ -289,8 +290,8 @@ def draw_clusters(table: pd.DataFrame, theory: Theory, max_rows: int = 30) -> Fi
     Figure
     """
     shown = table.head(max_rows)
-    words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; {_short(r.category)} "
-             f"{r.purity:.0%}; J = {r.stability:.2f}" for r in shown.itertuples()]
+    words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; "
+             f"{_short(r.category, r.purity)}; J = {r.stability:.2f}" for r in shown.itertuples()]
     width = 4.2 + 0.42 * theory.n_dims
     figure, axis = plt.subplots(figsize=(width, 1.8 + 0.27 * len(shown)), layout="constrained")
     sns.heatmap(shown[list(theory.dimensions)].to_numpy(float), vmin=-1, vmax=1, cmap=DIVERGING, ax=axis,
@@ -320,6 +321,7 @@ def draw_radar(table: pd.DataFrame, theory: Theory) -> Figure:
         One panel for all replies, one for non-refusals where there are refusals.
     """
     order = list(theory.circle or theory.dimensions)
+    table = table[table.quantity.isin(order)]
     angles = np.linspace(0, 2 * np.pi, len(order), endpoint=False)
     panels = [r for r in ("all", "non-refusals") if (table.rows == r).any()]
     size = 4.4 + 0.12 * max(0, len(order) - 10)
@@ -456,6 +458,6 @@ def _whiskers(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     return np.nan_to_num(np.clip([middle - low, high - middle], 0, None))
 
 
-def _short(category: str) -> str:
-    """Return a category without its list of synonyms."""
-    return category.split(",")[0].replace("_", " ") or "no category"
+def _short(category: str, share: float) -> str:
+    """Return a category without its list of synonyms, and its share."""
+    return f"{category.split(',')[0].replace('_', ' ')} {share:.0%}" if share > 0 else "no known category"

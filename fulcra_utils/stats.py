@@ -451,32 +451,41 @@ def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray, le
             "icc": between / (between + fit.scale), "converged": bool(fit.converged)}
 
 
-def agree_with_table(ours: np.ndarray, reported: np.ndarray) -> tuple[float, float]:
+def agree_with_table(ours: np.ndarray, reported: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the correlation of two tables over their cells, and the share of cells with the same sign.
 
     Parameters
     ----------
-    ours, reported : arrays of one shape
-        nan cells in either are left out.
+    ours : (…, D, R) array
+        One table, or many (bootstrap draws) along leading axes; nan cells are left out.
+    reported : (D, R) array
+        nan cells are left out.
 
     Returns
     -------
-    correlation, sign_agreement : float
-        nan with fewer than 3 shared cells; the correlation also when a table is constant.
+    correlation, sign_agreement : float or (…,) arrays
+        nan with fewer than 3 shared cells; the correlation also when a table is constant over them.
 
     Source: ours: the two figures by which a published table is compared as a whole.
 
     Examples
     --------
-    >>> agree_with_table([[1.0, -1.0], [2.0, np.nan]], [[2.0, -2.0], [4.0, 0.0]])
+    >>> r, signs = agree_with_table([[1.0, -1.0], [2.0, np.nan]], [[2.0, -2.0], [4.0, 0.0]])
+    >>> round(float(r), 6), float(signs)
     (1.0, 1.0)
     """
     ours, reported = np.asarray(ours, float), np.asarray(reported, float)
     shared = np.isfinite(ours) & np.isfinite(reported)
-    if shared.sum() < 3:
-        return np.nan, np.nan
-    r, _ = correlate(ours[shared][:, None], reported[shared][:, None])
-    return round(float(r[0, 0]), 12), float((np.sign(ours[shared]) == np.sign(reported[shared])).mean())
+    n = shared.sum(axis=(-2, -1))
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.where(shared, x, 0).sum(axis=(-2, -1)) / np.where(n >= 3, n, np.nan)
+
+    x, y = (np.where(shared, t, 0) - mean(np.where(shared, t, 0))[..., None, None] for t in (ours, reported))
+    spread = np.sqrt(mean(x**2) * mean(y**2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = mean(x * y) / np.where(spread > 1e-12, spread, np.nan)
+    return r[()], mean(np.sign(ours) == np.sign(reported))[()]
 
 
 def find_components(vectors: np.ndarray, n_components: int = 2) -> dict[str, np.ndarray]:

@@ -207,7 +207,7 @@ def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, 
     centre : bool
         Centre each row first.
     n_permutations : int
-        Shuffles of the value names (for fit and order); a twentieth of that many shuffles of the columns (for stress).
+        Shuffles of the value names (for fit and order); a quarter as many shuffles of the columns (for stress).
 
     Returns
     -------
@@ -240,7 +240,7 @@ def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, 
     fits = np.array([fit_circle(places, ideal[o]) for o in orders])
     counts = np.array([count_inversions(places, ideal[o]) for o in orders])
     shuffled = [scale_values(measure_dissimilarity(rng.permuted(vectors, axis=0), centre), 0, seed)[1]
-                for _ in range(max(9, n_permutations // 20))]
+                for _ in range(max(19, n_permutations // 4))]
     return {"places": _turn_onto(places, ideal), "stress": stress, "stress_p": _p_value(np.array(shuffled) <= stress),
             "fit": fit, "fit_null": float(np.quantile(fits, 0.95)), "fit_p": _p_value(fits >= fit - 1e-12),
             "inversions": inversions, "inversions_null": float(np.median(counts)),

@@ -70,3 +70,11 @@ def test_cluster_limits():
 def test_profile_needs_every_part():
     rows = [[1, -1, 0.2], [0.6, -0.5, 1], [1, 0, 0], [np.nan, -1, 0]]
     assert clusters.match_profile(rows, [1, -1, 0]).tolist() == [True, True, False, False]
+
+
+def test_cluster_that_hangs_on_the_number_does_not_recur(planted):
+    rows, is_planted = planted
+    labels = clusters.cluster_vectors(rows, 20)
+    recurrence = clusters.measure_recurrence(rows, labels, [10, 15, 25, 30])
+    assert recurrence[np.bincount(labels[is_planted]).argmax()] > np.median(recurrence)
+    assert ((recurrence > 0) & (recurrence <= 1)).all()

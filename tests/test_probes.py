@@ -130,3 +130,13 @@ def test_random_directions_differ():
     first, second = probes.draw_directions(np.eye(4), 2, 2)
     assert first.shape == (4, 2)
     assert not np.allclose(first, second)
+
+
+def test_gain_is_the_difference_of_two_probes(pairs):
+    x, y = pairs
+    found = probes.measure_gain(x[:, 2:], x, y, np.arange(400))
+    both, base = (probes.probe_preference(part, y, np.arange(400), n_permutations=1)["accuracy"]
+                  for part in (x, x[:, 2:]))
+    assert found["gain"] == pytest.approx(both - base)
+    assert found["low"] < found["gain"] < found["high"]
+    assert np.isnan(probes.measure_gain(x[:5], x[:5], y[:5], np.arange(5))["gain"])
