@@ -173,6 +173,37 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
     return play
 
 
+def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
+    """Save a tiny language model with random weights, which shows the way of a local model and knows nothing.
+
+    Parameters
+    ----------
+    folder : path
+    seed : int
+
+    Returns
+    -------
+    Path
+        A `from_pretrained` folder whose tokenizer has a chat template.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (make_random_model(folder) / "config.json").is_file()
+    True
+    """
+    from fulcra_utils.orientation import render_choice, render_system
+    from fulcra_utils.policy import build_policy, save_policy, train_tokenizer
+    slider = load_slider()
+    texts = [render_system(name)[0]["content"] for name in slider.orientations]
+    texts += [render_choice(item, range(slider.self_pay.shape[1])) for item in range(len(slider.self_pay))]
+    tokenizer = train_tokenizer(texts, vocab_size=600)
+    return save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=512, seed=seed), tokenizer, folder)
+
+
 def gather_players(scripted: Sequence[str] = tuple(SCRIPTED), endpoints: Sequence[str] = (),
                    local: Sequence[str | os.PathLike] = (), seed: int = 2023) -> tuple[dict[str, Player], list[str]]:
     """Return the players that can be had by name, and one line for each that cannot.

@@ -10,12 +10,16 @@ import pytest
 from fulcra_utils.orientation import (
     OrientationError,
     choice_angle,
+    claim_orientation,
     classify_angle,
+    compare_goal,
     ideal_angle,
     ideal_choices,
     inequality_aversion,
     load_slider,
     parse_choice,
+    read_goal,
+    read_summary,
     render_choice,
     run_protocol,
     summarise_protocol,
@@ -23,7 +27,16 @@ from fulcra_utils.orientation import (
     target_range,
     value_rationality,
 )
-from fulcra_utils.players import SCRIPTED, endpoint_player, scripted_player
+from fulcra_utils.players import (
+    SCRIPTED,
+    endpoint_player,
+    gather_players,
+    local_player,
+    make_random_model,
+    run_players,
+    scripted_player,
+)
+from fulcra_utils.report import load_reported
 
 PUBLISHED = {"altruist": (61.39, 61.39), "minimal inequality": (37.48, 37.48), "joint maximum": (41.04, 48.96),
              "individualist": (-7.82, 7.82), "competitor": (-16.26, -16.26)}   # arXiv 2305.17147
@@ -197,3 +210,46 @@ def test_an_openai_compatible_endpoint_plays(monkeypatch):
 def test_options_are_shown_in_the_order_asked_for():
     slider, lines = load_slider(), render_choice(1, range(8, -1, -1)).splitlines()
     assert lines[1] == f"A: you receive {slider.self_pay[1, 8]:g}, the other person receives {slider.other_pay[1, 8]:g}"
+
+
+def test_a_local_model_plays_and_what_it_babbles_is_missing(tmp_path):
+    folders = [make_random_model(tmp_path / "random"), tmp_path / "none"]
+    players, left_out = gather_players(["competitor"], local=folders)
+    assert list(players) == ["competitor", "local model random"] and len(left_out) == 1
+    table = run_players(players, {"competitor": 2, "local model random": 1}, seed=1)
+    summary = summarise_protocol(table, n_draws=50)
+    babble = summary[summary.player == "local model random"]
+    assert babble.n_unread.sum() == table[table.player == "local model random"].choice.isna().sum() > 0
+    assert babble.angle[babble.n_complete == 0].isna().all()
+    assert table[table.player == "competitor"].choice.notna().all()
+    again = run_players({"local model random": local_player(tmp_path / "random", seed=2023)}, 1, seed=1)
+    assert again.reply.tolist() == table.reply[table.player == "local model random"].tolist(), "seeded"
+
+
+def test_a_player_that_fails_leaves_gaps_with_the_reason():
+    def gone(messages):
+        raise ConnectionError("the endpoint is gone")
+
+    table = run_players({"gone": gone}, 1, with_goal=[False])
+    assert table.choice.isna().all() and table.reply.str.contains("ConnectionError: the endpoint is gone").all()
+    assert "no pass is complete" in read_summary(summarise_protocol(table))
+
+
+def test_the_goal_is_compared_pass_by_pass():
+    def minds(messages):
+        aim = "competitor" if "Your goal" in messages[-1]["content"] else "altruist"
+        return scripted_player(aim)(messages)
+
+    effect = compare_goal(run_players({"minds": minds}, 3)).set_index("orientation")
+    assert effect.difference["competitive"] == pytest.approx(61.39 + 16.26, abs=0.01) and effect.n.eq(3).all()
+    assert effect.difference["altruistic"] < 0 and "helps in" in read_goal(effect.reset_index())
+
+
+def test_claims_name_only_what_was_played():
+    summary = summarise_protocol(run_players({"competitor": scripted_player("competitor")}, 2))
+    claims = claim_orientation(summary, []).set_index("claim_id")
+    best = claims.loc["orientation/best-model"]
+    assert np.isnan(best.ours) and "no language model" in best.why
+    assert set(claims.index) == set(load_reported().claim_id[lambda c: c.str.startswith("orientation/")])
+    played = claim_orientation(summary, ["competitor"]).set_index("claim_id")
+    assert played.ours["orientation/best-model"] == 0.25
