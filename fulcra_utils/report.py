@@ -229,14 +229,13 @@ def _gather_json(folder: Path) -> dict[str, Any]:
 
 
 def _write_page(notebook: Path, folder: Path) -> Path:
-    """Write one executed notebook as HTML without its code, self-contained."""
+    """Write one executed notebook as a self-contained page; its code is hidden until the reader asks for it."""
     import nbformat
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, mathjax_url="", require_js_url="")
+    exporter = HTMLExporter(exclude_output_prompt=True, exclude_input_prompt=True, mathjax_url="", require_js_url="")
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
-    back = '<p style="margin:1em 2em"><a href="index.html">← the report\'s index</a></p>'
-    return write_text(folder / f"{notebook.stem}.html", re.sub(r"(<body[^>]*>)", rf"\1{back}", body, count=1))
+    return write_text(folder / f"{notebook.stem}.html", re.sub(r"(<body[^>]*>)", rf"\1{PAGE_TOP}", body, count=1))
 
 
 def _render_index(run: Run, claims: pd.DataFrame, manifest: dict[str, Any], pages: list[Path]) -> str:
@@ -250,7 +249,7 @@ def _render_notice(run: Run) -> str:
     """Say what data the run stands on."""
     path = run.folder / "data" / "sources.json"
     sources = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    had, missing = sources.get("had", {}), sources.get("missing", {})
+    had, missing = [name for name in sources.get("had", {}) if name != "sample"], sources.get("missing", {})
     text = f"Profile <b>{escape(run.profile)}</b>, theory <b>{escape(run.theory.title)}</b>. "
     if not had:
         text += ("<b>This run uses the embedded sample only</b>: its numbers show that everything works and say "
@@ -266,7 +265,7 @@ def _render_verdicts(claims: pd.DataFrame) -> str:
     if claims.empty:
         return "<p>No published number could be compared in this run.</p>"
     counts = claims.groupby(["kind", "verdict"]).size().unstack(fill_value=0)
-    return counts.to_html(border=0)
+    return counts.rename_axis(columns=None).reset_index().to_html(border=0, index=False)
 
 
 def _render_notebooks(manifest: dict[str, Any], pages: list[Path]) -> str:
@@ -296,6 +295,15 @@ def _render_figures(folder: Path) -> str:
                      f"<figcaption><b>{escape(path.stem)}</b>. {escape(caption)}</figcaption></figure>")
     return "\n".join(parts)
 
+
+PAGE_TOP = """<style>
+.jp-InputPrompt, .jp-OutputPrompt { display: none }
+.jp-Notebook { max-width: 64em; margin: auto }
+.jp-OutputArea-output { overflow-x: auto }
+body:not(:has(#code:checked)) .jp-CodeCell .jp-Cell-inputWrapper { display: none }
+</style>
+<p style="max-width:62em; margin:1em auto; font-family:system-ui, sans-serif">
+<a href="index.html">← the report's index</a> &emsp;<label><input type="checkbox" id="code"> show the code</label></p>"""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
