@@ -61,14 +61,16 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     Figure
     """
     values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
-    n_rows, n_dims = values.shape
-    figure, axes = plt.subplots(figsize=(3 + 0.62 * n_dims, 1.9 + 0.36 * n_rows), layout="constrained")
+    if values.shape[1] > max(24, values.shape[0]):
+        values = values.T   # a long theory runs down the page
+    n_rows, n_columns = values.shape
+    figure, axes = plt.subplots(figsize=(3 + 0.62 * n_columns, 1.9 + 0.36 * n_rows), layout="constrained")
     image = axes.imshow(values.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
-    for r, d in zip(*np.nonzero(values.notna().to_numpy()), strict=True):
-        value = values.iat[r, d]
-        axes.text(d, r, f"{value:.2f}", ha="center", va="center", fontsize=8 if n_dims <= 24 else 5,
+    for r, c in zip(*np.nonzero(values.notna().to_numpy()), strict=True):
+        value = values.iat[r, c]
+        axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=8 if n_columns <= 24 else 5,
                   color="white" if abs(value) > 0.7 else "black")
-    axes.set_xticks(range(n_dims), values.columns, rotation=40, ha="right")
+    axes.set_xticks(range(n_columns), values.columns, rotation=40, ha="right")
     axes.set_yticks(range(n_rows), values.index)
     axes.set_title(title)
     figure.colorbar(image, ax=axes, label="mean score", shrink=0.9)
