@@ -303,7 +303,8 @@ PAGE_TOP = """<style>
 body:not(:has(#code:checked)) .jp-CodeCell .jp-Cell-inputWrapper { display: none }
 </style>
 <p style="max-width:62em; margin:1em auto; font-family:system-ui, sans-serif">
-<a href="index.html">← the report's index</a> &emsp;<label><input type="checkbox" id="code"> show the code</label></p>"""
+<a href="index.html">← the report's index</a> &emsp;
+<label><input type="checkbox" id="code"> show the code</label></p>"""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
