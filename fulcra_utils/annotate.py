@@ -12,7 +12,7 @@ import pandas as pd
 
 from fulcra_utils.annotation import FORMS
 from fulcra_utils.datacard import write_release
-from fulcra_utils.endpoints import AnswerCache, Endpoint, EndpointError, load_price
+from fulcra_utils.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.labelling import (
     Annotation,
     Row,
@@ -42,6 +42,8 @@ class AnnotateReport:
     plan : DataFrame
         The requests, tokens and cost foreseen (see `plan_annotation`).
     n_rows : int
+    price : Price
+        What the cost is reckoned with.
     failed : dict
         Number of the row in the input (from 1) → why it could not be annotated in full.
     costs : DataFrame or None
@@ -54,6 +56,7 @@ class AnnotateReport:
 
     plan: pd.DataFrame
     n_rows: int
+    price: Price
     failed: dict[int, str] = field(default_factory=dict)
     costs: pd.DataFrame | None = None
     forms: pd.DataFrame | None = None
@@ -62,9 +65,11 @@ class AnnotateReport:
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
         columns = ["form", "replies", "requests", "stored", "tokens_in", "tokens_out", "cost"]
-        lines = [self.plan[columns].to_string(index=False, na_rep="no price")]
+        lines = [self.plan[columns].to_string(index=False)]
         if self.costs is not None:
-            lines = [self.costs.to_string(index=False, na_rep="no price")]
+            lines = [self.costs.to_string(index=False)]
+        spent = self.plan if self.costs is None else self.costs
+        lines.append(f"cost {spent.cost.sum():.4f} USD in all, at {self.price.describe()}")
         if self.forms is not None:
             lines.append(self.forms.round(3).to_string(index=False, na_rep="-"))
         if self.failed:
@@ -77,8 +82,8 @@ class AnnotateReport:
 def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theory | str, endpoint: Endpoint,
                   form: str = "all", cache: str | Path | None = None, budget: float | None = None,
                   dry_run: bool = False, prompt_field: str = "prompt", response_field: str = "response",
-                  decisions: str | Path | None = None, review: str | Path | None = None, card: bool = False,
-                  rule: str = "sign-sum", progress: bool = False) -> AnnotateReport:
+                  decisions: str | Path | None = None, review: str | Path | None = None, card: bool = True,
+                  rule: str = "sign-sum", prices: str | Path = PRICES, progress: bool = False) -> AnnotateReport:
     """Annotate every reply of a file and write rows in the released shape, one for each input row, in order.
 
     Parameters
@@ -101,9 +106,11 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     review : path, optional
         Where the review queue goes as CSV.
     card : bool
-        Also write `<output>.dataset/`, a folder for `datasets.load_dataset` with a data card.
+        Also write a folder for `datasets.load_dataset` with a data card: the output's name with `.dataset`.
     rule : {"sign-sum", "released"}
         From items to dimensions.
+    prices : path
+        The price table.
     progress : bool
 
     Returns
@@ -123,36 +130,34 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     if output_path.exists() and Path(input_path).exists() and output_path.samefile(input_path):
         raise ValueError(f"{output_path}: the output would replace the input")
     forms = FORMS if form == "vote" else (form,)
-    price = load_price(endpoint.model)
-    if budget is not None and price is None:
-        raise EndpointError(f"a budget needs a price, and {endpoint.model!r} is not listed in data/prices.yaml")
+    price = load_price(endpoint.model, prices)
     decided = _find_decisions(output_path, decisions, theory)
     rows = read_rows(input_path, prompt_field, response_field)
     folder = Path(cache) if cache else output_path.with_name(output_path.name + ".cache")
     if dry_run:
         store = AnswerCache(folder) if folder.exists() else None
-        return AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows))
+        return AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows), price)
     store = AnswerCache(folder)
     try:
         plan = plan_annotation(rows, theory, endpoint, forms, store, price)
         annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
     finally:
         store.close()
-    report = AnnotateReport(plan, len(rows), costs=annotation.costs)
+    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs)
     _decide(annotation, rows, theory, decided, report)
     report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
     if review:
         report.files.append(_write_queue(review, annotation, rows, theory, decided))
     if card:
-        report.files.append(write_release(output_path.with_name(output_path.name + ".dataset"), output_path, theory,
-                                          {"model": endpoint.model, "endpoint": endpoint.address, "form": form,
-                                           "rule": rule, "costs": annotation.costs, "forms": report.forms,
-                                           "agreement": _agreement(annotation, theory, rows)}))
+        report.files.append(write_release(
+            output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset"), output_path, theory,
+            {"model": endpoint.model, "endpoint": endpoint.address, "form": form, "rule": rule, "price": price,
+             "costs": annotation.costs, "forms": report.forms, "agreement": _agreement(annotation, theory, rows)}))
     return report
 
 
 def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str = "",
-              progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+              decided: pd.DataFrame | None = None, progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return what the three forms would take, and, where a model is named, what they gave.
 
     Parameters
@@ -165,6 +170,8 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
         Folder of the stored answers.
     price_like : str
         Model of the price table that a plan without a model is priced by.
+    decided : DataFrame, optional
+        People's decisions on items, to compare the forms with.
     progress : bool
 
     Returns
@@ -190,7 +197,9 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
         return plan, None
     store = AnswerCache(cache)
     try:
-        return plan, compare_forms(annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress))
+        made = annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
+        people = None if decided is None else collect_people(decided, theory.items, [row.row_id for row in rows])
+        return plan, compare_forms(made, people)
     finally:
         store.close()
 

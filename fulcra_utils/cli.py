@@ -102,14 +102,15 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
              response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
              decisions: Annotated[str, typer.Option(help="People's decisions (CSV), which win.")] = "",
              review: Annotated[str, typer.Option(help="Write the review queue to this CSV file.")] = "",
-             card: Annotated[bool, typer.Option("--card", help="Also write a data set folder with its card.")] = False,
-             ) -> None:
+             card: Annotated[bool, typer.Option(help="Also write a data set folder with its card.")] = True,
+             prices: Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")] = "") -> None:
     """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment."""
     from fulcra_utils.annotate import annotate_file
-    from fulcra_utils.endpoints import Endpoint
+    from fulcra_utils.endpoints import PRICES, Endpoint
     endpoint = Endpoint(model=model, concurrency=concurrency, timeout=timeout, options={"temperature": temperature})
     report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
-                           response_field, decisions or None, review or None, card, progress=sys.stderr.isatty())
+                           response_field, decisions or None, review or None, card, prices=prices or PRICES,
+                           progress=sys.stderr.isatty())
     typer.echo(report.describe())
     if report.failed:
         raise typer.Exit(1)

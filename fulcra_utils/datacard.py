@@ -27,7 +27,8 @@ def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made
         Rows in the released shape, as `annotate` writes them.
     theory : Theory
     made : dict, optional
-        How the labels were made: model, endpoint, form, rule, costs, forms; agreement, and between which annotators.
+        How the labels were made: model, endpoint, form, rule, costs, price, forms; agreement, and between which
+        annotators.
     licences : dict, optional
         Source → licence, for the card.
     title : str
@@ -121,9 +122,9 @@ def _describe_making(made: dict[str, Any]) -> str:
              f"- from items to dimensions by the {made['rule']} rule"]
     costs = made.get("costs")
     if costs is not None:
-        spent = "unknown (no price listed)" if costs.cost.isna().any() else f"{costs.cost.sum():.4f} USD"
         tokens = int(costs.tokens_in.sum() + costs.tokens_out.sum())
-        lines.append(f"- {int(costs.calls.sum())} answers, {tokens} tokens, cost {spent}")
+        lines.append(f"- {int(costs.calls.sum())} answers, {tokens} tokens, cost {costs.cost.sum():.4f} USD at "
+                     f"{made['price'].describe()}")
     if made.get("forms") is not None:
         lines.append("\n" + _markdown(made["forms"].round(3)))
     return "\n".join(lines)

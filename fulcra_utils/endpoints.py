@@ -90,11 +90,25 @@ def load_endpoints(path: str | Path) -> list[Endpoint]:
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens, and the day the price was read."""
+    """US dollars for a million tokens, the day the price was read, and whether it is only assumed."""
 
     input: float
     output: float
     date: str
+    assumed: bool = False
+
+    def describe(self) -> str:
+        """Return the price in words, with its date, and that it is assumed where it is.
+
+        Examples
+        --------
+        >>> Price(1.0, 10.0, "2025-01-01", assumed=True).describe()
+        'an assumed price of 1 and 10 USD for a million tokens in and out (the model is not in the table of 2025-01-01)'
+        """
+        found = f"{self.input:g} and {self.output:g} USD for a million tokens in and out"
+        if self.assumed:
+            return f"an assumed price of {found} (the model is not in the table of {self.date})"
+        return f"the listed price of {found} (table of {self.date})"
 
     def cost(self, tokens_in: float, tokens_out: float) -> float:
         """Return the dollars for so many tokens.
@@ -107,19 +121,26 @@ class Price:
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
-def load_price(model: str, path: str | Path = PRICES) -> Price | None:
-    """Return the price of a model from a price table, or None when it is not listed.
+def load_price(model: str, path: str | Path = PRICES) -> Price:
+    """Return the price of a model from a price table; one that is not listed gets the table's `default`, as assumed.
+
+    Raises
+    ------
+    EndpointError
+        When the table cannot be read or holds neither the model nor a default.
 
     Examples
     --------
-    >>> load_price("a model nobody lists") is None
-    True
+    >>> load_price("gpt-4o-mini").assumed, load_price("a model nobody lists").assumed
+    (False, True)
     """
-    table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    entry = table["models"].get(model)
-    if not entry:
-        return None
-    return Price(float(entry["input"]), float(entry["output"]), str(entry.get("date", table["date"])))
+    try:
+        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        listed = table["models"].get(model)
+        entry = listed or table["default"]
+        return Price(float(entry["input"]), float(entry["output"]), str(entry.get("date", table["date"])), not listed)
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EndpointError(f"{path}: no price of {model!r} can be read: {type(error).__name__} {error}") from None
 
 
 @dataclass(frozen=True)

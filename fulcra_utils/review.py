@@ -207,7 +207,7 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
     dialogues : DataFrame
         row_id and one column per dimension.
     path : str or Path
-        Decisions on dimensions; a file that is not there holds none.
+        Decisions on dimensions, and on items, which change no label here; a file that is not there holds none.
     theory : Theory
 
     Returns
@@ -229,7 +229,7 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
     """
     if not Path(path).exists():
         return dialogues, pd.DataFrame(columns=DECISION_COLUMNS)
-    decisions, dims = read_decisions(path, theory.dimensions), list(theory.dimensions)
+    decisions, dims = read_decisions(path, (*theory.dimensions, *theory.items)), list(theory.dimensions)
     labels = apply_decisions(dialogues[dims].to_numpy(dtype=float), dims, dialogues.row_id, decisions)[0]
     return dialogues.assign(**dict(zip(dims, labels.T, strict=True))), decisions
 

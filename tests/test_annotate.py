@@ -59,7 +59,7 @@ def labels_of(out, theory=THEORY):
 def test_a_sound_server_gives_the_released_shape(tmp_path):
     rows = write_input(tmp_path / "in.jsonl", 200)
     with FaultServer(rate=0) as server:
-        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server), card=True)
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
     assert server.requests == 200
     assert not report.failed
     out = read_output(tmp_path / "out.jsonl")
@@ -69,6 +69,13 @@ def test_a_sound_server_gives_the_released_shape(tmp_path):
     data = read_dataset(tmp_path / "out.jsonl", THEORY, strict=True)
     assert np.array_equal(data.vectors, items_to_vectors(expected_labels(rows), THEORY))
     assert len(data.problems) == 0
+    card = (tmp_path / "out.dataset" / "README.md").read_text()
+    assert "200 rows: 200 different prompts" in card
+    assert f"model `judge` at {server.url}, form of the questions: all" in card
+    assert "- 200 answers, 30000 tokens, cost 0.5000 USD at an assumed price" in card
+    for d, name in enumerate(THEORY.dimensions):
+        counts = [int((data.vectors[:, d] == label).sum()) for label in (1, 0, -1)]
+        assert f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} | 0 |" in card
 
 
 @pytest.mark.parametrize("fault", [*WAY, *CONTENT])
@@ -209,7 +216,6 @@ def test_concurrency_stays_within_its_bound_and_adapts(tmp_path):
 
 def test_budget_stops_cleanly(tmp_path):
     write_input(tmp_path / "in.jsonl", 20)
-    (tmp_path / "p.yaml").write_text("date: 2025-01-01\nmodels: {gpt-4o: {input: 100, output: 100}}\n")
     with FaultServer(rate=0) as server:  # gpt-4o at 2.5 and 10 dollars: 100 + 50 tokens an answer
         report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10",
                                quick(server, model="gpt-4o"), budget=0.01)
@@ -217,8 +223,10 @@ def test_budget_stops_cleanly(tmp_path):
         assert report.costs.cost.sum() <= 0.01
         reasons = {e["reason"] for row in read_output(tmp_path / "out.jsonl") for e in row["not_annotated"]}
         assert reasons == {"not asked: the budget of 0.01 USD is reached"}
-        with pytest.raises(EndpointError, match="not listed"):
-            annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server), budget=1)
+        (tmp_path / "p.yaml").write_text("date: 2025-01-01\nmodels: {}\n")
+        with pytest.raises(EndpointError, match="no price of 'judge'"):
+            annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server),
+                          prices=tmp_path / "p.yaml")
 
 
 def test_budget_counts_what_earlier_starts_paid(tmp_path):
@@ -339,10 +347,11 @@ def run_cli(server, folder, *more, kill_after=None):
 def test_command_exit_codes_and_one_line_errors(command, tmp_path):
     write_input(tmp_path / "in.jsonl", 5)
     with FaultServer(rate=0) as server:
-        code, out, err = command(server, "--card")
+        code, out, err = command(server)
         assert (code, err) == (0, "")
         assert f"written: {tmp_path / 'out.jsonl'}" in out
-        for more in (["--form", "most"], ["--theory", "nobodys"], ["--budget", "1"], ["--decisions", "none.csv"]):
+        for more in (["--form", "most"], ["--theory", "nobodys"], ["--prices", "none.yaml"],
+                     ["--decisions", "none.csv"]):
             code, _, err = command(server, *more)
             assert (code, err.count("\n")) == (2, 1), err
         with (tmp_path / "in.jsonl").open("a") as lines:
@@ -358,7 +367,7 @@ def test_command_exit_codes_and_one_line_errors(command, tmp_path):
 def test_the_key_appears_nowhere(command, tmp_path):
     write_input(tmp_path / "in.jsonl", 3)
     with FaultServer(rate=0.3, slow=0.1, key=KEY) as server:
-        code, out, err = command(server, "--card", "--review", str(tmp_path / "review.csv"))
+        code, out, err = command(server, "--review", str(tmp_path / "review.csv"))
         assert code == 0
         assert server.seen_keys == {f"Bearer {KEY}"}
         wrong = "sk-wrong-9876543210"
@@ -394,12 +403,12 @@ def test_killed_at_twenty_random_moments(tmp_path):
         write_input(folder / "in.jsonl", 400)
     world = {"rate": 0.1, "latency": 0.05, "slow": 0.3, "faults": ("500", "429-after", "truncated", "prose")}
     with FaultServer(**world) as server:
-        assert run_cli(server, whole, "--card")[0] == 0
+        assert run_cli(server, whole)[0] == 0
     rng, kills, concurrency = random.Random(7), 0, 4
     with FaultServer(**world, seed=1) as server:
         while kills < 20:
             started = time.monotonic()
-            code, _, _ = run_cli(server, torn, "--card", "--concurrency", str(concurrency),
+            code, _, _ = run_cli(server, torn, "--concurrency", str(concurrency),
                                  kill_after=rng.uniform(0.3, 2.6))
             kills += code == -signal.SIGKILL
             if code == 0:  # finished before the twentieth kill: start anew
@@ -408,12 +417,12 @@ def test_killed_at_twenty_random_moments(tmp_path):
                     path.unlink()
                 server.served.clear()
             assert time.monotonic() - started < 60
-        assert run_cli(server, torn, "--card", "--concurrency", str(concurrency))[0] == 0
+        assert run_cli(server, torn, "--concurrency", str(concurrency))[0] == 0
         assert (torn / "out.jsonl").read_bytes() == (whole / "out.jsonl").read_bytes()
         repeated = sum(n - 1 for n in server.served.values())
         assert repeated <= kills * concurrency, "at most the requests in flight are lost"
         asked = server.requests
-        assert run_cli(server, torn, "--card")[0] == 0
+        assert run_cli(server, torn)[0] == 0
         assert server.requests == asked
     assert not [path for path in torn.rglob(".*") if path.is_file()] or len(list(torn.rglob(".*"))) <= kills
 
