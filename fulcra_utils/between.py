@@ -202,6 +202,17 @@ def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray
 def read_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
     """Say in words which theory tells more of the reward, and whether the difference is sure.
 
+    Parameters
+    ----------
+    accuracies, differences : DataFrame
+        From `compare_predictions`.
+
+    Returns
+    -------
+    str
+
+    Source: ours.
+
     Examples
     --------
     >>> read_prediction(pd.DataFrame({"theory": ["a"], "accuracy": [np.nan], "n_pairs": [0]}), pd.DataFrame())

@@ -264,6 +264,15 @@ def resolve_weights(weights: Mapping[str, float] | Sequence[float] | None, theor
 def weigh_by_ranking(ranks: Sequence[float]) -> np.ndarray:
     """Turn a population's ranks of D values (1 = first) into weights: (D - rank + 1) / sum, nan stays out with 0.
 
+    Parameters
+    ----------
+    ranks : sequence of D numbers
+        1 = first; nan = not ranked.
+
+    Returns
+    -------
+    ndarray, shape (D,)
+
     Source: ours; a ranking carries no distances, so the weights fall in equal steps.
 
     Examples
@@ -355,6 +364,17 @@ def rank_models(scores: ModelScores, weights: np.ndarray, draws: np.ndarray, lev
 def weigh(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return Σ weight · score over the last axis; nan when a dimension with weight is missing.
 
+    Parameters
+    ----------
+    values : ndarray, shape (..., D)
+    weights : ndarray, shape (D,)
+
+    Returns
+    -------
+    ndarray, shape (...)
+
+    Source: Value Compass (arXiv 2501.07071), aggregate.
+
     Examples
     --------
     >>> weigh(np.array([[1.0, np.nan], [np.nan, 1.0]]), np.array([1.0, 0.0]))
@@ -366,6 +386,16 @@ def weigh(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def rank_descending(values: np.ndarray) -> np.ndarray:
     """Rank along the last axis, 1 = largest; ties share the smallest rank, nan keeps nan and takes no place.
+
+    Parameters
+    ----------
+    values : ndarray, shape (..., K)
+
+    Returns
+    -------
+    ndarray of float, shape (..., K)
+
+    Source: ours; competition ranking.
 
     Examples
     --------
@@ -382,10 +412,19 @@ def rank_descending(values: np.ndarray) -> np.ndarray:
 def score_cells(scores: ModelScores, draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
     """Return score and rank of every model on every single dimension, with intervals.
 
+    Parameters
+    ----------
+    scores : ModelScores
+    draws : ndarray, shape (B, M, D)
+        From `draw_means`.
+    level : float
+
     Returns
     -------
     DataFrame, M x D rows
         model, dimension, score, low, high, rank, rank_low, rank_high, n_prompts; nan = not scored.
+
+    Source: ours.
 
     Examples
     --------
@@ -474,6 +513,14 @@ class Countries:
 def load_countries(path: str | Path = COUNTRIES) -> Countries:
     """Load the country rankings and vectors.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Countries
+
     Raises
     ------
     CompassError
@@ -515,6 +562,8 @@ def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | N
     -------
     ndarray, shape (..., D'), or None
         None when `other` is neither the theory nor its parent; nan for a dimension without children.
+
+    Source: ours; a coarse value is as strong as its parts on average.
 
     Examples
     --------
@@ -575,6 +624,16 @@ def match_countries(scores: ModelScores, theory: Theory | str, countries: Countr
                     level: float = 0.95) -> pd.DataFrame:
     """Match the value ranking of each model with the ranking of each country.
 
+    Parameters
+    ----------
+    scores : ModelScores
+    theory : Theory or str
+        Of the scores.
+    countries : Countries
+    draws : ndarray, shape (B, M, D)
+        From `draw_means`.
+    level : float
+
     Returns
     -------
     DataFrame
@@ -604,6 +663,16 @@ def match_countries(scores: ModelScores, theory: Theory | str, countries: Countr
 def compare_regions(scores: ModelScores, theory: Theory | str, countries: Countries, draws: np.ndarray,
                     level: float = 0.95) -> pd.DataFrame:
     """Return how much nearer the models are to the rankings of each region than to those of the other regions.
+
+    Parameters
+    ----------
+    scores : ModelScores
+    theory : Theory or str
+        Of the scores.
+    countries : Countries
+    draws : ndarray, shape (B, M, D)
+        From `draw_means`.
+    level : float
 
     Returns
     -------
@@ -666,6 +735,15 @@ def nearest_countries(scores: ModelScores, theory: Theory | str, countries: Coun
                       draws: np.ndarray) -> pd.DataFrame:
     """Name for each model the country whose value vector is nearest.
 
+    Parameters
+    ----------
+    scores : ModelScores
+    theory : Theory or str
+        Of the scores.
+    countries : Countries
+    draws : ndarray, shape (B, M, D)
+        From `draw_means`.
+
     Returns
     -------
     DataFrame
@@ -702,11 +780,20 @@ def nearest_countries(scores: ModelScores, theory: Theory | str, countries: Coun
 def gather_profiles(scores: ModelScores, theory: Theory, countries: Countries | None) -> tuple[np.ndarray, list[str]]:
     """Return the centred profiles of the models and, where their theory fits, of the countries with a vector.
 
+    Parameters
+    ----------
+    scores : ModelScores
+    theory : Theory
+        Of the scores.
+    countries : Countries or None
+
     Returns
     -------
     profiles : ndarray, shape (M + C, D)
     labels : list of str
         Models first.
+
+    Source: ours.
 
     Examples
     --------

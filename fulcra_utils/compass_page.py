@@ -78,6 +78,18 @@ def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies
         When a preset's weights cannot be used.
 
     Source: ours, after the page of the Value Compass Leaderboard (arXiv 2501.07071).
+
+    Examples
+    --------
+    >>> from fulcra_utils.compass import draw_means, stack_scores
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("valuelex")
+    >>> rows = pd.DataFrame({"model": ["a", "b"], "prompt": "x", "response": "r", "competence": [1.0, 0.5],
+    ...                      "character": 0.0, "integrity": 0.0})
+    >>> scores = stack_scores(rows, theory)
+    >>> section = make_section(scores, theory, draw_means(scores, 10), rows)
+    >>> section["models"], section["means"][1], section["n_draws"]
+    (['a', 'b'], [0.5, 0.0, 0.0], 10)
     """
     notes = [scored_by] if scored_by else []
     notes += scores.notes or ()
@@ -121,6 +133,14 @@ def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str 
         No section, a damaged plotting bundle, or a page that is too heavy even with the shortest replies.
 
     Source: ours.
+
+    Examples
+    --------
+    >>> try:
+    ...     write_page("page.html", [])
+    ... except CompassError as error:
+    ...     print(error)
+    the page needs at least one theory with scores.
     """
     if not sections:
         raise CompassError("the page needs at least one theory with scores.")
@@ -134,7 +154,26 @@ def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str 
 
 def render_page(sections: Sequence[dict[str, Any]], title: str, about: str, score_range: tuple[float, float],
                 reply_chars: int) -> str:
-    """Return the page as text, replies cut after `reply_chars` characters (the cut is marked)."""
+    """Return the page as text, replies cut after `reply_chars` characters (the cut is marked).
+
+    Parameters
+    ----------
+    sections, title, about, score_range
+        As for `write_page`.
+    reply_chars : int
+
+    Returns
+    -------
+    str
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> page = render_page([], "A <title>", "", (-1, 1), 100)
+    >>> "<title>A &lt;title&gt;</title>" in page
+    True
+    """
     replies: dict[tuple[str, str], int] = {}
     plain = [{**s, "cells": _index_replies(s, replies), "replies": None} for s in sections]
     data = {"about": about, "range": list(score_range), "sections": plain,
@@ -152,6 +191,17 @@ def render_page(sections: Sequence[dict[str, Any]], title: str, about: str, scor
 def escape_json(value: Any) -> str:
     """Return JSON that is safe inside a script element: no <, > or &, no line separators.
 
+    Parameters
+    ----------
+    value : Any
+        Plain values; nan is refused.
+
+    Returns
+    -------
+    str
+
+    Source: ours; the HTML standard on script data.
+
     Examples
     --------
     >>> print(escape_json({"reply": "</script><b>"}))
@@ -165,6 +215,10 @@ def escape_json(value: Any) -> str:
 
 def read_plotly() -> str:
     """Return the plotting library's code.
+
+    Returns
+    -------
+    str
 
     Raises
     ------

@@ -23,7 +23,6 @@ from fulcra_utils.compass import (
     map_profiles,
     match_rankings,
     place_values,
-    rank_descending,
     rank_models,
     read_models,
     resolve_weights,
@@ -90,6 +89,10 @@ def make_board(name: str, theory: Theory, replies: pd.DataFrame, scored_by: str,
     n_draws, seed : int
         Bootstrap over prompts.
 
+    Returns
+    -------
+    Board or None
+
     Source: ours.
 
     Examples
@@ -110,6 +113,11 @@ def make_board(name: str, theory: Theory, replies: pd.DataFrame, scored_by: str,
 
 def list_replies(dialogues: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """Return the run's replies for scoring: the released scored ones where there are any, else the dialogues.
+
+    Parameters
+    ----------
+    dialogues, scored : DataFrame
+        The run's tables, with response_source, prompt, response, cluster.
 
     Returns
     -------
@@ -141,6 +149,8 @@ def sample_prompts(replies: pd.DataFrame, n_prompts: int, seed: int = 2023) -> p
     -------
     DataFrame
         Every model's replies to the chosen prompts.
+
+    Source: ours.
 
     Examples
     --------
@@ -263,6 +273,15 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
         What was left out, one line each.
 
     Source: ours.
+
+    Examples
+    --------
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = pd.DataFrame({"response_source": ["a", "b"], "prompt": "x", "response": "r", "cluster": 0})
+    >>> rows = rows.assign(**dict.fromkeys(theory.dimensions, 0.5))
+    >>> boards, left_out = collect_boards(theory, rows, rows.iloc[:0], None, [], n_draws=10)
+    >>> [board.name for board in boards], left_out
+    (["moral_foundations, annotators' labels"], ['moral_foundations: there is no evaluator to score the replies with.'])
     """
     knobs = {"n_draws": n_draws, "seed": seed}
     boards = [make_board(f"{theory.name}, released scores", theory, list_replies(scored, scored),
@@ -313,7 +332,24 @@ def _look_further(theory: Theory, others: Sequence[Theory], replies: pd.DataFram
 
 
 def describe_boards(boards: Sequence[Board]) -> pd.DataFrame:
-    """Return one row per board: board, models, prompts, same_prompts, scored_by, notes."""
+    """Return one row per board: board, models, prompts, same_prompts, scored_by, notes.
+
+    Parameters
+    ----------
+    boards : sequence of Board
+
+    Returns
+    -------
+    DataFrame
+        board, models, prompts, same_prompts, scored_by, notes.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> describe_boards([]).columns.tolist()[:3]
+    ['board', 'models', 'prompts']
+    """
     rows = [(b.name, len(b.scores.models), len(b.scores.prompts), b.scores.same_prompts, b.scored_by,
              " ".join(b.scores.notes)) for b in boards]
     return pd.DataFrame(rows, columns=["board", "models", "prompts", "same_prompts", "scored_by", "notes"])
@@ -343,6 +379,8 @@ def choose_presets(theory: Theory, presets: Mapping[str, Mapping[str, float]], o
     CompassError
         When the reader's own weights cannot be used.
 
+    Source: Value Compass (arXiv 2501.07071): weights by person or culture.
+
     Examples
     --------
     >>> from fulcra_utils.compass import load_countries
@@ -360,13 +398,48 @@ def choose_presets(theory: Theory, presets: Mapping[str, Mapping[str, float]], o
 
 
 def rank_by_presets(board: Board, presets: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return the ranking of a board under each set of weights: weights, model, score, low, high, rank, rank_low, …"""
+    """Return the ranking of a board under each set of weights: weights, model, score, low, high, rank, rank_low, …
+
+    Parameters
+    ----------
+    board : Board
+    presets : mapping of str to ndarray, shape (D,)
+        From `choose_presets`.
+
+    Returns
+    -------
+    DataFrame
+        weights, model, score, low, high, rank, rank_low, rank_high.
+
+    Source: Value Compass (arXiv 2501.07071).
+
+    Examples
+    --------
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = pd.DataFrame({"model": ["a", "b"], "prompt": "x", "response": "r", "care": [1.0, 0.0],
+    ...                      "fairness": [0.0, 1.0], "loyalty": 0.0, "authority": 0.0, "sanctity": 0.0})
+    >>> board = make_board("b", theory, rows, "hand")
+    >>> table = rank_by_presets(board, {"care": np.array([1.0, 0, 0, 0, 0]), "fair": np.array([0, 1.0, 0, 0, 0])})
+    >>> table[table["rank"] == 1].model.tolist()
+    ['a', 'b']
+    """
     return pd.concat([board.rank(w).assign(weights=title) for title, w in presets.items()],
                      ignore_index=True)[["weights", "model", "score", "low", "high", "rank", "rank_low", "rank_high"]]
 
 
 def read_ranking(table: pd.DataFrame) -> str:
     """Say in words how sure the first place is.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `rank_models`.
+
+    Returns
+    -------
+    str
+
+    Source: ours.
 
     Examples
     --------
@@ -391,6 +464,12 @@ def compare_presets(table: pd.DataFrame) -> str:
     table : DataFrame
         From `rank_by_presets`.
 
+    Returns
+    -------
+    str
+
+    Source: ours.
+
     Examples
     --------
     >>> compare_presets(pd.DataFrame({"weights": ["alike", "own"], "model": ["a", "b"], "rank": [1, 1]}))
@@ -402,6 +481,17 @@ def compare_presets(table: pd.DataFrame) -> str:
 
 def read_places(places: pd.DataFrame) -> str:
     """Say in words which values lead and trail.
+
+    Parameters
+    ----------
+    places : DataFrame
+        From `place_values`.
+
+    Returns
+    -------
+    str
+
+    Source: ours.
 
     Examples
     --------
@@ -432,6 +522,15 @@ def claim_board(board: Board, countries: Countries, reported: pd.DataFrame) -> p
         claim_id, ours, low, high, why; ours is nan where this board cannot say.
 
     Source: claims in data/reported/compass.csv.
+
+    Examples
+    --------
+    >>> from fulcra_utils.compass import load_countries
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = pd.DataFrame({"model": ["a"], "prompt": "x", "response": "r"})
+    >>> board = make_board("b", theory, rows.assign(**dict.fromkeys(theory.dimensions, 0.5)), "hand")
+    >>> claim_board(board, load_countries(), pd.DataFrame({"claim_id": ["compass/match/france"]})).ours.tolist()
+    [1.0]
     """
     ids = [c for c in reported.claim_id if c.startswith("compass/")]
     cells = board.cells().set_index(["model", "dimension"]) if board.is_released else pd.DataFrame()
@@ -480,6 +579,14 @@ def least_without(board: Board, dimension: str, cut: float = -0.5) -> tuple[floa
         A share near 1 for the worst model says that the test is saturated.
 
     Source: ours.
+
+    Examples
+    --------
+    >>> theory = load_theory("valuelex")
+    >>> rows = pd.DataFrame({"model": "a", "prompt": ["x", "y"], "response": "r", "competence": [-1.0, 1.0],
+    ...                      "character": 0.0, "integrity": 0.0})
+    >>> least_without(make_board("b", theory, rows, "hand", n_draws=50), "competence")[0]
+    0.5
     """
     d = board.theory.dimensions.index(dimension)
     values = board.scores.values[..., [d]]
@@ -490,22 +597,54 @@ def least_without(board: Board, dimension: str, cut: float = -0.5) -> tuple[floa
 
 
 def count_gaps(board: Board) -> int:
-    """Return how many (model, value) cells of a board have no score."""
+    """Return how many (model, value) cells of a board have no score.
+
+    Parameters
+    ----------
+    board : Board
+
+    Returns
+    -------
+    int
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> theory = load_theory("valuelex")
+    >>> rows = pd.DataFrame({"model": ["a"], "prompt": "x", "response": "r", "competence": np.nan, "character": 0.0,
+    ...                      "integrity": 0.0})
+    >>> count_gaps(make_board("b", theory, rows, "hand"))
+    1
+    """
     return int(np.isnan(board.scores.means).sum())
-
-
-def order_values(board: Board) -> pd.DataFrame:
-    """Return each model's values from strongest to weakest: model, then one column per place."""
-    order = np.argsort(rank_descending(board.scores.means), axis=1, kind="stable")
-    names = np.array(board.theory.dimensions)[order]
-    return pd.DataFrame(names, columns=[str(k + 1) for k in range(names.shape[1])]).assign(
-        model=board.scores.models).set_index("model").reset_index()
 
 
 def map_board(board: Board, countries: Countries, seed: int = 2023) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return MDS and t-SNE places of a board's models and, where their theory fits, the countries; and the labels.
 
+    Parameters
+    ----------
+    board : Board
+    countries : Countries
+    seed : int
+
+    Returns
+    -------
+    maps : dict of str to ndarray, shape (K, 2)
+    labels : list of str, length K
+        Models first.
+
     Source: Value Compass (arXiv 2501.07071) for the map; see `map_profiles`.
+
+    Examples
+    --------
+    >>> from fulcra_utils.compass import load_countries
+    >>> theory = load_theory("valuelex")
+    >>> rows = pd.DataFrame({"model": ["a"], "prompt": "x", "response": "r"})
+    >>> board = make_board("b", theory, rows.assign(**dict.fromkeys(theory.dimensions, 0.5)), "hand")
+    >>> list(map_board(board, load_countries())[0])
+    ['MDS', 't-SNE']
     """
     vectors, labels = gather_profiles(board.scores, board.theory, countries)
     return {title: map_profiles(vectors, method, seed) for title, method in (("MDS", "mds"), ("t-SNE", "tsne"))}, labels
@@ -525,7 +664,22 @@ def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries
     title : str
     seed : int
 
+    Returns
+    -------
+    Path
+
     Source: ours; see `write_page`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.compass import load_countries
+    >>> theory = load_theory("valuelex")
+    >>> rows = pd.DataFrame({"model": ["a"], "prompt": "x", "response": "r"})
+    >>> board = make_board("b", theory, rows.assign(**dict.fromkeys(theory.dimensions, 0.5)), "hand")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     publish_page(Path(folder) / "page.html", [board], load_countries(), {}, "Compass").stat().st_size > 1e6
+    True
     """
     from fulcra_utils.compass_page import make_section, write_page
     sections = []

@@ -73,6 +73,12 @@ def choose_replies(dialogues: pd.DataFrame, theory: Theory, scores: np.ndarray) 
     theory : Theory
     scores : ndarray, shape (N, D)
 
+    Returns
+    -------
+    DataFrame, N rows
+
+    Source: ours.
+
     Examples
     --------
     >>> from fulcra_utils.theory import load_theory
@@ -159,6 +165,17 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
         the sample's.
 
     Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.evaluator import make_evaluator
+    >>> from fulcra_utils.theory import load_theory
+    >>> first, second = load_theory("moral_foundations"), load_theory("valuelex")
+    >>> rows, judge = build_run_data(first).dialogues.head(10), make_evaluator(load_encoder("tiny"), first)
+    >>> pairing = pair_theories(first, second, rows, rows.iloc[:0], judge, n_prompts=2)[-1]
+    >>> pairing.name, pairing.vectors["valuelex"].shape[1]
+    ('replies of the run', 3)
     """
     pairings = []
     sample = list_replies(build_run_data(first, seed=seed).dialogues, scored.iloc[:0])
@@ -198,6 +215,17 @@ def _pair(name: str, first: Theory, second: Theory, replies: pd.DataFrame, table
 
 def read_cross(table: pd.DataFrame) -> str:
     """Say in words which dimensions of two theories go together most.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `cross_dimensions`.
+
+    Returns
+    -------
+    str
+
+    Source: ours.
 
     Examples
     --------
@@ -269,6 +297,8 @@ def claim_prediction(accuracies: pd.DataFrame, replies: str, reported: pd.DataFr
     -------
     DataFrame
         claim_id, ours, low, high, why; nan for a theory that was not looked at.
+
+    Source: claims in data/reported/between.csv.
 
     Examples
     --------

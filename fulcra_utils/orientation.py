@@ -168,6 +168,8 @@ def ideal_choices(rule: str) -> list[np.ndarray]:
     OrientationError
         When the rule is not known; the message lists the known ones.
 
+    Source: arXiv 2305.17147; the rules follow Murphy et al. (2011).
+
     Examples
     --------
     >>> [c.tolist() for c in ideal_choices("joint maximum")]
@@ -184,6 +186,16 @@ def ideal_choices(rule: str) -> list[np.ndarray]:
 
 def ideal_angle(rule: str) -> tuple[float, float]:
     """Return the lowest and the highest angle that an ideal player can have; equal when no item is a tie.
+
+    Parameters
+    ----------
+    rule : str
+        As for `ideal_choices`.
+
+    Returns
+    -------
+    low, high : float
+        Degrees.
 
     Source: arXiv 2305.17147; recomputed from the payoffs.
 
@@ -207,6 +219,8 @@ def tabulate_ideals() -> pd.DataFrame:
     DataFrame
         rule, low, high (degrees; equal without a tie), class (of both ends).
 
+    Source: arXiv 2305.17147 gives the angles; these are recomputed.
+
     Examples
     --------
     >>> tabulate_ideals().set_index("rule").low.round(2).to_dict()["minimal inequality"]
@@ -219,6 +233,15 @@ def tabulate_ideals() -> pd.DataFrame:
 
 def target_range(orientation: str) -> tuple[float, float]:
     """Return the angles between which a player of this orientation is ideal.
+
+    Parameters
+    ----------
+    orientation : str
+
+    Returns
+    -------
+    low, high : float
+        Degrees.
 
     Raises
     ------
@@ -315,6 +338,8 @@ def choice_angle(choices: Any) -> float | np.ndarray:
     -------
     float or ndarray, shape (...), degrees
 
+    Source: arXiv 2305.17147; see `svo_angle`.
+
     Examples
     --------
     >>> round(choice_angle([4, 4, 4, 4, 4, 4]), 2), choice_angle([0, 0, -1, 0, 0, 0])
@@ -341,6 +366,17 @@ def _take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def render_system(orientation: str) -> Messages:
     """Return the opening message that tells a player its value system.
 
+    Parameters
+    ----------
+    orientation : str
+
+    Returns
+    -------
+    list of one message
+        {"role": "system", "content": …}.
+
+    Source: arXiv 2305.17147 for the step; the wording is ours.
+
     Examples
     --------
     >>> render_system("altruistic")[0]["content"].splitlines()[0]
@@ -363,6 +399,13 @@ def render_choice(item: int, order: Sequence[int], goal: str = "") -> str:
         Number of the option shown under A, B, …
     goal : str
         The player's goal; "" asks without a goal.
+
+    Returns
+    -------
+    str
+        One line per option and what to answer.
+
+    Source: arXiv 2305.17147 for the payoffs; the wording is ours.
 
     Examples
     --------
@@ -525,6 +568,8 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, level: float = 
         not be read), angle, rationality, class_match, inequality_aversion, the first three with _low and _high. nan
         where no repeat is complete; with one complete repeat the interval is nan, because nothing varies.
 
+    Source: ours; the published table has no intervals.
+
     Examples
     --------
     >>> mute = run_protocol(lambda messages: "I cannot choose.", "competitive", n_repeats=3)
@@ -571,6 +616,8 @@ def read_summary(summary: pd.DataFrame) -> str:
     -------
     str
         Markdown list: how many choices could be read, the orientations that were met, and what the goal changes.
+
+    Source: ours.
 
     Examples
     --------
@@ -630,6 +677,17 @@ def compare_goal(table: pd.DataFrame, n_draws: int = 2000, level: float = 0.95, 
 def read_goal(effect: pd.DataFrame) -> str:
     """Say in words where the goal changes the value rationality.
 
+    Parameters
+    ----------
+    effect : DataFrame
+        From `compare_goal`.
+
+    Returns
+    -------
+    str
+
+    Source: ours.
+
     Examples
     --------
     >>> read_goal(pd.DataFrame({"player": ["a"], "orientation": ["prosocial"], "n": [5], "difference": [2.0],
@@ -656,6 +714,8 @@ def claim_orientation(summary: pd.DataFrame, models: Sequence[str]) -> pd.DataFr
     -------
     DataFrame
         claim_id, ours, low, high, why.
+
+    Source: claims in data/reported/orientation.csv.
 
     Examples
     --------
