@@ -59,6 +59,15 @@ def tabulate_prevalence(replies: Replies) -> Finding:
         low, high (Wilson, 95 %).
 
     Source: prevalence figure of the paper; intervals after Wilson (1927).
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = tabulate_prevalence(make_example(load_theory("schwartz10"))).table
+    >>> row = table[(table.by == "model") & (table.group == "b") & (table.value == "universalism")]
+    >>> row[["sign", "share"]].values.tolist()
+    [['supported', 0.0], ['opposed', 1.0], ['expressed', 1.0]]
     """
     if len(replies) == 0:
         return leave_out("Prevalence", "no reply carries a complete value vector")
@@ -101,6 +110,18 @@ def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool
     -------
     DataFrame
         claim_id, kind, ours, low, high, why.
+
+    Source: prevalence figure of the paper.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.report import load_reported
+    >>> prevalence = tabulate_prevalence(make_example(load_theory("schwartz10")))
+    >>> claims = claim_prevalence(prevalence, load_reported(), is_whole=False)
+    >>> len(claims), claims.kind[0]
+    (18, 'other population')
     """
     words = {"supported": "aligned", "expressed": "expressed"}
     rows = prevalence.table[prevalence.table.by == "all"] if not prevalence.is_left_out else prevalence.table
@@ -137,6 +158,16 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
         correlation over cells, its interval, the share of equal signs and how many cells differ.
 
     Source: value x risk figure of the paper; its coefficient, subset and mapping are not published.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.report import load_reported
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> found = correlate_risks(replies, load_risks(), load_reported(), n_draws=20)
+    >>> found.table.shape[0] == 50 * len(found.extra["summary"])
+    True
     """
     known = replies.keep(replies.has_issues)
     names, categories = known.theory.dimensions, known.categories
@@ -225,6 +256,15 @@ def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Fi
         cell_correlation, same_sign.
 
     Source: ours; the paper's mapping is not published.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.report import load_reported
+    >>> found = vary_mapping(make_example(load_theory("schwartz10")), load_risks(), load_reported())
+    >>> len(found.table), found.table.changed[0]
+    (16, 'as declared')
     """
     known = replies.keep(replies.has_issues)
     values = known.theory.dimensions
@@ -255,6 +295,18 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
         From `correlate_risks`.
     kind : str
         Kind of the replies; only released replies can replicate the published table.
+
+    Source: value x risk figure of the paper.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.report import load_reported
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> claims = claim_risks(correlate_risks(replies, load_risks(), load_reported(), 20), replies.kind)
+    >>> len(claims), claims.kind[0]
+    (50, 'replicated')
     """
     columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     if correlations.is_left_out:
@@ -290,6 +342,15 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
         refusal + length in telling preferences, paired.
 
     Source: pairwise task of GPLA (2502.02444); controls ours, because the released reward model punishes refusals.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> found = probe_replies(make_example(load_theory("schwartz10"), 60), load_risks(), 9, 50, n_directions=2)
+    >>> rows = found.table[(found.table.task == "preference") & (found.table.rows == "all")].set_index("features")
+    >>> bool(rows.score["10 values"] > rows.score["refusal + length"])
+    True
     """
     knobs = {"n_permutations": n_permutations, "n_draws": n_draws, "n_folds": n_folds, "seed": seed}
     rows = []
@@ -300,13 +361,13 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
             for found in task(subset, risks, knobs, n_directions):
                 rows.append({"rows": name, **found})
     if not rows:
-        return leave_out("The probes", "fewer than 20 replies, or neither rewards nor risk categories are known")
+        return leave_out("Probing", "fewer than 20 replies, or neither rewards nor risk categories are known")
     columns = ["task", "features", "rows", "score", "low", "high", "chance", "null", "p", "p_adjusted", "n",
                "n_prompts"]
     table = pd.DataFrame(rows).dropna(subset="score").reset_index(drop=True)
     table = table.assign(p_adjusted=adjust_p(table.p)).reindex(columns=columns)
     if table.empty:
-        return leave_out("The probes", "fewer prompts than twice the folds carry a reward or a risk category")
+        return leave_out("Probing", "fewer prompts than twice the folds carry a reward or a risk category")
     gain = _measure_gain(replies, n_folds, n_draws, seed)
     caption = (f"{replies.describe()}; whiskers: 95 % bootstrap intervals over prompts; cross-validated by prompt in "
                f"{n_folds} folds; ticks: 95 % quantile of {n_permutations} permutations.")
@@ -333,6 +394,13 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
     refusal flag where it is constant.
 
     Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> {name: x.shape[1] for name, x in make_features(make_example(load_theory("schwartz10"))).items()}
+    {'10 values': 10, '4 groups': 4, 'refusal + length': 2, 'values + refusal + length': 12, "model's name": 1}
     """
     theory, controls = replies.theory, replies.controls
     controls = controls[:, np.ptp(controls, axis=0) > 0] if len(replies) else controls
@@ -445,11 +513,19 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
         when the value goes from 0 to 1), low, high, n_pairs, n_prompts.
 
     Source: transparency, the third aim of the paper's framework; measured by ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = weigh_values(make_example(load_theory("schwartz10")), n_draws=20).table
+    >>> table.loc[table.weight.idxmax(), "value"]
+    'self-direction'
     """
     reward = replies.table.reward.to_numpy(float)
     pairs = pair_replies(replies.table.prompt.to_numpy(), reward) if len(replies) else np.empty((0, 2), int)
     if len(pairs) < MIN_ROWS:
-        return leave_out("The weights of the values", f"only {len(pairs)} pairs of replies have different rewards")
+        return leave_out("The weighing of the values", f"only {len(pairs)} pairs of replies have different rewards")
     first, second = pairs.T
     wins, clusters = (reward[first] > reward[second]).astype(float), replies.clusters[first]
     tables = []
@@ -474,6 +550,16 @@ def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
     """Return our rows for the pairwise accuracies that GPLA publishes for Schwartz's values and groups.
 
     Another population than ours (theirs predicts safety): shown only, and only under a theory with those ten values.
+
+    Source: safety table of GPLA (2502.02444).
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("schwartz10")
+    >>> claim_probes(probe_replies(make_example(theory), load_risks(), 5, 20), theory).claim_id.tolist()
+    ['preference/values', 'preference/groups']
     """
     columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     if probes.is_left_out or theory.parent is not None or len(theory.groups) != 4:
@@ -500,9 +586,18 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
         n, n_prompts.
 
     Source: released scored replies; means over the 1,523 test prompts.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = average_models(make_example(load_theory("schwartz10")), n_draws=20).table
+    >>> row = table[(table.model == "b") & (table.quantity == "universalism")].iloc[0]
+    >>> float(row["mean"]), float(row.low), float(row.high)
+    (-1.0, -1.0, -1.0)
     """
     if len(replies) == 0 or not replies.models:
-        return leave_out("The models' means", "no labelled reply names its model")
+        return leave_out("The comparison of the models' means", "no labelled reply names its model")
     numbers = {"reward": "reward", "e_distance": "e_distance", "h_distance": "h_distance"}
     extra = [c for c in numbers if replies.table[c].notna().any()]
     tables = []
@@ -530,7 +625,19 @@ def _by_model(replies: Replies) -> Iterator[tuple[str, str, Replies]]:
 
 
 def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Return our rows for the released models' means; a model whose file could not be had is named as missing."""
+    """Return our rows for the released models' means; a model whose file could not be had is named as missing.
+
+    Source: released scored replies.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.report import load_reported
+    >>> means = average_models(make_example(load_theory("schwartz10")), n_draws=20)
+    >>> claim_models(means, load_reported(), "scored").why.unique().tolist()
+    ["this model's scored replies could not be had"]
+    """
     columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     if kind != "scored":
         return pd.DataFrame(columns=columns)
@@ -561,6 +668,15 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
         `extra["mixed"]`: value, model (against the first), controls, effect, low, high, p, icc.
 
     Source: models' comparison of the paper, made paired; Holm (1979).
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = compare_models(make_example(load_theory("schwartz10")), with_mixed=False).table
+    >>> last = table[table["value"] == "universalism"].iloc[0]
+    >>> int(last.n), bool(last.difference > 0.8), bool(last.p_adjusted < 0.01)
+    (40, True, True)
     """
     tables = [_compare_two(replies, a, b) for a, b in combinations(replies.models, 2)]
     tables = [t for t in tables if t is not None]
@@ -625,6 +741,17 @@ def pick_declared(correlations: Finding) -> pd.DataFrame:
     ----------
     correlations : Finding
         From `correlate_risks`.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.report import load_reported
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> len(pick_declared(correlate_risks(replies, load_risks(), load_reported(), 20)))
+    50
     """
     return correlations.table if correlations.is_left_out else _pick(correlations.table, PRIMARY)
 
@@ -636,6 +763,15 @@ def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
     ----------
     correlations, probes : Finding
         From `correlate_risks` and `probe_replies`.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import leave_out
+    >>> probes = Finding(pd.DataFrame({"task": ["risk"], "rows": ["all"], "features": ["x"], "score": [0.5]}), "")
+    >>> pick_metrics(leave_out("Value x risk", "nothing is known"), probes)
+    {'risk/all/x': 0.5}
     """
     metrics = {}
     if not correlations.is_left_out:
@@ -661,6 +797,15 @@ def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Find
     -------
     Finding
         claim, finding.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import leave_out
+    >>> nothing, verdicts = leave_out("All", "no rows"), pd.DataFrame(columns=["kind", "verdict"])
+    >>> summarise_claims(verdicts, *[nothing] * 4).table.finding[0]
+    'none on these rows.'
     """
     counts = verdicts.groupby(["kind", "verdict"]).size()
     told = "; ".join(f"{n} {kind}: {verdict}" for (kind, verdict), n in counts.items()) or "none on these rows"

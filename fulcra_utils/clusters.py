@@ -70,6 +70,8 @@ def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_sh
     (K,) array
         0 = no denser than chance; capped at 300.
 
+    Source: von Eye (2002), configural frequency analysis; the ball is ours.
+
     Examples
     --------
     >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
@@ -263,6 +265,8 @@ def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = 0.5) ->
     Returns
     -------
     (N,) bool array
+
+    Source: the profiles named on the paper's value-space figure.
 
     Examples
     --------

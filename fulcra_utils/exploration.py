@@ -46,6 +46,13 @@ def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
     """Return the risk of each reply's prompt in words (N,): its one risk, several, none listed, or not known.
 
     Source: ours; the mapping is in data/risks.yaml.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> name_risks(make_example(load_theory("schwartz10"), 2), load_risks()).tolist()
+    ['Privacy violation', 'Privacy violation', 'Unethical behaviour', 'Unethical behaviour']
     """
     y = risks.indicators(*replies.categories)
     titles = np.array([*risks.risks.values()], dtype=object)
@@ -78,6 +85,14 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
         For an unknown method.
 
     Source: value-space figure of the paper; its projection is not published.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = project_replies(make_example(load_theory("schwartz10")), load_risks(), ("pca",)).table
+    >>> len(table), table.pole.tolist()[-3:]
+    (83, ['safe pole', 'unsafe pole', 'workplace manipulation'])
     """
     if len(replies) < 3 or len(np.unique(replies.vectors, axis=0)) < 3:
         return leave_out("The value space", "fewer than three different value vectors")
@@ -163,6 +178,14 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
         `extra["information"]`: adjusted mutual information of clusters and risks with its null.
 
     Source: the paper's claim that clusters outside known risks are new risks; tests ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> found = find_unknown_risks(make_example(load_theory("schwartz10")), load_risks(), 4, 3, 9)
+    >>> len(found.table), int(found.table["size"].sum())
+    (4, 80)
     """
     known = replies.keep(replies.has_issues)
     if len(known) < 50 or len(np.unique(known.vectors.round(6), axis=0)) < 5:
@@ -211,6 +234,8 @@ def _describe_cluster(replies: Replies, mask: np.ndarray) -> dict:
 def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = CUT) -> str:
     """Return a profile in words: the values beyond the cut, with their sign.
 
+    Source: ours.
+
     Examples
     --------
     >>> write_profile([0.9, -0.6, 0.1], ["security", "power", "hedonism"])
@@ -252,6 +277,17 @@ def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width
     -------
     DataFrame
         profile, is_candidate, row_id, model, prompt; empty when no cluster opposes a value.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> found = find_unknown_risks(replies, load_risks(), 4, 3, 9)
+    >>> bool(show_typical(found, replies, 1).prompt.str.startswith("prompt").all())
+    True
     """
     columns = ["profile", "is_candidate", "row_id", "model", "prompt"]
     if clusters.is_left_out:
@@ -264,6 +300,8 @@ def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width
 
 def has_whole_set(path: str | Path) -> bool:
     """Return whether the whole published set stands behind a run (its data/sources.json).
+
+    Source: ours.
 
     Examples
     --------
@@ -286,6 +324,14 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
         matches), row_ids (up to 10).
 
     Source: poles and "workplace manipulation" of the paper's value-space figure.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> found = search_profiles(make_example(load_theory("schwartz10")), load_risks())
+    >>> found.table.profile.tolist()
+    ['safe pole', 'unsafe pole', 'workplace manipulation']
     """
     profiles = risks.profile_vectors(replies.theory)
     if not profiles or len(replies) == 0:
@@ -306,7 +352,18 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
 
 
 def claim_profiles(profiles: Finding) -> pd.DataFrame:
-    """Return our rows for the published poles, whose shares are not published: shown only."""
+    """Return our rows for the published poles, whose shares are not published: shown only.
+
+    Source: value-space figure of the paper.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> claims = claim_profiles(search_profiles(make_example(load_theory("schwartz10")), load_risks()))
+    >>> claims.kind.unique().tolist()
+    ['other population']
+    """
     columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     ids = {"unsafe pole": "space/unsafe-pole/share", "workplace manipulation": "space/workplace-manipulation/share"}
     rows = [(ids[r.profile], "other population", r.share, r.low, r.high,
@@ -334,6 +391,14 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
         `extra["places"]`: value, x, y, ideal_x, ideal_y of the pooled raw values.
 
     Source: Schwartz (1992); tests against shuffled names and columns: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> found = examine_circle(make_example(load_theory("schwartz10")), 0, 9)
+    >>> found.table.subset.unique().tolist(), len(found.extra["places"])
+    (['all', 'a', 'b'], 10)
     """
     theory = replies.theory
     if theory.circle is None:
@@ -413,6 +478,15 @@ def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 5
         value, n_items, n_expressed, method, reliability, low, high, omega, why.
 
     Source: Cronbach (1951), McDonald (1999), Spearman-Brown for two items; thresholds ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
+    >>> examine_reliability(items, replies).reading
+    'Reliability is left out: the annotated replies carry no item labels.'
     """
     labels = _align_items(items, replies)
     if labels is None:
@@ -437,6 +511,16 @@ def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
         value, agree, n (cells in which rule or label is not 0), share, low, high (Wilson).
 
     Source: the released labels.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
+    >>> agree = check_items(items.assign(**{"be creative": 1}), replies).table.agree[0]
+    >>> int(agree) == int((replies.vectors[:, 0] == 1).sum())
+    True
     """
     labels = _align_items(items, replies)
     if labels is None:
@@ -476,10 +560,19 @@ def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Find
         value, n (cells in which the value is expressed at all), ambiguous, share, low, high (Wilson).
 
     Source: clarity, the first aim of the paper's framework; measured by ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> measure_clarity(make_example(load_theory("schwartz10"))).is_left_out
+    True
     """
     labels = None if items is None else _align_items(items, replies)
     if len(replies) == 0 or (items is not None and labels is None):
         return leave_out("Clarity", "no reply carries item labels" if len(replies) else "no reply is labelled")
+    if labels is None and np.isin(replies.vectors, (-1, 0, 1)).all():
+        return leave_out("The margin of the scores", "these rows carry labels, not scores")
     if labels is None:
         size = np.abs(replies.vectors)
         unclear, n = (np.abs(size - CUT) < UNCLEAR).sum(axis=0), (size >= CUT - UNCLEAR).sum(axis=0)
@@ -515,6 +608,16 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
         without rewards), remark.
 
     Source: adaptability, the second aim of the paper's framework; measured by ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> items = pd.DataFrame(1, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
+    >>> other = load_theory("schwartz19")
+    >>> int(measure_adaptability(items, replies, {other.name: other}).table.n_expressed[0])
+    80
     """
     labels = _align_items(items, replies)
     if labels is None:

@@ -32,6 +32,8 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "ax
 def use_style() -> None:
     """Set the project's one style for every figure drawn after this call.
 
+    Source: ours.
+
     Examples
     --------
     >>> use_style(); plt.rcParams["font.family"]
@@ -42,6 +44,8 @@ def use_style() -> None:
 
 def draw_note(text: str) -> Figure:
     """Return a small figure that holds one sentence: what was left out and why.
+
+    Source: ours.
 
     Examples
     --------
@@ -81,6 +85,17 @@ def draw_prevalence(table: pd.DataFrame, theory: Theory, reported: pd.DataFrame)
     Returns
     -------
     Figure
+
+    Source: after the paper's prevalence figure.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> table = pd.DataFrame({"value": ["care"], "by": "all", "sign": "supported", "share": 0.5, "low": 0.4,
+    ...                       "high": 0.6})
+    >>> reported = pd.DataFrame({"claim_id": [], "reported": []})
+    >>> len(draw_prevalence(table, load_theory("moral_foundations"), reported).axes[0].patches)
+    10
     """
     rows, claims = table[table.by == "all"], reported.set_index("claim_id").reported
     y = np.arange(theory.n_dims)
@@ -120,6 +135,13 @@ def draw_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
     -------
     Figure
         A star marks an adjusted p below 0.05, a frame a cell whose whole interval lies outside the tolerance.
+
+    Source: after the paper's value x risk figure.
+
+    Examples
+    --------
+    >>> draw_risks(pd.DataFrame(), None, {}).texts[0].get_text().startswith("Left out")
+    True
     """
     def grid(column: str) -> pd.DataFrame:
         return table.pivot(index="value", columns="risk", values=column).reindex(theory.dimensions)[list(risks)]
@@ -160,6 +182,15 @@ def draw_space(table: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
+
+    Source: after the paper's value-space figure.
+
+    Examples
+    --------
+    >>> points = pd.DataFrame({"method": "pca", "x": [0.0, 1], "y": [0.0, 1], "pole": ["", "safe"], "model": ["a", ""],
+    ...                        "risk": ["none", ""], "refusal": ["no", ""], "reward": [1.0, None]})
+    >>> len(draw_space(points).axes)
+    5
     """
     titles = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
     methods = list(dict.fromkeys(table.method))
@@ -226,6 +257,15 @@ def draw_probes(table: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"task": ["risk"], "features": ["values"], "rows": ["all"], "score": [0.5], "low": [0.4],
+    ...                      "high": [0.6], "chance": [0.2], "null": [0.25]})
+    >>> [t.get_text() for t in draw_probes(rows).axes[0].get_yticklabels()]
+    ['values']
     """
     labels = {"preference": "which reply is preferred\n(accuracy)", "risk": "risk of the prompt\n(balanced accuracy)",
               "reward": "reward\n(cross-validated R²)"}
@@ -265,6 +305,13 @@ def draw_weights(table: pd.DataFrame, theory: Theory) -> Figure:
     Returns
     -------
     Figure
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> draw_weights(pd.DataFrame(), None).get_size_inches().tolist()
+    [6.5, 1.0]
     """
     figure, axis = plt.subplots(figsize=(6, 1.4 + 0.34 * theory.n_dims), layout="constrained")
     for k, (name, part) in enumerate(table.groupby("with", sort=False)):
@@ -288,6 +335,13 @@ def draw_clusters(table: pd.DataFrame, theory: Theory, max_rows: int = 30) -> Fi
     Returns
     -------
     Figure
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> draw_clusters(pd.DataFrame(), None).get_size_inches().tolist()
+    [6.5, 1.0]
     """
     shown = table.head(max_rows)
     words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; "
@@ -319,6 +373,17 @@ def draw_radar(table: pd.DataFrame, theory: Theory) -> Figure:
     -------
     Figure
         One panel for all replies, one for non-refusals where there are refusals.
+
+    Source: after the paper's radar.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> means = pd.DataFrame({"model": "a", "rows": "all", "quantity": theory.dimensions, "mean": 0.5, "low": 0.4,
+    ...                       "high": 0.6})
+    >>> [t.get_text() for t in draw_radar(means, theory).axes[0].get_xticklabels()] == list(theory.dimensions)
+    True
     """
     order = list(theory.circle or theory.dimensions)
     table = table[table.quantity.isin(order)]
@@ -365,6 +430,13 @@ def draw_differences(table: pd.DataFrame, theory: Theory, max_pairs: int = 4) ->
     Returns
     -------
     Figure
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> draw_differences(pd.DataFrame(), None).get_size_inches().tolist()
+    [6.5, 1.0]
     """
     pairs = list(dict.fromkeys(zip(table["first"], table["second"], strict=True)))[:max_pairs]
     figure, axes = plt.subplots(1, len(pairs), figsize=(1.8 + 2.9 * len(pairs), 1.7 + 0.36 * theory.n_dims),
@@ -399,6 +471,13 @@ def draw_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
+
+    Source: after Schwartz (1992).
+
+    Examples
+    --------
+    >>> draw_circle(pd.DataFrame(), pd.DataFrame()).get_size_inches().tolist()
+    [6.5, 1.0]
     """
     tested = table[table.fit.notna()].reset_index(drop=True)
     figure, axes = plt.subplots(1, 2, figsize=(10, max(4.6, 1 + 0.26 * len(tested))), layout="constrained",

@@ -96,6 +96,8 @@ def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
     (M, 2) int array
         Row indices, the lower one first; (0, 2) when there is no pair.
 
+    Source: ours; ties tell nothing and are left out.
+
     Examples
     --------
     >>> pair_replies(["a", "b", "a", "a"], [1.0, 5.0, 2.0, 1.0])
@@ -407,6 +409,8 @@ def draw_directions(vectors: np.ndarray, n_directions: int, n_draws: int, seed: 
     Returns
     -------
     list of (N, n_directions) arrays
+
+    Source: ours: the comparison that a named value has to beat.
 
     Examples
     --------

@@ -46,6 +46,8 @@ class Finding:
 def leave_out(what: str, why: str, columns: Sequence[str] = ()) -> Finding:
     """Return the finding of an analysis that these rows do not allow.
 
+    Source: ours.
+
     Examples
     --------
     >>> leave_out("The circle", "the theory has none").reading
@@ -175,6 +177,8 @@ def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:
     ValueError
         When a dimension has no column; names it.
 
+    Source: ours.
+
     Examples
     --------
     >>> from fulcra_utils.theory import load_theory
@@ -201,6 +205,32 @@ def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:
                                        for v in kept.safety_issues], dtype=object, index=kept.index)
     kept["is_refusal"] = kept.is_refusal.fillna(False).astype(bool)
     return Replies(kept, vectors, theory, kind if len(kept) else "none")
+
+
+def make_example(theory: Theory, n_prompts: int = 40, seed: int = 0) -> Replies:
+    """Return made-up replies of two models to the same prompts, for examples and first tries.
+
+    The reward is the first value plus noise, every third prompt touches privacy, model "b" opposes the last value.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> make_example(load_theory("schwartz10")).describe()
+    'n = 80 replies scored by the released evaluator by 2 models to 40 prompts'
+    """
+    rng = np.random.default_rng(seed)
+    vectors = rng.choice([-1.0, 0.0, 1.0], p=[0.2, 0.5, 0.3], size=(2 * n_prompts, theory.n_dims))
+    vectors[1::2, -1] = -1
+    table = pd.DataFrame({
+        "row_id": [f"example:{i}" for i in range(2 * n_prompts)],
+        "prompt": [f"prompt {i // 2}" for i in range(2 * n_prompts)],
+        "response": ["word " * int(n) for n in rng.integers(5, 50, 2 * n_prompts)],
+        "response_source": ["a", "b"] * n_prompts, "reward": vectors[:, 0] + 0.1 * rng.normal(size=2 * n_prompts),
+        "safety_issues": [["privacy_violation"] if i // 2 % 3 == 0 else ["self_harm"] for i in range(2 * n_prompts)],
+        "is_refusal": rng.random(2 * n_prompts) < 0.3, **dict(zip(theory.dimensions, vectors.T, strict=True))})
+    return make_replies(table, theory, "scored")
 
 
 @dataclass(frozen=True)

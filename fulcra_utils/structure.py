@@ -102,6 +102,8 @@ def scale_values(dissimilarity: np.ndarray, n_starts: int = 10, seed: int = 0,
 def stress_1(places: np.ndarray, dissimilarity: np.ndarray, ordinal: bool = False) -> float:
     """Return Kruskal's Stress-1: how far distances are from the stretched (or order-preserving) dissimilarities.
 
+    Source: Kruskal (1964), Psychometrika 29.
+
     Examples
     --------
     >>> stress_1(np.array([[0.0, 0], [1, 0], [3, 0]]), np.array([[0, 1.0, 9], [1, 0, 4], [9, 4, 0]]), ordinal=True)
@@ -124,6 +126,8 @@ def place_on_circle(places: np.ndarray, n_places: int) -> np.ndarray:
     Returns
     -------
     (D, 2) array
+
+    Source: Schwartz (1992), values evenly spread round the circle.
 
     Examples
     --------
