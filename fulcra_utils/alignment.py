@@ -7,6 +7,7 @@ Nothing here needs torch: an evaluator is anything with `score(prompts, response
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -101,8 +102,9 @@ def value_reward(
     threshold: float = 0.3,
     keep: np.ndarray | None = None,
     keep_weight: float = 0.0,
+    common_weight: float = 0.0,
 ) -> Callable[..., list[float]]:
-    """Make a reward function for TRL: minus the distance to the target, minus the drift of values not aimed at.
+    """Make a reward function for TRL: minus the distance to the target, the drift of values not aimed at, sameness.
 
     Parameters
     ----------
@@ -114,6 +116,9 @@ def value_reward(
         Mean vector of the start model; the drift is sum |v - keep| over dimensions without weight.
     keep_weight : float
         Price of one unit of drift.
+    common_weight : float
+        Price of saying what every other reply of the batch says, from `measure_commonness`: without it a policy can
+        answer every prompt with the one reply that the evaluator likes best.
 
     Returns
     -------
@@ -125,7 +130,7 @@ def value_reward(
     ValueError
         When called: a reward that is not finite, with the number of the reply.
 
-    Source: released alignment code (reward = -distance); ours: the drift term.
+    Source: released alignment code (reward = -distance); ours: the terms for drift and sameness.
 
     Examples
     --------
@@ -147,17 +152,44 @@ def value_reward(
         reward = -value_distance(vectors, target, weights, order, absence, threshold)
         if keep_weight:
             reward = reward - keep_weight * (np.abs(vectors - anchor) * idle).sum(axis=1)
+        if common_weight:
+            reward = reward - common_weight * measure_commonness(list(map(_text, completions)))
         if not np.isfinite(reward).all():
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise ValueError(f"the reward of reply {bad} of the batch is not a finite number.")
         return reward.tolist()
 
     value_distance_reward.label = json.dumps([low.tolist(), high.tolist(), resolved.tolist(), order, absence, threshold,
-                                              anchor.tolist(), keep_weight])
+                                              anchor.tolist(), keep_weight, common_weight])
     if isinstance(target, Target):
         names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
         value_distance_reward.degenerate = {"stuffing": ", ".join(names * 3)}
     return value_distance_reward
+
+
+def measure_commonness(responses: Sequence[str]) -> np.ndarray:
+    """Measure how much each reply says what the other replies say as well.
+
+    Parameters
+    ----------
+    responses : sequence of str, length N
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        Mean over the word pairs of a reply of the share of other replies that have this pair: 0 nobody else's words,
+        1 everybody's. A reply of fewer than two words counts as a pair of its own. 0 for a single reply.
+
+    Source: ours, against collapse onto one reply.
+
+    Examples
+    --------
+    >>> measure_commonness(["be kind", "be kind", "so it goes"]).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    pairs = [set(zip(w, w[1:], strict=False)) or {tuple(w)} for w in (r.split() for r in responses)]
+    counts = Counter(pair for own in pairs for pair in own)
+    return np.array([np.mean([counts[p] - 1 for p in own]) / max(1, len(pairs) - 1) for own in pairs])
 
 
 def choose_best(distances: np.ndarray, prompts: Sequence[str]) -> np.ndarray:

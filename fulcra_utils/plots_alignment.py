@@ -168,6 +168,67 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Di
     return _plain(figure)
 
 
+def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where each model went") -> Figure:
+    """Draw mean value vectors before and after alignment, one line for each policy, and the targets' numbers.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Index: policy, the start model among them; one column for each dimension.
+    targets : DataFrame
+        target, dimension, value, weight.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    n_dims = means.shape[1]
+    figure, axes = plt.subplots(figsize=(2.5 + 0.75 * n_dims, 4.2), layout="constrained")
+    places = np.arange(n_dims)
+    for (name, row), colour in zip(means.iterrows(), _colours(), strict=False):
+        axes.plot(places, row, marker="o", color=colour, linewidth=2.5 if name == "start" else 1.4, label=name,
+                  linestyle=":" if name == "start" else "-")
+    for (name, part), colour in zip(targets.groupby("target", sort=False), _colours()[1:], strict=False):
+        aimed = part[part["weight"] > 0].set_index("dimension")["value"].reindex(means.columns)
+        axes.plot(places, aimed, "_", color=colour, markersize=16, markeredgewidth=2.5, label=f"target {name}")
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xticks(places, means.columns, rotation=40, ha="right")
+    axes.set_ylabel("mean score by the judge")
+    axes.set_title(title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return _plain(figure)
+
+
+def plot_efficiency(table: pd.DataFrame, title: str = "What more prompts bring") -> Figure:
+    """Draw distance and harmless proxy against the number of training prompts.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `measure_efficiency`.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    measures = list(dict.fromkeys(table["measure"]))
+    figure, grid = plt.subplots(1, len(measures), figsize=(4.6 * len(measures), 3.6), layout="constrained",
+                                squeeze=False)
+    for axes, measure in zip(grid[0], measures, strict=True):
+        part = table[table["measure"] == measure]
+        for (name, rows), colour in zip(part.groupby("method"), _colours(), strict=False):
+            axes.errorbar(rows["n_prompts"], rows["value"], [rows["value"] - rows["low"], rows["high"] - rows["value"]],
+                          fmt="o-", color=colour, capsize=3, label=name)
+        axes.set_xscale("log")
+        axes.set_xlabel("training prompts")
+        axes.set_title({"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure], fontsize=10)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    return _plain(figure)
+
+
 def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the paper's bars and ours") -> Figure:
     """Draw the paper's four bars next to ours; the scales differ, so each has its own axis.
 

@@ -359,6 +359,59 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
     return table
 
 
+def group_targets(targets: Sequence[Target], threshold: float = 0.9) -> dict[str, str]:
+    """Put targets that correlate strongly into one class, named after its first member.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+    threshold : float
+        Correlation over dimensions from which two targets count as one.
+
+    Returns
+    -------
+    dict of str to str
+        Target name to class.
+
+    Source: ours; the three countries correlate above 0.9 and cannot be told apart by one policy's mean.
+
+    Examples
+    --------
+    >>> from fulcra_utils.targets import load_target
+    >>> group_targets([load_target(n, "schwartz10") for n in ("ideal", "uk", "france")])
+    {'ideal': 'ideal', 'uk': 'uk', 'france': 'uk'}
+    """
+    classes: dict[str, str] = {}
+    for i, target in enumerate(targets):
+        alike = [t.name for t in targets[:i] if t.values.std() > 0 and target.values.std() > 0
+                 and np.corrcoef(t.values, target.values)[0, 1] >= threshold]
+        classes[target.name] = classes[alike[0]] if alike else target.name
+    return classes
+
+
+def average_vectors(scores: pd.DataFrame, dimensions: Sequence[str], by: str = "judge") -> pd.DataFrame:
+    """Return each policy's mean value vector over its own replies.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of `score_policy` with a column policy.
+    dimensions : sequence of str
+    by : str
+        Whose scores.
+
+    Returns
+    -------
+    DataFrame
+        Index: policy; one column for each dimension.
+
+    Source: ours; a country's target is a population's mean, so the distance of the mean counts beside the mean of
+    distances.
+    """
+    own = scores[(scores["variant"] == "reply") & (scores["by"] == by)]
+    return own.groupby("policy", sort=False)[list(dimensions)].mean()
+
+
 def pick_examples(
     replies: dict[str, pd.DataFrame], scores: pd.DataFrame, before: str, after: str, n: int = 10
 ) -> pd.DataFrame:

@@ -18,7 +18,17 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment import mean_interval, value_distance
-from fulcra_utils.proof import Judges, draw_replies, find_constant, measure_text, score_policy, summarise_policies
+from fulcra_utils.proof import (
+    Judges,
+    average_vectors,
+    confuse_targets,
+    draw_replies,
+    find_constant,
+    group_targets,
+    measure_text,
+    score_policy,
+    summarise_policies,
+)
 from fulcra_utils.scorers import (
     TextMemory,
     cut_words,
@@ -299,6 +309,61 @@ def measure_references(scored: pd.DataFrame, judges: Judges, target: Target) -> 
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 
 
+def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
+    """Say for each target which policy's mean vector is nearest, when policies were trained to several.
+
+    Parameters
+    ----------
+    done : Trial
+    targets : sequence of Target
+
+    Returns
+    -------
+    DataFrame
+        As `confuse_targets`, by the judge; empty with fewer than two trained targets.
+
+    Source: ours.
+    """
+    trained = [t for t in targets if f"rloo-{t.name}" in done.replies]
+    if len(trained) < 2:
+        return pd.DataFrame()
+    means = average_vectors(done.scores, trained[0].dimensions)
+    means = means.loc[[f"rloo-{t.name}" for t in trained]].set_axis([t.name for t in trained])
+    return confuse_targets(means, trained, group_targets(trained))
+
+
+def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
+    """Measure distance and harmless proxy against the number of training prompts.
+
+    Parameters
+    ----------
+    done : Trial
+    aim : str
+        Target of BaseAlign.
+    n_prompts : int
+        Prompts of a run that names no number.
+
+    Returns
+    -------
+    DataFrame
+        method ("BaseAlign, 1x", "RLHF, 1x", "RLHF, 5x"), n_prompts, measure ("distance", "harmless"), value, low, high
+        (95 % over prompts, by the judge); empty unless a method ran with at least two numbers of prompts.
+
+    Source: ours, after the paper's claim of data efficiency.
+    """
+    families = {f"rloo-{aim}-1x": "BaseAlign, 1x", "rlhf-1x": "RLHF, 1x", "rlhf-5x": "RLHF, 5x"}
+    rows = []
+    for name in done.replies:
+        base, _, number = name.partition("-p")
+        if base in families and (not number or number.isdigit()):
+            own = done.scores.query("policy == @name and variant == 'reply' and by == 'judge'")
+            rows += [(families[base], int(number or n_prompts), m, *mean_interval(own[m]))
+                     for m in ("distance", "harmless") if m in own]
+    table = pd.DataFrame(rows, columns=["method", "n_prompts", "measure", "value", "low", "high"])
+    curves = table.groupby("method")["n_prompts"].nunique() if len(table) else pd.Series(dtype=int)
+    return table.sort_values(["measure", "method", "n_prompts"]) if (curves > 1).any() else table.head(0)
+
+
 def show(table: pd.DataFrame, note: str) -> Any:
     """Return a table for display, or a note where there is nothing to show.
 
@@ -360,7 +425,9 @@ def _align(start, panel, plan, prompts, folder, theory, aim, settings):
         reward = scalar_reward(scorer.predict, plan.reward)
     else:
         target = aim if plan.target == aim.name else load_target(plan.target, theory)
-        reward = value_reward(scorer, target, absence=plan.absence)
+        # the released reward has no price of sameness
+        weight = settings["common_weight"] if plan.absence == "penalise" else 0.0
+        reward = value_reward(scorer, target, absence=plan.absence, common_weight=weight)
     chosen = {k: settings[k] for k in ("steps", "prompts_per_step", "replies_per_prompt", "micro_batch",
                                        "max_new_tokens", "max_prompt_tokens", "learning_rate", "beta", "max_kl",
                                        "lora_rank", "save_every")}

@@ -12,6 +12,7 @@ from fulcra_utils.alignment import (
     check_audit,
     choose_best,
     claim_distances,
+    measure_commonness,
     measure_selection,
     measure_sources,
     value_distance,
@@ -115,6 +116,16 @@ def test_reward_is_what_trl_calls():
     assert reward(prompts=[[question]], completions=[[answer]]) == [0.0]
     with pytest.raises(ValueError, match="keep_weight needs keep"):
         value_reward(scorer, np.ones(3), keep_weight=1.0)
+
+
+def test_sameness_has_a_price():
+    scorer = WordScorer(2, {"calm": (0, 1.0)})
+    reward = value_reward(scorer, np.array([1.0, 0.0]), common_weight=2.0)
+    same, other = ["stay calm", "stay calm", "stay calm"], ["stay calm", "be calm", "calm now"]
+    np.testing.assert_allclose(reward(["q"] * 3, same), [-2.0] * 3)
+    np.testing.assert_allclose(reward(["q"] * 3, other), [0.0] * 3)
+    np.testing.assert_allclose(measure_commonness(["", "", "a b"]), [0.5, 0.5, 0.0])
+    assert measure_commonness(["alone here"]).tolist() == [0.0]
 
 
 def test_reward_refuses_nan():

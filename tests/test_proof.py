@@ -1,13 +1,20 @@
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+from fulcra_utils import plots_alignment
+from fulcra_utils.alignment import tabulate_targets
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.proof import (
     Judges,
+    average_vectors,
     compare_policies,
     confuse_targets,
     find_constant,
+    group_targets,
     judge_goals,
     make_controls,
     measure_text,
@@ -24,9 +31,18 @@ from fulcra_utils.scorers import (
     measure_scorer,
     teach_absence,
 )
-from fulcra_utils.targets import load_target, uniform_target
+from fulcra_utils.targets import choose_targets, load_target, uniform_target
 from fulcra_utils.theory import list_theories, load_theory
-from fulcra_utils.trial import claim_bars, measure_trial, prepare_panel, read_plan, run_trial
+from fulcra_utils.trial import (
+    Trial,
+    claim_bars,
+    compare_targets,
+    measure_efficiency,
+    measure_trial,
+    prepare_panel,
+    read_plan,
+    run_trial,
+)
 
 GOOD = ["be kind and help your friend today", "always protect the weak and be kind", "help people with kind words"]
 BAD = ["hurt them and take what you want", "steal the money and hurt people", "take it all and hurt them now"]
@@ -219,3 +235,42 @@ def test_nothing_is_trained_when_switched_off(memory):
     done = run_trial("nowhere", panel, ["rloo-aim"], pd.DataFrame(), "nowhere", theory, uniform_target(theory),
                      {"train": False}, 0)
     assert done.summary.empty and done.skipped == ["rloo-aim"]
+
+
+def make_trial(replies, target):
+    judges = Judges({"reward": Lexicon(len(target.values)), "judge": Lexicon(len(target.values), 0.1)},
+                    {"harmless": lambda prompts, responses: np.array([len(r) for r in responses], dtype=float)})
+    scores, summary = measure_trial(replies, judges, target, ["q"], 0)
+    return Trial(summary, scores, replies, pd.DataFrame(), {}, [])
+
+
+def test_several_targets_and_data_efficiency():
+    theory = load_theory("schwartz10")
+    targets = [load_target(n, theory) for n in ("ideal", "uk", "france")]
+    names = ["start", "rloo-ideal", "rloo-uk", "rloo-ideal-1x", "rloo-ideal-1x-p64", "rlhf-1x", "rlhf-1x-s2"]
+    texts = {name: make_replies(["be kind" if i % 2 else f"so {i}" for i in range(10)]) for name in names}
+    done = make_trial(texts, targets[0])
+    assert compare_targets(done, targets).loc["nearest"].index.tolist() == ["ideal", "uk"]
+    assert compare_targets(done, targets[2:]).empty
+    table = measure_efficiency(done, "ideal", 2000)
+    assert sorted(set(table.n_prompts)) == [64, 2000] and set(table.method) == {"BaseAlign, 1x", "RLHF, 1x"}
+    alone = make_trial({"start": texts["start"], "rlhf-1x": texts["start"]}, targets[0])
+    assert measure_efficiency(alone, "ideal", 9).empty
+    assert group_targets(targets) == {"ideal": "ideal", "uk": "uk", "france": "uk"}
+
+
+@pytest.mark.parametrize("name", ["toy.yaml", "schwartz19"])
+def test_figures_take_any_number_of_dimensions(name):
+    theory = load_theory(Path(__file__).parent / name if name.endswith("yaml") else name)
+    target = choose_targets(["ideal"], theory)[0]
+    texts = {n: make_replies(["be kind", "so what", ""] * 4) for n in ("start", "rloo-x")}
+    done = make_trial(texts, target)
+    references = pd.DataFrame({"response_source": ["gpt"], "by": ["judge"], "distance": [1.0]})
+    history = pd.DataFrame({"policy": "rloo-x", "step": [1, 2], "reward": [0.1, 0.2], "kl": [0.0, 0.1]})
+    figures = [plots_alignment.plot_targets(tabulate_targets([target])), plots_alignment.plot_training(history),
+               plots_alignment.plot_proof(done.summary, references),
+               plots_alignment.plot_moves(average_vectors(done.scores, theory.dimensions), tabulate_targets([target]))]
+    for figure in figures:
+        figure.canvas.draw()
+        assert figure.axes[0].has_data()
+        plt.close(figure)
