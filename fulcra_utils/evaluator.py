@@ -41,6 +41,7 @@ class ValueEvaluatorConfig(PreTrainedConfig):
     """Everything but the weights: the encoder's config, the theory, what had labels, the calibration."""
 
     model_type = "value_evaluator"
+    keys_to_ignore_at_inference = ["attention"]  # (B, D, T), and T differs from batch to batch
 
     encoder_config: dict | None = None
     theory_name: str = ""
