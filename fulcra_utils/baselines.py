@@ -173,7 +173,7 @@ def fit_frozen(train: Examples, encoder: Encoder, strength: float = 10.0, max_le
 def _fit_linear(featurise, train: Examples, strength: float) -> LinearModel:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
-    features = featurise(train.prompts, train.responses)
+    features = featurise(train.prompts, train.responses) if len(train) else None   # without rows no value has labels
     labels = harden(train.vectors)
     models = []
     for d in range(labels.shape[1]):
@@ -267,6 +267,8 @@ def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings
     data = [{**model.render(train.prompts[n], train.responses[n], d), "labels": float(train.vectors[n, d])}
             for n, d in rows]
     clock = TrainingClock(settings.max_minutes)
+    if not data:
+        return model.eval(), clock   # a theory without labels: nothing to learn
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.encoder_rate, betas=(0.9, 0.95), weight_decay=0.0)
     with tempfile.TemporaryDirectory(prefix="fulcra-recipe-") as folder:
         arguments = TrainingArguments(
