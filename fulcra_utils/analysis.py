@@ -46,7 +46,7 @@ CONTROLS, NAME = "refusal + length", "model's name"
 
 
 def tabulate_prevalence(replies: Replies) -> Finding:
-    """Count how often each value is supported, opposed and expressed at all, by model and by source of the prompt.
+    """Count how often each value is supported, opposed and expressed at all: by model, prompt source, non-refusals.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     Returns
     -------
     Finding
-        value, by ("all", "model", "query_source"), group, sign ("supported", "opposed", "expressed"), count, n, share,
-        low, high (Wilson, 95 %).
+        value, by ("all", "model", "query_source", "rows" = non-refusals only), group, sign ("supported", "opposed",
+        "expressed"), count, n, share, low, high (Wilson, 95 %).
 
     Source: prevalence figure of the paper; intervals after Wilson (1927).
 
@@ -74,12 +74,15 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     masks = [("all", "all", np.ones(len(replies), bool))]
     masks += [(by, str(g), (replies.table[by] == g).to_numpy(bool)) for by in ("model", "query_source")
               for g in replies.table[by].dropna().unique()]
+    masks += [("rows", "non-refusals", ~replies.refusals)] if replies.refusals.any() else []
     table = pd.concat([_count_group(replies.vectors[m], replies.theory.dimensions, by, g) for by, g, m in masks])
     table = table.reset_index(drop=True)
     top = table[(table.by == "all") & (table.sign == "expressed")].nlargest(1, "share").iloc[0]
     against = table[(table.by == "all") & (table.sign == "opposed")].nlargest(1, "share").iloc[0]
-    reading = (f"The value expressed most often is **{top.value}** ({_percent(top)}), the one opposed most often "
-               f"**{against.value}** ({_percent(against)}); {replies.describe()}.")
+    answered = table[(table.by == "rows") & (table.sign == "expressed")].nlargest(1, "share")
+    told = "".join(f"; among non-refusals **{r.value}** ({_percent(r)})" for _, r in answered.iterrows())
+    reading = (f"The value expressed most often is **{top.value}** ({_percent(top)}){told}; the one opposed most often "
+               f"is **{against.value}** ({_percent(against)}); {replies.describe()}.")
     return Finding(table, reading, f"{replies.describe()}; bars of error: 95 % Wilson intervals.")
 
 

@@ -37,6 +37,7 @@ from fulcra_utils.theory import Theory
 
 MIN_ROWS = 20
 MIN_PROMPTS = 5  # a cluster of fewer prompts is an anecdote
+MAJORITY = 0.5  # a cluster of which half touches one known category is explained by it, significant or not
 STABLE = 0.6  # Hennig (2007): below 0.6 a cluster is not to be trusted
 UNCLEAR = 0.25  # a score nearer than this to the cut could be either label
 NO_RISK, SEVERAL, UNKNOWN = "no listed risk", "several risks", "not known"
@@ -157,8 +158,8 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
 
     A candidate is (1) denser than the densest cluster of shuffled columns (p <= 0.05 over all clusters), (2) stable
     (mean Jaccard of at least 0.6), (3) of at least 5 prompts, (4) not enriched in any known category (adjusted
-    p > 0.05; catch-all categories such as "unethical behaviour" name no risk and explain nothing), and (5) opposed to
-    at least one value (centre at or below -0.5).
+    p > 0.05) nor half filled by one (catch-all categories such as "unethical behaviour" name no risk and explain
+    nothing), and (5) opposed to at least one value (centre at or below -0.5).
 
     Parameters
     ----------
@@ -202,7 +203,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
         category=[names[c] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],
         category_p=explained["p_adjusted"])
     table["is_candidate"] = ((table.density_p <= 0.05) & (table.stability >= STABLE) & (table.opposes > 0)
-                             & (table.n_prompts >= MIN_PROMPTS) & (table.category_p > 0.05))
+                             & (table.n_prompts >= MIN_PROMPTS) & (table.category_p > 0.05) & (table.purity < MAJORITY))
     table = table.sort_values(["is_candidate", "density_p", "size"], ascending=[False, True, False],
                               kind="stable").reset_index(drop=True)
     information = measure_information(labels, name_risks(known, risks).astype(str), known.clusters, seed=seed)

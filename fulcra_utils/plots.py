@@ -237,11 +237,14 @@ def _scatter(axis: Axes, replies: pd.DataFrame, column: str) -> None:
 
 def _label_poles(axis: Axes, poles: pd.DataFrame) -> None:
     """Write the profiles' names beside their crosses, inside the axes."""
-    middle = np.mean(axis.get_xlim())
-    for pole in poles.itertuples():
-        right = pole.x > middle
-        axis.annotate(pole.pole, (pole.x, pole.y), xytext=(-6 if right else 6, 6), textcoords="offset points",
-                      ha="right" if right else "left", weight="bold", fontsize=7,
+    middle, gap, last = np.mean(axis.get_xlim()), 0.07 * np.ptp(axis.get_ylim()), -np.inf
+    ordered = poles.sort_values("y")
+    is_near = (ordered.y.diff(-1).abs() < 1.5 * gap).to_numpy()
+    for pole, below in zip(ordered.itertuples(), is_near, strict=True):
+        level = max(pole.y - gap if below else pole.y + 0.4 * gap, last + gap)
+        side, last = (-1 if pole.x > middle else 1), level
+        axis.annotate(pole.pole, (pole.x, pole.y), xytext=(pole.x + side * 0.02 * np.ptp(axis.get_xlim()), level),
+                      ha="right" if side < 0 else "left", weight="bold", fontsize=7,
                       bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8})
 
 
