@@ -55,6 +55,9 @@ class ValueEvaluatorConfig(PreTrainedConfig):
     delta_penalty: float = 1e-3         # weight of |δ|² in the loss
 
 
+AutoConfig.register(ValueEvaluatorConfig.model_type, ValueEvaluatorConfig, exist_ok=True)  # so the tokenizer loads
+
+
 @dataclass
 class EvaluatorOutput(ModelOutput):
     """What a forward pass returns.

@@ -47,6 +47,7 @@ from fulcra_utils.evaluation import (
 )
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
 from fulcra_utils.files import write_atomic
+from fulcra_utils.scoring import compare_files, score_file
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
 
 
@@ -611,3 +612,45 @@ def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target:
             found.append({"claim_id": f"evaluator/{name}", "ours": interval["value"], "low": interval["low"],
                           "high": interval["high"]})
     return pd.DataFrame(found, columns=["claim_id", "ours", "low", "high"])
+
+
+def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, folder: str | Path,
+                   settings: dict, seed: int) -> tuple[pd.DataFrame, tuple[str, str] | None]:
+    """Score the test replies of the two models that share most prompts through files, and compare them.
+
+    Parameters
+    ----------
+    evaluator : ValueEvaluator
+    rows : Rows
+    target : ndarray, shape (D,)
+        Target of the distance.
+    folder : path
+        Where the scored files stand.
+    settings : dict
+        n_draws is read.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        As `compare_files`; empty when no two models share a prompt.
+    tuple of str, or None
+        The two models.
+    """
+    table = rows.table[rows.where(split="test")]
+    shared = table.groupby("prompt").model.unique()
+    pairs = [(a, b) for models in shared for a in models for b in models if a < b]
+    if not pairs:
+        return pd.DataFrame(columns=["value", "n", "difference", "low", "high", "sd"]), None
+    best = max(sorted(set(pairs)), key=pairs.count)
+    both = {prompt for prompt, models in shared.items() if set(best) <= set(models)}
+    files = []
+    for place, model in enumerate(best):
+        mine = table[(table.model == model) & table.prompt.isin(both)]
+        source = Path(folder) / f"model-{place}.jsonl"
+        with write_atomic(source) as tmp:
+            mine[["prompt", "response"]].to_json(tmp, orient="records", lines=True, force_ascii=False)
+        files.append(source.with_name(f"scored-{place}.jsonl"))
+        score_file(evaluator, source, files[-1])
+    wanted = dict(zip(rows.theory.dimensions, map(float, target), strict=True))
+    return compare_files(*files, wanted, n_draws=settings["n_draws"], seed=seed), best

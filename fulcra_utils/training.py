@@ -321,7 +321,7 @@ def _arguments(settings: TrainingSettings, n_rows: int, validate: bool, progress
         bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(), label_names=["labels"],
         load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True, save_total_limit=1,
         save_only_model=True, logging_steps=max(1, steps // 2), report_to="none", disable_tqdm=not progress,
-        dataloader_pin_memory=False, remove_unused_columns=True, log_level="error", **when)
+        dataloader_pin_memory=False, ddp_find_unused_parameters=False, log_level="error", **when)
 
 
 def _optimizer(evaluator: ValueEvaluator, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -1,0 +1,184 @@
+"""The experiments of notebook 03: rows by split, folds, what is left out, comparisons, explanations, the card."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fulcra_utils import evaluation, experiments
+from fulcra_utils.calibration import tabulate_support
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import make_evaluator, save_evaluator
+from fulcra_utils.explanation import audit_replies, colour_words, make_attacks, measure_deletion, weigh_words
+from fulcra_utils.model_card import write_card
+from fulcra_utils.pipeline import list_profiles, load_profile
+
+SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs": 1, "batch_size": 8,
+            "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "delta_penalty": 1e-3, "scored_weight": 0.5,
+            "unseen_models": ["m2"], "patience": 3, "evaluations_per_epoch": 1, "recipe_rate": 1e-3, "recipe_epochs": 1,
+            "recipe_minutes": -1, "recipe_rows": 5, "folds": 2, "left_out": ["model", "scores"], "n_draws": 20}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def rows(toy, tmp_path):
+    """Three models answer 24 prompts; the first model's replies are scored as well."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame([{"prompt": f"question {k}", "response": f"reply {k} by {m}", "response_source": m,
+                           "query_source": "abc"[k % 3], "cluster": k, "split":
+                           ["train", "train", "validation", "calibration", "test", "test"][k % 6]}
+                          for k in range(24) for m in ("m0", "m1", "m2")])
+    annotated = pd.concat([table, pd.DataFrame(rng.integers(-1, 2, (72, toy.n_dims)).astype(float),
+                                               columns=toy.dimensions)], axis=1)
+    scored = table.assign(response_source="s-" + table.response_source, e_distance=1.0)
+    scored = pd.concat([scored, pd.DataFrame(rng.uniform(-1, 1, (72, toy.n_dims)), columns=toy.dimensions)], axis=1)
+    annotated.to_parquet(tmp_path / "dialogues.parquet")
+    scored.to_parquet(tmp_path / "scored.parquet")
+    return evaluation.read_rows(tmp_path / "dialogues.parquet", tmp_path / "scored.parquet", toy)
+
+
+@pytest.fixture
+def evaluator(toy):
+    return make_evaluator(load_encoder("tiny"), toy, 64)
+
+
+def test_training_rows_hold_no_unseen_model_and_no_other_split(rows):
+    train = experiments.pick_training_rows(rows, "train", SETTINGS)
+    assert not [r for r in train.responses if r.endswith("m2") and r in set(
+        rows.table.response[rows.where("annotated", models=["m2"])]) and train.weights[train.responses.index(r)] == 1]
+    test_prompts = set(rows.table.prompt[rows.where(split="test")])
+    assert not set(train.prompts) & test_prompts
+    assert set(train.weights) == {1.0, 0.5}
+    assert set(experiments.pick_training_rows(rows, "train", {**SETTINGS, "scored_weight": 0}).weights) == {1.0}
+
+
+def test_fitting_sets_cuts_and_temperatures_from_validation(rows):
+    evaluator, history = experiments.fit_evaluator(rows, SETTINGS, 1, progress=False)
+    assert len(evaluator.config.cuts) == rows.theory.n_dims and (evaluator.temperature > 0).all()
+    assert len(history)
+
+
+def test_folds_divide_no_cluster():
+    clusters = np.repeat(np.arange(50), 3)
+    is_test = clusters < 10
+    fold = experiments.divide_folds(clusters, is_test, 5)
+    assert (fold[is_test] == 0).all() and (fold[~is_test] > 0).all() and set(fold) == set(range(5))
+    assert pd.Series(fold).groupby(clusters).nunique().max() == 1
+
+
+def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, monkeypatch):
+    table = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)
+    assert set(table.method) == {"ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe"}
+    assert (table.n == 72 * rows.theory.n_dims).all() and (table.minutes >= 0).all()
+    monkeypatch.setattr(experiments, "_run_fold", None)
+    pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False), table)
+
+
+def test_leaving_out_judges_where_it_was_left_out(rows, tmp_path):
+    only = {**SETTINGS, "left_out": ["scores"]}
+    found = experiments.leave_out(rows, only, 1, tmp_path, np.ones(rows.theory.n_dims), progress=False)
+    assert set(found.left_out) == {"scores"} and len(found) == 3 and (found.n == 8).all()
+    assert experiments.leave_out(rows, {**SETTINGS, "left_out": []}, 1, tmp_path, np.ones(3)).empty
+
+
+def test_cuts_keep_their_label_when_folds_are_pooled():
+    p = np.array([[[0.1, 0.5, 0.4], [0.3, 0.4, 0.3]]])
+    lifted = experiments._apply_cuts(p, np.array([[-0.5, 0.2], [-0.5, 0.5]]))
+    assert (lifted.argmax(-1) - 1).tolist() == [[1, 0]]
+    np.testing.assert_allclose(lifted.sum(-1), 1)
+
+
+def test_unseen_rows_are_judged_by_the_scores(rows, evaluator):
+    found = experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": ["s-m1"]}, np.ones(3), 1)
+    assert found.rows.tolist() == ["new prompts, authors' scores", "same prompts, authors' scores"]
+    assert found.n.tolist() == [8, 8]
+    assert experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": []}, np.ones(3), 1).empty
+
+
+def test_agreement_with_itself_is_perfect(rows):
+    scores = rows.vectors[rows.where("scored")]
+    found = evaluation.agree_with_scores(scores, scores, np.arange(len(scores)), rows.theory, np.ones(3), n_draws=20)
+    assert found["macro_f1"] == 1 and found["distance_r"] == pytest.approx(1) and found["mse"] == 0
+
+
+def test_no_labels_at_all_survives(rows, toy):
+    bare = evaluation.Rows(rows.table, np.full_like(rows.vectors, np.nan), toy)
+    evaluator, history = experiments.fit_evaluator(bare, SETTINGS, 1, progress=False)
+    test = bare.examples(bare.where("annotated", "test"))
+    p = evaluator.predict_proba(test.prompts, test.responses)
+    table = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
+    assert history.empty and table.macro_f1.isna().all()
+    assert experiments.measure_calibration(evaluator, p, test.vectors).ece.isna().all()
+
+
+def test_two_models_are_compared_over_shared_prompts(rows, evaluator, tmp_path):
+    table, pair = experiments.compare_models(evaluator, rows, np.array([1.0, 0, 0]), tmp_path, SETTINGS, 1)
+    assert pair == ("m0", "m1") and (table.n == 8).all() and table.value.iloc[-1] == "distance"
+
+
+def test_words_of_a_reply_get_one_weight_each(evaluator):
+    words, weights = weigh_words(evaluator, "Why?", "Be kind and never lie to anyone.")
+    assert words == ["Be", "kind", "and", "never", "lie", "to", "anyone."] and weights.shape == (7, 3)
+    assert np.abs(weights).sum() > 0
+    long_words, long_weights = weigh_words(evaluator, "Why?", "one two three " * 200)
+    assert 0 < len(long_words) < 600 and len(long_weights) == len(long_words)
+    assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
+
+
+def test_words_that_decide_are_found(toy):
+    evaluator = make_evaluator(load_encoder("tiny"), toy, 64)
+    words, weights = weigh_words(evaluator, "Why?", "always be kind")
+    base = evaluator.score(["Why?"], ["always be kind"])
+    change = [np.abs(evaluator.score(["Why?"], [" ".join(words[:k] + words[k + 1:])]) - base) for k in range(3)]
+    assert np.isfinite(change).all() and np.isfinite(weights).all()
+
+
+def test_coloured_dialogue_is_safe_html(evaluator, toy):
+    page = colour_words(evaluator, "<script>", "be <b>kind</b> & fair", toy.dimensions[0])
+    HTMLParser().feed(page)
+    assert "<script>" not in page and "&lt;b&gt;kind" in page
+    with pytest.raises(ValueError, match="no dimension 'x'"):
+        colour_words(evaluator, "a", "b", "x")
+
+
+def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
+    test = rows.examples(rows.where("annotated", "test"))
+    test = evaluation.Examples(test.prompts, [r + " and some more words to make this reply long enough" for r in
+                                              test.responses], test.vectors)
+    deletion = measure_deletion(evaluator, test, np.arange(len(test)), n_draws=20)
+    assert deletion.n.tolist() == [24] * 3
+    assert deletion.moved[2] == pytest.approx(deletion.moved[0] - deletion.moved[1])
+    audit = audit_replies(evaluator, test.prompts[:3], toy)
+    assert len(audit) == len(make_attacks(["a"], toy)) and audit.attack.str.contains("50,000").any()
+    p = evaluator.predict_proba(test.prompts, test.responses)
+    comparison = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
+    unseen = experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": ["s-m1"]}, np.ones(3), 1)
+    speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
+    folder = save_evaluator(evaluator, tmp_path / "e")
+    text = write_card(folder, toy, SETTINGS, 9, comparison, unseen,
+                      experiments.measure_calibration(evaluator, p, test.vectors),
+                      pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion, audit, speed)
+    assert (folder / "README.md").read_text() == text
+    assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
+
+
+def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
+    folder = save_evaluator(evaluator, tmp_path / "e")
+    speed = evaluation.measure_speed(folder, ["a"] * 3, ["b c d"] * 3)
+    assert speed.passes.tolist() == [3, 9]
+    assert (speed.replies_per_second > 0).all() and (speed.peak_megabytes > 50).all()
+
+
+def test_every_profile_has_the_same_knobs():
+    knobs = [set(load_profile(name)["notebooks"]["03_value_evaluator"]) for name in list_profiles()]
+    assert all(k == knobs[0] for k in knobs) and set(SETTINGS) <= knobs[0]
