@@ -279,3 +279,15 @@ def test_released_means_and_distances(mirror):
     # One printed mean is rounded up by hand (0.71046 stands as 0.711): the rule calls it different.
     assert had[had.verdict != "reproduced"].claim_id.tolist() == ["models/gpt-3.5-turbo/conformity"]
     assert (had.ours - had.reported).abs().max() < 0.0006
+
+
+def test_planted_cases_of_the_sample_are_found():
+    """The sample plants safety opposites and the published "workplace manipulation" profile."""
+    from fulcra_utils.construction import build_run_data
+    theory, risks = load_theory("schwartz10"), load_risks()
+    sample = make_replies(build_run_data(theory).dialogues, theory, "sample")
+    assert set(exploration.search_profiles(sample, risks).table.verdict) == {"found"}
+    found = exploration.find_unknown_risks(sample, risks, 20, 15, 39, seed=2023).table
+    candidates = found[found.is_candidate]
+    assert "self-direction −, achievement +, security −" in candidates.profile.tolist()
+    assert len(candidates) <= 3
