@@ -28,6 +28,12 @@ def settings(name):
     return [SETTINGS["seed"], SETTINGS["notebooks"].get(name)]
 
 
+def labels():
+    """Return the labelled rows that come with the project, and those beside a theory from outside."""
+    beside = load_theory(THEORY).path.with_suffix(".jsonl")
+    return sorted({*map(str, Path("data/sample").glob("*.jsonl")), *([str(beside)] if beside.is_file() else [])})
+
+
 NAMES = sorted(p.stem for p in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -46,6 +52,7 @@ rule report:
 rule dataset_construction:
     input:
         of("01_dataset_construction", "data/fetched.json"),
+        labels(),
     output:
         executed("01_dataset_construction"),
         [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],
@@ -61,6 +68,7 @@ rule dataset_construction:
 rule value_analysis:
     input:
         of("02_value_analysis", "data/dialogues.parquet", "data/items.parquet", "data/scored.parquet"),
+        "data/risks.yaml",
     output:
         executed("02_value_analysis"),
     params:
@@ -89,6 +97,7 @@ rule value_evaluator:
 rule value_alignment:
     input:
         of("04_value_alignment", "data/scored.parquet", "data/preferences.parquet", "data/prompts.parquet"),
+        sorted(map(str, Path("data/targets").glob("*.yaml"))),
         executed("03_value_evaluator"),
     output:
         executed("04_value_alignment"),
@@ -119,9 +128,12 @@ rule new_value_theory:
 rule value_compass:
     input:
         of("06_value_compass", "data/dialogues.parquet", "data/scored.parquet"),
+        "data/countries.yaml",
+        sorted(map(str, Path("data/page").iterdir())),
         executed("03_value_evaluator"),
     output:
         executed("06_value_compass"),
+        f"{RUN}/report/compass.html",
     params:
         name="06_value_compass",
         settings=settings("06_value_compass"),
@@ -134,6 +146,8 @@ rule value_compass:
 rule social_value_orientation:
     input:
         of("07_social_value_orientation"),
+        "data/surveys/svo_slider.yaml",
+        executed("04_value_alignment"),
     output:
         executed("07_social_value_orientation"),
     params:
