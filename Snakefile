@@ -147,7 +147,7 @@ rule social_value_orientation:
     input:
         of("07_social_value_orientation"),
         "data/surveys/svo_slider.yaml",
-        executed("04_value_alignment"),
+        ancient(executed("04_value_alignment")),  # comes after it, but does not follow its changes
     output:
         executed("07_social_value_orientation"),
     params:

@@ -329,12 +329,11 @@ def _collect_parameters(path: Path, run: Run, run_dir: str | Path, given: dict[s
     return values
 
 
-def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool) -> None:
+def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool, tries: int = 3) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         papermill.execute_notebook(str(source), str(target), parameters=values, progress_bar=progress,
                                    kernel_name="python3", language="python", cwd=str(ROOT), autosave_cell_every=30,
@@ -345,6 +344,10 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool)
         raise StepError(f"{source.stem} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
     except DeadKernelError:
         raise StepError(f"{source.stem} stopped: its kernel died (out of memory?)") from None
+    except RuntimeError as error:  # a kernel that did not start, its port taken by another process: nothing ran yet
+        if tries <= 1 or "died before replying" not in str(error):
+            raise StepError(f"{source.stem} stopped: {error}") from None
+        _execute(source, target, values, progress, tries - 1)
 
 
 def modules_of(notebook: str) -> list[Path]:
