@@ -10,6 +10,13 @@ CONTENT = b'{"prompt": "a"}\n'
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
+@pytest.fixture(autouse=True)
+def no_mirror(request, monkeypatch):
+    """The environment's mirror takes part only where a test asks for it."""
+    if "mirror" not in request.fixturenames:
+        monkeypatch.delenv("FULCRA_DATA_MIRROR", raising=False)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Serves CONTENT at /good, half of it at /half, and 404 elsewhere."""
 
