@@ -330,7 +330,9 @@ def start_cli(server, folder, *more, key=KEY):
     command = [sys.executable, "-m", "fulcra_utils.cli", "annotate", "--input", str(folder / "in.jsonl"), "--output",
                str(folder / "out.jsonl"), "--model", "judge", *more]
     environment = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": key}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a test run started in the background ignores Ctrl-C, and its children would too
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def run_cli(server, folder, *more, kill_after=None):
