@@ -146,6 +146,29 @@ def read_plan(name: str, target: str, seed: int) -> Plan:
                 int(own_seed) if own_seed else seed)
 
 
+def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
+    """Return whether both halves of the training prompts hold a labelled row, without which nothing can be trained.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        split, half and one column per dimension (nan = no label).
+    theory : Theory
+
+    Source: ours; a theory may come with definitions alone.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = pd.DataFrame(0.0, index=range(2), columns=theory.dimensions).assign(split="train", half=["A", "B"])
+    >>> has_labels(rows, theory), has_labels(rows[:1], theory)
+    (True, False)
+    """
+    labelled = rows[rows[list(theory.dimensions)].notna().any(axis=1) & (rows["split"] == "train")]
+    return {"A", "B"} <= set(labelled["half"])
+
+
 def prepare_panel(
     dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory, encoder: Any,
     seed: int = 0, train: bool = True,

@@ -36,6 +36,7 @@ def invent_theory(folder, n_dims, seed=0, n_rows=60):
         signs = random.choice(["+1", "-1"], len(chosen))
         marked = list(zip(chosen, signs, strict=True))
         reply = " ".join(f"{'Seek' if s == '+1' else 'Shun'} {words[n_dims + d]}." for d, s in marked)
+        reply += f" Answer {n}."  # no two rows are the same
         rows.append({"dialogue": f"Human: What about {words[n // 3]} number {n // 3}?\nBob: {reply}",
                      "value_items": [f"{dims[d]['items'][0]}: {s}" for d, s in marked],
                      "value_types": [f"{dims[d]['name']}: {s}" for d, s in marked],
