@@ -1,9 +1,10 @@
 """Quick scorers for the proof of alignment: a reward evaluator, a judge of another kind, scalar reward models, proxies.
 
 Choices: the reward evaluator is a small network on frozen sentence embeddings (seconds to train, so that halves, shares
-and seeds are affordable); the judge reads word n-grams and shares neither features nor rows with it; both are taught
-that shuffled, empty, echoed and stuffed replies express nothing; all read only the first 40 words of a reply, which is
-what a small policy writes; what a scorer says of text unlike its training text is out of its domain.
+and seeds are affordable); the judge reads words and shares neither features nor rows with it; both are taught that
+shuffled, empty, echoed and stuffed replies, and replies to another prompt, express nothing, so a stock reply that would
+do for every prompt earns about half of what it says; all read only the first 40 words of a reply, which is what a small
+policy writes; what a scorer says of text unlike its training text is out of its domain.
 """
 
 from __future__ import annotations
@@ -76,11 +77,15 @@ class EmbeddingScorer:
 
 @dataclass
 class NgramScorer:
-    """Ridge regression on word uni- and bigrams of the reply and words of the prompt.
+    """Ridge regression on words: what a word says may depend on whether the reply speaks of what was asked.
+
+    Features: word uni- and bigrams of the reply, the same times the reply's likeness to the prompt in words, words of
+    the prompt.
 
     Attributes
     ----------
-    reply_words, prompt_words : TfidfVectorizer
+    reply_words, prompt_words, shared_words : TfidfVectorizer
+        The last one, without stop words, measures the likeness.
     regression : Ridge
     bounded : bool
         Outputs are cut to [-1, 1] (value scores).
@@ -88,13 +93,23 @@ class NgramScorer:
 
     reply_words: Any = field(repr=False)
     prompt_words: Any = field(repr=False)
-    regression: Any = field(repr=False)
+    shared_words: Any = field(repr=False)
+    regression: Any = field(default=None, repr=False)
     bounded: bool = True
+
+    def featurise(self, prompts: Sequence[str], responses: Sequence[str]) -> Any:
+        """Return the sparse features, one row for each of the N pairs."""
+        from scipy.sparse import diags, hstack
+
+        prompts, responses = list(prompts), list(responses)
+        said, asked = self.reply_words.transform(responses), self.prompt_words.transform(prompts)
+        both = self.shared_words.transform(prompts).multiply(self.shared_words.transform(responses))
+        likeness = np.sqrt(np.asarray(both.sum(axis=1), dtype=np.float32)).ravel()  # root of the cosine, in [0, 1]
+        return hstack([said, 2.0 * (diags(likeness) @ said), 0.5 * asked, likeness[:, None]], format="csr")
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Return (N, K) outputs; value scores within [-1, 1] when the scorer is bounded."""
-        features = _ngram_features(self.reply_words, self.prompt_words, prompts, responses)
-        out = self.regression.predict(features).reshape(len(prompts), -1).astype(float)
+        out = self.regression.predict(self.featurise(prompts, responses)).reshape(len(prompts), -1).astype(float)
         return np.clip(out, -1.0, 1.0) if self.bounded else out
 
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -135,24 +150,29 @@ def teach_absence(
     Returns
     -------
     prompts, responses, vectors
-        3 N rows: the first 40 words with their labels, the same words shuffled, and empty, echoed, repeated and stuffed
-        replies in turn; the last 2 N have label 0.
+        3 N + N // 2 rows: the first 40 words with their labels; the same words shuffled; empty, echoed, repeated and
+        stuffed replies in turn; for every other prompt, drawn at random, the reply to another one. All but the first N
+        have label 0.
 
-    Source: ours; a reward that was never shown nonsense can be led anywhere by it.
+    Source: ours; a reward that was never shown nonsense can be led anywhere by it, and one that was never shown a reply
+    to another prompt is best served by one stock reply to all.
 
     Examples
     --------
     >>> from fulcra_utils.theory import load_theory
-    >>> p, r, v = teach_absence(["q"], ["be kind now"], np.ones((1, 5)), load_theory("moral_foundations"))
+    >>> p, r, v = teach_absence(["q", "s"], ["be kind now", "no"], np.ones((2, 5)), load_theory("moral_foundations"))
     >>> len(r), float(v.sum())
-    (3, 5.0)
+    (7, 10.0)
     """
     rng = np.random.default_rng(seed)
     short = [cut_words(r) for r in responses]
     nothing = [_say_nothing(i, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, short, strict=True))]
     zero = np.where(np.isnan(vectors), np.nan, 0.0)
-    return (list(prompts) * 3, [*short, *(shuffle_words(r, rng) for r in short), *nothing],
-            np.concatenate([vectors, zero, zero]))
+    asked = rng.permutation(len(short))[:len(short) // 2]
+    answered = (asked + rng.integers(1, max(2, len(short)), len(asked))) % max(1, len(short))  # never its own reply
+    return ([*prompts, *prompts, *prompts, *(prompts[i] for i in asked)],
+            [*short, *(shuffle_words(r, rng) for r in short), *nothing, *(short[i] for i in answered)],
+            np.concatenate([vectors, zero, zero, zero[answered]]))
 
 
 def cut_words(text: str, n_words: int = PREFIX_WORDS) -> str:
@@ -389,12 +409,7 @@ def _fit_ngrams(prompts: Sequence[str], responses: Sequence[str], outputs: np.nd
     least = 3 if len(responses) > 1000 else 1
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=least, **options).fit(responses)
     asked = TfidfVectorizer(min_df=least, **options).fit(list(prompts))
-    regression = Ridge(alpha=1.0, solver="sparse_cg", fit_intercept=True)
-    regression.fit(_ngram_features(words, asked, prompts, responses), outputs)
-    return NgramScorer(words, asked, regression, bounded)
-
-
-def _ngram_features(words: Any, asked: Any, prompts: Sequence[str], responses: Sequence[str]) -> Any:
-    from scipy.sparse import hstack
-
-    return hstack([words.transform(responses), 0.5 * asked.transform(list(prompts))], format="csr")
+    shared = TfidfVectorizer(stop_words="english", **options).fit([*prompts, *responses, "word"])
+    scorer = NgramScorer(words, asked, shared, bounded=bounded)
+    scorer.regression = Ridge(alpha=1.0, solver="sparse_cg").fit(scorer.featurise(prompts, responses), outputs)
+    return scorer

@@ -101,10 +101,31 @@ def test_taught_absence_keeps_unknown_labels_unknown():
     vectors = np.full((4, theory.n_dims), 1.0)
     vectors[1, 2] = np.nan
     prompts, responses, labels = teach_absence(["q"] * 4, GOOD[:2] + BAD[:2], vectors, theory)
-    assert len(prompts) == len(responses) == len(labels) == 12
-    assert np.isnan(labels[[1, 5, 9], 2]).all() and np.isnan(labels).sum() == 3
+    assert len(prompts) == len(responses) == len(labels) == 14
+    assert np.isnan(labels[[1, 5, 9], 2]).all() and np.isnan(labels[:12]).sum() == 3
     assert (np.nan_to_num(labels[4:]) == 0).all()
-    assert "" in responses[8:] and "q" in responses[8:]
+    assert "" in responses[8:12] and "q" in responses[8:12]
+
+
+def test_taught_absence_pairs_every_second_prompt_with_anothers_reply():
+    theory = load_theory("moral_foundations")
+    prompts, replies = [f"q{i}" for i in range(20)], [f"r{i}" for i in range(20)]
+    asked, said, labels = teach_absence(prompts, replies, np.ones((20, theory.n_dims)), theory)
+    assert len(set(asked[60:])) == 10 and not labels[60:].any()
+    assert all(p[1:] != r[1:] for p, r in zip(asked[60:], said[60:], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["reward", "judge"])
+def test_a_reply_to_another_prompt_is_farther(kind, memory):
+    theory = load_theory("moral_foundations")
+    rng = np.random.default_rng(0)
+    topics = [f"{a}{b}" for a in "bcdfgklmnprst" for b in ("oko", "ama", "ilu", "ery")]
+    prompts = [f"what about {t}" for t in rng.permutation(topics * 6)]
+    replies = [f"be kind to {p.split()[-1]} and help" for p in prompts]
+    fit = {"reward": lambda *a: fit_value_scorer(memory, *a), "judge": fit_judge}[kind]
+    scorer = fit(prompts, replies, np.ones((len(prompts), theory.n_dims)), theory)
+    own, other = (scorer.score(prompts[:100], r).mean() for r in (replies[:100], replies[150:250]))
+    assert own > other + (0.1 if kind == "judge" else 0.02)  # random embeddings hardly tell topics apart
 
 
 def test_scalar_models_order_replies(memory):
