@@ -17,10 +17,10 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from fulcra_utils.encoder import Encoder, embed, iterate_buckets, mean_pool
+from fulcra_utils.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
 from fulcra_utils.evaluator import CLASSES, pad_pairs, render
 from fulcra_utils.theory import Theory
-from fulcra_utils.training import Examples, TrainingClock, TrainingSettings, has_bf16, soften
+from fulcra_utils.training import Examples, TrainingClock, TrainingSettings, soften
 
 TOUCHED = 0.3  # a released score within ±0.3 counts as "no connection", as in the released reward
 

@@ -326,6 +326,20 @@ def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress
     return vectors
 
 
+def has_bf16() -> bool:
+    """Return whether the processor that trains has bfloat16 in hardware.
+
+    Examples
+    --------
+    >>> has_bf16() in (True, False)
+    True
+    """
+    import torch
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = False,
                     label: str = "") -> Iterable[list[int]]:
     """Give the row numbers of batches of similar length, the longest first.

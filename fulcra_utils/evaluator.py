@@ -6,6 +6,7 @@ Choices:
   in training and left out for values without labels, so a new value needs a definition and nothing else;
 - each head has four vectors of H components: one asks the token states by attention, three weigh the answer for the
   classes -1, 0 and +1; the score is P(+1) - P(-1);
+- beside the heads stands a linear expert on word pieces (`words`), read in the same pass and joined to them;
 - prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply and counted;
 - safetensors only, no remote code.
 """
@@ -27,6 +28,7 @@ from transformers.utils import ModelOutput
 
 from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
 from fulcra_utils.theory import Theory
+from fulcra_utils.words import WordExpert, count_features
 
 CLASSES = (-1, 0, 1)
 DEFAULT_CUT = 0.5  # scores beyond ±0.5 are nearest to the labels ±1, as in the released evaluator
@@ -53,6 +55,7 @@ class ValueEvaluatorConfig(PreTrainedConfig):
     conformal: list | None = None       # D x 3 largest nonconformity in a set, null = too few calibration cases
     conformal_level: float | None = None
     delta_penalty: float = 1e-3         # weight of |δ|² in the loss
+    word_buckets: int = 0               # buckets for pairs of word pieces; 0 = no word part
 
 
 AutoConfig.register(ValueEvaluatorConfig.model_type, ValueEvaluatorConfig, exist_ok=True)  # so the tokenizer loads
@@ -113,6 +116,7 @@ class ValueEvaluator(PreTrainedModel):
         self.register_buffer("definition_ids", torch.zeros(n_dims, config.definition_tokens, dtype=torch.long))
         self.register_buffer("definition_mask", torch.ones(n_dims, config.definition_tokens, dtype=torch.long))
         self.register_buffer("temperature", torch.ones(n_dims))
+        self.words = WordExpert(encoder_config.vocab_size, config.word_buckets, n_dims) if config.word_buckets else None
         self.tokenizer, self.n_cut, self._heads = None, 0, None
         self.post_init()
 
@@ -138,9 +142,9 @@ class ValueEvaluator(PreTrainedModel):
             self._heads = heads
         return heads
 
-    def forward(self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                inputs_embeds: torch.Tensor | None = None) -> EvaluatorOutput:
+                gates: torch.Tensor | None = None) -> EvaluatorOutput:
         """Score a batch of rendered pairs.
 
         Parameters
@@ -148,16 +152,15 @@ class ValueEvaluator(PreTrainedModel):
         input_ids, attention_mask, token_type_ids : Tensor, shape (B, T)
         labels : Tensor, shape (B, D, 3), optional
             Weight of each class in each cell; a cell without label is all zero. A soft label splits its weight.
-        inputs_embeds : Tensor, shape (B, T, H), optional
-            Token embeddings instead of `input_ids`, for explanations by gradient.
+        gates : Tensor, shape (B, T), optional
+            How much of each token is there, for explanations by gradient; None = all of it.
 
         Returns
         -------
         EvaluatorOutput
+            While training without the word part, which is fitted on its own; the loss never counts it.
         """
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        states = self.encoder(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask,
-                              **types).last_hidden_state                                            # (B, T, H)
+        states = self._encode(input_ids, attention_mask, token_type_ids, gates)                    # (B, T, H)
         heads = self.compute_heads().to(states.dtype)                                               # (D, 4, H)
         scale = states.shape[-1] ** -0.5
         match = torch.einsum("bth,dh->bdt", self.key(states), heads[:, 0]) * scale
@@ -168,7 +171,34 @@ class ValueEvaluator(PreTrainedModel):
         logits = torch.einsum("bdh,dch->bdc", answer, heads[:, 1:]) * scale
         logits = logits.float() + self.delta_bias * self.labelled[:, None]
         loss = None if labels is None else self._loss(logits, labels)
+        if self.words is not None and not self.training:
+            logits = self.words(logits, input_ids, attention_mask, gates)
         return EvaluatorOutput(loss=loss, logits=logits / self.temperature[:, None], attention=attention)
+
+    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None,
+                gates: torch.Tensor | None) -> torch.Tensor:
+        """Return the encoder's token states, shape (B, T, H)."""
+        text = {"input_ids": input_ids} if gates is None else \
+            {"inputs_embeds": self.encoder.get_input_embeddings()(input_ids) * gates[..., None]}
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.encoder(**text, attention_mask=attention_mask, **types).last_hidden_state
+
+    def fit_words(self, prompts: Sequence[str], responses: Sequence[str], labels: np.ndarray,
+                  weights: np.ndarray) -> None:
+        """Fit the word part, if there is one, to labelled pairs.
+
+        Parameters
+        ----------
+        prompts, responses : sequence of str, length N
+        labels : ndarray, shape (N, D), values -1, 0, +1, nan = no label
+        weights : ndarray, shape (N,)
+            How much each pair counts.
+        """
+        if self.words is None or not len(prompts):
+            return
+        rendered, _ = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
+        texts = [pair["input_ids"] for pair in rendered]
+        self.words.fit(count_features(texts, self.words.vocab_size, self.words.n_buckets), labels, weights)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         cross_entropy = -(labels * logits.log_softmax(-1)).sum() / labels.sum().clamp(min=1e-9)
@@ -325,7 +355,8 @@ class ValueEvaluator(PreTrainedModel):
         >>> evaluator.for_theory(load_theory("schwartz19")).score(["May I lie?"], ["Better not."]).shape
         (1, 19)
         """
-        config = make_config(self.config.encoder_config, theory, self.tokenizer, self.config.max_length)
+        config = make_config(self.config.encoder_config, theory, self.tokenizer, self.config.max_length,
+                             word_buckets=self.config.word_buckets)
         other = ValueEvaluator(config)
         mine = {k: v for k, v in self.state_dict().items() if k in other.state_dict() and k not in _PER_VALUE}
         other.load_state_dict(mine, strict=False)
@@ -342,6 +373,9 @@ class ValueEvaluator(PreTrainedModel):
         with torch.no_grad():
             for name in ("delta", "delta_bias", "labelled", "temperature"):
                 getattr(other, name)[d] = getattr(self, name)[k].cpu()
+            if self.words is not None:
+                other.words.weight[:, d] = self.words.weight[:, k].cpu()
+                other.words.bias[d], other.words.share[d] = self.words.bias[k].cpu(), self.words.share[k].cpu()
         for name in ("cuts", "conformal"):
             if getattr(self.config, name):
                 if not getattr(other.config, name):
@@ -418,7 +452,8 @@ class ValueEvaluator(PreTrainedModel):
         return model.eval()
 
 
-_PER_VALUE = {"delta", "delta_bias", "labelled", "definition_ids", "definition_mask", "temperature"}
+_PER_VALUE = {"delta", "delta_bias", "labelled", "definition_ids", "definition_mask", "temperature", "words.weight",
+              "words.bias", "words.share"}
 
 
 def _no_pooler(encoder_config: PreTrainedConfig) -> dict:
@@ -438,7 +473,7 @@ def _definition_ids(theory: Theory, tokenizer) -> list[list[int]]:
 
 
 def make_config(encoder_config: dict, theory: Theory, tokenizer, max_length: int = 256,
-                delta_penalty: float = 1e-3) -> ValueEvaluatorConfig:
+                delta_penalty: float = 1e-3, word_buckets: int = 0) -> ValueEvaluatorConfig:
     """Return the config of an untrained evaluator of a theory.
 
     Parameters
@@ -451,19 +486,24 @@ def make_config(encoder_config: dict, theory: Theory, tokenizer, max_length: int
         Tokens a rendered pair may have.
     delta_penalty : float
         Weight of the squared δ in the loss.
+    word_buckets : int
+        Buckets for pairs of word pieces; 0 = no word part.
 
     Returns
     -------
     ValueEvaluatorConfig
     """
+    if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
+        encoder_config = {**encoder_config, "attention_probs_dropout_prob": 0.0}
     return ValueEvaluatorConfig(
-        encoder_config=encoder_config, theory_name=theory.name, dimensions=list(theory.dimensions),
+        encoder_config=encoder_config, word_buckets=word_buckets, theory_name=theory.name,
+        dimensions=list(theory.dimensions),
         definitions=list(theory.definitions), max_length=max_length, delta_penalty=delta_penalty,
         definition_tokens=max(map(len, _definition_ids(theory, tokenizer))))
 
 
 def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delta_penalty: float = 1e-3,
-                   seed: int = 2023) -> ValueEvaluator:
+                   seed: int = 2023, word_buckets: int = 0) -> ValueEvaluator:
     """Make an untrained evaluator on top of an encoder.
 
     Parameters
@@ -477,6 +517,8 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
         Weight of the squared δ in the loss.
     seed : int
         Seed of the heads.
+    word_buckets : int
+        Buckets for pairs of word pieces; 0 = no word part.
 
     Returns
     -------
@@ -491,7 +533,8 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
     >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
     torch.Size([10, 4, 64])
     """
-    config = make_config(encoder.model.config.to_dict(), theory, encoder.tokenizer, max_length, delta_penalty)
+    config = make_config(encoder.model.config.to_dict(), theory, encoder.tokenizer, max_length, delta_penalty,
+                         word_buckets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         evaluator = ValueEvaluator(config)

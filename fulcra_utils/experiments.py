@@ -142,9 +142,10 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | No
         What the training reported; empty without labels.
     """
     evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
-                               settings["delta_penalty"], seed)
-    evaluator.to("cuda" if torch.cuda.is_available() else "cpu")
+                               settings["delta_penalty"], seed, settings["word_buckets"])
     train = pick_training_rows(rows, splits[0], settings, chosen)
+    evaluator.fit_words(train.prompts, train.responses, harden(train.vectors), train.weights)
+    evaluator.to("cuda" if torch.cuda.is_available() else "cpu")
     history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
                               read_training_settings(settings, seed), progress)
     held_out = rows.where("annotated", splits[1], without=settings["unseen_models"])

@@ -34,7 +34,8 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     list of str, length T
         The reply's words that the evaluator reads (the cut middle of a long one is missing).
     ndarray, shape (T, D)
-        Gradient of the score times embedding, summed over a word's tokens; positive pushes the score up.
+        Gradient of the score by how much of a word is there, which is gradient times embedding for the encoder, summed
+        over a word's tokens; positive pushes the score up.
 
     Source: Shrikumar et al. (2016), gradient times input.
 
@@ -53,12 +54,11 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
         return [], np.zeros((0, len(evaluator.dimensions)))
     pair, _ = render(prompt, response, evaluator.tokenizer, evaluator.config.max_length)
     batch = pad_pairs([pair], evaluator.tokenizer, evaluator.device)
-    table = evaluator.encoder.get_input_embeddings()
-    embedded = table(batch.pop("input_ids")).detach().requires_grad_(True)
+    gates = torch.ones(batch["input_ids"].shape, device=evaluator.device, requires_grad=True)
     evaluator.eval()
-    probabilities = evaluator(inputs_embeds=embedded, **batch).logits.softmax(-1)[0]          # (D, 3)
+    probabilities = evaluator(**batch, gates=gates).logits.softmax(-1)[0]                     # (D, 3)
     scores = probabilities[:, 2] - probabilities[:, 0]
-    pushes = [(torch.autograd.grad(s, embedded, retain_graph=True)[0] * embedded).sum(-1)[0] for s in scores]
+    pushes = [torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores]
     return _gather_words(words, torch.stack(pushes, dim=-1).detach().double().cpu().numpy(), evaluator.tokenizer)
 
 

@@ -5,7 +5,8 @@ Choices:
 - a score s in [-1, 1] of another evaluator is a soft label: P(+1) = max(s, 0), P(-1) = max(-s, 0), the rest on 0, so
   that P(+1) - P(-1) = s;
 - rare classes of each value weigh more: (mean frequency / frequency) ** power, within limits;
-- the heads learn faster than the encoder; early stopping on a validation split that shares no prompt cluster;
+- the heads learn faster than the encoder; what is validated and kept is a running average of the weights, which a
+  small noisy set of rows needs; early stopping on a validation split that shares no prompt cluster;
 - several GPUs or machines by `accelerate launch` without new code; bf16 where the processor has it.
 """
 
@@ -27,6 +28,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.classification import macro_f1
+from fulcra_utils.encoder import has_bf16
 from fulcra_utils.evaluator import CLASSES, ValueEvaluator, pad_pairs, render_pairs, scores_to_labels
 
 
@@ -70,6 +72,10 @@ class TrainingSettings:
     weight_decay : float
     class_power, class_limit : float
         Rare classes weigh (mean frequency / frequency) ** power, between 1/limit and limit.
+    average : float
+        Decay of the running average of the weights that is validated and kept; 0 = the last weights themselves.
+    freeze_embeddings : bool
+        Leave the encoder's word embeddings as they are: half of a small encoder's weights, each seen too rarely.
     patience : int
         Evaluations without a better validation score before training stops.
     evaluations_per_epoch : int
@@ -89,6 +95,8 @@ class TrainingSettings:
     weight_decay: float = 0.01
     class_power: float = 0.5
     class_limit: float = 5.0
+    average: float = 0.99
+    freeze_embeddings: bool = False
     patience: int = 3
     evaluations_per_epoch: int = 1
     max_minutes: float = 0
@@ -168,19 +176,6 @@ def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> n
         (1 / len(CLASSES) / np.maximum(share, 1e-9)) ** power).clip(1 / limit, limit)
 
 
-def has_bf16() -> bool:
-    """Return whether the processor that trains has bfloat16 in hardware.
-
-    Examples
-    --------
-    >>> has_bf16() in (True, False)
-    True
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Examples,
                     settings: TrainingSettings | None = None, progress: bool = True) -> pd.DataFrame:
     """Train an evaluator in place and keep its best state by validation macro-F1.
@@ -214,6 +209,7 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     rows = _rows(evaluator, train, soft * rare * weights[:, None, None])
     held_out = _rows(evaluator, validation, soften(validation.vectors)) if len(validation) else None
     torch.manual_seed(settings.seed)
+    evaluator.encoder.get_input_embeddings().requires_grad_(not settings.freeze_embeddings)
     clock = TrainingClock(settings.max_minutes)
     arguments = _arguments(settings, len(rows), held_out is not None, progress)
     with shared_folder(arguments) as folder:
@@ -221,7 +217,7 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
         trainer = Trainer(model=evaluator, args=arguments, train_dataset=rows, eval_dataset=held_out,
                           processing_class=evaluator.tokenizer, data_collator=_Collator(evaluator.tokenizer),
                           compute_metrics=_validation_f1, optimizers=(_optimizer(evaluator, settings), None),
-                          callbacks=[clock])
+                          callbacks=[clock, *([WeightAverage(settings.average)] if settings.average else [])])
         if held_out is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         trainer.remove_callback(PrinterCallback)
@@ -261,6 +257,51 @@ class TrainingClock(TrainerCallback):
         """Return the reports, one row each."""
         columns = ["minutes", "epoch", "step", "loss", "validation_loss", "validation_f1"]
         return pd.DataFrame(self.reports).reindex(columns=columns)
+
+
+class WeightAverage(TrainerCallback):
+    """Keeps a running average of the weights and lends it to the model while it is validated and saved.
+
+    Parameters
+    ----------
+    decay : float
+        Of the average; the first steps count alike until their number reaches 1 / (1 - decay).
+
+    Source: Polyak and Juditsky (1992), as an exponential moving average.
+    """
+
+    def __init__(self, decay: float):
+        self.decay, self.steps = decay, 0
+        self.averages: list[torch.Tensor] = []
+        self.own: list[torch.Tensor] = []   # the model's own weights, while the averages stand in it
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        """Give the model its own weights back."""
+        self._fill(model, self.own)
+        self.own = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Follow the weights; put the average in their place when they are about to be validated."""
+        weights = [p.detach() for p in model.parameters() if p.requires_grad]
+        self.steps += 1
+        if not self.averages:
+            self.averages = [w.clone() for w in weights]
+        torch._foreach_lerp_(self.averages, weights, 1 - min(self.decay, 1 - 1 / self.steps))
+        if control.should_evaluate or control.should_training_stop:
+            self.own = [w.clone() for w in weights]
+            self._fill(model, self.averages)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Leave the average in a model that was never validated; elsewhere the best one has been loaded."""
+        if not args.load_best_model_at_end:
+            self._fill(model, self.averages)
+
+    @staticmethod
+    @torch.no_grad()
+    def _fill(model, values: list[torch.Tensor]) -> None:
+        for weight, value in zip((p for p in model.parameters() if p.requires_grad) if values else (), values,
+                                 strict=True):
+            weight.copy_(value)
 
 
 def _rows(evaluator: ValueEvaluator, examples: Examples, soft: np.ndarray) -> list[dict]:
@@ -327,6 +368,8 @@ def _arguments(settings: TrainingSettings, n_rows: int, validate: bool, progress
 def _optimizer(evaluator: ValueEvaluator, settings: TrainingSettings) -> torch.optim.Optimizer:
     encoder, heads = [], []
     for name, parameter in evaluator.named_parameters():
+        if not parameter.requires_grad:
+            continue
         (encoder if name.startswith("encoder.") else heads).append(parameter)
     return torch.optim.AdamW([{"params": encoder, "lr": settings.encoder_rate},
                               {"params": heads, "lr": settings.head_rate}], weight_decay=settings.weight_decay)

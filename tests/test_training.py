@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,15 @@ from fulcra_utils.classification import average_precision, bootstrap_macro_f1, m
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.theory import load_theory
-from fulcra_utils.training import Examples, TrainingSettings, join_examples, soften, train_evaluator, weigh_classes
+from fulcra_utils.training import (
+    Examples,
+    TrainingSettings,
+    WeightAverage,
+    join_examples,
+    soften,
+    train_evaluator,
+    weigh_classes,
+)
 
 FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
 
@@ -85,6 +95,31 @@ def test_same_seed_same_scores(tiny, toy):
         train_evaluator(evaluator, examples, examples, TrainingSettings(epochs=1, batch_size=8), progress=False)
         scores.append(evaluator.score(examples.prompts, examples.responses))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_the_average_of_the_weights_is_lent_and_given_back(validates):
+    model, average = torch.nn.Linear(1, 1, bias=False), WeightAverage(0.5)
+    args = SimpleNamespace(load_best_model_at_end=validates)
+    for step, value in enumerate((1.0, 3.0, 7.0), start=1):
+        average.on_step_begin(args, None, None, model=model)
+        model.weight.data.fill_(value)
+        control = SimpleNamespace(should_evaluate=step == 2 and validates, should_training_stop=False)
+        average.on_step_end(args, None, control, model=model)
+        assert model.weight.item() == (2.0 if control.should_evaluate else value)   # (1 + 3) / 2
+    average.on_train_end(args, None, None, model=model)
+    assert model.weight.item() == (7.0 if validates else 4.5)                       # 0.5 * 2 + 0.5 * 7
+
+
+def test_frozen_embeddings_stay(tiny, toy):
+    evaluator = make_evaluator(tiny, toy, 32)
+    table = evaluator.encoder.get_input_embeddings().weight
+    before = table.clone()
+    short = replace(FAST, epochs=1, freeze_embeddings=True)
+    train_evaluator(evaluator, make_examples(toy, 16), make_examples(toy, 16), short, progress=False)
+    assert torch.equal(table, before)
+    train_evaluator(evaluator, make_examples(toy, 16), make_examples(toy, 16), replace(FAST, epochs=1), progress=False)
+    assert not torch.equal(table, before)
 
 
 def test_no_labels_trains_nothing(tiny, toy):

@@ -1,0 +1,196 @@
+"""The word part of the evaluator: a linear expert on which word pieces and pairs of neighbouring pieces a text holds.
+
+Choices: it reads the same tokens as the encoder, so one pass gives both; pairs are hashed into buckets, so its size is
+fixed; each class of each value is a logistic regression fitted to its optimum, which takes seconds and no seed; it is
+fitted on its own and joined to the encoder's heads only when scoring, as a geometric mean of the two, because each is
+right where the other is not. A value that it never saw labelled is left to the encoder alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+SHARE = 0.5         # of the word part in the joined logits, for values it was fitted for
+STRENGTH = 10.0     # inverse of the penalty (C) of each regression
+MIN_TEXTS = 2       # a feature that stands in fewer training texts is not used
+HASH = (1_000_003, 7_919)
+
+
+class WordExpert(nn.Module):
+    """One-against-the-rest logistic regressions on the word pieces of a text, for D values with three classes each.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Word pieces the tokenizer knows.
+    n_buckets : int
+        Buckets for pairs of pieces.
+    n_dims : int
+
+    Attributes
+    ----------
+    rarity : Tensor, shape (vocab_size + n_buckets,)
+        Inverse document frequency; 0 for a feature that is not used.
+    weight : Tensor, shape (vocab_size + n_buckets, D, 3)
+    bias : Tensor, shape (D, 3)
+    share : Tensor, shape (D,)
+        Weight of the word part in the joined logits; 0 = the encoder alone.
+
+    Source: ours.
+    """
+
+    def __init__(self, vocab_size: int, n_buckets: int, n_dims: int):
+        super().__init__()
+        self.vocab_size, self.n_buckets = vocab_size, n_buckets
+        self.register_buffer("rarity", torch.zeros(vocab_size + n_buckets))
+        self.register_buffer("weight", torch.zeros(vocab_size + n_buckets, n_dims, 3))
+        self.register_buffer("bias", torch.zeros(n_dims, 3))
+        self.register_buffer("share", torch.zeros(n_dims))
+
+    def forward(self, logits: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+                gates: torch.Tensor | None = None) -> torch.Tensor:
+        """Join the encoder's logits with those of the words.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (B, D, 3)
+            Of the encoder's heads.
+        input_ids, attention_mask : Tensor, shape (B, T)
+        gates : Tensor, shape (B, T), optional
+            How much of each token is there, for explanations; None = all of it.
+
+        Returns
+        -------
+        Tensor, shape (B, D, 3)
+            Log probabilities, up to a constant for each cell.
+        """
+        if not self.share.any():
+            return logits
+        ids, values = self._weigh(input_ids, attention_mask, gates)                          # (B, 2 T - 1)
+        picked = nn.functional.embedding_bag(ids, self.weight.flatten(1), per_sample_weights=values, mode="sum")
+        said = nn.functional.logsigmoid(picked.view(len(ids), *self.bias.shape) + self.bias).log_softmax(-1)
+        share = self.share[:, None]
+        return (1 - share) * logits.log_softmax(-1) + share * said
+
+    def _weigh(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+               gates: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features of each text and their weights: each once, by rarity, to length 1."""
+        ids = find_features(input_ids, attention_mask, self.vocab_size, self.n_buckets)
+        ids, order = ids.sort(dim=1)
+        fresh = torch.ones_like(ids, dtype=torch.bool)
+        fresh[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        kept = fresh & (ids >= 0)
+        values = self.rarity[ids.clamp(min=0)] * kept
+        values = values / values.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        if gates is not None:
+            values = values * torch.cat([gates, gates[:, 1:] * gates[:, :-1]], dim=1).gather(1, order)
+        return ids.clamp(min=0), values
+
+    def fit(self, features: csr_matrix, labels: np.ndarray, weights: np.ndarray) -> None:
+        """Fit every regression; values with fewer than two classes are left to the encoder.
+
+        Parameters
+        ----------
+        features : sparse matrix, shape (N, vocab_size + n_buckets)
+            1 where a text holds a feature, from `count_features`.
+        labels : ndarray, shape (N, D), values -1, 0, +1, nan = no label
+        weights : ndarray, shape (N,)
+            How much each text counts.
+
+        Source: ours; inverse document frequency as in scikit-learn's TfidfTransformer.
+        """
+        texts = np.asarray((features > 0).sum(0)).ravel()
+        used = np.flatnonzero(texts >= (MIN_TEXTS if features.shape[0] > 50 else 1))
+        rarity = np.log((1 + features.shape[0]) / (1 + texts[used])) + 1
+        scaled = _unit_rows(features[:, used].multiply(rarity).tocsr())
+        self.rarity.zero_()
+        self.weight.zero_()
+        self.rarity[used] = torch.from_numpy(rarity).to(self.rarity)
+        for d in range(labels.shape[1]):
+            known = np.isfinite(labels[:, d])
+            said, bias = _fit_classes(scaled[known], labels[known, d], weights[known])
+            self.share[d] = SHARE if said is not None else 0.0
+            if said is not None:
+                self.weight[used, d] = torch.from_numpy(said).to(self.weight)
+                self.bias[d] = torch.from_numpy(bias).to(self.bias)
+
+
+def find_features(input_ids: torch.Tensor, attention_mask: torch.Tensor, vocab_size: int,
+                  n_buckets: int) -> torch.Tensor:
+    """Return the features of texts: their word pieces and hashed pairs of neighbours.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : Tensor, shape (B, T)
+    vocab_size, n_buckets : int
+
+    Returns
+    -------
+    Tensor of int64, shape (B, 2 T - 1)
+        Below vocab_size a piece, from there on a bucket; -1 where there is padding.
+
+    Examples
+    --------
+    >>> find_features(torch.tensor([[3, 4, 0]]), torch.tensor([[1, 1, 0]]), 10, 8).tolist()
+    [[3, 4, -1, 15, -1]]
+    """
+    first, second = input_ids[:, :-1].long(), input_ids[:, 1:].long()
+    pairs = vocab_size + (first * HASH[0] + second * HASH[1]) % n_buckets
+    there = attention_mask > 0
+    known = torch.cat([there, there[:, 1:] & there[:, :-1]], dim=1)
+    return torch.where(known, torch.cat([input_ids.long(), pairs], dim=1), -1)
+
+
+def count_features(texts: Sequence[Sequence[int]], vocab_size: int, n_buckets: int) -> csr_matrix:
+    """Return which features each text holds.
+
+    Parameters
+    ----------
+    texts : sequence of sequence of int, length N
+        Token ids without padding.
+    vocab_size, n_buckets : int
+
+    Returns
+    -------
+    sparse matrix, shape (N, vocab_size + n_buckets), float32
+        1 where a text holds a feature.
+
+    Examples
+    --------
+    >>> count_features([[3, 4], [4, 4]], 10, 8).nonzero()[1].tolist()
+    [3, 4, 15, 4, 10]
+    """
+    from scipy.sparse import csr_matrix
+    held = [np.unique(find_features(torch.tensor([list(t)]), torch.ones(1, len(t)), vocab_size, n_buckets).numpy())
+            for t in texts]
+    ends = np.cumsum([0, *map(len, held)])
+    columns = np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
+    return csr_matrix((np.ones(len(columns), np.float32), columns, ends), shape=(len(held), vocab_size + n_buckets))
+
+
+def _unit_rows(matrix: csr_matrix) -> csr_matrix:
+    from sklearn.preprocessing import normalize
+    return normalize(matrix)
+
+
+def _fit_classes(features: csr_matrix, labels: np.ndarray,
+                 weights: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return weights (F, 3) and bias (3,) of one value; a class that never occurs gets a bias that rules it out."""
+    from sklearn.linear_model import LogisticRegression
+    found = np.unique(labels)
+    if len(found) < 2:
+        return None, None
+    said, bias = np.zeros((features.shape[1], 3)), np.full(3, -10.0)
+    for label in found.astype(int):
+        model = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
+        model.fit(features, labels == label, sample_weight=weights)
+        said[:, label + 1], bias[label + 1] = model.coef_[0], model.intercept_[0]
+    return said, bias

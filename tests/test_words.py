@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.linear_model import LogisticRegression
+
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
+from fulcra_utils.explanation import weigh_words
+from fulcra_utils.theory import load_theory
+from fulcra_utils.words import SHARE, STRENGTH, WordExpert, count_features
+
+TOY = "tests/toy.yaml"
+TEXTS = [[5, 6, 7], [5, 5, 8, 9], [6, 7, 8], [9, 5], [7, 7, 7], [8, 6, 5, 9], [5, 7], [9, 9, 6]]
+LABELS = np.array([[1, 0], [1, 0], [-1, 0], [0, 0], [-1, 0], [1, np.nan], [0, 0], [0, 0]], dtype=float)
+
+
+def join(expert, texts, logits=None):
+    longest = max(map(len, texts))
+    ids = torch.tensor([t + [0] * (longest - len(t)) for t in texts])
+    mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts])
+    return expert(torch.zeros(len(texts), 2, 3) if logits is None else logits, ids, mask)
+
+
+@pytest.fixture(scope="module")
+def expert():
+    made = WordExpert(10, 4096, 2)
+    made.fit(count_features(TEXTS, 10, 4096), LABELS, np.ones(len(TEXTS)))
+    return made
+
+
+def test_words_equal_scikit_learns_tfidf_and_logistic_regression(expert):
+    texts = [" ".join(f"w{i}" for i in t) for t in TEXTS]
+    counts = CountVectorizer(ngram_range=(1, 2), binary=True).fit(texts)   # few pairs, so no two share a bucket
+    tfidf = TfidfTransformer().fit(counts.transform(texts))
+    features = tfidf.transform(counts.transform(texts))
+    scores = np.stack([LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
+                       .fit(features, LABELS[:, 0] == c).decision_function(features) for c in (-1, 0, 1)], axis=1)
+    expected = SHARE * torch.nn.functional.logsigmoid(torch.from_numpy(scores)).log_softmax(-1)
+    ours = join(expert, TEXTS)[:, 0].double()
+    assert torch.allclose(ours - ours.logsumexp(-1, keepdim=True), expected - expected.logsumexp(-1, keepdim=True),
+                          atol=1e-4)
+    assert len(set(count_features(TEXTS, 10, 4096).nonzero()[1].tolist())) == len(counts.vocabulary_)
+
+
+def test_a_value_without_two_classes_is_left_to_the_encoder(expert):
+    assert expert.share.tolist() == [SHARE, 0.0]
+    logits = torch.randn(len(TEXTS), 2, 3)
+    joined = join(expert, TEXTS, logits).softmax(-1)
+    assert torch.allclose(joined[:, 1], logits[:, 1].softmax(-1), atol=1e-6)
+    assert not torch.allclose(joined[:, 0], logits[:, 0].softmax(-1), atol=1e-2)
+
+
+def test_padding_changes_nothing(expert):
+    alone, beside = join(expert, TEXTS[3:4]), join(expert, TEXTS)[3:4]
+    assert torch.allclose(alone, beside, atol=1e-6)
+
+
+def test_words_travel_with_the_evaluator_and_to_another_theory(tmp_path):
+    theory = load_theory(TOY)
+    evaluator = make_evaluator(load_encoder("tiny"), theory, 32, word_buckets=512)
+    prompts, replies = ["q"] * 6, ["be kind", "be kind", "go away", "go away", "so what", "so what"]
+    labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims)
+    before = evaluator.predict_proba(["q"], ["be kind"])
+    evaluator.fit_words(prompts, replies, labels, np.ones(6))
+    after = evaluator.predict_proba(["q"], ["be kind"])
+    assert (after[..., 2] > before[..., 2] + 0.05).all()
+    evaluator.save_pretrained(tmp_path / "e")
+    assert np.allclose(ValueEvaluator.from_pretrained(tmp_path / "e").predict_proba(["q"], ["be kind"]), after)
+    assert np.allclose(evaluator.for_theory(theory).predict_proba(["q"], ["be kind"]), after, atol=1e-6)
+    other = evaluator.for_theory(load_theory("moral_foundations"))
+    assert not other.words.share.any() and not other.words.weight.any()
+
+
+def test_explanation_counts_the_words_too():
+    theory = load_theory(TOY)
+    evaluator = make_evaluator(load_encoder("tiny"), theory, 64, word_buckets=512)
+    replies = ["kind one", "kind two", "cruel one", "cruel two", "plain one", "plain two"]
+    labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims)
+    evaluator.fit_words(["q"] * 6, replies, labels, np.ones(6))
+    words, weights = weigh_words(evaluator, "q", "kind one cruel two")
+    assert words == ["kind", "one", "cruel", "two"]
+    assert (weights[0] > weights[2]).all()
