@@ -112,8 +112,7 @@ def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, A
     tokenizer = train_tokenizer((train["prompt"] + " " + train["response"]).tolist(), size["lm_vocab"])
     encoded = {name: encode_dialogues(tokenizer, table["prompt"].tolist(), table["response"].tolist(),
                                       size["lm_context"]) for name, table in texts.items()}
-    model = build_policy(tokenizer, size["lm_layers"], size["lm_width"], size["lm_heads"], size["lm_context"],
-                         size["lm_dropout"], seed)
+    model = build_policy(tokenizer, size["lm_layers"], size["lm_width"], size["lm_heads"], size["lm_context"], seed)
     history = train_policy(model, tokenizer, encoded["train"], encoded["validation"], folder, size["lm_epochs"],
                            size["lm_batch_tokens"], size["lm_learning_rate"], seed)
     write_table(folder / "history.csv", history)

@@ -23,7 +23,7 @@ from fulcra_utils.startmodel import collect_dialogues, make_start
 
 TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
 SETTINGS = {"train": True, "start_model": "small", "lm_layers": 1, "lm_width": 16, "lm_heads": 2, "lm_context": 48,
-            "lm_vocab": 300, "lm_dropout": 0.1, "lm_epochs": 2, "lm_batch_tokens": 64, "lm_learning_rate": 1e-2}
+            "lm_vocab": 300, "lm_epochs": 2, "lm_batch_tokens": 64, "lm_learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +109,21 @@ def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):
     assert len(sample_replies(model, tokenizer, [], 6)) == 0
 
 
-def test_training_learns_and_saves_without_dropout(tokenizer, tmp_path):
-    model = make(tokenizer, dropout=0.2)
+def test_training_learns_and_saves_a_model_without_dropout(tokenizer, tmp_path):
+    model = make(tokenizer)
     before = measure_bits(model, tokenizer, dialogues(tokenizer))
     history = train_policy(model, tokenizer, dialogues(tokenizer), dialogues(tokenizer), tmp_path, epochs=4,
                            batch_tokens=128, learning_rate=1e-2)
     assert history.held_out_bits.iloc[-1] < before and history.train_loss.is_monotonic_decreasing
     loaded, _ = load_policy(tmp_path)
-    assert loaded.config.hidden_dropout == 0 and not (tmp_path / "epoch.pt").exists()
+    assert loaded.config.attention_dropout == 0 and not (tmp_path / "epoch.pt").exists()
     bits = measure_bits(loaded, tokenizer, dialogues(tokenizer))
     assert bits == pytest.approx(history.held_out_bits.iloc[-1], abs=1e-3)
 
 
 def test_interrupted_training_ends_in_the_same_weights(tokenizer, tmp_path, monkeypatch):
     options = {"epochs": 3, "batch_tokens": 128, "learning_rate": 1e-2, "seed": 5}
-    whole = make(tokenizer, dropout=0.2)
+    whole = make(tokenizer)
     train_policy(whole, tokenizer, dialogues(tokenizer), [], tmp_path / "whole", **options)
     steps, real = [], policy_module._train_step
 
@@ -135,9 +135,9 @@ def test_interrupted_training_ends_in_the_same_weights(tokenizer, tmp_path, monk
 
     monkeypatch.setattr(policy_module, "_train_step", breaks)
     with pytest.raises(KeyboardInterrupt):
-        train_policy(make(tokenizer, dropout=0.2), tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
+        train_policy(make(tokenizer), tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
     monkeypatch.setattr(policy_module, "_train_step", real)
-    again = make(tokenizer, dropout=0.2)
+    again = make(tokenizer)
     train_policy(again, tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
