@@ -352,7 +352,9 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
               progress: bool) -> dict:
     """Train every method without fold `k`; a tenth of the other clusters stops and calibrates ours."""
     import time
-    everything = {**settings, "unseen_models": []}
+    # every annotated row takes part; the authors' scores stay those of the models that the kept evaluator learns from
+    people = set(rows.table.model[annotated])
+    everything = {**settings, "unseen_models": [m for m in settings["unseen_models"] if m not in people]}
     inner = divide_folds(rows.table.cluster, fold == k, 11, seed + k + 1)     # 0 = held out, 1 = validation
     relabelled = Rows(rows.table.assign(split=np.select([inner == 0, inner == 1], ["test", "validation"], "train")),
                       rows.vectors, rows.theory)
@@ -396,7 +398,8 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
     ----------
     rows : Rows
     settings : dict
-        `left_out` lists what is left out in turn: model, query_source, value, scores.
+        `left_out` lists what is left out in turn: model, query_source, value, scores; `left_out_epochs` are passes of
+        each training. Only where a scored model is left out do the authors' scores teach.
     seed : int
     folder : path
         Where finished pieces are kept.
@@ -435,13 +438,13 @@ def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
 
 def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, target: np.ndarray,
                    progress: bool) -> list[dict]:
-    everything = {**settings, "unseen_models": []}
+    everything = {**settings, "unseen_models": [], "epochs": settings["left_out_epochs"]}
     keep, vectors = np.ones(len(rows.table), dtype=bool), rows.vectors
+    if not (rows.table.kind[rows.table.model == name] == "scored").any():
+        everything["scored_weight"] = 0     # what is judged by labels learns from labels alone
     if what in ("model", "query_source"):
         keep = (rows.table[what] != name).to_numpy()
-    elif what == "scores":
-        everything["scored_weight"] = 0
-    else:
+    elif what == "value":
         vectors = vectors.copy()
         vectors[:, rows.theory.dimensions.index(name)] = np.nan
     evaluator, _ = fit_evaluator(Rows(rows.table, vectors, rows.theory), everything, seed, keep, progress=progress)

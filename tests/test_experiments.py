@@ -18,8 +18,8 @@ from fulcra_utils.pipeline import list_profiles, load_profile
 SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs": 1, "batch_size": 8,
             "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "delta_penalty": 1e-3, "word_buckets": 512,
             "scored_weight": 0.5, "unseen_models": ["m2"], "patience": 3, "evaluations_per_epoch": 1,
-            "recipe_rate": 1e-3, "recipe_epochs": 1,
-            "recipe_minutes": -1, "recipe_rows": 5, "folds": 2, "left_out": ["model", "scores"], "n_draws": 20}
+            "recipe_rate": 1e-3, "recipe_epochs": 1, "recipe_minutes": -1, "recipe_rows": 5, "folds": 2,
+            "left_out": ["model", "scores"], "left_out_epochs": 1, "n_draws": 20}
 
 
 @pytest.fixture(autouse=True)
