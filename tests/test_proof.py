@@ -8,6 +8,8 @@ import pytest
 from fulcra_utils import plots_alignment
 from fulcra_utils.alignment import tabulate_targets
 from fulcra_utils.encoder import load_encoder
+from fulcra_utils.pipeline import load_profile
+from fulcra_utils.policy import build_policy, save_policy, train_tokenizer
 from fulcra_utils.proof import (
     Judges,
     average_vectors,
@@ -34,6 +36,7 @@ from fulcra_utils.scorers import (
 from fulcra_utils.targets import choose_targets, load_target, uniform_target
 from fulcra_utils.theory import list_theories, load_theory
 from fulcra_utils.trial import (
+    Panel,
     Trial,
     claim_bars,
     compare_targets,
@@ -256,6 +259,25 @@ def test_nothing_is_trained_when_switched_off(memory):
     done = run_trial("nowhere", panel, ["rloo-aim"], pd.DataFrame(), "nowhere", theory, uniform_target(theory),
                      {"train": False}, 0)
     assert done.summary.empty and done.skipped == ["rloo-aim"]
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_end_as_runs_one_by_one(memory, tmp_path):
+    theory = load_theory("moral_foundations")
+    rows = make_rows(theory, 120)
+    panel = prepare_panel(rows, rows.head(0), pd.DataFrame(columns=["split"]), theory, memory.encoder)
+    tokenizer = train_tokenizer([*rows.prompt, *rows.response], 300)
+    start = save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=64), tokenizer, tmp_path / "start")
+    settings = {**load_profile("quick")["notebooks"]["04_value_alignment"], "train": True, "allow_faults": True,
+                "train_prompts": 20, "test_prompts": 6, "steps": 2, "max_new_tokens": 8}
+    done = {n: run_trial(str(start), panel, ["rloo-aim", "rlhf-5x"], rows, tmp_path / str(n), theory,
+                         uniform_target(theory), {**settings, "workers": n}, 1) for n in (1, 2)}
+    assert set(done[1].replies) == {"start", "rloo-uniform", "rlhf-5x"}
+    for name, replies in done[1].replies.items():
+        pd.testing.assert_frame_equal(replies, done[2].replies[name])
+    again = run_trial(str(start), Panel(panel.judges, panel.rewards, panel.quality), ["rlhf-5x"], rows, tmp_path / "2",
+                      theory, uniform_target(theory), {**settings, "workers": 2}, 1)
+    pd.testing.assert_frame_equal(again.replies["rlhf-5x"], done[1].replies["rlhf-5x"])
 
 
 def make_trial(replies, target):
