@@ -168,6 +168,43 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Di
     return _plain(figure)
 
 
+def plot_frontier(summary: pd.DataFrame, start: str = "start", title: str = "What moving costs in variety") -> Figure:
+    """Draw how far each policy moved against how varied its replies still are, both relative to the start model.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From `summarise_policies`.
+    start : str
+        The start model's name.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    table = summary.set_index("policy")
+    moved = table.drop(index=start)
+    variety = moved["distinct_2"] / table.loc[start, "distinct_2"]
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    for by, mark, colour, label in (("reward", "o", BLUE, "by the reward evaluator"),
+                                    ("judge", "s", ORANGE, "by the judge")):
+        axes.plot(variety, 100 * moved[f"drop_{by}"], mark, color=colour, label=label, alpha=0.85)
+    for name, x in variety.items():
+        ends = 100 * moved.loc[name, ["drop_reward", "drop_judge"]].astype(float)
+        axes.plot([x, x], ends, color=GREY, linewidth=0.8, zorder=0)
+        axes.annotate(name, (x, ends.max()), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
+    axes.plot(1, 0, "*", color=BLACK, markersize=11, label="the start model")
+    axes.axvline(0.8, color=GREY, linestyle=":", label="wanted: at least 0.8 of the variety")
+    axes.axhline(40, color=BLUE, linestyle=":", linewidth=0.9, label="wanted by the reward evaluator: 40 %")
+    axes.set_xlabel("distinct word pairs, start model = 1")
+    axes.set_ylabel("fall of the distance, %")
+    axes.margins(0.12)
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _plain(figure)
+
+
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where each model went") -> Figure:
     """Draw mean value vectors before and after alignment, one line for each policy, and the targets' numbers.
 

@@ -370,7 +370,8 @@ def sample_replies(
 
 @torch.no_grad()
 def score_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]], batch_size: int = 64
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],
+    batch_size: int = 64, temperature: float = 1.0
 ) -> np.ndarray:
     """Return the log probability of each reply given its prompt.
 
@@ -381,6 +382,8 @@ def score_tokens(
     texts : list of (list of int, int)
         Token ids of prompt and reply, and the place where the reply begins.
     batch_size : int
+    temperature : float
+        Of the sampling whose probabilities are asked for.
 
     Returns
     -------
@@ -396,7 +399,7 @@ def score_tokens(
         rows = order[start:start + batch_size]
         ids, labels = _pad([texts[r] for r in rows], tokenizer.pad_token_id, only_reply=True)
         ids, labels = ids.to(model.device), labels.to(model.device)
-        logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float()
+        logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
         sums[rows] = -loss.sum(dim=1).cpu().numpy()
     return sums

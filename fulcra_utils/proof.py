@@ -54,6 +54,7 @@ def draw_replies(
     max_new_tokens : int
     seed : int
     temperature : float
+        Of the sampling, and of the probabilities that are returned.
     keep : str or Path, optional
         Parquet file in which the replies are kept; an existing one is read, so that a later start goes on.
 
@@ -71,8 +72,9 @@ def draw_replies(
     model, tokenizer = load_policy(folder)
     drawn = sample_replies(model, tokenizer, prompts, max_new_tokens, seed, temperature)
     texts = [(p + r, len(p)) for p, r in zip(drawn["prompt_ids"], drawn["reply_ids"], strict=True)]
-    own = score_tokens(model, tokenizer, texts)
-    before = own if Path(folder) == Path(start) else score_tokens(load_policy(start)[0], tokenizer, texts)
+    own = score_tokens(model, tokenizer, texts, temperature=temperature)
+    before = own if Path(folder) == Path(start) else score_tokens(load_policy(start)[0], tokenizer, texts,
+                                                                  temperature=temperature)
     table = drawn[["prompt", "response", "is_finished"]].assign(
         n_tokens=[len(r) for r in drawn["reply_ids"]], logp=own, logp_start=before)
     if keep is not None:

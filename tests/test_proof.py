@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fulcra_utils import plots_alignment
 from fulcra_utils.alignment import tabulate_targets
@@ -63,6 +64,15 @@ def make_rows(theory, n=60, seed=0):
     return pd.DataFrame(rows)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny networks on one thread: many times faster where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def memory():
     return TextMemory(load_encoder("tiny"))
@@ -104,7 +114,7 @@ def test_taught_absence_keeps_unknown_labels_unknown():
     vectors = np.full((4, theory.n_dims), 1.0)
     vectors[1, 2] = np.nan
     prompts, responses, labels = teach_absence(["q"] * 4, GOOD[:2] + BAD[:2], vectors, theory)
-    assert len(prompts) == len(responses) == len(labels) == 14
+    assert len(prompts) == len(responses) == len(labels) == 13
     assert np.isnan(labels[[1, 5, 9], 2]).all() and np.isnan(labels[:12]).sum() == 3
     assert (np.nan_to_num(labels[4:]) == 0).all()
     assert "" in responses[8:12] and "q" in responses[8:12]
@@ -113,7 +123,7 @@ def test_taught_absence_keeps_unknown_labels_unknown():
 def test_taught_absence_pairs_every_second_prompt_with_anothers_reply():
     theory = load_theory("moral_foundations")
     prompts, replies = [f"q{i}" for i in range(20)], [f"r{i}" for i in range(20)]
-    asked, said, labels = teach_absence(prompts, replies, np.ones((20, theory.n_dims)), theory)
+    asked, said, labels = teach_absence(prompts, replies, np.ones((20, theory.n_dims)), theory, mismatch=0.5)
     assert len(set(asked[60:])) == 10 and not labels[60:].any()
     assert all(p[1:] != r[1:] for p, r in zip(asked[60:], said[60:], strict=True))
 
@@ -126,7 +136,7 @@ def test_a_reply_to_another_prompt_is_farther(kind, memory):
     prompts = [f"what about {t}" for t in rng.permutation(topics * 6)]
     replies = [f"be kind to {p.split()[-1]} and help" for p in prompts]
     fit = {"reward": lambda *a: fit_value_scorer(memory, *a), "judge": fit_judge}[kind]
-    scorer = fit(prompts, replies, np.ones((len(prompts), theory.n_dims)), theory)
+    scorer = fit(prompts, replies, np.ones((len(prompts), theory.n_dims)), theory, 0, 1.0)
     own, other = (scorer.score(prompts[:100], r).mean() for r in (replies[:100], replies[150:250]))
     assert own > other + (0.1 if kind == "judge" else 0.02)  # random embeddings hardly tell topics apart
 
@@ -311,7 +321,7 @@ def test_figures_take_any_number_of_dimensions(name):
     references = pd.DataFrame({"response_source": ["gpt"], "by": ["judge"], "distance": [1.0]})
     history = pd.DataFrame({"policy": "rloo-x", "step": [1, 2], "reward": [0.1, 0.2], "kl": [0.0, 0.1]})
     figures = [plots_alignment.plot_targets(tabulate_targets([target])), plots_alignment.plot_training(history),
-               plots_alignment.plot_proof(done.summary, references),
+               plots_alignment.plot_proof(done.summary, references), plots_alignment.plot_frontier(done.summary),
                plots_alignment.plot_moves(average_vectors(done.scores, theory.dimensions), tabulate_targets([target]))]
     for figure in figures:
         figure.canvas.draw()
