@@ -2,8 +2,8 @@
 
 A run's name says what it is: `rloo-ideal` (method and target; `rloo-aim` in a plan stands for the notebook's target),
 with `-mask` (the released reward), `-1x` (an evaluator trained on a fifth of the scored rows), `-s7` (another seed),
-`-p200` (so many prompts); `rlhf-1x` and `rlhf-5x` are the baselines with a scalar reward model. Each run leaves its
-policy and its replies in a folder, so that a later start goes on with the next one.
+`-p200` (so many prompts), `-w0` (another price of sameness); `rlhf-1x` and `rlhf-5x` are the baselines with a scalar
+reward model. Each run leaves its policy and its replies in a folder, so that a later start goes on with the next one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fulcra_utils.scorers import (
 from fulcra_utils.targets import Target, list_targets, load_target
 from fulcra_utils.theory import Theory
 
-NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-s(\d+))?")
+NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
 SHARE_1X = 0.2  # of the scored training rows
 MIN_ROWS = 8
 
@@ -58,6 +58,7 @@ class Plan:
     absence: str = "penalise"
     n_prompts: int = 0
     seed: int = 0
+    common_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,15 +136,16 @@ def read_plan(name: str, target: str, seed: int) -> Plan:
     >>> read_plan("rloo-ideal-mask", "ideal", 1).absence
     'mask'
     >>> read_plan("rlhf-5x-s7", "ideal", 1)
-    Plan(name='rlhf-5x-s7', method='rloo', target='ideal', reward='rlhf-5x', absence='penalise', n_prompts=0, seed=7)
+    Plan(name='rlhf-5x-s7', ..., reward='rlhf-5x', absence='penalise', n_prompts=0, seed=7, common_weight=None)
     """
     found = NAME.fullmatch(name)
     if not found:
-        raise ValueError(f"run {name!r} is none of <method>-<target>[-mask][-1x], rlhf-1x, rlhf-5x, with -p<n>, -s<n>.")
-    scalar, size, method, own, mask, small, n_prompts, own_seed = found.groups()
+        raise ValueError(f"run {name!r} is none of <method>-<target>[-mask][-1x], rlhf-1x, rlhf-5x, with -p<n>, "
+                         "-w<n>, -s<n>.")
+    scalar, size, method, own, mask, small, n_prompts, weight, own_seed = found.groups()
     reward = f"rlhf-{size}" if scalar else "values-1x" if small else "values"
     return Plan(name, method or "rloo", own or target, reward, "mask" if mask else "penalise", int(n_prompts or 0),
-                int(own_seed) if own_seed else seed)
+                int(own_seed) if own_seed else seed, float(weight) if weight else None)
 
 
 def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
@@ -356,6 +358,35 @@ def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
     return confuse_targets(means, trained, group_targets(trained))
 
 
+def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
+    """List the runs that were repeated with other seeds, each as a point: three seeds make no interval.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From `summarise_policies`.
+
+    Returns
+    -------
+    DataFrame
+        run, seed ("own" for the profile's), drop_reward, drop_judge, kl_token, distinct_2, top_share, harmless; runs
+        with one seed are left out.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"policy": ["start", "rloo-a", "rloo-a-s1"], "drop_judge": [0.0, 0.2, 0.3]})
+    >>> list_seeds(table).values.tolist()
+    [['rloo-a', 'own', 0.2], ['rloo-a', '1', 0.3]]
+    """
+    parts = summary["policy"].str.extract(r"^(.*?)(?:-s(\d+))?$")
+    table = summary.assign(run=parts[0], seed=parts[1].fillna("own"))
+    kept = ["run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share", "harmless"]
+    repeated = table[table["run"].duplicated(keep=False)].sort_values("run", kind="stable")
+    return repeated[[name for name in kept if name in repeated]].reset_index(drop=True)
+
+
 def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
     """Measure distance and harmless proxy against the number of training prompts.
 
@@ -478,7 +509,8 @@ def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
     else:
         target = aim if plan.target == aim.name else load_target(plan.target, theory)
         # the released reward has no price of sameness
-        weight = settings["common_weight"] if plan.absence == "penalise" else 0.0
+        own = settings["common_weight"] if plan.common_weight is None else plan.common_weight
+        weight = own if plan.absence == "penalise" else 0.0
         reward = value_reward(scorer, target, absence=plan.absence, common_weight=weight)
     # a run of a reward that was trained otherwise is another run
     said = scorer.score(prompts[:4] * 2, [*prompts[:4], *[REFUSAL] * len(prompts[:4])])

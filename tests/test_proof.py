@@ -229,6 +229,7 @@ def test_confusion_counts_a_class_of_targets_as_one():
     ("rloo-ideal", ("rloo", "ideal", "values", "penalise", 0, 3)),
     ("rloo-ideal-mask", ("rloo", "ideal", "values", "mask", 0, 3)),
     ("grpo-uk-1x-p200-s7", ("grpo", "uk", "values-1x", "penalise", 200, 7)),
+    ("rloo-ideal-w20-s5", ("rloo", "ideal", "values", "penalise", 0, 5)),
     ("rlhf-1x-p64", ("rloo", "aim", "rlhf-1x", "penalise", 64, 3)),
 ])
 def test_names_of_runs(name, expected):
