@@ -1,5 +1,6 @@
 """The quick pipeline, notebook by notebook, and the whole of it through Snakemake."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -63,8 +65,10 @@ def test_nothing_names_this_machine_or_a_key(quick):
 def fulcra(tree, *arguments):
     """Run the command on another copy of the project."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "FULCRA_DATA_MIRROR": "", "FULCRA_CACHE": str(tree / "cache")}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job ignores Ctrl-C
     return subprocess.Popen([sys.executable, "-m", "fulcra_utils.cli", *arguments], cwd=tree, env=environment,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                            preexec_fn=heed)
 
 
 @pytest.fixture
@@ -130,6 +134,47 @@ def test_sigkill_at_any_moment_loses_nothing_finished(tree):
     out = last.communicate()[0]
     assert last.returncode == 0, out
     assert {p.stem for p in (tree / "runs" / "quick" / "notebooks").glob("[0-9]*.ipynb")} == set(list_notebooks())
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_whole_run_is_one_line_and_keeps_what_is_finished(tree):
+    process = fulcra(tree, "reproduce", "--profile", "quick")
+    done = tree / "runs" / "quick" / "notebooks" / "01_dataset_construction.ipynb"
+    while process.poll() is None and not done.exists():
+        time.sleep(0.1)
+    time.sleep(1)  # in the middle of the next one
+    os.killpg(process.pid, signal.SIGINT)
+    out = process.communicate()[0]
+    assert process.returncode == 130, out
+    assert "fulcra: interrupted: finished steps are kept" in out and "Traceback" not in out.splitlines()[-1]
+    assert done.exists() and not list(done.parent.glob(".*.tmp"))
+    ran(tree)
+    assert fulcra(tree, "reproduce", "--profile", "quick").communicate()
+    assert ran(tree) == [name[:2] for name in list_notebooks()][1:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tree):
+    disk = tree / "runs"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        filler = disk / "filler"
+        with contextlib.suppress(OSError):
+            filler.write_bytes(b"x" * 2_990_000)
+        process = fulcra(tree, "reproduce", "--profile", "quick")
+        out = process.communicate()[0]
+        assert process.returncode in (1, 2) and "No space left on device" in out, out
+        finished = list((disk / "quick" / "notebooks").glob("[0-9]*.ipynb"))
+        assert all(nbformat.read(path, as_version=4).cells for path in finished if "failed" not in path.name)
+        filler.unlink()
+        again = fulcra(tree, "reproduce", "--profile", "quick")
+        out = again.communicate()[0]
+        assert again.returncode == 0, out
+    finally:
+        subprocess.run(["umount", disk], check=False)
 
 
 @pytest.mark.slow
