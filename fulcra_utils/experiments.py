@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
 from fulcra_utils.files import write_atomic
 from fulcra_utils.scoring import compare_files, score_file
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
+from fulcra_utils.workers import run_jobs
 
 
 def read_training_settings(settings: dict, seed: int) -> TrainingSettings:
@@ -353,7 +355,7 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, pr
     ----------
     rows : Rows
     settings : dict
-        The profile's section; `folds` says how many.
+        The profile's section; `folds` says how many, `workers` how many at a time.
     seed : int
     folder : path
         Where finished folds are kept.
@@ -370,16 +372,21 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, pr
     table = rows.table
     fold = np.full(len(table), -1)
     fold[:] = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
-    key = {"settings": settings, "seed": seed, "rows": _fingerprint(rows)}
-    pieces = [keep_piece(folder, f"fold-{k}", {**key, "fold": k},
-                         lambda k=k: _run_fold(rows, annotated, fold, k, settings, seed, progress))
-              for k in range(settings["folds"])]
+    key = _describe_pieces(rows, settings, seed)
+    jobs = [(folder, f"fold-{k}", {**key, "fold": k},
+             partial(_run_fold, rows, annotated, fold, k, settings, seed, progress)) for k in range(settings["folds"])]
+    pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")
     order = np.concatenate([p["rows"] for p in pieces])
     pooled = {name: np.concatenate([np.array(p["probabilities"][name]) for p in pieces])
               for name in pieces[0]["probabilities"]}
     found = compare_methods(harden(rows.vectors[order]), pooled, table.cluster.to_numpy()[order],
                             n_draws=settings["n_draws"], seed=seed)
     return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method])
+
+
+def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
+    """Return everything that shapes a piece; how many are made at a time does not."""
+    return {"settings": {k: v for k, v in settings.items() if k != "workers"}, "seed": seed, "rows": _fingerprint(rows)}
 
 
 def _fingerprint(rows: Rows) -> str:
@@ -454,15 +461,14 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
 
     Source: ours.
     """
-    key = {"settings": settings, "seed": seed, "rows": _fingerprint(rows)}
-    found = []
+    key = _describe_pieces(rows, settings, seed)
+    jobs = []
     for what, name in _list_left_out(rows, settings["left_out"]):
         slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
-        piece = keep_piece(folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
-                           lambda what=what, name=name: {"records": _leave_one_out(
-                               rows, what, name, settings, seed, target, progress)})
-        found += piece["records"]
-    return pd.DataFrame(found)
+        jobs.append((folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
+                     partial(_leave_one_out, rows, what, name, settings, seed, target, progress)))
+    pieces = run_jobs(keep_piece, jobs, settings["workers"], "left out")
+    return pd.DataFrame([record for piece in pieces for record in piece["records"]])
 
 
 def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
@@ -476,7 +482,7 @@ def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, target: np.ndarray,
-                   progress: bool) -> list[dict]:
+                   progress: bool) -> dict[str, list[dict]]:
     everything = {**settings, "unseen_models": [], "epochs": settings["left_out_epochs"]}
     keep, vectors = np.ones(len(rows.table), dtype=bool), rows.vectors
     if not (rows.table.kind[rows.table.model == name] == "scored").any():
@@ -492,7 +498,7 @@ def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, 
         if chosen.any():
             records.append({"left_out": what, "name": name, "rows": where,
                             **_judge(evaluator, rows, chosen, what, name, target, settings["n_draws"], seed)})
-    return records
+    return {"records": records}
 
 
 def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:

@@ -41,6 +41,7 @@ from fulcra_utils.scorers import (
 )
 from fulcra_utils.targets import Target, list_targets, load_target
 from fulcra_utils.theory import Theory
+from fulcra_utils.workers import run_jobs
 
 NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
 SHARE_1X = 0.2  # of the scored training rows
@@ -270,7 +271,7 @@ def run_trial(
     replies = {"start": draw_replies(start, start, asked["test"], settings["max_new_tokens"], seed,
                                      keep=folder / "start-replies" / f"{len(asked['test'])}-{seed}.parquet")}
     jobs = [(start, panel.rewards[p.reward], p, asked, folder, theory, aim, settings, seed) for p in plans]
-    runs = dict(zip([p.name for p in plans], _run_jobs(jobs, settings["workers"]), strict=True))
+    runs = dict(zip([p.name for p in plans], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
     replies |= {name: drawn for name, (_, _, drawn) in runs.items()}
     histories = [history.assign(policy=name) for name, (history, _, _) in runs.items() if len(history)]
     scores, summary = measure_trial(replies, panel.judges, aim, asked["train"], seed)
@@ -469,27 +470,6 @@ def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
              ("alignment/order/helpful/basealign-over-rlhf-1x",
               value("basealign", "helpful") - value("rlhf-1x", "helpful"))]
     return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
-
-
-def _run_jobs(jobs: list[tuple], n_workers: int) -> list[tuple[pd.DataFrame, str, pd.DataFrame]]:
-    """Run jobs one after the other or several at a time, each process with its share of the cores."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    import torch
-    from tqdm.auto import tqdm
-
-    n_workers = min(n_workers, len(jobs))
-    if n_workers < 2:
-        return [_run_job(*job) for job in jobs]
-    threads = max(1, torch.get_num_threads() // n_workers)
-    with ProcessPoolExecutor(n_workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        futures = [pool.submit(_run_job, *job) for job in jobs]
-        try:
-            return [future.result() for future in tqdm(futures, desc=f"runs, {n_workers} at a time", unit="run")]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _run_job(start, scorer, plan, asked, folder, theory, aim, settings, seed) -> tuple[pd.DataFrame, str, pd.DataFrame]:

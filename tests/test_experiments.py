@@ -18,7 +18,7 @@ from fulcra_utils.pipeline import list_profiles, load_profile
 SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs": 1, "batch_size": 8,
             "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "delta_penalty": 1e-3, "word_buckets": 512,
             "scored_weight": 0.5, "unseen_models": ["m2"], "patience": 3, "evaluations_per_epoch": 1,
-            "recipe_rate": 1e-3, "recipe_epochs": 1, "recipe_minutes": -1, "recipe_rows": 5, "folds": 2,
+            "recipe_rate": 1e-3, "recipe_epochs": 1, "recipe_minutes": -1, "recipe_rows": 5, "workers": 1, "folds": 2,
             "left_out": ["model", "scores"], "left_out_epochs": 1, "n_draws": 20}
 
 
@@ -81,7 +81,7 @@ def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, mo
     table = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)
     assert set(table.method) == {"ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe"}
     assert (table.n == 72 * rows.theory.n_dims).all() and (table.minutes >= 0).all()
-    monkeypatch.setattr(experiments, "_run_fold", None)
+    monkeypatch.setattr(experiments, "_run_fold", lambda *_: pytest.fail("a finished fold was run again"))
     pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False), table)
 
 
