@@ -266,7 +266,7 @@ def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings
     rows = _pick_cells(train, settings.seed)
     data = [{**model.render(train.prompts[n], train.responses[n], d), "labels": float(train.vectors[n, d])}
             for n, d in rows]
-    clock = TrainingClock(settings.max_minutes)
+    clock = TrainingClock(settings.max_minutes, "paper recipe" if progress else "")
     if not data:
         return model.eval(), clock   # a theory without labels: nothing to learn
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.encoder_rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -276,7 +276,7 @@ def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings
             lr_scheduler_type="cosine", warmup_steps=min(50, max(len(data) // settings.batch_size // 4, 0)),
             train_sampling_strategy="group_by_length", seed=settings.seed, bf16=settings.bf16 and has_bf16(),
             use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no", eval_strategy="no",
-            disable_tqdm=not progress, logging_steps=10, dataloader_pin_memory=False, log_level="error")
+            disable_tqdm=True, logging_steps=10, dataloader_pin_memory=False, log_level="error")
         trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_RecipeCollator(model),
                           processing_class=model.tokenizer, optimizers=(optimizer, None), callbacks=[clock])
         trainer.remove_callback(PrinterCallback)

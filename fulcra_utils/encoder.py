@@ -351,7 +351,7 @@ def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = Fa
     >>> list(iterate_buckets([3, 9, 5], batch_size=2))
     [[1, 2], [0]]
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
     with tqdm(total=len(order), desc=label, unit="text", disable=not progress) as bar:
         for start in range(0, len(order), batch_size):

@@ -334,6 +334,7 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool,
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    os.environ.setdefault("TQDM_MININTERVAL", "5")  # the kernel's bars pass through the notebook: a line now and then
     try:
         papermill.execute_notebook(str(source), str(target), parameters=values, progress_bar=progress,
                                    kernel_name="python3", language="python", cwd=str(ROOT), autosave_cell_every=30,

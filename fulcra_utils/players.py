@@ -277,7 +277,7 @@ def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int
     >>> len(table), table.orientation.nunique()
     (48, 4)
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     tasks = [(name, orientation, goal) for name in players for orientation in load_slider().orientations
              for goal in with_goal]
     repeats = n_repeats if isinstance(n_repeats, Mapping) else dict.fromkeys(players, n_repeats)

@@ -234,7 +234,10 @@ def _write_page(notebook: Path, folder: Path) -> Path:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(exclude_output_prompt=True, exclude_input_prompt=True, mathjax_url="", require_js_url="")
-    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    book = nbformat.read(notebook, as_version=4)
+    for cell in (c for c in book.cells if c.cell_type == "code"):  # progress bars are for who waits, not who reads
+        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    body, _ = exporter.from_notebook_node(book)
     return write_text(folder / f"{notebook.stem}.html", re.sub(r"(<body[^>]*>)", rf"\1{PAGE_TOP}", body, count=1))
 
 

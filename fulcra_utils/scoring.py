@@ -170,7 +170,7 @@ def _check_files(source: str | Path, target: str | Path, shard_size: int) -> tup
 
 
 def _progress_bar(progress: bool):
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     return tqdm(desc="scoring", unit="row", disable=not progress)
 
 

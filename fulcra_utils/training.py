@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -210,8 +211,8 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     held_out = _rows(evaluator, validation, soften(validation.vectors)) if len(validation) else None
     torch.manual_seed(settings.seed)
     evaluator.encoder.get_input_embeddings().requires_grad_(not settings.freeze_embeddings)
-    clock = TrainingClock(settings.max_minutes)
-    arguments = _arguments(settings, len(rows), held_out is not None, progress)
+    clock = TrainingClock(settings.max_minutes, "evaluator" if progress else "")
+    arguments = _arguments(settings, len(rows), held_out is not None)
     with shared_folder(arguments) as folder:
         arguments.output_dir = folder
         trainer = Trainer(model=evaluator, args=arguments, train_dataset=rows, eval_dataset=held_out,
@@ -229,11 +230,29 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
 
 
 class TrainingClock(TrainerCallback):
-    """Keeps what the Trainer reports, with minutes, and stops training when the time is up."""
+    """Keeps what the Trainer reports, with minutes, shows it, and stops training when the time is up.
 
-    def __init__(self, max_minutes: float):
+    Parameters
+    ----------
+    max_minutes : float
+        0 = no limit.
+    label : str
+        Of the progress bar; "" shows none. Plain text, so that it is seen in a notebook and at a terminal alike.
+    """
+
+    def __init__(self, max_minutes: float, label: str = ""):
         self.max_minutes, self.start, self.reports = max_minutes, time.monotonic(), []
         self.last: dict = {}
+        self.label, self.bar = label, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar."""
+        shown = self.label and state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, desc=self.label, unit="step", disable=not shown)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        self.bar.close()
 
     def minutes(self) -> float:
         """Return the minutes since the start."""
@@ -244,10 +263,12 @@ class TrainingClock(TrainerCallback):
         names = {"loss": "loss", "eval_loss": "validation_loss", "eval_f1": "validation_f1"}
         found = {ours: logs[theirs] for theirs, ours in names.items() if theirs in (logs or {})}
         if found:
+            self.bar.set_postfix({k: f"{v:.3f}" for k, v in found.items()})
             self.reports.append({"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step, **found})
 
     def on_step_end(self, args, state, control, **kwargs):
         """Note the step; stop when the time is up."""
+        self.bar.update()
         self.last = {"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step}
         if self.max_minutes and self.minutes() > self.max_minutes:
             control.should_training_stop = True
@@ -350,7 +371,7 @@ def shared_folder(arguments: TrainingArguments) -> Iterator[str]:
             shutil.rmtree(names[0], ignore_errors=True)
 
 
-def _arguments(settings: TrainingSettings, n_rows: int, validate: bool, progress: bool) -> TrainingArguments:
+def _arguments(settings: TrainingSettings, n_rows: int, validate: bool) -> TrainingArguments:
     steps = max(1, -(-n_rows // settings.batch_size) // settings.evaluations_per_epoch)
     when = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps} if validate \
         else {"eval_strategy": "no", "save_strategy": "no"}
@@ -361,7 +382,7 @@ def _arguments(settings: TrainingSettings, n_rows: int, validate: bool, progress
         warmup_steps=settings.warmup_share, train_sampling_strategy="group_by_length", seed=settings.seed,
         bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(), label_names=["labels"],
         load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True, save_total_limit=1,
-        save_only_model=True, logging_steps=max(1, steps // 2), report_to="none", disable_tqdm=not progress,
+        save_only_model=True, logging_steps=max(1, steps // 2), report_to="none", disable_tqdm=True,
         dataloader_pin_memory=False, ddp_find_unused_parameters=False, log_level="error", **when)
 
 

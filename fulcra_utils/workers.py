@@ -43,7 +43,7 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: s
     from multiprocessing import get_context
 
     import torch
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     threads = max(1, torch.get_num_threads() // n_workers)
     with ProcessPoolExecutor(n_workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
