@@ -181,6 +181,7 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     _intervals(axes, table, places, "accuracy", "low", "high", BLUE, "o", label="accuracy, 95 % interval over prompts")
     axes.plot(table.null, places, "|", color=ORANGE, markersize=16, label="95 % of shuffled preferences stay below")
     axes.axvline(0.5, color=GREY, linewidth=1)
+    _mark_gaps(axes, table.accuracy, places, "no pairs of replies with a reward")
     axes.set(xlabel="share of pairs in which the preferred reply is found", yticks=places, yticklabels=table.theory,
              title=title)
     axes.invert_yaxis()
@@ -243,6 +244,8 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
             part = part.set_index("player").reindex(players)
             _intervals(axes, part, np.arange(len(players)) + shift, "angle", "angle_low", "angle_high", color, marker,
                        label=f"{'with' if goal else 'without'} a goal")
+        _mark_gaps(axes, summary[summary.orientation == orientation].groupby("player").angle.max().reindex(players),
+                   np.arange(len(players)), "no complete pass")
         axes.set(title=f"told: {orientation}", xlim=(-45, 90), xlabel="angle, degrees", yticks=range(len(players)),
                  yticklabels=players)
         _tidy(axes)
@@ -250,6 +253,13 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title)
     return figure
+
+
+def _mark_gaps(axes: plt.Axes, values: pd.Series, places: np.ndarray, text: str) -> None:
+    """Say in words where there is nothing to draw."""
+    for place in places[values.isna().to_numpy()]:
+        axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
+                  fontsize=8)
 
 
 def _intervals(axes: plt.Axes, table: pd.DataFrame, places: np.ndarray, middle: str, low: str, high: str, color: str,
