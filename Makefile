@@ -14,6 +14,8 @@ READY := $(VENV)/.ready
 FULCRA := $(VENV)/bin/fulcra
 # The CPU build of torch where there is no GPU and the index of CPU builds can be reached.
 TORCH_CPU := https://download.pytorch.org/whl/cpu
+# One worker a core, whole test files to a worker; one thread each, for tiny models fight over cores otherwise.
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: reproduce quick test proofs lint lab clean-run setup
@@ -26,10 +28,10 @@ quick: $(READY)
 	@$(FULCRA) reproduce --profile quick --theory $(THEORY)
 
 test: $(READY)
-	@$(VENV)/bin/python -m pytest $(PYTEST)
+	@$(TESTS) $(PYTEST)
 
-proofs: $(READY)
-	@$(VENV)/bin/python -m pytest -m slow $(PYTEST)
+proofs: $(READY) $(VENV)/.ray
+	@$(TESTS) -m slow $(PYTEST)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
@@ -53,3 +55,8 @@ $(READY): pyproject.toml constraints.txt
 	  $(VENV)/bin/python -m pip install -q --disable-pip-version-check $$extra -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 	@echo "Set up: $(VENV)"
+
+$(VENV)/.ray: $(READY)
+	@echo "Installing Ray for its proof: 70 MB, once."
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	@touch $@
