@@ -143,10 +143,12 @@ def build_report(run: Run) -> Path:
 
 
 def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
-    """Copy a finished run's pictures and its tables of numbers to figures/<run>/, replacing what stood there.
+    """Copy a run's pictures and its tables of numbers to figures/<run>/, replacing what its notebooks showed there.
 
     Only numbers and pictures are taken: captions, reproduction.csv, metrics.json, manifest.json and the tables below
-    `published/` of the run; no file above 1 MB. The laptop run also renews the README's table.
+    `published/` of the run, named by the notebook's number; no file above 1 MB. Notebooks this run has not executed
+    keep what an earlier run of the same name published, so that a long profile can be published part by part; the
+    manifest says for each notebook which code and settings made it. The README's table is renewed.
 
     Returns
     -------
@@ -160,59 +162,82 @@ def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
     """
     if not (run.folder / "report" / "index.html").is_file():
         raise ValueError(f"{run.folder} has no report yet: run `fulcra reproduce --profile {run.profile}` first")
-    names = [*sorted(run.folder.glob("figures/*.png")), *sorted(run.folder.glob("figures/*.json")),
-             *sorted(run.folder.glob("published/*.csv")),
-             *(run.folder / name for name in ("reproduction.csv", "metrics.json", "manifest.json"))]
     folder = Path(target) / run.folder.name
-    if folder.exists():
-        shutil.rmtree(folder)
+    numbers = {path.stem[:2] for path in run.folder.glob("manifest/*.json")}
+    for path in folder.glob("*"):
+        if path.name[:2] in numbers:
+            path.unlink()
     written = []
-    for path in names:
-        if path.is_file() and path.stat().st_size <= MAX_PUBLISHED:
+    for path in [*sorted(run.folder.glob("figures/*.png")), *sorted(run.folder.glob("figures/*.json")),
+                 *sorted(run.folder.glob("published/*.csv"))]:
+        if path.name[:2] in numbers and path.stat().st_size <= MAX_PUBLISHED:
             with write_atomic(folder / path.name) as tmp:
                 shutil.copyfile(path, tmp)
             written.append(folder / path.name)
-    if Path(target) == FIGURES and folder.name == README_RUN:
-        _update_readme(folder)
+    written += _join_published(run.folder, folder)
+    if Path(target) == FIGURES and (FIGURES / README_RUN).is_dir():
+        _update_readme(FIGURES)
     return written
 
 
+def _join_published(source: Path, folder: Path) -> list[Path]:
+    """Join a run's metrics, manifest and claims to those that stand in `folder`; the run's own win."""
+    def read(path: Path) -> dict[str, Any]:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    metrics, manifest = ({"old": read(folder / name), "new": read(source / name)}
+                         for name in ("metrics.json", "manifest.json"))
+    parts = {key: found.get("notebooks", {}) for key, found in manifest.items()}
+    claims = pd.read_csv(source / "reproduction.csv")
+    if (folder / "reproduction.csv").is_file():
+        stood = pd.read_csv(folder / "reproduction.csv")
+        claims = pd.concat([stood[~stood["claim_id"].isin(claims["claim_id"])], claims])
+    write_json(folder / "metrics.json", dict(sorted((metrics["old"] | metrics["new"]).items())))
+    notebooks = dict(sorted((parts["old"] | parts["new"]).items()))
+    write_json(folder / "manifest.json", manifest["new"] | {"notebooks": notebooks})
+    write_table(folder / "reproduction.csv", claims)
+    return [folder / name for name in ("reproduction.csv", "metrics.json", "manifest.json")]
+
+
 def render_headlines(folder: str | Path, headlines: str | Path = HEADLINES) -> str:
-    """Return the README's table (Markdown): claim, notebook, figure, reported, ours, verdicts, from a finished run.
+    """Return the README's table (Markdown): claim, notebook, figure, reported, ours, verdicts, from published runs.
 
     Parameters
     ----------
     folder : path
-        A folder with metrics.json and reproduction.csv.
+        A folder with metrics.json and reproduction.csv; other runs stand beside it.
     headlines : path
         YAML list; `ours` is a format text over the metrics ("{m[02_value_analysis][n_rows]:,}"), `claims` the
-        beginning of the claim ids whose verdicts are counted. A line whose metric this run lacks is shown as such.
+        beginning of the claim ids whose verdicts are counted, `run` the name of another run than this folder's. A line
+        whose metric its run lacks is shown as such.
     """
-    folder = Path(folder)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    claims = pd.read_csv(folder / "reproduction.csv")
     lines = ["| claim | notebook | figure | paper | ours | verdicts |", "|---|---|---|---|---|---|"]
     for row in yaml.safe_load(Path(headlines).read_text(encoding="utf-8")):
+        own = Path(folder).parent / row["run"] if row.get("run") else Path(folder)
         try:
-            ours = row["ours"].format(m=metrics)
-        except (KeyError, TypeError, ValueError):
-            ours = "not computed in this run"
-        prefix = row.get("claims")
-        counts = claims.verdict[claims.claim_id.str.startswith(prefix)].value_counts() if prefix else {}
-        verdicts = ", ".join(f"{n} {verdict}" for verdict, n in dict(counts).items())
-        figure = f"[{row['figure']}](figures/{folder.name}/{row['figure']}.png)" if row.get("figure") else ""
+            ours = row["ours"].format(m=json.loads((own / "metrics.json").read_text(encoding="utf-8")))
+        except (OSError, LookupError, TypeError, ValueError):
+            ours = f"not computed in the {own.name} run"
+        prefix, claims = row.get("claims"), own / "reproduction.csv"
+        counts: dict[str, int] = {}
+        if prefix and claims.is_file():
+            found = pd.read_csv(claims)
+            counts = dict(found["verdict"][found["claim_id"].str.startswith(prefix)].value_counts())
+        verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        picture = own / f"{row.get('figure')}.png"
+        figure = f"[{row['figure']}](figures/{own.name}/{picture.name})" if picture.is_file() else ""
         lines.append(f"| {row['claim']} | [{row['notebook'][:2]}](notebooks/{row['notebook']}.ipynb) | {figure} | "
                      f"{row['reported']} | {ours} | {verdicts} |")
     return "\n".join(lines)
 
 
-def _update_readme(folder: Path, readme: Path = ROOT / "README.md") -> None:
-    """Put the table of a published run between the marks in the README."""
+def _update_readme(figures: Path, readme: Path = ROOT / "README.md") -> None:
+    """Put the table of the published runs between the marks in the README."""
     start, end = README_MARKS
     text = readme.read_text(encoding="utf-8")
     if start in text and end in text:
         before, after = text.partition(start)[0], text.partition(end)[2]
-        write_text(readme, f"{before}{start}\n{render_headlines(folder)}\n{end}{after}")
+        write_text(readme, f"{before}{start}\n{render_headlines(figures / README_RUN)}\n{end}{after}")
 
 
 def _hash_data(folder: Path) -> dict[str, str]:

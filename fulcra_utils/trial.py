@@ -359,6 +359,25 @@ def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
     return confuse_targets(means, trained, group_targets(trained))
 
 
+def count_right(confusion: pd.DataFrame) -> list[int]:
+    """Count the targets whose nearest policy is of their own class, and all targets.
+
+    Parameters
+    ----------
+    confusion : DataFrame
+        From `compare_targets`; may be empty.
+
+    Examples
+    --------
+    >>> count_right(pd.DataFrame({"a": [0.1, "a", True], "b": [0.2, "a", False]}, index=["a", "nearest", "is_right"]))
+    [1, 2]
+    >>> count_right(pd.DataFrame())
+    [0, 0]
+    """
+    right = confusion.loc["is_right"].tolist() if len(confusion) else []
+    return [int(sum(right)), len(right)]
+
+
 def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     """List the runs that were repeated with other seeds, each as a point: three seeds make no interval.
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.pipeline import open_run
-from fulcra_utils.report import build_report, judge_claims, load_reported, publish
+from fulcra_utils.report import build_report, judge_claims, load_reported, publish, render_headlines
 
 
 def judge(kind, ours, low, high, reported=0.5, tolerance=0.1):
@@ -66,7 +66,39 @@ def test_publish_needs_a_report_and_takes_no_text(finished, tmp_path):
     with pytest.raises(ValueError, match="no report yet"):
         publish(finished, tmp_path / "figures")
     build_report(finished)
-    finished.save_table(pd.DataFrame({"a": [1]}), "published/table.csv")
+    finished.save_table(pd.DataFrame({"a": [1]}), "published/02_table.csv")
     finished.path("data/dialogues.parquet").write_bytes(b"text")
     names = {p.name for p in publish(finished, tmp_path / "figures")}
-    assert names == {"02_x.png", "02_x.json", "table.csv", "reproduction.csv", "metrics.json", "manifest.json"}
+    assert names == {"02_x.png", "02_x.json", "02_table.csv", "reproduction.csv", "metrics.json", "manifest.json"}
+
+
+def test_publishing_a_part_keeps_what_other_notebooks_showed(finished, tmp_path):
+    build_report(finished)
+    publish(finished, tmp_path / "figures")
+    shown = tmp_path / "figures" / "run"
+    (shown / "02_old.png").write_bytes(b"")  # of the same notebook, and no longer made
+    (shown / "03_other.png").write_bytes(b"other")
+    for name in ("metrics", "manifest"):
+        stood = json.loads((shown / f"{name}.json").read_text())
+        (stood["notebooks"] if name == "manifest" else stood)["03_value_evaluator"] = {"code": "earlier"}
+        (shown / f"{name}.json").write_text(json.dumps(stood))
+    claims = pd.read_csv(shown / "reproduction.csv")
+    pd.concat([claims, claims.assign(claim_id="evaluator/x")]).to_csv(shown / "reproduction.csv", index=False)
+    publish(finished, tmp_path / "figures")
+    assert not (shown / "02_old.png").exists() and (shown / "03_other.png").read_bytes() == b"other"
+    manifest = json.loads((shown / "manifest.json").read_text())
+    assert list(manifest["notebooks"]) == ["02_value_analysis", "03_value_evaluator"]
+    assert json.loads((shown / "metrics.json").read_text())["03_value_evaluator"] == {"code": "earlier"}
+    assert pd.read_csv(shown / "reproduction.csv").claim_id.tolist() == ["evaluator/x", claims.claim_id[0]]
+
+
+def test_headlines_take_each_line_from_its_run(tmp_path):
+    for run, n in {"laptop": 3, "thorough": 5}.items():
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.json").write_text(json.dumps({"a": {"n": n}}))
+    (tmp_path / "thorough" / "f.png").write_bytes(b"")
+    line = {"claim": "c", "notebook": "04_x", "reported": "r", "figure": "f", "ours": "{m[a][n]}"}
+    (tmp_path / "h.yaml").write_text(json.dumps([line, line | {"run": "thorough"}, line | {"run": "paper"}]))
+    rows = render_headlines(tmp_path / "laptop", tmp_path / "h.yaml").splitlines()[2:]
+    assert [r.split(" | ")[2:5] for r in rows] == [
+        ["", "r", "3"], ["[f](figures/thorough/f.png)", "r", "5"], ["", "r", "not computed in the paper run"]]
