@@ -345,6 +345,61 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
     return pd.DataFrame(found)
 
 
+def learn_from_less(rows: Rows, settings: dict, target: np.ndarray, seed: int,
+                    shares: Sequence[float] = (0.125, 0.25, 0.5, 1.0)) -> pd.DataFrame:
+    """Train the TF-IDF baseline on growing shares of the training prompts: does more of the same data still help?
+
+    Parameters
+    ----------
+    rows : Rows
+    settings : dict
+        unseen_models, scored_weight and n_draws are read.
+    target : ndarray, shape (D,)
+        Target of the report distance.
+    seed : int
+    shares : sequence of float
+        Shares of the prompt clusters of the split train; a smaller share is part of a larger one.
+
+    Returns
+    -------
+    DataFrame
+        rows ("annotated", "unseen model"), measure ("macro_f1", "distance_r"), share, n_train (replies), n_minus
+        (training cells with the label -1), n_test, value, low, high (95 %, over prompt clusters). Annotated rows are
+        those of the test split; the unseen model's are on new prompts, against the authors' scores. Empty without rows.
+
+    Source: ours.
+    """
+    tested = rows.where("annotated", "test") & np.isfinite(rows.vectors).any(1)
+    seen = set(rows.table.cluster[rows.where(split="train", without=settings["unseen_models"])])
+    other = rows.where("scored", "test", models=settings["unseen_models"]) & ~rows.table.cluster.isin(seen).to_numpy()
+    own = rows.table.cluster[rows.table.split == "train"].drop_duplicates().sample(frac=1, random_state=seed).tolist()
+    found = []
+    for share in shares:
+        kept = rows.table.cluster.isin(own[:max(1, round(share * len(own)))]).to_numpy()
+        train = pick_training_rows(rows, "train", settings, kept)
+        if not len(train) or not np.isfinite(train.vectors).any():
+            continue
+        model, about = fit_tfidf(train), {"share": share, "n_train": len(train),
+                                          "n_minus": int((harden(train.vectors) == -1).sum())}
+        for name, chosen in (("annotated", tested), ("unseen model", other)):
+            pairs, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
+            if not len(pairs):
+                continue
+            p = model.predict_proba(pairs.prompts, pairs.responses)
+            if name == "annotated":
+                only = compare_methods(harden(pairs.vectors), {"ours": p}, clusters, n_draws=settings["n_draws"],
+                                       seed=seed).iloc[0]
+                ends = {"macro_f1": (only.macro_f1, only.low, only.high)}
+            else:
+                agreed = agree_with_scores(p[..., 2] - p[..., 0], pairs.vectors, clusters, rows.theory, target,
+                                           n_draws=settings["n_draws"], seed=seed)
+                ends = {m: (agreed[m], agreed[f"{m}_low"], agreed[f"{m}_high"]) for m in ("macro_f1", "distance_r")}
+            found += [{"rows": name, "measure": measure, **about, "n_test": len(pairs), "value": value, "low": low,
+                       "high": high} for measure, (value, low, high) in ends.items()]
+    return pd.DataFrame(found, columns=["rows", "measure", "share", "n_train", "n_minus", "n_test", "value", "low",
+                                        "high"])
+
+
 def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, progress: bool = True) -> pd.DataFrame:
     """Compare all methods over grouped folds of the annotated rows, pooled, one finished fold a file.
 

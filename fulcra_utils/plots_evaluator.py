@@ -197,3 +197,37 @@ def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     axes.legend(frameon=False, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float] | None = None) -> Figure:
+    """Draw what more training prompts bring, one panel for each measure and kind of rows.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From `learn_from_less`.
+    wanted : dict of (rows, measure) to float, optional
+        Lines to reach.
+
+    Returns
+    -------
+    Figure
+    """
+    panels = list(curve.groupby(["rows", "measure"], sort=False))
+    titles = {"macro_f1": "macro-F1", "distance_r": "correlation of the report distance"}
+    figure, axes = plt.subplots(1, max(1, len(panels)), figsize=(3.4 * max(1, len(panels)), 3.2), squeeze=False,
+                                sharey=True, layout="constrained")
+    for ax, ((kind, measure), part) in zip(axes[0], panels, strict=False):
+        ax.fill_between(part.n_train, part.low, part.high, color=BLUE, alpha=0.15, linewidth=0)
+        ax.plot(part.n_train, part.value, color=BLUE, marker="o", markersize=4)
+        line = (wanted or {}).get((kind, measure))
+        if line is not None:
+            ax.axhline(line, color=GREEN, linestyle="--", linewidth=1)
+            ax.annotate(f"wanted: {line:.2f}", (part.n_train.min(), line), xytext=(0, 3), textcoords="offset points",
+                        fontsize=9, color=GREEN)
+        ax.set(xscale="log", ylim=(0, 1), xlabel="training replies", ylabel=titles[measure], title=kind)
+        ax.set_xticks(part.n_train, [f"{n:,}" for n in part.n_train])
+        ax.minorticks_off()
+    for ax in axes[0]:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure

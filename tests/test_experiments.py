@@ -183,3 +183,15 @@ def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
 def test_every_profile_has_the_same_knobs():
     knobs = [set(load_profile(name)["notebooks"]["03_value_evaluator"]) for name in list_profiles()]
     assert all(k == knobs[0] for k in knobs) and set(SETTINGS) <= knobs[0]
+
+
+def test_a_smaller_share_of_the_prompts_is_part_of_a_larger_one(rows, toy, monkeypatch):
+    seen = []
+    fit = experiments.fit_tfidf
+    monkeypatch.setattr(experiments, "fit_tfidf", lambda train: seen.append(set(train.prompts)) or fit(train))
+    settings = SETTINGS | {"unseen_models": ["s-m2"]}
+    curve = experiments.learn_from_less(rows, settings, np.ones(toy.n_dims), 1, (0.25, 1.0))
+    assert seen[0] < seen[1] and not seen[1] & set(rows.table.prompt[rows.where(split="test")])
+    assert curve.groupby(["rows", "measure"]).ngroups == 3 and curve.n_train.is_monotonic_increasing
+    f1 = curve[curve.measure == "macro_f1"]
+    assert len(f1) == 4 and (f1.low <= f1.value).all() and (f1.value <= f1.high).all()
