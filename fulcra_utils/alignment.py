@@ -1,7 +1,7 @@
 """Distance to a target value vector, the reward made of it, its audit, and alignment by choosing among replies.
 
 Nothing here needs torch: an evaluator is anything with `score(prompts, responses) -> (N, D)`. Training is in
-`training.py`, the small policy in `policy.py`, the proof in `proof.py`.
+`finetuning.py`, the small policy in `policy.py`, the proof in `proof.py`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,20 @@ def test_golden_numbers(quick, notebook, metric):
     value, tolerance = GOLDEN[notebook][metric]
     ours = json.loads((quick / "metrics.json").read_text(encoding="utf-8"))[notebook][metric]
     assert math.isclose(ours, value, rel_tol=0, abs_tol=tolerance), f"{ours} is not {value} ± {tolerance}"
+
+
+def test_the_readme_runs(quick, tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = "".join(blocks)
+    for told, small in {"runs/laptop": str(quick), "[:100]": "[:2]",
+                        "steps=60)": "steps=1, prompts_per_step=2, replies_per_prompt=2), allow_faults=True"}.items():
+        assert told in code
+        code = code.replace(told, small)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if " " in line][-2:]
+    assert [name for name, _ in shown] == [f"{quick}/alignment/start", "aligned"]
+    assert all(0 < float(distance) < 20 for _, distance in shown)
 
 
 def test_contracts_of_a_run(quick):
