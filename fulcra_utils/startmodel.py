@@ -32,11 +32,28 @@ class StartModel:
         model, bits_per_byte, n_replies on held-out replies; empty for a model that was not trained here.
     history : DataFrame
         One row for each epoch; empty likewise.
+    size : dict of str to int
+        n_weights, n_replies and n_tokens of the training texts, n_epochs; empty likewise.
     """
 
     source: str
     bits: pd.DataFrame = field(repr=False)
     history: pd.DataFrame = field(repr=False)
+    size: dict[str, int] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return one line: how large the model is and what it has read.
+
+        Examples
+        --------
+        >>> size = {"n_weights": 5, "n_replies": 2, "n_tokens": 9, "n_epochs": 3}
+        >>> StartModel("x", pd.DataFrame(), pd.DataFrame(), size).describe()
+        'A model of 5 weights that read 2 replies (9 tokens with their prompts) 3 times.'
+        """
+        if not self.size:
+            return f"Start model: `{self.source}`."
+        return ("A model of {n_weights:,} weights that read {n_replies:,} replies ({n_tokens:,} tokens with their "
+                "prompts) {n_epochs} times.").format(**self.size)
 
 
 def collect_dialogues(
@@ -99,10 +116,44 @@ def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dic
     done = folder / "start.json"
     if done.is_file() and json.loads(done.read_text(encoding="utf-8"))["mark"] != mark:
         shutil.rmtree(folder)  # of other texts or another size
-    if not (folder / "bits.csv").is_file():
+    if not ((folder / "bits.csv").is_file() and (folder / "size.json").is_file()):
         write_json(done, {"mark": mark})
         _train_small(texts, folder, size, seed)
-    return StartModel(str(folder), pd.read_csv(folder / "bits.csv"), pd.read_csv(folder / "history.csv"))
+    return StartModel(str(folder), pd.read_csv(folder / "bits.csv"), pd.read_csv(folder / "history.csv"),
+                      json.loads((folder / "size.json").read_text(encoding="utf-8")))
+
+
+def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, Any], seed: int, n: int = 20
+                 ) -> pd.DataFrame:
+    """Draw replies of the start model to test prompts, none of them selected.
+
+    Parameters
+    ----------
+    start : StartModel
+    prompts : DataFrame
+        prompt, cluster, split, as data/prompts.parquet of a run.
+    settings : dict
+        train (off: nothing is drawn), chat_template, max_prompt_tokens and max_new_tokens are read.
+    seed : int
+        Of the prompts and of the sampling.
+    n : int
+        Prompts, one reply each.
+
+    Returns
+    -------
+    DataFrame
+        prompt, response; prompts that are too long are left out.
+
+    Source: ours.
+    """
+    from fulcra_utils.policy import keep_short_prompts, load_policy, sample_replies
+    from fulcra_utils.proof import take_test_prompts
+
+    if not settings["train"]:
+        return pd.DataFrame(columns=["prompt", "response"])
+    model, tokenizer = load_policy(start.source, settings["chat_template"] or None)
+    asked = keep_short_prompts(tokenizer, take_test_prompts(prompts, "test", n, seed), settings["max_prompt_tokens"])
+    return sample_replies(model, tokenizer, asked, settings["max_new_tokens"], seed)[["prompt", "response"]]
 
 
 def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, Any], seed: int) -> None:
@@ -116,6 +167,9 @@ def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, A
     history = train_policy(model, tokenizer, encoded["train"], encoded["validation"], folder, size["lm_epochs"],
                            size["lm_batch_tokens"], size["lm_learning_rate"], seed)
     write_table(folder / "history.csv", history)
+    write_json(folder / "size.json", {
+        "n_weights": model.num_parameters(), "n_replies": len(train), "n_epochs": size["lm_epochs"],
+        "n_tokens": sum(len(ids) for ids, _ in encoded["train"])})
     write_table(folder / "bits.csv", compare_bits(model, tokenizer, encoded["train"], encoded["test"]))
 
 

@@ -19,7 +19,7 @@ from fulcra_utils.policy import (
     train_policy,
     train_tokenizer,
 )
-from fulcra_utils.startmodel import collect_dialogues, make_start
+from fulcra_utils.startmodel import collect_dialogues, draw_samples, make_start
 
 TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
 SETTINGS = {"train": True, "start_model": "small", "lm_layers": 1, "lm_width": 16, "lm_heads": 2, "lm_context": 48,
@@ -161,6 +161,12 @@ def test_start_model_is_kept_and_replaced_when_its_texts_change(tmp_path):
     assert (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns == stamp
     assert again.bits.bits_per_byte.tolist() == pytest.approx(first.bits.bits_per_byte.tolist())
     assert first.bits.model.tolist() == ["neural", "kneser-ney"] and (first.bits.bits_per_byte > 0).all()
+    assert again.size["n_replies"] == len(rows["train"]) and again.size["n_weights"] > 0
+    asked = pd.DataFrame({"prompt": TEXTS, "cluster": range(len(TEXTS)), "split": "test"})
+    chosen = {**SETTINGS, "chat_template": "", "max_prompt_tokens": 40, "max_new_tokens": 4}
+    drawn = draw_samples(first, asked, chosen, 0)
+    assert sorted(drawn.prompt) == sorted(TEXTS) and drawn.equals(draw_samples(again, asked, chosen, 0))
+    assert draw_samples(first, asked, chosen | {"train": False}, 0).empty
     make_start(rows | {"train": rows["train"].head(8)}, tmp_path / "start", SETTINGS, 0)
     assert (tmp_path / "start" / "model.safetensors").stat().st_mtime_ns != stamp
     assert make_start(rows, tmp_path / "no", SETTINGS | {"start_model": "hub/name"}, 0).source == "hub/name"
