@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, GREEN, PINK, BLACK = "#0072B2", "#D55E00", "#999999", "#009E73", "#CC79A7", "#000000"  # Okabe, Ito
+REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
 
 
 def plot_targets(targets: pd.DataFrame, title: str = "Targets") -> Figure:
@@ -112,7 +116,8 @@ def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
     Parameters
     ----------
     histories : DataFrame
-        policy, step and some of reward, kl, length.
+        policy, step and some of reward, kl, length; runs repeated with another seed, price or number of prompts are
+        left out of the picture.
     title : str
 
     Returns
@@ -121,12 +126,15 @@ def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
     """
     labels = {"reward": "mean reward of a step", "kl": "KL to start, nats a token", "length": "reply length, tokens"}
     shown = [c for c in labels if c in histories]
-    figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), layout="constrained", squeeze=False)
+    runs = [(name, part) for name, part in histories.groupby("policy", sort=False) if not REPEAT.search(name)]
+    figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2 + 0.15 * (len(runs) // 4)),
+                                layout="constrained", squeeze=False)
     for axes, column in zip(grid[0], shown, strict=True):
-        for (name, part), colour in zip(histories.groupby("policy", sort=False), _colours(), strict=False):
-            axes.plot(part["step"], part[column], color=colour, linewidth=0.7, alpha=0.35)
+        for k, ((name, part), colour) in enumerate(zip(runs, _colours(), strict=False)):
+            if len(runs) <= 5:  # more raw lines hide the smooth ones
+                axes.plot(part["step"], part[column], color=colour, linewidth=0.7, alpha=0.35)
             smooth = part[column].rolling(7, min_periods=1, center=True).mean()
-            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name)
+            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name, linestyle=("-", "--")[k >= 9])
         axes.set_xlabel("step")
         axes.set_title(labels[column], fontsize=10)
     handles = grid[0][0].get_legend_handles_labels()
@@ -168,13 +176,16 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Di
     return _plain(figure)
 
 
-def plot_frontier(summary: pd.DataFrame, start: str = "start", title: str = "What moving costs in variety") -> Figure:
+def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
+                  title: str = "What moving costs in variety") -> Figure:
     """Draw how far each policy moved against how varied its replies still are, both relative to the start model.
 
     Parameters
     ----------
     summary : DataFrame
         From `summarise_policies`.
+    aim : str
+        Target of the distances: runs to other targets and with fewer prompts are left out; "" keeps all.
     start : str
         The start model's name.
     title : str
@@ -185,6 +196,9 @@ def plot_frontier(summary: pd.DataFrame, start: str = "start", title: str = "Wha
     """
     table = summary.set_index("policy")
     moved = table.drop(index=start)
+    if aim:
+        kept = moved.index.str.startswith("rlhf") | moved.index.str.contains(rf"^[a-z]+-{re.escape(aim)}(?:-|$)")
+        moved = moved[kept & ~moved.index.str.contains(r"-p\d+")]
     variety = moved["distinct_2"] / table.loc[start, "distinct_2"]
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     for by, mark, colour, label in (("reward", "o", BLUE, "by the reward evaluator"),
@@ -193,7 +207,8 @@ def plot_frontier(summary: pd.DataFrame, start: str = "start", title: str = "Wha
     for name, x in variety.items():
         ends = 100 * moved.loc[name, ["drop_reward", "drop_judge"]].astype(float)
         axes.plot([x, x], ends, color=GREY, linewidth=0.8, zorder=0)
-        axes.annotate(name, (x, ends.max()), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
+        if not re.search(r"-s\d+$", name):  # another seed is a point without a name
+            axes.annotate(name, (x, ends.max()), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
     axes.plot(1, 0, "*", color=BLACK, markersize=11, label="the start model")
     axes.axvline(0.8, color=GREY, linestyle=":", label="wanted: at least 0.8 of the variety")
     axes.axhline(40, color=BLUE, linestyle=":", linewidth=0.9, label="wanted by the reward evaluator: 40 %")
@@ -206,35 +221,53 @@ def plot_frontier(summary: pd.DataFrame, start: str = "start", title: str = "Wha
 
 
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where each model went") -> Figure:
-    """Draw mean value vectors before and after alignment, one line for each policy, and the targets' numbers.
+    """Draw mean value vectors before and after alignment and the targets' numbers.
 
     Parameters
     ----------
     means : DataFrame
         Index: policy, the start model among them; one column for each dimension.
     targets : DataFrame
-        target, dimension, value, weight.
+        target, dimension, value, weight. One target: all runs in one panel, but repeated ones. Several: a panel for
+        each, with the start model and the run `rloo-<target>`.
     title : str
 
     Returns
     -------
     Figure
     """
-    n_dims = means.shape[1]
-    figure, axes = plt.subplots(figsize=(2.5 + 0.75 * n_dims, 4.2), layout="constrained")
-    places = np.arange(n_dims)
+    names, n_dims = list(dict.fromkeys(targets["target"])), means.shape[1]
+    n_columns = min(2, len(names))
+    n_rows = -(-len(names) // n_columns)
+    figure, grid = plt.subplots(n_rows, n_columns, figsize=((2.5 + 0.75 * n_dims) * (0.7 if n_columns > 1 else 1)
+                                * n_columns, 1.6 + 2.6 * n_rows), sharey=True, squeeze=False, layout="constrained")
+    for axes, name in zip(grid.flat, names, strict=False):
+        runs = ["start", f"rloo-{name}"] if len(names) > 1 else [n for n in means.index if not REPEAT.search(n)]
+        _draw_moves(axes, means.loc[[n for n in runs if n in means.index]], targets[targets["target"] == name])
+        axes.set_title(f"to {name}" if len(names) > 1 else title, fontsize=10)
+        if len(names) == 1:
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    for axes in grid.flat[len(names):]:
+        axes.axis("off")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean score by the judge")
+    if len(names) > 1:
+        figure.legend(grid[0, 0].get_legend_handles_labels()[0], ["the start model", "after RLOO", "the target"],
+                      loc="outside lower center", ncols=3, frameon=False)
+        figure.suptitle(title)
+    return _plain(figure)
+
+
+def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
+    places = np.arange(means.shape[1])
     for (name, row), colour in zip(means.iterrows(), _colours(), strict=False):
         axes.plot(places, row, marker="o", color=colour, linewidth=2.5 if name == "start" else 1.4, label=name,
                   linestyle=":" if name == "start" else "-")
-    for (name, part), colour in zip(targets.groupby("target", sort=False), _colours()[1:], strict=False):
-        aimed = part[part["weight"] > 0].set_index("dimension")["value"].reindex(means.columns)
-        axes.plot(places, aimed, "_", color=colour, markersize=16, markeredgewidth=2.5, label=f"target {name}")
+    aimed = target[target["weight"] > 0].set_index("dimension")["value"].reindex(means.columns)
+    axes.plot(places, aimed, "_", color=ORANGE, markersize=16, markeredgewidth=2.5,
+              label=f"target {target['target'].iloc[0]}")
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(places, means.columns, rotation=40, ha="right")
-    axes.set_ylabel("mean score by the judge")
-    axes.set_title(title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _plain(figure)
 
 
 def plot_efficiency(table: pd.DataFrame, title: str = "What more prompts bring") -> Figure:

@@ -324,6 +324,12 @@ def test_figures_take_any_number_of_dimensions(name):
     figures = [plots_alignment.plot_targets(tabulate_targets([target])), plots_alignment.plot_training(history),
                plots_alignment.plot_proof(done.summary, references), plots_alignment.plot_frontier(done.summary),
                plots_alignment.plot_moves(average_vectors(done.scores, theory.dimensions), tabulate_targets([target]))]
+    repeated = history.assign(policy="rloo-x-s1")
+    assert len(plots_alignment.plot_training(pd.concat([history, repeated])).legends[0].texts) == 1
+    means = pd.DataFrame(0.1, index=["start", "rloo-a", "rloo-b", "rlhf-1x"], columns=theory.dimensions)
+    several = pd.concat([tabulate_targets([target]).assign(target=name) for name in "ab"])
+    panels = plots_alignment.plot_moves(means, several).axes
+    assert [axes.get_title() for axes in panels] == ["to a", "to b"] and all(len(a.lines) == 4 for a in panels)
     for figure in figures:
         figure.canvas.draw()
         assert figure.axes[0].has_data()
