@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	    echo "No GPU found: taking the CPU build of torch."; extra="--extra-index-url $(TORCH_CPU)"; fi; \
 	  $(VENV)/bin/python -m pip install -q --disable-pip-version-check $$extra -c constraints.txt -e '.[dev]'
 	@touch $(READY)
-	@echo "Set up: $(VENV)"
+	@echo "Set up: $(VENV) (for the fulcra command: source $(VENV)/bin/activate)"
 
 $(VENV)/.ray: $(READY)
 	@echo "Installing Ray for its proof: 70 MB, once."

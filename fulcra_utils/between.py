@@ -21,6 +21,8 @@ from fulcra_utils.stats import (
     take_interval,
 )
 
+MIN_PROMPTS = 10  # with fewer, a bootstrap over prompts knows nothing of their spread
+
 
 def cross_dimensions(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, first_names: Sequence[str],
                      second_names: Sequence[str], n_draws: int = 1000, level: float = 0.95,
@@ -41,7 +43,8 @@ def cross_dimensions(first: np.ndarray, second: np.ndarray, clusters: np.ndarray
     Returns
     -------
     DataFrame, D x E rows
-        first, second, r (Pearson), low, high, n; nan where a dimension does not vary.
+        first, second, r (Pearson), low, high, n; nan where a dimension does not vary, and no interval (nan) with fewer
+        than 10 prompts.
 
     Source: ours; see `correlate` and `bootstrap_correlations`.
 
@@ -58,6 +61,8 @@ def cross_dimensions(first: np.ndarray, second: np.ndarray, clusters: np.ndarray
         return pd.DataFrame(empty, index=index).reset_index()
     r, _ = correlate(x, y)
     low, high = take_interval(bootstrap_correlations(x, y, prompts, n_draws, seed), level)
+    if len(np.unique(prompts)) < MIN_PROMPTS:
+        low, high = np.full_like(r, np.nan), np.full_like(r, np.nan)
     return pd.DataFrame({"r": r.ravel(), "low": low.ravel(), "high": high.ravel(), "n": len(x)},
                         index=index).reset_index()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fulcra_utils.theory import Theory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Measure which basic human values replies express, and align a model to a value profile.")
@@ -18,7 +21,10 @@ RunDir = Annotated[str, typer.Option(help="Folder of the run; default runs/<prof
 
 @app.command("check-theory")
 def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a name in data/theories.")]) -> None:
-    """Name every fault of a theory file with its place; exit 2 when there is one."""
+    """Name every fault of a theory file, and of the labels beside it, with its place.
+
+    Exit 2 when the theory has a fault, 1 when rows or labels beside it cannot be used.
+    """
     from fulcra_utils.theory import check_theory, load_theory
     faults = check_theory(file)
     for fault in faults:
@@ -27,6 +33,20 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
         raise typer.Exit(2)
     theory = load_theory(file)
     typer.echo(f"{file}: {theory.title}: {theory.n_dims} dimensions, {theory.n_items} items, no fault")
+    labels = theory.path.with_suffix(".jsonl")
+    if labels.is_file():
+        _check_labels(labels, theory)
+
+
+def _check_labels(path: Path, theory: Theory) -> None:
+    from fulcra_utils.dataset import read_dataset
+    data = read_dataset(path, theory)
+    for problem in data.problems.itertuples():
+        typer.echo(f"{path}, line {problem.line}, {problem.field}: {problem.reason} ({problem.text})", err=True)
+    typer.echo(f"{path}: {len(data.table):,} of {data.n_read:,} replies can be used, to "
+               f"{data.table.prompt.nunique():,} prompts; {len(data.problems):,} remarks")
+    if data.problems.reason.str.contains("dropped|set aside").any():
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from fulcra_utils.sources import ROOT, Fetched, Source, load_sources
 from fulcra_utils.theory import Theory, load_theory
 
 SAMPLES = ROOT / "data" / "sample"
+NO_NAME = "a model without name"  # of a reply whose row names none
 LEADING = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward", "source",
            "line", "cluster", "split", "half", "is_refusal")
 
@@ -355,7 +356,12 @@ def _read_annotated(theory: Theory, got: dict[str, tuple[Source, Path]]) -> tupl
         return ours, "public files: " + ", ".join(ours)
     path, has_labels = locate_sample(theory)
     if has_labels:
-        return {"sample": read_dataset(path, theory)}, f"the embedded sample {path.name}"
+        data = read_dataset(path, theory)
+        if data.table.empty:
+            first = data.problems.iloc[0] if len(data.problems) else None
+            why = "it is empty" if first is None else f"line {first.line}, {first.field}: {first.reason}"
+            raise ValueError(f"{path}: no row could be read; {why}")
+        return {"sample": data}, f"the embedded sample {path.name}"
     bare = {name: read_dataset(path, source.theory) for name, (source, path) in public.items()}
     bare = bare or {"sample": read_dataset(path, path.stem)}
     return {name: _forget_labels(data, theory) for name, data in bare.items()}, "nowhere: dialogues without labels"
@@ -443,7 +449,7 @@ def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFr
 def _name_rows(table: pd.DataFrame, source: str) -> pd.DataFrame:
     model = load_sources()[source].model if source in load_sources() else None
     table = table.assign(source=source, row_id=[f"{source}:{line}" for line in table.line])
-    return table.assign(response_source=table.response_source.fillna(model)) if model else table
+    return table.assign(response_source=table.response_source.fillna(model or NO_NAME))
 
 
 def _stack_plain(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

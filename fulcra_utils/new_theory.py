@@ -187,7 +187,8 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     if len(real):
         pairings.append(_pair_annotated(first, second, real, evaluator, n_prompts, seed))
     replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
-    how = {t.name: "the run's evaluator" if t.dimensions == evaluator.dimensions else
+    taught = pd.concat([dialogues, scored])[list(first.dimensions)].notna().any(axis=None)
+    how = {t.name: "the run's evaluator" if taught and t.dimensions == evaluator.dimensions else
            "the run's evaluator, by definitions alone" for t in (first, second)}
     pairings.append(_pair("replies of the run", first, second, replies,
                           score_theories(replies, [first, second], evaluator, progress), how))
@@ -236,6 +237,9 @@ def read_cross(table: pd.DataFrame) -> str:
     if known.empty:
         return "No pair of dimensions varies on these replies, so nothing can be correlated."
     top = known.loc[known.r.abs().idxmax()]
+    if known.low.isna().all():
+        return (f"Most alike: {top['first']} and {top['second']} ({top.r:.2f}), on too few prompts for an interval: no "
+                "pair can be said to differ from 0.")
     sure = ((known.low > 0) | (known.high < 0)).sum()
     return (f"Most alike: {top['first']} and {top['second']} ({top.r:.2f}, {top.low:.2f} to {top.high:.2f}). Sure to "
             f"differ from 0: {sure} of {len(known)} pairs.")

@@ -330,10 +330,13 @@ def _collect_parameters(path: Path, run: Run, run_dir: str | Path, given: dict[s
 
 
 def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool, tries: int = 3) -> None:
+    import logging
+
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls known parameters unknown; ours were checked
     os.environ.setdefault("TQDM_MININTERVAL", "5")  # the kernel's bars pass through the notebook: a line now and then
     try:
         papermill.execute_notebook(str(source), str(target), parameters=values, progress_bar=progress,

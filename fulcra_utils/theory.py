@@ -334,13 +334,13 @@ def _name_faults(theory: _TheoryFile) -> list[tuple[tuple, str]]:
     def claim(seen, name, owner, place, what):
         key = normalise(name)
         if key in seen:
-            faults.append((place, f"{what} {name!r} already stands for {seen[key]!r}"))
+            faults.append((place, f"{what} {name!r} already stands for '{seen[key]}'"))
         seen.setdefault(key, owner)
 
     for d, dim in enumerate(theory.dimensions):
         claim(dims, dim.name, dim.name, ("dimensions", d, "name"), "dimension")
         for i, item in enumerate(dim.items):
-            claim(items, item.name, item.name, ("dimensions", d, "items", i), "duplicate item:")
+            claim(items, item.name, f"{item.name}' in '{dim.name}", ("dimensions", d, "items", i), "duplicate item:")
     for d, dim in enumerate(theory.dimensions):
         for a, alias in enumerate(dim.aliases):
             claim(dims, alias, dim.name, ("dimensions", d, "aliases", a), "alias clash:")

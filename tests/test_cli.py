@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +19,15 @@ def test_bad_arguments_are_one_line_and_exit_2(tmp_path, arguments):
     done = fulcra(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("fulcra: ")
+
+
+def test_check_theory_reads_the_labels_beside_it(tmp_path):
+    shutil.copy("tests/toy.yaml", tmp_path / "mine.yaml")
+    row = {"dialogue": "Human: May I?\nBob: Yes.", "value_items": ["no such item: +1"], "value_types": ["left: +1"]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"dialogue": "Eve: hello"}) + "\n")
+    told = fulcra("check-theory", "mine.yaml", cwd=tmp_path)
+    assert told.returncode == 1 and "no fault" in told.stdout and "1 of 2 replies can be used" in told.stdout
+    assert "mine.jsonl, line 1, value_items: " in told.stderr and "mine.jsonl, line 2, dialogue: " in told.stderr
 
 
 def test_check_theory(tmp_path):

@@ -197,3 +197,14 @@ def test_public_labels_are_counted_as_published(tmp_path):
     assert raw["benevolence", "+1"] == 1264
     assert raw["conformity", "1+"] == 1
     assert raw["humility", "+1"] == 11
+
+
+def test_rows_without_a_model_get_a_name_and_a_file_without_rows_is_named(tmp_path):
+    shutil.copy("tests/toy.yaml", tmp_path / "mine.yaml")
+    theory = load_theory(tmp_path / "mine.yaml")
+    row = {"dialogue": "Human: May I?\nBob: Yes.", "value_items": [], "value_types": ["left: +1"]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    assert build_run_data(theory).dialogues.response_source.tolist() == ["a model without name"]
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row | {"dialogue": "Eve: hello"}) + "\n")
+    with pytest.raises(ValueError, match="mine.jsonl: no row could be read; line 1, dialogue"):
+        build_run_data(theory)

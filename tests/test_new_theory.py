@@ -119,6 +119,8 @@ def test_cross_correlations_agree_with_scipy_and_leave_gaps_out():
     assert np.allclose(table.r.to_numpy().reshape(3, 2), expected) and set(table.n) == {79}
     top = table[(table["first"] == "b") & (table["second"] == "d")].iloc[0]
     assert top.low > 0 and top.low < top.r < top.high
+    few = between.cross_dimensions(x, y, np.arange(80) % 9, list("abc"), list("de"), n_draws=20)
+    assert few.r.notna().all() and few.low.isna().all() and "too few prompts" in new_theory.read_cross(few)
     empty = between.cross_dimensions(x[:2], y[:2], np.arange(2), list("abc"), list("de"))
     assert len(empty) == 6 and empty.r.isna().all()
 

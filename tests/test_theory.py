@@ -63,7 +63,7 @@ def test_good_file_has_no_fault(tmp_path):
 @pytest.mark.parametrize(("old", "new", "fault"), [
     ("items: [go right]", "items: [go left]", "line 15, dimensions.1.items.0: duplicate item: 'go left'"),
     ("groups: [all]", "groups: [some]", "line 11, dimensions.0.groups.0: unknown group 'some'"),
-    ("aliases: [tilt]", "aliases: [Go Right]", "alias clash: 'Go Right' already stands for 'go right'"),
+    ("aliases: [tilt]", "aliases: [Go Right]", "alias clash: 'Go Right' already stands for 'go right' in 'right'"),
     ("    definition: Left.\n", "", "line 9, dimensions.0.definition: missing"),
     ("definition: Left.", "definition: ' '", "line 10, dimensions.0.definition: missing definition"),
     ("[-1, 1]", "[0, 1]", "line 4, score_range: must run from below 0 to above 0"),
