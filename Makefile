@@ -39,7 +39,7 @@ lint: $(READY)
 	@echo "lint: no fault"
 
 lab: $(READY)
-	@$(VENV)/bin/jupyter lab --notebook-dir=.
+	@$(VENV)/bin/jupyter lab --notebook-dir=. $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
 setup: $(READY)
 

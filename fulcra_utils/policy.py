@@ -143,6 +143,8 @@ def encode_dialogues(
     >>> tokenizer.decode(ids[start:])
     'kind<|end|>'
     """
+    if not prompts:
+        return []
     heads = tokenizer.apply_chat_template([[{"role": "user", "content": p}] for p in prompts], tokenize=False,
                                           add_generation_prompt=True)
     heads = tokenizer(list(heads), add_special_tokens=False)["input_ids"]

@@ -83,6 +83,20 @@ def test_the_story_of_notebook_05_starts_from_a_good_file(tmp_path):
     assert data.problems.empty and np.isfinite(data.vectors).all() and (data.vectors != 0).any(axis=0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_last_command_of_notebook_05_runs_on_labels_that_name_no_model(tmp_path):
+    path, folder = tmp_path / "three_virtues.yaml", tmp_path / "run"
+    path.write_text(story_cell("write").split('"""')[1])
+    rows = (ROOT / "data" / "examples" / "three_virtues.jsonl").read_text(encoding="utf-8").splitlines()
+    bare = [{k: row[k] for k in ("dialogue", "value_items", "value_types")} for row in map(json.loads, rows)]
+    path.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, bare)))
+    for name in list_notebooks():
+        assert run_notebook(name, "quick", path, folder, progress=False).is_file()
+    splits = pd.read_parquet(folder / "data" / "splits.parquet")
+    assert set(splits.split) < {"train", "validation", "calibration", "test"}, "one split has no prompt"
+
+
 def test_the_slips_of_notebook_05_are_found(tmp_path):
     text = story_cell("write").split('"""')[1]
     path = tmp_path / "faulty.yaml"
