@@ -511,9 +511,9 @@ def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
         own = settings["common_weight"] if plan.common_weight is None else plan.common_weight
         weight = own if plan.absence == "penalise" else 0.0
         reward = value_reward(scorer, target, absence=plan.absence, common_weight=weight)
-    # a run of a reward that was trained otherwise is another run
+    # a run of a reward that was trained otherwise is another run (one decimal: sums differ with the threads)
     said = scorer.score(prompts[:4] * 2, [*prompts[:4], *[REFUSAL] * len(prompts[:4])])
-    reward.label = f"{reward.label} {np.round(said, 3).tolist()}"
+    reward.label = f"{reward.label} {(np.round(said, 1) + 0.0).tolist()}"
     chosen = {k: settings[k] for k in ("steps", "prompts_per_step", "replies_per_prompt", "micro_batch",
                                        "max_new_tokens", "max_prompt_tokens", "learning_rate", "beta", "max_kl",
                                        "lora_rank", "save_every")}
