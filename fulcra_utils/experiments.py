@@ -737,7 +737,8 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
     Returns
     -------
     DataFrame
-        As `compare_files`; empty when no two models share a prompt.
+        As `compare_files`, and released: the same difference by the authors' own scores of these replies (nan where
+        there are none); empty when no two models share a prompt.
     tuple of str, or None
         The two models.
     """
@@ -745,7 +746,7 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
     shared = table.groupby("prompt").model.unique()
     pairs = [(a, b) for models in shared for a in models for b in models if a < b]
     if not pairs:
-        return pd.DataFrame(columns=["value", "n", "difference", "low", "high", "sd"]), None
+        return pd.DataFrame(columns=["value", "n", "difference", "low", "high", "sd", "released"]), None
     best = max(sorted(set(pairs)), key=pairs.count)
     both = {prompt for prompt, models in shared.items() if set(best) <= set(models)}
     files = []
@@ -757,4 +758,9 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
         files.append(source.with_name(f"scored-{place}.jsonl"))
         score_file(evaluator, source, files[-1])
     wanted = dict(zip(rows.theory.dimensions, map(float, target), strict=True))
-    return compare_files(*files, wanted, n_draws=settings["n_draws"], seed=seed), best
+    found = compare_files(*files, wanted, n_draws=settings["n_draws"], seed=seed)
+    released = rows.where("scored", "test") & rows.table.prompt.isin(both).to_numpy()
+    means = [pd.Series(rows.vectors[released & (rows.table.model == model).to_numpy()].mean(axis=0) if
+                       (released & (rows.table.model == model).to_numpy()).any() else np.nan, rows.theory.dimensions)
+             for model in best]
+    return found.assign(released=found["value"].map(means[1] - means[0])), best

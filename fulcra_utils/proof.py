@@ -324,6 +324,48 @@ def judge_goals(summary: pd.DataFrame, policy: str, start: str = "start") -> pd.
                          for text, value, sign, bound in goals], columns=["goal", "value", "bound", "is_met"])
 
 
+def read_goals(goals: pd.DataFrame) -> str:
+    """Say in words how many goals were met, and which were not.
+
+    Parameters
+    ----------
+    goals : DataFrame
+        From `judge_goals`; may be empty.
+
+    Examples
+    --------
+    >>> read_goals(pd.DataFrame({"goal": ["a", "b"], "value": [0.5, 0.2], "bound": [">= 0.4", ">= 0.4"],
+    ...                          "is_met": [True, False]}))
+    '1 of 2 goals met. Not met: b (0.20, wanted >= 0.4).'
+    """
+    if goals.empty:
+        return "No policy was trained to the target in this run."
+    missed = "; ".join(f"{g.goal} ({g.value:.2f}, wanted {g.bound})" for g in goals[~goals["is_met"]].itertuples())
+    return f"{goals['is_met'].sum()} of {len(goals)} goals met." + (f" Not met: {missed}." if missed else "")
+
+
+def read_comparison(against: pd.DataFrame) -> str:
+    """Say in words which way each policy differs from each other one, by its interval.
+
+    Parameters
+    ----------
+    against : DataFrame
+        Rows of `compare_policies` with a column policy; may be empty.
+
+    Examples
+    --------
+    >>> read_comparison(pd.DataFrame({"policy": ["a"], "other": ["b"], "measure": ["distance"], "difference": [-0.5],
+    ...                               "low": [-0.6], "high": [-0.4]}))
+    '- *a* against *b*: distance lower (-0.50, -0.60 to -0.40).'
+    """
+    lines = []
+    for (policy, other), part in against.groupby(["policy", "other"], sort=False) if len(against) else []:
+        told = [f"{r.measure} {'lower' if r.high < 0 else 'higher' if r.low > 0 else 'not settled'} "
+                f"({r.difference:+.2f}, {r.low:+.2f} to {r.high:+.2f})" for r in part.itertuples()]
+        lines.append(f"- *{policy}* against *{other}*: {', '.join(told)}.")
+    return "\n".join(lines) or "Nothing to compare in this run."
+
+
 def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: dict[str, str]) -> pd.DataFrame:
     """Find for each target which policy's mean vector is nearest to it.
 

@@ -440,16 +440,19 @@ def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
 
 
 def show(table: pd.DataFrame, note: str) -> Any:
-    """Return a table for display, or a note where there is nothing to show.
+    """Return a table for display, its texts whole and escaped, or a note where there is nothing to show.
 
     Examples
     --------
     >>> show(pd.DataFrame(), "Left out.").data
     'Left out.'
     """
-    from IPython.display import Markdown
+    from IPython.display import HTML, Markdown
 
-    return table if len(table) else Markdown(note)
+    if not len(table):
+        return Markdown(note)
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(table.to_html(border=0, float_format=lambda x: f"{x:.3f}"))
 
 
 def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
