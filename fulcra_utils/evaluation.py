@@ -289,10 +289,16 @@ def correlate_values(scores: np.ndarray, released: np.ndarray) -> np.ndarray:
     if known.sum() < 3:
         return np.full((scores.shape[1], released.shape[1]), np.nan)
     ranks = [pd.DataFrame(m[known]).rank().to_numpy() for m in (scores, released)]
-    centred = [r - r.mean(0) for r in ranks]
-    length = [np.sqrt((c ** 2).sum(0)) for c in centred]
+    return _correlate_columns(*ranks, np.ones(len(ranks[0])))
+
+
+def _correlate_columns(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the Pearson correlation of every column with every column under row weights; nan without spread."""
+    centred = [m - np.average(m, axis=0, weights=weights) for m in (x, y)]
+    length = [np.sqrt(weights @ c ** 2) for c in centred]
     product = np.outer(*length)
-    return np.divide(centred[0].T @ centred[1], product, out=np.full(product.shape, np.nan), where=product > 0)
+    return np.divide((centred[0] * weights[:, None]).T @ centred[1], product, out=np.full(product.shape, np.nan),
+                     where=product > 1e-9)
 
 
 def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
@@ -309,6 +315,45 @@ def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
     best = [diagonal[k] >= np.nanmax(matrix[k]) and diagonal[k] >= np.nanmax(matrix[:, k]) for k in known]
     return {"convergent": round(_mean(diagonal), 4), "discriminant": round(_mean(np.abs(rest)), 4),
             "diagonal_highest": float(np.mean(best)) if best else float("nan")}
+
+
+def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Sequence, n_draws: int = 1000,
+                       seed: int = 2023) -> dict[str, float]:
+    """Return convergent and discriminant correlations between two scorings with 95 % intervals over prompt clusters.
+
+    Parameters
+    ----------
+    scores, released : ndarray, shape (N, D)
+    clusters : sequence, length N
+    n_draws : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        convergent (mean Spearman correlation of a value with itself), discriminant (mean absolute one with the others),
+        each with _low and _high. The ranks are those of all rows, in every draw. nan with fewer than three rows.
+
+    Source: Campbell and Fiske (1959); the intervals are ours.
+
+    Examples
+    --------
+    >>> scores = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 0.0]])
+    >>> found = bootstrap_validity(scores, scores, [0, 1, 2, 3], n_draws=20)
+    >>> round(found["convergent"], 6), round(found["discriminant"], 6)
+    (1.0, 0.4)
+    """
+    matrix, known = correlate_values(scores, released), np.isfinite(scores).all(1) & np.isfinite(released).all(1)
+    ends = summarise_validity(matrix)
+    draws = {"convergent": [np.nan], "discriminant": [np.nan]}
+    if known.sum() >= 3:
+        ours, theirs = (pd.DataFrame(m[known]).rank().to_numpy() for m in (scores, released))
+        weights = row_weights(np.asarray(clusters)[known], n_draws, seed)
+        drawn = [summarise_validity(_correlate_columns(ours, theirs, w)) for w in weights]
+        draws = {k: [d[k] for d in drawn] for k in draws}
+    found = {k: summarise_draws(ends[k], np.asarray(v)) for k, v in draws.items()}
+    return {f"{k}{end}": found[k][name] for k in found
+            for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}
 
 
 def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequence[str],
@@ -472,3 +517,54 @@ def take_rows(examples: Examples, clusters: np.ndarray, n_rows: int, seed: int =
 
 if __name__ == "__main__":
     print(json.dumps(_time_method(*sys.argv[1:])))  # noqa: T201
+
+
+def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> str:
+    """Say in words whether the reference reaches what is wanted over all folds, and against whom it wins.
+
+    Parameters
+    ----------
+    folds : DataFrame
+        method, macro_f1, low, high, gain, gain_low, gain_high, as `compare_methods` gives it; may be empty.
+    wanted : float
+    reference : str
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"method": ["ours", "b"], "macro_f1": [0.7, 0.6], "low": [0.6, 0.5], "high": [0.8, 0.7],
+    ...                       "gain": [0.0, 0.1], "gain_low": [0.0, -0.01], "gain_high": [0.0, 0.2]})
+    >>> read_folds(table, wanted=0.8)
+    '**Not reached**: macro-F1 0.700 [0.600, 0.800], wanted 0.80. Against b +0.100 [-0.010, +0.200]: not clear.'
+    """
+    if folds.empty:
+        return "No verdict: one split is a look, and the folds were not run."
+    ours, others = folds[folds.method == reference].iloc[0], folds[folds.method != reference]
+    verdict = "**Reached**" if ours.macro_f1 >= wanted else "**Not reached**"
+    words = [f"Against {r.method} {r.gain:+.3f} [{r.gain_low:+.3f}, {r.gain_high:+.3f}]: "
+             + ("better." if r.gain_low > 0 else "worse." if r.gain_high < 0 else "not clear.")
+             for r in others.itertuples()]
+    return (f"{verdict}: macro-F1 {ours.macro_f1:.3f} [{ours.low:.3f}, {ours.high:.3f}], wanted {wanted:.2f}. "
+            + " ".join(words))
+
+
+def read_left_out(left: pd.DataFrame) -> str:
+    """Say in words how what was left out is judged, kind by kind: the worst and the best of each.
+
+    Parameters
+    ----------
+    left : DataFrame
+        left_out, name, rows, n, macro_f1, low, high, as `leave_out` gives it; may be empty.
+
+    Examples
+    --------
+    >>> read_left_out(pd.DataFrame({"left_out": ["value"], "name": ["power"], "rows": ["test"], "n": [9],
+    ...                             "macro_f1": [0.41], "low": [0.3], "high": [0.5]}))
+    '- without one value: macro-F1 from 0.41 [0.30, 0.50] (power, test) to 0.41 [0.30, 0.50] (power, test).'
+    """
+    lines = []
+    for what, part in left.dropna(subset="macro_f1").groupby("left_out", sort=False) if len(left) else ():
+        ends = [f"{r.macro_f1:.2f} [{r.low:.2f}, {r.high:.2f}] ({r['name']}, {r.rows})"
+                for r in (part.loc[part.macro_f1.idxmin()], part.loc[part.macro_f1.idxmax()])]
+        word = "the" if what == "scores" else "one"
+        lines.append(f"- without {word} {what.replace('query_', 'prompt ')}: macro-F1 from {ends[0]} to {ends[1]}.")
+    return "\n".join(lines) or "Nothing was left out in this run."

@@ -41,11 +41,11 @@ from fulcra_utils.encoder import Encoder, load_encoder
 from fulcra_utils.evaluation import (
     Rows,
     agree_with_scores,
+    bootstrap_validity,
     compare_methods,
     correlate_values,
     report_distance,
     row_weights,
-    summarise_validity,
     take_rows,
 )
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
@@ -440,8 +440,9 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, pr
 
 
 def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
-    """Return everything that shapes a piece; how many are made at a time does not."""
-    return {"settings": {k: v for k, v in settings.items() if k != "workers"}, "seed": seed, "rows": _fingerprint(rows)}
+    """Return everything that shapes the predictions kept in a piece."""
+    later = ("workers", "left_out", "n_draws", "level", "speed_replies", "explained_replies", "recipe_rows")
+    return {"settings": {k: v for k, v in settings.items() if k not in later}, "seed": seed, "rows": _fingerprint(rows)}
 
 
 def _fingerprint(rows: Rows) -> str:
@@ -492,7 +493,7 @@ def _apply_cuts(probabilities: np.ndarray, cuts: np.ndarray) -> np.ndarray:
 
 
 def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target: np.ndarray,
-              progress: bool = True) -> pd.DataFrame:
+              progress: bool = True) -> tuple[pd.DataFrame, np.ndarray]:
     """Train again without one model, one prompt source, one value, or without the authors' scores, and judge there.
 
     Parameters
@@ -503,7 +504,7 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
         each training. Only where a scored model is left out do the authors' scores teach.
     seed : int
     folder : path
-        Where finished pieces are kept.
+        Where finished pieces are kept: the predictions of each training, so that judging them costs seconds.
     target : ndarray, shape (D,)
         Target of the report distance.
     progress : bool
@@ -511,8 +512,11 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
     Returns
     -------
     DataFrame
-        left_out, name, rows (which test rows: "same prompts", "new prompts" or "all"), n, macro_f1, low, high,
-        distance_r, convergent, discriminant; nan where it does not apply. Empty when nothing is left out.
+        left_out, name, rows (which of its rows are judged), n (replies), macro_f1, low, high; distance_r, convergent
+        and discriminant (correlations with the authors' scores), each with _low and _high, nan where labels judge.
+        Empty when nothing is left out.
+    ndarray, shape (D, D)
+        Spearman correlations with the authors' scores of all test replies, by the training without them; nan without.
 
     Source: ours.
     """
@@ -521,9 +525,20 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
     for what, name in _list_left_out(rows, settings["left_out"]):
         slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
         jobs.append((folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
-                     partial(_leave_one_out, rows, what, name, settings, seed, target, progress)))
+                     partial(_leave_one_out, rows, what, name, settings, seed, progress)))
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "left out")
-    return pd.DataFrame([record for piece in pieces for record in piece["records"]])
+    found, matrix = [], np.full((rows.theory.n_dims,) * 2, np.nan)
+    for job, piece in zip(jobs, pieces, strict=True):
+        what, name = job[2]["what"], job[2]["name"]
+        said = np.full((*rows.vectors.shape, 3), np.nan)
+        said[piece["rows"]] = piece["probabilities"]
+        found += [{"left_out": what, "name": name, "rows": where,
+                   **_judge(rows, said, piece["cuts"], chosen, what, name, target, settings["n_draws"], seed)}
+                  for where, chosen in _test_rows(rows, what, name).items() if chosen.any()]
+        if what == "scores":
+            mine = piece["rows"]
+            matrix = correlate_values(said[mine][..., 2] - said[mine][..., 0], rows.vectors[mine])
+    return pd.DataFrame(found), matrix
 
 
 def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
@@ -536,8 +551,8 @@ def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
     return [(what, name) for what in wanted for name in names[what] if what == "scores" or len(names[what]) > 1]
 
 
-def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, target: np.ndarray,
-                   progress: bool) -> dict[str, list[dict]]:
+def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, progress: bool) -> dict[str, list]:
+    """Train without it and return what is said of the rows it is judged by."""
     everything = {**settings, "unseen_models": [], "epochs": settings["left_out_epochs"]}
     keep, vectors = np.ones(len(rows.table), dtype=bool), rows.vectors
     if not (rows.table.kind[rows.table.model == name] == "scored").any():
@@ -548,18 +563,16 @@ def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, 
         vectors = vectors.copy()
         vectors[:, rows.theory.dimensions.index(name)] = np.nan
     evaluator, _ = fit_evaluator(Rows(rows.table, vectors, rows.theory), everything, seed, keep, progress=progress)
-    records = []
-    for where, chosen in _test_rows(rows, what, name).items():
-        if chosen.any():
-            records.append({"left_out": what, "name": name, "rows": where,
-                            **_judge(evaluator, rows, chosen, what, name, target, settings["n_draws"], seed)})
-    return {"records": records}
+    judged = np.flatnonzero(np.any(list(_test_rows(rows, what, name).values()), axis=0))
+    said = evaluator.predict_proba(rows.table.prompt.iloc[judged].tolist(), rows.table.response.iloc[judged].tolist())
+    return {"rows": judged.tolist(), "probabilities": said.round(6).tolist(),
+            "cuts": evaluator.config.cuts or [[-0.5, 0.5]] * rows.theory.n_dims}
 
 
 def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:
     if what in ("model", "query_source"):
         mine = (rows.table[what] == name).to_numpy()
-        others = set(rows.table.cluster[~mine & (rows.table.split == "train").to_numpy()])
+        others = set(rows.table.cluster[~mine & rows.table.split.isin(["train", "validation"]).to_numpy()])
         same = rows.table.cluster.isin(others).to_numpy()
         return {f"{kind}, {which}": mine & part & rows.where(kind)
                 for kind in ("annotated", "scored") for which, part in (("same prompts", same), ("new prompts", ~same))}
@@ -569,21 +582,21 @@ def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:
     return {"annotated test split": rows.where("annotated", "test")}
 
 
-def _judge(evaluator: ValueEvaluator, rows: Rows, chosen: np.ndarray, what: str, name: str, target: np.ndarray,
+def _judge(rows: Rows, said: np.ndarray, cuts: Sequence, chosen: np.ndarray, what: str, name: str, target: np.ndarray,
            n_draws: int, seed: int) -> dict:
-    test, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
-    p = evaluator.predict_proba(test.prompts, test.responses)
+    """Hold probabilities (N, D, 3) of the chosen rows against their scores, or against their labels."""
+    p, truth, clusters = said[chosen], rows.vectors[chosen], rows.table.cluster.to_numpy()[chosen]
     scores = p[..., 2] - p[..., 0]
     if (rows.table.kind[chosen] == "scored").all():
-        agreement = agree_with_scores(scores, test.vectors, clusters, rows.theory, target, n_draws=n_draws, seed=seed)
-        validity = summarise_validity(correlate_values(scores, test.vectors))
-        return {"n": len(test), "macro_f1": agreement["macro_f1"], "low": agreement["macro_f1_low"],
-                "high": agreement["macro_f1_high"], "distance_r": agreement["distance_r"], **validity}
+        agreement = agree_with_scores(scores, truth, clusters, rows.theory, target, n_draws=n_draws, seed=seed)
+        validity = bootstrap_validity(scores, truth, clusters, n_draws, seed)
+        kept = ("distance_r", "distance_r_low", "distance_r_high")
+        return {"n": len(p), "macro_f1": agreement["macro_f1"], "low": agreement["macro_f1_low"],
+                "high": agreement["macro_f1_high"], **{k: agreement[k] for k in kept}, **validity}
     dims = [rows.theory.dimensions.index(name)] if what == "value" else list(range(rows.theory.n_dims))
-    cuts = np.asarray(evaluator.config.cuts)[dims] if evaluator.config.cuts else None
-    table = compare_methods(harden(test.vectors[:, dims]), {"ours": p[:, dims]}, clusters, cuts=cuts, n_draws=n_draws,
-                            seed=seed)
-    return {"n": len(test), **table.iloc[0][["macro_f1", "low", "high"]].astype(float).to_dict()}
+    table = compare_methods(harden(truth[:, dims]), {"ours": p[:, dims]}, clusters, cuts=np.asarray(cuts)[dims],
+                            n_draws=n_draws, seed=seed)
+    return {"n": len(p), **table.iloc[0][["macro_f1", "low", "high"]].astype(float).to_dict()}
 
 
 def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: dict, target: np.ndarray,
@@ -636,19 +649,23 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
     return pd.DataFrame(found, columns=columns)
 
 
-def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict) -> tuple[np.ndarray, int]:
+def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
+                     seed: int) -> tuple[np.ndarray, dict[str, float]]:
     """Correlate our scores with the authors' on test prompts, over the unseen models' replies where there are any.
 
     Returns
     -------
     ndarray, shape (D, D)
         Spearman correlations; all nan without scored rows.
-    int
-        Replies used.
+    dict
+        n (replies used), and as `bootstrap_validity`.
     """
     chosen = rows.where("scored", "test", models=settings["unseen_models"])
-    pairs = rows.examples(chosen if chosen.any() else rows.where("scored", "test"))
-    return correlate_values(evaluator.score(pairs.prompts, pairs.responses), pairs.vectors), len(pairs)
+    chosen = chosen if chosen.any() else rows.where("scored", "test")
+    pairs, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
+    scores = evaluator.score(pairs.prompts, pairs.responses)
+    return correlate_values(scores, pairs.vectors), {"n": len(pairs), **bootstrap_validity(
+        scores, pairs.vectors, clusters, settings["n_draws"], seed)}
 
 
 def measure_calibration(evaluator: ValueEvaluator, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

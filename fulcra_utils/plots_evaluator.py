@@ -77,6 +77,40 @@ def plot_comparison(table: pd.DataFrame, target: float | None = None) -> Figure:
     return figure
 
 
+def plot_left_out(table: pd.DataFrame) -> Figure:
+    """Draw macro-F1 on what a training never saw, one panel for each kind of thing left out.
+
+    Parameters
+    ----------
+    table : DataFrame
+        left_out, name, rows, n, macro_f1, low, high, as `leave_out` returns it.
+
+    Returns
+    -------
+    Figure
+        Orange marks are judged by the authors' scores, blue ones by labels of people.
+    """
+    titles = {"model": "without one model", "query_source": "without one prompt source",
+              "value": "without one value (scored from its definition)", "scores": "without the authors' scores"}
+    parts = [(titles.get(kind, kind), part) for kind, part in table.groupby("left_out", sort=False)]
+    figure, panels = plt.subplots(len(parts), 1, figsize=(8, 1.2 + 0.32 * len(table) + 0.5 * len(parts)), sharex=True,
+                                  squeeze=False, height_ratios=[len(p) + 0.6 for _, p in parts], layout="constrained")
+    for axes, (title, part) in zip(panels[:, 0], parts, strict=True):
+        rows = np.arange(len(part))[::-1]
+        colours = [ORANGE if "scored" in where else BLUE for where in part.rows]
+        axes.hlines(rows, part.low, part.high, colors=colours, linewidth=1.5)
+        axes.scatter(part.macro_f1, rows, c=colours, s=30, zorder=3)
+        names = [f"{r.name.split('/')[-1] if r.left_out != 'scores' else ''} {r.rows} (n = {r.n:,})".strip()
+                 for r in part.itertuples(index=False)]
+        axes.set_yticks(rows, names, fontsize=8)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(part) - 0.4))
+        axes.grid(axis="x", color="#eeeeee")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1, 0].set_xlabel("macro-F1 over the labels -1, 0, +1 (95 % interval over prompts)")
+    return figure
+
+
 def plot_quality(quality: pd.DataFrame) -> Figure:
     """Draw F1 of each value for the labels -1 and +1, with how many cells stand behind each mark.
 

@@ -87,9 +87,23 @@ def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, mo
 
 def test_leaving_out_judges_where_it_was_left_out(rows, tmp_path):
     only = {**SETTINGS, "left_out": ["scores"]}
-    found = experiments.leave_out(rows, only, 1, tmp_path, np.ones(rows.theory.n_dims), progress=False)
+    found, matrix = experiments.leave_out(rows, only, 1, tmp_path, np.ones(rows.theory.n_dims), progress=False)
     assert set(found.left_out) == {"scores"} and len(found) == 3 and (found.n == 8).all()
-    assert experiments.leave_out(rows, {**SETTINGS, "left_out": []}, 1, tmp_path, np.ones(3)).empty
+    assert np.isfinite(matrix).all() and (found.convergent_low <= found.convergent).all()
+    nothing, empty = experiments.leave_out(rows, {**SETTINGS, "left_out": []}, 1, tmp_path, np.ones(3))
+    assert nothing.empty and np.isnan(empty).all()
+
+
+def test_a_left_out_training_is_kept_and_judged_again_without_it(rows, tmp_path, monkeypatch):
+    only = {**SETTINGS, "left_out": ["model", "value", "query_source"]}
+    target = np.ones(rows.theory.n_dims)
+    found, _ = experiments.leave_out(rows, only, 1, tmp_path, target, progress=False)
+    assert {"same prompts", "new prompts"} == {r.split(", ")[1] for r in found.rows[found.left_out == "model"]}
+    assert found.macro_f1.between(found.low, found.high).all()
+    assert found.distance_r_low.notna().tolist() == [r.startswith("scored") for r in found.rows]
+    monkeypatch.setattr(experiments, "_leave_one_out", lambda *_: pytest.fail("a finished training was run again"))
+    again, _ = experiments.leave_out(rows, {**only, "n_draws": 30}, 1, tmp_path, target, progress=False)
+    pd.testing.assert_series_equal(again.macro_f1, found.macro_f1)
 
 
 def test_cuts_keep_their_label_when_folds_are_pooled():
