@@ -197,6 +197,45 @@ def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n
     return error
 
 
+def draw_chance_errors(probabilities: np.ndarray, labels: np.ndarray, n_draws: int = 500, seed: int = 2023,
+                       n_bins: int = 10) -> np.ndarray:
+    """Return class-wise calibration errors that perfect calibration would show on so many cells, shape (R,).
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (N, D, 3)
+    labels : ndarray, shape (N, D), nan = no label
+        Only where they are known matters.
+    n_draws : int
+        How often labels are drawn from the probabilities themselves, each cell for itself.
+    seed : int
+    n_bins : int
+
+    Returns
+    -------
+    ndarray, shape (R,)
+        In [0, 1]; nan without labels.
+
+    Source: consistency resampling, Bröcker and Smith (2007).
+
+    Examples
+    --------
+    >>> sure = np.zeros((50, 1, 3))
+    >>> sure[..., 2] = 1.0
+    >>> draw_chance_errors(sure, np.ones((50, 1)), n_draws=2).tolist()
+    [0.0, 0.0]
+    """
+    p = probabilities[~np.isnan(labels)]
+    if not len(p):
+        return np.full(n_draws, np.nan)
+    drawn = (np.random.default_rng(seed).random((n_draws, len(p), 1)) > p.cumsum(1)[None, :, :2]).sum(-1)
+    errors = np.zeros((n_draws, len(CLASSES)))
+    for c in range(len(CLASSES)):
+        inside = np.eye(n_bins)[np.minimum((p[:, c] * n_bins).astype(int), n_bins - 1)]
+        errors[:, c] = np.abs(((drawn == c) - p[:, c]) @ inside).sum(1) / len(p)
+    return errors.mean(1)
+
+
 def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 0.9,
                   min_cases: int = MIN_CONFORMAL) -> np.ndarray:
     """Fit class-conditional conformal limits on rows that nothing else was fitted on.

@@ -212,20 +212,25 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
     Returns
     -------
     dict
-        n, macro_f1 (labels by `cut`, with low and high), distance_r (Pearson of the Euclidean report distances, with
-        low and high), mse. nan without rows.
+        n, macro_f1 (labels by `cut`, with low and high), f1_minus, f1_zero, f1_plus, n_minus (cells that the authors'
+        scores label -1), distance_r (Pearson of the Euclidean report distances, with low and high), mse. nan without
+        rows.
 
     Source: the cut and the distance are the released ones.
     """
-    names = ("macro_f1", "macro_f1_low", "macro_f1_high", "distance_r", "distance_r_low", "distance_r_high", "mse")
+    names = ("macro_f1", "macro_f1_low", "macro_f1_high", "f1_minus", "f1_zero", "f1_plus", "distance_r",
+             "distance_r_low", "distance_r_high", "mse")
     if not len(scores) or not np.isfinite(released).any():
-        return {"n": 0, **dict.fromkeys(names, float("nan"))}
+        return {"n": 0, "n_minus": 0, **dict.fromkeys(names, float("nan"))}
     truth, said = harden(released, cut), np.nan_to_num(harden(scores, cut))
     f1 = summarise_draws(macro_f1(truth, said), bootstrap_macro_f1(truth, {"a": said}, clusters, n_draws, seed)["a"])
     ours, theirs = report_distance(scores, target), report_distance(released, target)
     r = summarise_draws(_correlate(ours, theirs, np.ones((1, len(ours))))[0],
                         _correlate(ours, theirs, row_weights(clusters, n_draws, seed)))
+    by_label = f1_by_class(count_confusions(truth, said).sum((0, 1)))
     return {"n": len(scores), "macro_f1": f1["value"], "macro_f1_low": f1["low"], "macro_f1_high": f1["high"],
+            **dict(zip(("f1_minus", "f1_zero", "f1_plus"), by_label.tolist(), strict=True)),
+            "n_minus": int((truth == -1).sum()),
             "distance_r": r["value"], "distance_r_low": r["low"], "distance_r_high": r["high"],
             "mse": float(np.nanmean((scores - released) ** 2))}
 
@@ -545,6 +550,56 @@ def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> s
              for r in others.itertuples()]
     return (f"{verdict}: macro-F1 {ours.macro_f1:.3f} [{ours.low:.3f}, {ours.high:.3f}], wanted {wanted:.2f}. "
             + " ".join(words))
+
+
+def read_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method: str = "ours") -> str:
+    """Say in words how scores of a model never seen agree with the authors', and on which label it hangs.
+
+    Parameters
+    ----------
+    unseen : DataFrame
+        method, rows and the columns of `agree_with_scores`, as `judge_unseen` gives it; may be empty.
+    wanted_f1, wanted_r : float
+    method : str
+
+    Examples
+    --------
+    >>> one = agree_with_scores(np.array([[1.0, 0.0], [0.0, -1.0]]), np.array([[1.0, 0.0], [0.0, -0.9]]), [0, 1], None,
+    ...                         np.ones(2), n_draws=20)
+    >>> read_unseen(pd.DataFrame([{"method": "ours", "rows": "new prompts", **one}]), 0.78, 0.80)[:52]
+    '- ours, new prompts (n = 2): macro-F1 1.000 [1.000, '
+    """
+    lines = [f"- {r.method}, {r.rows} (n = {r.n:,}): macro-F1 {r.macro_f1:.3f} [{r.macro_f1_low:.3f}, "
+             f"{r.macro_f1_high:.3f}], wanted {wanted_f1:.2f}; correlation of the report distance {r.distance_r:.3f} "
+             f"[{r.distance_r_low:.3f}, {r.distance_r_high:.3f}], wanted {wanted_r:.2f}. F1 of -1, 0, +1: "
+             f"{r.f1_minus:.2f}, {r.f1_zero:.2f}, {r.f1_plus:.2f}; -1 stands in {r.n_minus} cells and carries a third "
+             "of the macro-F1."
+             for r in unseen[unseen.method == method].itertuples()]
+    return "\n".join(lines) or "No unseen model has rows in this run."
+
+
+def read_calibration(errors: pd.DataFrame, wanted: float) -> str:
+    """Say in words where the calibration error is as small as wanted, and where chance alone could explain it.
+
+    Parameters
+    ----------
+    errors : DataFrame
+        value, ece, chance, as `measure_calibration` gives it; the first row is all values together.
+    wanted : float
+
+    Examples
+    --------
+    >>> read_calibration(pd.DataFrame({"value": ["all values", "a", "b", "c"], "ece": [0.01, 0.02, 0.06, np.nan],
+    ...                                "chance": [0.02, 0.04, 0.07, np.nan]}), wanted=0.05)
+    'All values together 0.010 (wanted 0.05 at most); single values: 1 of 2 within. Above: b 0.060 (by chance 0.070).'
+    """
+    pooled, single = errors.iloc[0], errors.iloc[1:].dropna(subset="ece")
+    if not np.isfinite(pooled.ece):
+        return "No labelled test cell: calibration cannot be measured."
+    above = single[single.ece > wanted]
+    words = ", ".join(f"{r.value} {r.ece:.3f} (by chance {r.chance:.3f})" for r in above.itertuples())
+    return (f"All values together {pooled.ece:.3f} (wanted {wanted:.2f} at most); single values: "
+            f"{len(single) - len(above)} of {len(single)} within." + (f" Above: {words}." if words else ""))
 
 
 def read_left_out(left: pd.DataFrame) -> str:

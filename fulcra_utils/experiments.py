@@ -31,6 +31,7 @@ from fulcra_utils.baselines import (
 from fulcra_utils.calibration import (
     MIN_CELLS,
     classwise_calibration_error,
+    draw_chance_errors,
     fit_conformal,
     fit_cuts,
     fit_temperatures,
@@ -620,8 +621,7 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
     Returns
     -------
     DataFrame
-        method, rows (new or same prompts), n, macro_f1, distance_r (each with _low and _high), mse; empty when the
-        unseen models have no rows.
+        method, rows (new or same prompts), and as `agree_with_scores`; empty when the unseen models have no rows.
 
     Source: ours; cut ±0.3 and report distance as released.
     """
@@ -644,9 +644,7 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
             found.append({"method": name, "rows": f"{where}, {word}",
                           **agree_with_scores(p[..., 2] - p[..., 0], mine.vectors, ids, rows.theory, target,
                                               n_draws=settings["n_draws"], seed=seed)})
-    columns = ["method", "rows", "n", "macro_f1", "macro_f1_low", "macro_f1_high", "distance_r", "distance_r_low",
-               "distance_r_high", "mse"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(found, columns=None if found else ["method", "rows", "n", "macro_f1", "distance_r"])
 
 
 def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
@@ -682,7 +680,8 @@ def measure_calibration(evaluator: ValueEvaluator, probabilities: np.ndarray, la
     -------
     DataFrame
         value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
-        ece_plus, temperature; errors are nan for a value with fewer than 50 touched labels.
+        ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells),
+        temperature; errors are nan for a value with fewer than 50 touched labels.
 
     Source: Kull et al. (2019), class-wise expected calibration error, 10 bins.
     """
@@ -692,10 +691,13 @@ def measure_calibration(evaluator: ValueEvaluator, probabilities: np.ndarray, la
     found = []
     for name, dims, temperature in parts:
         n = int((np.abs(np.nan_to_num(labels[:, dims])) > 0).sum())
-        errors = classwise_calibration_error(probabilities[:, dims], labels[:, dims]) \
-            if n >= MIN_CELLS or name == "all values" else np.full(3, np.nan)
+        enough = n >= MIN_CELLS or name == "all values"
+        p, truth = probabilities[:, dims], labels[:, dims]
+        errors = classwise_calibration_error(p, truth) if enough else np.full(3, np.nan)
+        chance = float(np.quantile(draw_chance_errors(p, truth), 0.95)) if enough else np.nan
         found.append({"value": name, "n_touched": n, "ece": float(errors.mean()), "ece_minus": errors[0],
-                      "ece_zero": errors[1], "ece_plus": errors[2], "temperature": temperature})
+                      "ece_zero": errors[1], "ece_plus": errors[2], "chance": chance,
+                      "temperature": temperature})
     return pd.DataFrame(found)
 
 

@@ -73,9 +73,12 @@ def _quality(comparison: pd.DataFrame, unseen: pd.DataFrame, errors: pd.DataFram
     lines = [f"**Quality** (test prompts, 95 % interval over prompts): macro-F1 {_number(row.macro_f1)} "
              f"[{_number(row.low)}, {_number(row.high)}] over {int(row.n):,} cells; calibration error, mean over the "
              f"three labels, {_number(errors.ece.iloc[0])}."]
+    lines += [f"Against {r.method}: {r.gain:+.3f} [{r.gain_low:+.3f}, {r.gain_high:+.3f}]."
+              for r in comparison.iloc[1:].itertuples() if np.isfinite(r.gain)]
     for line in unseen[unseen.method == "ours"].itertuples():
         lines.append(f"Unseen model, {line.rows}: macro-F1 {_number(line.macro_f1)}, correlation of the report "
-                     f"distance {_number(line.distance_r)}, n = {line.n}.")
+                     f"distance {_number(line.distance_r)}, n = {line.n}; F1 of the label -1 "
+                     f"{_number(line.f1_minus)} ({line.n_minus} cells).")
     return " ".join(lines)
 
 

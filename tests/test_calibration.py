@@ -5,6 +5,7 @@ import pytest
 
 from fulcra_utils.calibration import (
     classwise_calibration_error,
+    draw_chance_errors,
     fit_conformal,
     fit_cuts,
     fit_temperatures,
@@ -48,6 +49,15 @@ def test_error_of_a_constant_guess_is_its_distance_from_the_truth():
     np.testing.assert_allclose(classwise_calibration_error(p, labels), [0, 0.3, 0.3])
     assert np.isnan(classwise_calibration_error(p, np.full((100, 1), np.nan))).all()
     assert sum(row["n"] for row in reliability(p, labels)) == 300
+
+
+def test_chance_explains_the_error_of_right_probabilities_alone():
+    right, labels = draw_cells(400, 2, sharpness=1.0)
+    sharp, _ = draw_cells(400, 2, sharpness=2.5)
+    limit = np.quantile(draw_chance_errors(right, labels), 0.95)
+    assert 0 < classwise_calibration_error(right, labels).mean() < limit
+    assert classwise_calibration_error(sharp, labels).mean() > np.quantile(draw_chance_errors(sharp, labels), 0.95)
+    assert np.isnan(draw_chance_errors(right, np.full(labels.shape, np.nan), n_draws=3)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
