@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
 from fulcra_utils.baselines import (
     LinearModel,
@@ -49,7 +50,7 @@ from fulcra_utils.evaluation import (
     row_weights,
     take_rows,
 )
-from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
+from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.files import write_atomic
 from fulcra_utils.scoring import compare_files, score_file
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
@@ -81,6 +82,11 @@ def set_threads(n_threads: int) -> int:
     if n_threads:
         torch.set_num_threads(n_threads)
     return torch.get_num_threads()
+
+
+def pick_device() -> str:
+    """Return where models run: "cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_run_encoder(settings: dict, seed: int = 0) -> Encoder:
@@ -150,7 +156,7 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | No
                                settings["delta_penalty"], seed, settings["word_buckets"])
     train = pick_training_rows(rows, splits[0], settings, chosen)
     evaluator.fit_words(train.prompts, train.responses, harden(train.vectors), train.weights)
-    evaluator.to("cuda" if torch.cuda.is_available() else "cpu")
+    evaluator.to(pick_device())
     history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
                               read_training_settings(settings, seed), progress)
     held_out = rows.where("annotated", splits[1], without=settings["unseen_models"])
@@ -282,6 +288,66 @@ def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
     return piece
 
 
+def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) -> tuple[ValueEvaluator, pd.DataFrame]:
+    """Return the run's evaluator and what its training reported; a finished training is loaded, not done again.
+
+    Parameters
+    ----------
+    folder : path
+        Where the finished training is kept.
+    rows, settings, seed
+        As for `fit_evaluator`.
+
+    Returns
+    -------
+    ValueEvaluator
+    DataFrame
+    """
+    place = Path(folder) / "main"
+
+    def make() -> dict:
+        evaluator, history = fit_evaluator(rows, settings, seed)
+        save_evaluator(evaluator, place)
+        return {"history": history.to_dict("list")}
+
+    if not place.is_dir():
+        place.with_suffix(".json").unlink(missing_ok=True)
+    history = keep_piece(folder, "main", _describe_pieces(rows, settings, seed), make)["history"]
+    return ValueEvaluator.from_pretrained(place, theory=rows.theory).to(pick_device()), pd.DataFrame(history)
+
+
+def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int,
+                minutes: float) -> tuple[PaperRecipe, dict[str, float]]:
+    """Return the paper's recipe as `fit_recipe` trains it; a finished training is loaded, not done again.
+
+    Parameters
+    ----------
+    folder : path
+        Where the finished training is kept.
+    train, encoder, rows, settings, seed, minutes
+        As for `fit_recipe`.
+
+    Returns
+    -------
+    PaperRecipe
+    dict
+    """
+    place = Path(folder) / "recipe.safetensors"
+
+    def make() -> dict:
+        model, clock = fit_recipe(train, encoder, rows, settings, seed, minutes)
+        with write_atomic(place) as tmp:
+            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
+        return clock
+
+    if not place.is_file():
+        place.with_suffix(".json").unlink(missing_ok=True)
+    clock = keep_piece(folder, "recipe", {**_describe_pieces(rows, settings, seed), "minutes": minutes}, make)
+    model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
+    model.load_state_dict(load_file(place))
+    return model.to(pick_device()), clock
+
+
 def divide_folds(clusters: Sequence, is_test: np.ndarray, n_folds: int = 5, seed: int = 2023) -> np.ndarray:
     """Number the rows by fold, whole prompt clusters together; fold 0 is the test split.
 
@@ -401,7 +467,8 @@ def learn_from_less(rows: Rows, settings: dict, target: np.ndarray, seed: int,
                                         "high"])
 
 
-def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, progress: bool = True) -> pd.DataFrame:
+def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
+                   progress: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare all methods over grouped folds of the annotated rows, pooled, one finished fold a file.
 
     The models of folds other than the first see prompts of the test split in training; they serve this table only
@@ -421,9 +488,11 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, pr
     -------
     DataFrame
         As `compare_methods`, over all folds together, with minutes (training, all folds) as well; empty for one fold.
+    DataFrame
+        Calibration of ours over all folds together, as `measure_calibration`; empty for one fold.
     """
     if settings["folds"] < 2:
-        return pd.DataFrame()
+        return pd.DataFrame(), pd.DataFrame()
     annotated = rows.where("annotated") & np.isfinite(rows.vectors).any(1)
     table = rows.table
     fold = np.full(len(table), -1)
@@ -435,9 +504,12 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path, pr
     order = np.concatenate([p["rows"] for p in pieces])
     pooled = {name: np.concatenate([np.array(p["probabilities"][name]) for p in pieces])
               for name in pieces[0]["probabilities"]}
-    found = compare_methods(harden(rows.vectors[order]), pooled, table.cluster.to_numpy()[order],
-                            n_draws=settings["n_draws"], seed=seed)
-    return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method])
+    labels = harden(rows.vectors[order])
+    errors = measure_calibration(pooled["ours"], labels, rows.theory.dimensions)
+    pooled["ours"] = np.concatenate([_apply_cuts(np.array(p["probabilities"]["ours"]), np.array(p["cuts"]))
+                                     for p in pieces])
+    found = compare_methods(labels, pooled, table.cluster.to_numpy()[order], n_draws=settings["n_draws"], seed=seed)
+    return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method]), errors
 
 
 def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
@@ -447,7 +519,8 @@ def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
 
 
 def _fingerprint(rows: Rows) -> str:
-    text = pd.util.hash_pandas_object(rows.table[["prompt", "response", "split"]], index=False).to_numpy().tobytes()
+    told = rows.table[["prompt", "response", "model", "split"]]
+    text = pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()
     return hashlib.sha256(text + np.nan_to_num(rows.vectors, nan=9).tobytes()).hexdigest()
 
 
@@ -477,8 +550,8 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
         models[name] = make(train)
         minutes[name] = (time.monotonic() - start) / 60
     said = {name: model.predict_proba(test.prompts, test.responses) for name, model in models.items()}
-    said["ours"] = _apply_cuts(said["ours"], np.asarray(ours.config.cuts or [[-0.5, 0.5]] * len(ours.dimensions)))
     return {"rows": np.flatnonzero(held_out).tolist(), "minutes": minutes,
+            "cuts": ours.config.cuts or [[-0.5, 0.5]] * len(ours.dimensions),
             "probabilities": {name: p.round(6).tolist() for name, p in said.items()}}
 
 
@@ -666,38 +739,34 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
         scores, pairs.vectors, clusters, settings["n_draws"], seed)}
 
 
-def measure_calibration(evaluator: ValueEvaluator, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
     """Return class-wise calibration errors, pooled and of each value with enough labels.
 
     Parameters
     ----------
-    evaluator : ValueEvaluator
-        For its dimensions and temperatures.
     probabilities : ndarray, shape (N, D, 3)
     labels : ndarray, shape (N, D), nan = no label
+    dimensions : sequence of str, length D
 
     Returns
     -------
     DataFrame
         value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
-        ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells),
-        temperature; errors are nan for a value with fewer than 50 touched labels.
+        ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells); errors are
+        nan for a value with fewer than 50 touched labels.
 
     Source: Kull et al. (2019), class-wise expected calibration error, 10 bins.
     """
-    temperatures = evaluator.temperature.cpu().numpy()
-    parts = [("all values", slice(None), np.nan)]
-    parts += [(name, slice(d, d + 1), temperatures[d]) for d, name in enumerate(evaluator.dimensions)]
+    parts = [("all values", slice(None)), *((name, slice(d, d + 1)) for d, name in enumerate(dimensions))]
     found = []
-    for name, dims, temperature in parts:
+    for name, dims in parts:
         n = int((np.abs(np.nan_to_num(labels[:, dims])) > 0).sum())
         enough = n >= MIN_CELLS or name == "all values"
         p, truth = probabilities[:, dims], labels[:, dims]
         errors = classwise_calibration_error(p, truth) if enough else np.full(3, np.nan)
         chance = float(np.quantile(draw_chance_errors(p, truth), 0.95)) if enough else np.nan
         found.append({"value": name, "n_touched": n, "ece": float(errors.mean()), "ece_minus": errors[0],
-                      "ece_zero": errors[1], "ece_plus": errors[2], "chance": chance,
-                      "temperature": temperature})
+                      "ece_zero": errors[1], "ece_plus": errors[2], "chance": chance})
     return pd.DataFrame(found)
 
 

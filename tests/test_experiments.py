@@ -78,11 +78,31 @@ def test_folds_divide_no_cluster():
 
 
 def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, monkeypatch):
-    table = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)
+    table, errors = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)
+    assert errors.value.tolist() == ["all values", *rows.theory.dimensions] and 0 <= errors.ece.iloc[0] <= 1
     assert set(table.method) == {"ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe"}
     assert (table.n == 72 * rows.theory.n_dims).all() and (table.minutes >= 0).all()
     monkeypatch.setattr(experiments, "_run_fold", lambda *_: pytest.fail("a finished fold was run again"))
-    pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False), table)
+    pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)[0], table)
+
+
+def test_finished_trainings_are_loaded_and_score_alike(rows, tmp_path, monkeypatch):
+    first, history = experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
+    train = experiments.pick_training_rows(rows, "train", SETTINGS)
+    base = experiments.load_run_encoder(SETTINGS, 1)
+    recipe, clock = experiments.keep_recipe(tmp_path, train, base, rows, SETTINGS, 1, 0.1)
+    for name in ("fit_evaluator", "fit_recipe"):
+        monkeypatch.setattr(experiments, name, lambda *_: pytest.fail("a finished training was done again"))
+    again, told = experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
+    pd.testing.assert_frame_equal(told, history)
+    texts = train.prompts[:3], train.responses[:3]
+    np.testing.assert_allclose(again.score(*texts), first.score(*texts), atol=1e-6)
+    assert again.config.cuts == first.config.cuts
+    other, same = experiments.keep_recipe(tmp_path, train, base, rows, SETTINGS, 1, 0.1)
+    np.testing.assert_allclose(other.score(*texts), recipe.score(*texts), atol=1e-6)
+    assert same == clock
+    with pytest.raises(pytest.fail.Exception):
+        experiments.keep_evaluator(tmp_path, rows, {**SETTINGS, "epochs": 2}, 1)
 
 
 def test_leaving_out_judges_where_it_was_left_out(rows, tmp_path):
@@ -133,7 +153,7 @@ def test_no_labels_at_all_survives(rows, toy):
     p = evaluator.predict_proba(test.prompts, test.responses)
     table = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
     assert history.empty and table.macro_f1.isna().all()
-    assert experiments.measure_calibration(evaluator, p, test.vectors).ece.isna().all()
+    assert experiments.measure_calibration(p, test.vectors, rows.theory.dimensions).ece.isna().all()
 
 
 def test_two_models_are_compared_over_shared_prompts(rows, evaluator, tmp_path):
@@ -181,7 +201,7 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
     folder = save_evaluator(evaluator, tmp_path / "e")
     text = write_card(folder, toy, SETTINGS, 9, comparison, unseen,
-                      experiments.measure_calibration(evaluator, p, test.vectors),
+                      experiments.measure_calibration(p, test.vectors, rows.theory.dimensions),
                       pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion, audit, speed)
     assert (folder / "README.md").read_text() == text
     assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
