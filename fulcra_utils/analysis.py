@@ -185,8 +185,11 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
         cells.append(one.assign(**way))
         summary.append({**way, **total})
     table, summary = pd.concat(cells, ignore_index=True), pd.DataFrame(summary)
-    return Finding(table, _read_risks(summary), f"{known.describe()}; 95 % bootstrap intervals over prompts "
-                   f"({n_draws} draws).", {"summary": summary})
+    first = table.iloc[0]
+    which = " with one risk" if first.prompts == "single risk" else ""
+    caption = (f"Shown: {first.n:,} replies to {first.n_prompts:,} prompts{which}, of {known.describe()}; 95 % "
+               f"bootstrap intervals over prompts ({n_draws} draws).")
+    return Finding(table, _read_risks(summary), caption, {"summary": summary})
 
 
 def _ways(known: Replies, indicators: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray]]:

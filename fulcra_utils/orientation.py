@@ -615,7 +615,8 @@ def read_summary(summary: pd.DataFrame) -> str:
     Returns
     -------
     str
-        Markdown list: how many choices could be read, the orientations that were met, and what the goal changes.
+        Markdown list: how many choices could be read, the mean angles under the orientations it was told, and how often
+        they were met, with a goal and without.
 
     Source: ours.
 
@@ -634,7 +635,9 @@ def read_summary(summary: pd.DataFrame) -> str:
             continue
         shares = part.groupby("with_goal").class_match.mean()
         words = [f"{100 * share:.0f} % {'with' if goal else 'without'} a goal" for goal, share in shares[::-1].items()]
-        lines.append(f"{text}class match {', '.join(words)}.")
+        low, high = part.angle.min(), part.angle.max()
+        angle = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
+        lines.append(f"{text}angle {angle}; class match {', '.join(words)}.")
     return "\n".join(lines)
 
 

@@ -259,7 +259,7 @@ def _mark_gaps(axes: plt.Axes, values: pd.Series, places: np.ndarray, text: str)
     """Say in words where there is nothing to draw."""
     for place in places[values.isna().to_numpy()]:
         axes.text(0.5, place, text, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
-                  fontsize=8)
+                  fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
 
 
 def _intervals(axes: plt.Axes, table: pd.DataFrame, places: np.ndarray, middle: str, low: str, high: str, color: str,

@@ -111,7 +111,8 @@ def _judge(row: Any) -> tuple[str, str]:
         return "not comparable", "no interval"
     low, high = row.reported - row.tolerance, row.reported + row.tolerance
     if low <= row.low and row.high <= high:
-        return "reproduced", "whole interval within the tolerance"
+        turned = row.low * row.high > 0 and row.ours * row.reported < 0
+        return "reproduced", "whole interval within the tolerance" + (", but of the other sign" if turned else "")
     if row.high < low or row.low > high:
         return "differs", "whole interval outside the tolerance"
     return "not comparable", "too imprecise: the interval crosses the tolerance"
@@ -208,8 +209,8 @@ def render_headlines(folder: str | Path, headlines: str | Path = HEADLINES) -> s
         A folder with metrics.json and reproduction.csv; other runs stand beside it.
     headlines : path
         YAML list; `ours` is a format text over the metrics ("{m[02_value_analysis][n_rows]:,}"), `claims` the
-        beginning of the claim ids whose verdicts are counted, `run` the name of another run than this folder's. A line
-        whose metric its run lacks is shown as such.
+        beginning of the claim ids whose verdicts are counted (numbers recomputed from the released rows apart), `run`
+        the name of another run than this folder's. A line whose metric its run lacks is shown as such.
     """
     lines = ["| claim | notebook | figure | paper | ours | verdicts |", "|---|---|---|---|---|---|"]
     for row in yaml.safe_load(Path(headlines).read_text(encoding="utf-8")):
@@ -222,7 +223,9 @@ def render_headlines(folder: str | Path, headlines: str | Path = HEADLINES) -> s
         counts: dict[str, int] = {}
         if prefix and claims.is_file():
             found = pd.read_csv(claims)
-            counts = dict(found["verdict"][found["claim_id"].str.startswith(prefix)].value_counts())
+            mine = found[found["claim_id"].str.startswith(prefix)]
+            recounted = (mine["kind"] == "recomputed") & (mine["verdict"] == "reproduced")
+            counts = dict(mine["verdict"].mask(recounted, "reproduced (same rows)").value_counts())
         verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         picture = own / f"{row.get('figure')}.png"
         figure = f"[{row['figure']}](figures/{own.name}/{picture.name})" if picture.is_file() else ""

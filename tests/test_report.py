@@ -102,3 +102,22 @@ def test_headlines_take_each_line_from_its_run(tmp_path):
     rows = render_headlines(tmp_path / "laptop", tmp_path / "h.yaml").splitlines()[2:]
     assert [r.split(" | ")[2:5] for r in rows] == [
         ["", "r", "3"], ["[f](figures/thorough/f.png)", "r", "5"], ["", "r", "not computed in the paper run"]]
+
+
+def test_headlines_tell_recounting_from_reproducing(tmp_path):
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "laptop" / "metrics.json").write_text("{}")
+    pd.DataFrame({"claim_id": ["x/1", "x/2", "x/3", "y"], "kind": ["recomputed", "replicated"] * 2,
+                  "verdict": ["reproduced", "reproduced", "differs", "differs"]}).to_csv(
+                      tmp_path / "laptop" / "reproduction.csv", index=False)
+    (tmp_path / "h.yaml").write_text(json.dumps([{"claim": "c", "notebook": "04_x", "reported": "r", "figure": "f",
+                                                  "ours": "o", "claims": "x/"}]))
+    verdicts = render_headlines(tmp_path / "laptop", tmp_path / "h.yaml").splitlines()[2].split(" | ")[-1]
+    assert verdicts == "1 reproduced (same rows), 1 reproduced, 1 differs |"
+
+
+def test_a_number_of_the_other_sign_says_so():
+    reported = pd.DataFrame({"claim_id": ["a"], "kind": ["replicated"], "reported": [-0.01], "tolerance": [0.05]})
+    ours = pd.DataFrame({"claim_id": ["a"], "ours": [0.02], "low": [0.01], "high": [0.03]})
+    judged = judge_claims(ours.assign(why=""), reported.assign(notebook="", source="", claim=""))
+    assert judged.verdict.item() == "reproduced" and judged.why.item().endswith("but of the other sign")
