@@ -498,7 +498,7 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
     fold = np.full(len(table), -1)
     fold[:] = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
     key = _describe_pieces(rows, settings, seed)
-    jobs = [(folder, f"fold-{k}", {**key, "fold": k},
+    jobs = [(folder, f"fold-{k}", {**key, "fold": k, "of": settings["folds"]},
              partial(_run_fold, rows, annotated, fold, k, settings, seed, progress)) for k in range(settings["folds"])]
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")
     order = np.concatenate([p["rows"] for p in pieces])
@@ -513,8 +513,9 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
 
 
 def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
-    """Return everything that shapes the predictions kept in a piece."""
-    later = ("workers", "left_out", "n_draws", "level", "speed_replies", "explained_replies", "recipe_rows")
+    """Return what shapes every kept piece: not how it is measured afterwards, nor what one kind of piece adds."""
+    later = ("workers", "left_out", "n_draws", "level", "speed_replies", "explained_replies", "recipe_rows", "folds",
+             "left_out_epochs")
     return {"settings": {k: v for k, v in settings.items() if k not in later}, "seed": seed, "rows": _fingerprint(rows)}
 
 
@@ -594,7 +595,7 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
 
     Source: ours.
     """
-    key = _describe_pieces(rows, settings, seed)
+    key = {**_describe_pieces(rows, settings, seed), "epochs": settings["left_out_epochs"]}
     jobs = []
     for what, name in _list_left_out(rows, settings["left_out"]):
         slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
