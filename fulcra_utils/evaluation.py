@@ -362,7 +362,8 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
 
 
 def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequence[str],
-                  methods: Sequence[str] = ("ours", "paper recipe"), batch_size: int = 8) -> pd.DataFrame:
+                  methods: Sequence[str] = ("ours", "paper recipe"), batch_size: int = 8,
+                  n_rounds: int = 3) -> pd.DataFrame:
     """Measure replies per second and peak memory, each method in a fresh process on the same replies.
 
     Parameters
@@ -374,16 +375,19 @@ def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequenc
         "ours", "paper recipe".
     batch_size : int
         Passes at a time, the same for all; few, so that padding counts little for either.
+    n_rounds : int
+        How often all replies are scored; the first round also pays for lengths that torch has not met.
 
     Returns
     -------
     DataFrame
-        method, n, passes, seconds, replies_per_second, peak_megabytes.
+        method, n, passes, seconds (median round), replies_per_second, slowest and fastest (the same of single rounds),
+        peak_megabytes.
 
     Source: ours; loading is not counted, the first eight replies are scored once before the clock starts.
     """
     pairs = json.dumps({"prompts": list(prompts), "responses": list(responses), "batch_size": batch_size,
-                        "threads": torch.get_num_threads()})
+                        "threads": torch.get_num_threads(), "n_rounds": n_rounds})
     found = []
     for method in methods:
         done = subprocess.run([sys.executable, "-m", "fulcra_utils.evaluation", method, str(folder)], input=pairs,
@@ -400,12 +404,16 @@ def _time_method(method: str, folder: str) -> dict:
     model = evaluator if method == "ours" else _as_recipe(evaluator, folder)
     prompts, responses = given["prompts"], given["responses"]
     model.score(prompts[:8], responses[:8], batch_size=given["batch_size"])
-    start = time.perf_counter()
-    model.score(prompts, responses, batch_size=given["batch_size"])
-    seconds = time.perf_counter() - start
+    rounds = []
+    for _ in range(given["n_rounds"]):
+        start = time.perf_counter()
+        model.score(prompts, responses, batch_size=given["batch_size"])
+        rounds.append(time.perf_counter() - start)
+    seconds = float(np.median(rounds))
     return {"method": method, "n": len(prompts), "passes": len(prompts) * (1 if method == "ours" else
                                                                           len(evaluator.dimensions)),
-            "seconds": seconds, "replies_per_second": len(prompts) / seconds, "peak_megabytes": _peak_megabytes()}
+            "seconds": seconds, "replies_per_second": len(prompts) / seconds, "slowest": len(prompts) / max(rounds),
+            "fastest": len(prompts) / min(rounds), "peak_megabytes": _peak_megabytes()}
 
 
 def _peak_megabytes() -> float:
@@ -622,4 +630,7 @@ def read_left_out(left: pd.DataFrame) -> str:
                 for r in (part.loc[part.macro_f1.idxmin()], part.loc[part.macro_f1.idxmax()])]
         word = "the" if what == "scores" else "one"
         lines.append(f"- without {word} {what.replace('query_', 'prompt ')}: macro-F1 from {ends[0]} to {ends[1]}.")
+        lines += [f"    - {r.rows}: correlation with the same value {r.convergent:.2f} [{r.convergent_low:.2f}, "
+                  f"{r.convergent_high:.2f}], with others {r.discriminant:.2f} [{r.discriminant_low:.2f}, "
+                  f"{r.discriminant_high:.2f}]" for _, r in part.iterrows() if what == "scores"]
     return "\n".join(lines) or "Nothing was left out in this run."

@@ -317,7 +317,7 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 
 
 def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int,
-                minutes: float) -> tuple[PaperRecipe, dict[str, float]]:
+                minutes: float, name: str = "recipe") -> tuple[PaperRecipe, dict[str, float]]:
     """Return the paper's recipe as `fit_recipe` trains it; a finished training is loaded, not done again.
 
     Parameters
@@ -326,13 +326,15 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
         Where the finished training is kept.
     train, encoder, rows, settings, seed, minutes
         As for `fit_recipe`.
+    name : str
+        Of its files.
 
     Returns
     -------
     PaperRecipe
     dict
     """
-    place = Path(folder) / "recipe.safetensors"
+    place = Path(folder) / f"{name}.safetensors"
 
     def make() -> dict:
         model, clock = fit_recipe(train, encoder, rows, settings, seed, minutes)
@@ -342,7 +344,7 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
 
     if not place.is_file():
         place.with_suffix(".json").unlink(missing_ok=True)
-    clock = keep_piece(folder, "recipe", {**_describe_pieces(rows, settings, seed), "minutes": minutes}, make)
+    clock = keep_piece(folder, name, {**_describe_pieces(rows, settings, seed), "minutes": minutes}, make)
     model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
     model.load_state_dict(load_file(place))
     return model.to(pick_device()), clock
@@ -515,7 +517,7 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
 def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
     """Return what shapes every kept piece: not how it is measured afterwards, nor what one kind of piece adds."""
     later = ("workers", "left_out", "n_draws", "level", "speed_replies", "explained_replies", "recipe_rows", "folds",
-             "left_out_epochs")
+             "left_out_epochs", "recipe_whole_epochs")
     return {"settings": {k: v for k, v in settings.items() if k not in later}, "seed": seed, "rows": _fingerprint(rows)}
 
 
@@ -712,7 +714,7 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
         pairs, clusters = take_rows(rows.examples(chosen), table.cluster.to_numpy()[chosen], most, seed)
         for name, model in {"ours": evaluator, **(others if where == "new prompts" else {})}.items():
             mine, ids = pairs, clusters
-            if name == "paper recipe" and settings["recipe_rows"]:
+            if name.startswith("paper recipe") and settings["recipe_rows"]:
                 mine, ids = take_rows(pairs, clusters, settings["recipe_rows"], seed)
             p = model.predict_proba(mine.prompts, mine.responses)
             found.append({"method": name, "rows": f"{where}, {word}",
