@@ -249,7 +249,7 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
         axes.set(title=f"told: {orientation}", xlim=(-45, 90), xlabel="angle, degrees", yticks=range(len(players)),
                  yticklabels=players)
         _tidy(axes)
-    grid[0].invert_yaxis()
+    grid[0].set_ylim(len(players) - 0.5, -0.5)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title)
     return figure
