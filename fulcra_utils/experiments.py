@@ -6,10 +6,11 @@ Every finished piece of a long experiment is a file of its own, so a killed run 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +308,7 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 
     def make() -> dict:
         evaluator, history = fit_evaluator(rows, settings, seed)
+        place.with_suffix(".json").unlink(missing_ok=True)    # a kill between the two leaves no mark of other weights
         save_evaluator(evaluator, place)
         return {"history": history.to_dict("list")}
 
@@ -338,6 +340,7 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
 
     def make() -> dict:
         model, clock = fit_recipe(train, encoder, rows, settings, seed, minutes)
+        place.with_suffix(".json").unlink(missing_ok=True)
         with write_atomic(place) as tmp:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
         return clock
@@ -518,11 +521,19 @@ def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
     """Return what shapes every kept piece: not how it is measured afterwards, nor what one kind of piece adds."""
     later = ("workers", "left_out", "n_draws", "level", "speed_replies", "explained_replies", "recipe_rows", "folds",
              "left_out_epochs", "recipe_whole_epochs")
-    return {"settings": {k: v for k, v in settings.items() if k not in later}, "seed": seed, "rows": _fingerprint(rows)}
+    return {"settings": {k: v for k, v in settings.items() if k not in later}, "seed": seed, "rows": _fingerprint(rows),
+            "theory": [rows.theory.dimensions, rows.theory.definitions], "code": _fingerprint_code()}
+
+
+@lru_cache
+def _fingerprint_code() -> str:
+    """Return a hash of the code that trains: who changes it gets no evaluator of the old one."""
+    modules = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _TRAINING_MODULES]
+    return hashlib.sha256("".join([*modules, *map(inspect.getsource, _TRAINING_PARTS)]).encode()).hexdigest()
 
 
 def _fingerprint(rows: Rows) -> str:
-    told = rows.table[["prompt", "response", "model", "split"]]
+    told = rows.table[["prompt", "response", "model", "kind", "cluster", "split"]]
     text = pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()
     return hashlib.sha256(text + np.nan_to_num(rows.vectors, nan=9).tobytes()).hexdigest()
 
@@ -855,3 +866,7 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
                        (released & (rows.table.model == model).to_numpy()).any() else np.nan, rows.theory.dimensions)
              for model in best]
     return found.assign(released=found["value"].map(means[1] - means[0])), best
+
+
+_TRAINING_MODULES = ("baselines", "calibration", "encoder", "evaluator", "training", "words")
+_TRAINING_PARTS = (pick_training_rows, fit_evaluator, calibrate, fit_recipe, _run_fold, _leave_one_out)

@@ -1,5 +1,6 @@
 """The experiments of notebook 03: rows by split, folds, what is left out, comparisons, explanations, the card."""
 
+import dataclasses
 from html.parser import HTMLParser
 
 import numpy as np
@@ -101,8 +102,23 @@ def test_finished_trainings_are_loaded_and_score_alike(rows, tmp_path, monkeypat
     other, same = experiments.keep_recipe(tmp_path, train, base, rows, SETTINGS, 1, 0.1)
     np.testing.assert_allclose(other.score(*texts), recipe.score(*texts), atol=1e-6)
     assert same == clock
-    with pytest.raises(pytest.fail.Exception):
+    theory = dataclasses.replace(rows.theory, definitions=("changed.", *rows.theory.definitions[1:]))
+    for changed, settings in ((rows, {**SETTINGS, "epochs": 2}), (dataclasses.replace(rows, theory=theory), SETTINGS)):
+        with pytest.raises(pytest.fail.Exception):
+            experiments.keep_evaluator(tmp_path, changed, settings, 1)
+
+
+def test_a_kill_between_weights_and_mark_trains_again(rows, tmp_path, monkeypatch):
+    experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
+    def save_and_die(*given):
+        save_evaluator(*given)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(experiments, "save_evaluator", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
         experiments.keep_evaluator(tmp_path, rows, {**SETTINGS, "epochs": 2}, 1)
+    monkeypatch.setattr(experiments, "fit_evaluator", lambda *_: pytest.fail("trained again"))
+    with pytest.raises(pytest.fail.Exception):
+        experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
 
 
 def test_leaving_out_judges_where_it_was_left_out(rows, tmp_path):
