@@ -606,8 +606,10 @@ def read_calibration(errors: pd.DataFrame, wanted: float) -> str:
         return "No labelled test cell: calibration cannot be measured."
     above = single[single.ece > wanted]
     words = ", ".join(f"{r.value} {r.ece:.3f} (by chance {r.chance:.3f})" for r in above.itertuples())
-    return (f"All values together {pooled.ece:.3f} (wanted {wanted:.2f} at most); single values: "
-            f"{len(single) - len(above)} of {len(single)} within." + (f" Above: {words}." if words else ""))
+    alone = f"single values: {len(single) - len(above)} of {len(single)} within" if len(single) else \
+        "no value has enough cells alone"
+    return (f"All values together {pooled.ece:.3f} (wanted {wanted:.2f} at most); {alone}."
+            + (f" Above: {words}." if words else ""))
 
 
 def read_left_out(left: pd.DataFrame) -> str:
