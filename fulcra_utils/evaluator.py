@@ -125,6 +125,10 @@ class ValueEvaluator(PreTrainedModel):
         """Return the D dimension names in canonical order."""
         return tuple(self.config.dimensions)
 
+    def is_taught(self, theory: Theory) -> bool:
+        """Return whether the evaluator was made for these dimensions and definitions; a theory's name says nothing."""
+        return (theory.dimensions, theory.definitions) == (self.dimensions, tuple(self.config.definitions))
+
     def train(self, mode: bool = True) -> ValueEvaluator:
         """Switch between training and evaluation; the heads kept for scoring are forgotten."""
         self._heads = None

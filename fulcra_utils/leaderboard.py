@@ -180,9 +180,8 @@ def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator:
     Returns
     -------
     list of DataFrame
-        Per theory model, prompt, response, cluster and one column per dimension.
-
-    Source: ours; the text is encoded once for all theories.
+        Per theory model, prompt, response, cluster and one column per dimension: what `evaluator.for_theory(theory)`
+        scores, whatever the theory's name. The text is encoded once for all theories.
 
     Examples
     --------
@@ -194,12 +193,9 @@ def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator:
     >>> [table.shape for table in score_theories(rows, theories, evaluator)]
     [(1, 8), (1, 6)]
     """
-    own = [theory.dimensions == evaluator.dimensions for theory in theories]
-    # a name of its own for every dimension: two theories may both have "tradition"
-    dimensions = [d if mine else f"{theory.name}/{d}" for theory, mine in zip(theories, own, strict=True)
-                  for d in theory.dimensions]
-    joined = replace(theories[0], name="joined", dimensions=tuple(dimensions),
-                     definitions=tuple(d for theory in theories for d in theory.definitions))
+    # two theories may both have "tradition": the evaluator reads names and definitions and needs no unique ones
+    joined = replace(theories[0], name="joined", dimensions=tuple(d for t in theories for d in t.dimensions),
+                     definitions=tuple(d for t in theories for d in t.definitions))
     scores = evaluator.for_theory(joined).score(replies["prompt"].tolist(), replies["response"].tolist(),
                                                 progress=progress)
     kept = replies[[c for c in ("model", "prompt", "response", "cluster") if c in replies]].reset_index(drop=True)
@@ -326,7 +322,7 @@ def _look_further(theory: Theory, others: Sequence[Theory], replies: pd.DataFram
              False: ("by definitions", "Scores of this run's evaluator from the definitions alone, without any label "
                      "under this theory: a first look, not a measurement.")}
     for t, table in zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True):
-        how, sentence = words[t.dimensions == evaluator.dimensions]
+        how, sentence = words[evaluator.is_taught(t)]
         boards.append(make_board(f"{t.name}, {how}", t, table, sentence, **knobs))
     return boards
 

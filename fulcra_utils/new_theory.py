@@ -188,7 +188,7 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
         pairings.append(_pair_annotated(first, second, real, evaluator, n_prompts, seed))
     replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
     taught = pd.concat([dialogues, scored])[list(first.dimensions)].notna().any(axis=None)
-    how = {t.name: "the run's evaluator" if taught and t.dimensions == evaluator.dimensions else
+    how = {t.name: "the run's evaluator" if taught and evaluator.is_taught(t) else
            "the run's evaluator, by definitions alone" for t in (first, second)}
     pairings.append(_pair("replies of the run", first, second, replies,
                           score_theories(replies, [first, second], evaluator, progress), how))

@@ -6,6 +6,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from scipy import stats as sps
 
@@ -13,6 +14,8 @@ from fulcra_utils import between, leaderboard, new_theory
 from fulcra_utils.annotation import Dialogue, render_question
 from fulcra_utils.construction import build_run_data
 from fulcra_utils.dataset import read_dataset
+from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator import make_evaluator
 from fulcra_utils.pipeline import NOTEBOOKS, list_notebooks, run_notebook
 from fulcra_utils.theory import ROOT, check_theory, list_theories, load_theory
 
@@ -178,6 +181,9 @@ class FakeEvaluator:
     def __init__(self, theory):
         self.dimensions, self.passes = theory.dimensions, 0
 
+    def is_taught(self, theory):
+        return theory.dimensions == self.dimensions
+
     def for_theory(self, theory):
         self.wide = theory.n_dims
         return self
@@ -209,6 +215,46 @@ def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
     assert "different prompts" in " ".join(by_name["schwartz10, evaluator"].scores.notes)
     boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"], n_draws=20)
     assert [b.name for b in boards][1:] == ["moral_foundations, sample labels", "schwartz10, evaluator"]
+
+
+@pytest.fixture(scope="module")
+def judge():
+    """An evaluator whose values have a δ of their own, as after training."""
+    evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 64)
+    torch.nn.init.normal_(evaluator.delta, std=0.3, generator=torch.Generator().manual_seed(0))
+    return evaluator
+
+
+def rename(theory, folder, name):
+    """Return the same theory, read from a copy of its file under another name and title."""
+    text = yaml.safe_load(theory.path.read_text())
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**text, "name": name, "title": f"The {name} theory"}, sort_keys=False))
+    return load_theory(path)
+
+
+@pytest.mark.parametrize("others", [[], ["gpla5"], ["schwartz10", "schwartz19"], ["moral_foundations", "valuelex"]])
+def test_the_name_of_a_theory_moves_no_score(tmp_path, sample, judge, others):
+    rows = leaderboard.list_replies(sample.head(6), sample.iloc[:0])
+    beside = [load_theory(name) for name in others]
+    for name in list_theories():
+        theory = load_theory(name)
+        own = judge.for_theory(theory).score(rows.prompt.tolist(), rows.response.tolist())
+        tables = [leaderboard.score_theories(rows, [t, *beside], judge)[0]
+                  for t in (theory, rename(theory, tmp_path, "other"), rename(theory, tmp_path, "zz-much-longer"))]
+        found = [table[list(theory.dimensions)].to_numpy() for table in tables]
+        np.testing.assert_array_equal(found[0], found[1])
+        np.testing.assert_array_equal(found[0], found[2])
+        np.testing.assert_allclose(found[0], own, atol=2e-6)   # definitions are padded to another length
+
+
+def test_other_definitions_under_the_same_names_are_not_called_taught(tmp_path, judge):
+    theory = load_theory("schwartz10")
+    text = yaml.safe_load(theory.path.read_text())
+    text["dimensions"][0]["definition"] = "Something else altogether."
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(text, sort_keys=False))
+    assert judge.is_taught(theory) and judge.is_taught(rename(theory, tmp_path, "copy"))
+    assert not judge.is_taught(load_theory(tmp_path / "mine.yaml"))
 
 
 def test_boards_without_labels_or_evaluator_are_left_out_with_a_line(sample):
