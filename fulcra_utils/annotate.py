@@ -52,6 +52,8 @@ class AnnotateReport:
         The comparison of the forms, when there were several.
     files : list of Path
         What was written.
+    cache : Path or None
+        Folder of every answer that was paid for, the unusable ones too.
     """
 
     plan: pd.DataFrame
@@ -61,6 +63,7 @@ class AnnotateReport:
     costs: pd.DataFrame | None = None
     forms: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
+    cache: Path | None = None
 
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
@@ -76,6 +79,7 @@ class AnnotateReport:
             shown = [f"  row {number}: {why}" for number, why in list(self.failed.items())[:10]]
             more = [f"  … and {len(self.failed) - 10} more"] if len(self.failed) > 10 else []
             lines += [f"{len(self.failed)} of {self.n_rows} rows are not annotated in full:", *shown, *more]
+            lines += [f"every answer is kept in {self.cache}; the same command asks again where one was unusable"]
         return "\n".join(lines + [f"written: {path}" for path in self.files])
 
 
@@ -95,7 +99,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     form : {"all", "sets", "single", "vote"}
         "vote" asks in all three forms.
     cache : path, optional
-        Folder of the stored answers; default: `<output>.cache`.
+        Folder of the stored answers; default: `<output>.cache`. One without faults is never asked for again.
     budget : float, optional
         Dollars; reached, nothing more is asked, and the rest is recorded as not annotated.
     dry_run : bool
@@ -143,7 +147,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
         annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
     finally:
         store.close()
-    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs)
+    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder)
     _decide(annotation, rows, theory, decided, report)
     report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
     if review:

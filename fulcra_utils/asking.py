@@ -2,7 +2,8 @@
 
 Choices: an answer is stored before anything else is done with it; faults of the way (429, 5xx, timeouts, dropped
 connections, bodies that are no JSON) are asked again after a wait that grows, for a bounded number of times; content
-that cannot be used is asked again at once, at most twice; concurrency grows by one and is halved.
+with faults is asked again at once, at most twice in a run, and again in the next run: every answer is kept, only one
+without faults is final; concurrency grows by one and is halved.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import email.utils
+import itertools
 import json
 import random
 import threading
@@ -35,7 +37,7 @@ from fulcra_utils.endpoints import (
 RETRY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 FATAL_STATUS = {401, 402, 404}
 FORMAT_STATUS = {400, 415, 422}  # what an endpoint says that knows no JSON schema
-CONTENT_ASKS = 3  # the first ask and at most two more
+CONTENT_ASKS = 3  # in one run: the first ask and at most two more
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 JSON_MODES = ("schema", "object", "none")
 
@@ -76,7 +78,8 @@ def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cac
         Takes the number of the question and an Answer; returns (value, faults, worth): what can be used of it, what is
         wrong with it, and a number to choose by when every ask left faults. An answer with faults is asked again.
     cache : AnswerCache
-        Answers already there are not asked again.
+        An answer without faults is not asked again. Faulty ones are looked at first: where they hold nothing to use,
+        three new asks follow, where they hold something, what is left of three, at least one.
     price : Price, optional
         None leaves the cost unknown (counted as 0).
     budget : float, optional
@@ -182,6 +185,7 @@ class _Session:
         self.spent, self.reserved, self.mode, self.n_answered = 0.0, 0.0, JSON_MODES[0], 0
         self.flying: dict[str, asyncio.Task] = {}  # requests under way
         self.counted: set[str] = set()  # answers whose cost is in `spent`
+        self.n_old: dict[str, int] = {}  # answers that a question had before this run
         own = urlsplit(endpoint.url).hostname in LOOPBACK  # a proxy of the environment cannot reach this machine
         self.make_client = lambda: AsyncOpenAI(
             base_url=endpoint.url, api_key=self.key, max_retries=0, timeout=endpoint.timeout,
@@ -210,9 +214,13 @@ class _Session:
         self.done(number, outcome)
 
     async def _ask(self, number: int, question: Question) -> Outcome:
-        """Ask until the answer is free of faults, or the asks are used up; keep the best."""
-        outcome, best = Outcome(), float("-inf")
-        for attempt in range(CONTENT_ASKS):
+        """Ask until an answer is free of faults, or the asks of this run are used up; keep the best."""
+        outcome, best, first = Outcome(), float("-inf"), question.key(self.endpoint)
+        for attempt in itertools.count():
+            if self.cache.get(question.key(self.endpoint, attempt)) is None:
+                n_old = self.n_old.setdefault(first, attempt)
+                if attempt - n_old >= (CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - n_old)):
+                    break
             try:
                 answer, paid = await self._answer(question, attempt)
             except (_Transient, _Refused) as fault:

@@ -186,14 +186,15 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable."""
     from fulcra_utils.generation import load_writers, write_reply_rows
     from fulcra_utils.labelling import write_rows
-    rows = write_reply_rows(input, load_writers(writers), cache or f"{output}.cache", prompt_field, system,
-                            progress=sys.stderr.isatty())
+    cache = cache or f"{output}.cache"
+    rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, progress=sys.stderr.isatty())
     write_rows(output, rows)
     failed = [(number, row["problem"]) for number, row in enumerate(rows, 1) if row.get("problem")]
     typer.echo(f"{len(rows)} rows written to {output}, {len(failed)} of them without a reply")
     for number, why in failed[:10]:
         typer.echo(f"  row {number}: {why}")
     if failed:
+        typer.echo(f"every answer is kept in {cache}; the same command asks again where one was unusable")
         raise typer.Exit(1)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -218,7 +220,7 @@ class AnswerCache:
     """
 
     def __init__(self, folder: str | Path | None):
-        name = ":memory:"
+        self.folder, name = folder, ":memory:"
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             name = str(Path(folder) / "answers.sqlite")
@@ -234,6 +236,11 @@ class AnswerCache:
         """Return the stored answer, or None."""
         row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         return Answer(**json.loads(row[0])) if row else None
+
+    def list_answers(self, question: Question, endpoint: Endpoint) -> Iterator[Answer]:
+        """Yield every stored answer to a question, the unusable ones too, in the order of asking."""
+        keys = (question.key(endpoint, attempt) for attempt in itertools.count())
+        return itertools.takewhile(lambda answer: answer is not None, map(self.get, keys))
 
     def put(self, key: str, answer: Answer) -> None:
         """Store an answer; an answer already there stays."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
     endpoint : Endpoint
     forms : sequence of str
     cache : AnswerCache, optional
-        Answers already there are counted as stored.
+        Questions with an answer without faults are counted as stored.
     price : Price, optional
 
     Returns
@@ -208,13 +208,13 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
     usable = [row.dialogue for row in rows if row.dialogue is not None]
     for form in forms:
         counts, seen = {"requests": 0, "stored": 0, "tokens_in": 0, "tokens_out": 0}, set()
-        for question in (render_question(theory, d, items, form) for d in usable
-                         for items in list_questions(theory, form)):
+        for items, question in ((items, render_question(theory, d, items, form)) for d in usable
+                                for items in list_questions(theory, form)):
             key = question.key(endpoint)
             if key in seen:
                 continue
             seen.add(key)
-            if cache is not None and cache.get(key) is not None:
+            if cache is not None and _is_answered(cache.list_answers(question, endpoint), theory, items, form):
                 counts["stored"] += 1
                 continue
             counts["requests"] += 1
@@ -223,6 +223,16 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
         cost = price.cost(counts["tokens_in"], counts["tokens_out"]) if price else np.nan
         table.append({"form": form, "replies": len(usable), **counts, "cost": cost})
     return pd.DataFrame(table)
+
+
+def _is_answered(answers: Iterable[Answer], theory: Theory, items: Sequence[int], form: str) -> bool:
+    nothing = False
+    for answer in answers:
+        faults = read_answer(answer.text, theory, items, form, answer.finish_reason, confirmed=nothing).faults
+        if not faults:
+            return True
+        nothing |= faults == [NOTHING_LISTED]
+    return False
 
 
 def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache: AnswerCache,
@@ -236,7 +246,7 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
     theory : Theory
     endpoint : Endpoint
     cache : AnswerCache
-        Answers already there are not asked again; new ones are stored the moment they arrive.
+        Questions with an answer without faults are not asked again; new answers are stored the moment they arrive.
     forms : sequence of str
         Of "all", "sets", "single".
     price, budget

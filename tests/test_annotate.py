@@ -121,6 +121,41 @@ def test_what_never_works_is_missing_with_its_reason(tmp_path):
     assert np.isfinite(data.vectors[:, THEORY.item_dims[-1]]).all()
 
 
+@pytest.mark.parametrize("fault", CONTENT)
+def test_an_unusable_answer_is_asked_again_once_the_server_is_mended(command, tmp_path, fault):
+    rows = write_input(tmp_path / "in.jsonl", 3)
+    with FaultServer([fault], rate=1, most_faults=99) as server:
+        code, out, _ = command(server)
+        assert (code, server.requests) == (1, 9), "asked again at most twice in one run"
+        assert f"every answer is kept in {tmp_path / 'out.jsonl.cache'}" in out
+        code, out, _ = command(server)
+        asked = server.requests - 9
+        assert code == 1 and 3 <= asked <= 9, "bounded in the second run as well"
+        kept = AnswerCache(tmp_path / "out.jsonl.cache")
+        assert len(kept) == server.requests, "every answer that was paid for can be looked at"
+        kept.close()
+        server.rate = 0
+        _, planned, _ = command(server, "--dry-run")
+        assert re.search(r"all +3 +3 +0 ", planned), "the plan knows that all are asked again"
+        before = server.requests
+        assert command(server)[0] == 0
+        assert server.requests == before + 3
+        whole = (tmp_path / "out.jsonl").read_bytes()
+        assert command(server)[0] == 0
+        assert server.requests == before + 3, "a usable answer is paid for once"
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    assert np.array_equal(labels_of(read_output(tmp_path / "out.jsonl")), expected_labels(rows))
+
+
+def test_equal_rows_share_the_asks_of_a_run(tmp_path):
+    row = json.dumps({"prompt": "Hi?", "response": "Hello."})
+    (tmp_path / "in.jsonl").write_text("\n".join([row] * 40))
+    with FaultServer(["malformed"], rate=1, most_faults=99) as server:
+        for run in (1, 2):
+            annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server, concurrency=2))
+            assert server.requests == 3 * run
+
+
 def test_a_dead_endpoint_leaves_whole_rows_missing(tmp_path):
     write_input(tmp_path / "in.jsonl", 3)
     with FaultServer(["503"], rate=1) as server:

@@ -29,8 +29,12 @@ def test_a_reply_that_stays_empty_is_a_problem(tmp_path):
     with FaultServer(["empty"], rate=1, most_faults=9) as server:
         table = write_replies(PROMPTS[:1], [Endpoint(model="m", base_url=server.url)], tmp_path)
         assert server.requests == 3
-    assert table.response[0] is None
-    assert table.problem[0] == "the reply is empty"
+        assert table.response[0] is None
+        assert table.problem[0] == "the reply is empty"
+        server.rate = 0
+        for _ in range(2):
+            table = write_replies(PROMPTS[:1], [Endpoint(model="m", base_url=server.url)], tmp_path)
+            assert (table.response[0], server.requests) == (f"m: {PROMPTS[0]}", 4), "mended: asked once more, then kept"
 
 
 @pytest.fixture(scope="module")

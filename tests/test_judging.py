@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.endpoints import Endpoint
+from fulcra_utils.endpoints import AnswerCache, Endpoint
 from fulcra_utils.judging import count_wins, fit_strengths, judge_pairs, pair_policies, rate_elo, read_scores
 
 
@@ -62,6 +62,15 @@ def test_what_cannot_be_read_is_missing_and_never_a_win(judge_server):
     judged = judge_pairs(make_pairs(), endpoint)
     assert judged.result.tolist()[:2] == [1, 1] and np.isnan(judged.result[2])
     assert count_wins(judged).loc["long", "short"] == 2
+
+
+def test_an_answer_that_could_not_be_read_is_asked_again(judge_server, tmp_path):
+    endpoint, told = judge_server
+    cache, told["mumbles"] = AnswerCache(tmp_path), True
+    assert np.isnan(judge_pairs(make_pairs(), endpoint, cache=cache).result[2])
+    told["mumbles"] = False
+    assert judge_pairs(make_pairs(), endpoint, cache=cache).result.tolist() == [1, 1, 1]
+    cache.close()
 
 
 @pytest.mark.parametrize("text", ["", "7 and 3", '{"first": 7}', '{"first": -1, "second": 3}',
