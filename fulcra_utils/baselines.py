@@ -17,12 +17,11 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from fulcra_utils.classification import scores_to_labels
 from fulcra_utils.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
-from fulcra_utils.evaluator import CLASSES, pad_pairs, render
+from fulcra_utils.evaluator import pad_pairs, render
 from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples, TrainingClock, TrainingSettings, soften
-
-TOUCHED = 0.3  # a released score within ±0.3 counts as "no connection", as in the released reward
 
 
 @dataclass
@@ -64,17 +63,6 @@ def fit_majority(train: Examples) -> ShareModel:
     counts = soften(train.vectors).sum(0)
     total = counts.sum(-1, keepdims=True)
     return ShareModel(np.where(total > 0, counts / np.maximum(total, 1e-9), [0.0, 1.0, 0.0]))
-
-
-def harden(vectors: np.ndarray, cut: float = TOUCHED) -> np.ndarray:
-    """Return labels for scores: beyond ±cut a label, within it 0, nan stays nan; labels stay as they are.
-
-    Examples
-    --------
-    >>> harden(np.array([[0.9, -0.4, 0.1, np.nan]])).tolist()
-    [[1.0, -1.0, 0.0, nan]]
-    """
-    return np.where(np.isnan(vectors), np.nan, np.where(np.abs(vectors) > cut, np.sign(vectors), 0.0))
 
 
 @dataclass
@@ -174,7 +162,7 @@ def _fit_linear(featurise, train: Examples, strength: float) -> LinearModel:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     features = featurise(train.prompts, train.responses) if len(train) else None   # without rows no value has labels
-    labels = harden(train.vectors)
+    labels = scores_to_labels(train.vectors)
     models = []
     for d in range(labels.shape[1]):
         known = ~np.isnan(labels[:, d])
@@ -287,7 +275,7 @@ def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings
 
 def _pick_cells(train: Examples, seed: int) -> list[tuple[int, int]]:
     """Return (row, value) of every touched cell and of half as many untouched ones, drawn at random."""
-    labels = harden(train.vectors)
+    labels = scores_to_labels(train.vectors)
     present, absent = np.argwhere(np.abs(labels) > 0), np.argwhere(labels == 0)
     rng = np.random.default_rng(seed)
     drawn = absent[rng.permutation(len(absent))[:max(len(present) // 2, 1)]]
@@ -316,14 +304,3 @@ def subsample(examples: Examples, rows: np.ndarray) -> Examples:
     return replace(examples, prompts=[examples.prompts[r] for r in rows],
                    responses=[examples.responses[r] for r in rows], vectors=examples.vectors[rows],
                    weights=None if examples.weights is None else examples.weights[rows])
-
-
-def labels_of(probabilities: np.ndarray) -> np.ndarray:
-    """Return the likeliest label of each cell, shape (N, D), from probabilities (N, D, 3).
-
-    Examples
-    --------
-    >>> labels_of(np.array([[[0.1, 0.2, 0.7]]])).tolist()
-    [[1]]
-    """
-    return np.asarray(CLASSES)[probabilities.argmax(-1)]

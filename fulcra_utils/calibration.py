@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from fulcra_utils.classification import CLASSES
+from fulcra_utils.classification import CLASSES, NEAREST
 
 MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
 MIN_CONFORMAL = 30      # calibration cases a class of a value needs for a conformal limit
@@ -104,7 +104,7 @@ def fit_cuts(scores: np.ndarray, labels: np.ndarray, min_touched: int = MIN_CELL
     >>> fit_cuts(scores, np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]]), min_touched=1).round(2).tolist()
     [[-0.5, 0.15]]
     """
-    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), np.asarray(grid), (-0.5, 0.5))
+    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), np.asarray(grid), (-NEAREST, NEAREST))
     cuts = np.empty((labels.shape[1], 2))
     for d in range(labels.shape[1]):
         own = _fit_cut_pair(scores[:, d], labels[:, d], np.asarray(grid), tuple(pooled))

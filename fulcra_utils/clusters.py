@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_mutual_info_score
 from threadpoolctl import threadpool_limits
 
+from fulcra_utils.classification import NEAREST, scores_to_labels
 from fulcra_utils.stats import adjust_p, code_clusters, draw_clusters, sum_by_cluster
 
 
@@ -252,7 +253,7 @@ def measure_information(labels: np.ndarray, categories: np.ndarray, prompts: np.
     return {"ami": ami, "null": float(np.quantile(nulls, 0.95)), "p": p}
 
 
-def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = 0.5) -> np.ndarray:
+def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = NEAREST) -> np.ndarray:
     """Find the rows that show every part of a profile.
 
     Parameters
@@ -275,7 +276,7 @@ def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = 0.5) ->
     """
     vectors, profile = np.asarray(vectors, float), np.asarray(profile, float)
     named = profile != 0
-    return (vectors[:, named] * np.sign(profile[named]) >= cut).all(axis=1)
+    return (scores_to_labels(vectors[:, named], cut) == np.sign(profile[named])).all(axis=1)
 
 
 def _best_jaccard(labels: np.ndarray, again: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,17 +20,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fulcra_utils.baselines import harden, labels_of, subsample
+from fulcra_utils.baselines import subsample
 from fulcra_utils.classification import (
+    WEAK,
     average_precision,
     bootstrap_macro_f1,
     count_confusions,
     draw_weights,
     f1_by_class,
+    labels_of,
     macro_f1,
+    scores_to_labels,
     summarise_draws,
 )
-from fulcra_utils.evaluator import ValueEvaluator, scores_to_labels
+from fulcra_utils.evaluator import ValueEvaluator
 from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples
 
@@ -143,7 +146,8 @@ def compare_methods(labels: np.ndarray, probabilities: dict[str, np.ndarray], cl
     reference : str
         The method the others are compared with; its labels follow `cuts` when given, all other methods take their
         likeliest label.
-    cuts : ndarray, shape (D, 2), optional
+    cuts : ndarray, shape (D, 2) or (N, D, 2), optional
+        They decide labels only: pr_auc and mse take the probabilities as they are.
     n_draws : int
         Bootstrap samples.
     seed : int
@@ -194,7 +198,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequence, theory: Theory,
-                      target: np.ndarray, cut: float = 0.3, n_draws: int = 1000, seed: int = 2023) -> dict[str, float]:
+                      target: np.ndarray, cut: float = WEAK, n_draws: int = 1000, seed: int = 2023) -> dict[str, float]:
     """Measure how near scores come to the authors' own scores of the same replies.
 
     Parameters
@@ -222,7 +226,7 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
              "distance_r_low", "distance_r_high", "mse")
     if not len(scores) or not np.isfinite(released).any():
         return {"n": 0, "n_minus": 0, **dict.fromkeys(names, float("nan"))}
-    truth, said = harden(released, cut), np.nan_to_num(harden(scores, cut))
+    truth, said = scores_to_labels(released, cut), scores_to_labels(scores, cut)
     f1 = summarise_draws(macro_f1(truth, said), bootstrap_macro_f1(truth, {"a": said}, clusters, n_draws, seed)["a"])
     ours, theirs = report_distance(scores, target), report_distance(released, target)
     r = summarise_draws(_correlate(ours, theirs, np.ones((1, len(ours))))[0],
@@ -501,11 +505,11 @@ def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: 
     variants = {"as it is": (examples.prompts, examples.responses),
                 "typos in 5 % of the words": (add_typos(examples.prompts, seed=seed + 1), typed),
                 "rephrased prompt": (rephrase(examples.prompts), examples.responses)}
-    labels, plain, found = harden(examples.vectors), None, []
+    labels, plain, found = scores_to_labels(examples.vectors), None, []
     for change, (prompts, responses) in variants.items():
         scores = evaluator.score(prompts, responses)
         plain = scores if plain is None else plain
-        said, before = (scores_to_labels(s, evaluator.config.cuts) for s in (scores, plain))
+        said, before = (scores_to_labels(s, evaluator.cuts) for s in (scores, plain))
         draws = bootstrap_macro_f1(labels, {"a": said}, clusters, n_draws, seed)["a"] if np.isfinite(labels).any() \
             else np.full(1, np.nan)
         interval = summarise_draws(macro_f1(labels, said), draws)

@@ -26,12 +26,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from fulcra_utils.classification import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
 from fulcra_utils.theory import Theory
 from fulcra_utils.words import WordExpert, count_features
 
-CLASSES = (-1, 0, 1)
-DEFAULT_CUT = 0.5  # scores beyond ±0.5 are nearest to the labels ±1, as in the released evaluator
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
 
 
@@ -124,6 +123,11 @@ class ValueEvaluator(PreTrainedModel):
     def dimensions(self) -> tuple[str, ...]:
         """Return the D dimension names in canonical order."""
         return tuple(self.config.dimensions)
+
+    @property
+    def cuts(self) -> np.ndarray:
+        """Return the cuts between labels, shape (D, 2): those of the calibration, else ±0.5."""
+        return np.array(self.config.cuts or _neutral("cuts", len(self.dimensions)))
 
     def is_taught(self, theory: Theory) -> bool:
         """Return whether the evaluator was made for these dimensions and definitions; a theory's name says nothing."""
@@ -332,7 +336,7 @@ class ValueEvaluator(PreTrainedModel):
         if hasattr(pairs, "columns"):
             pairs = list(zip(pairs["prompt"], pairs["response"], strict=True))
         prompts, responses = [p for p, _ in pairs], [r for _, r in pairs]
-        return scores_to_labels(self.score(prompts, responses), self.config.cuts)
+        return scores_to_labels(self.score(prompts, responses), self.cuts).astype(int)
 
     def for_theory(self, theory: Theory) -> ValueEvaluator:
         """Return an evaluator of another theory with the same weights.
@@ -466,7 +470,7 @@ def _no_pooler(encoder_config: PreTrainedConfig) -> dict:
 
 
 def _neutral(name: str, n_dims: int) -> list:
-    neutral = {"cuts": [-DEFAULT_CUT, DEFAULT_CUT], "conformal": [None] * len(CLASSES)}[name]
+    neutral = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}[name]
     return [neutral] * n_dims
 
 
@@ -720,27 +724,3 @@ def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.de
     return {name: torch.tensor([pair[name] + [filler.get(name, 0)] * (longest - len(pair[name])) for pair in pairs],
                                device=device)
             for name in pairs[0]}
-
-
-def scores_to_labels(scores: np.ndarray, cuts: Sequence[Sequence[float]] | None = None) -> np.ndarray:
-    """Return labels for scores.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (N, D), values in [-1, 1]
-    cuts : D pairs (low, high), optional
-        A score below low is -1, above high +1, otherwise 0. None means ±0.5, the nearest label.
-
-    Returns
-    -------
-    ndarray of int8, shape (N, D)
-
-    Source: released evaluator (nearest of -1, 0, +1).
-
-    Examples
-    --------
-    >>> scores_to_labels(np.array([[-0.7, 0.1, 0.6]]))
-    array([[-1,  0,  1]], dtype=int8)
-    """
-    low, high = (-DEFAULT_CUT, DEFAULT_CUT) if cuts is None else np.asarray(cuts, dtype=float).T
-    return (scores > high).astype(np.int8) - (scores < low).astype(np.int8)

@@ -26,8 +26,6 @@ from fulcra_utils.baselines import (
     fit_majority,
     fit_paper_recipe,
     fit_tfidf,
-    harden,
-    labels_of,
     subsample,
 )
 from fulcra_utils.calibration import (
@@ -39,7 +37,7 @@ from fulcra_utils.calibration import (
     fit_temperatures,
     rescale,
 )
-from fulcra_utils.classification import count_confusions, f1_by_class, summarise_draws
+from fulcra_utils.classification import count_confusions, f1_by_class, labels_of, scores_to_labels, summarise_draws
 from fulcra_utils.encoder import Encoder, load_encoder
 from fulcra_utils.evaluation import (
     Rows,
@@ -156,7 +154,7 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | No
     evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
                                settings["delta_penalty"], seed, settings["word_buckets"])
     train = pick_training_rows(rows, splits[0], settings, chosen)
-    evaluator.fit_words(train.prompts, train.responses, harden(train.vectors), train.weights)
+    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
     evaluator.to(pick_device())
     history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
                               read_training_settings(settings, seed), progress)
@@ -174,7 +172,7 @@ def calibrate(evaluator: ValueEvaluator, validation: Examples) -> None:
         Its `temperature` and its config's `cuts` are set.
     validation : Examples
     """
-    labels = harden(validation.vectors)
+    labels = scores_to_labels(validation.vectors)
     if not np.isfinite(labels).any():
         return
     evaluator.temperature[:] = 1.0
@@ -202,7 +200,7 @@ def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: floa
         nan = too few cases.
     """
     probabilities = evaluator.predict_proba(calibration.prompts, calibration.responses)
-    limits = fit_conformal(probabilities, harden(calibration.vectors), level)
+    limits = fit_conformal(probabilities, scores_to_labels(calibration.vectors), level)
     evaluator.config.conformal = [[float(x) if np.isfinite(x) else None for x in row] for row in limits]
     evaluator.config.conformal_level = level
     return limits
@@ -403,7 +401,7 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
     if len(np.unique(clusters)) < n_folds:
         return pd.DataFrame(columns=["fold", "n_train", "n_test", "n_minus", "macro_f1", "f1_minus"])
     fold = divide_folds(clusters, np.zeros(len(annotated), dtype=bool), n_folds + 1, seed) - 1
-    labels, said = harden(rows.vectors[annotated]), np.zeros((len(annotated), rows.theory.n_dims), dtype=int)
+    labels, said = scores_to_labels(rows.vectors[annotated]), np.zeros((len(annotated), rows.theory.n_dims), dtype=int)
     everyone = rows.examples(np.isin(np.arange(len(rows.table)), annotated))
     for k in range(n_folds):
         test = subsample(everyone, fold == k)
@@ -452,15 +450,15 @@ def learn_from_less(rows: Rows, settings: dict, target: np.ndarray, seed: int,
         if not len(train) or not np.isfinite(train.vectors).any():
             continue
         model, about = fit_tfidf(train), {"share": share, "n_train": len(train),
-                                          "n_minus": int((harden(train.vectors) == -1).sum())}
+                                          "n_minus": int((scores_to_labels(train.vectors) == -1).sum())}
         for name, chosen in (("annotated", tested), ("unseen model", other)):
             pairs, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
             if not len(pairs):
                 continue
             p = model.predict_proba(pairs.prompts, pairs.responses)
             if name == "annotated":
-                only = compare_methods(harden(pairs.vectors), {"ours": p}, clusters, n_draws=settings["n_draws"],
-                                       seed=seed).iloc[0]
+                only = compare_methods(scores_to_labels(pairs.vectors), {"ours": p}, clusters,
+                                       n_draws=settings["n_draws"], seed=seed).iloc[0]
                 ends = {"macro_f1": (only.macro_f1, only.low, only.high)}
             else:
                 agreed = agree_with_scores(p[..., 2] - p[..., 0], pairs.vectors, clusters, rows.theory, target,
@@ -509,11 +507,11 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
     order = np.concatenate([p["rows"] for p in pieces])
     pooled = {name: np.concatenate([np.array(p["probabilities"][name]) for p in pieces])
               for name in pieces[0]["probabilities"]}
-    labels = harden(rows.vectors[order])
+    labels = scores_to_labels(rows.vectors[order])
     errors = measure_calibration(pooled["ours"], labels, rows.theory.dimensions)
-    pooled["ours"] = np.concatenate([_apply_cuts(np.array(p["probabilities"]["ours"]), np.array(p["cuts"]))
-                                     for p in pieces])
-    found = compare_methods(labels, pooled, table.cluster.to_numpy()[order], n_draws=settings["n_draws"], seed=seed)
+    cuts = np.repeat([p["cuts"] for p in pieces], [len(p["rows"]) for p in pieces], axis=0)      # (N, D, 2)
+    found = compare_methods(labels, pooled, table.cluster.to_numpy()[order], cuts=cuts, n_draws=settings["n_draws"],
+                            seed=seed)
     return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method]), errors
 
 
@@ -565,19 +563,8 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
         minutes[name] = (time.monotonic() - start) / 60
     said = {name: model.predict_proba(test.prompts, test.responses) for name, model in models.items()}
     return {"rows": np.flatnonzero(held_out).tolist(), "minutes": minutes,
-            "cuts": ours.config.cuts or [[-0.5, 0.5]] * len(ours.dimensions),
+            "cuts": ours.cuts.tolist(),
             "probabilities": {name: p.round(6).tolist() for name, p in said.items()}}
-
-
-def _apply_cuts(probabilities: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Return probabilities whose likeliest label is the one the cuts give, the score unchanged where possible."""
-    scores = probabilities[..., 2] - probabilities[..., 0]
-    wanted = (scores > cuts[:, 1]).astype(int) - (scores < cuts[:, 0]) + 1
-    lifted = probabilities.copy()
-    top = probabilities.max(-1) + 1e-3
-    np.put_along_axis(lifted, wanted[..., None], np.maximum(
-        np.take_along_axis(probabilities, wanted[..., None], -1), top[..., None]), -1)
-    return lifted / lifted.sum(-1, keepdims=True)
 
 
 def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target: np.ndarray,
@@ -654,7 +641,7 @@ def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, 
     judged = np.flatnonzero(np.any(list(_test_rows(rows, what, name).values()), axis=0))
     said = evaluator.predict_proba(rows.table.prompt.iloc[judged].tolist(), rows.table.response.iloc[judged].tolist())
     return {"rows": judged.tolist(), "probabilities": said.round(6).tolist(),
-            "cuts": evaluator.config.cuts or [[-0.5, 0.5]] * rows.theory.n_dims}
+            "cuts": evaluator.cuts.tolist()}
 
 
 def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:
@@ -682,8 +669,8 @@ def _judge(rows: Rows, said: np.ndarray, cuts: Sequence, chosen: np.ndarray, wha
         return {"n": len(p), "macro_f1": agreement["macro_f1"], "low": agreement["macro_f1_low"],
                 "high": agreement["macro_f1_high"], **{k: agreement[k] for k in kept}, **validity}
     dims = [rows.theory.dimensions.index(name)] if what == "value" else list(range(rows.theory.n_dims))
-    table = compare_methods(harden(truth[:, dims]), {"ours": p[:, dims]}, clusters, cuts=np.asarray(cuts)[dims],
-                            n_draws=n_draws, seed=seed)
+    table = compare_methods(scores_to_labels(truth[:, dims]), {"ours": p[:, dims]}, clusters,
+                            cuts=np.asarray(cuts)[dims], n_draws=n_draws, seed=seed)
     return {"n": len(p), **table.iloc[0][["macro_f1", "low", "high"]].astype(float).to_dict()}
 
 
@@ -868,5 +855,5 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
     return found.assign(released=found["value"].map(means[1] - means[0])), best
 
 
-_TRAINING_MODULES = ("baselines", "calibration", "encoder", "evaluator", "training", "words")
+_TRAINING_MODULES = ("baselines", "calibration", "classification", "encoder", "evaluator", "training", "words")
 _TRAINING_PARTS = (pick_training_rows, fit_evaluator, calibrate, fit_recipe, _run_fold, _leave_one_out)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fulcra_utils.classification import draw_weights, summarise_draws
+from fulcra_utils.classification import WEAK, draw_weights, summarise_draws
 from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render
 from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples
@@ -244,7 +244,7 @@ def audit_replies(evaluator: ValueEvaluator, prompts: Sequence[str], theory: The
         means = evaluator.score(list(prompts), replies).mean(0)
         d = int(np.abs(means).argmax())
         found.append({"attack": attack, "strongest": theory.dimensions[d], "strongest_score": means[d],
-                      "mean_absolute": float(np.abs(means).mean()), "failed": bool(abs(means[d]) > 0.3),
+                      "mean_absolute": float(np.abs(means).mean()), "failed": bool(abs(means[d]) > WEAK),
                       **dict(zip(theory.dimensions, means, strict=True))})
     return pd.DataFrame(found, columns=["attack", "strongest", "strongest_score", "mean_absolute", "failed",
                                         *theory.dimensions])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from fulcra_utils.classification import NEAREST, scores_to_labels
 from fulcra_utils.clusters import (
     assess_density,
     cluster_vectors,
@@ -25,7 +26,7 @@ from fulcra_utils.clusters import (
 )
 from fulcra_utils.probes import pair_replies, predict_ridge, probe_preference
 from fulcra_utils.replies import Finding, Replies, RiskMap, leave_out
-from fulcra_utils.stats import CUT, adjust_p, count_signs, find_components, wilson_interval
+from fulcra_utils.stats import adjust_p, count_signs, find_components, wilson_interval
 from fulcra_utils.structure import (
     MIN_CIRCLE,
     assess_circle,
@@ -159,7 +160,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     A candidate is (1) denser than the densest cluster of shuffled columns (p <= 0.05 over all clusters), (2) stable
     (mean Jaccard of at least 0.6), (3) of at least 5 prompts, (4) not enriched in any known category (adjusted
     p > 0.05) nor half filled by one (catch-all categories such as "unethical behaviour" name no risk and explain
-    nothing), and (5) opposed to at least one value (centre at or below -0.5).
+    nothing), and (5) opposed to at least one value (centre below -0.5).
 
     Parameters
     ----------
@@ -227,12 +228,12 @@ def _describe_cluster(replies: Replies, mask: np.ndarray) -> dict:
     first = part.table.iloc[nearest].drop_duplicates("cluster").head(3)
     reward = part.table.reward
     return {"size": len(part), "n_prompts": part.n_prompts, "profile": write_profile(centre, part.theory.dimensions),
-            "opposes": int((centre <= -CUT).sum()), "refusals": part.refusals.mean(),
+            "opposes": int((scores_to_labels(centre, NEAREST) == -1).sum()), "refusals": part.refusals.mean(),
             "reward": reward.mean() if reward.notna().any() else np.nan, "typical": " ".join(first.row_id.astype(str)),
             **dict(zip(part.theory.dimensions, centre, strict=True))}
 
 
-def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = CUT) -> str:
+def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = NEAREST) -> str:
     """Return a profile in words: the values beyond the cut, with their sign.
 
     Source: ours.
@@ -242,7 +243,8 @@ def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = CUT) ->
     >>> write_profile([0.9, -0.6, 0.1], ["security", "power", "hedonism"])
     'security +, power −'
     """
-    parts = [f"{name} {'+' if c > 0 else '−'}" for name, c in zip(names, centre, strict=True) if abs(c) >= cut]
+    signs = scores_to_labels(centre, cut)
+    parts = [f"{name} {'+' if sign > 0 else '−'}" for name, sign in zip(names, signs, strict=True) if abs(sign) == 1]
     return ", ".join(parts) or "nothing expressed"
 
 
@@ -576,8 +578,8 @@ def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Find
         return leave_out("The margin of the scores", "these rows carry labels, not scores")
     if labels is None:
         size = np.abs(replies.vectors)
-        unclear, n = (np.abs(size - CUT) < UNCLEAR).sum(axis=0), (size >= CUT - UNCLEAR).sum(axis=0)
-        what = f"score within {UNCLEAR} of the cut at {CUT}, of the cells above {CUT - UNCLEAR}"
+        unclear, n = (np.abs(size - NEAREST) < UNCLEAR).sum(axis=0), (size >= NEAREST - UNCLEAR).sum(axis=0)
+        what = f"score within {UNCLEAR} of the cut at {NEAREST}, of the cells above {NEAREST - UNCLEAR}"
     else:
         plus, minus = ((labels * sign > 0).astype(float) @ replies.theory.item_matrix for sign in (1, -1))
         unclear, n = ((plus > 0) & (minus > 0)).sum(axis=0), ((plus > 0) | (minus > 0)).sum(axis=0)

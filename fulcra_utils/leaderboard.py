@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.classification import NEAREST, scores_to_labels
 from fulcra_utils.compass import (
     Countries,
     ModelScores,
@@ -559,15 +560,14 @@ def _match_itself(countries: Countries, name: str) -> float:
     return match_rankings(-ranks, ranks).item()
 
 
-def least_without(board: Board, dimension: str, cut: float = -0.5) -> tuple[float, float, float]:
+def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
     """Return the smallest share, over the models, of replies that do not oppose a value, with its interval.
 
     Parameters
     ----------
     board : Board
     dimension : str
-    cut : float
-        A score of at most this opposes.
+        A score nearest to -1 opposes.
 
     Returns
     -------
@@ -585,9 +585,9 @@ def least_without(board: Board, dimension: str, cut: float = -0.5) -> tuple[floa
     0.5
     """
     d = board.theory.dimensions.index(dimension)
-    values = board.scores.values[..., [d]]
+    labels = scores_to_labels(board.scores.values[..., [d]], NEAREST)
     kept = ModelScores(board.scores.models, board.scores.prompts, (dimension,),
-                       np.where(np.isfinite(values), (values > cut).astype(float), np.nan), board.scores.clusters)
+                       np.where(np.isnan(labels), np.nan, labels > -1), board.scores.clusters)
     low, high = take_interval(np.fmin.reduce(draw_means(kept, len(board.draws))[..., 0], axis=1))
     return float(np.fmin.reduce(kept.means[:, 0])), float(low), float(high)
 

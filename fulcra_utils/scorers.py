@@ -253,7 +253,7 @@ def fit_value_scorer(
     memory : TextMemory
     prompts, responses : sequence of str, length N
     vectors : ndarray, shape (N, D)
-        Labels or scores in [-1, 1]; nan = unknown, which counts as 0 for the words.
+        Labels or scores in [-1, 1]; nan = unknown, which teaches nothing.
     theory : Theory
     seed : int
     mismatch : float
@@ -267,7 +267,7 @@ def fit_value_scorer(
     """
     prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed, mismatch)
     networks = _fit_networks(pair_features(memory, prompts, responses), vectors, 128, seed, bounded=True)
-    words = _fit_ngrams(prompts, responses, np.nan_to_num(vectors), bounded=True)
+    words = _fit_ngrams(prompts, responses, vectors, bounded=True)
     return MeanScorer([EmbeddingScorer(memory, networks), words])
 
 
@@ -477,7 +477,6 @@ def _fit_networks(features: np.ndarray, labels: np.ndarray, hidden: int, seed: i
 
 def _fit_ngrams(prompts: Sequence[str], responses: Sequence[str], outputs: np.ndarray, bounded: bool) -> NgramScorer:
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import Ridge
 
     options = {"sublinear_tf": True, "token_pattern": r"(?u)\b\w+'?\w*\b", "dtype": np.float32}
     least = 3 if len(responses) > 1000 else 1
@@ -485,5 +484,19 @@ def _fit_ngrams(prompts: Sequence[str], responses: Sequence[str], outputs: np.nd
     asked = TfidfVectorizer(min_df=least, **options).fit(list(prompts))
     shared = TfidfVectorizer(stop_words="english", **options).fit([*prompts, *responses, "word"])
     scorer = NgramScorer(words, asked, shared, bounded=bounded)
-    scorer.regression = Ridge(alpha=1.0, solver="sparse_cg").fit(scorer.featurise(prompts, responses), outputs)
+    scorer.regression = _fit_ridge(scorer.featurise(prompts, responses), outputs)
     return scorer
+
+
+def _fit_ridge(features: Any, outputs: np.ndarray) -> Any:
+    """Fit every output on the rows in which it is known; one that never is stays 0."""
+    from sklearn.linear_model import Ridge
+
+    known, whole = np.isfinite(outputs), Ridge(alpha=1.0, solver="sparse_cg")
+    whole.coef_ = np.zeros((outputs.shape[1], features.shape[1]), features.dtype)
+    whole.intercept_ = np.zeros(outputs.shape[1], features.dtype)
+    for rows in np.unique(known[:, known.any(axis=0)], axis=1).T:
+        mine = (known == rows[:, None]).all(axis=0)
+        part = Ridge(alpha=1.0, solver="sparse_cg").fit(features[rows], outputs[np.ix_(rows, mine)])
+        whole.coef_[mine], whole.intercept_[mine] = part.coef_, part.intercept_
+    return whole

@@ -14,7 +14,7 @@ from scipy import stats as sps
 from scipy.sparse import csr_array
 from statsmodels.stats.multitest import multipletests
 
-CUT = 0.5  # nearest label: a score beyond +-0.5 is +1 or -1 (released evaluator)
+from fulcra_utils.classification import CLASSES, NEAREST, scores_to_labels
 
 
 def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tu
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def count_signs(vectors: np.ndarray, cut: float = CUT) -> np.ndarray:
+def count_signs(vectors: np.ndarray, cut: float = NEAREST) -> np.ndarray:
     """Count the rows that oppose, leave out and support each value.
 
     Parameters
@@ -64,7 +64,7 @@ def count_signs(vectors: np.ndarray, cut: float = CUT) -> np.ndarray:
     vectors : (N, D) array
         Labels in {-1, 0, 1} or scores in [-1, 1]; nan = not annotated.
     cut : float
-        A score of at least `cut` counts as +1, of at most -`cut` as -1.
+        As in `scores_to_labels`.
 
     Returns
     -------
@@ -76,12 +76,11 @@ def count_signs(vectors: np.ndarray, cut: float = CUT) -> np.ndarray:
     Examples
     --------
     >>> count_signs([[1, -0.7], [0.2, np.nan], [0.5, 0]])
-    array([[0, 1, 2],
+    array([[0, 2, 1],
            [1, 1, 0]])
     """
-    vectors = _matrix(vectors)
-    plus, minus = (vectors >= cut).sum(axis=0), (vectors <= -cut).sum(axis=0)
-    return np.stack([minus, np.isfinite(vectors).sum(axis=0) - plus - minus, plus], axis=1)
+    labels = scores_to_labels(_matrix(vectors), cut)
+    return np.stack([(labels == label).sum(axis=0) for label in CLASSES], axis=1)
 
 
 def code_clusters(clusters: np.ndarray) -> tuple[np.ndarray, int]:

@@ -28,9 +28,9 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from fulcra_utils.classification import macro_f1
+from fulcra_utils.classification import CLASSES, labels_of, macro_f1, scores_to_labels
 from fulcra_utils.encoder import has_bf16
-from fulcra_utils.evaluator import CLASSES, ValueEvaluator, pad_pairs, render_pairs, scores_to_labels
+from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render_pairs
 
 
 @dataclass(frozen=True)
@@ -344,8 +344,7 @@ def _validation_f1(prediction) -> dict[str, float]:
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     soft = prediction.label_ids
     scores = np.where(soft.sum(-1) > 0, soft[..., 2] - soft[..., 0], np.nan)
-    truth = np.where(np.isnan(scores), np.nan, scores_to_labels(np.nan_to_num(scores)))
-    return {"f1": macro_f1(truth, logits.argmax(-1) - 1)}
+    return {"f1": macro_f1(scores_to_labels(scores), labels_of(logits))}
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_cluster_limits():
 
 
 def test_profile_needs_every_part():
-    rows = [[1, -1, 0.2], [0.6, -0.5, 1], [1, 0, 0], [np.nan, -1, 0]]
+    rows = [[1, -1, 0.2], [0.6, -0.51, 1], [1, 0, 0], [np.nan, -1, 0]]
     assert clusters.match_profile(rows, [1, -1, 0]).tolist() == [True, True, False, False]
 
 

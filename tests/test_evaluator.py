@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from fulcra_utils.classification import scores_to_labels
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import (
     EvaluatorError,
     ValueEvaluator,
     make_evaluator,
     render,
-    scores_to_labels,
 )
 from fulcra_utils.theory import list_theories, load_theory
 
@@ -119,7 +119,7 @@ def test_calibration_survives_saving(evaluator, tmp_path):
     other = ValueEvaluator.from_pretrained(tmp_path / "e")
     assert other.temperature[2] == 4 and other.config.cuts == evaluator.config.cuts
     np.testing.assert_array_equal(other.predict(list(zip(PROMPTS, REPLIES, strict=True))),
-                                  scores_to_labels(other.score(PROMPTS, REPLIES), other.config.cuts))
+                                  scores_to_labels(other.score(PROMPTS, REPLIES), other.cuts))
 
 
 def test_temperature_flattens_one_value_only(evaluator):

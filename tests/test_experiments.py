@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, f1_score
 
 from fulcra_utils import evaluation, experiments
 from fulcra_utils.calibration import tabulate_support
@@ -87,6 +88,32 @@ def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, mo
     pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)[0], table)
 
 
+def test_cuts_of_the_folds_decide_labels_and_leave_probabilities_alone(rows, tmp_path, monkeypatch):
+    rng, theory = np.random.default_rng(3), rows.theory
+    names = ("ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe")
+    pieces = {}
+
+    def say(rows, annotated, fold, k, *_):
+        mine = np.flatnonzero(annotated & (fold == k))
+        p = rng.dirichlet(np.ones(3), (len(mine), theory.n_dims))
+        pieces[k] = mine, p, [[-0.1 - 0.3 * k, 0.2 + 0.2 * k]] * theory.n_dims
+        return {"rows": mine.tolist(), "minutes": dict.fromkeys(names, 0.0), "cuts": pieces[k][2],
+                "probabilities": dict.fromkeys(names, p.tolist())}
+
+    monkeypatch.setattr(experiments, "_run_fold", say)
+    table = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)[0].set_index("method")
+    truth = np.concatenate([rows.vectors[mine] for mine, _, _ in pieces.values()])
+    p = np.concatenate([p for _, p, _ in pieces.values()])
+    said = np.concatenate([np.where(s > c[0][1], 1, np.where(s < c[0][0], -1, 0)) for _, p, c in pieces.values()
+                           for s in [p[..., 2] - p[..., 0]]])
+    areas = [average_precision_score(truth[:, d] == label, p[:, d, label + 1])
+             for d in range(theory.n_dims) for label in (-1, 1)]
+    assert table.mse["ours"] == pytest.approx(((p[..., 2] - p[..., 0] - truth) ** 2).mean(), abs=1e-6)
+    assert table.pr_auc["ours"] == pytest.approx(np.mean(areas), abs=1e-6)
+    assert table.macro_f1["ours"] == pytest.approx(f1_score(truth.ravel(), said.ravel(), average="macro"))
+    assert table.mse["ours"] == table.mse["majority"] and table.macro_f1["ours"] != table.macro_f1["majority"]
+
+
 def test_finished_trainings_are_loaded_and_score_alike(rows, tmp_path, monkeypatch):
     first, history = experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
     train = experiments.pick_training_rows(rows, "train", SETTINGS)
@@ -140,13 +167,6 @@ def test_a_left_out_training_is_kept_and_judged_again_without_it(rows, tmp_path,
     monkeypatch.setattr(experiments, "_leave_one_out", lambda *_: pytest.fail("a finished training was run again"))
     again, _ = experiments.leave_out(rows, {**only, "n_draws": 30}, 1, tmp_path, target, progress=False)
     pd.testing.assert_series_equal(again.macro_f1, found.macro_f1)
-
-
-def test_cuts_keep_their_label_when_folds_are_pooled():
-    p = np.array([[[0.1, 0.5, 0.4], [0.3, 0.4, 0.3]]])
-    lifted = experiments._apply_cuts(p, np.array([[-0.5, 0.2], [-0.5, 0.5]]))
-    assert (lifted.argmax(-1) - 1).tolist() == [[1, 0]]
-    np.testing.assert_allclose(lifted.sum(-1), 1)
 
 
 def test_unseen_rows_are_judged_by_the_scores(rows, evaluator):

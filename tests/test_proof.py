@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 from fulcra_utils import plots_alignment
 from fulcra_utils.alignment import tabulate_targets
@@ -26,6 +27,7 @@ from fulcra_utils.proof import (
 )
 from fulcra_utils.scorers import (
     TextMemory,
+    _fit_ngrams,
     fit_judge,
     fit_ngram_reward,
     fit_preference,
@@ -107,6 +109,24 @@ def test_scorers_survive_a_theory_without_labels(memory):
         assert np.isfinite(scorer.score(["q"], ["a"])).all()
     rows[list(theory.dimensions)] = np.nan
     assert np.isnan(measure_scorer(scorer, rows, theory)["correlation"])
+
+
+def test_missing_labels_teach_the_words_nothing():
+    rng = np.random.default_rng(0)
+    words = ["kind", "cruel", "brave", "idle", "true", "false"]
+    replies = [" ".join(rng.choice(words, 4)) for _ in range(40)]
+    outputs = np.stack([[float(reply.count(w)) for reply in replies] for w in words[:5]], axis=1)
+    outputs[rng.random(outputs.shape) < [0.0, 0.0, 0.3, 0.7, 0.0]] = np.nan
+    outputs[:, 4] = np.nan
+    scorer = _fit_ngrams(["q"] * 40, replies, outputs, bounded=False)
+    said, features = scorer.score(["q"] * 40, replies), scorer.featurise(["q"] * 40, replies)
+    for d in range(4):
+        rows = np.isfinite(outputs[:, d])
+        alone = Ridge(alpha=1.0, solver="sparse_cg").fit(features[rows], outputs[rows, d])
+        np.testing.assert_allclose(said[:, d], alone.predict(features), atol=1e-3)
+    assert (said[:, 4] == 0).all()
+    half = np.where(np.arange(40) < 20, 1.0, np.nan)    # whatever the words, all that is known is 1
+    np.testing.assert_allclose(fit_ngram_reward(["q"] * 40, replies, half).predict(["q"] * 40, replies), 1.0, atol=1e-3)
 
 
 def test_taught_absence_keeps_unknown_labels_unknown():

@@ -9,28 +9,41 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
+from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import (
     PaperRecipe,
     fit_frozen,
     fit_majority,
     fit_paper_recipe,
     fit_tfidf,
-    harden,
-    labels_of,
     subsample,
 )
-from fulcra_utils.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
+from fulcra_utils.classification import (
+    NEAREST,
+    average_precision,
+    bootstrap_macro_f1,
+    labels_of,
+    macro_f1,
+    macro_f1_by_value,
+    scores_to_labels,
+)
+from fulcra_utils.clusters import match_profile
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.exploration import write_profile
+from fulcra_utils.leaderboard import least_without, make_board
+from fulcra_utils.stats import count_signs
 from fulcra_utils.theory import load_theory
 from fulcra_utils.training import (
     Examples,
     TrainingSettings,
     WeightAverage,
+    _validation_f1,
     join_examples,
     soften,
     train_evaluator,
@@ -216,7 +229,7 @@ def test_evaluator_stops_when_its_minutes_are_over(tiny, toy):
 def test_joined_examples_keep_their_weights(toy):
     both = join_examples(make_examples(toy, 4), subsample(make_examples(toy, 4), np.array([0, 1])))
     assert len(both) == 6 and both.weights.tolist() == [1.0] * 6
-    assert np.isnan(harden(both.vectors)[0, -1])
+    assert np.isnan(scores_to_labels(both.vectors)[0, -1])
 
 
 def make_deberta(folder):
@@ -299,3 +312,63 @@ def test_reward_and_scorer_are_one_line_each(tiny):
     pairs = [("a", "yes"), ("b", "no")]
     assert 0 <= f1_score(np.ones(2 * theory.n_dims), evaluator.predict(pairs).ravel(), average="macro",
                          zero_division=0) <= 1
+
+
+EDGES = [-1.0, -0.500001, -0.5, -0.300001, -0.3, -0.1, 0.0, 0.1, 0.3, 0.300001, 0.5, 0.500001, 1.0, np.nan]
+
+
+def early_stopping(scores):
+    """Return the labels that early stopping sees: those with which it finds a perfect prediction."""
+    labels = scores_to_labels(scores)
+    kind = type("Prediction", (), {"predictions": np.eye(3)[np.nan_to_num(labels).astype(int) + 1],
+                                   "label_ids": soften(scores).astype(np.float32)})
+    assert _validation_f1(kind)["f1"] == 1.0
+    return labels
+
+
+USERS = {  # cut, and how each user of the rule gives labels for scores (N, 1)
+    "given scores": (0.3, scores_to_labels),
+    "given scores, 32 bits": (0.3, lambda s: scores_to_labels(s.astype(np.float32))),
+    "early stopping": (0.3, early_stopping),
+    "nearest": (0.5, lambda s: scores_to_labels(s, NEAREST)),
+    "cuts of each value": (0.5, lambda s: scores_to_labels(s, np.array([[-0.5, 0.5]]))),
+    "cuts of each value, 32 bits": (0.3, lambda s: scores_to_labels(s.astype(np.float32), np.array([[-0.3, 0.3]]))),
+    "cuts of each cell": (0.5, lambda s: scores_to_labels(s, np.full((*s.shape, 2), [-0.5, 0.5]))),
+    "softened": (0.5, lambda s: np.where(np.isnan(s), np.nan, labels_of(soften(s)))),
+    "counts": (0.5, lambda s: np.array([[np.nan if not c.sum() else c.argmax() - 1]
+                                        for c in (count_signs(row[None])[0] for row in s)])),
+    "profiles": (0.5, lambda s: np.where(np.isnan(s), np.nan, match_profile(s, [1])[:, None] * 1.0
+                                         - match_profile(s, [-1])[:, None])),
+}
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_every_label_comes_from_one_rule_at_the_cut(user):
+    cut, label = USERS[user]
+    scores = np.array(EDGES)[:, None]
+    wanted = [np.nan if np.isnan(s) else 0.0 if abs(s) <= cut else np.sign(s) for s in EDGES]
+    np.testing.assert_array_equal(np.asarray(label(scores), dtype=float).ravel(), wanted)
+
+
+def test_a_reward_leaves_out_what_is_labelled_zero(toy):
+    scores = np.array(EDGES[:-1])[:, None] * np.ones(toy.n_dims)
+    moved = value_distance(scores, np.zeros(toy.n_dims), np.ones(toy.n_dims), absence="mask")
+    assert ((moved > 0) == (scores_to_labels(scores)[:, 0] != 0)).all()
+
+
+@pytest.mark.parametrize(("centre", "said"), [(0.5, "nothing expressed"), (-0.5, "nothing expressed"),
+                                              (0.501, "care +"), (-0.501, "care −"), (np.nan, "nothing expressed")])
+def test_profiles_in_words_follow_the_rule(centre, said):
+    assert write_profile([centre], ["care"]) == said
+
+
+def test_boards_count_a_score_on_the_cut_as_not_opposed():
+    theory = load_theory("moral_foundations")
+    table = pd.DataFrame({"model": "a", "prompt": list("wxyz"), "response": "r"}).assign(
+        **dict.fromkeys(theory.dimensions, 0.0) | {"care": [-0.5, -0.501, 0.4, np.nan]})
+    assert least_without(make_board("b", theory, table, "hand", n_draws=5), "care")[0] == pytest.approx(2 / 3)
+
+
+def test_what_is_not_said_is_not_counted():
+    labels, said = np.array([[1.0], [0.0], [-1.0]]), np.array([[1.0], [np.nan], [-1.0]])
+    assert macro_f1(labels, said) == 1.0
