@@ -6,9 +6,14 @@ A theory is one data file; nothing else in the project knows how many values the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
+from types import NoneType
+from typing import Any
 
 import numpy as np
 import yaml
@@ -16,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 ROOT = Path(__file__).resolve().parent.parent
 THEORIES = ROOT / "data" / "theories"
+_READ_AS = {bool: "yes, no, on and off as true or false", NoneType: "null, ~ and an empty place as nothing",
+            (int, float): "digits as a number", date: "this as a date"}
 
 
 class TheoryError(ValueError):
@@ -45,7 +52,7 @@ class _Dimension(BaseModel):
     @field_validator("items", mode="before")
     @classmethod
     def _plain_items(cls, items):
-        return [{"name": i} if isinstance(i, str) else i for i in items] if isinstance(items, list) else items
+        return [i if isinstance(i, dict) else {"name": i} for i in items] if isinstance(items, list) else items
 
 
 class _Group(BaseModel):
@@ -250,44 +257,84 @@ def check_theory(path: str | Path) -> list[str]:
     return _read(find_theory(path))[1]
 
 
-def _read(path: Path) -> tuple[dict | None, list[str]]:
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that says where a value does not fit its kind: 2024-13-45, !!int word."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            problem = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
+    """Return the content of a YAML file and its nodes; ValueError says in one line, with its number, what is wrong."""
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
+        sizes: dict[yaml.Node, int] = {}
+        if node and _measure(node, sizes) - len(sizes) > 100_000:
+            raise ValueError("not usable: its aliases (*) stand for more than 100,000 entries")
+        return yaml.load(text, _Loader), node
     except UnicodeDecodeError:
-        return None, ["not UTF-8 text"]
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        return None, [f"{place}not valid YAML: {getattr(error, 'problem', None) or error}"]
+        raise ValueError("not UTF-8 text") from None
+    except RecursionError:
+        raise ValueError("not usable: nested too deeply") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ValueError(f"line {line}: not valid YAML: character U+{error.character:04X} is not allowed") from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}not valid YAML: {error.problem}") from None
+
+
+def _measure(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """Return how many nodes a YAML tree has with its aliases written out; ValueError when it holds itself."""
+    if sizes.get(node) == 0:
+        raise ValueError(f"line {node.start_mark.line + 1}: not usable: an anchor (&) that holds itself")
+    if node not in sizes:
+        sizes[node] = 0
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        children = node.value if isinstance(node, yaml.SequenceNode) else [child for pair in pairs for child in pair]
+        sizes[node] = 1 + sum([_measure(child, sizes) for child in children])
+    return sizes[node]
+
+
+def _read(path: Path) -> tuple[dict | None, list[str]]:
+    try:
+        raw, node = read_yaml(path)
+    except ValueError as error:
+        return None, [" ".join(str(error).split())]
     if not isinstance(raw, dict):
         return None, ["line 1: a theory file is a mapping with name, title, citation, dimensions, …"]
-    faults = _duplicate_keys(node)
+    faults = find_duplicate_keys(node)
     try:
         parsed = _TheoryFile.model_validate(raw)
+        faults += [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
+                   for place, text in _content_faults(parsed, path)]
     except ValidationError as error:
-        return raw, faults + [_schema_fault(node, e) for e in error.errors()]
-    return raw, faults + [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
-                          for place, text in _content_faults(parsed, path)]
+        faults += [_schema_fault(node, e) for e in error.errors()]
+    return raw, [" ".join(fault.split()) for fault in dict.fromkeys(faults)]
 
 
 def _schema_fault(node: yaml.Node, error: dict) -> str:
-    text = "missing" if error["type"] == "missing" else error["msg"]
-    if error["type"] == "extra_forbidden":
-        text = "unknown key"
-    if error["type"] == "string_type" and isinstance(error["input"], bool):
-        text += " (YAML reads yes, no, on and off as true or false: put it in quotes)"
-    return f"line {_line(node, error['loc'])}, {'.'.join(map(str, error['loc']))}: {text}"
+    text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping"}.get(
+        error["type"], error["msg"])
+    words = next((words for kind, words in _READ_AS.items() if isinstance(error["input"], kind)), "")
+    if error["type"] == "string_type" and words:
+        text += f" (YAML reads {words}: put it in quotes)"
+    place = [step for step in error["loc"] if step != "[key]"]
+    return f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
 
 
-def _line(node: yaml.Node, place: tuple) -> int:
+def _line(node: yaml.Node, place: Sequence) -> int:
     """Return the line (from 1) of the deepest node on the way to `place`."""
     line = node.start_mark.line
     for step in place:
         found = None
         if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            found = next(((k, v) for k, v in node.value if _is_key(k, step)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             found = (node.value[step], node.value[step])
         if found is None:
@@ -296,34 +343,62 @@ def _line(node: yaml.Node, place: tuple) -> int:
     return line + 1
 
 
-def _duplicate_keys(node: yaml.Node) -> list[str]:
+def _read_key(key: yaml.Node) -> Any:
+    """Return a key as it is read: 1, 1.0 and yes are one key."""
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(key, deep=True)
+    except yaml.YAMLError:  # <<
+        return key.value
+
+
+def _is_key(key: yaml.Node, step: Any) -> bool:
+    read = _read_key(key)
+    return read == step or str(step) in (key.value, repr(read))
+
+
+def find_duplicate_keys(node: yaml.Node) -> list[str]:
+    """Return each key that a YAML mapping gives twice, with its line; PyYAML would keep the last one silently."""
     faults, children = [], []
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if key.value in seen:
+            name = _read_key(key)
+            if name in seen:
                 faults.append(f"line {key.start_mark.line + 1}, {key.value}: key given twice")
-            seen.add(key.value)
+            seen.add(name)
             children.append(value)
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
-    return faults + [fault for child in children for fault in _duplicate_keys(child)]
+    return faults + [fault for child in children for fault in find_duplicate_keys(child)]
 
 
 def _content_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
     """Return (place, text) of what the schema cannot see."""
     faults = []
     low, high = theory.score_range
-    if not low < 0 < high:
+    if not -np.inf < low < 0 < high < np.inf:
         faults.append((("score_range",), f"must run from below 0 to above 0, not {low} to {high}"))
     if set(theory.labels) != {-1, 0, 1}:
         faults.append((("labels",), "must name the labels -1, 0 and 1"))
-    faults += _name_faults(theory) + _circle_faults(theory) + _parent_faults(theory, path)
+    faults += _label_faults(theory.labels) + _name_faults(theory)
+    faults += _circle_faults(theory) + _parent_faults(theory, path)
     for d, dim in enumerate(theory.dimensions):
         faults += [(("dimensions", d, "groups", g), f"unknown group {name!r}")
                    for g, name in enumerate(dim.groups) if name not in theory.groups]
         if not dim.definition.strip():
             faults.append((("dimensions", d, "definition"), "missing definition"))
+    return faults
+
+
+def _label_faults(labels: dict[int, str]) -> list[tuple[tuple, str]]:
+    """Return the labels whose words cannot be told apart: an annotator answers with these words."""
+    words, faults = {label: normalise(word) for label, word in labels.items()}, []
+    for label, word in words.items():
+        twins = [other for other in words if other != label and f" {word} " in f" {words[other]} "]
+        if not word or re.fullmatch(r"[+=\-\N{MINUS SIGN}]*\d+[+-]?", word):
+            faults.append((("labels", label), f"{word!r} is no word; answers are read by the words of the labels"))
+        elif twins:
+            faults.append((("labels", label), f"{word!r} stands in label {twins[0]}, too; answers are read by them"))
     return faults
 
 
@@ -333,7 +408,9 @@ def _name_faults(theory: _TheoryFile) -> list[tuple[tuple, str]]:
 
     def claim(seen, name, owner, place, what):
         key = normalise(name)
-        if key in seen:
+        if not key:
+            faults.append((place, "the name is empty"))
+        elif key in seen:
             faults.append((place, f"{what} {name!r} already stands for '{seen[key]}'"))
         seen.setdefault(key, owner)
 
@@ -366,10 +443,12 @@ def _parent_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
     if theory.parent is None:
         return [(("dimensions", d, "parent"), "has a parent, but the theory names no parent theory") for d in given]
     beside = path.parent / f"{theory.parent}.yaml"
+    if beside.is_file() and beside.samefile(path):
+        return [(("parent",), "a theory cannot be its own parent")]
     try:
         parent = load_theory(beside if beside.is_file() else theory.parent)
     except (TheoryError, RecursionError) as error:
-        return [(("parent",), f"parent theory cannot be read: {error}")]
+        return [(("parent",), shorten(f"parent theory cannot be read: {error}", 300))]
     return [(("dimensions", d), f"parent {dim.parent!r} is no dimension of {theory.parent}")
             for d, dim in enumerate(theory.dimensions) if dim.parent not in parent.dimensions]
 

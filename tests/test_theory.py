@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fulcra_utils.cli import main
 from fulcra_utils.theory import TheoryError, check_theory, list_theories, load_theory
 
 GOOD = """\
@@ -81,6 +82,14 @@ def test_good_file_has_no_fault(tmp_path):
     ("title: Two", "title: Two\nparent: schwartz10", "parent None is no dimension of schwartz10"),
     ("title: Two", "title: Two\nparent: nothing", "parent theory cannot be read"),
     ("items: [go right]", "items: []", "line 15, dimensions.1.items"),
+    ("items: [go right]", "items: ['  ']", "line 15, dimensions.1.items.0: the name is empty"),
+    ("aliases: [tilt]", "aliases: ['']", "line 12, dimensions.0.items.1.aliases: the name is empty"),
+    ("1: good", "1: good, +1: fine", "line 5, +1: key given twice"),
+    ("[-1, 1]", "[-.inf, .inf]", "line 4, score_range: must run from below 0 to above 0"),
+    ("title: Two", "title: !!int word", "line 2: not valid YAML: 'word' is no int"),
+    ("title: Two", "title: 2024-13-45", "line 2: not valid YAML: '2024-13-45' is no timestamp"),
+    ("    items: [go right]", "\titems: [go right]", "line 15: not valid YAML: found character '\\t'"),
+    ("title: Two", "title: Two\nparent: two", "line 3, parent: a theory cannot be its own parent"),
 ])
 def test_each_fault_is_named_with_its_place(tmp_path, old, new, fault):
     assert old in GOOD
@@ -100,6 +109,58 @@ def test_no_theory_at_all(tmp_path, content):
     path = tmp_path / "x.yaml"
     path.write_bytes(content)
     assert check_theory(path)
+
+
+PLACES = [  # where a name or words are wanted, with the line of each
+    (2, "title: Two", "title: {}"), (3, "citation: nobody", "citation: {}"), (5, "0: none", "0: {}"),
+    (7, "all: {title", "{}: {{title"), (7, "{title: All}", "{{title: {}}}"), (10, "Left.", "{}"),
+    (11, "groups: [all]", "groups: [{}]"), (12, "aliases: [tilt]", "aliases: [{}]"), (12, "name: lean", "name: {}"),
+    (13, "name: right", "name: {}"), (15, "go right", "{}"), (15, "go right", "ahead, {}")]
+
+
+@pytest.mark.parametrize(("word", "hint"), [
+    ("yes", "true or false"), ("No", "true or false"), ("off", "true or false"), ("null", "as nothing"),
+    ("~", "as nothing"), ("1", "a number"), ("2.5", "a number"), ("0x1F", "a number"), ("1:30", "a number"),
+    ("2024-01-01", "a date"), ("2024-01-01 10:00:00", "a date")])
+def test_every_word_that_yaml_takes_for_something_else_has_a_hint(tmp_path, word, hint):
+    for line, old, new in PLACES:
+        if word != "2024-01-01 10:00:00" or "title" not in new or "{{" not in new:
+            found = check_theory(write(tmp_path, GOOD.replace(old, new.format(word), 1)))
+            assert any(f.startswith(f"line {line}, ") and f"{hint}: put it in quotes" in f for f in found), (old, found)
+
+
+def test_labels_must_be_told_apart_by_their_words(tmp_path):
+    for minus, zero, plus in [("same", "same", "same"), ("bad", "none", "Bad"), ("not good", "none", "good"),
+                              ("bad", "''", "good"), ("bad", "none", "' BAD '"), ("'1'", "none", "good"),
+                              ("bad", "bad or  good", "good")]:
+        labels = f"{{-1: {minus}, 0: {zero}, 1: {plus}}}"
+        found = check_theory(write(tmp_path, GOOD.replace("{-1: bad, 0: none, 1: good}", labels)))
+        assert found and all(fault.startswith("line 5, labels.") for fault in found), labels
+    assert check_theory(write(tmp_path, GOOD.replace("bad", "disagree").replace("good", "agree"))) == []
+
+
+@pytest.mark.parametrize(("text", "fault"), [
+    ("&a\nname: x\nself: *a\n", "line 1: not usable: an anchor (&) that holds itself"),
+    ("name: x\nself: &a [b, *a]\n", "line 2: not usable: an anchor (&) that holds itself"),
+    ("name: x\nself: &a\n  <<: *a\n", "line 2: not usable: an anchor (&) that holds itself"),
+    ("&a [*a]", "line 1: not usable"), ("&a {? *a : 1}", "line 1: not usable"),
+    ("a: &a {b: &b {c: [*b]}}", "line 1: not usable"), ("[" * 999, "not usable: nested too deeply"),
+    ("x0: &x0 [a, a]\n" + "".join(f"x{n + 1}: &x{n + 1} [{', '.join([f'*x{n}'] * 9)}]\n" for n in range(30)) + GOOD,
+     "not usable: its aliases (*) stand for more than 100,000 entries"),
+    ("name: \0", "line 1: not valid YAML: character U+0000"), ("- a\n- b\n", "line 1: a theory file is a mapping"),
+    (GOOD + "---\n" + GOOD, "line 16: not valid YAML")])
+def test_a_file_that_cannot_be_taken_in_is_one_line(tmp_path, monkeypatch, capsys, text, fault):
+    path = write(tmp_path, text)
+    assert len(check_theory(path)) == 1 and check_theory(path)[0].startswith(fault)
+    monkeypatch.setattr("sys.argv", ["fulcra", "check-theory", str(path)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_alias_that_is_written_once_is_fine(tmp_path):
+    assert check_theory(write(tmp_path, GOOD.replace("groups: [all]", "groups: &all [all]").replace(
+        "Right.", "Right.\n    groups: *all"))) == []
 
 
 def test_unknown_name_lists_known_ones():
