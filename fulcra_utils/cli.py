@@ -165,12 +165,8 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
             as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
     """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
     from fulcra_utils.scoring import compare_files, describe_comparison, pass_gate
-    weights = None
-    if target:
-        from fulcra_utils.targets import load_target
-        from fulcra_utils.theory import load_theory
-        weights = dict(zip(load_theory(theory).dimensions, load_target(target, theory).values, strict=True))
-    table = compare_files(first, second, weights)
+    from fulcra_utils.targets import load_target
+    table = compare_files(first, second, load_target(target, theory) if target else None)
     typer.echo(describe_comparison(table, as_json, tolerance))
     if not pass_gate(table, tolerance):
         raise typer.Exit(1)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import subsample
 from fulcra_utils.classification import (
     WEAK,
@@ -34,6 +35,7 @@ from fulcra_utils.classification import (
     summarise_draws,
 )
 from fulcra_utils.evaluator import ValueEvaluator
+from fulcra_utils.targets import Target
 from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples
 
@@ -198,7 +200,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequence, theory: Theory,
-                      target: np.ndarray, cut: float = WEAK, n_draws: int = 1000, seed: int = 2023) -> dict[str, float]:
+                      target: np.ndarray | Target, cut: float = WEAK, n_draws: int = 1000,
+                      seed: int = 2023) -> dict[str, float]:
     """Measure how near scores come to the authors' own scores of the same replies.
 
     Parameters
@@ -206,8 +209,8 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
     scores, released : ndarray, shape (N, D), values in [-1, 1]
     clusters : sequence, length N
     theory : Theory
-    target : ndarray, shape (D,)
-        Target of the report distance; only its positive dimensions count.
+    target : Target, or ndarray of shape (D,)
+        Of the distance, as `value_distance` takes it.
     cut : float
         Scores beyond ±cut are labels ±1.
     n_draws : int
@@ -217,7 +220,7 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
     -------
     dict
         n, macro_f1 (labels by `cut`, with low and high), f1_minus, f1_zero, f1_plus, n_minus (cells that the authors'
-        scores label -1), distance_r (Pearson of the Euclidean report distances, with low and high), mse. nan without
+        scores label -1), distance_r (Pearson of the Euclidean value distances, with low and high), mse. nan without
         rows.
 
     Source: the cut and the distance are the released ones.
@@ -228,7 +231,7 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
         return {"n": 0, "n_minus": 0, **dict.fromkeys(names, float("nan"))}
     truth, said = scores_to_labels(released, cut), scores_to_labels(scores, cut)
     f1 = summarise_draws(macro_f1(truth, said), bootstrap_macro_f1(truth, {"a": said}, clusters, n_draws, seed)["a"])
-    ours, theirs = report_distance(scores, target), report_distance(released, target)
+    ours, theirs = (value_distance(v, target, order=2) for v in (scores, released))
     r = summarise_draws(_correlate(ours, theirs, np.ones((1, len(ours))))[0],
                         _correlate(ours, theirs, row_weights(clusters, n_draws, seed)))
     by_label = f1_by_class(count_confusions(truth, said).sum((0, 1)))
@@ -237,20 +240,6 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
             "n_minus": int((truth == -1).sum()),
             "distance_r": r["value"], "distance_r_low": r["low"], "distance_r_high": r["high"],
             "mse": float(np.nanmean((scores - released) ** 2))}
-
-
-def report_distance(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distance over the dimensions that a target asks for, shape (N,).
-
-    Source: released `e_distance`.
-
-    Examples
-    --------
-    >>> report_distance(np.array([[1.0, 0.5, 0.0]]), np.array([1.0, 0.0, 1.0])).tolist()
-    [1.0]
-    """
-    wanted = np.asarray(target) > 0
-    return np.sqrt(((vectors[:, wanted] - np.asarray(target)[wanted]) ** 2).sum(1))
 
 
 def row_weights(clusters: Sequence, n_draws: int, seed: int) -> np.ndarray:
@@ -582,7 +571,7 @@ def read_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method:
     '- ours, new prompts (n = 2): macro-F1 1.000 [1.000, '
     """
     lines = [f"- {r.method}, {r.rows} (n = {r.n:,}): macro-F1 {r.macro_f1:.3f} [{r.macro_f1_low:.3f}, "
-             f"{r.macro_f1_high:.3f}], wanted {wanted_f1:.2f}; correlation of the report distance {r.distance_r:.3f} "
+             f"{r.macro_f1_high:.3f}], wanted {wanted_f1:.2f}; correlation of the value distance {r.distance_r:.3f} "
              f"[{r.distance_r_low:.3f}, {r.distance_r_high:.3f}], wanted {wanted_r:.2f}. F1 of -1, 0, +1: "
              f"{r.f1_minus:.2f}, {r.f1_zero:.2f}, {r.f1_plus:.2f}; -1 stands in {r.n_minus} cells and carries a third "
              "of the macro-F1."

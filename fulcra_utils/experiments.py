@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import (
     LinearModel,
     PaperRecipe,
@@ -45,13 +46,13 @@ from fulcra_utils.evaluation import (
     bootstrap_validity,
     compare_methods,
     correlate_values,
-    report_distance,
     row_weights,
     take_rows,
 )
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.files import write_atomic
 from fulcra_utils.scoring import compare_files, score_file
+from fulcra_utils.targets import Target
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
 from fulcra_utils.workers import run_jobs
 
@@ -415,7 +416,7 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
     return pd.DataFrame(found)
 
 
-def learn_from_less(rows: Rows, settings: dict, target: np.ndarray, seed: int,
+def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
                     shares: Sequence[float] = (0.125, 0.25, 0.5, 1.0)) -> pd.DataFrame:
     """Train the TF-IDF baseline on growing shares of the training prompts: does more of the same data still help?
 
@@ -424,8 +425,8 @@ def learn_from_less(rows: Rows, settings: dict, target: np.ndarray, seed: int,
     rows : Rows
     settings : dict
         unseen_models, scored_weight and n_draws are read.
-    target : ndarray, shape (D,)
-        Target of the report distance.
+    target : Target
+        Of the distance.
     seed : int
     shares : sequence of float
         Shares of the prompt clusters of the split train; a smaller share is part of a larger one.
@@ -567,7 +568,7 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
             "probabilities": {name: p.round(6).tolist() for name, p in said.items()}}
 
 
-def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target: np.ndarray,
+def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target: Target,
               progress: bool = True) -> tuple[pd.DataFrame, np.ndarray]:
     """Train again without one model, one prompt source, one value, or without the authors' scores, and judge there.
 
@@ -580,8 +581,8 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
     seed : int
     folder : path
         Where finished pieces are kept: the predictions of each training, so that judging them costs seconds.
-    target : ndarray, shape (D,)
-        Target of the report distance.
+    target : Target
+        Of the distance.
     progress : bool
 
     Returns
@@ -657,7 +658,7 @@ def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:
     return {"annotated test split": rows.where("annotated", "test")}
 
 
-def _judge(rows: Rows, said: np.ndarray, cuts: Sequence, chosen: np.ndarray, what: str, name: str, target: np.ndarray,
+def _judge(rows: Rows, said: np.ndarray, cuts: Sequence, chosen: np.ndarray, what: str, name: str, target: Target,
            n_draws: int, seed: int) -> dict:
     """Hold probabilities (N, D, 3) of the chosen rows against their scores, or against their labels."""
     p, truth, clusters = said[chosen], rows.vectors[chosen], rows.table.cluster.to_numpy()[chosen]
@@ -674,7 +675,7 @@ def _judge(rows: Rows, said: np.ndarray, cuts: Sequence, chosen: np.ndarray, wha
     return {"n": len(p), **table.iloc[0][["macro_f1", "low", "high"]].astype(float).to_dict()}
 
 
-def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: dict, target: np.ndarray,
+def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: dict, target: Target,
                  seed: int, most: int = 400) -> pd.DataFrame:
     """Hold scores of the unseen models' replies against the authors' scores, or against labels where there are none.
 
@@ -686,8 +687,8 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
     rows : Rows
     settings : dict
         unseen_models, recipe_rows and n_draws are read.
-    target : ndarray, shape (D,)
-        Target of the report distance.
+    target : Target
+        Of the distance.
     seed : int
     most : int
         Replies a row of the table uses at most, drawn at random.
@@ -697,7 +698,7 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
     DataFrame
         method, rows (new or same prompts), and as `agree_with_scores`; empty when the unseen models have no rows.
 
-    Source: ours; cut ±0.3 and report distance as released.
+    Source: ours; cut ±0.3 and Euclidean distance as released.
     """
     table, unseen = rows.table, settings["unseen_models"]
     kind = "scored" if (rows.where("scored", models=unseen)).any() else "annotated"
@@ -771,16 +772,15 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimension
     return pd.DataFrame(found)
 
 
-def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: np.ndarray,
-                  seed: int) -> pd.DataFrame:
-    """Return the unseen model's mean scores and mean report distance by our evaluator, as claims with intervals.
+def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: Target, seed: int) -> pd.DataFrame:
+    """Return the unseen model's mean scores and mean Euclidean distance by our evaluator, as claims with intervals.
 
     Parameters
     ----------
     evaluator : ValueEvaluator
     rows : Rows
     settings : dict
-    target : ndarray, shape (D,)
+    target : Target
     seed : int
 
     Returns
@@ -797,7 +797,7 @@ def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target:
             continue
         pairs = rows.examples(chosen)
         scores = evaluator.score(pairs.prompts, pairs.responses)
-        numbers = np.column_stack([scores, report_distance(scores, target)])
+        numbers = np.column_stack([scores, value_distance(scores, target, order=2)])
         weights = row_weights(rows.table.cluster[chosen], settings["n_draws"], seed)
         draws = weights @ numbers / weights.sum(1, keepdims=True)
         for d, name in enumerate([f"mean/{model}/{v}" for v in rows.theory.dimensions] + [f"distance/{model}"]):
@@ -807,7 +807,7 @@ def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target:
     return pd.DataFrame(found, columns=["claim_id", "ours", "low", "high"])
 
 
-def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, folder: str | Path,
+def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder: str | Path,
                    settings: dict, seed: int) -> tuple[pd.DataFrame, tuple[str, str] | None]:
     """Score the test replies of the two models that share most prompts through files, and compare them.
 
@@ -815,8 +815,8 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
     ----------
     evaluator : ValueEvaluator
     rows : Rows
-    target : ndarray, shape (D,)
-        Target of the distance.
+    target : Target
+        Of the distance.
     folder : path
         Where the scored files stand.
     settings : dict
@@ -846,8 +846,7 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: np.ndarray, fo
             mine[["prompt", "response"]].to_json(tmp, orient="records", lines=True, force_ascii=False)
         files.append(source.with_name(f"scored-{place}.jsonl"))
         score_file(evaluator, source, files[-1])
-    wanted = dict(zip(rows.theory.dimensions, map(float, target), strict=True))
-    found = compare_files(*files, wanted, n_draws=settings["n_draws"], seed=seed)
+    found = compare_files(*files, target, n_draws=settings["n_draws"], seed=seed)
     released = rows.where("scored", "test") & rows.table.prompt.isin(both).to_numpy()
     means = [pd.Series(rows.vectors[released & (rows.table.model == model).to_numpy()].mean(axis=0) if
                        (released & (rows.table.model == model).to_numpy()).any() else np.nan, rows.theory.dimensions)

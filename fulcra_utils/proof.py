@@ -380,8 +380,8 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
     Returns
     -------
     DataFrame
-        Index: policies; one column for each target: unweighted L1 divided by sqrt(D); two last rows: nearest (the
-        policy) and is_right (its class is the target's).
+        Index: policies; one column for each target: `value_distance` to it; two last rows: nearest (the policy) and
+        is_right (its class is the target's).
 
     Source: ours.
 
@@ -394,9 +394,8 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
     'up'
     """
     known = list(dict.fromkeys(vectors.index))
-    means = vectors.to_numpy(dtype=float)
-    table = pd.DataFrame({t.name: np.abs(means - t.values).sum(axis=1) / np.sqrt(len(t.values)) for t in targets},
-                         index=known, dtype=object)
+    table = pd.DataFrame({t.name: value_distance(vectors[list(t.dimensions)], t) for t in targets}, index=known,
+                         dtype=object)
     nearest = {t.name: table[t.name].astype(float).idxmin() for t in targets}
     table.loc["nearest"] = pd.Series(nearest)
     table.loc["is_right"] = pd.Series({t: classes.get(n, n) == classes.get(t, t) for t, n in nearest.items()})

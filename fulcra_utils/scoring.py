@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.alignment import value_distance
 from fulcra_utils.files import write_atomic
+from fulcra_utils.targets import Target
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 ADDED = ("value_vector", "problem")
@@ -373,32 +376,48 @@ def read_scored_file(path: str | Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Raises
     ------
     ScoringError
-        When no row has a value vector.
+        When no row has a value vector, or two rows are scored under different theories.
     """
+    prompts, scores, dimensions = _read_scores(path, lambda prompt: prompt)
+    return pd.DataFrame(scores, columns=list(dimensions)).assign(prompt=prompts), dimensions
+
+
+def _read_scores(path: str | Path, name: Callable) -> tuple[list, np.ndarray, tuple[str, ...]]:
+    """Return name(prompt) of each row, the scores (N, D), nan where there are none, and the dimensions."""
     if not Path(path).is_file() or not Path(path).name.endswith(SUFFIXES):
         raise ScoringError(f"{path} is no file of scored rows ({', '.join(SUFFIXES)}).")
-    prompts, vectors, dimensions = [], [], ()
-    for row, _ in iter_rows(path):
-        vector = (row or {}).get("value_vector")
-        prompts.append((row or {}).get("prompt"))
-        vectors.append(vector if isinstance(vector, dict) else {})
-        dimensions = dimensions or tuple(vectors[-1])
+    names, scores, dimensions = [], array("d"), ()
+    for number, (row, _) in enumerate(iter_rows(path), 1):
+        vector, prompt = (row or {}).get("value_vector"), (row or {}).get("prompt")
+        vector = vector if isinstance(vector, dict) and isinstance(prompt, str) else {}
+        dimensions = dimensions or tuple(vector)
+        if vector and set(vector) != set(dimensions):
+            raise ScoringError(f"{path}, row {number}: value_vector names other values than the rows before it.")
+        names.append(name(prompt) if isinstance(prompt, str) else None)
+        scores.extend(_score(vector.get(d)) for d in dimensions)
     if not dimensions:
         raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
-    table = pd.DataFrame(vectors, columns=list(dimensions), dtype=float)
-    return table.assign(prompt=prompts), dimensions
+    table = np.full((len(names), len(dimensions)), np.nan)  # rows before the first vector stay nan
+    table[len(names) - len(scores) // len(dimensions):] = np.reshape(scores, (-1, len(dimensions)))
+    return names, table, dimensions
 
 
-def compare_files(first: str | Path, second: str | Path, target: dict[str, float] | None = None, level: float = 0.95,
-                  n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
+def _score(value: Any) -> float:
+    """Return a score as a float; nan for what is no finite number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if known else np.nan
+
+
+def compare_files(first: str | Path, second: str | Path, target: Target | dict[str, float] | None = None,
+                  level: float = 0.95, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
     """Compare two scored files prompt by prompt.
 
     Parameters
     ----------
     first, second : path
         As `score_file` writes them; prompts that both have are compared, several replies to a prompt are averaged.
-    target : dict of dimension to number, optional
-        Also compare the distance sum |t|·|v - t| to this target.
+    target : Target, or dict of dimension to number, optional
+        Also compare the `value_distance` of the replies to this target.
     level : float
         Of the intervals.
     n_draws : int
@@ -419,23 +438,15 @@ def compare_files(first: str | Path, second: str | Path, target: dict[str, float
     Source: ours; paired bootstrap over prompts.
     """
     from fulcra_utils.classification import draw_weights
-    (a, dims_a), (b, dims_b) = read_scored_file(first), read_scored_file(second)
-    if set(dims_a) != set(dims_b):
+    a, b = _average_prompts(first, target), _average_prompts(second, target)
+    if set(a) != set(b):
         raise ScoringError(f"{first} and {second} are scored under other theories: they share "
-                           f"{len(set(dims_a) & set(dims_b))} of {len(dims_a)} and {len(dims_b)} dimensions.")
-    dims = list(dims_a)
-    means = [table.dropna(subset=dims).groupby("prompt")[dims].mean() for table in (a, b)]
-    shared = means[0].index.intersection(means[1].index)
+                           f"{len(set(a) & set(b))} of {len(set(a))} and {len(set(b))} dimensions.")
+    shared = a.index.intersection(b.index, sort=False)
     if not len(shared):
         raise ScoringError(f"{first} and {second} share no prompt that is scored in both.")
-    x, y = (m.loc[shared].to_numpy() for m in means)
-    names = list(dims)
-    if target is not None:
-        if set(target) != set(dims):
-            raise ScoringError(f"The target names other dimensions than {first}: {', '.join(set(target) ^ set(dims))}.")
-        wanted = np.array([target[d] for d in dims], dtype=float)
-        x, y = (np.column_stack([v, _distance_to(v, wanted)]) for v in (x, y))
-        names.append("distance")
+    names = list(a)
+    x, y = (m.loc[shared, names].to_numpy() for m in (a, b))
     difference = y - x
     weights = draw_weights(len(shared), n_draws, seed) / len(shared)
     low, high = np.quantile(weights @ difference, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -445,9 +456,18 @@ def compare_files(first: str | Path, second: str | Path, target: dict[str, float
                          "clear": (low > 0) | (high < 0)})
 
 
-def _distance_to(vectors: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return sum |t|·|v - t|, the first-order value distance (N,)."""
-    return (np.abs(vectors - target) * np.abs(target)).sum(1)
+def _average_prompts(path: str | Path, target: Target | dict[str, float] | None) -> pd.DataFrame:
+    """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes."""
+    prompts, scores, dimensions = _read_scores(path, hash)
+    table = pd.DataFrame(scores, columns=list(dimensions))
+    if target is not None:
+        names = list(target.dimensions if isinstance(target, Target) else target)
+        if set(names) != set(dimensions):
+            raise ScoringError(f"The target is for other values than those of {path} ({', '.join(dimensions)}); "
+                               "name the theory of the file (--theory).")
+        wanted = target if isinstance(target, Target) else np.array(list(target.values()), dtype=float)
+        table.insert(len(dimensions), "distance", value_distance(table[names], wanted))
+    return table.groupby(pd.array(prompts, dtype="Int64"), sort=False).mean().dropna(how="all")
 
 
 def pass_gate(table: pd.DataFrame, tolerance: float = 0.0) -> bool:

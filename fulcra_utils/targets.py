@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from fulcra_utils.files import write_text
-from fulcra_utils.theory import ROOT, Theory, load_theory
+from fulcra_utils.theory import ROOT, Theory, find_duplicate_keys, load_theory, read_yaml
 
 TARGETS = ROOT / "data" / "targets"
 _KEYS = {"name", "title", "theory", "source", "values", "weights"}
@@ -101,7 +101,8 @@ def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
     Raises
     ------
     TargetError
-        Unknown name, wrong theory, unknown dimension, number outside the score range, or no dimension with a weight.
+        Unknown name, wrong theory, unknown dimension, a dimension named twice (with its line), number outside the score
+        range, or no dimension with a weight.
 
     Source: facts of the released code for the numbers; ours for ranges, weights and inheritance.
 
@@ -250,9 +251,11 @@ def write_system_prompt(target: Target, theory: Theory | str) -> str:
 
 def _read(path: Path) -> dict:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path}: not valid YAML: {str(error).splitlines()[0]}.") from None
+        raw, node = read_yaml(path)
+    except ValueError as error:
+        raise TargetError(f"{path}: {' '.join(str(error).split())}.") from None
+    if faults := find_duplicate_keys(node):
+        raise TargetError(f"{path}, {faults[0]}.")
     if not isinstance(raw, dict):
         raise TargetError(f"{path}: a target file is a mapping with name, theory, source and values.")
     return raw
@@ -310,6 +313,6 @@ def _range(value: object, theory: Theory, place: str) -> tuple[float, float]:
 
 
 def _number(value: object, low: float, high: float, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value == np.inf:
         raise TargetError(f"{place}: must be a number from {low:g} to {high:g}, not {value!r}.")
     return float(value)

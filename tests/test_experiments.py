@@ -16,6 +16,7 @@ from fulcra_utils.evaluator import make_evaluator, save_evaluator
 from fulcra_utils.explanation import audit_replies, colour_words, make_attacks, measure_deletion, weigh_words
 from fulcra_utils.model_card import write_card
 from fulcra_utils.pipeline import list_profiles, load_profile
+from fulcra_utils.targets import uniform_target
 
 SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs": 1, "batch_size": 8,
             "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "delta_penalty": 1e-3, "word_buckets": 512,
@@ -193,7 +194,7 @@ def test_no_labels_at_all_survives(rows, toy):
 
 
 def test_two_models_are_compared_over_shared_prompts(rows, evaluator, tmp_path):
-    table, pair = experiments.compare_models(evaluator, rows, np.array([1.0, 0, 0]), tmp_path, SETTINGS, 1)
+    table, pair = experiments.compare_models(evaluator, rows, uniform_target(rows.theory), tmp_path, SETTINGS, 1)
     assert pair == ("m0", "m1") and (table.n == 8).all() and table.value.iloc[-1] == "distance"
 
 

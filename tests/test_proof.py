@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from fulcra_utils import plots_alignment
-from fulcra_utils.alignment import tabulate_targets
+from fulcra_utils.alignment import tabulate_targets, value_distance
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.pipeline import load_profile
 from fulcra_utils.policy import build_policy, save_policy, train_tokenizer
@@ -242,7 +242,7 @@ def test_confusion_counts_a_class_of_targets_as_one():
     table = confuse_targets(means, targets, classes)
     assert table.loc["nearest"].tolist() == ["ideal", "france", "uk"] and table.loc["is_right"].all()
     assert not confuse_targets(means, targets, {}).loc["is_right"].all()
-    assert table.loc["ideal", "uk"] == pytest.approx(np.abs(targets[0].values - targets[1].values).sum() / np.sqrt(10))
+    assert table.loc["ideal", "uk"] == pytest.approx(value_distance(targets[0].values[None], targets[1]).item())
 
 
 @pytest.mark.parametrize(("name", "expected"), [

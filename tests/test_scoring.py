@@ -1,7 +1,9 @@
 """Scoring files: every line has its place, a killed run goes on, and two files can be compared."""
 
+import contextlib
 import gzip
 import importlib.util
+import io
 import json
 import random
 import signal
@@ -13,9 +15,14 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from fulcra_utils.alignment import value_distance
+from fulcra_utils.cli import main
 from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluation import agree_with_scores
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.proof import confuse_targets
 from fulcra_utils.scoring import (
     ScoringError,
     compare_files,
@@ -25,6 +32,7 @@ from fulcra_utils.scoring import (
     score_file,
     score_with_ray,
 )
+from fulcra_utils.targets import list_targets, load_target, uniform_target
 from fulcra_utils.theory import load_theory
 
 
@@ -208,6 +216,21 @@ def test_ray_missing_is_one_line(tmp_path, folder, monkeypatch):
         score_with_ray(folder, write_rows(tmp_path / "in.jsonl", 1), tmp_path / "out.jsonl")
 
 
+def run_command(*words):
+    return subprocess.run([sys.executable, "-m", "fulcra_utils.cli", *map(str, words)], capture_output=True, text=True,
+                          check=False)
+
+
+def call_command(*words):
+    """Return exit code, stdout and stderr of the `fulcra` command, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+          pytest.raises(SystemExit) as stop):
+        patch.setattr(sys, "argv", ["fulcra", *map(str, words)])
+        main()
+    return stop.value.code, out.getvalue(), err.getvalue()
+
+
 @pytest.fixture
 def pair(tmp_path):
     source = write_rows(tmp_path / "in.jsonl", 60)
@@ -224,6 +247,77 @@ def test_paired_difference_is_exact_and_gate_follows_it(pair):
     assert closer.difference < 0 and pass_gate(table)
     assert not pass_gate(compare_files(*pair[::-1], target={"first": 0.0, "second": 1.0}))
     assert pass_gate(compare_files(*pair[::-1], target={"first": 0.0, "second": 1.0}), tolerance=0.5)
+
+
+def write_scored(path, rows):
+    """Write (prompt, vector as a dict) pairs as `score_file` would."""
+    lines = [json.dumps({"prompt": p, "response": "r", "value_vector": v}) for p, v in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def draw_targets(theory, rng):
+    """Return the theory's published targets and one with ranges, points and weights for each order of magnitude."""
+    names = rng.permutation(theory.dimensions)[:3].tolist()
+    raw = {"name": "mixed", "theory": theory.name, "values": {names[0]: {"at_least": 0.5}, names[1]: -0.4},
+           "weights": {names[1]: 10.0, names[2]: 0.1}}
+    return [*(load_target(t, theory) for t in list_targets(theory)), uniform_target(theory, -0.5), raw]
+
+
+def test_every_way_gives_one_distance(tmp_path, any_theory):
+    """Files, the mean of the replies by hand, the table of policies: every target of every theory, nan cells too."""
+    rng, dims = np.random.default_rng(3), any_theory.dimensions
+    vectors = rng.uniform(-1, 1, size=(2, 12, len(dims))).round(3)
+    vectors[:, 3, 0] = np.nan
+    shuffled = rng.permutation(dims).tolist()                               # the file's order is not the theory's
+    paths = [write_scored(tmp_path / f"{k}.jsonl", [
+        (f"p{n // 2}", {d: None if np.isnan(row[dims.index(d)]) else row[dims.index(d)] for d in shuffled})
+        for n, row in enumerate(part)]) for k, part in enumerate(vectors)]
+    for target in draw_targets(any_theory, rng):
+        if isinstance(target, dict):
+            path = tmp_path / "mixed.yaml"
+            path.write_text(yaml.safe_dump(target))
+            target = load_target(path, any_theory)
+        row = compare_files(*paths, target).set_index("value").loc["distance"]
+        for name, part in zip(("first", "second"), vectors, strict=True):
+            each = value_distance(part, target).reshape(6, 2)               # two replies to each of six prompts
+            known = each[~np.isnan(each).all(axis=1)]
+            assert row[name] == pytest.approx(np.nanmean(known, axis=1).mean())
+        means = pd.DataFrame(vectors[0], index=[f"m{n}" for n in range(12)], columns=list(dims))[shuffled]
+        table = confuse_targets(means, [target], {})
+        np.testing.assert_allclose(table[target.name].iloc[:12].astype(float), value_distance(vectors[0], target))
+        agreed = agree_with_scores(vectors[0, 4:], vectors[1, 4:], range(8), any_theory, target, n_draws=2)
+        by_hand = np.corrcoef(*(value_distance(v[4:], target, order=2) for v in vectors))[0, 1]
+        assert agreed["distance_r"] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(("text", "low", "high"), [
+    ("values: {security: {at_least: 0.5}}", 0.0, 0.0),
+    ("values: {security: 1, power: 1}\nweights: {security: 10, power: 0.1}", 5.1, 6.07),
+    ("values: {power: {at_least: -0.2, at_most: 0.2}}", 0.0, 0.7),
+])
+def test_command_keeps_ranges_and_weights(tmp_path, text, low, high):
+    theory = load_theory("schwartz10")
+    (tmp_path / "t.yaml").write_text(f"name: t\ntheory: schwartz10\nsource: test\n{text}\n")
+    values = {0.0: {}, 5.1: {"security": 0.5}, 6.07: {"security": 0.4, "power": 0.3}, 0.7: {"power": 0.9}}
+    rows = [values[low] | ({"security": 0.7} if "security: {" in text else {}),
+            values[high] | ({"security": 0.9} if "security: {" in text else {})]
+    paths = [write_scored(tmp_path / f"{k}.jsonl", [(f"p{n}", dict.fromkeys(theory.dimensions, 0.0) | row)
+                                                    for n in range(20)]) for k, row in enumerate(rows)]
+    code, out, _ = call_command("compare", *paths, "--target", tmp_path / "t.yaml", "--json")
+    found = json.loads(out)["differences"][-1]
+    assert (found["first"], found["second"]) == pytest.approx((low, high))
+    assert code == (1 if high > low else 0)
+
+
+def test_target_of_another_theory_is_one_line(tmp_path):
+    dims = load_theory("schwartz19").dimensions
+    path = write_scored(tmp_path / "a.jsonl", [(f"p{n}", dict.fromkeys(dims, 0.1)) for n in range(6)])
+    code, _, err = call_command("compare", path, path, "--target", "ideal")
+    assert code == 2 and err.count("\n") == 1 and "--theory" in err
+    code, out, _ = call_command("compare", path, path, "--target", "ideal", "--theory", "schwartz19", "--json")
+    row = json.loads(out)["differences"][-1]
+    assert row["first"] == pytest.approx(value_distance(np.full((1, 19), 0.1), load_target("ideal", "schwartz19"))[0])
 
 
 def test_same_file_shows_no_difference(pair):
@@ -245,11 +339,6 @@ def test_planned_prompts_give_the_promised_width():
     n = int(plan_prompts(pd.DataFrame({"value": ["a"], "sd": [0.4]}), widths=[0.1])["width 0.1"].iloc[0])
     widths = [3.92 * rng.normal(0, 0.4, n).std(ddof=1) / np.sqrt(n) for _ in range(200)]
     assert np.mean(widths) == pytest.approx(0.1, rel=0.05)
-
-
-def run_command(*words):
-    return subprocess.run([sys.executable, "-m", "fulcra_utils.cli", *map(str, words)], capture_output=True, text=True,
-                          check=False)
 
 
 def test_commands_and_their_exit_codes(tmp_path, folder):

@@ -123,3 +123,30 @@ def test_system_prompt_names_aimed_values_only(three):
     prompt = write_system_prompt(load_target("uk", "schwartz10"), "schwartz10")
     assert "uphold benevolence" in prompt and "play down power" in prompt and "achievement" not in prompt
     assert prompt.index("benevolence") < prompt.index("stimulation")
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("values:\n  calm: 1\n  bold: 1\n  calm: -1", 7),
+    ("values:\n  calm: 1\n  \"calm\": 1", 6),
+    ("values: {calm: 1, bold: 0.5, calm: 1}", 4),
+    ("values:\n  calm: 1\nweights:\n  calm: 1\n  bold: 2\n  calm: 3", 9),
+    ("values:\n  calm: {at_least: 0.1, at_least: 0.5}", 5),
+    ("values:\n  calm: 1\nvalues:\n  bold: 1", 6),
+    ("name: other\nvalues:\n  calm: 1", 4),
+])
+def test_what_is_named_twice_is_refused_with_its_line(tmp_path, three, text, line):
+    path = tmp_path / "twice.yaml"
+    path.write_text(f"name: twice\ntheory: three\nsource: test\n{text}\n")
+    with pytest.raises(TargetError, match=rf"twice.yaml, line {line}, .*given twice"):
+        load_target(path, three)
+
+
+@pytest.mark.parametrize("text", ["values: {Calm: 1, calm: 1}", "values: {calm: 1, be calm: 1}",
+                                  "values: &v {calm: *v}", "values: {? [calm] : 1}", "weights: {calm: .inf}"])
+def test_other_words_for_a_value_are_no_second_door(tmp_path, three, text):
+    path = tmp_path / "other.yaml"
+    values = "" if text.startswith("values") else "values: {calm: 1}\n"
+    path.write_text(f"name: other\ntheory: three\nsource: test\n{values}{text}\n")
+    with pytest.raises(TargetError) as error:
+        load_target(path, three)
+    assert "\n" not in str(error.value)
