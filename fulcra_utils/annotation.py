@@ -19,113 +19,18 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fulcra_utils.dataset import SIGNS
+from fulcra_utils.dataset import SIGNS, Dialogue
 from fulcra_utils.endpoints import Question
 from fulcra_utils.theory import Theory, normalise
 
 FORMS = ("all", "sets", "single")
 TOKENS_A_LABEL = 35  # of an answer: item, label and a short reason
 NOTHING_LISTED = "the answer lists nothing, and did so once only"
-ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 ENGLISH = {"the", "and", "of", "to", "you", "your", "it", "is", "that", "for", "with", "are", "not", "this", "be",
            "have", "can", "what", "if", "but", "they", "would", "should", "my", "from", "at", "by", "how", "please",
            "sorry", "yes", "their", "there", "we", "she", "her", "his", "them", "its", "who", "which", "then", "out",
            "own", "one", "all", "more", "only", "every", "no", "never", "than", "into", "through", "some", "any",
            "about", "when", "could", "because"}
-
-
-class RowError(ValueError):
-    """A row whose prompt or reply cannot be read; the message says why."""
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """A dialogue that ends in the assistant's reply that is judged.
-
-    Attributes
-    ----------
-    turns : tuple of (role, text)
-        The last turn is the assistant's.
-    """
-
-    turns: tuple[tuple[str, str], ...]
-
-    @property
-    def response(self) -> str:
-        """Return the reply that is judged."""
-        return self.turns[-1][1]
-
-    @property
-    def prompt(self) -> str:
-        """Return what stands before it: the user's text, or with several turns a transcript."""
-        before = self.turns[:-1]
-        if len(before) == 1 and before[0][0] == "user":
-            return before[0][1]
-        return "\n".join(f"[{role}] {text}" for role, text in before)
-
-    @property
-    def released(self) -> str:
-        """Return the dialogue in the released shape, "Human: …" and "Bob: …" on a line of its own.
-
-        Examples
-        --------
-        >>> Dialogue((("user", "Hi"), ("assistant", "Hello."))).released
-        'Human: Hi\\nBob: Hello.'
-        """
-        return f"Human: {self.prompt}".replace("\nBob:", "\n Bob:") + f"\nBob: {self.response}"
-
-    @property
-    def row_id(self) -> str:
-        """Return a name that hangs on the text alone, so that it survives another order of the rows."""
-        return hashlib.sha256(json.dumps(self.turns).encode()).hexdigest()[:16]
-
-
-def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response") -> Dialogue:
-    """Return the dialogue of a row: prompt and reply, chat messages, or the released `dialogue`.
-
-    Parameters
-    ----------
-    row : dict
-        With `prompt_field` (text, or a list of messages) and `response_field` (also found as "answer"); or `messages`
-        ([{"role", "content"}], the last one the assistant's); or `dialogue` ("Human: …\\nBob: …").
-    prompt_field, response_field : str
-
-    Returns
-    -------
-    Dialogue
-        NUL characters and half characters are replaced.
-
-    Raises
-    ------
-    RowError
-        One line that names the field.
-
-    Examples
-    --------
-    >>> read_dialogue({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]})
-    Dialogue(turns=(('user', 'Hi'), ('assistant', 'Hello.')))
-    """
-    own = (prompt_field, response_field) != ("prompt", "response")
-    reply = row.get(response_field) if own else row.get("response", row.get("answer"))
-    if own or row.get(prompt_field) is not None or reply is not None:
-        turns = [*_read_turns(row.get(prompt_field), prompt_field, "user"),
-                 *_read_turns(reply, response_field, "assistant")]
-    elif row.get("messages") is not None:
-        turns = _read_turns(row["messages"], "messages", "user")
-    elif isinstance(row.get("dialogue"), str):
-        prompt, bob, reply = row["dialogue"].partition("\nBob:")
-        if not bob or not prompt.startswith("Human:"):
-            raise RowError("dialogue is not of the form 'Human: … Bob: …'")
-        turns = [("user", prompt.removeprefix("Human:").strip()), ("assistant", reply.strip())]
-    else:
-        raise RowError(f"{prompt_field} and {response_field} are missing")
-    if len(turns) < 2 or turns[-1][0] != "assistant":
-        raise RowError("the last turn is not a reply of the assistant")
-    if not turns[-1][1].strip():
-        raise RowError("the reply is empty")
-    if not any(text.strip() for _, text in turns[:-1]):
-        raise RowError("the prompt is empty")
-    return Dialogue(tuple((role, _clean(text)) for role, text in turns))
 
 
 def looks_english(text: str) -> bool:
@@ -376,29 +281,6 @@ def vote_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         margin = np.where(total > 0, (ranked[-1] - ranked[-2]) / total, np.nan)
     return np.where(margin > 0, scale[np.argmax(votes, axis=0)], np.nan), margin
-
-
-def _read_turns(value: Any, name: str, role: str) -> list[tuple[str, str]]:
-    """Return the turns of a field that holds a text or a list of messages."""
-    if value is None:
-        raise RowError(f"{name} is missing")
-    if isinstance(value, str):
-        return [(role, value)]
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise RowError(f"{name} is neither text nor a list of messages")
-    turns = []
-    for number, message in enumerate(value, 1):
-        content = message.get("content")
-        if isinstance(content, list):  # parts
-            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        if message.get("role") not in ROLES or not isinstance(content, str):
-            raise RowError(f"{name}: message {number} has no usable role and content")
-        turns.append((message["role"], content))
-    return turns
-
-
-def _clean(text: str) -> str:
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
 def _fence_mark(dialogue: Dialogue) -> str:

@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+"
 WELL_WRITTEN = {"+1", "-1", "0"}
 SPLITS = (("train", 0.6), ("validation", 0.1), ("calibration", 0.1), ("test", 0.2))
 CHUNK = 20_000  # rows held as Python objects at a time
-DECODER = json.JSONDecoder(strict=False)  # control characters inside a text are no reason to lose a row
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 SHOWN = 80  # characters of a bad value kept in `problems`
 
 SCHEMA = pa.schema([
@@ -186,7 +187,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     ...     read_prompts(path).safety_issues[0]
     ['drug']
     """
-    return _read_plain(path, lambda row: {"prompt": _text(row, ("prompt",)),
+    return _read_plain(path, lambda row: {"prompt": _text(row, "prompt"),
                                           "safety_issues": _read_list(row.get("safety_issues"))})
 
 
@@ -206,8 +207,8 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
     [['Hi', 'Hello.', 'Go.']]
     """
     def pick(row):
-        prompt, chosen = _last_turn(_text(row, ("chosen",)))
-        return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(_text(row, ("rejected",)))[1]}
+        prompt, chosen = _last_turn(_text(row, "chosen"))
+        return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(_text(row, "rejected"))[1]}
 
     return _read_plain(path, pick)
 
@@ -215,8 +216,9 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
 def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Yield (line, row, reason) for each row of a .jsonl, .jsonl.gz or .parquet file, in order.
 
-    A line that is no JSON object has row None and the reason; blank lines are no rows. Memory does not grow with the
-    file. Raises DatasetError when the file cannot be opened or ends in the middle of its compression.
+    A line that is no JSON object, or gives a name twice, has row None and the reason; blank lines are no rows. Memory
+    does not grow with the file. Raises DatasetError when the file cannot be opened, ends in the middle of its
+    compression or is of another kind (a JSON array, CSV, UTF-16, …), which the message names.
 
     Examples
     --------
@@ -228,17 +230,222 @@ def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, st
     [(1, {'a': 1}, ''), (3, None, 'not valid JSON: Expecting value at column 2')]
     """
     path = Path(path)
+    name = path.name.lower()
     try:
-        if path.suffix == ".parquet":
-            batches = pq.ParquetFile(path).iter_batches(batch_size=1000)
-            yield from ((i, row, "") for i, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
-            return
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+        with (gzip.open if name.endswith(".gz") else open)(path, "rb") as lines:
+            kind = _find_kind(lines.read(1 << 16))
+            lines.seek(0)
+            if kind != ("Parquet" if name.endswith(".parquet") else "rows"):
+                raise DatasetError(f"{path}: {_KINDS.get(kind, 'is no Parquet file')}")
+            if not name.endswith(SUFFIXES):
+                raise DatasetError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
+            if kind == "Parquet":
+                yield from ((i, row, "") for i, row in enumerate(_iter_parquet(path), 1))
+                return
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, *_parse_line(line)
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DatasetError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+_KINDS = {
+    "Parquet": "is a Parquet file; its name must end in .parquet",
+    "gzip": "is compressed by gzip; its name must end in .jsonl.gz", "zip": "is a ZIP or Excel file, not JSON Lines",
+    "UTF-16": "is UTF-16 or UTF-32; save it as UTF-8",
+    "array": "is one JSON array; write one object a line, without the brackets and commas around them",
+    "object": "is one JSON document over several lines; write one object a line",
+    "CSV": "looks like CSV; write one JSON object a line",
+}
+_HEADS = [(re.compile(pattern), kind) for pattern, kind in (
+    (rb"PAR1", "Parquet"), (rb"\x1f\x8b", "gzip"), (rb"PK\x03\x04", "zip"),
+    (rb"\xff\xfe|\xfe\xff|\x00[^\x00]|[^\x00]\x00", "UTF-16"),
+    (rb"\s*\[\s*[{\[\]]|\s*\[\s*\n|\s*\[[^\n]*\s*\Z", "array"), (rb'\s*\{\s*\n\s*"', "object"),
+    (rb"(?![^\n]*[{\[])[^\n]*[\w\"'][ ]*[,;\t][ ]*[\w\"'][^\n]*(\n(?!\s*\{)[^\n]*)*\Z", "CSV"))]
+
+
+def _find_kind(head: bytes) -> str:
+    """Return what the first bytes of a file say it is: a name of `_KINDS`, or "rows"."""
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    return next((kind for pattern, kind in _HEADS if pattern.match(head)), "rows")
+
+
+def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(path)
+    if twice := [name for name, n in Counter(file.schema_arrow.names).items() if n > 1]:
+        raise DatasetError(f"{path}: has two columns {twice[0]!r}")
+    for batch in file.iter_batches(batch_size=1000):
+        try:
+            yield from batch.to_pylist()
+        except (ValueError, OverflowError) as error:  # a time beyond the year 9999
+            raise DatasetError(f"{path}: holds a value that cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A dialogue that ends in the assistant's reply that is judged.
+
+    Attributes
+    ----------
+    turns : tuple of (role, text)
+        The last turn is the assistant's: all its words since the user's last turn, without tool calls and results.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+
+    @property
+    def response(self) -> str:
+        """Return the reply that is judged."""
+        return self.turns[-1][1]
+
+    @property
+    def prompt(self) -> str:
+        """Return what stands before it: the user's text, or with several turns a transcript, without tool results."""
+        before = [turn for turn in self.turns[:-1] if turn[0] not in TOOLS]
+        if len(before) == 1 and before[0][0] == "user":
+            return before[0][1]
+        return "\n".join(f"[{role}] {text}" for role, text in before)
+
+    @property
+    def released(self) -> str:
+        """Return the dialogue in the released shape, "Human: …" and "Bob: …" on a line of its own.
+
+        Examples
+        --------
+        >>> Dialogue((("user", "Hi"), ("assistant", "Hello."))).released
+        'Human: Hi\\nBob: Hello.'
+        """
+        prompt, response = self.prompt.replace("\nBob:", "\n Bob:"), self.response.replace("\nHuman:", "\n Human:")
+        return f"Human: {prompt}\nBob: {response}"
+
+    @property
+    def row_id(self) -> str:
+        """Return a name that hangs on the text alone, so that it survives another order of the rows."""
+        return hashlib.sha256(json.dumps(self.turns).encode()).hexdigest()[:16]
+
+
+class RowError(ValueError):
+    """A row whose prompt or reply cannot be read: "<field> <reason>", and the bad text."""
+
+    def __init__(self, field: str, reason: str, text: Any = ""):
+        super().__init__(f"{field} {reason}")
+        self.field, self.reason, self.text = field, reason, text
+
+
+def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response") -> Dialogue:
+    """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
+
+    Parameters
+    ----------
+    row : dict
+        With the two fields that are named. Left at their defaults: the first of `prompt`, `question`, `instruction`
+        (with `input`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or a list
+        of messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or
+        ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …").
+    prompt_field, response_field : str
+
+    Returns
+    -------
+    Dialogue
+        NUL characters and half characters are replaced.
+
+    Raises
+    ------
+    RowError
+        One line that names the field.
+
+    Examples
+    --------
+    >>> read_dialogue({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]})
+    Dialogue(turns=(('user', 'Hi'), ('assistant', 'Hello.')))
+    >>> read_dialogue({"instruction": "Say hi", "input": "", "output": "Hello."}).response
+    'Hello.'
+    """
+    return Dialogue(tuple((role, _clean(text)) for role, text in _find_turns(row, prompt_field, response_field)))
+
+
+PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
+WHOLE = ("messages", "conversations", "conversation", "dialogue")
+TOOLS = ("tool", "function")
+ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
+    "human": "user", "function_response": "tool", "observation": "tool", "ipython": "tool",
+    **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "ai", "function_call"), "assistant")}
+
+
+def _find_turns(row: dict[str, Any], prompt_field: str = "prompt",
+                response_field: str = "response") -> list[tuple[str, str]]:
+    fields = _find_fields(row, prompt_field, response_field)
+    turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
+             for turn in _read_turns(row, name, role)]
+    if not turns or turns[-1][0] != "assistant":
+        raise RowError(fields[-1], "does not end in a reply of the assistant")
+    start = 1 + max((n for n, (role, _) in enumerate(turns) if role not in ("assistant", *TOOLS)), default=-1)
+    reply = "\n".join(text for role, text in turns[start:] if role == "assistant" and _has_words(text))
+    before = [(role, text) for n, (role, text) in enumerate(turns)
+              if role != "assistant" or n < start and _has_words(text)]
+    if not _has_words(reply):
+        raise RowError("reply", "is empty")
+    if not any(_has_words(text) for role, text in before if role not in TOOLS):
+        raise RowError("prompt", "is empty")
+    return [*before, ("assistant", reply)]
+
+
+def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) -> tuple[str, ...]:
+    """Return the fields that hold a row's prompt and reply, or the one that holds both."""
+    own = (prompt_field, response_field) != ("prompt", "response")
+    prompts, replies = ((prompt_field,), (response_field,)) if own else (PROMPTS, REPLIES)
+    found = [next((name for name in names if row.get(name) is not None), "") for names in (prompts, replies)]
+    if not own and row.get("response", "") is None and row.get("problem"):
+        # `fulcra reply` got none, and an `answer` beside it is another's
+        raise RowError("response", f"is missing: {row['problem']}")
+    if not all(found) and not own and (whole := next((name for name in WHOLE if row.get(name) is not None), "")):
+        return (whole,)
+    if not any(found):
+        raise RowError(f"{prompt_field} and {response_field}", "are missing")
+    if not all(found):
+        raise RowError(response_field if found[0] else prompt_field, "is missing")
+    return tuple(found)
+
+
+def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, str]]:
+    """Return the turns of a field that holds a text or a list of messages."""
+    value = row[name]
+    if name == "dialogue" and isinstance(value, str):
+        prompt, bob, reply = value.partition("\nBob:")
+        if not bob or not prompt.startswith("Human:"):
+            raise RowError(name, "is not of the form 'Human: … Bob: …'", value)
+        if "\nBob:" in reply.partition("\nHuman:")[2]:
+            raise RowError(name, "has several turns; give them as messages", value)
+        return [("user", prompt.removeprefix("Human:").strip()), ("assistant", reply.strip())]
+    if isinstance(value, str) and name not in WHOLE:
+        if name == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
+            value = f"{value}\n\n{row['input']}"
+        return [(role, value)]
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise RowError(name, "is neither text nor a list of messages", value)
+    turns = []
+    for number, message in enumerate(value, 1):
+        said = message.get("role") or message.get("from")
+        speaker = ROLES.get(str(said).lower())
+        text = _read_words(message) if said != "function_call" else ""
+        if speaker is None or text is None and speaker != "assistant":
+            raise RowError(name, f"has no usable role and content in message {number}", message)
+        turns.append((speaker, text or ""))
+    return turns
+
+
+def _read_words(message: dict[str, Any]) -> str | None:
+    """Return the text of a message, or of the text parts of one; None without any."""
+    content = message.get("value") if message.get("content") is None else message["content"]
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        content = "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
+
+
+def _has_words(text: str) -> bool:
+    """Return whether a text holds anything that can be seen."""
+    return any(c.isprintable() and not c.isspace() for c in text)
 
 
 def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
@@ -391,8 +598,15 @@ def _hash_unit(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
 
 
-class _SetAside(Exception):
-    """A row whose prompt or reply cannot be read: (field, text, reason)."""
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"{next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)!r} twice")
+    return row
+
+
+# control characters inside a text are no reason to lose a row
+DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_refuse_doubles)
 
 
 def _parse_line(line: bytes) -> tuple[dict | None, str]:
@@ -407,30 +621,15 @@ def _parse_line(line: bytes) -> tuple[dict | None, str]:
     return (row, "") if isinstance(row, dict) else (None, "not a JSON object")
 
 
-def _text(row: dict, names: tuple[str, ...]) -> str:
-    """Return the first of the named fields as text; set the row aside when there is none."""
-    name = next((n for n in names if row.get(n) is not None), None)
-    if name is None:
-        raise _SetAside(names[0], "", "field is missing")
+def _text(row: dict, name: str) -> str:
+    """Return a field as text; set the row aside when there is none."""
+    if row.get(name) is None:
+        raise RowError(name, "is missing")
     if not isinstance(row[name], str):
-        raise _SetAside(name, _short(row[name]), "is not text")
-    if not row[name].strip():
-        raise _SetAside(name, "", "is empty")
+        raise RowError(name, "is not text", row[name])
+    if not _has_words(row[name]):
+        raise RowError(name, "is empty")
     return row[name]
-
-
-def _prompt_and_response(row: dict) -> tuple[str, str]:
-    if row.get("dialogue") is None:
-        return _text(row, ("prompt",)), _text(row, ("response", "answer"))
-    dialogue = _text(row, ("dialogue",))
-    prompt, bob, response = dialogue.partition("\nBob:")
-    if not bob or not prompt.startswith("Human:"):
-        raise _SetAside("dialogue", _short(dialogue), "is not of the form 'Human: … Bob: …'")
-    prompt, response = prompt.removeprefix("Human:").strip(), response.strip()
-    for name, text in (("prompt", prompt), ("reply", response)):
-        if not text:
-            raise _SetAside("dialogue", _short(dialogue), f"has an empty {name}")
-    return prompt, response
 
 
 def _last_turn(text: str) -> tuple[str, str]:
@@ -438,7 +637,7 @@ def _last_turn(text: str) -> tuple[str, str]:
     before, found, answer = text.rpartition("\n\nAssistant:")
     prompt = before.rpartition("\n\nHuman:")[2].strip()
     if not found or not prompt or not answer.strip():
-        raise _SetAside("chosen/rejected", _short(text), "is not of the form 'Human: … Assistant: …'")
+        raise RowError("chosen/rejected", "is not of the form 'Human: … Assistant: …'", text)
     return prompt, answer.strip()
 
 
@@ -463,6 +662,14 @@ def _short(value: Any) -> str:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+
+
+def check_scores(scores: dict[str, Any]) -> dict[str, float]:
+    """Return scores by dimension as numbers, null as nan; raise ValueError for what is no number from -1 to 1."""
+    for name, value in scores.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1):
+            raise ValueError(f"gives {name} as {_short(value)}, not a number from -1 to 1")
+    return {name: np.nan if value is None else float(value) for name, value in scores.items()}
 
 
 class _Problems:
@@ -582,7 +789,7 @@ class _ScoreReader:
     def read(self, rows: list[dict], lines: list[int], problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
         vectors = np.full((len(rows), self.theory.n_dims), np.nan)
         for i, row in enumerate(rows):
-            name = "value_vector" if "value_vector" in row else "value_reward"
+            name = "value_vector" if row.get("value_vector") is not None else "value_reward"
             reason = self._fill(vectors[i], row.get(name))
             if reason:
                 vectors[i] = np.nan
@@ -595,12 +802,17 @@ class _ScoreReader:
             indices = [self.theory.find_dimension(str(name)) for name in scores]
             if None in indices:
                 return f"names a dimension that {self.theory.name} does not have"
-            vector[indices] = [_number(v) for v in scores.values()]
-            return ""
-        if not isinstance(scores, list) or len(scores) != len(vector):
+            if len(set(indices)) < len(indices):
+                return "names a dimension twice"
+        elif not isinstance(scores, list) or len(scores) != len(vector) or None in scores:
             return f"is not a list of {len(vector)} numbers"
-        vector[:] = [_number(v) for v in scores]
-        return "" if np.isfinite(vector).all() and np.abs(vector).max() <= 1 else "holds something outside [-1, 1]"
+        else:
+            indices, scores = slice(None), dict(zip(self.theory.dimensions, scores, strict=True))
+        try:
+            vector[indices] = list(check_scores(scores).values())
+        except ValueError as error:
+            return str(error)
+        return ""
 
 
 def _parent_of(theory: Theory) -> Path | str:
@@ -624,15 +836,14 @@ def _read(path: str | Path, theory: Theory, reader: _LabelReader | _ScoreReader,
         n_read += 1
         try:
             if row is None:
-                raise _SetAside("line", "", reason)
-            pair = _prompt_and_response(row)
-        except _SetAside as fault:
-            name, text, why = fault.args
-            problems.add(line, name, text, f"{why}: row set aside")
+                raise RowError("line", f"is {reason}")
+            dialogue = Dialogue(tuple(_find_turns(row)))
+        except RowError as fault:
+            problems.add(line, fault.field, fault.text, f"{fault.reason}: row set aside")
             continue
         rows.append(row)
         lines.append(line)
-        texts.append(pair)
+        texts.append((dialogue.prompt, dialogue.response))
         if len(rows) >= CHUNK:
             flush()
     flush()
@@ -650,10 +861,10 @@ def _batch(rows: list[dict], lines: list[int], texts: list[tuple[str, str]], pro
             problems.add(line, "safety_issues", row["safety_issues"], str(error))
             issues.append(None)
     columns = {
-        "prompt": [_clean(p, line, "prompt", problems) for (p, _), line in zip(texts, lines, strict=True)],
-        "response": [_clean(r, line, "response", problems) for (_, r), line in zip(texts, lines, strict=True)],
+        "prompt": [_clean_told(p, line, "prompt", problems) for (p, _), line in zip(texts, lines, strict=True)],
+        "response": [_clean_told(r, line, "response", problems) for (_, r), line in zip(texts, lines, strict=True)],
         "safety_issues": issues, "line": lines,
-        "reward": [_number(row.get("reward", row.get("rating"))) for row in rows],
+        "reward": [_number(row.get("reward") if row.get("reward") is not None else row.get("rating")) for row in rows],
     }
     for name in ("query_source", "response_source"):
         columns[name] = [None if row.get(name) is None else str(row[name]) for row in rows]
@@ -662,15 +873,18 @@ def _batch(rows: list[dict], lines: list[int], texts: list[tuple[str, str]], pro
     return pa.RecordBatch.from_pydict({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
 
-def _clean(text: str, line: int, name: str, problems: _Problems) -> str:
+def _clean(text: str) -> str:
     """Return `text` without NUL characters and lone surrogates, which no table can hold."""
-    if "\x00" in text:
-        problems.add(line, name, text.replace("\x00", "\\0"), "holds NUL characters, replaced")
-        text = text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        problems.add(line, name, "", "holds half a character, replaced")
-        text = text.encode("utf-8", "replace").decode()
-    return text
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def _clean_told(text: str, line: int, name: str, problems: _Problems) -> str:
+    cleaned = _clean(text)
+    if cleaned != text:
+        what = "NUL characters" if "\x00" in text else "half a character"
+        problems.add(line, name, text.replace("\x00", "\\0").encode("utf-8", "replace").decode(),
+                     f"holds {what}, replaced")
+    return cleaned
 
 
 def _join(chunks: list, theory: Theory, problems: pd.DataFrame, n_read: int, raw: Counter) -> ValueDataset:
@@ -689,11 +903,10 @@ def _read_plain(path: str | Path, pick: Any) -> pd.DataFrame:
     for line, row, reason in iter_rows(path):
         try:
             if row is None:
-                raise _SetAside("line", "", reason)
+                raise RowError("line", f"is {reason}")
             kept.append({**pick(row), "line": line})
-        except _SetAside as fault:
-            name, text, why = fault.args
-            problems.add(line, name, text, f"{why}: row set aside")
+        except RowError as fault:
+            problems.add(line, fault.field, fault.text, f"{fault.reason}: row set aside")
         except ValueError as error:
             problems.add(line, "safety_issues", row.get("safety_issues"), f"{error}: row set aside")
     table = pd.DataFrame(kept)

@@ -19,18 +19,15 @@ import pandas as pd
 from fulcra_utils.agreement import cohen_kappa
 from fulcra_utils.annotation import (
     NOTHING_LISTED,
-    Dialogue,
     ItemLabels,
-    RowError,
     list_questions,
     looks_english,
     read_answer,
-    read_dialogue,
     render_question,
     vote_labels,
 )
 from fulcra_utils.asking import ask_all, sum_outcomes
-from fulcra_utils.dataset import items_to_vectors, iter_rows
+from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price, count_question
 from fulcra_utils.files import write_atomic
 from fulcra_utils.theory import Theory
@@ -88,7 +85,7 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
     Raises
     ------
     DatasetError
-        When the file itself cannot be read.
+        When the file itself cannot be read, or has no rows.
 
     Examples
     --------
@@ -103,10 +100,12 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
     for line, fields, reason in iter_rows(path):
         try:
             if fields is None:
-                raise RowError(f"line {line}: {reason}")
+                raise RowError(f"line {line}", f"is {reason}")
             rows.append(Row(fields, read_dialogue(fields, prompt_field, response_field)))
         except RowError as error:
             rows.append(Row(fields or {}, None, str(error)))
+    if not rows:
+        raise DatasetError(f"{path}: has no rows")
     return rows
 
 

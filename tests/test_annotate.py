@@ -182,7 +182,7 @@ def test_unreadable_rows_keep_their_place(tmp_path):
     assert len(out) == 5
     assert "not valid JSON" in out[1]["problem"]
     assert (out[2]["mine"], out[2]["problem"]) == (1, "response is missing")
-    assert out[3]["problem"] == "the reply is empty"
+    assert out[3]["problem"] == "reply is empty"
     assert out[4]["dialogue"].startswith("Human: [system] Be brief.\n[user] Hi?\nBob: Hello.")
     assert server.requests == 2
 

@@ -9,19 +9,16 @@ import pytest
 from fulcra_utils.annotation import (
     FORMS,
     NOTHING_LISTED,
-    Dialogue,
-    RowError,
     answer_schema,
     list_questions,
     looks_english,
     read_answer,
-    read_dialogue,
     render_question,
     theory_version,
     vote_labels,
 )
 from fulcra_utils.construction import build_run_data
-from fulcra_utils.dataset import read_dataset
+from fulcra_utils.dataset import Dialogue, RowError, read_dataset, read_dialogue
 from fulcra_utils.labelling import (
     Annotation,
     build_output,
@@ -71,8 +68,9 @@ def test_named_fields_and_several_turns():
     ({"prompt": 3, "response": "x"}, "prompt is neither text nor"),
     ({"prompt": "a", "response": " "}, "reply is empty"),
     ({"prompt": " ", "response": "x"}, "prompt is empty"), ({"dialogue": "Hello"}, "not of the form"),
-    ({"messages": []}, "last turn is not"), ({"messages": [{"role": "user", "content": "x"}]}, "last turn is not"),
-    ({"messages": [{"role": "king", "content": "x"}]}, "message 1 has no usable role")])
+    ({"messages": []}, "does not end in a reply"),
+    ({"messages": [{"role": "user", "content": "x"}]}, "does not end in a reply"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "no usable role and content in message 1")])
 def test_unusable_rows_say_why(row, why):
     with pytest.raises(RowError, match=why):
         read_dialogue(row)
@@ -292,3 +290,45 @@ def test_second_annotator_learns_across_clusters_only():
     assert (told[:, 0] == truth).all()
     assert np.isnan(predict_out_of_fold(texts, np.zeros((200, 1)), clusters)).all()
     assert np.isnan(predict_out_of_fold(texts, np.full((200, 2), np.nan), clusters)).all()
+
+
+HI, HELLO = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+SHAPES = [
+    *({prompt: "Hi?", reply: "Hello."} for prompt in ("prompt", "question", "instruction", "input")
+      for reply in ("response", "completion", "output", "answer")),
+    {"instruction": "Hi?", "input": "", "output": "Hello."}, {"prompt": [HI], "completion": [HELLO]},
+    {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]},
+    {"conversation": [HI, HELLO]}, {"dialogue": [HI, HELLO]}, {"dialogue": "Human: Hi?\r\nBob: Hello."},
+    {"messages": [HI, {"role": "model", "content": "Hello."}]},
+    {"messages": [{"role": "User", "content": "Hi?"}, {"role": "Assistant", "content": "Hello."}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}, {"type": "image", "text": None}]},
+                  HELLO]},
+    {"messages": [HI, CALL, HELLO]}, {"messages": [HI, {"role": "assistant"}, HELLO]},
+    {"prompt": "Hi?", "response": "Hello.", "answer": "the reference", "dialogue": "Human: a\nBob: b"},
+    {"prompt": "Hi?", "completion": "Hello.", "answer": "the reference"},
+]
+
+
+@pytest.mark.parametrize("row", SHAPES, ids=lambda row: " ".join(row))
+def test_usual_shapes_are_one_dialogue_and_null_is_a_missing_field(row):
+    assert read_dialogue(row) == PLAIN
+    every = {name for shape in SHAPES for name in shape}
+    assert read_dialogue({**dict.fromkeys(every), **row}) == PLAIN
+
+
+def test_only_the_words_of_the_assistant_are_the_reply():
+    tool = {"role": "tool", "content": "8"}
+    found = read_dialogue({"messages": [HI, {"role": "assistant", "content": "I look."}, CALL, tool, HELLO]})
+    assert (found.prompt, found.response) == ("Hi?", "I look.\nHello.") and ("tool", "8") in found.turns
+    found = read_dialogue({"instruction": "Say it.", "input": "Hi?", "output": "Hello."})
+    assert found.prompt == "Say it.\n\nHi?"
+    for row, why in (({"messages": [HI, CALL, tool]}, "does not end in"), ({"messages": [HI, CALL]}, "reply is empty"),
+                     ({"prompt": "Hi?", "response": "\u00a0\u200b"}, "reply is empty"),
+                     ({"prompt": "Hi?", "response": None, "answer": "gold", "problem": "HTTP 500"}, "HTTP 500"),
+                     ({"dialogue": "Human: Hi\nBob: Hello.\nHuman: And?\nBob: Bye."}, "several turns"),
+                     ({"prompt": "Hi?", "chosen": "a", "rejected": "b"}, "response is missing")):
+        with pytest.raises(RowError, match=why):
+            read_dialogue(row)
+    found = read_dialogue({"prompt": "Hi?", "response": "One\nHuman: two\nBob: three"})
+    assert read_dialogue({"dialogue": found.released}).response == "One\n Human: two\nBob: three"

@@ -101,11 +101,12 @@ def test_finer_theory_takes_its_vectors_from_the_items(tmp_path):
 
 
 BAD = [
-    ("{", "not valid JSON"), ("[1]", "not a JSON object"), ('{"a": 1}', "field is missing"),
-    ('{"dialogue": 3}', "is not text"), ('{"dialogue": ""}', "is empty"), ('{"dialogue": "Hello"}', "not of the form"),
-    ('{"dialogue": "Human: a\\nBob: "}', "empty reply"), ('{"dialogue": "Human: \\nBob: x"}', "empty prompt"),
-    ('{"prompt": "a", "response": null}', "field is missing"), ('{"prompt": "a", "response": "  "}', "is empty"),
-    ('{"prompt": ["a"], "response": "b"}', "is not text"), ("\x00\x00", "not valid JSON"),
+    ("{", "not valid JSON"), ("[1]", "not a JSON object"), ('{"a": 1}', "are missing"),
+    ('{"dialogue": 3}', "neither text nor"), ('{"dialogue": ""}', "not of the form"),
+    ('{"dialogue": "Hello"}', "not of the form"),
+    ('{"dialogue": "Human: a\\nBob: "}', "is empty"), ('{"dialogue": "Human: \\nBob: x"}', "is empty"),
+    ('{"prompt": "a", "response": null}', "is missing"), ('{"prompt": "a", "response": "  "}', "is empty"),
+    ('{"prompt": ["a"], "response": "b"}', "neither text nor"), ("\x00\x00", "not valid JSON"),
     ("[" * 100_000, "not readable JSON"),
 ]
 
@@ -260,3 +261,73 @@ def test_released_prompts_leak_is_caught(mirror):
     prompts = [*train.prompt, *test.prompt]
     table = assign_splits(prompts, group_prompts(prompts))
     assert table.prompt.is_unique and (table.groupby("cluster").split.nunique() == 1).all()
+
+
+GOOD = b'{"prompt": "a", "response": "b"}\n'
+
+
+@pytest.mark.parametrize(("name", "content", "why"), [
+    ("a.jsonl", b'[{"prompt": "a", "response": "b"}]', "one JSON array"),
+    ("a.jsonl", b"\n [\n  {}\n]", "one JSON array"),
+    ("a.jsonl", b"[]", "one JSON array"), ("a.jsonl", b'{\n  "prompt": "a"\n}', "over several lines"),
+    ("a.jsonl", b"prompt,response\na,b\n", "looks like CSV"), ("a.jsonl", b'"prompt";"response"\n"{a}";"b"', "CSV"),
+    ("a.jsonl", b"\xef\xbb\xbfprompt\tresponse\r\na\tb\r\n", "looks like CSV"), ("a.csv", b"prompt,response\n", "CSV"),
+    ("a.jsonl", GOOD.decode().encode("utf-16"), "UTF-16"), ("a.jsonl", GOOD.decode().encode("utf-16-le"), "UTF-16"),
+    ("a.jsonl", GOOD.decode().encode("utf-32"), "UTF-16 or UTF-32"), ("a.jsonl", gzip.compress(GOOD), r"\.jsonl\.gz"),
+    ("a.jsonl.gz", GOOD, "cannot be read: Not a gzipped"), ("a.jsonl.gz", gzip.compress(GOOD * 999)[:-30], "cannot be"),
+    ("a.jsonl.gz", gzip.compress(GOOD)[:12] + b"\xff" * 30, "cannot be read"), ("a.json", GOOD, r"must end in \.jsonl"),
+    ("a.jsonl.gz", gzip.compress(b"[{}]"), "one JSON array"), ("a.jsonl", b"PK\x03\x04...", "ZIP or Excel"),
+    ("a.jsonl", b"PAR1....", "name must end in .parquet"), ("a.parquet", GOOD, "no Parquet"),
+    ("a.parquet", b"", "no Parquet"),
+    ("a.parquet", b"PAR1 not really", "cannot be read"), ("folder.jsonl", None, "Is a directory"),
+    ("folder.parquet", None, "Is a directory"), ("none.jsonl", ..., "No such file")])
+def test_a_file_of_another_kind_is_named_in_one_line(tmp_path, name, content, why):
+    if content is None:
+        (tmp_path / name).mkdir()
+    elif content is not ...:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=why) as error:
+        list(dataset.iter_rows(tmp_path / name))
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_lines_that_are_read_and_lines_that_are_not(tmp_path):
+    lines = [b'\xef\xbb\xbf{"a": 1}\r', b"", b'{"a": "x\ty"}', '{"a": "\u2028\x85"}'.encode(),
+             b'{"a": NaN, "b": -Infinity}', b"[1]", b'{"a": 1, "a": 2}', b'{"a": {"b": 1, "b": 1}}', b"null", b"  ",
+             b"{} x"]
+    (tmp_path / "a.JSONL").write_bytes(b"\n".join(lines) + b"\n\n")
+    found = list(dataset.iter_rows(tmp_path / "a.JSONL"))
+    assert [line for line, _, _ in found] == [1, 3, 4, 5, 6, 7, 8, 9, 11]
+    assert [row for _, row, _ in found[:3]] == [{"a": 1}, {"a": "x\ty"}, {"a": "\u2028\x85"}]
+    assert np.isnan(found[3][1]["a"]) and found[3][1]["b"] == -np.inf
+    assert [reason for _, row, reason in found[4:] if row is None] == [
+        "not a JSON object", "not readable JSON: 'a' twice", "not readable JSON: 'b' twice", "not a JSON object",
+        "not valid JSON: Extra data at column 4"]
+    (tmp_path / "first.jsonl").write_bytes(b"[1, 2]\nwords, and words\n" + GOOD)
+    assert [row is None for _, row, _ in dataset.iter_rows(tmp_path / "first.jsonl")] == [True, True, False]
+
+
+@pytest.mark.parametrize("value", [7, -1.01, True, "high", "0.5", float("nan"), float("inf"), [0.5], {"x": 1}])
+def test_scores_outside_their_range_are_named(tmp_path, value):
+    good = {"prompt": "p", "response": "r", "value_vector": {"power": 0.5, "security": None}}
+    bad = {**good, "value_vector": {"power": value}}
+    data = read_scored(write(tmp_path, good, bad, {**good, "value_vector": None, "value_reward": [0.1] * 10}), TEN)
+    assert data.vectors[0, TEN.dimensions.index("power")] == 0.5 and np.isfinite(data.vectors[0]).sum() == 1
+    assert np.isnan(data.vectors[1]).all() and (data.vectors[2] == 0.1).all()
+    (problem,) = data.problems.itertuples()
+    assert (problem.line, problem.field) == (2, "value_vector") and "gives power as" in problem.reason
+    data = read_scored(write(tmp_path, {**good, "value_vector": {"power": 0.5, "Power": 0.1}}), TEN)
+    assert data.problems.reason[0] == "names a dimension twice" and np.isnan(data.vectors).all()
+
+
+def test_null_is_a_missing_field_in_every_kind_of_file(tmp_path):
+    bare = {"prompt": "p", "answer": "r", "rating": 3.0}
+    full = {**bare, "response": None, "reward": None, "value_items": None, "value_types": None, "not_annotated": None,
+            "safety_issues": None, "dialogue": None, "query_source": None}
+    (tmp_path / "full").mkdir()
+    pd.DataFrame([full]).astype(object).to_parquet(tmp_path / "full.parquet")
+    paths = [write(tmp_path, bare), tmp_path / "full.parquet", write(tmp_path / "full", full)]
+    whole = [read_dataset(path, TEN) for path in paths]
+    for data in whole:
+        assert data.table.equals(whole[0].table) and data.problems.equals(whole[0].problems)
+        assert (data.table.response[0], data.table.reward[0]) == ("r", 3.0) and np.isnan(data.vectors).all()
