@@ -6,17 +6,18 @@ data/surveys says which question belongs to which value.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from fulcra_utils.targets import Target
-from fulcra_utils.theory import ROOT, Theory, load_theory
+from fulcra_utils.theory import ROOT, Theory, load_theory, read_yaml
 
 SURVEYS = ROOT / "data" / "surveys"
+LEAST_PEOPLE = 10  # effective respondents below which a mean has no interval: 1.96 standard errors are too few there
 
 
 class SurveyError(ValueError):
@@ -34,6 +35,8 @@ class Questionnaire(BaseModel):
     scale: tuple[int, int]
     reverse: bool
     max_missing: int
+    max_alike: int | None = None
+    missing: list[int] = []
     country: str
     weight: str
     columns: list[str]
@@ -62,7 +65,7 @@ def load_questionnaire(name: str | Path = "pvq21") -> Questionnaire:
         raise SurveyError(f"no questionnaire {str(name)!r}; known are "
                           f"{', '.join(sorted(p.stem for p in SURVEYS.glob('*.yaml')))}.")
     try:
-        key = Questionnaire.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        key = Questionnaire.model_validate(read_yaml(path)[0])
     except ValueError as error:
         raise SurveyError(f"{path}: not a questionnaire's key: {str(error).splitlines()[0]}.") from None
     if sorted(i for items in key.key.values() for i in items) != list(range(1, len(key.columns) + 1)):
@@ -111,8 +114,7 @@ def score_respondents(
     questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
     _check_survey(rows, theory, questionnaire)
     low, high = questionnaire.scale
-    answers = rows[questionnaire.columns].apply(pd.to_numeric, errors="coerce")
-    answers = answers.where((answers >= low) & (answers <= high))
+    answers = _read_answers(rows, questionnaire)
     answers = (low + high - answers) if questionnaire.reverse else answers
     answers[answers.isna().sum(axis=1) > questionnaire.max_missing] = np.nan
     middle = answers.mean(axis=1) if centred else (low + high) / 2
@@ -123,9 +125,11 @@ def score_respondents(
 
 def average_countries(
     rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None, centred: bool = False,
-    weighted: bool = True,
+    weighted: bool = True, drop_alike: bool = True,
 ) -> pd.DataFrame:
     """Average respondents by country, with survey weights and intervals.
+
+    Answers that are neither a code of the scale nor a known code for a missing one are named in a warning.
 
     Parameters
     ----------
@@ -134,17 +138,22 @@ def average_countries(
     theory, questionnaire, centred
         As in `score_respondents`.
     weighted : bool
-        Use the survey weights.
+        Use the survey weights; 0 leaves a respondent out.
+    drop_alike : bool
+        Leave out respondents with more than `max_alike` answers alike (Schwartz, ESS instructions). A country in which
+        nobody else answered is kept whole.
 
     Returns
     -------
     DataFrame
-        country, dimension, value, low, high (95 %, linearised, for weights treated as fixed), n, n_effective.
+        country, dimension, value, low, high (95 %, linearised, for weights treated as fixed; nan below 10 effective
+        respondents), n, n_effective, and how many of the country are left out: n_alike, n_missing (too few answers).
+        `.attrs["answers"]` counts every answer off the scale: country, question, answer, n, is_code.
 
     Raises
     ------
     SurveyError
-        As `score_respondents`; a weight that is negative or missing.
+        As `score_respondents`; a weight that is no number from 0 up, a row without a country.
 
     Source: ours; weighted mean and its linearised variance (Horvitz and Thompson; Kish for n_effective).
 
@@ -156,17 +165,30 @@ def average_countries(
     >>> average_countries(rows, "schwartz10").value.round(3).unique().tolist()
     [0.5]
     """
-    questionnaire = questionnaire or load_questionnaire()
+    questionnaire, rows = questionnaire or load_questionnaire(), rows.reset_index(drop=True)
     scores = score_respondents(rows, theory, questionnaire, centred)
     for column in [questionnaire.country, *([questionnaire.weight] if weighted else [])]:
         if column not in rows:
             raise SurveyError(f"the survey rows have no column {column!r}.")
-    weights = rows[questionnaire.weight].astype(float) if weighted else pd.Series(1.0, index=rows.index)
-    if not (weights >= 0).all():
-        raise SurveyError(f"a weight in column {questionnaire.weight!r} is negative or missing.")
-    parts = [_average(scores.loc[index, d], weights.loc[index], country, d)
-             for country, index in rows.groupby(questionnaire.country, sort=True).groups.items() for d in scores]
-    return pd.DataFrame(parts)
+    countries, answers = rows[questionnaire.country].astype(object), _read_answers(rows, questionnaire)
+    if rows.empty or countries.isna().any():
+        raise SurveyError(f"{countries.isna().sum()} of {len(rows)} rows have no country in column "
+                          f"{questionnaire.country!r}.")
+    weights = _read_weights(rows[questionnaire.weight]) if weighted else pd.Series(1.0, index=rows.index)
+    silent = answers.isna().sum(axis=1) > questionnaire.max_missing
+    alike = ~silent & (_count_alike(answers) > (questionnaire.max_alike or np.inf)) & drop_alike
+    alike &= ~(alike | silent).groupby(countries).transform("all")
+    left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
+    scores[alike] = np.nan
+    parts = [_average(scores.loc[index, d], weights.loc[index], country, d) | left_out.loc[country].to_dict()
+             for country, index in rows.groupby(countries, sort=True).groups.items() for d in scores]
+    table = pd.DataFrame(parts)
+    table.attrs["answers"] = strays = _count_strays(rows, answers, questionnaire)
+    if odd := [stray for stray in strays if not stray["is_code"]]:
+        named = ", ".join(f"{s['country']} {s['question']} {s['answer']!r} ({s['n']})" for s in odd[:5])
+        warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {questionnaire.name} and count as missing: "
+                      f"{named}{', …' if len(odd) > 5 else ''}", stacklevel=2)
+    return table
 
 
 def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> Target:
@@ -203,17 +225,54 @@ def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> 
     if not np.isfinite(values).all():
         raise SurveyError(f"country {country!r} has no mean for every value; known countries are "
                           f"{', '.join(map(str, averages['country'].unique()))}.")
-    return Target(country.casefold(), f"{country}, a population mean", "survey rows of the reader", theory.dimensions,
-                  values, values, np.abs(values))
+    return Target(str(country).casefold(), f"{country}, a population mean", "survey rows of the reader",
+                  theory.dimensions, values, values, np.abs(values))
 
 
 def _check_survey(rows: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) -> None:
     if theory.name != questionnaire.theory or set(theory.dimensions) != set(questionnaire.key):
         raise SurveyError(f"questionnaire {questionnaire.name} is made for theory {questionnaire.theory!r}, not for "
                           f"{theory.name!r}.")
+    wanted = [*questionnaire.columns, questionnaire.country, questionnaire.weight]
+    if (twice := rows.columns.duplicated() & rows.columns.isin(wanted)).any():
+        raise SurveyError(f"the survey rows have two columns {rows.columns[twice][0]!r}.")
     if missing := [c for c in questionnaire.columns if c not in rows]:
         raise SurveyError(f"the survey rows have no column {missing[0]!r} ({len(missing)} of "
                           f"{len(questionnaire.columns)} questions are missing).")
+
+
+def _read_answers(rows: pd.DataFrame, questionnaire: Questionnaire) -> pd.DataFrame:
+    """Return the answers as numbers, nan for everything that is no code of the scale."""
+    low, high = questionnaire.scale
+    answers = rows[questionnaire.columns].astype(object).apply(pd.to_numeric, errors="coerce").astype(float)
+    return answers.where(answers.isin(range(low, high + 1)))
+
+
+def _count_alike(answers: pd.DataFrame) -> pd.Series:
+    """Return how often each respondent gave the answer that they gave most often."""
+    return pd.concat([(answers == code).sum(axis=1) for code in np.unique(answers.stack())] or [answers.sum(axis=1)],
+                     axis=1).max(axis=1)
+
+
+def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Questionnaire) -> list[dict]:
+    """Return how often each country gave each answer off the scale to each question."""
+    row, question = np.nonzero(answers.isna().to_numpy())
+    given = rows[questionnaire.columns].to_numpy(dtype=object)[row, question]
+    given = np.where(pd.isna(given), "", given)
+    is_code = pd.Series(pd.to_numeric(given, errors="coerce")).isin(questionnaire.missing) | (given == "")
+    table = pd.DataFrame({"country": rows[questionnaire.country].to_numpy()[row], "answer": given, "is_code": is_code,
+                          "question": np.array(questionnaire.columns, dtype=object)[question]})
+    return table.groupby(["country", "question", "answer", "is_code"], sort=False).size().rename("n").reset_index(
+    ).to_dict("records")
+
+
+def _read_weights(column: pd.Series) -> pd.Series:
+    weights = pd.to_numeric(column, errors="coerce").astype(float)
+    bad = column[~((weights >= 0) & (weights < np.inf))]
+    if len(bad):
+        raise SurveyError(f"{len(bad)} weights in column {column.name!r} are negative or missing or no number (with a "
+                          f"decimal point); the first is '{bad.iloc[0]}' in row {bad.index[0] + 1}.")
+    return weights
 
 
 def _average(scores: pd.Series, weights: pd.Series, country: str, dimension: str) -> dict[str, object]:
@@ -225,6 +284,7 @@ def _average(scores: pd.Series, weights: pd.Series, country: str, dimension: str
     total, mean = weights.sum(), float(np.average(values, weights=weights))
     n = len(values)
     variance = np.sum((weights * (values - mean)) ** 2) / total**2 * n / max(1, n - 1)
-    half = 1.96 * np.sqrt(variance) if n > 1 else np.nan
+    n_effective = total**2 / np.sum(weights**2)
+    half = 1.96 * np.sqrt(variance) if n_effective >= LEAST_PEOPLE else np.nan
     return {"country": country, "dimension": dimension, "value": mean, "low": mean - half, "high": mean + half, "n": n,
-            "n_effective": total**2 / np.sum(weights**2)}
+            "n_effective": n_effective}

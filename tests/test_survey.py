@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,10 +72,64 @@ def test_weighted_mean_and_interval_equal_statsmodels():
 def test_interval_covers_the_truth_at_its_rate():
     hits = 0
     for seed in range(200):
-        table = average_countries(make_rows(150, seed), THEORY).set_index(["country", "dimension"])
+        table = average_countries(make_rows(150, seed), THEORY, KEY).set_index(["country", "dimension"])
         low, high = table.loc[("GB", "hedonism"), ["low", "high"]]
         hits += low <= 0 <= high  # uniform answers have mean 3.5
     assert 0.90 <= hits / 200 <= 0.99
+
+
+@pytest.mark.parametrize("reindex", [
+    lambda gb, fr: pd.concat([gb, fr]), lambda gb, fr: pd.concat([gb, fr], ignore_index=True),
+    lambda gb, fr: pd.concat([fr, gb]).set_index(["cntry", "pspwght"], drop=False),
+    lambda gb, fr: pd.concat([gb, fr]).set_index("cntry", drop=False),
+    lambda gb, fr: pd.concat([gb, fr]).set_axis([0.5] * 4), lambda gb, fr: pd.concat({"GB": gb, "FR": fr}),
+    lambda gb, fr: pd.concat([gb, fr]).astype({"cntry": "category"}), lambda gb, fr: pd.concat([gb, fr]).astype(str),
+    lambda gb, fr: pd.concat([gb, fr]).convert_dtypes()])
+def test_no_index_mixes_countries(reindex):
+    gb, fr = (pd.DataFrame([dict.fromkeys(KEY.columns, answer) | {"cntry": country, "pspwght": 1.0}] * 2)
+              for answer, country in ((2, "GB"), (6, "FR")))
+    table = average_countries(reindex(gb, fr), THEORY)
+    for country, value in (("FR", -1.0), ("GB", 0.6)):
+        part = table[table.country == country]
+        assert part.value.round(9).unique().tolist() == [value] and part.n.unique().tolist() == [2]
+    assert table.low.isna().all(), "two people have no interval"
+
+
+@pytest.mark.parametrize("answer", ["often", "", "2,5", 2.5, 0, -1, 7, 8, 9, 77, 99, 1e9, np.nan, None, np.inf])
+def test_answers_off_the_scale_are_counted_by_country_and_question(answer):
+    rows = make_rows(60).astype(object)
+    rows.loc[rows.index[rows.cntry == "GB"][:3], "imprich"] = answer
+    rows.loc[rows.index[rows.cntry == "NL"][:2], "impfun"] = answer
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        table = average_countries(rows, THEORY, KEY)
+    strays = table.attrs["answers"]
+    assert [(s["country"], s["question"], s["n"]) for s in strays] in (
+        [("GB", "imprich", 3), ("NL", "impfun", 2)], [("NL", "impfun", 2), ("GB", "imprich", 3)])
+    is_known = answer in ("", None, 7, 8, 9, 77, 99) or answer is np.nan
+    assert [s["is_code"] for s in strays] == [is_known] * 2 and len(said) == (not is_known)
+    assert is_known or "5 answers are no code of pvq21" in str(said[0].message)
+    first = rows[KEY.columns].apply(pd.to_numeric, errors="coerce").where(lambda t: t.isin(range(1, 7)))
+    power = ((7 - first[["imprich", "iprspot"]]).mean(axis=1) - 3.5) / 2.5
+    for country in ("GB", "NL"):
+        part = rows.cntry == country
+        known = table[(table.country == country) & (table.dimension == "power")].iloc[0]
+        assert known.value == pytest.approx(np.average(power[part], weights=rows.pspwght[part].astype(float)))
+
+
+def test_who_answers_all_alike_is_left_out_and_counted():
+    rows = make_rows(60)
+    rows.loc[:4, KEY.columns] = 3
+    rows.loc[5:7, KEY.columns[:16]] = 3  # 16 alike are allowed
+    rows.loc[5:7, KEY.columns[16:]] = 4
+    rows.loc[8:9, KEY.columns[:6]] = 8
+    table, kept = (average_countries(rows, THEORY, KEY, drop_alike=drop) for drop in (True, False))
+    pd.testing.assert_frame_equal(
+        table.drop(columns=["n_alike", "n_missing"]),
+        average_countries(rows.drop(index=range(5)), THEORY, KEY).drop(columns=["n_alike", "n_missing"]))
+    first = table.drop_duplicates("country")
+    assert (first.n_alike.sum(), first.n_missing.sum(), first.n.sum()) == (5, 2, 53)
+    assert kept.drop_duplicates("country")[["n_alike", "n"]].sum().tolist() == [0, 58]
 
 
 def test_a_built_target_can_be_used(tmp_path):
@@ -88,6 +144,12 @@ def test_a_built_target_can_be_used(tmp_path):
     (lambda rows: rows.drop(columns="cntry"), "no column 'cntry'"),
     (lambda rows: rows.drop(columns="pspwght"), "no column 'pspwght'"),
     (lambda rows: rows.assign(pspwght=-1.0), "negative or missing"),
+    (lambda rows: rows.assign(pspwght="1,5"), "20 weights in column 'pspwght'.* the first is '1,5' in row 1"),
+    (lambda rows: rows.assign(pspwght=rows.pspwght.where(rows.index != 3)), "1 weights .* 'nan' in row 4"),
+    (lambda rows: rows.assign(pspwght=np.inf), "first is 'inf'"),
+    (lambda rows: rows.assign(cntry=rows.cntry.where(rows.index > 1)), "2 of 20 rows have no country"),
+    (lambda rows: rows.head(0), "0 of 0 rows"),
+    (lambda rows: pd.concat([rows, rows[["imprich"]]], axis=1), "two columns 'imprich'"),
 ])
 def test_unusable_rows_are_one_line(change, words):
     with pytest.raises(SurveyError, match=words):
