@@ -238,6 +238,8 @@ def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoi
     out = []
     for n, row in enumerate(rows):
         extra: dict[str, Any] = {"annotator": annotator, "reasons": annotation.reasons[n]}
+        if annotation.thoughts[n]:
+            extra["annotator_thoughts"] = annotation.thoughts[n]
         if annotation.people[n]:
             extra["decided_by"] = annotation.people[n]
         if len(annotation.forms) > 1:

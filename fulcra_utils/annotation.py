@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fulcra_utils.dataset import SIGNS, Dialogue
+from fulcra_utils.dataset import SIGNS, Dialogue, split_thoughts
 from fulcra_utils.endpoints import Question
 from fulcra_utils.theory import Theory, normalise
 
@@ -177,17 +177,20 @@ class ItemLabels:
         Why an item is not annotated, "" where it is.
     faults : list of str
         Everything that was wrong with the answer; empty when it can be taken as it is.
+    thoughts : str
+        What the annotator thought before it answered; no label is read from it.
     """
 
     labels: np.ndarray
     reasons: list[str]
     open: list[str]
     faults: list[str] = field(default_factory=list)
+    thoughts: str = ""
 
 
 def read_answer(text: str, theory: Theory, items: Sequence[int], form: str = "all",
                 finish_reason: str = "", confirmed: bool = False) -> ItemLabels:
-    """Read an annotator's answer: the one JSON object with `labels` in it, whatever stands around it.
+    """Read an annotator's answer: the one JSON object with `labels` in it, whatever stands around it but thoughts.
 
     Items may come in any order. An item that is left out counts as 0 when the answer lists labels as agreed, -1 and +1
     only. It is not annotated when the answer lists zeros too (it then goes through the items, and this one is missing),
@@ -202,7 +205,7 @@ def read_answer(text: str, theory: Theory, items: Sequence[int], form: str = "al
         The items that were asked.
     form : {"all", "sets", "single"}
     finish_reason : str
-        As the endpoint gives it; "length" explains an answer that breaks off.
+        As the endpoint gives it; after "length" a list of labels counts only when nothing follows it.
     confirmed : bool
         Whether an earlier answer to the same question listed nothing, too.
 
@@ -220,8 +223,10 @@ def read_answer(text: str, theory: Theory, items: Sequence[int], form: str = "al
     >>> read_answer(text, theory, (0, 1, 2)).labels
     array([0., 0., 1.])
     """
-    entries, fault = _find_entries(text)
+    thoughts, answer = split_thoughts(text)
+    entries, fault = _find_entries(answer, finish_reason == "length")
     if fault:
+        fault = "the answer holds thoughts only" if thoughts and not answer else fault
         fault += " (cut off at the length limit)" if finish_reason == "length" else ""
         return ItemLabels(np.full(len(items), np.nan), [""] * len(items), [fault] * len(items), [fault])
     if not entries and not confirmed:
@@ -319,11 +324,11 @@ _ASK = {
 }
 
 
-def _find_entries(text: str) -> tuple[list[Any], str]:
+def _find_entries(text: str, cut_off: bool) -> tuple[list[Any], str]:
     """Return the entries of the one labels object in `text`, or why there is none."""
     if not text.strip():
         return [], "the answer is empty"
-    found, decoder, start = [], json.JSONDecoder(strict=False), 0
+    found, decoder, start, last = [], json.JSONDecoder(strict=False), 0, 0
     while (start := text.find("{", start)) >= 0:
         try:
             value, end = decoder.raw_decode(text, start)
@@ -331,12 +336,14 @@ def _find_entries(text: str) -> tuple[list[Any], str]:
             start += 1
             continue
         start = end
-        if isinstance(value, dict) and "labels" in value and value not in found:
-            found.append(value)
+        if isinstance(value, dict) and "labels" in value:
+            found, last = found if value in found else [*found, value], end
     if not found:
         return [], "the answer holds no complete JSON object with labels"
     if len(found) > 1:
         return [], "the answer holds two different JSON objects with labels"
+    if re.search(r"\w" if cut_off else r'"labels"\s*:', text[last:]):
+        return [], "the answer goes on after a first list of labels, and its end is missing"
     entries = found[0]["labels"]
     return (entries, "") if isinstance(entries, list) else ([], "the labels of the answer are no list")
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from fulcra_utils.dataset import read_content
 from fulcra_utils.endpoints import (
     PRICES,
     Answer,
@@ -39,6 +40,7 @@ FATAL_STATUS = {401, 402, 404}
 FORMAT_STATUS = {400, 415, 422}  # what an endpoint says that knows no JSON schema
 CONTENT_ASKS = 3  # in one run: the first ask and at most two more
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+CUT_OFF = {"length", "max_tokens", "max_output_tokens", "model_length"}  # finish reasons of gateways
 JSON_MODES = ("schema", "object", "none")
 
 
@@ -353,18 +355,17 @@ class _Session:
             data = json.loads(body, strict=False)
             choice = data["choices"][0]
             message = choice.get("message") or {}
-            content = message.get("content")
+            thoughts, text = read_content(message)
             usage = data.get("usage") or {}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Transient("the response is not the JSON of a chat completion") from None
-        if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        text = content if isinstance(content, str) else ""
         tokens_in = _count(usage, "prompt_tokens", count_question(question))
-        tokens_out = _count(usage, "completion_tokens", count_tokens(text))
+        tokens_out = _count(usage, "completion_tokens", count_tokens(thoughts + text))
         cost = None if self.price is None else self.price.cost(tokens_in, tokens_out)
-        return Answer(text, str(choice.get("finish_reason") or ""), tokens_in, tokens_out, cost, mode,
-                      self.endpoint.address, round(time.time(), 3))
+        reason = str(choice.get("finish_reason") or "")
+        reason = "length" if reason.casefold() in CUT_OFF else reason
+        return Answer(text, reason, tokens_in, tokens_out, cost, mode,
+                      self.endpoint.address, round(time.time(), 3), thoughts)
 
 
 async def _some_done(tasks: set[asyncio.Task]) -> set[asyncio.Task]:

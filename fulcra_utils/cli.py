@@ -124,7 +124,11 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
              review: Annotated[str, typer.Option(help="Write the review queue to this CSV file.")] = "",
              card: Annotated[bool, typer.Option(help="Also write a data set folder with its card.")] = True,
              prices: Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")] = "") -> None:
-    """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment."""
+    """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment.
+
+    Thoughts (<think> and the like) are never judged and never read for a label; the annotator's go to the field
+    `annotator_thoughts`. Exit 1 when some rows could not be annotated in full.
+    """
     from fulcra_utils.annotate import annotate_file
     from fulcra_utils.endpoints import PRICES, Endpoint
     endpoint = Endpoint(model=model, concurrency=concurrency, timeout=timeout, options={"temperature": temperature})
@@ -179,14 +183,20 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
           prompt_field: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
           system: Annotated[str, typer.Option(help="A system message before each prompt.")] = "",
           cache: Annotated[str, typer.Option(help="Folder of stored replies; default <output>.cache.")] = "") -> None:
-    """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable."""
+    """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable.
+
+    Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
+    limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
+    """
     from fulcra_utils.generation import load_writers, write_reply_rows
     from fulcra_utils.labelling import write_rows
     cache = cache or f"{output}.cache"
     rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, progress=sys.stderr.isatty())
     write_rows(output, rows)
     failed = [(number, row["problem"]) for number, row in enumerate(rows, 1) if row.get("problem")]
-    typer.echo(f"{len(rows)} rows written to {output}, {len(failed)} of them without a reply")
+    n_cut = sum(bool(row.get("cut_off")) for row in rows)
+    typer.echo(f"{len(rows)} rows written to {output}, {len(failed)} of them without a reply"
+               + f", {n_cut} cut off at the length limit" * bool(n_cut))
     for number, why in failed[:10]:
         typer.echo(f"  row {number}: {why}")
     if failed:

@@ -347,7 +347,7 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     Returns
     -------
     Dialogue
-        NUL characters and half characters are replaced.
+        NUL characters and half characters are replaced; thoughts of the assistant are left out.
 
     Raises
     ------
@@ -377,6 +377,8 @@ def _find_turns(row: dict[str, Any], prompt_field: str = "prompt",
     fields = _find_fields(row, prompt_field, response_field)
     turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
              for turn in _read_turns(row, name, role)]
+    thought = bool(turns and _has_words(turns[-1][1]))
+    turns = [(role, split_thoughts(text)[1] if role == "assistant" else text) for role, text in turns]
     if not turns or turns[-1][0] != "assistant":
         raise RowError(fields[-1], "does not end in a reply of the assistant")
     start = 1 + max((n for n, (role, _) in enumerate(turns) if role not in ("assistant", *TOOLS)), default=-1)
@@ -384,7 +386,7 @@ def _find_turns(row: dict[str, Any], prompt_field: str = "prompt",
     before = [(role, text) for n, (role, text) in enumerate(turns)
               if role != "assistant" or n < start and _has_words(text)]
     if not _has_words(reply):
-        raise RowError("reply", "is empty")
+        raise RowError("reply", "holds thoughts only" if thought else "is empty")
     if not any(_has_words(text) for role, text in before if role not in TOOLS):
         raise RowError("prompt", "is empty")
     return [*before, ("assistant", reply)]
@@ -437,9 +439,7 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
 def _read_words(message: dict[str, Any]) -> str | None:
     """Return the text of a message, or of the text parts of one; None without any."""
     content = message.get("value") if message.get("content") is None else message["content"]
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        content = "".join(part for part in parts if isinstance(part, str))
+    content = read_content({"content": content})[1] if isinstance(content, list) else content
     return content if isinstance(content, str) else None
 
 
@@ -478,6 +478,90 @@ def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
     if not missing.any():
         return np.sign(labels @ members).astype(float)
     return np.where(missing @ members > 0, np.nan, np.sign(np.where(missing, 0, labels) @ members).astype(float))
+
+
+def split_thoughts(text: str) -> tuple[str, str]:
+    """Return (thoughts, answer) of a language model's text; an answer of "" means that it never got beyond thinking.
+
+    Thoughts are blocks in <think>, <thinking>, <reasoning> and the like, [THINK] or ◁think▷ (any case, nested, several)
+    that open the text, or start a line after a first one; all that follows a block without an end; all that stands
+    before an end without a beginning (a template put that into the prompt); and every channel but "final" of
+    <|channel|> text. Marks in code or quotes, and blocks that come only after other words, are part of the answer.
+
+    Examples
+    --------
+    >>> split_thoughts("<think>A? No.</think> B"), split_thoughts("A? No.</think>B"), split_thoughts("<think>A?")
+    (('A? No.', 'B'), ('A? No.', 'B'), ('A?', ''))
+    >>> split_thoughts("Write `</think>` to end it.")
+    ('', 'Write `</think>` to end it.')
+    """
+    finals = [mark for mark in _FINAL.finditer(text) if not _is_quoted(text, mark)]
+    if finals or _CHANNEL.match(text):
+        end = finals[-1].end() if finals else len(text)
+        return CHANNEL_MARK.sub(" ", text[:end]).strip(), CHANNEL_MARK.split(text[end:])[0].strip()
+    thoughts, kept, start, depth, named = [], [], 0, 0, set()
+    for mark in THOUGHT_MARK.finditer(text):
+        if _is_quoted(text, mark, start):
+            continue
+        before, starts_line = text[start:mark.start()], not text[:mark.start()].rpartition("\n")[2].strip()
+        is_first = not "".join([*kept, before]).strip()
+        if depth:
+            depth += 1 if mark["open"] else -1
+            if not depth:
+                thoughts.append(before)
+                start = mark.end()
+        elif mark["open"]:
+            if is_first or thoughts and starts_line:
+                kept, start, depth = [*kept, before], mark.end(), 1
+            else:
+                named.add(starts_line)
+        elif starts_line not in named and (is_first or starts_line or not thoughts):
+            thoughts, kept, start = [*thoughts, *kept, before], [], mark.end()
+    (thoughts if depth else kept).append(text[start:])
+    if not thoughts:
+        return "", text
+    answer = "".join(kept).strip()
+    wrapped = re.fullmatch(r"<(answer|response|output)>(.*)</\1>", answer, re.DOTALL | re.IGNORECASE)
+    return "\n".join(filter(None, map(str.strip, thoughts))), wrapped[2].strip() if wrapped else answer
+
+
+def read_content(message: dict[str, Any]) -> tuple[str, str]:
+    """Return (thoughts, text) of a chat message: its text or text parts, and what stands in its reasoning fields.
+
+    Examples
+    --------
+    >>> read_content({"content": None, "reasoning_content": "Hm."})
+    ('Hm.', '')
+    """
+    content = message.get("content")
+    parts = [part if isinstance(part, dict) else {"text": part}
+             for part in (content if isinstance(content, list) else [content])]
+    texts = [part.get("text") for part in parts if part.get("type", "text") in ("text", "input_text", "output_text")]
+    names = ("reasoning_content", "reasoning", "thinking")
+    thoughts = [holder.get(name) for holder in (message, *parts) for name in names]
+    thoughts += [part.get("text") for part in parts if part.get("type") in names]
+    thoughts = [read_content({"content": part})[1] if isinstance(part, list) else part for part in thoughts]
+    return ("\n".join(dict.fromkeys(t.strip() for t in thoughts if isinstance(t, str) and t.strip())),
+            "".join(text for text in texts if isinstance(text, str)))
+
+
+_NAMES = r"(?:seed:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratchpad)"
+THOUGHT_MARK = re.compile(
+    rf"(?P<open><\s*{_NAMES}(?:\s[^<>]*)?>|(?-i:\[THINK\])|◁think▷|<\|(?:start_thinking|begin_of_thought)\|>|"
+    rf"<\|channel>thought)|<\s*/\s*{_NAMES}\s*>|(?-i:\[/THINK\])|◁/think▷|<\|end_(?:thinking|of_thought)\|>|"
+    r"<channel\|>", re.IGNORECASE)
+_CHANNEL = re.compile(r"\s*(?:<\|start\|>|<\|channel\|>|analysis(?=[A-Z]))")  # the last: decoded without its marks
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>|\Aanalysis(?=\S).*?assistantfinal", re.DOTALL)
+CHANNEL_MARK = re.compile(r"<\|(?:start|channel|message|end|return|call)\|>\s*"
+                           r"(?:assistant|analysis|commentary|final)?")
+
+
+def _is_quoted(text: str, mark: re.Match, start: int = 0) -> bool:
+    """Return whether a mark stands in quotes, in a line's code or in a fenced block that begins after `start`."""
+    before, after = text[start:mark.start()], text[mark.end():]
+    line = [part.replace("```", "").count("`") % 2 for part in (before.rpartition("\n")[2], after.partition("\n")[0])]
+    fence = [len(re.findall(r"^\s*```", part, re.MULTILINE)) % 2 for part in (before, after)]
+    return bool(all(line) or all(fence) or before[-1:] + after[:1] in ('""', "''", "\u201c\u201d"))
 
 
 def is_refusal(responses: Iterable[str]) -> np.ndarray:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.theory import ROOT
 
 PRICES = ROOT / "data" / "prices.yaml"
@@ -194,7 +195,7 @@ def count_question(question: Question) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """One stored answer; `cost` is None when no price is known."""
+    """One stored answer; `cost` is None when no price is known, `thoughts` what stood in a reasoning field."""
 
     text: str
     finish_reason: str = ""
@@ -204,6 +205,12 @@ class Answer:
     mode: str = "schema"
     address: str = ""
     received: float = 0.0
+    thoughts: str = ""
+
+    def split(self) -> tuple[str, str]:
+        """Return (thoughts, answer), as `split_thoughts` does; the thoughts of a reasoning field come first."""
+        thoughts, answer = split_thoughts(self.text)
+        return "\n".join(filter(None, (self.thoughts, thoughts))), answer
 
 
 class AnswerCache:

@@ -13,13 +13,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fulcra_utils.asking import Outcome, ask_all
-from fulcra_utils.dataset import iter_rows
+from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, iter_rows
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, load_endpoints, load_price
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-COLUMNS = ["prompt", "response", "response_source", "problem", "row"]
+COLUMNS = ["prompt", "response", "response_source", "problem", "row", "thoughts", "cut_off"]
 
 
 class LocalModel(BaseModel):
@@ -80,8 +80,8 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     Returns
     -------
     DataFrame
-        prompt, response (None when there is none), response_source, problem, row (number of the prompt); writer by
-        writer, prompts in order.
+        prompt, response (None when there is none), response_source, problem, row (number of the prompt), thoughts
+        (never part of the response), cut_off (whether the length limit ended it); writer by writer, prompts in order.
 
     Raises
     ------
@@ -113,7 +113,8 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     Returns
     -------
     list of dict
-        All fields of the input kept; a row without a usable prompt comes once, with its problem.
+        All fields of the input kept; a row without a usable prompt comes once, with its problem. `thoughts` and
+        `cut_off` (True) stand in the rows that have them.
 
     Raises
     ------
@@ -130,8 +131,10 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
             why = reason or f"{prompt_field} is no text"
             bad.append({**(row or {}), "response": None, "problem": f"line {line}: {why}"})
     replies = write_replies(prompts, writers, cache, system, progress)
-    made = [{**fields[reply.row], "response": reply.response, "response_source": reply.response_source,
-             **({"problem": reply.problem} if reply.problem else {})} for reply in replies.itertuples()]
+    own = ("problem", "thoughts", "cut_off")
+    made = [{**{name: value for name, value in fields[reply["row"]].items() if name not in own},
+             "response": reply["response"], "response_source": reply["response_source"],
+             **{name: reply[name] for name in own if reply[name]}} for reply in replies.to_dict("records")]
     return made + bad
 
 
@@ -140,37 +143,41 @@ def _write_one(prompts: list[str], writer: Endpoint | LocalModel, store: AnswerC
     before = ({"role": "system", "content": system},) if system else ()
     questions = [Question((*before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
     if isinstance(writer, LocalModel):
-        texts = _generate_all(questions, writer, store, progress)
-        outcomes = [Outcome(value=text) if text.strip() else Outcome(error="the reply is empty") for text in texts]
+        taken = [_take_text(0, answer) for answer in _generate_all(questions, writer, store, progress)]
+        outcomes = [Outcome(value, faults) for value, faults, _ in taken]
     else:
         outcomes = ask_all(writer, questions, _take_text, store, load_price(writer.model))
+    taken = [outcome.value or {"response": None, "thoughts": "", "cut_off": False} for outcome in outcomes]
     return pd.DataFrame({
-        "prompt": prompts, "response": [outcome.value for outcome in outcomes],
+        "prompt": prompts, **{name: [value[name] for value in taken] for name in ("response", "thoughts", "cut_off")},
         "response_source": writer.name or writer.model,
-        "problem": ["" if o.value else o.error or "; ".join(o.faults) for o in outcomes], "row": range(len(prompts))},
+        "problem": [o.error or "; ".join(o.faults) for o in outcomes], "row": range(len(prompts))},
         columns=COLUMNS).astype({"response": object})
 
 
-def _take_text(_: int, answer: Answer) -> tuple[str | None, list[str], float]:
-    text = answer.text.strip()
-    return (text, [], 1.0) if text else (None, ["the reply is empty"], 0.0)
+def _take_text(_: int, answer: Answer) -> tuple[dict[str, Any], list[str], float]:
+    thoughts, text = (part.strip() for part in answer.split())
+    cut_off = answer.finish_reason == "length"
+    fault = "the reply holds thoughts only" if thoughts else "the reply is empty"
+    faults = [] if text else [fault + ", cut off at the length limit" * cut_off]
+    return {"response": text or None, "thoughts": thoughts, "cut_off": cut_off}, faults, float(bool(text))
 
 
-def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCache, progress: bool) -> list[str]:
-    """Return one text a question; those not stored yet are generated batch by batch, each stored when it is done."""
+def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCache, progress: bool) -> list[Answer]:
+    """Return one answer a question; those not stored yet are generated batch by batch, each stored when it is done."""
     from tqdm import tqdm
 
     keys = [_local_key(question, writer) for question in questions]
-    known = {key: answer.text for key in keys if (answer := store.get(key)) is not None}
+    known = {key: answer for key in keys if (answer := store.get(key)) is not None}
     open_ = [n for n in {key: n for n, key in reversed(list(enumerate(keys)))}.values() if keys[n] not in known]
     open_.sort(key=lambda n: len(questions[n].messages[-1]["content"]))
     if open_:
         model, tokenizer = _load_local(writer)
         for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress):
             batch = open_[start:start + writer.batch_size]
-            for n, text in zip(batch, _generate([questions[n] for n in batch], model, tokenizer, writer), strict=True):
-                store.put(keys[n], Answer(text, mode="local", address=writer.model))
-                known[keys[n]] = text
+            made = _generate([questions[n] for n in batch], model, tokenizer, writer)
+            for n, known[keys[n]] in zip(batch, made, strict=True):
+                store.put(keys[n], known[keys[n]])
     return [known[key] for key in keys]
 
 
@@ -194,7 +201,7 @@ def _load_local(writer: LocalModel) -> tuple[PreTrainedModel, PreTrainedTokenize
 
 
 def _generate(questions: list[Question], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-              writer: LocalModel) -> list[str]:
+              writer: LocalModel) -> list[Answer]:
     import torch
 
     if tokenizer.chat_template:
@@ -209,5 +216,17 @@ def _generate(questions: list[Question], model: PreTrainedModel, tokenizer: PreT
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
     with torch.inference_mode():
         out = model.generate(**inputs, **writer.options, pad_token_id=tokenizer.pad_token_id)
-    return [text.strip() for text in tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1]:],
-                                                            skip_special_tokens=True)]
+    ends = writer.options.get("eos_token_id") or model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    return [Answer(decode_reply(ids, text, tokenizer), "stop" if ends & set(ids) else "length", mode="local",
+                   address=writer.model)
+            for ids, text in zip(out[:, inputs["input_ids"].shape[1]:].tolist(), texts, strict=True)]
+
+
+def decode_reply(ids: list[int], prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of generated ids with the marks of its thoughts, also one that the prompt ends in."""
+    hidden = {number for number, token in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+              if not THOUGHT_MARK.fullmatch(token) and not CHANNEL_MARK.fullmatch(token)}
+    opened = [mark[0] for mark in THOUGHT_MARK.finditer(prompt) if mark["open"] and not prompt[mark.end():].strip()]
+    text = tokenizer.decode([number for number in ids if number not in hidden], skip_special_tokens=False)
+    return "".join([*opened, text]).strip()

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.asking import ask_all
+from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Question
 
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"],
@@ -57,7 +58,7 @@ def read_scores(text: str) -> tuple[float, float] | None:
     Parameters
     ----------
     text : str
-        JSON, possibly within other text.
+        JSON, possibly within other text and after thoughts; two objects that differ cannot be read.
 
     Returns
     -------
@@ -73,15 +74,16 @@ def read_scores(text: str) -> tuple[float, float] | None:
     >>> read_scores('{"first": 70, "second": 3}') is None
     True
     """
-    for found in re.findall(r"\{[^{}]*\}", text):
+    read = set()
+    for found in re.findall(r"\{[^{}]*\}", split_thoughts(text)[1]):
         try:
             answer = json.loads(found)
             scores = tuple(float(answer[k]) for k in ("first", "second") if not isinstance(answer[k], bool))
         except (ValueError, KeyError, TypeError):
             continue
         if len(scores) == 2 and all(0 <= s <= 10 for s in scores):
-            return scores
-    return None
+            read.add(scores)
+    return read.pop() if len(read) == 1 else None
 
 
 def judge_pairs(

@@ -67,6 +67,8 @@ class Annotation:
         Item → why it is not annotated.
     costs : DataFrame
         form, replies, calls, paid_now, tokens_in, tokens_out, cost.
+    thoughts : list of str, length N
+        What the annotator thought before its answers; no label is read from it.
     """
 
     forms: tuple[str, ...]
@@ -77,6 +79,7 @@ class Annotation:
     open: list[dict[str, str]]
     costs: pd.DataFrame
     people: list[dict[str, str]] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
 
 
 def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: str = "response") -> list[Row]:
@@ -293,12 +296,14 @@ class _Sheet:
         self.labels = np.full((len(forms), n_rows, theory.n_items), np.nan)
         self.reasons: list[list[dict[int, str]]] = [[{} for _ in range(n_rows)] for _ in forms]
         self.open: list[list[dict[int, str]]] = [[{} for _ in range(n_rows)] for _ in forms]
+        self.thoughts: list[list[str]] = [[] for _ in range(n_rows)]
         self.listed_nothing: set[int] = set()
 
     def check(self, number: int, answer: Answer) -> tuple[ItemLabels, list[str], float]:
         f, _, items = self.jobs[number]
         read = read_answer(answer.text, self.theory, items, self.forms[f], answer.finish_reason,
                            confirmed=number in self.listed_nothing)
+        read.thoughts = answer.split()[0]
         if read.faults == [NOTHING_LISTED]:
             self.listed_nothing.add(number)
         return read, read.faults, float(np.isfinite(read.labels).sum())
@@ -309,6 +314,7 @@ class _Sheet:
         if outcome.value is None:
             self.open[f][n].update(dict.fromkeys(items, outcome.error))
             return
+        self.thoughts[n] += [outcome.value.thoughts] if outcome.value.thoughts else []
         self.labels[f, n, list(items)] = outcome.value.labels
         for item, label, reason, why in zip(items, outcome.value.labels, outcome.value.reasons, outcome.value.open,
                                             strict=True):
@@ -329,7 +335,8 @@ class _Sheet:
                         given.setdefault(names[item], reason)
             reasons.append({names[i]: given[names[i]] for i in np.flatnonzero(vote[n]) if names[i] in given})
             open_.append({names[i]: row.problem or self._why(n, i) for i in np.flatnonzero(np.isnan(vote[n]))})
-        return Annotation(self.forms, self.labels, vote, margin, reasons, open_, costs, [{} for _ in rows])
+        return Annotation(self.forms, self.labels, vote, margin, reasons, open_, costs, [{} for _ in rows],
+                          ["\n\n".join(texts) for texts in self.thoughts])
 
     def _why(self, n: int, item: int) -> str:
         votes = self.labels[:, n, item]

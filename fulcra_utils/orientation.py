@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.theory import ROOT
 
 SLIDER = ROOT / "data" / "surveys" / "svo_slider.yaml"
@@ -420,9 +421,9 @@ def render_choice(item: int, order: Sequence[int], goal: str = "") -> str:
     return "\n".join([*lines, "Answer with the letter of your option only."])
 
 
-_NEGATION = re.compile(r"\b(not|never|neither|nor|avoid|except|but|instead of|rather than|over|than|cannot|without)\b"
-                       r"|n['\N{RIGHT SINGLE QUOTATION MARK}]t\b", re.IGNORECASE)
-_BARE = re.compile(r"^\W*(?:(?i:option|choice|answer|letter)\W+)?([A-Z])\W*$")
+_NEGATION = re.compile(r"\b(if|could|might|maybe|perhaps|not|never|neither|nor|avoid|except|but|instead of|"
+                       r"rather than|over|than|cannot|without)\b|n['\N{RIGHT SINGLE QUOTATION MARK}]t\b", re.IGNORECASE)
+_BARE = re.compile(r"^\W*(?:(?i:option|choice|answer|letter|boxed)\W+)?([A-Z])\W*(?:</answer>\W*)?$")
 _START = re.compile(r"^[\W_]*([A-Z])[)\].:]+(?=\s|\*|$)", re.MULTILINE)
 _AFTER = r"(?=[\s]*(?:[.,;:!*)\]\"]|$|\b(?i:because|since|as|for|which|where|so)\b))"   # what may follow the letter
 _NAMED = re.compile(r"\b(?i:option|choice|answer|letter)\b(?i:\s+(?:is|would be|will be))?[\s:=\"'*(\[]*([A-Z])"
@@ -438,7 +439,8 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
 
     A letter counts when it is the whole reply, stands in a JSON field "choice", "answer" or "option", opens a line as
     "B:" or "(B)", or follows words such as "option" or "I choose". Options that are named, several or negated, give
-    None: a choice is never guessed ("I cannot choose" does not choose I, "A fair split" does not choose A).
+    None: a choice is never guessed ("I cannot choose" does not choose I, "A fair split" does not choose A). Thoughts
+    (`split_thoughts`) choose nothing.
 
     Parameters
     ----------
@@ -459,7 +461,7 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
     >>> [parse_choice(r) for r in ("I cannot choose.", "A or B", "I would not choose B", "")]
     [None, None, None, None]
     """
-    text = str(reply).strip()
+    text = split_thoughts(str(reply))[1].strip()
     letters = _json_letters(text)
     if not letters:
         bare = _BARE.match(text)
@@ -475,15 +477,15 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
 
 
 def _json_letters(text: str) -> set[str]:
-    """Return the letter in a JSON object's choice field, or an empty set."""
+    """Return the letters in a JSON object's choice fields."""
     found = re.search(r"\{.*\}", text, re.DOTALL)
     try:
         row = json.loads(found[0]) if found else None
     except json.JSONDecodeError:
         return set()
-    value = next((str(row[k]).strip() for k in ("choice", "answer", "option") if k in row), "") \
-        if isinstance(row, dict) else ""
-    return {value} if len(value) == 1 and value in LETTERS else set()
+    row = row if isinstance(row, dict) else {}
+    values = {str(row[k]).strip() for k in ("choice", "answer", "option") if k in row}
+    return {value for value in values if len(value) == 1 and value in LETTERS}
 
 
 def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goal: bool = True,
@@ -546,7 +548,7 @@ def _state_goal(player: Player, system: Messages) -> tuple[Messages, str]:
     for question in ("List the traits of a person with your value system, a few words each.",
                      "Write one sentence: your goal when you share money with another person."):
         talk.append({"role": "user", "content": question})
-        talk.append({"role": "assistant", "content": player(talk)})
+        talk.append({"role": "assistant", "content": split_thoughts(player(talk))[1]})
     return talk, " ".join(talk[-1]["content"].split())
 
 

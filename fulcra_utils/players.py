@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.generation import decode_reply
 from fulcra_utils.orientation import (
     Messages,
     OrientationError,
@@ -168,7 +169,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
             out = model.generate(ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device),
                                  max_new_tokens=max_new_tokens,
                                  pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, **sampling)
-        return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+        return decode_reply(out[0, ids.shape[1]:].tolist(), text, tokenizer)
 
     return play
 

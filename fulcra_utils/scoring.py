@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment import value_distance
+from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.files import write_atomic
 from fulcra_utils.targets import Target
 
@@ -282,14 +283,14 @@ def find_problem(row: dict | None) -> str:
             return f"{field} is empty"
         if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
             return f"{field} holds half of a surrogate pair"
-    return ""
+    return "" if split_thoughts(row["response"])[1].strip() else "response holds thoughts only"
 
 
 def _score_rows(evaluator: Any, rows: Sequence[tuple[Any, str]], batch_size: int, intervals: bool) -> list[dict]:
     """Return the rows with their value vectors, or with the problem that each has."""
     problems = [problem or find_problem(row) for row, problem in rows]
     good = [n for n, problem in enumerate(problems) if not problem]
-    texts = [[rows[n][0][field] for n in good] for field in ("prompt", "response")]
+    texts = [[rows[n][0]["prompt"] for n in good], [split_thoughts(rows[n][0]["response"])[1] for n in good]]
     found = evaluator.score(*texts, batch_size=batch_size, **({"intervals": True} if intervals else {}))
     layers = found if intervals else found[None]
     names = ("value_vector", "value_low", "value_high")[:len(layers)]

@@ -29,12 +29,14 @@ class FaultServer:
     """Answers /v1/chat/completions; `served` counts the sound answers given to each question."""
 
     def __init__(self, faults=WAY + CONTENT + HARMLESS, rate=0.2, seed=0, most_faults=2, slow=3.0, dense=True,
-                 latency=0.0, knows_schema=True, key=None):
+                 latency=0.0, knows_schema=True, key=None, says=None):
         self.faults, self.rate, self.most_faults, self.slow = tuple(faults), rate, most_faults, slow
         self.dense, self.latency, self.knows_schema, self.key = dense, latency, knows_schema, key
+        self.says = says  # a choice (message, finish_reason) that answers every question
         self.random, self.lock = random.Random(seed), threading.Lock()
         self.requests, self.served, self.met, self.kinds = 0, Counter(), Counter(), Counter()
         self.active = self.most_active = 0
+        self.usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
         self.seen_keys, self.bodies = set(), []
         server = self
 
@@ -97,6 +99,8 @@ class FaultServer:
             return self.send(handler, 400, json.dumps({"error": {"message": "response_format is not supported"}}))
         if fault in WAY:
             return self.fail(handler, fault)
+        if self.says:
+            return self.send(handler, 200, json.dumps({"choices": [self.says], "usage": self.usage}))
         if "<turn " in request["messages"][-1]["content"]:
             content = spoil(self.label(request["messages"]), fault, self.random)
         else:
@@ -109,7 +113,7 @@ class FaultServer:
             "id": "x", "object": "chat.completion", "model": request["model"], "created": 0,
             "choices": [{"index": 0, "finish_reason": "length" if fault == "truncated" else "stop",
                          "message": {"role": "assistant", "content": content}}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}}))
+            "usage": self.usage}))
 
     def label(self, messages):
         items = re.findall(r"^- (.+)$", messages[0]["content"], flags=re.M)

@@ -474,3 +474,37 @@ def test_cache_of_two_processes_and_a_full_disk(tmp_path):
     one.close()
     with pytest.raises(EndpointError, match="cannot be stored"):
         one.put("x", Answer("y"))
+
+
+def say(text, reason="stop", **fields):
+    return {"message": {"role": "assistant", "content": text, **fields}, "finish_reason": reason}
+
+
+GUESS, RIGHT = (json.dumps({"labels": [{"item": "be polite", "label": label, "reason": "r"}]}) for label in (-1, 1))
+
+
+@pytest.mark.parametrize(("choice", "thoughts"), [
+    (say(f"<think>{GUESS} no</think>\n```json\n{RIGHT}\n```"), f"{GUESS} no"),
+    (say(f"{GUESS} no\n</think>\n{RIGHT}"), f"{GUESS} no"),
+    (say(RIGHT, reasoning_content=GUESS), GUESS), (say(RIGHT, reasoning="hm"), "hm"), (say(RIGHT), None),
+    (say([{"type": "thinking", "thinking": GUESS}, {"type": "text", "text": RIGHT}]), GUESS)])
+def test_labels_are_never_read_from_thoughts(tmp_path, choice, thoughts):
+    write_input(tmp_path / "in.jsonl", 1)
+    with FaultServer(says=choice) as server:
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
+    row = read_output(tmp_path / "out.jsonl")[0]
+    assert not report.failed and row["value_items"] == ["be polite: +1"]
+    assert row.get("annotator_thoughts") == thoughts
+
+
+@pytest.mark.parametrize("choice", [
+    say(f"<think>{GUESS} wait", "length"), say(f"<think>{GUESS} wait"), say(None, "length", reasoning_content=GUESS),
+    say("", reasoning=GUESS), say(f"{GUESS} Or rather", "max_tokens"),
+    say(f"<think>{GUESS}</think>{RIGHT[:-5]}", "length")])
+def test_an_answer_without_its_end_labels_nothing(tmp_path, choice):
+    write_input(tmp_path / "in.jsonl", 1)
+    with FaultServer(says=choice) as server:
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
+    row = read_output(tmp_path / "out.jsonl")[0]
+    assert list(report.failed) == [1] and row["value_items"] == [] and len(row["not_annotated"]) == THEORY.n_items
+    assert ("cut off" in report.failed[1]) == (choice["finish_reason"] != "stop")

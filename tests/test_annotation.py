@@ -332,3 +332,39 @@ def test_only_the_words_of_the_assistant_are_the_reply():
             read_dialogue(row)
     found = read_dialogue({"prompt": "Hi?", "response": "One\nHuman: two\nBob: three"})
     assert read_dialogue({"dialogue": found.released}).response == "One\n Human: two\nBob: three"
+
+
+def test_thoughts_hold_no_labels():
+    first, second = THEORY.items[:2]
+    guess, right = answer((first, -1)), answer((first, 1), (second, -1))
+    for text in (f"<think>{guess}</think>{right}", f"{guess} no.\n</think>\n```json\n{right}\n```",
+                 f"<THINK>{guess}</think>\n{right}", f"[THINK]{guess}[/THINK]{right}",
+                 f"<|channel|>analysis<|message|>{guess}<|end|><|start|>assistant"
+                 f"<|channel|>final<|message|>{right}<|return|>"):
+        assert read_answer(text, THEORY, (0, 1)).labels.tolist() == [1, -1], text
+    for text in (f"<think>First: {guess} Wait", f"<think>{guess}</think>", f"<|channel|>analysis<|message|>{guess}"):
+        read = read_answer(text, THEORY, (0, 1), finish_reason="length")
+        assert read.open == ["the answer holds thoughts only (cut off at the length limit)"] * 2
+
+
+def test_an_answer_that_goes_on_after_its_labels_is_not_whole():
+    guess = answer((THEORY.items[0], -1))
+    for rest, reason in ((" Or rather", "length"),
+                         (' {"labels": [{"item": "x", "lab', "stop"), (' {"labels": [', "length")):
+        assert "goes on" in read_answer(guess + rest, THEORY, (0,), finish_reason=reason).open[0]
+    for rest, reason in (("\n```", "length"), (" I hope it helps.", "stop"), ("", "length")):
+        assert read_answer(guess + rest, THEORY, (0,), finish_reason=reason).labels.tolist() == [-1]
+
+
+def test_a_row_is_judged_without_its_thoughts():
+    whole = "<think>Lie!</think>\nBe honest."
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": whole}]
+    parts = [turns[0], {"role": "assistant", "content": [{"type": "thinking", "thinking": "Lie!"},
+                                                         {"type": "text", "text": "Be honest."}]}]
+    for row in ({"prompt": "Hi", "response": whole}, {"messages": turns}, {"messages": parts},
+                {"prompt": "Hi", "response": parts[1:]}, {"dialogue": f"Human: Hi\nBob: {whole}"},
+                {"messages": [*turns, turns[0], parts[1]]}):
+        dialogue = read_dialogue(row)
+        assert dialogue.response == "Be honest." and "Lie" not in dialogue.released
+    with pytest.raises(RowError, match="thoughts only"):
+        read_dialogue({"prompt": "Hi", "response": "<think>Lie!"})

@@ -124,3 +124,57 @@ def test_keys_come_from_the_environment_only(monkeypatch, tmp_path):
     assert Endpoint(model="m", base_url="http://me:secret@host/v1/").address == "http://host/v1"
     with pytest.raises(EndpointError, match="no file with a list"):
         load_endpoints(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("content", "reason", "fields", "row"), [
+    ("<think>\nI could ... because", "length", {},
+     {"response": None, "thoughts": "I could ... because", "cut_off": True,
+      "problem": "the reply holds thoughts only, cut off at the length limit"}),
+    ("<think>hm</think>", "stop", {}, {"response": None, "thoughts": "hm", "problem": "the reply holds thoughts only"}),
+    (None, "length", {"reasoning": "hm"}, {"response": None, "thoughts": "hm", "cut_off": True,
+                                           "problem": "the reply holds thoughts only, cut off at the length limit"}),
+    ("", "length", {}, {"response": None, "cut_off": True,
+                      "problem": "the reply is empty, cut off at the length limit"}),
+    ("<think>hm</think>\nNo.", "stop", {}, {"response": "No.", "thoughts": "hm"}),
+    ("hm\n</think>\n\nNo.", "stop", {}, {"response": "No.", "thoughts": "hm"}),
+    ("No.", "stop", {"reasoning_content": "hm"}, {"response": "No.", "thoughts": "hm"}),
+    ("No, becau", "length", {}, {"response": "No, becau", "cut_off": True}),
+    ("<think>hm</think>No, becau", "MAX_TOKENS", {}, {"response": "No, becau", "thoughts": "hm", "cut_off": True}),
+    ("I think `<think>` is a tag.", "stop", {}, {"response": "I think `<think>` is a tag."})])
+def test_thoughts_and_cut_off_replies_are_marked(tmp_path, monkeypatch, capfd, content, reason, fields, row):
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "prompt": "Hi?", "problem": "old"}\n')
+    choice = {"message": {"role": "assistant", "content": content, **fields}, "finish_reason": reason}
+    with FaultServer(says=choice) as server:
+        (tmp_path / "w.yaml").write_text(f"endpoints:\n- {{model: m, base_url: '{server.url}'}}\n")
+        monkeypatch.setattr(sys, "argv", ["fulcra", "reply", "--input", str(tmp_path / "in.jsonl"), "--output",
+                                          str(tmp_path / "out.jsonl"), "--writers", str(tmp_path / "w.yaml")])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert stop.value.code == (row["response"] is None)
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"id": 1, "prompt": "Hi?", "response_source": "m", **row}
+    said = capfd.readouterr().out
+    assert f"{int(row['response'] is None)} of them without a reply" in said
+    assert ("1 cut off at the length limit" in said) == ("cut_off" in row)
+
+
+def test_a_local_reply_that_does_not_end_is_cut_off(tmp_path, checkpoint):
+    for ends, cut_off in ((None, True), (list(range(1000)), False)):
+        options = {"max_new_tokens": 5, "do_sample": False, **({"eos_token_id": ends} if ends else {})}
+        table = write_replies(PROMPTS[:2], [LocalModel(model=str(checkpoint), options=options)], tmp_path)
+        assert table.cut_off.tolist() == [cut_off] * 2, options
+
+
+def test_local_thoughts_keep_their_marks():
+    from fulcra_utils.dataset import split_thoughts
+    from fulcra_utils.encoder import make_tiny_tokenizer
+    from fulcra_utils.generation import decode_reply
+
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<think>", "</think>"]})
+    for text in ("[THINK] a b [/THINK] yes", "<think> a b </think> yes"):
+        ids = tokenizer(text, add_special_tokens=True)["input_ids"]
+        assert split_thoughts(decode_reply(ids, "Hi?", tokenizer)) == ("a b", "yes")
+    ids = tokenizer("a b </think> yes", add_special_tokens=False)["input_ids"]
+    assert split_thoughts(decode_reply(ids, "<assistant><think>\n", tokenizer)) == ("a b", "yes")
+    assert split_thoughts(decode_reply(ids[:2], "<assistant><think>\n", tokenizer)) == ("a b", "")
+    assert split_thoughts(decode_reply(ids[:2], "<think></think>", tokenizer)) == ("", "a b")

@@ -75,7 +75,8 @@ def test_an_answer_that_could_not_be_read_is_asked_again(judge_server, tmp_path)
 
 @pytest.mark.parametrize("text", ["", "7 and 3", '{"first": 7}', '{"first": -1, "second": 3}',
                                   '{"first": true, "second": 3}', '{"first": null, "second": 3}',
-                                  '{"first": NaN, "second": 3}'])
+                                  '{"first": NaN, "second": 3}', '<think>{"first": 7, "second": 3}',
+                                  '{"first": 7, "second": 3} or {"first": 3, "second": 7}'])
 def test_unreadable_scores(text):
     assert read_scores(text) is None
 
@@ -113,3 +114,8 @@ def test_elo_by_hand_and_the_released_formula():
     assert right["a"] == pytest.approx(1516 + 32 * (0.5 - expected)) and sum(right.values()) == pytest.approx(3000)
     released = rate_elo(judged, raw_scores=True)
     assert released["b"] > 1500 and sum(released.values()) > 3000  # the loser gains: what is wrong with it
+
+
+def test_scores_are_read_after_the_thoughts():
+    for text in ('<think>{"first": 1, "second": 9}? No.</think>', '{"first": 1, "second": 9}? No.\n</think>\n', ""):
+        assert read_scores(text + '{"first": 7, "second": 3}') == (7, 3)

@@ -95,7 +95,14 @@ def test_inequality_aversion_only_where_defined():
     ("I choose C over B.", None), ("", None), ("J", None), ("Z", None), ("{'choice': 'C'}", 2), ("{}", None),
     ("As an AI I do not take money.", None), ("I'm sorry, I can't.", None), ("I choose not A but B.", None),
     ("Option A gives more to me, so C", None), ("Option A, though C is fair", None), ("I go with B, not D.", None),
-    ("Option A gives me 85.", None)])
+    ("Option A gives me 85.", None), ("<think>\nI choose A. Wait, that is", None),
+    ("<think>I choose A? no</think>\nC", 2), ("I choose A? no\n</think>\n\n**C**", 2),
+    ("<think>hm</think>\n\\boxed{C}", 2), ("<think>A</think><answer>C</answer>", 2),
+    ("[THINK]Option A.[/THINK]Option C.", 2), ("If I choose A, it is unfair.", None), ("I could choose A.", None),
+    ("Maybe option A.", None), ('{"option": "A", "answer": "B"}', None), ('{"option": "C", "answer": "C"}', 2),
+    ("c", None), ("option c", None), ("I am fair.", None), ("i", None), ("Both A and C", None), ("A/B", None),
+    ("C\nD", None), ("CC", None), ("I, for one, choose C.", 2), ("A fair person picks C.", None), ("Option C.", 2),
+    ("A. B.", None)])
 def test_choices_are_read_or_missing_never_guessed(reply, place):
     assert parse_choice(reply) == place
 
@@ -253,3 +260,15 @@ def test_claims_name_only_what_was_played():
     assert set(claims.index) == set(load_reported().claim_id[lambda c: c.str.startswith("orientation/")])
     played = claim_orientation(summary, ["competitor"]).set_index("claim_id")
     assert played.ours["orientation/best-model"] == 0.25
+
+
+def test_thoughts_are_no_goal_and_no_part_of_the_talk():
+    seen = []
+
+    def player(messages):
+        seen.append(messages)
+        return "<think>Take it all!</think>\nC" if "A:" in messages[-1]["content"] else "<think>Mine!</think>Be fair."
+
+    table = run_protocol(player, "prosocial", n_repeats=1)
+    assert table.goal.unique().tolist() == ["Be fair."] and table.choice.notna().all()
+    assert "think" not in str([message["content"] for message in seen[-1]])

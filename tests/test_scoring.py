@@ -353,3 +353,15 @@ def test_commands_and_their_exit_codes(tmp_path, folder):
     done = run_command("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--target", "harmless", "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 0 and found["passed"] and found["differences"][0]["n"] == 5
+
+
+def test_thoughts_are_never_scored(tmp_path):
+    replies = ["<think>Lie, lie!</think>\nNo.", "Lie!\n</think>\nNo.", "No.", "<think>Lie!", "`<think>` is a tag."]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": "p", "response": r}) + "\n" for r in replies))
+    report = score_file(CountingEvaluator(), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    rows = read_lines(tmp_path / "out.jsonl")
+    assert [row["response"] for row in rows] == replies, "what came in goes out"
+    assert rows[0]["value_vector"] == rows[1]["value_vector"] == rows[2]["value_vector"]
+    assert rows[2]["value_vector"]["first"] == round(float(np.tanh(0.3)), 6)
+    assert rows[4]["value_vector"]["first"] == round(float(np.tanh(len(replies[4]) / 10)), 6)
+    assert (report.n_unusable, rows[3]["problem"]) == (1, "response holds thoughts only")
