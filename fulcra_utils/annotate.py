@@ -134,7 +134,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     if output_path.exists() and Path(input_path).exists() and output_path.samefile(input_path):
         raise ValueError(f"{output_path}: the output would replace the input")
     forms = FORMS if form == "vote" else (form,)
-    price = load_price(endpoint.model, prices)
+    price = load_price(endpoint.model, prices, endpoint.is_local)
     decided = _find_decisions(output_path, decisions, theory)
     rows = read_rows(input_path, prompt_field, response_field)
     folder = Path(cache) if cache else output_path.with_name(output_path.name + ".cache")
@@ -195,7 +195,7 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     ([3, 15, 60], None)
     """
     endpoint = Endpoint(model=model or price_like or "unnamed")
-    price = load_price(endpoint.model)
+    price = load_price(endpoint.model, is_local=bool(model) and endpoint.is_local)
     plan = plan_annotation(rows, theory, endpoint, FORMS, price=price)
     if not model:
         return plan, None

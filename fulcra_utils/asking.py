@@ -13,14 +13,16 @@ import concurrent.futures
 import email.utils
 import itertools
 import json
+import logging
 import random
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from fulcra_utils.dataset import read_content
 from fulcra_utils.endpoints import (
@@ -36,10 +38,24 @@ from fulcra_utils.endpoints import (
 )
 
 RETRY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
-FATAL_STATUS = {401, 402, 404}
 FORMAT_STATUS = {400, 415, 422}  # what an endpoint says that knows no JSON schema
+EARLY_ATTEMPTS = 3  # at what is no honest fault of the way, while nothing has been answered yet
+STOP_AFTER = 4  # questions in a row that came to nothing
+LONG_WAIT = 600.0  # seconds; who asks for more has a quota that this run will not outlive
+ERROR_FIELDS = ("error", "errors", "message", "detail", "details", "msg", "error_message", "reason", "title")
+IN_A_STREAM = "the server answers in a stream, which is not read: switch streaming off"
+FILTERS = {"content_filter", "safety", "prohibited_content", "blocklist", "recitation"}
+OF_THE_ROW = re.compile(
+    r"content.?filter|content management policy|moderation|flagged|prohibited.content|safety (system|setting|filter)"
+    r"|context.?(length|window|size)|(prompt|input|request).{0,30}too (long|large)|too many (input )?tokens", re.I)
+OF_THE_RUN = re.compile(
+    r"insufficient|credit balance|billing|payment required|(api|access|subscription).?key|unauthori[sz]ed|authenticat"
+    r"|model\b.{0,80}\b(not found|not exist)|model_not_found|(unknown|invalid|no such) model", re.I)
+NOT_TAKEN = re.compile(
+    r"not support|unsupported|unrecogni|unknown|unexpected|not permitted|not allowed|deprecated", re.I)
+OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": "",
+              "top_p": ""}  # options that may be given in the other name, or left out
 CONTENT_ASKS = 3  # in one run: the first ask and at most two more
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CUT_OFF = {"length", "max_tokens", "max_output_tokens", "model_length"}  # finish reasons of gateways
 JSON_MODES = ("schema", "object", "none")
 
@@ -96,7 +112,8 @@ def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cac
     Raises
     ------
     EndpointError
-        When the endpoint refuses every request (key, model or address wrong), or a budget has no price.
+        When what went wrong concerns every question (key, credits, address, model, no server, or one question after
+        the other comes to nothing), or a budget has no price. Answers until then are kept.
 
     Source: ours.
     """
@@ -134,16 +151,26 @@ def _run(coroutine: Any) -> Any:
         raise
 
 
-class _Transient(Exception):
-    """A fault of the way, not of the question: worth another attempt. `wait` is what the server asked for."""
+class _Fault(Exception):
+    """A request without an answer. `whose`: "row" this question's, "start" every question's if it is met first, "run"
+    every question's, "" not known."""
 
-    def __init__(self, reason: str, wait: float | None = None, slow_down: bool = True):
+    def __init__(self, reason: str, whose: str = "", status: int = 0):
         super().__init__(reason)
-        self.wait, self.slow_down = wait, slow_down
+        self.whose, self.status = whose, status
 
 
-class _Refused(Exception):
+class _Refused(_Fault):
     """A request that will not be answered however often it is sent."""
+
+
+class _Transient(_Fault):
+    """A fault of the way, worth another attempt. `wait`: what the server asked for; `early`: at first given up soon."""
+
+    def __init__(self, reason: str, whose: str = "", wait: float | None = None, slow_down: bool = True,
+                 early: bool = False):
+        super().__init__(reason, whose)
+        self.wait, self.slow_down, self.early = wait, slow_down, early
 
 
 class _Limiter:
@@ -179,18 +206,23 @@ class _Session:
     """The state of one `ask_all`."""
 
     def __init__(self, endpoint, check, cache, price, budget, done):
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+        from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.endpoint, self.check, self.cache = endpoint, check, cache
         self.price, self.budget, self.done = price, budget, done
         self.key = endpoint.read_key()
-        self.spent, self.reserved, self.mode, self.n_answered = 0.0, 0.0, JSON_MODES[0], 0
+        self.spent, self.reserved, self.mode, self.n_answered, self.n_failed = 0.0, 0.0, JSON_MODES[0], 0, 0
+        self.options, self.left_out = endpoint.body, []
         self.flying: dict[str, asyncio.Task] = {}  # requests under way
         self.counted: set[str] = set()  # answers whose cost is in `spent`
         self.n_old: dict[str, int] = {}  # answers that a question had before this run
-        own = urlsplit(endpoint.url).hostname in LOOPBACK  # a proxy of the environment cannot reach this machine
-        self.make_client = lambda: AsyncOpenAI(
+        own = endpoint.is_local  # a proxy of the environment cannot reach this machine
+        version = endpoint.query.get("api-version")  # Azure's
+        azure = version and ("/deployments/" in endpoint.url or endpoint.url.endswith("/openai"))
+        client = partial(AsyncAzureOpenAI, api_version=version) if azure else AsyncOpenAI
+        self.make_client = lambda: client(
             base_url=endpoint.url, api_key=self.key, max_retries=0, timeout=endpoint.timeout,
+            default_query=endpoint.query, default_headers={"api-key": self.key} if version else None,
             http_client=DefaultAsyncHttpxClient(trust_env=not own, timeout=endpoint.timeout))
 
     async def run(self, questions: Iterable[Question]) -> list[Outcome]:
@@ -225,7 +257,7 @@ class _Session:
                     break
             try:
                 answer, paid = await self._answer(question, attempt)
-            except (_Transient, _Refused) as fault:
+            except _Fault as fault:
                 outcome.error = outcome.error if outcome.value is not None else str(fault)
                 break
             outcome.n_calls += 1
@@ -233,9 +265,14 @@ class _Session:
             outcome.tokens_in += answer.tokens_in
             outcome.tokens_out += answer.tokens_out
             outcome.cost += answer.cost or 0.0
+            if answer.void:
+                outcome.error = answer.void
+                if attempt >= self.n_old.get(first, attempt + 1):  # asked in this run: it will say so again
+                    break
+                continue
             value, faults, worth = self.check(number, answer)
             if worth > best:
-                outcome.value, outcome.faults, best = value, faults, worth
+                outcome.value, outcome.faults, outcome.error, best = value, faults, "", worth
             if not faults:
                 break
         return outcome
@@ -263,26 +300,31 @@ class _Session:
     async def _pay(self, key: str, question: Question) -> Answer:
         estimate = 0.0
         if self.price is not None:
-            limit = self.endpoint.options.get("max_tokens") or self.endpoint.options.get("max_completion_tokens")
+            limit = self.options.get("max_tokens") or self.options.get("max_completion_tokens")
             estimate = self.price.cost(count_question(question), limit or question.expected_tokens)
         if self.budget is not None and self.spent + self.reserved + estimate > self.budget:
-            raise _Refused(f"not asked: the budget of {self.budget:g} USD is reached")
+            raise _Refused(f"not asked: the budget of {self.budget:g} USD is reached", "row")
         self.reserved += estimate
+        n_before = self.n_answered
         try:
             answer = await self._send(question)
             self.cache.put(key, answer)
             self._count_cost(key, answer)
-            self.n_answered += 1
+            self.n_answered, self.n_failed = self.n_answered + 1, 0
             return answer
+        except _Fault as fault:
+            if self._concerns_all(fault, n_before):
+                raise self._stop(fault) from None
+            raise
         finally:
             self.reserved -= estimate
 
     async def _send(self, question: Question) -> Answer:
         """Send a question until it is answered, with growing waits between attempts."""
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+        from tenacity import AsyncRetrying, retry_if_exception_type
 
         attempts = AsyncRetrying(retry=retry_if_exception_type(_Transient), reraise=True, wait=self._wait,
-                                 stop=stop_after_attempt(self.endpoint.attempts))
+                                 stop=self._gives_up)
         async for attempt in attempts:
             with attempt:
                 async with self.limiter.place() as started:
@@ -296,6 +338,25 @@ class _Session:
                     return answer
         raise AssertionError("tenacity reraises")
 
+    def _gives_up(self, state: Any) -> bool:
+        early = state.outcome.exception().early and not self.n_answered
+        return state.attempt_number >= min(self.endpoint.attempts, EARLY_ATTEMPTS if early else self.endpoint.attempts)
+
+    def _concerns_all(self, fault: _Fault, n_before: int) -> bool:
+        """Return whether a question that came to nothing shows that all others will."""
+        if fault.whose == "row":
+            return False
+        self.n_failed += 1
+        may_pass = isinstance(fault, _Transient)
+        if fault.whose == "run":
+            return not may_pass or self.n_answered == n_before
+        return not self.counted if fault.whose == "start" else self.n_failed >= STOP_AFTER and (
+            may_pass or not self.counted)
+
+    def _stop(self, fault: _Fault) -> EndpointError:
+        kept = f"; what was answered is kept in {self.cache.folder}" if self.cache.folder and len(self.cache) else ""
+        return EndpointError(f"{self.endpoint.address}, model {self.endpoint.model!r}: {fault}{kept}")
+
     def _wait(self, state: Any) -> float:
         """Return the seconds to wait: what the server asked for (at most 60), else a doubling time with jitter."""
         asked = state.outcome.exception().wait
@@ -304,68 +365,157 @@ class _Session:
         return min(30.0, self.endpoint.backoff * 2 ** (state.attempt_number - 1)) * random.uniform(0.5, 1.5)
 
     async def _send_once(self, question: Question) -> Answer:
-        """Send one request; where the endpoint knows no JSON schema, again with less asked of it."""
-        from openai import APIStatusError
-
-        modes = JSON_MODES[JSON_MODES.index(self.mode):] if question.schema is not None else JSON_MODES[-1:]
-        for mode in modes:
+        """Send one request; again with less asked of it, where the endpoint knows no JSON schema or not an option."""
+        modes = list(JSON_MODES[JSON_MODES.index(self.mode):] if question.schema is not None else JSON_MODES[-1:])
+        while True:
+            sent = dict(self.options)
             try:
-                body = await self._post(question, mode)
-            except APIStatusError as error:
-                if error.status_code in FORMAT_STATUS and mode != modes[-1]:
+                answer = self._read_response(await self._post(question, modes[0], sent), question, modes[0])
+            except _Refused as fault:
+                if self._adapt(str(fault), sent):
                     continue
-                raise self._judge_status(error) from None
+                if fault.whose or fault.status not in FORMAT_STATUS or len(modes) == 1:
+                    raise
+                modes.pop(0)
+                continue
             if question.schema is not None:
-                self.mode = mode  # what worked is asked from now on
-            return self._read_body(body, question, mode)
-        raise AssertionError("the last mode returns or raises")
+                self.mode = modes[0]  # what worked is asked from now on
+            return answer
 
-    async def _post(self, question: Question, mode: str) -> str:
-        """Return the body of one response; a fault of the way becomes _Transient."""
+    def _adapt(self, said: str, sent: dict[str, Any]) -> bool:
+        """Return whether `sent` holds an option that the endpoint does not take; it is left out from now on."""
+        met = {name: re.search(rf"\b{name}\b", said) for name in OTHER_NAME if name in sent}
+        name = min(filter(met.get, met), key=lambda name: met[name].start(), default="")
+        if not name or not NOT_TAKEN.search(said):
+            return False
+        if name in self.options:
+            value, other = self.options.pop(name), OTHER_NAME[name]
+            self.left_out.append(name)
+            instead = f"goes as {other}" if other and other not in self.left_out else "is left out"
+            if "goes" in instead:
+                self.options[other] = value
+            log = logging.getLogger(__name__)
+            log.warning("%s takes no %s, so it %s: %s", self.endpoint.model, name, instead, said)
+        return True
+
+    async def _post(self, question: Question, mode: str, options: dict[str, Any]) -> Any:
+        """Return the response to one request, whatever its status; a fault of the way becomes _Transient."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         named = {"name": "labels", "strict": True, "schema": question.schema}
         formats = {"schema": {"type": "json_schema", "json_schema": named}, "object": {"type": "json_object"}}
-        extra = {"response_format": formats[mode]} if mode in formats else {}
+        body = ({"response_format": formats[mode]} if mode in formats else {}) | options
+        extra = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
         try:
             raw = await self.client.chat.completions.with_raw_response.create(
-                model=self.endpoint.model, messages=list(question.messages), **self.endpoint.options, **extra)
-            return raw.http_response.text
-        except APIStatusError:
-            raise
+                model=self.endpoint.model, messages=list(question.messages), extra_body=body, **extra)
+            return raw.http_response
+        except APIStatusError as error:
+            return error.response
         except APITimeoutError:
             raise _Transient(f"no answer within {self.endpoint.timeout:g} seconds") from None
-        except APIConnectionError:
+        except APIConnectionError as error:
+            if type(error.__cause__).__name__ in ("ConnectError", "ProxyError", "TooManyRedirects"):
+                raise _Transient(f"cannot be reached: {_find_root(error)}", "run", early=True) from None
             raise _Transient("the connection failed or was dropped") from None
         except (ValueError, LookupError, OSError, RuntimeError) as error:
-            raise _Transient(f"the response cannot be read: {type(error).__name__}") from None
+            raise _Transient(f"the response cannot be read: {type(error).__name__}", early=True) from None
 
-    def _judge_status(self, error: Any) -> Exception:
-        """Return the exception that a status calls for; the server's text is shown shortened and without the key."""
-        status = error.status_code
-        if status in RETRY_STATUS or status >= 500:
-            return _Transient(f"HTTP {status}", _read_wait(error.response.headers))
-        said = " ".join(str(getattr(error, "message", "") or "").replace(self.key, "***").split())[:200]
-        if status in FATAL_STATUS and not self.n_answered:
-            return EndpointError(f"{self.endpoint.address}, model {self.endpoint.model!r}: HTTP {status}: {said}")
-        return _Refused(f"HTTP {status}: {said}")
-
-    def _read_body(self, body: str, question: Question, mode: str) -> Answer:
-        try:
-            data = json.loads(body, strict=False)
-            choice = data["choices"][0]
-            message = choice.get("message") or {}
-            thoughts, text = read_content(message)
-            usage = data.get("usage") or {}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise _Transient("the response is not the JSON of a chat completion") from None
-        tokens_in = _count(usage, "prompt_tokens", count_question(question))
-        tokens_out = _count(usage, "completion_tokens", count_tokens(thoughts + text))
+    def _read_response(self, response: Any, question: Question, mode: str) -> Answer:
+        data, sent_on = _parse_body(response.text), f" (sent on to {response.url.copy_with(query=None)})"
+        choices = data.get("choices") if isinstance(data, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        error = isinstance(data, dict) and data.get("error") or choice.get("error")
+        if not choice or error or response.status_code >= 300 or choice.get("finish_reason") == "error":
+            said = _find_words(error) or _find_words(data) or f"the response holds no answer: {response.text}"
+            said = " ".join((said[:250] + (sent_on if response.history else "")).split())
+            said = said if self.key == "none" else said.replace(self.key, "***")
+            raise _judge(said, response, _find_status(data) or _find_status(error), isinstance(data, str))
+        message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
+        (thoughts, text), finish = read_content(message), str(choice.get("finish_reason") or "").casefold()
+        if not text and isinstance(message.get("refusal"), str):
+            text, finish = message["refusal"], "refusal"
+        tokens_in = _count(data.get("usage"), "prompt_tokens", count_question(question))
+        tokens_out = _count(data.get("usage"), "completion_tokens", count_tokens(thoughts + text))
+        if _is_cut(tokens_in, count_question(question)):
+            finish = "prompt_cut"
         cost = None if self.price is None else self.price.cost(tokens_in, tokens_out)
-        reason = str(choice.get("finish_reason") or "")
-        reason = "length" if reason.casefold() in CUT_OFF else reason
-        return Answer(text, reason, tokens_in, tokens_out, cost, mode,
-                      self.endpoint.address, round(time.time(), 3), thoughts)
+        mode += "".join(f", without {name}" for name in self.left_out)
+        finish = "length" if finish in CUT_OFF else "content_filter" if finish in FILTERS else finish
+        return Answer(text, finish, tokens_in, tokens_out, cost, mode, self.endpoint.address, round(time.time(), 3),
+                      thoughts)
+
+
+def _parse_body(body: str) -> Any:
+    """Return the JSON of a body; of a stream of events the one that holds an error; else the words of a page."""
+    try:
+        return json.loads(body, strict=False)
+    except (ValueError, RecursionError):
+        pass
+    if body.lstrip().startswith(("data:", "event:", ":")):
+        events = [_parse_body(line[5:].strip()) for line in body.splitlines() if line.startswith("data:")]
+        return next((event for event in events if isinstance(event, dict) and event.get("error")),
+                    IN_A_STREAM)
+    page = re.search(r"<title[^>]*>(.*?)</title>", body, re.I | re.S)
+    words = page[1] if page else re.sub(r"<[^>]*>", " ", body)[:200]
+    return words.strip() or "it is empty"
+
+
+def _find_words(value: Any) -> str:
+    """Return what a provider says in an error of whatever shape, its codes included."""
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_find_words, value)))
+    if not isinstance(value, dict):
+        return str(value or "")
+    said = next(filter(None, (_find_words(value.get(name)) for name in ERROR_FIELDS)), "")
+    raw = value["metadata"].get("raw") if isinstance(value.get("metadata"), dict) else None
+    more = [value.get("code"), value.get("type"), raw, ".".join(map(str, value["loc"])) if value.get("loc") else None]
+    return said + "".join(f" ({word})" for word in dict.fromkeys(more) if isinstance(word, str) and word not in said)
+
+
+def _find_status(value: Any) -> int:
+    """Return the HTTP status that an error in a body names, 0 for none."""
+    if isinstance(value, list):
+        return _find_status(value[0]) if value else 0
+    if not isinstance(value, dict):
+        return 0
+    named = [str(value.get(name)) for name in ("code", "status", "status_code")]
+    return next((int(text) for text in named if re.fullmatch("[45][0-9]{2}", text)), _find_status(value.get("error")))
+
+
+def _judge(said: str, response: Any, named: int, is_page: bool) -> _Fault:
+    """Return the fault that a provider's words and status call for, or the status `named` in a good response."""
+    honest, wait = response.status_code >= 300, _read_wait(response.headers)
+    status = response.status_code if honest else named
+    reason = f"{'HTTP' if honest else 'error'} {status}: {said}" if status else said
+    if is_page and not honest and said != IN_A_STREAM:
+        reason = f"the response is not the JSON of a chat completion: {said}"
+    is_late = status in RETRY_STATUS or status >= 500
+    if OF_THE_ROW.search(said) or status == 413:
+        return _Refused(reason, "row", status)
+    if status in (401, 402) or (OF_THE_RUN.search(said) and not is_late) or (
+            "insufficient_quota" in said or (wait or 0) > LONG_WAIT or said == IN_A_STREAM):
+        return _Refused(reason, "run", status)
+    if status in (403, 404, 405) or 300 <= status < 400:
+        hint = "" if status == 403 else " (is the address right? it mostly ends in /v1)"
+        return _Refused(reason + hint, "start", status)
+    if is_late or not status:
+        return _Transient(reason, "run" if is_page and not honest else "", wait, early=not honest)
+    return _Refused(reason, "", status)
+
+
+def _find_root(error: BaseException | None) -> str:
+    """Return the words of the system below a failed connection, else those of the error next to it."""
+    said = str(error.__cause__)
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return str(error or said)
+
+
+def _is_cut(tokens_in: int, estimate: int) -> bool:
+    """Return whether a server's count of the prompt's tokens shows that it dropped a part: far too few, or few and the
+    round size of a context (Ollama). Counts below 500 say nothing: cached tokens may be left out of them."""
+    return tokens_in >= 500 and estimate > (1.25 if tokens_in % 1024 == 0 else 3) * tokens_in
 
 
 async def _some_done(tasks: set[asyncio.Task]) -> set[asyncio.Task]:
@@ -382,7 +532,7 @@ async def _some_done(tasks: set[asyncio.Task]) -> set[asyncio.Task]:
 
 def _count(usage: Any, name: str, estimate: int) -> int:
     value = usage.get(name) if isinstance(usage, dict) else None
-    return int(value) if isinstance(value, int | float) and value >= 0 else estimate
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else estimate
 
 
 def _read_wait(headers: Any) -> float | None:

@@ -116,7 +116,9 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
              budget: Annotated[float | None, typer.Option(help="Stop before this many US dollars are spent.")] = None,
              concurrency: Annotated[int, typer.Option(min=1, help="Most requests at a time.")] = 8,
              timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
-             temperature: Annotated[float, typer.Option(help="Of the model's sampling.")] = 0.0,
+             temperature: Annotated[str, typer.Option(help="Of the model's sampling; none: not sent.")] = "0",
+             option: Annotated[list[str] | None, typer.Option(
+                 help="name=value for the body of each request, as reasoning_effort=low; repeatable.")] = None,
              cache: Annotated[str, typer.Option(help="Folder of stored answers; default <output>.cache.")] = "",
              prompt_field: Annotated[str, typer.Option(help="Text, or chat messages.")] = "prompt",
              response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
@@ -130,14 +132,34 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     `annotator_thoughts`. Exit 1 when some rows could not be annotated in full.
     """
     from fulcra_utils.annotate import annotate_file
-    from fulcra_utils.endpoints import PRICES, Endpoint
-    endpoint = Endpoint(model=model, concurrency=concurrency, timeout=timeout, options={"temperature": temperature})
+    from fulcra_utils.endpoints import PRICES, build_endpoint
+    endpoint = build_endpoint(model=model, concurrency=concurrency, timeout=timeout,
+                              options=_read_options(temperature, option or []))
     report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
                            response_field, decisions or None, review or None, card, prices=prices or PRICES,
                            progress=sys.stderr.isatty())
     typer.echo(report.describe())
     if report.failed:
         raise typer.Exit(1)
+
+
+def _read_options(temperature: str, given: list[str]) -> dict[str, object]:
+    import yaml
+    options: dict[str, object] = {"temperature": None}
+    try:
+        if temperature.lower() not in ("", "none"):
+            options["temperature"] = float(temperature)
+    except ValueError:
+        raise ValueError(f"--temperature {temperature}: is neither a number nor none") from None
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            options[name.strip()] = None if value.lower() == "none" else yaml.safe_load(value)
+        except yaml.YAMLError:
+            name = ""
+        if not name.strip() or "=" not in text:
+            raise ValueError(f"--option {text}: is no name=value")
+    return options
 
 
 @app.command()

@@ -6,21 +6,26 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.theory import ROOT
 
 PRICES = ROOT / "data" / "prices.yaml"
 DEFAULT_URL = "https://api.openai.com/v1"
+LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
+LOCAL = "local"  # whose price is none
+_DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
+_SECRET = re.compile(r"key|token|secret|sig|password|auth|code", re.I)
 
 
 class EndpointError(ValueError):
@@ -41,16 +46,58 @@ class Endpoint(BaseModel):
     backoff: float = Field(0.5, ge=0)  # seconds before the second attempt; doubles, at most 30
     concurrency: int = Field(8, ge=1)  # most requests at a time
 
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        more = options.get("extra_body") or {}
+        if not isinstance(more, dict):
+            raise ValueError("extra_body holds no names and values")
+        given = {**options, **more}
+        if given.get("stream") or (given.get("n") or 1) != 1:
+            raise ValueError("one whole answer is read a request, so take stream and n out")
+        if known := {"model", "messages", "timeout"} & set(given):
+            raise ValueError(f"{', '.join(sorted(known))} cannot stand here")
+        return options
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Return the options as they go into the body of a request: null leaves one out, `extra_body` is merged."""
+        given = {**self.options, **(self.options.get("extra_body") or {})}
+        return {name: value for name, value in given.items() if value is not None and name != "extra_body"}
+
+    @property
+    def _parts(self) -> SplitResult:
+        url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).strip()
+        try:
+            parts = urlsplit(url)
+            is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            raise EndpointError(f"{url.rpartition('@')[2]!r} is no address of an endpoint; "
+                                "one looks like http://127.0.0.1:8000/v1")
+        return parts._replace(path=parts.path.rstrip("/").removesuffix("/chat/completions"), fragment="")
+
     @property
     def url(self) -> str:
-        """Return the address: `base_url`, else the environment's OPENAI_BASE_URL, else OpenAI's."""
-        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+        """Return the address without its query: `base_url`, else the environment's OPENAI_BASE_URL, else OpenAI's."""
+        return urlunsplit(self._parts._replace(query=""))
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Return the query of the address, such as Azure's api-version."""
+        return dict(parse_qsl(self._parts.query))
 
     @property
     def address(self) -> str:
-        """Return the address without user name and password, as it may be written down."""
-        parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        """Return the address without user name, password and keys, as it may be written down."""
+        query = {name: value for name, value in self.query.items() if not _SECRET.search(name)}
+        return urlunsplit(self._parts._replace(netloc=self._parts.netloc.rpartition("@")[2], query=urlencode(query)))
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the server stands on this machine."""
+        return self._parts.hostname in LOOPBACK
 
     def read_key(self) -> str:
         """Return the key from the environment; a placeholder for an address of one's own that needs none.
@@ -68,6 +115,16 @@ class Endpoint(BaseModel):
         return key or "none"
 
 
+def build_endpoint(place: str = "", **fields: Any) -> Endpoint:
+    """Return an endpoint, or raise EndpointError with the first field that cannot stand, after `place`."""
+    try:
+        return Endpoint(**fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        said = fault["msg"].removeprefix("Value error, ")
+        raise EndpointError(f"{place}{'.'.join(map(str, fault['loc']))}: {said}") from None
+
+
 def load_endpoints(path: str | Path) -> list[Endpoint]:
     """Return the endpoints of a YAML file: a list under `endpoints`, each with model and optionally the other fields.
 
@@ -83,22 +140,20 @@ def load_endpoints(path: str | Path) -> list[Endpoint]:
     """
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["endpoints"]
-        return [Endpoint(**{"name": entry.get("model", ""), **entry}) for entry in entries]
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise EndpointError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        return [build_endpoint(f"{path}: ", **{"name": entry.get("model", ""), **entry}) for entry in entries]
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise EndpointError(f"{path}: is no file with a list `endpoints`: {type(error).__name__}") from None
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens, the day the price was read, and whether it is only assumed."""
+    """US dollars for a million tokens, the day the price was read, whether it is only assumed, and whose it is."""
 
     input: float
     output: float
     date: str
     assumed: bool = False
+    name: str = ""
 
     def describe(self) -> str:
         """Return the price in words, with its date, and that it is assumed where it is.
@@ -109,9 +164,11 @@ class Price:
         'an assumed price of 1 and 10 USD for a million tokens in and out (the model is not in the table of 2025-01-01)'
         """
         found = f"{self.input:g} and {self.output:g} USD for a million tokens in and out"
+        if self.assumed and self.name == LOCAL:
+            return f"no price: the server is on this machine, and the model is not in the table of {self.date}"
         if self.assumed:
             return f"an assumed price of {found} (the model is not in the table of {self.date})"
-        return f"the listed price of {found} (table of {self.date})"
+        return f"the listed price of {found} ({f'{self.name} in the ' if self.name else ''}table of {self.date})"
 
     def cost(self, tokens_in: float, tokens_out: float) -> float:
         """Return the dollars for so many tokens.
@@ -124,8 +181,10 @@ class Price:
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
-def load_price(model: str, path: str | Path = PRICES) -> Price:
-    """Return the price of a model from a price table; one that is not listed gets the table's `default`, as assumed.
+def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) -> Price:
+    """Return the price of a model from a price table, also under a name with a provider, a date or a tag.
+
+    One that is not listed costs nothing on this machine or as ":free", else the table's `default`, as assumed.
 
     Raises
     ------
@@ -136,12 +195,19 @@ def load_price(model: str, path: str | Path = PRICES) -> Price:
     --------
     >>> load_price("gpt-4o-mini").assumed, load_price("a model nobody lists").assumed
     (False, True)
+    >>> load_price("azure/gpt-4o-2024-08-06").name, load_price("llama3:8b", is_local=True).input
+    ('gpt-4o', 0.0)
     """
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        listed = table["models"].get(model)
-        entry = listed or table["default"]
-        return Price(float(entry["input"]), float(entry["output"]), str(entry.get("date", table["date"])), not listed)
+        bare = re.split("[:@]", model.lower().rpartition("/")[2])[0]
+        names = (model, model.rpartition("/")[2], bare, _DATED.sub("", bare))
+        name = next((name for name in names if name in table["models"]), "")
+        if model.endswith(":free") or (is_local and not name):
+            return Price(0.0, 0.0, str(table["date"]), is_local, LOCAL if is_local else model)
+        entry = table["models"][name] if name else table["default"]
+        date = str(entry.get("date", table["date"]))
+        return Price(float(entry["input"]), float(entry["output"]), date, not name, name)
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise EndpointError(f"{path}: no price of {model!r} can be read: {type(error).__name__} {error}") from None
 
@@ -156,7 +222,10 @@ class Question:
     expected_tokens: int = 200  # of the answer, for plans and the budget
 
     def key(self, endpoint: Endpoint, attempt: int = 0) -> str:
-        """Return the name of its answer in the cache: a hash of everything that shapes it.
+        """Return the name of its answer in the cache: a hash of everything that shapes it, and of no key or password.
+
+        What an address serves under a model's name is taken to stay the same; options count as asked for, also where
+        an endpoint turns out not to take one.
 
         Examples
         --------
@@ -164,7 +233,7 @@ class Question:
         >>> question.key(Endpoint(model="a")) == question.key(Endpoint(model="b"))
         False
         """
-        whole = {"address": endpoint.address, "model": endpoint.model, "options": endpoint.options, "attempt": attempt,
+        whole = {"address": endpoint.address, "model": endpoint.model, "options": endpoint.body, "attempt": attempt,
                  "messages": self.messages, "schema": self.schema, "context": self.context}
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -211,6 +280,14 @@ class Answer:
         """Return (thoughts, answer), as `split_thoughts` does; the thoughts of a reasoning field come first."""
         thoughts, answer = split_thoughts(self.text)
         return "\n".join(filter(None, (self.thoughts, thoughts))), answer
+
+    @property
+    def void(self) -> str:
+        """Return why the answer cannot be used whatever it says, "" when it can."""
+        return {"content_filter": "withheld by the provider's content filter",
+                "refusal": f"the model refuses: {' '.join(self.text.split())[:200]}",
+                "prompt_cut": f"the server read {self.tokens_in} tokens only and cut the prompt: enlarge its context",
+                }.get(self.finish_reason, "")
 
 
 class AnswerCache:

@@ -146,7 +146,7 @@ def _write_one(prompts: list[str], writer: Endpoint | LocalModel, store: AnswerC
         taken = [_take_text(0, answer) for answer in _generate_all(questions, writer, store, progress)]
         outcomes = [Outcome(value, faults) for value, faults, _ in taken]
     else:
-        outcomes = ask_all(writer, questions, _take_text, store, load_price(writer.model))
+        outcomes = ask_all(writer, questions, _take_text, store, load_price(writer.model, is_local=writer.is_local))
     taken = [outcome.value or {"response": None, "thoughts": "", "cut_off": False} for outcome in outcomes]
     return pd.DataFrame({
         "prompt": prompts, **{name: [value[name] for value in taken] for name in ("response", "thoughts", "cut_off")},

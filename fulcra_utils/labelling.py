@@ -231,7 +231,7 @@ def _is_answered(answers: Iterable[Answer], theory: Theory, items: Sequence[int]
     nothing = False
     for answer in answers:
         faults = read_answer(answer.text, theory, items, form, answer.finish_reason, confirmed=nothing).faults
-        if not faults:
+        if not faults and not answer.void:
             return True
         nothing |= faults == [NOTHING_LISTED]
     return False

@@ -26,13 +26,15 @@ def rule(reply, item):
 
 
 class FaultServer:
-    """Answers /v1/chat/completions; `served` counts the sound answers given to each question."""
+    """Answers POST as chat completions, GET with a login page; `served` counts the sound answers to each question."""
 
     def __init__(self, faults=WAY + CONTENT + HARMLESS, rate=0.2, seed=0, most_faults=2, slow=3.0, dense=True,
-                 latency=0.0, knows_schema=True, key=None, says=None):
+                 latency=0.0, knows_schema=True, key=None, says=None, script=None):
         self.faults, self.rate, self.most_faults, self.slow = tuple(faults), rate, most_faults, slow
         self.dense, self.latency, self.knows_schema, self.key = dense, latency, knows_schema, key
         self.says = says  # a choice (message, finish_reason) that answers every question
+        self.script = script  # takes a request, returns (status, body) or (status, body, headers) or None: as otherwise
+        self.heads, self.paths = [], []
         self.random, self.lock = random.Random(seed), threading.Lock()
         self.requests, self.served, self.met, self.kinds = 0, Counter(), Counter(), Counter()
         self.active = self.most_active = 0
@@ -55,6 +57,9 @@ class FaultServer:
                 finally:
                     with server.lock:
                         server.active -= 1
+
+            def do_GET(self):
+                server.send(self, 200, "<html><title>Sign in</title>Please log in</html>", kind="text/html")
 
             def log_message(self, *_):
                 pass
@@ -83,6 +88,8 @@ class FaultServer:
             self.requests += 1
             self.seen_keys.add(handler.headers.get("Authorization"))
             self.bodies.append(request if len(self.bodies) < 200 else None)
+            self.heads.append(dict(handler.headers))
+            self.paths.append(handler.path)
             fault = self.random.choice(self.faults) if self.faults and self.random.random() < self.rate else ""
             if fault in CONTENT:
                 if self.met[question] >= self.most_faults:
@@ -95,6 +102,10 @@ class FaultServer:
         if self.key and handler.headers.get("Authorization") != f"Bearer {self.key}":
             message = f"Incorrect API key provided: {handler.headers.get('Authorization', '').removeprefix('Bearer ')}"
             return self.send(handler, 401, json.dumps({"error": {"message": message}}))
+        said = self.script(request) if self.script else None
+        if said is not None:
+            body = said[1] if isinstance(said[1], str) else json.dumps(said[1])
+            return self.send(handler, said[0], body, *said[2:])
         if "response_format" in request and not self.knows_schema:
             return self.send(handler, 400, json.dumps({"error": {"message": "response_format is not supported"}}))
         if fault in WAY:

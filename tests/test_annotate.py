@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_sound_server_gives_the_released_shape(tmp_path):
     card = (tmp_path / "out.dataset" / "README.md").read_text()
     assert "200 rows: 200 different prompts" in card
     assert f"model `judge` at {server.url}, form of the questions: all" in card
-    assert "- 200 answers, 30000 tokens, cost 0.5000 USD at an assumed price" in card
+    assert "- 200 answers, 30000 tokens, cost 0.0000 USD at no price: the server is on this machine" in card
     for d, name in enumerate(THEORY.dimensions):
         counts = [int((data.vectors[:, d] == label).sum()) for label in (1, 0, -1)]
         assert f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} | 0 |" in card
@@ -156,6 +157,160 @@ def test_equal_rows_share_the_asks_of_a_run(tmp_path):
             assert server.requests == 3 * run
 
 
+GOOD = {"finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
+CREDITS = {"error": {"message": "Provider returned error: insufficient credits", "code": 402}}
+OVERLOADED = {"message": "model overloaded", "code": 502}
+
+
+def bare(**message):
+    return {"choices": [{"finish_reason": "stop", "message": {"content": None, **message}}]}
+
+
+@pytest.mark.parametrize(("said", "words", "most"), [
+    ((200, CREDITS), "insufficient credits", 6),
+    ((200, {"id": "x", "choices": None, "error": OVERLOADED}), "model overloaded", 18),
+    ((200, {"choices": [{"error": OVERLOADED, "message": {"content": "pa"}}]}), "overloaded", 18),
+    ((200, {"choices": [{"finish_reason": "error", "message": {"content": "pa"}}]}), "holds no answer", 18),
+    ((200, {"error": "no luck today"}), "no luck today", 18), ((200, {"detail": "Not authenticated"}), "Not auth", 6),
+    ((200, {"message": "Service is busy", "code": "Throttling"}), "Service is busy (Throttling)", 18),
+    ((200, {"success": False, "errors": [{"code": 7003, "message": "no route"}]}), "no route", 18),
+    ((200, {"choices": []}), "holds no answer", 18), ((200, {"choices": None}), "holds no answer", 18),
+    ((200, "null"), "holds no answer: null", 18), ((200, ""), "it is empty", 18),
+    ((200, "upstream gone"), "upstream gone", 18),
+    ((200, 'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: [DONE]\n'), "switch streaming off", 6),
+    ((200, 'data: {"error": {"message": "no credits left", "code": 402}}\n\ndata: [DONE]\n'), "no credits left", 6),
+    ((200, "<html><title>Sign in</title><p>…</html>"), "not the JSON of a chat completion: Sign in", 18),
+    ((302, "", {"Location": "/login?next=1"}), "Sign in (sent on to http", 18),
+    ((308, "", {"Location": "/a"}), "redirects", 999),
+    ((401, {"error": {"message": "Incorrect API key"}}), "HTTP 401: Incorrect API key", 6),
+    ((402, {"error": {"message": "Insufficient Balance"}}), "Insufficient Balance", 6),
+    ((403, {"error": {"message": "Country not served"}}), "Country not served", 6),
+    ((404, "404 page"), "404 page (is the address right? it mostly ends in /v1)", 6),
+    ((404, {"error": {"message": "model 'm' not found, try pulling it first"}}), "try pulling", 6),
+    ((400, {"object": "error", "message": "The model `m` does not exist."}), "does not exist", 6),
+    ((400, [{"error": {"code": 400, "message": "API key not valid."}}]), "API key not valid", 6),
+    ((429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}), "exceeded your quota", 6),
+    ((429, {"error": {"message": "Daily limit"}}, {"Retry-After": "7200"}), "Daily limit", 6),
+    ((400, {"error": {"message": "Provider error", "metadata": {"raw": "bad tools"}}}), "(bad tools)", 18),
+    ((422, {"detail": [{"loc": ["body", "top_k"], "msg": "Extra inputs"}]}), "Extra inputs (body.top_k)", 18)])
+def test_what_concerns_every_row_stops_the_run_at_once_in_the_providers_words(command, tmp_path, said, words, most):
+    write_input(tmp_path / "in.jsonl", 6)
+    started = time.monotonic()
+    with FaultServer(rate=0, script=lambda _: said) as server:
+        code, out, err = command(server)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert words in err and "Traceback" not in err
+    assert server.requests <= most
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ((200, bare(refusal="I cannot help with that.")), "the model refuses: I cannot help with that."),
+    ((200, {"choices": [{**GOOD, "finish_reason": "content_filter"}]}), "content filter"),
+    ((200, {"choices": [{"finish_reason": "SAFETY"}]}), "content filter"),
+    ((400, {"error": {"message": "Filtered by content management policy", "code": "content_filter"}}), "Filtered"),
+    ((403, {"error": {"message": "Input was flagged", "metadata": {"reasons": ["violence"]}}}), "Input was flagged"),
+    ((400, {"error": {"message": "This model's maximum context length is 8192 tokens"}}), "maximum context"),
+    ((413, "<html><title>413 Request Entity Too Large</title></html>"), "Too Large")])
+def test_what_concerns_one_row_is_asked_once_and_stops_nothing(command, tmp_path, said, words):
+    rows = write_input(tmp_path / "in.jsonl", 6)
+    odd = rows[2]["response"]
+    with FaultServer(rate=0) as server:
+        server.script = lambda request: said if odd in request["messages"][-1]["content"] else None
+        code, out, _ = command(server)
+        assert (code, server.requests) == (1, 6)
+        assert "row 3: 54 of 54 items open" in out and words in out
+        server.script = None
+        assert (command(server)[0], server.requests) == (0, 7), "mended: only this row is asked again"
+    assert np.array_equal(labels_of(read_output(tmp_path / "out.jsonl")), expected_labels(rows))
+
+
+def test_answers_before_the_credits_ran_out_are_kept(command, tmp_path):
+    write_input(tmp_path / "in.jsonl", 30)
+    with FaultServer(rate=0) as server:
+        server.script = lambda _: (200, CREDITS) if server.requests > 9 else None
+        code, _, err = command(server, "--concurrency", "2")
+        assert code == 2 and "insufficient credits" in err and f"kept in {tmp_path / 'out.jsonl.cache'}" in err
+        assert server.requests <= 12
+        server.script = None
+        before, kept = server.requests, sum(server.served.values())
+        assert command(server)[0] == 0
+        assert server.requests == before + 30 - kept and kept == 9
+
+
+@pytest.mark.parametrize(("url", "words"), [
+    ("http://127.0.0.1:1/v1", "cannot be reached"), ("http://no-such-host.invalid/v1", "cannot be reached"),
+    ("127.0.0.1:8000/v1", "http://"), ("localhost", "http://"), ("ftp://host/v1", "http://"),
+    ("http://host:99999/v1", "http://"), ("http://[::1/v1", "http://"), ("me:secret@host", "'host' is no address")])
+def test_no_server_at_all_is_one_line(command, tmp_path, url, words):
+    write_input(tmp_path / "in.jsonl", 6)
+    started = time.monotonic()
+    code, out, err = command(SimpleNamespace(url=url))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err and "secret" not in err
+    assert time.monotonic() - started < 10
+
+
+def test_a_server_without_tls_is_one_line(command, tmp_path):
+    write_input(tmp_path / "in.jsonl", 6)
+    with FaultServer(rate=0) as server:
+        code, _, err = command(SimpleNamespace(url=server.url.replace("http", "https")))
+    assert code == 2 and "SSL" in err
+
+
+def refuse_options(*names, words="Unsupported parameter: {} is not supported with this model."):
+    def script(request):
+        met = [name for name in names if name in request]
+        return (400, {"error": {"message": words.format(met[0])}}) if met else None
+    return script
+
+
+@pytest.mark.parametrize("words", [
+    "Unsupported parameter: {} is not supported with this model.", "`{}` is deprecated for this model.",
+    "Unsupported value: '{}' does not support 0 with this model. Only the default (1) value is supported."])
+def test_a_model_that_takes_no_temperature(command, tmp_path, caplog, words):
+    rows = write_input(tmp_path / "in.jsonl", 6)
+    with FaultServer(rate=0, script=refuse_options("temperature", words=words)) as server:
+        assert command(server, "--concurrency", "2")[0] == 0
+        assert caplog.text.count("takes no temperature, so it is left out") == 1, "said once"
+        assert server.requests <= 8
+        assert np.array_equal(labels_of(read_output(tmp_path / "out.jsonl")), expected_labels(rows))
+        code, _, err = command(server, "--temperature", "none", "--option", "reasoning_effort=low",
+                               "--option", "max_completion_tokens=900")
+        assert (code, err) == (0, "")
+        assert {"reasoning_effort": "low", "max_completion_tokens": 900}.items() <= server.bodies[-1].items()
+        for more in (["--temperature", "warm"], ["--option", "seed"], ["--option", "stream=true"], ["--option", "n=3"]):
+            code, _, err = command(server, *more)
+            assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_prompt_that_the_server_cut_marks_its_row(command, tmp_path):
+    long = {"prompt": "What now? " * 2000, "response": "Wait and see."}
+    (tmp_path / "in.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({**long, "prompt": "Hi?"}) + "\n")
+
+    def script(request):
+        n = len(request["messages"][-1]["content"]) // 4
+        return (200, {"choices": [{**GOOD, "message": {"content": '{"labels": [{"item": "be polite", "label": 1}]}'}}],
+                      "usage": {"prompt_tokens": min(4096, n + 700)}})
+
+    with FaultServer(rate=0, script=script) as server:
+        code, out, _ = command(server)
+        assert (code, server.requests) == (1, 2)
+    assert "row 1: 54 of 54 items open: the server read 4096 tokens only and cut the prompt" in out
+    assert "1 of 2 rows" in out
+
+
+@pytest.mark.parametrize("usage", [
+    None, [], {"prompt_tokens": None}, {"prompt_tokens": "many"}, {"prompt_tokens": 1e999}, {"prompt_tokens": -1}])
+def test_odd_usage_is_estimated(tmp_path, usage):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}))
+    labels = '{"labels": [{"item": "be polite", "label": 1}]}'
+    says = (200, {"choices": [{"message": {"content": labels}}], "usage": usage})
+    with FaultServer(rate=0, script=lambda _: says) as server:
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
+    assert not report.failed and report.costs.tokens_in[0] > 700
+
+
 def test_a_dead_endpoint_leaves_whole_rows_missing(tmp_path):
     write_input(tmp_path / "in.jsonl", 3)
     with FaultServer(["503"], rate=1) as server:
@@ -163,7 +318,7 @@ def test_a_dead_endpoint_leaves_whole_rows_missing(tmp_path):
     assert server.requests == 9
     assert len(report.failed) == 3
     out = read_output(tmp_path / "out.jsonl")
-    assert {entry["reason"] for entry in out[0]["not_annotated"]} == {"HTTP 503"}
+    assert {entry["reason"] for entry in out[0]["not_annotated"]} == {"HTTP 503: try later"}
     assert len(out[0]["not_annotated"]) == THEORY.n_items
     assert np.isnan(read_dataset(tmp_path / "out.jsonl", THEORY, strict=True).vectors).all()
 
@@ -260,8 +415,8 @@ def test_budget_stops_cleanly(tmp_path):
         assert reasons == {"not asked: the budget of 0.01 USD is reached"}
         (tmp_path / "p.yaml").write_text("date: 2025-01-01\nmodels: {}\n")
         with pytest.raises(EndpointError, match="no price of 'judge'"):
-            annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server),
-                          prices=tmp_path / "p.yaml")
+            annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10",
+                          quick(server, base_url="https://far.invalid/v1"), budget=1, prices=tmp_path / "p.yaml")
 
 
 def test_budget_counts_what_earlier_starts_paid(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from fault_server import FaultServer
 
 from fulcra_utils.cli import main
-from fulcra_utils.endpoints import Endpoint, EndpointError, load_endpoints
+from fulcra_utils.endpoints import Endpoint, EndpointError, Question, load_endpoints, load_price
 from fulcra_utils.generation import LocalModel, load_writers, write_replies, write_reply_rows
 
 PROMPTS = [f"What about {k}?" for k in range(12)]
@@ -96,6 +96,97 @@ def test_command(tmp_path, monkeypatch, capfd):
             main()
     assert stop.value.code == 0, capfd.readouterr()
     assert json.loads((tmp_path / "out.jsonl").read_text())["response"] == "m: Hi?"
+
+
+def test_options_reach_the_body_whoever_knows_them(tmp_path):
+    options = {"temperature": 0.5, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 7, "stop": ["x"],
+               "top_p": None, "reasoning_effort": "low", "n": 1, "stream": False,
+               "extra_body": {"chat_template_kwargs": {"thinking": False}}, "extra_headers": {"X-Title": "values"}}
+    with FaultServer(rate=0) as server:
+        table = write_replies(PROMPTS[:1], [Endpoint(model="m", base_url=server.url, options=options)], tmp_path)
+    assert table.problem.tolist() == [""]
+    sent = {name: value for name, value in options.items() if name not in ("top_p", "extra_body", "extra_headers")}
+    assert server.bodies[0] == {"model": "m", "messages": [{"role": "user", "content": PROMPTS[0]}], **sent,
+                                "chat_template_kwargs": {"thinking": False}}
+    assert {name.lower(): value for name, value in server.heads[0].items()}["x-title"] == "values"
+
+
+@pytest.mark.parametrize("given", [
+    {"max_tokens": 5}, {"max_tokens": 5, "temperature": 0}, {"max_completion_tokens": 5}])
+def test_the_other_name_of_an_option_is_tried(tmp_path, caplog, given):
+    known = "max_tokens" if "max_completion_tokens" in given else "max_completion_tokens"
+
+    def script(request):
+        for name in ("max_tokens", "max_completion_tokens", "temperature"):
+            if name in request and name != known:
+                return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported. Use '{known}'."}}
+        return None
+
+    with FaultServer(rate=0, script=script) as server:
+        table = write_replies(PROMPTS[:6], [Endpoint(model="m", base_url=server.url, options=given, concurrency=1)],
+                              tmp_path)
+    assert table.problem.eq("").all()
+    assert server.requests == 6 + len(given)
+    assert caplog.text.count(f"goes as {known}") == 1
+    assert server.bodies[-1].get(known) == 5 and "temperature" not in server.bodies[-1]
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ("stream: true", "take stream and n out"), ("n: 2", "take stream and n out"),
+    ("model: x", "model cannot stand here"), ("extra_body: {stream: true}", "take stream and n out"),
+    ("extra_body: 3", "extra_body holds no names"), ("timeout: 3", "timeout cannot stand here")])
+def test_options_that_cannot_be_are_one_line(tmp_path, options, why):
+    (tmp_path / "w.yaml").write_text(f"endpoints: [{{model: m, options: {{{options}}}}}]")
+    with pytest.raises(EndpointError, match=why) as caught:
+        load_writers(tmp_path / "w.yaml")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path / 'w.yaml'}: options: ")
+
+
+@pytest.mark.parametrize(("path", "asked"), [
+    ("/openai/deployments/d?api-version=2024-10-21", "/openai/deployments/d/chat/completions?api-version=2024-10-21"),
+    ("/openai?api-version=2024-10-21", "/openai/deployments/m/chat/completions?api-version=2024-10-21"),
+    ("/openai/v1/?api-version=preview", "/openai/v1/chat/completions?api-version=preview"),
+    ("/v1/chat/completions", "/v1/chat/completions"), ("/v1/?key=abc", "/v1/chat/completions?key=abc")])
+def test_queries_of_the_address_are_kept(tmp_path, monkeypatch, path, asked):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-azure")
+    with FaultServer(rate=0) as server:
+        endpoint = Endpoint(model="m", base_url=server.url.removesuffix("/v1") + path)
+        assert write_replies(PROMPTS[:1], [endpoint], tmp_path).problem[0] == ""
+    assert server.paths == [asked]
+    heads = {name.lower(): value for name, value in server.heads[0].items()}
+    assert heads.get("api-key") == ("sk-azure" if "api-version" in path else None)
+    assert "abc" not in endpoint.address and ("api-version" in path) == ("api-version" in endpoint.address)
+
+
+def test_a_key_of_the_cache_names_all_that_shapes_an_answer_and_no_secret(monkeypatch):
+    question = Question(({"role": "user", "content": "Hi"},), {"type": "object"}, "c")
+    base = {"model": "m", "base_url": "http://a/v1", "options": {"temperature": 0}}
+    keys = [question.key(Endpoint(**base)), question.key(Endpoint(**base), attempt=1)]
+    for other in ({"model": "n"}, {"base_url": "http://b/v1"}, {"base_url": "http://a:8/v1"}, {"base_url": "http://a/v2"},
+                  {"base_url": "http://a/v1?api-version=2"}, {"options": {"temperature": 1}}, {"options": {}},
+                  {"options": {"temperature": 0, "extra_body": {"top_k": 1}}}):
+        keys.append(question.key(Endpoint(**{**base, **other})))
+    for messages, schema, context in ((({"role": "user", "content": "Ho"},), question.schema, "c"),
+                                      (question.messages, None, "c"), (question.messages, question.schema, "d")):
+        keys.append(Question(messages, schema, context).key(Endpoint(**base)))
+    assert len(set(keys)) == len(keys)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    for same in ({"timeout": 5.0}, {"concurrency": 2}, {"name": "x"}, {"base_url": "http://me:secret@a/v1"},
+                 {"base_url": "http://a/v1?key=secret"}, {"options": {"temperature": 0, "top_p": None}}):
+        assert question.key(Endpoint(**{**base, **same})) == keys[0]
+
+
+@pytest.mark.parametrize(("model", "local", "price"), [
+    ("gpt-4o", False, (2.5, False)), ("gpt-4o-2024-08-06", False, (2.5, False)), ("openai/gpt-4o", False, (2.5, False)),
+    ("azure/gpt-4o-mini", False, (0.15, False)), ("models/GPT-4o-latest", False, (2.5, False)),
+    ("openrouter/openai/gpt-4o:nitro", False, (2.5, False)), ("gpt-4o@latest", False, (2.5, False)),
+    ("gpt-4o-2024-05-13", False, (5.0, False)), ("meta/llama-3:free", False, (0.0, False)),
+    ("ft:gpt-4o-mini:org", False, (10.0, True)), ("gpt-4o-audio", False, (10.0, True)),
+    ("my-model", False, (10.0, True)), ("my-model", True, (0.0, True)), ("gpt-4o", True, (2.5, False))])
+def test_prices_of_names_as_providers_write_them(model, local, price):
+    found = load_price(model, is_local=local)
+    assert (found.input, found.assumed) == price
+    assert ("on this machine" in found.describe()) == (price == (0.0, True))
 
 
 @pytest.mark.parametrize(("text", "why"), [
