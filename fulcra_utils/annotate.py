@@ -19,6 +19,8 @@ from fulcra_utils.labelling import (
     annotate_rows,
     build_output,
     compare_forms,
+    identify_rows,
+    items_to_types,
     plan_annotation,
     read_rows,
     write_rows,
@@ -27,6 +29,7 @@ from fulcra_utils.review import (
     apply_decisions,
     build_queue,
     collect_people,
+    match_decisions,
     read_decisions,
     write_review_csv,
 )
@@ -52,6 +55,8 @@ class AnnotateReport:
         The comparison of the forms, when there were several.
     files : list of Path
         What was written.
+    unused : list of str
+        Each decision that surely belongs to no row, and why; nothing else was done with it.
     cache : Path or None
         Folder of every answer that was paid for, the unusable ones too.
     """
@@ -64,6 +69,7 @@ class AnnotateReport:
     forms: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
     cache: Path | None = None
+    unused: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
@@ -80,6 +86,10 @@ class AnnotateReport:
             more = [f"  … and {len(self.failed) - 10} more"] if len(self.failed) > 10 else []
             lines += [f"{len(self.failed)} of {self.n_rows} rows are not annotated in full:", *shown, *more]
             lines += [f"every answer is kept in {self.cache}; the same command asks again where one was unusable"]
+        if self.unused:
+            more = [f"  … and {len(self.unused) - 10} more"] if len(self.unused) > 10 else []
+            lines += [f"{len(self.unused)} decisions belong to no row and are not used:",
+                      *(f"  {why}" for why in self.unused[:10]), *more]
         return "\n".join(lines + [f"written: {path}" for path in self.files])
 
 
@@ -106,7 +116,8 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
         Plan only: nothing is asked and nothing is written.
     prompt_field, response_field : str
     decisions : path, optional
-        People's decisions (CSV); they win. Default: `<output>.decisions.csv` when it exists.
+        People's decisions (CSV) on items or dimensions; the latest on a cell wins. Default:
+        `<output>.decisions.csv` when it exists.
     review : path, optional
         Where the review queue goes as CSV.
     card : bool
@@ -136,18 +147,21 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     forms = FORMS if form == "vote" else (form,)
     price = load_price(endpoint.model, prices, endpoint.is_local)
     decided = _find_decisions(output_path, decisions, theory)
-    rows = read_rows(input_path, prompt_field, response_field)
+    rows, unused = read_rows(input_path, prompt_field, response_field), []
+    if decided is not None:
+        decided, unused = match_decisions(decided, *identify_rows(rows))
     folder = Path(cache) if cache else output_path.with_name(output_path.name + ".cache")
     if dry_run:
         store = AnswerCache(folder) if folder.exists() else None
-        return AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows), price)
+        return AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows), price,
+                              unused=unused)
     store = AnswerCache(folder)
     try:
         plan = plan_annotation(rows, theory, endpoint, forms, store, price)
         annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
     finally:
         store.close()
-    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder)
+    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder, unused=unused)
     _decide(annotation, rows, theory, decided, report)
     report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
     if review:
@@ -202,7 +216,7 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     store = AnswerCache(cache)
     try:
         made = annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
-        people = None if decided is None else collect_people(decided, theory.items, [row.row_id for row in rows])
+        people = None if decided is None else collect_people(decided, theory.items, identify_rows(rows)[0])
         return plan, compare_forms(made, people)
     finally:
         store.close()
@@ -211,16 +225,19 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
 def _find_decisions(output_path: Path, given: str | Path | None, theory: Theory) -> pd.DataFrame | None:
     beside = output_path.with_name(output_path.name + ".decisions.csv")
     path = Path(given) if given else beside if beside.exists() else None
-    return None if path is None else read_decisions(path, theory.items)
+    return None if path is None else read_decisions(path, theory)
 
 
 def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame | None,
             report: AnnotateReport) -> None:
     """Let people's decisions win, and note what is left open."""
-    row_ids, people = [row.row_id for row in rows], None
+    row_ids, people = identify_rows(rows)[0], None
     if decided is not None:
         people = collect_people(decided, theory.items, row_ids)
         annotation.labels, annotation.people = apply_decisions(annotation.labels, theory.items, row_ids, decided)
+        annotation.told, judges = apply_decisions(np.full((len(rows), theory.n_dims), np.nan), theory.dimensions,
+                                                  row_ids, decided)
+        annotation.people = [items | dims for items, dims in zip(annotation.people, judges, strict=True)]
         for open_items, who in zip(annotation.open, annotation.people, strict=True):
             for name in who:
                 open_items.pop(name, None)
@@ -240,8 +257,14 @@ def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoi
         extra: dict[str, Any] = {"annotator": annotator, "reasons": annotation.reasons[n]}
         if annotation.thoughts[n]:
             extra["annotator_thoughts"] = annotation.thoughts[n]
-        if annotation.people[n]:
+        if annotation.people[n] or isinstance(row.fields.get("decided_by"), dict):
             extra["decided_by"] = annotation.people[n]
+        if annotation.told is not None and np.isfinite(annotation.told[n]).any():
+            told = annotation.told[n]
+            types = [text for text in items_to_types(annotation.labels[n], theory, rule)
+                     if np.isnan(told[theory.dimensions.index(text.rpartition(": ")[0])])]
+            extra["value_types"] = types + [f"{theory.dimensions[d]}: {int(told[d]):+d}"
+                                            for d in np.flatnonzero(np.nan_to_num(told))]
         if len(annotation.forms) > 1:
             split = np.flatnonzero(annotation.margin[n] < 1)
             extra["vote_margin"] = {theory.items[i]: round(float(annotation.margin[n, i]), 3) for i in split}
@@ -256,9 +279,10 @@ def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoi
 def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], theory: Theory,
                  decided: pd.DataFrame | None) -> Path:
     usable = [n for n, row in enumerate(rows) if row.dialogue is not None]
-    ids = [rows[n].row_id for n in usable]
+    row_ids = identify_rows(rows)[0]
+    ids = [row_ids[n] for n in usable]
     queue = build_queue(annotation.form_labels[:, usable], theory.items, ids, annotation.forms, decided)
-    texts = pd.DataFrame([(rows[n].row_id, rows[n].dialogue.prompt, rows[n].dialogue.response) for n in usable],
+    texts = pd.DataFrame([(row_ids[n], rows[n].dialogue.prompt, rows[n].dialogue.response) for n in usable],
                          columns=["row_id", "prompt", "response"])
     return write_review_csv(path, queue, texts)
 

@@ -122,14 +122,14 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
              cache: Annotated[str, typer.Option(help="Folder of stored answers; default <output>.cache.")] = "",
              prompt_field: Annotated[str, typer.Option(help="Text, or chat messages.")] = "prompt",
              response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
-             decisions: Annotated[str, typer.Option(help="People's decisions (CSV), which win.")] = "",
+             decisions: Annotated[str, typer.Option(help="People's decisions (CSV): the latest on a cell wins.")] = "",
              review: Annotated[str, typer.Option(help="Write the review queue to this CSV file.")] = "",
              card: Annotated[bool, typer.Option(help="Also write a data set folder with its card.")] = True,
              prices: Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")] = "") -> None:
     """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment.
 
     Thoughts (<think> and the like) are never judged and never read for a label; the annotator's go to the field
-    `annotator_thoughts`. Exit 1 when some rows could not be annotated in full.
+    `annotator_thoughts`. Exit 1 when some rows could not be annotated in full, or decisions belong to no row.
     """
     from fulcra_utils.annotate import annotate_file
     from fulcra_utils.endpoints import PRICES, build_endpoint
@@ -139,7 +139,7 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
                            response_field, decisions or None, review or None, card, prices=prices or PRICES,
                            progress=sys.stderr.isatty())
     typer.echo(report.describe())
-    if report.failed:
+    if report.failed or report.unused:
         raise typer.Exit(1)
 
 

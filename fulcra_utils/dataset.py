@@ -32,7 +32,8 @@ import pyarrow.parquet as pq
 
 from fulcra_utils.theory import Theory, load_theory, normalise
 
-SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+": 1, "=1": 1, "1-": -1, "=-1": -1}
+SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+": 1, "=1": 1, "1-": -1, "=-1": -1,
+         "-0": 0}
 WELL_WRITTEN = {"+1", "-1", "0"}
 SPLITS = (("train", 0.6), ("validation", 0.1), ("calibration", 0.1), ("test", 0.2))
 CHUNK = 20_000  # rows held as Python objects at a time
@@ -784,7 +785,10 @@ class _LabelReader:
         items = np.zeros((n, theory.n_items), dtype=np.int16)
         plus, minus = (np.zeros((n, theory.n_dims), dtype=np.int16) for _ in range(2))
         missing, looked = np.zeros((n, theory.n_dims), dtype=bool), np.zeros(n, dtype=bool)
+        told = np.zeros_like(missing)  # by a person: stands whatever the items say
         for i, row in enumerate(rows):
+            if isinstance(row.get("decided_by"), dict):
+                told[i] = [bool(row["decided_by"].get(name)) for name in theory.dimensions]
             for index, sign in self._labels(row, "value_items", lines[i], problems):
                 items[i, index] += sign
                 looked[i] = True
@@ -796,9 +800,9 @@ class _LabelReader:
                 for dims in self._missing(row["not_annotated"], lines[i], problems):
                     missing[i, dims] = True
         items = np.sign(items).astype(np.int8)
-        return self._vectors(items, plus, minus, missing, looked, lines, problems), items
+        return self._vectors(items, plus, minus, missing, told, looked, lines, problems), items
 
-    def _vectors(self, items, plus, minus, missing, looked, lines, problems) -> np.ndarray:
+    def _vectors(self, items, plus, minus, missing, told, looked, lines, problems) -> np.ndarray:
         summed = items_to_vectors(items, self.theory)
         both = (plus > 0) & (minus > 0)
         for i, d in np.argwhere(both):
@@ -808,6 +812,7 @@ class _LabelReader:
         has_types = ((plus + minus) > 0).any(axis=1)
         vectors = np.where(has_types[:, None] & (self.parent is None), typed, summed)
         vectors[missing & ~((plus + minus) > 0)] = np.nan
+        vectors[told] = typed[told]
         vectors[~looked] = np.nan
         for i in np.flatnonzero(~looked):
             problems.add(lines[i], "value_types", "", "row has no label: kept, all values not annotated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import tempfile
@@ -107,7 +108,8 @@ def write_table(path: str | Path, table: pd.DataFrame) -> Path:
         if path.suffix == ".parquet":
             table.to_parquet(tmp, index=False)
         else:
-            table.to_csv(tmp, index=False)
+            has_return = any("\r" in v for v in table.to_numpy(dtype=object).ravel() if isinstance(v, str))
+            table.to_csv(tmp, index=False, quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
     return path
 
 

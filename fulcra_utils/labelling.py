@@ -30,6 +30,7 @@ from fulcra_utils.asking import ask_all, sum_outcomes
 from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price, count_question
 from fulcra_utils.files import write_atomic
+from fulcra_utils.review import apply_decisions
 from fulcra_utils.theory import Theory
 
 
@@ -69,6 +70,8 @@ class Annotation:
         form, replies, calls, paid_now, tokens_in, tokens_out, cost.
     thoughts : list of str, length N
         What the annotator thought before its answers; no label is read from it.
+    told : array, shape (N, D), optional
+        Labels that people gave to dimensions; nan = none.
     """
 
     forms: tuple[str, ...]
@@ -80,6 +83,7 @@ class Annotation:
     costs: pd.DataFrame
     people: list[dict[str, str]] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
+    told: np.ndarray | None = None
 
 
 def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: str = "response") -> list[Row]:
@@ -110,6 +114,24 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
     if not rows:
         raise DatasetError(f"{path}: has no rows")
     return rows
+
+
+def identify_rows(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
+    """Return the id of each row, made of its text where rows of other texts have the same id, and those shared ids.
+
+    Examples
+    --------
+    >>> rows = [Row({"id": 1}, Dialogue((("user", "Hi"), ("assistant", text)))) for text in ("A", "A", "B")]
+    >>> ids, shared = identify_rows(rows)
+    >>> shared, ids[0] == ids[1] == rows[0].dialogue.row_id != ids[2]
+    ({'1'}, True)
+    """
+    texts: dict[str, set[str]] = {}
+    for number, row in enumerate(rows):
+        texts.setdefault(row.row_id, set()).add(row.dialogue.row_id if row.dialogue else str(number))
+    shared = {row_id for row_id, own in texts.items() if len(own) > 1}
+    return [row.row_id if row.row_id not in shared else row.dialogue.row_id if row.dialogue else ""
+            for row in rows], shared
 
 
 def rows_of(dialogues: pd.DataFrame) -> list[Row]:
@@ -164,14 +186,14 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
     if dialogues.row_id.tolist() != items.row_id.tolist():
         raise ValueError("dialogues and items do not have the same rows in the same order.")
     labels, vectors = items[list(theory.items)].to_numpy(float), dialogues[list(theory.dimensions)].to_numpy(float)
-    by = {} if decided is None else {(str(d.row_id), d.name): d.who for d in decided.itertuples()}
+    by = [{}] * len(dialogues) if decided is None else apply_decisions(
+        vectors, theory.dimensions, dialogues.row_id, decided)[1]
     out = []
     for n, row in enumerate(rows_of(dialogues)):
         open_dims = np.isnan(vectors[n])
         row_open = {theory.items[i]: "no label in the source" for i in np.flatnonzero(open_dims[theory.item_dims])}
         types = [f"{theory.dimensions[d]}: {int(vectors[n, d]):+d}" for d in np.flatnonzero(np.nan_to_num(vectors[n]))]
-        who = {name: by[row.row_id, name] for name in theory.dimensions if (row.row_id, name) in by}
-        extra = {"value_types": types, **({"decided_by": who} if who else {})}
+        extra = {"value_types": types, **({"decided_by": by[n]} if by[n] else {})}
         out.append(build_output(row, labels[n], theory, row_open, extra))
     return out
 

@@ -1,15 +1,21 @@
 """What people decide: a queue of the cases worth their time, ways out and back in, and decisions that win.
 
 A decision is a row of a CSV file: row_id, name (an item or a dimension), label, who, when, note. The file is the only
-store, so decisions survive every new start; of several for one cell the last one counts, and all are kept.
+store, so decisions survive every new start. Of several for one cell the latest counts, whoever took it (no vote), and
+all are kept: by `when`; one without a time comes after all that stand above it.
 """
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -20,12 +26,15 @@ import pandas as pd
 from fulcra_utils.annotation import vote_labels
 from fulcra_utils.dataset import SIGNS
 from fulcra_utils.files import write_json, write_table, write_text
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory import Theory, normalise
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
 DECISION_COLUMNS = ["row_id", "name", "label", "who", "when", "note"]
+# a spreadsheet would run this as a formula or write it anew as another number: 00123, 12345678901234567, 1e5, 1-2
+_NUMBER = re.compile(r"[\d.][\d.,eE+\-/: ]*$")
+_MANGLED = re.compile(r"['=+\-@\t\r]|(?!(0|[1-9]\d{0,14})$)[\d.][\d.,eE+\-/: ]*$")
 
 
 class ReviewError(ValueError):
@@ -86,15 +95,16 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
     return table.head(limit).reset_index(drop=True)
 
 
-def read_decisions(path: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
+def read_decisions(path: str | Path, names: Theory | Sequence[str] | None = None) -> pd.DataFrame:
     """Read decisions from a CSV file; rows without a label are not decided yet and are left out.
 
     Parameters
     ----------
     path : str or Path
-        With at least row_id, name and label (-1, 0, +1); `who` says whose decision it is.
-    names : sequence of str, optional
-        The known items or dimensions.
+        With at least row_id, name, label (-1, 0, +1) and who, in any order; separated by comma, semicolon or tab, in
+        UTF-8 or a spreadsheet's UTF-16.
+    names : Theory or sequence of str, optional
+        The known items and dimensions; a theory's aliases are read as what they stand for, and case does not matter.
 
     Returns
     -------
@@ -104,7 +114,7 @@ def read_decisions(path: str | Path, names: Sequence[str] | None = None) -> pd.D
     Raises
     ------
     ReviewError
-        Naming the line and the field: unknown name, label that is none of -1, 0, 1, nobody named.
+        Naming the line and the field: unknown name, label that is none of -1, 0, 1, nobody named, no ISO time.
 
     Examples
     --------
@@ -115,31 +125,115 @@ def read_decisions(path: str | Path, names: Sequence[str] | None = None) -> pd.D
     ...     read_decisions(path)[["row_id", "label", "who"]].values.tolist()
     [['r1', 1.0, 'Ann']]
     """
+    return _find_decided(_read_sheet(path), path, names)
+
+
+def _read_sheet(path: str | Path) -> pd.DataFrame:
+    """Return a CSV file as texts, indexed by the line in which each record starts; empty lines are left out."""
+    records, line = {}, 1
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ReviewError(f"{path}: decisions cannot be read: {error}") from None
-    missing = [name for name in ("row_id", "name", "label") if name not in table]
-    if missing:
-        raise ReviewError(f"{path}: column {missing[0]} is missing")
-    table = table.reindex(columns=DECISION_COLUMNS, fill_value="")
-    labels = {text: float(label) for text, label in SIGNS.items()} | {"-1.0": -1.0, "0.0": 0.0, "1.0": 1.0}
-    for line, row in enumerate(table.itertuples(), 2):
-        label = row.label.strip()
-        if label and label not in labels:
-            raise ReviewError(f"{path}, line {line}, label: {label!r} is none of -1, 0, 1")
-        if label and names is not None and row.name not in names:
-            raise ReviewError(f"{path}, line {line}, name: {row.name!r} is no item or dimension")
-        if label and not row.who.strip():
-            raise ReviewError(f"{path}, line {line}, who: a decision needs the name of who took it")
-    table["label"] = table.label.str.strip().map(labels)
-    return table[table.label.notna()].reset_index(drop=True)
+        raw = Path(path).read_bytes()
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        csv.field_size_limit(2**31 - 1)
+        separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        for record in reader:
+            if any(cell.strip() for cell in record):
+                records[line] = record
+            line = reader.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReviewError(f"{path}, line {line}: decisions cannot be read as CSV (UTF-8 or UTF-16): {error}") from None
+    first, header = next(iter(records.items()), (1, []))
+    plain = [re.sub(r"\W+", "_", name.strip().lower()) for name in header]
+    for name in DECISION_COLUMNS:
+        if plain.count(name) > 1 or (name in DECISION_COLUMNS[:3] and name not in plain):
+            raise ReviewError(f"{path}, line {first}: column {name} {'stands twice' if name in plain else 'is missing'}"
+                              f" (columns are apart by comma, semicolon or tab)")
+    names = [name if name in DECISION_COLUMNS else header[i] if header.index(header[i]) == i else f"{header[i]}.{i}"
+             for i, name in enumerate(plain)]
+    for number, record in records.items():
+        if any(record[len(names):]):
+            raise ReviewError(f"{path}, line {number}: has more fields than columns; quote texts with a {separator!r}")
+        record[:] = (record + [""] * len(names))[:len(names)]
+    table = pd.DataFrame.from_dict(records, "index", columns=names, dtype=object).drop(index=first)
+    table = table.reindex(columns=[*names, *(c for c in DECISION_COLUMNS if c not in names)], fill_value="")
+    return table.assign(**{c: table[c].map(_unguard) for c in DECISION_COLUMNS})
+
+
+def _find_decided(table: pd.DataFrame, path: str | Path, names: Theory | Sequence[str] | None = None) -> pd.DataFrame:
+    found = []
+    for line, cells in zip(table.index, table[DECISION_COLUMNS].to_numpy(), strict=True):
+        if cells[2].strip():
+            try:
+                found.append(_read_decision(cells, names))
+            except ReviewError as error:
+                raise ReviewError(f"{path}, line {line}, {error}") from None
+    return pd.DataFrame(found, columns=DECISION_COLUMNS).astype({"label": float})
+
+
+def _read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = None) -> tuple:
+    """Return the cells of one decision as they are meant; ReviewError says which cell is no use."""
+    row_id, name, label, who, when, note = ("" if value is None or value != value else str(value) for value in cells)
+    sign = re.sub(r"[.,]0*$", "", label.strip()).replace("\N{EN DASH}", "-")
+    if sign not in SIGNS:
+        raise ReviewError(f"label: {label.strip()!r} is none of -1, 0, 1")
+    if not row_id.strip():
+        raise ReviewError("row_id: a decision needs the row it is about")
+    if not who.strip():
+        raise ReviewError("who: a decision needs the name of who took it")
+    try:
+        when and datetime.fromisoformat(when.strip())
+    except ValueError:
+        raise ReviewError(f"when: {when!r} is no time like 2025-05-02T10:00:00Z") from None
+    name = name if names is None else _find_name(name, names)
+    return row_id, name, float(SIGNS[sign]), who.strip(), when.strip(), note
+
+
+def _find_name(name: str, names: Theory | Sequence[str]) -> str:
+    """Return the one item or dimension that is meant."""
+    if isinstance(names, Theory):
+        places = ((names.items, names.find_item(name)), (names.dimensions, names.find_dimension(name)))
+        found = [own[place] for own, place in places if place is not None]
+        if len(found) > 1 and names.items_of(found[1]) == (found[0],):
+            return found[1]  # the only item of its dimension: the same label
+    else:
+        found = [name] if name in names else [n for n in names if normalise(n) == normalise(name)]
+    if len(found) != 1:
+        known = [*names.dimension_names, *names.item_names] if isinstance(names, Theory) else names
+        near = ", ".join(map(repr, found or get_close_matches(normalise(name), known, 3, 0)))
+        raise ReviewError(f"name: {name!r} is {'both an item and a' if found else 'no item or'} dimension; "
+                          f"{'they are' if found else 'the nearest are'} {near}")
+    return found[0]
+
+
+def _guard(text: str) -> str:
+    """Return a text with an apostrophe before what a spreadsheet would change."""
+    return f"'{text}" if _MANGLED.match(text) else text
+
+
+def _unguard(text: str) -> str:
+    return text[1:] if text[:1] == "'" and _MANGLED.match(text[1:]) else text
+
+
+def _order_decisions(decisions: pd.DataFrame) -> np.ndarray:
+    """Return the places of decisions in the order in which they count."""
+    cell = [decisions.row_id.astype(str).to_numpy(), decisions["name"].to_numpy()]
+    times = pd.Series(pd.to_datetime(decisions["when"].to_numpy(dtype=object), utc=True, format="ISO8601")
+                      if "when" in decisions else pd.NaT, index=range(len(decisions)), dtype="datetime64[ns, UTC]")
+    times = times.fillna(times.groupby(cell).cummax().groupby(cell).ffill())
+    return times.sort_values(kind="stable", na_position="first").index.to_numpy()
 
 
 def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     """Add decisions to a file, making it when it is new; the file is whole at every moment. Return the path.
 
-    A decision equal to one already there (row, name, label, who) is not added again, so an import can be repeated.
+    A decision equal to the one before it on its cell (label, who, when) is not added again, so an import can be
+    repeated. What else stands in the file, undecided rows and further columns, is kept.
+
+    Raises
+    ------
+    ReviewError
+        A label that is none of -1, 0, 1, no row, nobody named: nothing is written then.
 
     Examples
     --------
@@ -151,12 +245,16 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     ...     len(read_decisions(path))
     1
     """
-    path = Path(path)
-    new = decisions.reindex(columns=DECISION_COLUMNS, fill_value="")
-    old = read_decisions(path) if path.exists() else new.head(0)
-    both = pd.concat([old, new], ignore_index=True) if len(old) else new
-    both = both.drop_duplicates(["row_id", "name", "label", "who"], keep="first")
-    return write_table(path, both.assign(label=both.label.map({-1.0: "-1", 0.0: "0", 1.0: "+1"})))
+    path, cells = Path(path), decisions.reindex(columns=DECISION_COLUMNS).astype(object).to_numpy()
+    new = pd.DataFrame([_read_decision(row) for row in cells], columns=DECISION_COLUMNS)
+    sheet = _read_sheet(path) if path.exists() else new.head(0)
+    both = pd.concat([_find_decided(sheet, path), new.astype({"label": float})], ignore_index=True)
+    both = both.iloc[_order_decisions(both)]
+    told = both[["label", "who", "when"]]
+    again = (told == told.groupby([both.row_id, both["name"]]).shift()).all(axis=1).sort_index().to_numpy()
+    new = new[~again[len(both) - len(new):]].replace({"label": {-1.0: "-1", 0.0: "0", 1.0: "+1"}})
+    sheet = pd.concat([sheet.astype(object), new.astype(object)], ignore_index=True).fillna("")
+    return write_table(path, sheet.assign(**{c: sheet[c].map(_guard) for c in ("row_id", "who", "note")}))
 
 
 def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[str],
@@ -171,7 +269,8 @@ def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[
     row_ids : sequence of str, length N
         Rows of equal text share a row_id, and a decision on it.
     decisions : DataFrame
-        From `read_decisions`. Decisions on other rows and names are ignored; the last one on a cell counts.
+        From `read_decisions`. Decisions on other rows and names are ignored (`match_decisions` names them); the latest
+        one on a cell counts, whoever took it.
 
     Returns
     -------
@@ -187,16 +286,44 @@ def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[
            [ 1.]]), [{}, {'care': 'Ann'}])
     """
     labels, people = np.array(labels, dtype=float), [{} for _ in row_ids]
-    columns = {name: k for k, name in enumerate(names)}
+    columns = {normalise(name): k for k, name in enumerate(names)}
     rows: dict[str, list[int]] = {}
     for n, row_id in enumerate(row_ids):
         rows.setdefault(str(row_id), []).append(n)
-    for decision in decisions.itertuples():
-        for n in rows.get(str(decision.row_id), ()):
-            if decision.name in columns:
-                labels[n, columns[decision.name]] = decision.label
-                people[n][decision.name] = decision.who
+    for decision in decisions.iloc[_order_decisions(decisions)].itertuples():
+        k = columns.get(normalise(decision.name))
+        for n in rows.get(str(decision.row_id), ()) if k is not None else ():
+            labels[n, k] = decision.label
+            people[n][names[k]] = decision.who
     return labels, people
+
+
+def match_decisions(decisions: pd.DataFrame, row_ids: Iterable[str],
+                    shared: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """Return the decisions that surely belong to a row, and for each of the others why it does not.
+
+    Parameters
+    ----------
+    decisions : DataFrame
+    row_ids : iterable of str
+        The rows that a decision can name.
+    shared : iterable of str
+        Ids that stand for rows of different texts, so that a decision by such an id is on none of them.
+
+    Examples
+    --------
+    >>> decisions = pd.DataFrame({"row_id": ["123"], "name": ["care"], "label": [1.0], "who": ["Ann"]})
+    >>> match_decisions(decisions, ["00123"])[1]
+    ["row_id '123' (care): no row has this id; a spreadsheet may have changed it"]
+    """
+    ids, shared = decisions.row_id.astype(str), set(shared)
+    found, lost = ids.isin(set(map(str, row_ids)) - shared), []
+    for row_id, name in zip(ids[~found], decisions.name[~found], strict=True):
+        why = "no row has this id" + "; a spreadsheet may have changed it" * bool(_NUMBER.match(row_id))
+        if row_id in shared:
+            why = "rows of different texts have this id; the review queue names each by its text"
+        lost.append(f"row_id {row_id!r} ({name}): {why}")
+    return decisions[found].reset_index(drop=True), lost
 
 
 def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -207,7 +334,8 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
     dialogues : DataFrame
         row_id and one column per dimension.
     path : str or Path
-        Decisions on dimensions, and on items, which change no label here; a file that is not there holds none.
+        Decisions on dimensions, and on items, which change no label here; a file that is not there holds none. Those
+        that belong to no row are named in a warning and left out.
     theory : Theory
 
     Returns
@@ -229,7 +357,10 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
     """
     if not Path(path).exists():
         return dialogues, pd.DataFrame(columns=DECISION_COLUMNS)
-    decisions, dims = read_decisions(path, (*theory.dimensions, *theory.items)), list(theory.dimensions)
+    decisions, lost = match_decisions(read_decisions(path, theory), dialogues.row_id)
+    if lost:
+        warnings.warn(f"{path}: {len(lost)} decisions are not used: {'; '.join(lost[:5])}", stacklevel=2)
+    dims = list(theory.dimensions)
     labels = apply_decisions(dialogues[dims].to_numpy(dtype=float), dims, dialogues.row_id, decisions)[0]
     return dialogues.assign(**dict(zip(dims, labels.T, strict=True))), decisions
 
@@ -268,12 +399,19 @@ def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame)
     ...     pd.read_csv(write_review_csv(Path(folder) / "q.csv", queue, texts)).columns.tolist()[:4]
     ['row_id', 'name', 'label', 'who']
     """
-    table = queue.merge(texts.drop_duplicates("row_id"), on="row_id", how="left").assign(label="", who="", note="")
+    table = queue.astype({"row_id": str}).join(_index_texts(texts), on="row_id").assign(label="", who="", note="")
     first = ["row_id", "name", "label", "who", "note", "prompt", "response", "why", "vote"]
     table = table[[*first, *[c for c in table if c not in first]]]
-    guard = table[["prompt", "response"]].astype(str)  # a leading = + - @ would be run as a formula
-    return write_table(path, table.assign(**{c: guard[c].where(~guard[c].str.match(r"[=+\-@\t]"), "'" + guard[c])
-                                             for c in guard}))
+    return write_table(path, table.assign(**{c: table[c].fillna("").map(_guard)
+                                             for c in ("row_id", "prompt", "response")}))
+
+
+def _index_texts(texts: pd.DataFrame) -> pd.DataFrame:
+    """Return prompt and response by row_id."""
+    known = texts[["row_id", "prompt", "response"]].astype(str).drop_duplicates()
+    if known.row_id.duplicated().any():
+        raise ReviewError(f"row_id {known.row_id[known.row_id.duplicated()].iloc[0]!r} stands for different texts")
+    return known.set_index("row_id")
 
 
 def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
@@ -308,12 +446,12 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
     """
     folder = Path(folder)
     write_text(folder / "config.xml", build_label_config(theory))
-    known = texts.drop_duplicates("row_id").set_index("row_id")
+    known = _index_texts(texts)
     tasks = []
     for number, case in enumerate(queue.itertuples(), 1):
         data = {"row_id": str(case.row_id), "name": case.name, "why": case.why,
                 "question": describe_name(case.name, theory),
-                "prompt": str(known.prompt[case.row_id]), "response": str(known.response[case.row_id])}
+                "prompt": known.prompt[str(case.row_id)], "response": known.response[str(case.row_id)]}
         task: dict[str, Any] = {"id": number, "data": data}
         if np.isfinite(case.vote):
             choice = {"from_name": "label", "to_name": "response", "type": "choices",
@@ -365,15 +503,16 @@ def describe_name(name: str, theory: Theory) -> str:
     return f"{name} ({theory.dimensions[d]}: {theory.definitions[d]})"
 
 
-def import_label_studio(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
-    """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it.
+def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.DataFrame:
+    """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
 
-    Cancelled annotations and predictions are no decisions.
+    Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
+    of a task are marked as ground truth, only these count. `completions` of old exports are read as well.
 
     Parameters
     ----------
     path : str or Path
-    names : sequence of str
+    names : Theory or sequence of str
         The known items or dimensions.
 
     Returns
@@ -384,7 +523,7 @@ def import_label_studio(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     ReviewError
-        Naming the task, when the file is no such export.
+        Naming every task that is not of such an export, or whose choice is none of -1, 0, 1.
 
     Examples
     --------
@@ -398,34 +537,52 @@ def import_label_studio(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
     [['r1', 'care', 1.0, 'ann@example.org']]
     """
     try:
-        tasks = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReviewError(f"{path}: no Label Studio export: {error}") from None
-    rows = []
+        tasks = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReviewError(f"{path}: no Label Studio export in JSON: {error}") from None
+    rows, faults = [], []
     for number, task in enumerate(tasks if isinstance(tasks, list) else [None], 1):
         try:
-            data = task["data"]
-            if data["name"] not in names:
-                raise ReviewError(f"{path}, task {number}: {data['name']!r} is no item or dimension")
-            for annotation in task.get("annotations", []):
-                if not annotation.get("was_cancelled"):
-                    rows += _read_annotation(annotation, data)
-        except (TypeError, KeyError, AttributeError, IndexError):
-            raise ReviewError(f"{path}, task {number}: is no task that was exported from here") from None
+            rows += _read_task(task, names)
+        except ReviewError as error:
+            faults.append(f"task {task.get('id', number)}: {error}")
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
+            faults.append(f"task {number}: is no task that was exported from here as JSON")
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ReviewError(f"{path}, {'; '.join(faults[:5])}{more}; nothing is imported")
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
-def _read_annotation(annotation: dict, data: dict) -> list[tuple]:
-    who = annotation.get("completed_by", "")
-    who = who.get("email") or who.get("id") if isinstance(who, dict) else who
-    found = {result["from_name"]: result["value"] for result in annotation["result"]}
-    if "label" not in found:
-        return []
-    label = float(found["label"]["choices"][0])
-    note = " ".join(found.get("note", {}).get("text", []))
-    when = annotation.get("updated_at") or annotation.get("created_at") or ""
-    who = f"annotator {who}" if isinstance(who, int) else str(who)
-    return [(str(data["row_id"]), data["name"], label, who, when, note)]
+def _read_task(task: dict, names: Theory | Sequence[str]) -> list[tuple]:
+    row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
+    _find_name(name, names)
+    for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
+        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
+            label, note = _read_result(annotation.get("result") or [])
+            when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
+            who = who.get("email") or who.get("id") if isinstance(who, dict) else who
+            who = f"annotator {who}" if isinstance(who, int) else who or "Label Studio"
+            when = datetime.fromtimestamp(when, UTC).isoformat() if isinstance(when, int | float) else when
+            if label is not None:
+                found.append((bool(annotation.get("ground_truth")),
+                              _read_decision((row_id, name, label, who, when, note), names)))
+    truth = any(is_true for is_true, _ in found)
+    return [decision for is_true, decision in found if is_true == truth]
+
+
+def _read_result(result: list[dict]) -> tuple[str | None, str]:
+    """Return the one choice of an annotation (None when nothing is chosen) and its note."""
+    chosen: dict[str, list[str]] = {}
+    for part in result:
+        given = (part.get("value") or {}).get("text" if part.get("from_name") == "note" else "choices") or []
+        chosen.setdefault(part.get("from_name"), []).extend([given] if isinstance(given, str) else given)
+    note, choices = " ".join(chosen.pop("note", [])), chosen.pop("label", [])
+    if len(choices) > 1:
+        raise ReviewError(f"label: {', '.join(map(repr, choices))} are chosen at once")
+    if not choices and any(chosen.values()):
+        raise ReviewError(f"label: is missing, though there is a choice in {', '.join(map(str, chosen))}")
+    return next(iter(choices), None), note
 
 
 def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, decisions: str | Path,
@@ -450,7 +607,7 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
     """
     import ipywidgets as widgets
 
-    known, state = texts.drop_duplicates("row_id").set_index("row_id"), {"at": 0}
+    known, state = _index_texts(texts), {"at": 0}
     name = widgets.Text(value=who, description="Your name")
     case, progress = widgets.HTML(), widgets.Label()
     buttons = [widgets.Button(description=f"{label:+d} {theory.labels[label]}" if label else f"0 {theory.labels[0]}")
@@ -476,7 +633,7 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
             row = queue.iloc[state["at"]]
             append_decisions(decisions, pd.DataFrame([{
                 "row_id": str(row.row_id), "name": row["name"], "label": float(label), "who": name.value.strip(),
-                "when": datetime.now(UTC).isoformat(timespec="seconds"), "note": ""}]))
+                "when": datetime.now(UTC).isoformat(), "note": ""}]))
             move(button)
         return store
 
@@ -489,7 +646,7 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
 
 def _show_case(row: pd.Series, texts: pd.DataFrame, theory: Theory) -> str:
     """Return one case as HTML; the texts are escaped, whatever they hold."""
-    prompt, response = (html.escape(str(texts[name][row.row_id])) for name in ("prompt", "response"))
+    prompt, response = (html.escape(texts[name][str(row.row_id)]) for name in ("prompt", "response"))
     return (f"<p><b>{html.escape(describe_name(row['name'], theory))}</b><br><i>{html.escape(row.why)}</i></p>"
             f"<p><b>Prompt</b><br>{prompt}</p><p><b>Reply</b><br>"
             f"<span style='white-space: pre-wrap'>{response}</span></p>")

@@ -176,7 +176,9 @@ def average_countries(
                           f"{questionnaire.country!r}.")
     weights = _read_weights(rows[questionnaire.weight]) if weighted else pd.Series(1.0, index=rows.index)
     silent = answers.isna().sum(axis=1) > questionnaire.max_missing
-    alike = ~silent & (_count_alike(answers) > (questionnaire.max_alike or np.inf)) & drop_alike
+    codes = range(questionnaire.scale[0], questionnaire.scale[1] + 1)
+    most = np.max([(answers == code).sum(axis=1) for code in codes], axis=0)
+    alike = ~silent & (most > (questionnaire.max_alike or np.inf)) & drop_alike
     alike &= ~(alike | silent).groupby(countries).transform("all")
     left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
     scores[alike] = np.nan
@@ -246,12 +248,6 @@ def _read_answers(rows: pd.DataFrame, questionnaire: Questionnaire) -> pd.DataFr
     low, high = questionnaire.scale
     answers = rows[questionnaire.columns].astype(object).apply(pd.to_numeric, errors="coerce").astype(float)
     return answers.where(answers.isin(range(low, high + 1)))
-
-
-def _count_alike(answers: pd.DataFrame) -> pd.Series:
-    """Return how often each respondent gave the answer that they gave most often."""
-    return pd.concat([(answers == code).sum(axis=1) for code in np.unique(answers.stack())] or [answers.sum(axis=1)],
-                     axis=1).max(axis=1)
 
 
 def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Questionnaire) -> list[dict]:

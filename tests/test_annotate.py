@@ -1,6 +1,7 @@
 """The annotate command against a server that fails in every way: nothing lost, nothing doubled, nothing leaked."""
 
 import asyncio
+import csv
 import json
 import os
 import random
@@ -484,6 +485,79 @@ def test_decisions_win_are_attributed_and_survive(tmp_path):
     assert row["decided_by"] == {THEORY.items[0]: "Bea"}
     assert len(row["not_annotated"]) == THEORY.n_items - 1
     assert len(rows) == 3
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_decisions_that_surely_belong_to_no_row_are_said(tmp_path, command, dry_run):
+    ids = ["00123", "1234567890123456", 7, "7", "1e5", "r1", "r1", "r2", "r2"]
+    rows = write_input(tmp_path / "in.jsonl", len(ids))
+    for row, own in zip(rows, ids, strict=True):
+        row["id"] = own
+    rows[6].update(prompt=rows[5]["prompt"], response=rows[5]["response"])  # one reply twice: one decision for both
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lost = ["123", "1.23457E+15", "7", "100000", "R1", "r2", " r1"]
+    item = THEORY.items[0]
+    decided = tmp_path / "d.csv"
+    decided.write_text("row_id;name;label;who\n" + "".join(f"{row_id};{item};-1;Ann\n" for row_id in [*lost, "r1"]))
+    with FaultServer(rate=0) as server:
+        code, out, _ = command(server, "--decisions", str(decided), *["--dry-run"] * dry_run)
+    assert code == 1
+    assert f"{len(lost)} decisions belong to no row and are not used:" in out
+    assert all(f"row_id {row_id!r} ({item}): " in out for row_id in lost)
+    assert out.count("a spreadsheet may have changed it") == 3, "123, 1.23457E+15, 100000"
+    assert out.count("rows of different texts have this id") == 2, "7 and r2"
+    if not dry_run:
+        by = [row.get("decided_by") for row in read_output(tmp_path / "out.jsonl")]
+        assert by == [{item: "Ann"} if own == "r1" else None for own in ids]
+
+
+@pytest.mark.parametrize("name", ["schwartz10", "schwartz19", "moral_foundations"])
+@pytest.mark.parametrize("fault", ["", "503"])
+def test_a_decision_on_a_dimension_stands_whatever_the_items_say(tmp_path, name, fault):
+    theory = load_theory(name)
+    rows = write_input(tmp_path / "in.jsonl", 6)
+    first, last = theory.dimensions[0], theory.dimensions[-1]
+    signs = enumerate(("-1", "0", "+1", "−1"))
+    lines = [f"r{n},{dim.title()},{label},Ann" for n, label in signs for dim in (first, last)]
+    (tmp_path / "out.jsonl.decisions.csv").write_text("\n".join(["row_id,name,label,who", *lines]))
+    with FaultServer([fault or "503"], rate=bool(fault)) as server:
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", name, quick(server, attempts=1))
+    assert not report.unused
+    truth = items_to_vectors(expected_labels(rows, theory), theory)
+    truth[:] = np.nan if fault else truth
+    truth[:4, [0, -1]] = [[-1], [0], [1], [-1]]
+    out = read_output(tmp_path / "out.jsonl")
+    assert out[1]["decided_by"] == {first: "Ann", last: "Ann"}
+    for path in (tmp_path / "out.jsonl", tmp_path / "out.dataset" / "data" / "train.jsonl"):
+        assert np.array_equal(read_dataset(path, theory).vectors, truth, equal_nan=True)
+    for path in (tmp_path / "out.jsonl", tmp_path / "out2.jsonl"):  # annotated again, without decisions
+        path.replace(tmp_path / "in.jsonl")
+        with FaultServer(rate=0) as server:
+            annotate_file(tmp_path / "in.jsonl", tmp_path / "out2.jsonl", name, quick(server))
+        assert not any(row.get("decided_by") for row in read_output(tmp_path / "out2.jsonl"))
+
+
+def test_the_queue_comes_back_row_by_row(tmp_path):
+    ids = ["=1+1", "00123", "+x", "-x", "@x", "'x", "1e5", "2024-01-01", "1234567890123456", "a,b", "a;b", "a\nb",
+           "a\rb", 'a"b', " a ", "é", "same", "same", 5]
+    rows = write_input(tmp_path / "in.jsonl", len(ids))
+    for row, own in zip(rows, ids, strict=True):
+        row.update(id=own, prompt=f"{own}\r{row['prompt']}")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FaultServer(["503"], rate=1) as server:  # nothing is annotated, so that everything is in the queue
+        annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", THEORY, quick(server, attempts=1),
+                      review=tmp_path / "q.csv")
+        with open(tmp_path / "q.csv", encoding="utf-8", newline="") as sheet:
+            cases = list(csv.DictReader(sheet))
+        with open(tmp_path / "back.csv", "w", encoding="utf-16", newline="") as sheet:
+            writer = csv.DictWriter(sheet, cases[0], delimiter="\t")
+            writer.writeheader()
+            writer.writerows({**case, "label": "+1", "who": case["prompt"][-3:].strip()} for case in cases)
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", THEORY, quick(server, attempts=1),
+                               decisions=tmp_path / "back.csv")
+    assert not report.unused and not report.failed
+    for row, out in zip(rows, read_output(tmp_path / "out.jsonl"), strict=True):
+        assert out["decided_by"] == dict.fromkeys(THEORY.items, row["prompt"][-3:].strip()), "each row has its own"
 
 
 def test_a_reply_cannot_leave_its_fence(tmp_path):

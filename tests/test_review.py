@@ -1,5 +1,7 @@
 """The review queue, the ways out and back in, and decisions that win; the data set folder and its card."""
 
+import csv
+import itertools
 import json
 from xml.etree import ElementTree
 
@@ -70,11 +72,106 @@ def test_csv_goes_out_and_comes_back(tmp_path):
 @pytest.mark.parametrize(("text", "why"), [
     ("row_id,name\nr,care\n", "column label is missing"),
     ("row_id,name,label,who\nr,care,2,Ann\n", "line 2, label: '2'"),
-    ("row_id,name,label,who\nr,care,1,\n", "line 2, who"), ("row_id,name,label,who\n\nr,luck,1,Ann\n", "name: 'luck'")])
+    ("row_id,name,label,who\nr,care,1,\n", "line 2, who"), ("row_id,name,label,who\n\nr,luck,1,Ann\n", "name: 'luck'"),
+    ("row_id,name,label,who\n\nr,luck,1,Ann\n", "line 3, name: 'luck' .* the nearest are 'care'"),
+    ("row_id,name,label,who,note\nr,care,1,Ann,\"a\nb\n\"\n\nr,care,9,Ann,\n", "line 6, label: '9'"),
+    ("row_id,name,label,who\nr,care,supported,Ann\n", "label: 'supported'"), ("row_id,name,label\nr,care,1\n", "who"),
+    ("row_id,name,label,who\n ,care,1,Ann\n", "line 2, row_id"), ("id,name,label,who\n", "column row_id is missing"),
+    ("row_id,name,label,Label,who\n", "column label stands twice"), ("", "column row_id is missing"),
+    ("row_id,name,label,who\nr,care,1,Ann,x\n", "line 2: has more fields"),
+    ("row_id|name|label\n", "row_id is missing"),
+    ('row_id,name,label,who\nr,care,1,"Ann\nr2,care,1,Ann\n', "line 2: .* unexpected end"),
+    ("row_id,name,label,who,when\nr,care,1,Ann,02.05.2024\n", "line 2, when: '02.05.2024' is no time"),
+    ("PK\x03\x04", "row_id is missing")])
 def test_bad_decisions_are_named(tmp_path, text, why):
     (tmp_path / "d.csv").write_text(text)
     with pytest.raises(ReviewError, match=why):
-        read_decisions(tmp_path / "d.csv", THEORY.dimensions)
+        read_decisions(tmp_path / "d.csv", THEORY)
+
+
+def test_every_spreadsheet_that_says_one_thing_is_read_alike(tmp_path):
+    header, path = ["row_id", "name", "label", "who"], tmp_path / "d.csv"
+    signs = {-1: ["-1", "−1", "–1", "-1.0", "-1,0", "−1,00", "=-1", "1-", "'-1"], 0: ["0", "+0", "-0", "0.0", "0,0"],
+             1: ["+1", "1", "1.0", "1,0", "+1.0", " 1 ", "\xa0+1", "=1", "1+", "'+1"]}
+    names = ["care", "Care", " CARE ", "harm"]  # the last is an alias
+    cases = [(label, sign, names[n % 4]) for label, given in signs.items() for n, sign in enumerate(given)]
+    rng = np.random.default_rng(0)
+    for separator, encoding, end in itertools.product(",;\t", ("utf-8", "utf-8-sig", "utf-16"), ("\n", "\r\n")):
+        order = rng.permutation(4)
+        titles = [[name, name.upper(), f" {name.title()} ", name.replace("_", " ")][rng.integers(4)] for name in header]
+        with open(path, "w", encoding=encoding, newline="") as file:
+            writer = csv.writer(file, delimiter=separator, lineterminator=end, quoting=int(rng.integers(2)))
+            writer.writerow([titles[k] for k in order] + [""] * 2)
+            for number, (_, sign, name) in enumerate(cases):
+                row = [f"r{separator}\n{number}", name, sign, "Zoë"]
+                writer.writerows([[row[k] for k in order] + [""] * 2, [""] * 6])
+        theory = load_theory(write_alias(tmp_path))
+        found = read_decisions(path, theory)
+        assert found.label.tolist() == [label for label, _, _ in cases]
+        assert found.row_id.tolist() == [f"r{separator}\n{number}" for number in range(len(cases))]
+        assert set(found.name) == {"care"} and set(found.who) == {"Zoë"}
+
+
+def write_alias(folder):
+    text = THEORY.path.read_text().replace("  - name: care\n", "  - name: care\n    aliases: [harm]\n", 1)
+    (folder / "t.yaml").write_text(text)
+    return folder / "t.yaml"
+
+
+def test_a_name_that_is_an_item_and_a_dimension_is_refused(tmp_path):
+    text = THEORY.path.read_text().replace(f"- {THEORY.items[1]}\n", "- care\n", 1)
+    (tmp_path / "t.yaml").write_text(text)
+    (tmp_path / "d.csv").write_text("row_id,name,label,who\nr,Care,1,Ann\n")
+    with pytest.raises(ReviewError, match="line 2, name: 'Care' is both an item and a dimension"):
+        read_decisions(tmp_path / "d.csv", load_theory(tmp_path / "t.yaml"))
+
+
+def test_what_is_no_decision_is_never_written(tmp_path):
+    append_decisions(tmp_path / "d.csv", decisions(("r1", "care", 1.0, "Ann")))
+    before = (tmp_path / "d.csv").read_bytes()
+    for bad in [("r1", "care", 2.0, "Ann"), ("r1", "care", np.nan, "Ann"), ("r1", "care", None, "Ann"),
+                ("r1", "care", "", "Ann"), ("", "care", 1, "Ann"), (None, "care", 1, "Ann"), ("r1", "care", 1, " ")]:
+        with pytest.raises(ReviewError):
+            append_decisions(tmp_path / "d.csv", decisions(bad))
+        assert (tmp_path / "d.csv").read_bytes() == before
+
+
+def test_what_else_stands_in_a_file_of_decisions_is_kept(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("Row ID;Name;Label;Who;GPT-4;;\n00123;care;1,0;Ann;1;;\nr2;care;;;0;x;y\n")
+    append_decisions(path, decisions(("=cmd", "care", -1.0, "@Bea")))
+    kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert kept["GPT-4"].tolist() == ["1", "0", ""] and "y" in kept.iloc[1].tolist()
+    assert kept.row_id.tolist() == ["'00123", "r2", "'=cmd"], "a spreadsheet leaves these alone"
+    assert read_decisions(path)[["row_id", "label", "who"]].values.tolist() == [
+        ["00123", 1.0, "Ann"], ["=cmd", -1.0, "@Bea"]]
+
+
+def test_the_latest_decision_counts(tmp_path):
+    rng, times = np.random.default_rng(1), [f"2025-05-0{day}T10:00:00{zone}" for day in (1, 2, 3) for zone in ("", "Z")]
+    for number in range(18):
+        steps = [(float(rng.integers(-1, 2)), ["Ann", "Bea"][rng.integers(2)],
+                  times[rng.integers(6)] if number % 3 and not (number % 3 == 1 and n == 2) else "")
+                 for n in range(rng.integers(1, 7))]
+        path, key = tmp_path / f"{number}.csv", lambda step: step[2][:19]
+        best, ordered = "", []
+        for n, step in enumerate(steps):  # one without a time comes after all above it
+            best = max(best, key(step))
+            ordered.append((key(step) or best, n, *step))
+        label, who = max(ordered)[2:4]
+        table = pd.DataFrame([("r1", "care", *step) for step in steps],
+                             columns=["row_id", "name", "label", "who", "when"])
+        for row in range(len(table)):
+            append_decisions(path, table.iloc[[row]])
+        for _ in range(2):  # and once more at once
+            found, people = apply_decisions(np.zeros((1, 1)), ["Care"], ["r1"], read_decisions(path))
+            assert (found[0, 0], people) == (label, [{"Care": who}]), steps
+            if number % 3:
+                append_decisions(path, table)
+    twice = [("r1", "care", 1.0, "Ann", times[3]), ("r1", "care", -1.0, "Ann", times[1])]
+    for _ in range(3):
+        append_decisions(tmp_path / "twice.csv", pd.DataFrame(twice, columns=table.columns))
+    assert len(read_decisions(tmp_path / "twice.csv")) == 2, "an import can be repeated"
 
 
 def test_decisions_are_kept_and_the_last_one_counts(tmp_path):
@@ -100,6 +197,73 @@ def test_decisions_reach_the_dialogues_and_survive(tmp_path):
     assert rows[0]["decided_by"] == {"sanctity": "Ann"}
     again = read_dataset(write_rows(tmp_path / "x.jsonl", rows), THEORY, strict=True)
     assert again.vectors[0, THEORY.dimensions.index("sanctity")] == -1
+
+
+def test_a_decision_on_no_dialogue_is_a_warning(tmp_path):
+    data = build_run_data(THEORY)
+    append_decisions(tmp_path / "d.csv", decisions((data.dialogues.row_id[0], "care", 1.0, "Ann"),
+                                                   ("elsewhere", "care", 1.0, "Ann")))
+    with pytest.warns(UserWarning, match="1 decisions are not used: row_id 'elsewhere'"):
+        found = decide_dialogues(data.dialogues, tmp_path / "d.csv", THEORY)[1]
+    assert len(found) == 1
+
+
+def test_texts_of_one_id_must_be_one_text(tmp_path):
+    queue = build_queue(np.array([[[1.0]], [[0]]]), ["care"], ["r0"], ["a", "b"])
+    for write in (write_review_csv, lambda path, *more: export_label_studio(path, *more, THEORY)):
+        with pytest.raises(ReviewError, match="'r0' stands for different texts"):
+            write(tmp_path / "q.csv", queue, pd.concat([TEXTS, TEXTS.assign(response="Other.")]))
+
+
+def make_task(*annotations, **more):
+    return {"id": 7, "data": {"row_id": "r1", "name": "care"}, "annotations": list(annotations), **more}
+
+
+def make_annotation(*choices, **more):
+    result = [{"from_name": "label", "to_name": "response", "type": "choices", "value": {"choices": list(choices)}}]
+    return {"id": 1, "completed_by": 1, "result": result, **more}
+
+
+OLD, NEW = {"created_at": "2024-05-01T10:00:00.5Z"}, {"created_at": "2024-05-02T10:00:00Z"}
+RELATION = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"}
+
+
+@pytest.mark.parametrize(("annotations", "label"), [
+    ([make_annotation("+1", **NEW), make_annotation("-1", **OLD)], 1),
+    ([make_annotation("-1", **OLD), make_annotation("+1", **NEW)], 1),
+    ([make_annotation("+1", **OLD, updated_at="2024-06-01T00:00:00Z"), make_annotation("-1", **NEW)], 1),
+    ([make_annotation("+1", **NEW, completed_by={"id": 3}), make_annotation("-1", **OLD)], 1),
+    ([make_annotation("+1", **OLD), make_annotation("-1", **NEW, was_cancelled=True)], 1),
+    ([make_annotation("+1", **OLD), make_annotation(**NEW)], 1), ([make_annotation("-1"), make_annotation("+1")], 1),
+    ([make_annotation("+1", **OLD, ground_truth=True), make_annotation("-1", **NEW, ground_truth=False)], 1),
+    ([make_annotation("+1", created_at=1714644000), make_annotation("-1", created_at=1714643000)], 1),
+    ([{**make_annotation("+1"), "result": [RELATION, *make_annotation("+1")["result"], RELATION]}], 1),
+    ([{"result": []}], np.nan), ([{"result": None}], np.nan), ([{"result": [RELATION]}], np.nan), ([], np.nan)])
+def test_the_newest_annotation_counts(tmp_path, annotations, label):
+    for task in (make_task(*annotations), {**make_task(), "completions": annotations},
+                 make_task(*annotations, predictions=[make_annotation("-1")], drafts=[make_annotation("-1")])):
+        (tmp_path / "e.json").write_text("\ufeff" + json.dumps([task, {**make_task(), "annotations": None}]))
+        found = import_label_studio(tmp_path / "e.json", THEORY)
+        for _ in range(2):
+            append_decisions(tmp_path / "d.csv", found)
+            for table in (found, read_decisions(tmp_path / "d.csv")):
+                got = apply_decisions(np.array([[np.nan]]), ["care"], ["r1"], table)[0]
+                assert np.array_equal(got, [[label]], equal_nan=True)
+        (tmp_path / "d.csv").unlink()
+
+
+@pytest.mark.parametrize(("task", "why"), [
+    (make_task(make_annotation("2")), "task 7: label: '2' is none of"),
+    (make_task(make_annotation("supported")), "task 7: label: 'supported' is none of"),
+    (make_task(make_annotation("+1", "-1")), "task 7: label: '\\+1', '-1' are chosen at once"),
+    (make_task({"result": [{"from_name": "tone", "value": {"choices": ["+1"]}}]}), "task 7: label: .* choice in tone"),
+    (make_task(make_annotation("+1", created_at="yesterday")), "task 7: when: 'yesterday'"),
+    ({**make_task(), "data": {"row_id": "r1", "name": "luck"}}, "task 7: name: 'luck' is no item or dimension"),
+    (make_task(5), "task 2: is no task"), ({"id": 7, "row_id": "r1", "name": "care", "label": "+1"}, "task 2: is no")])
+def test_an_odd_annotation_is_named(tmp_path, task, why):
+    (tmp_path / "e.json").write_text(json.dumps([make_task(make_annotation("+1")), task, task]))
+    with pytest.raises(ReviewError, match=f"e.json, {why}"):
+        import_label_studio(tmp_path / "e.json", THEORY)
 
 
 def test_label_studio_goes_out_and_comes_back(tmp_path, any_theory):
