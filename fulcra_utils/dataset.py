@@ -115,7 +115,7 @@ def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -
         A theory with a parent takes its vectors from the items (the sign of the summed item labels); one without takes
         the dimension labels where a row has any, else the items.
     strict : bool
-        Raise at the first problem instead of counting it.
+        Raise the first problem of the file instead of counting them.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -
     Raises
     ------
     DatasetError
-        When the file cannot be opened, or in strict mode at the first problem; names file, line and field.
+        When the file cannot be opened, or in strict mode for the first problem of the file; names file, line and field.
 
     Source: row shape and quirks as in the released files; the rules are ours.
 
@@ -758,15 +758,19 @@ def check_scores(scores: dict[str, Any]) -> dict[str, float]:
 
 
 class _Problems:
-    """Collect (line, field, text, reason); in strict mode raise at the first."""
+    """Collect (line, field, text, reason)."""
 
     def __init__(self, path: Path, strict: bool):
         self.path, self.strict, self.rows = path, strict, []
 
     def add(self, line: int, name: str, text: Any, reason: str) -> None:
-        if self.strict:
-            raise DatasetError(f"{self.path}, line {line}, {name}: {_short(text)!r} {reason}")
         self.rows.append((line, name, _short(text), reason))
+
+    def stop(self) -> None:
+        """In strict mode raise the problem that comes first in the file."""
+        if self.strict and self.rows:
+            line, name, text, reason = min(self.rows, key=lambda row: row[0])
+            raise DatasetError(f"{self.path}, line {line}, {name}: {text!r} {reason}")
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows, columns=["line", "field", "text", "reason"])
@@ -920,6 +924,7 @@ def _read(path: str | Path, theory: Theory, reader: _LabelReader | _ScoreReader,
             chunks.append((_batch(rows, lines, texts, problems), vectors, items))
             for kept in (rows, lines, texts):
                 kept.clear()
+        problems.stop()
 
     for line, row, reason in iter_rows(path):
         n_read += 1
@@ -929,6 +934,8 @@ def _read(path: str | Path, theory: Theory, reader: _LabelReader | _ScoreReader,
             dialogue = Dialogue(tuple(_find_turns(row)))
         except RowError as fault:
             problems.add(line, fault.field, fault.text, f"{fault.reason}: row set aside")
+            if strict:  # a row before it, not looked at yet, may hold an earlier fault
+                flush()
             continue
         rows.append(row)
         lines.append(line)

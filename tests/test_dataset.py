@@ -209,6 +209,31 @@ def test_prompts_and_preferences_keep_count(tmp_path):
     assert len(pairs.attrs["problems"]) == 1
 
 
+def damage(kind):
+    """Return a row with one fault, and the word that the message names."""
+    one = row(types=["power: +1"])
+    return {"sign": (row(types=["security: 1+"]), "value_types"), "both": (row(types=["power: +1", "power: -1"]),
+            "value_types"), "name": (row(items=["be respectful: +1"]), "value_items"), "none": (row(), "value_types"),
+            "open": (row(not_annotated=[{"item": "fame"}]), "not_annotated"), "json": ("{", "line"),
+            "issues": (one | {"safety_issues": 3}, "safety_issues"),
+            "empty": ({"prompt": "a", "response": ""}, "response"),
+            "nul": (one | {"dialogue": "Human: \x00\nBob: b"}, "prompt")}[kind]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_strict_raises_the_first_fault_of_the_file(tmp_path, monkeypatch, seed):
+    random = np.random.default_rng(seed)
+    monkeypatch.setattr(dataset, "CHUNK", int(random.integers(1, 9)))
+    kinds = ["sign", "name", "open", "both", "none", "issues", "json", "nul", "empty"]
+    rows = [row(types=["power: +1"]) for _ in range(20)]
+    bad = np.sort(random.choice(20, 4, replace=False))
+    said = {}
+    for i, kind in zip(bad, random.choice(kinds, 4), strict=True):
+        rows[i], said[i] = damage(kind)
+    with pytest.raises(DatasetError, match=f"line {bad[0] + 1}, {said[bad[0]]}:"):
+        read_dataset(write(tmp_path, *rows), TEN, strict=True)
+
+
 def test_near_duplicate_prompts_share_a_cluster():
     prompts = ["How can I make my parents proud?", "how can i make my parents proud", "Tell me about bees.",
                "How can I make my parents  proud ?!", ""]
