@@ -74,13 +74,12 @@ def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or 
                  theory: TheoryName = "schwartz10", run_dir: RunDir = "",
                  parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value")] = None,
                  quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False) -> None:
-    """Execute one notebook strictly: an unknown parameter is an error."""
-    import yaml
-
-    from fulcra_utils.pipeline import run_notebook
-    given = dict(text.partition("=")[::2] for text in parameter or [])
-    values = {key: yaml.safe_load(value) for key, value in given.items()}
-    typer.echo(f"  written to {run_notebook(name, profile, theory, run_dir, values, progress=not quiet)}")
+    """Execute one notebook strictly: an unknown parameter, or a value of another kind than the default, is an error."""
+    from fulcra_utils.pipeline import PipelineError, run_notebook
+    if bare := [text for text in parameter or [] if "=" not in text]:
+        raise PipelineError(f"-p {bare[0]}: a parameter is given as name=value")
+    given = {key.strip(): value for key, _, value in (text.partition("=") for text in parameter or [])}
+    typer.echo(f"  written to {run_notebook(name, profile, theory, run_dir, given, progress=not quiet)}")
 
 
 @app.command()

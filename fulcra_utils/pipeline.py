@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ROOT / "profiles"
 RUNS = ROOT / "runs"
 DEFAULT_THEORY = "schwartz10"
+SOURCES = ("sample", "public")
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
 INFRASTRUCTURE = {"__init__", "pipeline", "report", "cli", "files"}  # a change here changes no result
@@ -231,10 +233,15 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     10
     """
     load_profile(profile)
-    loaded = load_theory(theory if Path(theory).is_absolute() or not (ROOT / theory).is_file() else ROOT / theory)
+    loaded = _find_theory(theory)
     folder = ROOT / run_dir if run_dir else RUNS / name_run(profile, loaded)
     _claim_folder(folder, profile, loaded.name)
     return Run(notebook, profile, loaded, folder)
+
+
+def _find_theory(theory: str | Path) -> Theory:
+    """Load a theory by name or by path; a relative path starts at the project's root where it leads to a file."""
+    return load_theory(theory if Path(theory).is_absolute() or not (ROOT / theory).is_file() else ROOT / theory)
 
 
 def _claim_folder(folder: Path, profile: str, theory: str) -> None:
@@ -287,22 +294,23 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     profile, theory, run_dir
         As in `open_run`.
     parameters : dict, optional
-        Values over the profile's.
+        Values over the profile's, or their texts; checked against the kinds of the defaults before anything runs.
     progress : bool
         Show a bar with the cells done, and what the notebook prints.
 
     Raises
     ------
     PipelineError
-        Unknown notebook or parameter, missing `parameters` tag, or an error inside (named with its cell).
+        Unknown notebook or parameter, a value of another kind than its default's, a name that stands for nothing,
+        missing `parameters` tag, or an error inside (named with its cell).
 
     Source: ours; papermill itself only warns of an unknown parameter.
     """
     path = Path(name) if Path(name).suffix == ".ipynb" else NOTEBOOKS / f"{name}.ipynb"
     if not path.is_file():
         raise PipelineError(f"no notebook {name!r}; there are {', '.join(list_notebooks())}")
+    values = _collect_parameters(path, profile, _find_theory(theory), run_dir, parameters or {})
     run = open_run(path.stem, profile, theory, run_dir)
-    values = _collect_parameters(path, run, run_dir, parameters or {})
     target = run.path(f"notebooks/{path.stem}.ipynb")
     unfinished = target.with_name(f".{path.stem}.running.ipynb")
     print(f"▶ {path.stem} (profile {run.profile}, theory {run.theory.name})", flush=True)
@@ -317,16 +325,99 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     return target
 
 
-def _collect_parameters(path: Path, run: Run, run_dir: str | Path, given: dict[str, Any]) -> dict[str, Any]:
+def _collect_parameters(path: Path, profile: str, theory: Theory, run_dir: str | Path,
+                        given: dict[str, Any]) -> dict[str, Any]:
     known = read_parameters(path)
-    settings = load_profile(run.profile)["notebooks"].get(path.stem) or {}
-    values = {"profile": run.profile, "theory": _name_theory(run.theory), "run_dir": str(run_dir),
-              **{k: v for k, v in settings.items() if k in known}, **given}
-    unknown = sorted(set(values) - set(known))
+    settings = load_profile(profile)["notebooks"].get(path.stem) or {}
+    fixed = {"profile": profile, "theory": _name_theory(theory), "run_dir": str(run_dir)}
+    unknown = sorted(set(fixed | given) - set(known))
     if unknown:
         raise PipelineError(f"{path.name} has no parameter {', '.join(map(repr, unknown))}; it has "
                             f"{', '.join(known)}")
-    return values
+    if twice := [name for name in fixed if name in given]:
+        raise PipelineError(f"{twice[0]} is no parameter to give with -p: use --{twice[0].replace('_', '-')}")
+    asked = {k: read_value(k, v, known[k], f"profiles/{profile}.yaml, {path.stem}: ")
+             for k, v in settings.items() if k in known} | {k: read_value(k, v, known[k]) for k, v in given.items()}
+    for name, value in asked.items():
+        try:
+            _check_name(name, value, theory)
+        except ValueError as error:
+            raise PipelineError(f"{name}: {error}") from None
+    return fixed | asked
+
+
+KINDS = {bool: ("true or false", "true"), int: ("a whole number", "10"), float: ("a number", "0.5"),
+         str: ("a text", "name"), list: ("a list of names", "[a, b]"),
+         dict: ("a mapping of names to numbers", "{a: 1, b: 2}")}
+
+
+def read_value(name: str, given: Any, default: Any, place: str = "") -> Any:
+    """Return a parameter's value in the kind of its default; a text is read as YAML and, for numbers, as Python.
+
+    The items of a list are of the kind of the default's first item, texts when it has none; those of a mapping alike,
+    numbers when it has none.
+
+    Raises
+    ------
+    PipelineError
+        One line: the place, the name, the kind that is wanted, and an example.
+
+    Examples
+    --------
+    >>> read_value("n", "1e1", 5), read_value("names", "[a, b]", []), read_value("encoder", "no", "tiny")
+    (10, ['a', 'b'], 'no')
+    """
+    try:
+        is_yaml = isinstance(given, str) and type(default) in (bool, list, dict)
+        return _fit_kind(yaml.safe_load(given) if is_yaml else given, default)
+    except (ValueError, OverflowError, yaml.YAMLError):
+        kind, example = KINDS[type(default)]
+        raise PipelineError(f"{place}{name} is {given!r}, where {kind} is wanted, as in {name}={example}") from None
+
+
+def _fit_kind(value: Any, default: Any) -> Any:
+    kind = type(default)
+    if kind in (int, float):
+        return _read_number(value, kind)
+    if kind is str and isinstance(value, str | os.PathLike):
+        text = os.fspath(value).strip()
+        if text in ("null", "~") or text[:1] in ("[", "{"):
+            raise ValueError
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    if kind not in KINDS or not isinstance(value, kind) or kind is str:
+        raise ValueError
+    if kind is dict:
+        return {_fit_kind(k, ""): _fit_kind(v, next(iter(default.values()), 0.0)) for k, v in value.items()}
+    return [_fit_kind(v, default[0] if default else "") for v in value] if kind is list else value
+
+
+def _read_number(value: Any, kind: type) -> float:
+    """Return a finite number, from a text too, however Python writes it; a whole one where `kind` is int."""
+    if isinstance(value, str):
+        text = value.strip().strip("'\"")
+        value = int(text, 0) if re.match(r"[+-]?0[xob]", text, re.I) else \
+            int(text) if re.fullmatch(r"[+-]?[\d_]+", text) else float(text)
+    if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value or value in (inf, -inf):
+        raise ValueError
+    return kind(value)
+
+
+def _check_name(name: str, value: Any, theory: Theory) -> None:
+    """Refuse a parameter that names a folder, a file, a theory, a target or a weight that is not there."""
+    if name.endswith(("_folder", "_file")) and value:
+        kind = name.rpartition("_")[2]
+        if not ((ROOT / value).is_dir() if kind == "folder" else (ROOT / value).is_file()):
+            raise PipelineError(f"{name}: there is no {kind} {value!r} (a relative path starts at the project's root)")
+    if name == "sources" and value not in SOURCES:
+        raise PipelineError(f"sources is {value!r}; it can be {' or '.join(SOURCES)}")
+    for other in value if name == "theories" else [value] if name == "second_theory" else ():
+        _find_theory(other)
+    if name == "target":
+        from fulcra_utils.targets import choose_targets
+        choose_targets([value], theory)
+    if name == "weights" and value:
+        from fulcra_utils.compass import resolve_weights
+        resolve_weights(value, theory)
 
 
 def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool, tries: int = 3) -> None:

@@ -14,6 +14,10 @@ def fulcra(*arguments, **options):
 @pytest.mark.parametrize("arguments", [
     ["check-theory", "nothing"], ["reproduce", "--profile", "fast"], ["reproduce", "--theory", "nothing"],
     ["run-notebook", "99_nothing"], ["run-notebook", "02_value_analysis", "-p", "colour=red"], ["frobnicate"],
+    ["run-notebook", "06_value_compass", "-p", "weights=security"],
+    ["run-notebook", "06_value_compass", "-p", "models_folder=no_such_folder"],
+    ["run-notebook", "07_social_value_orientation", "-p", "local_models=nosuchmodel"],
+    ["run-notebook", "07_social_value_orientation", "-p", "n_repeats"],
     ["fetch", "--colour"], ["publish", "nothing"], ["check-theory"]])
 def test_bad_arguments_are_one_line_and_exit_2(tmp_path, arguments):
     done = fulcra(*arguments, cwd=tmp_path)

@@ -10,6 +10,8 @@ import yaml
 
 from fulcra_utils import pipeline
 from fulcra_utils.pipeline import (
+    KINDS,
+    NOTEBOOKS,
     PipelineError,
     StepError,
     list_notebooks,
@@ -18,9 +20,10 @@ from fulcra_utils.pipeline import (
     modules_of,
     open_run,
     read_parameters,
+    read_value,
     run_notebook,
 )
-from fulcra_utils.theory import ROOT, TheoryError
+from fulcra_utils.theory import ROOT, TheoryError, load_theory
 
 PARAMETERS = 'profile = "quick"\ntheory = "schwartz10"\nrun_dir = ""\nn = 1  # rows'
 
@@ -48,6 +51,65 @@ def test_parameters_reach_the_notebook(tmp_path):
 def test_unknown_parameter_raises(tmp_path):
     with pytest.raises(PipelineError, match="no parameter 'm'; it has profile, theory, run_dir, n"):
         run_it(make_notebook(tmp_path), tmp_path, m=1)
+
+
+SAID = [(5, "1e1", 10), (5, "1_000", 1000), (5, "0x10", 16), (5, "1.0", 1), (5, "'10'", 10), (5, "010", 10),
+        (5, " 7 ", 7), (5, "99999999999999999999", 99999999999999999999), (5, 7.0, 7), (0.5, "1e-3", 0.001),
+        (0.5, "3", 3.0), (True, "false", False), (True, "No", False), ("x", "1e1", "1e1"), ("x", "no", "no"),
+        ("x", "", ""), ("x", "'a b'", "a b"), ("x", "gpt: 4", "gpt: 4"), ([], "[a, 'b c']", ["a", "b c"]),
+        (["a"], "[]", []), ([3], "[1e1, 2]", [10, 2]),
+        ({}, "{security: 1e1, power: 2}", {"security": 10.0, "power": 2.0}), ({}, "{}", {})]
+REFUSED = [(5, "2.5"), (5, "true"), (5, True), (5, ""), (5, "null"), (5, "nan"), (5, "inf"), (5, "1e400"), (5, "ten"),
+           (5, "[1]"), (0.5, "1,5"), (0.5, "nan"), (0.5, None), (True, "1"), (True, "maybe"), (True, ""), (True, 0),
+           ([], "a"), ([], "a,b"), ([], "[1, 2]"), ([], "[[a]]"), ([], "[null]"), ([], ""), ([], "{a: 1}"),
+           ([], "null"), (["a"], "[2]"), ({}, "security"), ({}, "{security: high}"), ({}, "{security}"), ({}, "{1: 2}"),
+           ({}, "{"), ({}, "[a]"), ({}, ""), ("x", "null"), ("x", "[a]"),
+           ("x", "{a: 1}"), ("x", 3), ("x", None), ("x", True)]
+
+
+@pytest.mark.parametrize(("default", "given", "value"), SAID)
+def test_a_value_is_read_in_the_kind_of_its_default(default, given, value):
+    found = read_value("n", given, default)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(("default", "given"), REFUSED)
+def test_a_value_of_another_kind_is_refused_in_one_line(default, given):
+    kind, example = KINDS[type(default)]
+    with pytest.raises(PipelineError) as refused:
+        read_value("n", given, default)
+    assert str(refused.value) == f"n is {given!r}, where {kind} is wanted, as in n={example}"
+    read_value("n", example, default)
+
+
+@pytest.mark.parametrize(("name", "given", "message"), [
+    ("06_value_compass", {"models_folder": "no/such"}, "models_folder: there is no folder 'no/such'"),
+    ("06_value_compass", {"models_folder": "README.md"}, "models_folder: there is no folder"),
+    ("06_value_compass", {"theories": ["schwarz"]}, "theories: schwarz: .*no such theory"),
+    ("06_value_compass", {"weights": {"securty": 1}}, "weights: weight for 'securty', which is no dimension"),
+    ("06_value_compass", {"weights": "{security: -1}"}, "weights: the weight of security is -1"),
+    ("05_new_value_theory", {"second_theory": "nothing"}, "second_theory: nothing: .*no such theory"),
+    ("04_value_alignment", {"target": "heaven"}, "target: target 'heaven' is neither a file nor a known target"),
+    ("01_dataset_construction", {"sources": "pubic"}, "sources is 'pubic'; it can be sample or public"),
+    ("02_value_analysis", {"profile": "laptop"}, "use --profile"),
+    ("02_value_analysis", {"run_dir": "x"}, "use --run-dir")])
+def test_names_that_stand_for_nothing_are_said_before_anything_runs(tmp_path, monkeypatch, name, given, message):
+    monkeypatch.setattr(pipeline, "_execute", lambda *_: pytest.fail("something ran"))
+    with pytest.raises(PipelineError, match=message):
+        run_notebook(name, run_dir=tmp_path / "run", parameters=given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
+    theory = load_theory("schwartz10")
+    for profile in list_profiles():
+        for name in list_notebooks():
+            values = pipeline._collect_parameters(NOTEBOOKS / f"{name}.ipynb", profile, theory, "", {})
+            assert set(values) == set(read_parameters(NOTEBOOKS / f"{name}.ipynb"))
+    wrong = {"notebooks": {"07_social_value_orientation": {"n_repeats": "many"}}}
+    monkeypatch.setattr(pipeline, "load_profile", lambda _: wrong)
+    with pytest.raises(PipelineError, match="profiles/quick.yaml, 07_social_value_orientation: n_repeats is 'many'"):
+        run_notebook("07_social_value_orientation", run_dir=tmp_path / "run")
 
 
 @pytest.mark.parametrize(("tag", "first", "message"), [
