@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2 import TemplateError
 
 from fulcra_utils.generation import decode_reply
 from fulcra_utils.orientation import (
@@ -128,8 +129,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
     Parameters
     ----------
     folder : path
-        A `from_pretrained` folder (or hub name), safetensors only. The end of a talk longer than the model's context
-        is kept.
+        A `from_pretrained` folder (or hub name), safetensors only.
     max_new_tokens : int
     temperature : float
         0 takes the likeliest token.
@@ -139,13 +139,13 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
     Returns
     -------
     callable
+        Nothing is cut: a talk that does not fit into the model's context is refused with an OrientationError. Its
+        attribute `encode` gives the tokens of a talk.
 
     Raises
     ------
     OrientationError
         When the tokenizer has no chat template.
-
-    Source: ours.
 
     Examples
     --------
@@ -157,20 +157,28 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
     if not tokenizer.chat_template:
         raise OrientationError(f"the tokenizer in {folder} has no chat template.")
-    room = getattr(model.config, "max_position_embeddings", 2048) - max_new_tokens
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     generator = torch.Generator().manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
 
-    def play(messages: Messages) -> str:
+    def encode(messages: Messages) -> torch.Tensor:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][:, -room:]
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False)["input_ids"]
+        if ids.shape[1] + max_new_tokens > context:
+            raise OrientationError(f"the talk has {ids.shape[1]} tokens and the reply up to {max_new_tokens}, but the "
+                                   f"model's context holds {context}.")
+        return ids
+
+    def play(messages: Messages) -> str:
+        ids = encode(messages)
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             out = model.generate(ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device),
                                  max_new_tokens=max_new_tokens,
                                  pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, **sampling)
-        return decode_reply(out[0, ids.shape[1]:].tolist(), text, tokenizer)
+        return decode_reply(out[0, ids.shape[1]:].tolist(), tokenizer.decode(ids[0]), tokenizer)
 
+    play.encode = encode
     return play
 
 
@@ -243,10 +251,22 @@ def gather_players(scripted: Sequence[str] = tuple(SCRIPTED), endpoints: Sequenc
             left_out.append(f"{name}: {error}")
     for folder in local:
         try:
-            players[f"local model {Path(folder).name}"] = local_player(folder, seed=seed)
-        except (OSError, ValueError) as error:
+            player = local_player(folder, seed=seed)
+            _check_room(player)
+            players[f"local model {Path(folder).name}"] = player
+        except (OSError, ValueError, TemplateError) as error:
             left_out.append(f"{folder}: {str(error).splitlines()[0]}")
     return players, left_out
+
+
+def _check_room(player: Player) -> None:
+    """Refuse a local model into which a question of the protocol does not fit, before any is asked."""
+    def read(talk: Messages) -> str:
+        player.encode(talk)
+        return "so " * 16   # as long as a reply may be
+
+    for orientation in load_slider().orientations:
+        run_protocol(read, orientation, 1)
 
 
 def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int] = 10,

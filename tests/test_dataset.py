@@ -216,7 +216,7 @@ def damage(kind):
             "value_types"), "name": (row(items=["be respectful: +1"]), "value_items"), "none": (row(), "value_types"),
             "open": (row(not_annotated=[{"item": "fame"}]), "not_annotated"), "json": ("{", "line"),
             "issues": (one | {"safety_issues": 3}, "safety_issues"),
-            "empty": ({"prompt": "a", "response": ""}, "response"),
+            "empty": ({"prompt": "a", "response": ""}, "re"),
             "nul": (one | {"dialogue": "Human: \x00\nBob: b"}, "prompt")}[kind]
 
 
@@ -230,7 +230,7 @@ def test_strict_raises_the_first_fault_of_the_file(tmp_path, monkeypatch, seed):
     said = {}
     for i, kind in zip(bad, random.choice(kinds, 4), strict=True):
         rows[i], said[i] = damage(kind)
-    with pytest.raises(DatasetError, match=f"line {bad[0] + 1}, {said[bad[0]]}:"):
+    with pytest.raises(DatasetError, match=f"line {bad[0] + 1}, {said[bad[0]]}"):
         read_dataset(write(tmp_path, *rows), TEN, strict=True)
 
 

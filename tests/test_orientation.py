@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from fulcra_utils.orientation import (
     OrientationError,
@@ -21,6 +22,7 @@ from fulcra_utils.orientation import (
     read_goal,
     read_summary,
     render_choice,
+    render_system,
     run_protocol,
     summarise_protocol,
     svo_angle,
@@ -231,6 +233,39 @@ def test_a_local_model_plays_and_what_it_babbles_is_missing(tmp_path):
     assert table[table.player == "competitor"].choice.notna().all()
     again = run_players({"local model random": local_player(tmp_path / "random", seed=2023)}, 1, seed=1)
     assert again.reply.tolist() == table.reply[table.player == "local model random"].tolist(), "seeded"
+
+
+@pytest.mark.parametrize("context", [16, 128, 200])
+def test_a_local_model_with_a_small_context_is_left_out_with_the_limit(tmp_path, context):
+    folder = make_random_model(tmp_path / "random")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    players, left_out = gather_players(["altruist"], local=[folder])
+    assert list(players) == ["altruist"] and len(left_out) == 1 and left_out[0].startswith(str(folder))
+    assert f"the model's context holds {context}." in left_out[0] and "\n" not in left_out[0]
+    player = local_player(folder)
+    offer = [*render_system("prosocial"), {"role": "user", "content": render_choice(0, range(9))}]
+    with pytest.raises(OrientationError, match=f"context holds {context}"):
+        player(offer)
+    table = run_players({"small": player}, 1, with_goal=[False])   # asked all the same: missing, and the limit as reply
+    assert table.choice.isna().all() and table.reply.str.contains(f"context holds {context}").all()
+
+
+def test_a_local_model_reads_every_word_of_a_talk(tmp_path):
+    player = local_player(make_random_model(tmp_path / "random"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "random")
+    for name in load_slider().orientations:
+        for item in range(6):
+            question = render_choice(item, range(9))
+            read = tokenizer.decode(player.encode([*render_system(name), {"role": "user", "content": question}])[0])
+            for text in (render_system(name)[0]["content"], question):
+                assert " ".join(text.split()) in " ".join(read.split())
+
+
+def test_a_template_without_a_system_role_leaves_the_model_out(tmp_path):
+    folder = make_random_model(tmp_path / "random")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
+    assert gather_players([], local=[folder])[1] == [f"{folder}: System role not supported"]
 
 
 def test_a_player_that_fails_leaves_gaps_with_the_reason():
