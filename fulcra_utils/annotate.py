@@ -31,6 +31,7 @@ from fulcra_utils.review import (
     collect_people,
     match_decisions,
     read_decisions,
+    refuse_decided,
     write_review_csv,
 )
 from fulcra_utils.theory import Theory, load_theory
@@ -146,6 +147,8 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
         raise ValueError(f"{output_path}: the output would replace the input")
     forms = FORMS if form == "vote" else (form,)
     price = load_price(endpoint.model, prices, endpoint.is_local)
+    if review:
+        refuse_decided(review)
     decided = _find_decisions(output_path, decisions, theory)
     rows, unused = read_rows(input_path, prompt_field, response_field), []
     if decided is not None:

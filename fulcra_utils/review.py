@@ -380,7 +380,7 @@ def collect_people(decisions: pd.DataFrame, names: Sequence[str], row_ids: Seque
 def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame) -> Path:
     """Write a queue as CSV for a spreadsheet: the case, its texts, and empty columns label, who and note to fill in.
 
-    The filled-in file is read by `read_decisions`.
+    The filled-in file is read by `read_decisions`, and never replaced by another queue.
 
     Parameters
     ----------
@@ -399,11 +399,18 @@ def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame)
     ...     pd.read_csv(write_review_csv(Path(folder) / "q.csv", queue, texts)).columns.tolist()[:4]
     ['row_id', 'name', 'label', 'who']
     """
+    refuse_decided(path)
     table = queue.astype({"row_id": str}).join(_index_texts(texts), on="row_id").assign(label="", who="", note="")
     first = ["row_id", "name", "label", "who", "note", "prompt", "response", "why", "vote"]
     table = table[[*first, *[c for c in table if c not in first]]]
     return write_table(path, table.assign(**{c: table[c].fillna("").map(_guard)
                                              for c in ("row_id", "prompt", "response")}))
+
+
+def refuse_decided(path: str | Path) -> None:
+    """Raise ReviewError when a file holds decisions, which a queue written there would replace."""
+    if Path(path).is_file() and (n := len(read_decisions(path))):
+        raise ReviewError(f"{path}: holds {n} decisions, which the queue would replace; move it or name another file")
 
 
 def _index_texts(texts: pd.DataFrame) -> pd.DataFrame:

@@ -78,6 +78,8 @@ def score_respondents(
 ) -> pd.DataFrame:
     """Score each respondent on each value.
 
+    Answers that are neither a code of the scale nor a known code for a missing one are named in a warning.
+
     Parameters
     ----------
     rows : DataFrame
@@ -113,8 +115,13 @@ def score_respondents(
     """
     questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
     _check_survey(rows, theory, questionnaire)
-    low, high = questionnaire.scale
     answers = _read_answers(rows, questionnaire)
+    _count_strays(rows, answers, questionnaire)
+    return _score(answers, theory, questionnaire, centred)
+
+
+def _score(answers: pd.DataFrame, theory: Theory, questionnaire: Questionnaire, centred: bool) -> pd.DataFrame:
+    low, high = questionnaire.scale
     answers = (low + high - answers) if questionnaire.reverse else answers
     answers[answers.isna().sum(axis=1) > questionnaire.max_missing] = np.nan
     middle = answers.mean(axis=1) if centred else (low + high) / 2
@@ -128,8 +135,6 @@ def average_countries(
     weighted: bool = True, drop_alike: bool = True,
 ) -> pd.DataFrame:
     """Average respondents by country, with survey weights and intervals.
-
-    Answers that are neither a code of the scale nor a known code for a missing one are named in a warning.
 
     Parameters
     ----------
@@ -165,8 +170,9 @@ def average_countries(
     >>> average_countries(rows, "schwartz10").value.round(3).unique().tolist()
     [0.5]
     """
-    questionnaire, rows = questionnaire or load_questionnaire(), rows.reset_index(drop=True)
-    scores = score_respondents(rows, theory, questionnaire, centred)
+    questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
+    rows = rows.reset_index(drop=True)
+    _check_survey(rows, theory, questionnaire)
     for column in [questionnaire.country, *([questionnaire.weight] if weighted else [])]:
         if column not in rows:
             raise SurveyError(f"the survey rows have no column {column!r}.")
@@ -181,15 +187,12 @@ def average_countries(
     alike = ~silent & (most > (questionnaire.max_alike or np.inf)) & drop_alike
     alike &= ~(alike | silent).groupby(countries).transform("all")
     left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
+    scores = _score(answers, theory, questionnaire, centred)
     scores[alike] = np.nan
     parts = [_average(scores.loc[index, d], weights.loc[index], country, d) | left_out.loc[country].to_dict()
              for country, index in rows.groupby(countries, sort=True).groups.items() for d in scores]
     table = pd.DataFrame(parts)
-    table.attrs["answers"] = strays = _count_strays(rows, answers, questionnaire)
-    if odd := [stray for stray in strays if not stray["is_code"]]:
-        named = ", ".join(f"{s['country']} {s['question']} {s['answer']!r} ({s['n']})" for s in odd[:5])
-        warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {questionnaire.name} and count as missing: "
-                      f"{named}{', …' if len(odd) > 5 else ''}", stacklevel=2)
+    table.attrs["answers"] = _count_strays(rows, answers, questionnaire)
     return table
 
 
@@ -251,15 +254,21 @@ def _read_answers(rows: pd.DataFrame, questionnaire: Questionnaire) -> pd.DataFr
 
 
 def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Questionnaire) -> list[dict]:
-    """Return how often each country gave each answer off the scale to each question."""
+    """Return how often each country gave each answer off the scale to each question; warn of those without a code."""
     row, question = np.nonzero(answers.isna().to_numpy())
     given = rows[questionnaire.columns].to_numpy(dtype=object)[row, question]
     given = np.where(pd.isna(given), "", given)
     is_code = pd.Series(pd.to_numeric(given, errors="coerce")).isin(questionnaire.missing) | (given == "")
-    table = pd.DataFrame({"country": rows[questionnaire.country].to_numpy()[row], "answer": given, "is_code": is_code,
+    country = rows[questionnaire.country].to_numpy()[row] if questionnaire.country in rows else ""
+    table = pd.DataFrame({"country": country, "answer": given, "is_code": is_code,
                           "question": np.array(questionnaire.columns, dtype=object)[question]})
-    return table.groupby(["country", "question", "answer", "is_code"], sort=False).size().rename("n").reset_index(
-    ).to_dict("records")
+    keys = ["country", "question", "answer", "is_code"]
+    strays = table.groupby(keys, sort=False, dropna=False).size().rename("n").reset_index().to_dict("records")
+    if odd := [stray for stray in strays if not stray["is_code"]]:
+        named = ", ".join(f"{s['country']} {s['question']} {s['answer']!r} ({s['n']})" for s in odd[:5])
+        warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {questionnaire.name} and count as missing: "
+                      f"{named}{', …' if len(odd) > 5 else ''}", stacklevel=3)
+    return strays
 
 
 def _read_weights(column: pd.Series) -> pd.Series:

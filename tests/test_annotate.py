@@ -512,7 +512,7 @@ def test_decisions_that_surely_belong_to_no_row_are_said(tmp_path, command, dry_
 
 
 @pytest.mark.parametrize("name", ["schwartz10", "schwartz19", "moral_foundations"])
-@pytest.mark.parametrize("fault", ["", "503"])
+@pytest.mark.parametrize("fault", ["", "malformed"])
 def test_a_decision_on_a_dimension_stands_whatever_the_items_say(tmp_path, name, fault):
     theory = load_theory(name)
     rows = write_input(tmp_path / "in.jsonl", 6)
@@ -520,7 +520,7 @@ def test_a_decision_on_a_dimension_stands_whatever_the_items_say(tmp_path, name,
     signs = enumerate(("-1", "0", "+1", "−1"))
     lines = [f"r{n},{dim.title()},{label},Ann" for n, label in signs for dim in (first, last)]
     (tmp_path / "out.jsonl.decisions.csv").write_text("\n".join(["row_id,name,label,who", *lines]))
-    with FaultServer([fault or "503"], rate=bool(fault)) as server:
+    with FaultServer([fault or "malformed"], rate=bool(fault), most_faults=99) as server:
         report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", name, quick(server, attempts=1))
     assert not report.unused
     truth = items_to_vectors(expected_labels(rows, theory), theory)
@@ -544,7 +544,7 @@ def test_the_queue_comes_back_row_by_row(tmp_path):
     for row, own in zip(rows, ids, strict=True):
         row.update(id=own, prompt=f"{own}\r{row['prompt']}")
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with FaultServer(["503"], rate=1) as server:  # nothing is annotated, so that everything is in the queue
+    with FaultServer(["malformed"], rate=1, most_faults=99) as server:  # all is in the queue
         annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", THEORY, quick(server, attempts=1),
                       review=tmp_path / "q.csv")
         with open(tmp_path / "q.csv", encoding="utf-8", newline="") as sheet:
@@ -558,6 +558,14 @@ def test_the_queue_comes_back_row_by_row(tmp_path):
     assert not report.unused and not report.failed
     for row, out in zip(rows, read_output(tmp_path / "out.jsonl"), strict=True):
         assert out["decided_by"] == dict.fromkeys(THEORY.items, row["prompt"][-3:].strip()), "each row has its own"
+
+
+def test_a_filled_in_queue_is_not_replaced(tmp_path):
+    write_input(tmp_path / "in.jsonl", 2)
+    (tmp_path / "q.csv").write_text(f"row_id,name,label,who\nr1,{THEORY.items[0]},1,Ann\n")
+    with FaultServer(rate=0) as server, pytest.raises(ValueError, match="q.csv: holds 1 decisions"):
+        annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", THEORY, quick(server), review=tmp_path / "q.csv")
+    assert server.requests == 0, "nothing is paid before the refusal"
 
 
 def test_a_reply_cannot_leave_its_fence(tmp_path):

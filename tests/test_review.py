@@ -65,6 +65,8 @@ def test_csv_goes_out_and_comes_back(tmp_path):
     assert sheet.prompt[1] == "'=1+1", "no spreadsheet runs a prompt as a formula"
     sheet.loc[0, ["label", "who", "note"]] = ["-1", "Ann", "clear"]
     sheet.to_csv(path, index=False)
+    with pytest.raises(ReviewError, match="q.csv: holds 1 decisions, which the queue would replace"):
+        write_review_csv(path, queue, TEXTS)
     found = read_decisions(path, THEORY.dimensions)
     assert found[["row_id", "name", "label", "who", "note"]].values.tolist() == [["r0", "care", -1.0, "Ann", "clear"]]
 

@@ -109,6 +109,10 @@ def test_answers_off_the_scale_are_counted_by_country_and_question(answer):
     is_known = answer in ("", None, 7, 8, 9, 77, 99) or answer is np.nan
     assert [s["is_code"] for s in strays] == [is_known] * 2 and len(said) == (not is_known)
     assert is_known or "5 answers are no code of pvq21" in str(said[0].message)
+    with warnings.catch_warnings(record=True) as said_alone:
+        warnings.simplefilter("always")
+        score_respondents(rows, THEORY, KEY)
+    assert [str(one.message) for one in said_alone] == [str(one.message) for one in said]
     first = rows[KEY.columns].apply(pd.to_numeric, errors="coerce").where(lambda t: t.isin(range(1, 7)))
     power = ((7 - first[["imprich", "iprspot"]]).mean(axis=1) - 3.5) / 2.5
     for country in ("GB", "NL"):
