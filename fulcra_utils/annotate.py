@@ -12,8 +12,11 @@ import pandas as pd
 
 from fulcra_utils.annotation import FORMS
 from fulcra_utils.datacard import write_release
+from fulcra_utils.dataset import DatasetError
 from fulcra_utils.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
+from fulcra_utils.files import check_outputs
 from fulcra_utils.labelling import (
+    ROWS,
     Annotation,
     Row,
     annotate_rows,
@@ -74,19 +77,18 @@ class AnnotateReport:
 
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
-        columns = ["form", "replies", "requests", "stored", "tokens_in", "tokens_out", "cost"]
-        lines = [self.plan[columns].to_string(index=False)]
-        if self.costs is not None:
-            lines = [self.costs.to_string(index=False)]
-        spent = self.plan if self.costs is None else self.costs
-        lines.append(f"cost {spent.cost.sum():.4f} USD in all, at {self.price.describe()}")
+        spent, when = (self.plan, "to come") if self.costs is None else (self.costs, "for this run")
+        lines = [spent.to_string(index=False)]
+        lines.append(f"cost {spent.cost.sum():.4f} USD {when}, {spent.paid_before.sum():.4f} USD paid before, "
+                     f"at {self.price.describe()}")
         if self.forms is not None:
             lines.append(self.forms.round(3).to_string(index=False, na_rep="-"))
         if self.failed:
             shown = [f"  row {number}: {why}" for number, why in list(self.failed.items())[:10]]
             more = [f"  … and {len(self.failed) - 10} more"] if len(self.failed) > 10 else []
-            lines += [f"{len(self.failed)} of {self.n_rows} rows are not annotated in full:", *shown, *more]
-            lines += [f"every answer is kept in {self.cache}; the same command asks again where one was unusable"]
+            what = "cannot be read" if self.costs is None else "are not annotated in full"
+            lines += [f"{len(self.failed)} of {self.n_rows} rows {what}:", *shown, *more]
+        lines += [f"every answer is kept in {self.cache}; a usable one is never paid again"]
         if self.unused:
             more = [f"  … and {len(self.unused) - 10} more"] if len(self.unused) > 10 else []
             lines += [f"{len(self.unused)} decisions belong to no row and are not used:",
@@ -110,11 +112,13 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     form : {"all", "sets", "single", "vote"}
         "vote" asks in all three forms.
     cache : path, optional
-        Folder of the stored answers; default: `<output>.cache`. One without faults is never asked for again.
+        Folder of the stored answers; default: `<input>.cache`, whatever the output is called. One without faults is
+        never asked for again.
     budget : float, optional
-        Dollars; reached, nothing more is asked, and the rest is recorded as not annotated.
+        Dollars for all answers to the questions of this call, what earlier calls paid for them included; reached,
+        nothing more is asked, and the rest is recorded as not annotated.
     dry_run : bool
-        Plan only: nothing is asked and nothing is written.
+        Plan only: nothing is asked and nothing is written. Files are checked, and rows read, as for a real run.
     prompt_field, response_field : str
     decisions : path, optional
         People's decisions (CSV) on items or dimensions; the latest on a cell wins. Default:
@@ -136,31 +140,35 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     Raises
     ------
     DatasetError, TheoryError, EndpointError, ReviewError, ValueError
-        Unusable input or arguments, in one line.
+        Unusable input or arguments, outputs that could not be written: in one line, before anything is asked.
 
     Source: the paper's pipeline as far as it is reported; everything else is ours.
     """
-    theory, output_path = load_theory(theory), Path(output_path)
+    theory, input_path, output_path = load_theory(theory), Path(input_path), Path(output_path)
     if form not in (*FORMS, "vote"):
         raise ValueError(f"no form {form!r}; there are {', '.join(FORMS)} and vote.")
-    if output_path.exists() and Path(input_path).exists() and output_path.samefile(input_path):
-        raise ValueError(f"{output_path}: the output would replace the input")
     forms = FORMS if form == "vote" else (form,)
     price = load_price(endpoint.model, prices, endpoint.is_local)
+    folder = Path(cache) if cache else input_path.with_name(input_path.name + ".cache")
+    release = output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset") if card else None
+    decisions = _find_decisions(output_path, decisions)
+    outputs = [(output_path, ROWS), *([(review, (".csv",))] if review else []), (folder / "answers.sqlite", ()),
+               *((release / name, ()) for name in ("README.md", "data/train.jsonl", "data/train.parquet") if release)]
+    check_outputs(outputs, filter(None, (input_path, decisions, prices)))
     if review:
         refuse_decided(review)
-    decided = _find_decisions(output_path, decisions, theory)
+    decided = read_decisions(decisions, theory) if decisions else None
     rows, unused = read_rows(input_path, prompt_field, response_field), []
+    if not rows:
+        raise DatasetError(f"{input_path}: has no rows")
     if decided is not None:
         decided, unused = match_decisions(decided, *identify_rows(rows))
-    folder = Path(cache) if cache else output_path.with_name(output_path.name + ".cache")
-    if dry_run:
-        store = AnswerCache(folder) if folder.exists() else None
-        return AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows), price,
-                              unused=unused)
-    store = AnswerCache(folder)
+    store = AnswerCache(None if dry_run and not folder.exists() else folder)
     try:
         plan = plan_annotation(rows, theory, endpoint, forms, store, price)
+        if dry_run:
+            unread = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
+            return AnnotateReport(plan, len(rows), price, unread, cache=folder, unused=unused)
         annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
     finally:
         store.close()
@@ -169,11 +177,10 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
     if review:
         report.files.append(_write_queue(review, annotation, rows, theory, decided))
-    if card:
-        report.files.append(write_release(
-            output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset"), output_path, theory,
-            {"model": endpoint.model, "endpoint": endpoint.address, "form": form, "rule": rule, "price": price,
-             "costs": annotation.costs, "forms": report.forms, "agreement": _agreement(annotation, theory, rows)}))
+    if release:
+        report.files.append(write_release(release, output_path, theory, {
+            "model": endpoint.model, "endpoint": endpoint.address, "form": form, "rule": rule, "price": price,
+            "costs": annotation.costs, "forms": report.forms, "agreement": _agreement(annotation, theory, rows)}))
     return report
 
 
@@ -225,10 +232,9 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
         store.close()
 
 
-def _find_decisions(output_path: Path, given: str | Path | None, theory: Theory) -> pd.DataFrame | None:
+def _find_decisions(output_path: Path, given: str | Path | None) -> Path | None:
     beside = output_path.with_name(output_path.name + ".decisions.csv")
-    path = Path(given) if given else beside if beside.exists() else None
-    return None if path is None else read_decisions(path, theory)
+    return Path(given) if given else beside if beside.exists() else None
 
 
 def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame | None,

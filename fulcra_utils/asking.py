@@ -65,8 +65,8 @@ class Outcome:
     """What became of one question.
 
     `value` is what the check made of the best answer (None: nothing usable), `faults` what is wrong with it, `error`
-    why there is no answer at all; calls, tokens and cost count every answer of this question, `n_paid` those of
-    this start.
+    why there is no answer at all; calls and tokens count every answer of this question, `n_paid` and `cost` those of
+    this start, `paid_before` the dollars for the others. Equal questions count once, in one of their outcomes.
     """
 
     value: Any = None
@@ -77,6 +77,7 @@ class Outcome:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
+    paid_before: float = 0.0
 
 
 Check = Callable[[int, Answer], tuple[Any, list[str], float]]
@@ -84,7 +85,7 @@ Check = Callable[[int, Answer], tuple[Any, list[str], float]]
 
 def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cache: AnswerCache,
             price: Price | None = None, budget: float | None = None,
-            done: Callable[[int, Outcome], None] = lambda *_: None) -> list[Outcome]:
+            done: Callable[[int, Outcome], None] = lambda *_: None, paid: float = 0.0) -> list[Outcome]:
     """Ask every question, many at a time, and return one outcome for each, in order.
 
     Parameters
@@ -101,9 +102,12 @@ def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cac
     price : Price, optional
         None leaves the cost unknown (counted as 0).
     budget : float, optional
-        Dollars for these questions, earlier starts included; a question that could exceed it is not asked.
+        Dollars for these questions, earlier starts included; a question that could exceed it is not asked. What is
+        under way is reckoned by the dearest answer so far, in proportion; before the first, one is asked at a time.
     done : callable
         Receives (number, outcome) as soon as a question is finished, in any order.
+    paid : float
+        Dollars that count in the budget already: what the stored answers cost (`plan_questions`).
 
     Returns
     -------
@@ -119,8 +123,32 @@ def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cac
     """
     if budget is not None and price is None:
         raise EndpointError(f"a budget needs a price: {endpoint.model} is not in {PRICES.name}")
-    session = _Session(endpoint, check, cache, price, budget, done)
+    session = _Session(endpoint, check, cache, price, budget, paid, done)
     return _run(session.run(questions))
+
+
+def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: AnswerCache | None, price: Price | None,
+                   is_answered: Callable[[int, list[Answer]], bool]) -> dict[str, float]:
+    """Return what is ahead (requests, tokens_in, tokens_out, cost) and what is kept (stored, paid_before).
+
+    Equal questions count once. `is_answered` takes a question's number and its stored answers; `paid_before` is what
+    all of these cost, in dollars. Tokens are estimates, second asks are not counted; cost is nan without a price.
+    """
+    counts, seen, paid_before = dict.fromkeys(("requests", "stored", "tokens_in", "tokens_out"), 0), set(), 0.0
+    for number, question in enumerate(questions):
+        if (key := question.key(endpoint)) in seen:
+            continue
+        seen.add(key)
+        answers = [] if cache is None else list(cache.list_answers(question, endpoint))
+        paid_before += sum(answer.find_cost(price) for answer in answers)
+        if is_answered(number, answers):
+            counts["stored"] += 1
+        else:
+            counts["requests"] += 1
+            counts["tokens_in"] += count_question(question)
+            counts["tokens_out"] += question.expected_tokens
+    cost = price.cost(counts["tokens_in"], counts["tokens_out"]) if price else float("nan")
+    return counts | {"cost": cost, "paid_before": paid_before}
 
 
 def _run(coroutine: Any) -> Any:
@@ -205,16 +233,18 @@ class _Limiter:
 class _Session:
     """The state of one `ask_all`."""
 
-    def __init__(self, endpoint, check, cache, price, budget, done):
+    def __init__(self, endpoint, check, cache, price, budget, paid, done):
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.endpoint, self.check, self.cache = endpoint, check, cache
         self.price, self.budget, self.done = price, budget, done
         self.key = endpoint.read_key()
-        self.spent, self.reserved, self.mode, self.n_answered, self.n_failed = 0.0, 0.0, JSON_MODES[0], 0, 0
+        self.spent, self.dearness, self.mode, self.n_answered, self.n_failed = paid, 0.0, JSON_MODES[0], 0, 0
+        self.reserved: list[float] = []  # dollars foreseen for each request under way, times the dearness so far
+        self.room = asyncio.Condition()
         self.options, self.left_out = endpoint.body, []
         self.flying: dict[str, asyncio.Task] = {}  # requests under way
-        self.counted: set[str] = set()  # answers whose cost is in `spent`
+        self.counted: set[str] = set()  # answers that stand in an outcome
         self.n_old: dict[str, int] = {}  # answers that a question had before this run
         own = endpoint.is_local  # a proxy of the environment cannot reach this machine
         version = endpoint.query.get("api-version")  # Azure's
@@ -256,18 +286,15 @@ class _Session:
                 if attempt - n_old >= (CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - n_old)):
                     break
             try:
-                answer, paid = await self._answer(question, attempt)
+                answer = await self._answer(question, attempt)
             except _Fault as fault:
                 outcome.error = outcome.error if outcome.value is not None else str(fault)
                 break
-            outcome.n_calls += 1
-            outcome.n_paid += paid
-            outcome.tokens_in += answer.tokens_in
-            outcome.tokens_out += answer.tokens_out
-            outcome.cost += answer.cost or 0.0
+            is_new = attempt >= self.n_old.get(first, attempt + 1)
+            self._count(outcome, answer, question.key(self.endpoint, attempt), is_new)
             if answer.void:
                 outcome.error = answer.void
-                if attempt >= self.n_old.get(first, attempt + 1):  # asked in this run: it will say so again
+                if is_new:  # it will say so again
                     break
                 continue
             value, faults, worth = self.check(number, answer)
@@ -277,47 +304,77 @@ class _Session:
                 break
         return outcome
 
-    async def _answer(self, question: Question, attempt: int) -> tuple[Answer, bool]:
-        """Return an answer and whether it was paid for now; equal questions under way share one request."""
+    def _count(self, outcome: Outcome, answer: Answer, key: str, is_new: bool) -> None:
+        if key not in self.counted:
+            self.counted.add(key)
+            outcome.n_calls += 1
+            outcome.n_paid += is_new
+            outcome.tokens_in += answer.tokens_in
+            outcome.tokens_out += answer.tokens_out
+            outcome.cost += answer.find_cost(self.price) * is_new
+            outcome.paid_before += answer.find_cost(self.price) * (not is_new)
+
+    async def _answer(self, question: Question, attempt: int) -> Answer:
+        """Return a stored answer, or ask; equal questions under way share one request."""
         key = question.key(self.endpoint, attempt)
         if key in self.flying:
-            return await asyncio.shield(self.flying[key]), False
+            return await asyncio.shield(self.flying[key])
         stored = self.cache.get(key)
         if stored is not None:
-            self._count_cost(key, stored)
-            return stored, False
+            self._learn_cost(question, stored)
+            return stored
         task = self.flying[key] = asyncio.create_task(self._pay(key, question))
         try:
-            return await asyncio.shield(task), True
+            return await asyncio.shield(task)
         finally:
             self.flying.pop(key, None)
 
-    def _count_cost(self, key: str, answer: Answer) -> None:
-        if key not in self.counted:
-            self.counted.add(key)
-            self.spent += answer.cost or 0.0
-
     async def _pay(self, key: str, question: Question) -> Answer:
-        estimate = 0.0
-        if self.price is not None:
-            limit = self.options.get("max_tokens") or self.options.get("max_completion_tokens")
-            estimate = self.price.cost(count_question(question), limit or question.expected_tokens)
-        if self.budget is not None and self.spent + self.reserved + estimate > self.budget:
-            raise _Refused(f"not asked: the budget of {self.budget:g} USD is reached", "row")
-        self.reserved += estimate
-        n_before = self.n_answered
-        try:
-            answer = await self._send(question)
+        async with self._reserve(self._estimate(question)):
+            n_before = self.n_answered
+            try:
+                answer = await self._send(question)
+            except _Fault as fault:
+                if self._concerns_all(fault, n_before):
+                    raise self._stop(fault) from None
+                raise
             self.cache.put(key, answer)
-            self._count_cost(key, answer)
+            self.spent += answer.find_cost(self.price)
+            self._learn_cost(question, answer)
             self.n_answered, self.n_failed = self.n_answered + 1, 0
             return answer
-        except _Fault as fault:
-            if self._concerns_all(fault, n_before):
-                raise self._stop(fault) from None
-            raise
+
+    @property
+    def _limit(self) -> int:
+        return self.options.get("max_tokens") or self.options.get("max_completion_tokens") or 0
+
+    def _estimate(self, question: Question) -> float:
+        tokens_out = self._limit or question.expected_tokens
+        return self.price.cost(count_question(question), tokens_out) if self.price else 0.0
+
+    def _learn_cost(self, question: Question, answer: Answer) -> None:
+        if estimate := self._estimate(question):
+            self.dearness = max(self.dearness, answer.find_cost(self.price) / estimate)
+
+    @asynccontextmanager
+    async def _reserve(self, estimate: float) -> AsyncIterator[None]:
+        """Keep dollars for a request: wait while they may be there once others are done, refuse when they are not."""
+        def fits() -> bool:
+            foreseen = sum((*self.reserved, estimate)) * (max(self.dearness, self._limit > 0) or 1.0)
+            return self.budget is None or self.spent + foreseen <= self.budget + 1e-9
+
+        async with self.room:
+            await self.room.wait_for(lambda: self.budget is None or not (self.reserved and estimate) or self.dearness
+                                     and fits())
+            if not fits():
+                raise _Refused(f"not asked: the budget of {self.budget:g} USD is reached", "row")
+            self.reserved.append(estimate)
+        try:
+            yield
         finally:
-            self.reserved -= estimate
+            self.reserved.remove(estimate)
+            async with self.room:
+                self.room.notify_all()
 
     async def _send(self, question: Question) -> Answer:
         """Send a question until it is answered, with growing waits between attempts."""
@@ -551,7 +608,7 @@ def _read_wait(headers: Any) -> float | None:
 
 
 def sum_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return calls, calls paid for now, tokens and cost over outcomes.
+    """Return calls, calls paid for now, tokens, cost now and cost before over outcomes.
 
     Examples
     --------
@@ -559,4 +616,4 @@ def sum_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
     3
     """
     return {name: sum(getattr(outcome, name) for outcome in outcomes)
-            for name in ("n_calls", "n_paid", "tokens_in", "tokens_out", "cost")}
+            for name in ("n_calls", "n_paid", "tokens_in", "tokens_out", "cost", "paid_before")}

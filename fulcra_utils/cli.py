@@ -112,13 +112,14 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
              theory: TheoryName = "schwartz10",
              form: Annotated[str, typer.Option(help="all, sets, single, or vote (all three).")] = "all",
              dry_run: Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")] = False,
-             budget: Annotated[float | None, typer.Option(help="Stop before this many US dollars are spent.")] = None,
+             budget: Annotated[float | None, typer.Option(
+                 help="Most US dollars for all answers to these questions, those of earlier runs included.")] = None,
              concurrency: Annotated[int, typer.Option(min=1, help="Most requests at a time.")] = 8,
              timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
              temperature: Annotated[str, typer.Option(help="Of the model's sampling; none: not sent.")] = "0",
              option: Annotated[list[str] | None, typer.Option(
                  help="name=value for the body of each request, as reasoning_effort=low; repeatable.")] = None,
-             cache: Annotated[str, typer.Option(help="Folder of stored answers; default <output>.cache.")] = "",
+             cache: Annotated[str, typer.Option(help="Folder of stored answers; default <input>.cache.")] = "",
              prompt_field: Annotated[str, typer.Option(help="Text, or chat messages.")] = "prompt",
              response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
              decisions: Annotated[str, typer.Option(help="People's decisions (CSV): the latest on a cell wins.")] = "",
@@ -128,7 +129,9 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment.
 
     Thoughts (<think> and the like) are never judged and never read for a label; the annotator's go to the field
-    `annotator_thoughts`. Exit 1 when some rows could not be annotated in full, or decisions belong to no row.
+    `annotator_thoughts`. Input and output names are checked before anything is asked, in a dry run, too. Every answer
+    is kept in the cache folder: running again, whatever the output is called, pays for no usable answer twice. Exit 1
+    when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
     from fulcra_utils.annotate import annotate_file
     from fulcra_utils.endpoints import PRICES, build_endpoint
@@ -203,16 +206,27 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
           writers: Annotated[str, typer.Option(help="Who replies, as in data/endpoints.example.yaml.")],
           prompt_field: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
           system: Annotated[str, typer.Option(help="A system message before each prompt.")] = "",
-          cache: Annotated[str, typer.Option(help="Folder of stored replies; default <output>.cache.")] = "") -> None:
+          dry_run: Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")] = False,
+          budget: Annotated[float | None, typer.Option(
+              help="Most US dollars for all replies to these prompts, those of earlier runs included.")] = None,
+          cache: Annotated[str, typer.Option(help="Folder of stored replies; default <input>.cache.")] = "") -> None:
     """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable.
 
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
     limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
     """
-    from fulcra_utils.generation import load_writers, write_reply_rows
-    from fulcra_utils.labelling import write_rows
-    cache = cache or f"{output}.cache"
-    rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, progress=sys.stderr.isatty())
+    from fulcra_utils.files import check_outputs
+    from fulcra_utils.generation import load_writers, plan_replies, read_reply_prompts, write_reply_rows
+    from fulcra_utils.labelling import ROWS, write_rows
+    cache = cache or f"{input}.cache"
+    check_outputs([(output, ROWS), (Path(cache) / "answers.sqlite", ())], [input, writers])
+    if dry_run:
+        _, prompts, bad = read_reply_prompts(input, prompt_field)
+        typer.echo(plan_replies(prompts, load_writers(writers), cache, system).to_string(index=False))
+        problems = [f"  {row['problem']}" for row in bad[:10]]
+        typer.echo("\n".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
+        raise typer.Exit(bool(bad))
+    rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, sys.stderr.isatty(), budget)
     write_rows(output, rows)
     failed = [(number, row["problem"]) for number, row in enumerate(rows, 1) if row.get("problem")]
     n_cut = sum(bool(row.get("cut_off")) for row in rows)
@@ -220,8 +234,8 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
                + f", {n_cut} cut off at the length limit" * bool(n_cut))
     for number, why in failed[:10]:
         typer.echo(f"  row {number}: {why}")
+    typer.echo(f"every answer is kept in {cache}; a usable one is never paid again")
     if failed:
-        typer.echo(f"every answer is kept in {cache}; the same command asks again where one was unusable")
         raise typer.Exit(1)
 
 

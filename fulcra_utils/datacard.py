@@ -123,7 +123,8 @@ def _describe_making(made: dict[str, Any]) -> str:
     costs = made.get("costs")
     if costs is not None:
         tokens = int(costs.tokens_in.sum() + costs.tokens_out.sum())
-        lines.append(f"- {int(costs.calls.sum())} answers, {tokens} tokens, cost {costs.cost.sum():.4f} USD at "
+        cost = costs.cost.sum() + costs.paid_before.sum()
+        lines.append(f"- {int(costs.calls.sum())} answers, {tokens} tokens, cost {cost:.4f} USD at "
                      f"{made['price'].describe()}")
     if made.get("forms") is not None:
         lines.append("\n" + _markdown(made["forms"].round(3)))

@@ -276,6 +276,12 @@ class Answer:
     received: float = 0.0
     thoughts: str = ""
 
+    def find_cost(self, price: Price | None) -> float:
+        """Return the dollars it cost, by `price` when none was known."""
+        if self.cost is None:
+            return price.cost(self.tokens_in, self.tokens_out) if price else 0.0
+        return self.cost
+
     def split(self) -> tuple[str, str]:
         """Return (thoughts, answer), as `split_thoughts` does; the thoughts of a reasoning field come first."""
         thoughts, answer = split_thoughts(self.text)

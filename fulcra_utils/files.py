@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,52 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
+    """Return the path of a file that could be written there: of a known kind, in a folder that can take it.
+
+    Raises
+    ------
+    ValueError
+        In one line, before anything is spent on what could not be written; nothing is left on the disk.
+
+    Examples
+    --------
+    >>> check_output("rows.csv", (".jsonl", ".jsonl.gz"))
+    Traceback (most recent call last):
+    ...
+    ValueError: rows.csv: can only be written as .jsonl or .jsonl.gz
+    """
+    path = Path(path)
+    if suffixes and not path.name.endswith(suffixes):
+        raise ValueError(f"{path}: can only be written as {' or '.join(suffixes)}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        folder = next(above for above in path.absolute().parents if above.exists())
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix="".join(path.suffixes[-2:]), dir=folder):
+            return path
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_outputs(outputs: Iterable[tuple[str | Path, tuple[str, ...]]], inputs: Iterable[str | Path]) -> None:
+    """Raise ValueError unless all outputs (path, suffixes) could be written, each to a place of its own.
+
+    Examples
+    --------
+    >>> check_outputs([("a.csv", (".csv",))], ["b.csv", "./a.csv"])
+    Traceback (most recent call last):
+    ...
+    ValueError: a.csv: would replace an input, or another output
+    """
+    taken = {Path(path).resolve() for path in inputs}
+    for path, suffixes in outputs:
+        place = check_output(path, suffixes).resolve()
+        if place in taken:
+            raise ValueError(f"{path}: would replace an input, or another output")
+        taken.add(place)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -12,8 +12,8 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fulcra_utils.asking import Outcome, ask_all
-from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, iter_rows
+from fulcra_utils.asking import Outcome, ask_all, plan_questions
+from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, load_endpoints, load_price
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
 
 
 def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path,
-                  system: str = "", progress: bool = False) -> pd.DataFrame:
+                  system: str = "", progress: bool = False, budget: float | None = None) -> pd.DataFrame:
     """Let every writer answer every prompt.
 
     Parameters
@@ -76,6 +76,8 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     system : str
         A system message before each prompt.
     progress : bool
+    budget : float, optional
+        Dollars for all replies of all endpoints to these prompts, what earlier calls paid for them included.
 
     Returns
     -------
@@ -90,23 +92,51 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
 
     Source: ours; the paper's replies come from eight models.
     """
-    store = AnswerCache(cache)
+    store, tables = AnswerCache(cache), []
     try:
-        tables = [_write_one(list(prompts), writer, store, system, progress) for writer in writers]
+        for writer in writers:
+            paid = 0.0 if budget is None else plan_replies(prompts, writers, store, system).paid_before.sum()
+            tables.append(_write_one(list(prompts), writer, store, system, progress, budget, paid))
     finally:
         store.close()
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
 
+def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache | str | Path,
+                 system: str = "") -> pd.DataFrame:
+    """Return what replies would take, one row a writer, as `plan_annotation` does; a local model costs nothing."""
+    own = isinstance(cache, AnswerCache)
+    store = cache if own else AnswerCache(cache if Path(cache).exists() else None)
+    rows = []
+    for writer in writers:
+        questions = _ask_for_replies(prompts, system)
+        if isinstance(writer, LocalModel):
+            kept = [store.get(key) is not None for key in {_local_key(question, writer) for question in questions}]
+            plan = {"requests": kept.count(False), "stored": kept.count(True), "cost": 0.0, "paid_before": 0.0}
+        else:
+            plan = plan_questions(questions, writer, store, load_price(writer.model, is_local=writer.is_local),
+                                  lambda _, answers: any(_take_text(0, a)[2] and not a.void for a in answers))
+        rows.append({"writer": writer.name or writer.model, "prompts": len(questions), **plan})
+    if not own:
+        store.close()
+    return pd.DataFrame(rows)
+
+
+def _ask_for_replies(prompts: Sequence[str], system: str) -> list[Question]:
+    before = ({"role": "system", "content": system},) if system else ()
+    return [Question((*before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
+
+
 def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalModel], cache: str | Path,
-                     prompt_field: str = "prompt", system: str = "", progress: bool = False) -> list[dict[str, Any]]:
+                     prompt_field: str = "prompt", system: str = "", progress: bool = False,
+                     budget: float | None = None) -> list[dict[str, Any]]:
     """Return the rows of a prompt file, once for each writer, with `response`, `response_source` and `problem`.
 
     Parameters
     ----------
     input_path : path
         .jsonl, .jsonl.gz or .parquet with prompts as text.
-    writers, cache, system, progress
+    writers, cache, system, progress, budget
         As in `write_replies`.
     prompt_field : str
 
@@ -121,16 +151,8 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     DatasetError, EndpointError
         When the file cannot be read, or nobody can be asked.
     """
-    fields, prompts, bad = [], [], []
-    for line, row, reason in iter_rows(input_path):
-        text = (row or {}).get(prompt_field)
-        if isinstance(text, str) and text.strip():
-            fields.append(row)
-            prompts.append(text)
-        else:
-            why = reason or f"{prompt_field} is no text"
-            bad.append({**(row or {}), "response": None, "problem": f"line {line}: {why}"})
-    replies = write_replies(prompts, writers, cache, system, progress)
+    fields, prompts, bad = read_reply_prompts(input_path, prompt_field)
+    replies = write_replies(prompts, writers, cache, system, progress, budget)
     own = ("problem", "thoughts", "cut_off")
     made = [{**{name: value for name, value in fields[reply["row"]].items() if name not in own},
              "response": reply["response"], "response_source": reply["response_source"],
@@ -138,15 +160,31 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     return made + bad
 
 
+def read_reply_prompts(path: str | Path, prompt_field: str = "prompt") -> tuple[list[dict], list[str], list[dict]]:
+    """Return the rows with a prompt, their prompts, and the other rows, each with its `problem`."""
+    fields, prompts, bad = [], [], []
+    for line, row, reason in iter_rows(path):
+        text = (row or {}).get(prompt_field)
+        if isinstance(text, str) and text.strip():
+            fields.append(row)
+            prompts.append(text)
+        else:
+            why = reason or f"{prompt_field} is no text"
+            bad.append({**(row or {}), "response": None, "problem": f"line {line}: {why}"})
+    if not prompts and not bad:
+        raise DatasetError(f"{path}: has no rows")
+    return fields, prompts, bad
+
+
 def _write_one(prompts: list[str], writer: Endpoint | LocalModel, store: AnswerCache, system: str,
-               progress: bool) -> pd.DataFrame:
-    before = ({"role": "system", "content": system},) if system else ()
-    questions = [Question((*before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
+               progress: bool, budget: float | None, paid: float) -> pd.DataFrame:
+    questions = _ask_for_replies(prompts, system)
     if isinstance(writer, LocalModel):
         taken = [_take_text(0, answer) for answer in _generate_all(questions, writer, store, progress)]
         outcomes = [Outcome(value, faults) for value, faults, _ in taken]
     else:
-        outcomes = ask_all(writer, questions, _take_text, store, load_price(writer.model, is_local=writer.is_local))
+        price = load_price(writer.model, is_local=writer.is_local)
+        outcomes = ask_all(writer, questions, _take_text, store, price, budget, paid=paid)
     taken = [outcome.value or {"response": None, "thoughts": "", "cut_off": False} for outcome in outcomes]
     return pd.DataFrame({
         "prompt": prompts, **{name: [value[name] for value in taken] for name in ("response", "thoughts", "cut_off")},

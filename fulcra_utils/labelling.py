@@ -26,12 +26,14 @@ from fulcra_utils.annotation import (
     render_question,
     vote_labels,
 )
-from fulcra_utils.asking import ask_all, sum_outcomes
+from fulcra_utils.asking import ask_all, plan_questions, sum_outcomes
 from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
-from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price, count_question
-from fulcra_utils.files import write_atomic
+from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price
+from fulcra_utils.files import check_output, write_atomic
 from fulcra_utils.review import apply_decisions
 from fulcra_utils.theory import Theory
+
+ROWS = (".jsonl", ".jsonl.gz")  # what rows are written as
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Annotation:
     open : list of dict, length N
         Item → why it is not annotated.
     costs : DataFrame
-        form, replies, calls, paid_now, tokens_in, tokens_out, cost.
+        form, replies, calls, paid_now, tokens_in, tokens_out, cost (of this start), paid_before (dollars for the
+        answers that were stored). Equal questions count once.
     thoughts : list of str, length N
         What the annotator thought before its answers; no label is read from it.
     told : array, shape (N, D), optional
@@ -215,8 +218,9 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
     Returns
     -------
     DataFrame
-        One row a form: form, replies, requests, stored, tokens_in, tokens_out, cost (nan without a price). Requests,
-        tokens and cost leave out what is stored; tokens are estimates (four bytes each), second asks are not counted.
+        One row a form: form, replies, requests, stored, tokens_in, tokens_out, cost (nan without a price), paid_before
+        (dollars for all stored answers). Requests, tokens and cost leave out what is stored, and count equal questions
+        once; tokens are estimates (four bytes each), second asks are not counted.
 
     Source: ours.
 
@@ -231,21 +235,14 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
     table = []
     usable = [row.dialogue for row in rows if row.dialogue is not None]
     for form in forms:
-        counts, seen = {"requests": 0, "stored": 0, "tokens_in": 0, "tokens_out": 0}, set()
-        for items, question in ((items, render_question(theory, d, items, form)) for d in usable
-                                for items in list_questions(theory, form)):
-            key = question.key(endpoint)
-            if key in seen:
-                continue
-            seen.add(key)
-            if cache is not None and _is_answered(cache.list_answers(question, endpoint), theory, items, form):
-                counts["stored"] += 1
-                continue
-            counts["requests"] += 1
-            counts["tokens_in"] += count_question(question)
-            counts["tokens_out"] += question.expected_tokens
-        cost = price.cost(counts["tokens_in"], counts["tokens_out"]) if price else np.nan
-        table.append({"form": form, "replies": len(usable), **counts, "cost": cost})
+        asked = [(dialogue, items) for dialogue in usable for items in list_questions(theory, form)]
+
+        def is_answered(n: int, answers: list[Answer], asked=asked, form=form) -> bool:
+            return _is_answered(answers, theory, asked[n][1], form)
+
+        questions = (render_question(theory, dialogue, items, form) for dialogue, items in asked)
+        table.append({"form": form, "replies": len(usable),
+                      **plan_questions(questions, endpoint, cache, price, is_answered)})
     return pd.DataFrame(table)
 
 
@@ -299,14 +296,15 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
         sheet.enter(number, outcome)
         bar()
 
-    outcomes = ask_all(endpoint, questions, sheet.check, cache, price, budget, finish)
+    paid = 0.0 if budget is None else plan_annotation(rows, theory, endpoint, forms, cache, price).paid_before.sum()
+    outcomes = ask_all(endpoint, questions, sheet.check, cache, price, budget, finish, paid)
     costs = []
     for f, form in enumerate(forms):
         mine = [outcome for (g, _, _), outcome in zip(jobs, outcomes, strict=True) if g == f]
         sums = sum_outcomes(mine)
         costs.append({"form": form, "replies": sum(row.dialogue is not None for row in rows), "calls": sums["n_calls"],
                       "paid_now": sums["n_paid"], "tokens_in": sums["tokens_in"], "tokens_out": sums["tokens_out"],
-                      "cost": sums["cost"] if price else np.nan})
+                      "cost": sums["cost"] if price else np.nan, "paid_before": sums["paid_before"]})
     return sheet.close(rows, pd.DataFrame(costs))
 
 
@@ -403,6 +401,7 @@ def compare_forms(annotation: Annotation, people: np.ndarray | None = None) -> p
         rows.append({**_agree(own, vote_labels(others)[0].ravel() if len(others) else nobody, "others"),
                      **_agree(own, nobody if people is None else people.ravel(), "people")})
     costs = annotation.costs[["form", "calls", "tokens_in", "tokens_out", "cost"]].reset_index(drop=True)
+    costs["cost"] += annotation.costs.get("paid_before", pd.Series(0.0, costs.index)).to_numpy()
     return pd.concat([costs, pd.DataFrame(rows)], axis=1)
 
 
@@ -521,9 +520,7 @@ def write_rows(path: str | Path, rows: Iterator[dict[str, Any]] | Sequence[dict[
     ...     write_rows(Path(folder) / "a.jsonl", [{"é": 1}]).read_text(encoding="utf-8")
     '{"é": 1}\\n'
     """
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{path}: labelled rows are written as .jsonl or .jsonl.gz")
+    path = check_output(path, ROWS)
     with write_atomic(path) as tmp:
         opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
         with opener(tmp, "wt", encoding="utf-8", errors="replace", newline="\n") as lines:

@@ -129,11 +129,11 @@ def test_an_unusable_answer_is_asked_again_once_the_server_is_mended(command, tm
     with FaultServer([fault], rate=1, most_faults=99) as server:
         code, out, _ = command(server)
         assert (code, server.requests) == (1, 9), "asked again at most twice in one run"
-        assert f"every answer is kept in {tmp_path / 'out.jsonl.cache'}" in out
+        assert f"every answer is kept in {tmp_path / 'in.jsonl.cache'}" in out
         code, out, _ = command(server)
         asked = server.requests - 9
         assert code == 1 and 3 <= asked <= 9, "bounded in the second run as well"
-        kept = AnswerCache(tmp_path / "out.jsonl.cache")
+        kept = AnswerCache(tmp_path / "in.jsonl.cache")
         assert len(kept) == server.requests, "every answer that was paid for can be looked at"
         kept.close()
         server.rate = 0
@@ -231,7 +231,7 @@ def test_answers_before_the_credits_ran_out_are_kept(command, tmp_path):
     with FaultServer(rate=0) as server:
         server.script = lambda _: (200, CREDITS) if server.requests > 9 else None
         code, _, err = command(server, "--concurrency", "2")
-        assert code == 2 and "insufficient credits" in err and f"kept in {tmp_path / 'out.jsonl.cache'}" in err
+        assert code == 2 and "insufficient credits" in err and f"kept in {tmp_path / 'in.jsonl.cache'}" in err
         assert server.requests <= 12
         server.script = None
         before, kept = server.requests, sum(server.served.values())
@@ -456,7 +456,7 @@ def test_ctrl_c_is_one_line_and_keeps_the_answers(tmp_path):
         assert (out, err.count("\n")) == ("", 1)
         assert "Traceback" not in err
     assert not (tmp_path / "out.jsonl").exists()
-    store = AnswerCache(tmp_path / "out.jsonl.cache")
+    store = AnswerCache(tmp_path / "in.jsonl.cache")
     assert 10 <= len(store) < 300
     store.close()
 
@@ -687,7 +687,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
             kills += code == -signal.SIGKILL
             if code == 0:  # finished before the twentieth kill: start anew
                 (torn / "out.jsonl").unlink()
-                for path in (torn / "out.jsonl.cache").iterdir():
+                for path in (torn / "in.jsonl.cache").iterdir():
                     path.unlink()
                 server.served.clear()
             assert time.monotonic() - started < 60
@@ -745,3 +745,113 @@ def test_an_answer_without_its_end_labels_nothing(tmp_path, choice):
     row = read_output(tmp_path / "out.jsonl")[0]
     assert list(report.failed) == [1] and row["value_items"] == [] and len(row["not_annotated"]) == THEORY.n_items
     assert ("cut off" in report.failed[1]) == (choice["finish_reason"] != "stop")
+
+
+DIME = {"prompt_tokens": 0, "completion_tokens": 100_000, "total_tokens": 100_000}  # 0.10 dollars by the table below
+
+
+def write_prices(tmp_path):
+    (tmp_path / "prices.yaml").write_text("date: 2025-01-01\nmodels: {judge: {input: 1, output: 1}}\n")
+    return tmp_path / "prices.yaml"
+
+
+@pytest.mark.parametrize(("n_first", "start", "n"), [(10, 0, 20), (10, 10, 20), (0, 0, 20), (4, 2, 30)])
+def test_all_that_was_paid_counts_in_the_budget(tmp_path, n_first, start, n):
+    """The first call pays 0.10 a row for rows `start` and on; the second has n rows, those among them."""
+    endpoint = {"concurrency": 16}
+    with FaultServer(rate=0, latency=0.02) as server:
+        server.usage = DIME
+        if n_first:
+            write_input(tmp_path / "in.jsonl", n_first, start)
+            first = annotate_file(tmp_path / "in.jsonl", tmp_path / "a.jsonl", "schwartz10", quick(server, **endpoint),
+                                  prices=write_prices(tmp_path))
+            assert round(first.costs.cost.sum(), 9) == n_first / 10
+        write_input(tmp_path / "in.jsonl", n)
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "b.jsonl", "schwartz10", quick(server, **endpoint),
+                               prices=write_prices(tmp_path), budget=1.5)
+        assert server.requests == 15, "1.50 dollars in all"
+        assert report.costs[["cost", "paid_before"]].round(9).values.tolist() == [[1.5 - n_first / 10, n_first / 10]]
+        assert len(report.failed) == n - 15 and "budget of 1.5 USD" in next(iter(report.failed.values()))
+
+
+def test_a_budget_below_the_first_answers_is_not_run_past(tmp_path):
+    write_input(tmp_path / "in.jsonl", 20)
+    with FaultServer(rate=0, latency=0.05) as server:
+        server.usage = DIME  # foreseen are 0.002: all twenty would seem to fit
+        report = annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server),
+                               prices=write_prices(tmp_path), budget=0.25)
+    assert server.requests == 2 and report.costs.cost.sum() == 0.2
+
+
+def test_equal_questions_cost_once_in_every_report(tmp_path):
+    write_input(tmp_path / "in.jsonl", 3)
+    (tmp_path / "in.jsonl").write_text((tmp_path / "in.jsonl").read_text() * 4)
+    with FaultServer(rate=0, latency=0.02) as server:
+        server.usage = DIME
+        for when, (new, old) in enumerate([(0.3, 0.0), (0.0, 0.3)]):
+            report = annotate_file(tmp_path / "in.jsonl", tmp_path / f"{when}.jsonl", "schwartz10", quick(server),
+                                   prices=write_prices(tmp_path))
+            assert report.plan[["requests", "stored"]].values.tolist() == [[3 - 3 * when, 3 * when]]
+            assert report.costs[["calls", "paid_now"]].values.tolist() == [[3, 3 - 3 * when]]
+            assert report.costs[["cost", "paid_before"]].round(9).values.tolist() == [[new, old]]
+            assert f"cost {new:.4f} USD for this run, {old:.4f} USD paid before" in report.describe()
+            assert "3 answers, 300000 tokens, cost 0.3000 USD" in (tmp_path / f"{when}.dataset/README.md").read_text()
+    assert server.requests == 3
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    (["--output", "labelled.parquet"], "only be written as .jsonl"), (["--output", "labelled.csv"], "only be written"),
+    (["--output", "folder.jsonl"], "it is a folder"), (["--output", "in.jsonl"], "would replace an input"),
+    (["--output", "link.jsonl"], "would replace an input"), (["--output", "in.jsonl/out.jsonl"], "Not a directory"),
+    (["--output", "x" * 245 + ".jsonl"], "too long"), (["--output", "/proc/out.jsonl"], "cannot be written"),
+    (["--review", "queue.xlsx"], "only be written as .csv"), (["--review", "queue.csv/"], "it is a folder"),
+    (["--review", "people.csv", "--decisions", "people.csv"], "would replace an input"),
+    (["--output", "d.dataset/data/train.jsonl", "--input", "d.dataset/data/train.jsonl"], "would replace"),
+    (["--output", "d.jsonl", "--input", "d.dataset/data/train.jsonl"], "would replace an input"),
+    (["--output", "taken.jsonl"], "Not a directory"), (["--cache", "in.jsonl"], "Not a directory"),
+    (["--input", "rows.csv"], "CSV"), (["--input", "empty.jsonl"], "has no rows"),
+    (["--input", "none.jsonl"], "No such"),
+    (["--input", "folder.jsonl"], "Is a directory"), (["--decisions", "none.csv"], "none.csv")])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_names_are_checked_before_anything_is_paid(tmp_path, monkeypatch, capfd, options, why, dry):
+    write_input(tmp_path / "in.jsonl", 6)
+    for folder in ("folder.jsonl", "queue.csv", "d.dataset/data"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_input(tmp_path / "d.dataset/data/train.jsonl", 6)
+    (tmp_path / "link.jsonl").symlink_to("in.jsonl")
+    for name, text in {"taken.dataset": "", "empty.jsonl": "", "rows.csv": "prompt,response\na,b\n",
+                       "people.csv": "row_id,name,label,who\n"}.items():
+        (tmp_path / name).write_text(text)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    with FaultServer(rate=0) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setattr(sys, "argv", ["fulcra", "annotate", "--input", "in.jsonl", "--output", "out.jsonl",
+                                          "--model", "m", *options, *dry])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    said = capfd.readouterr().err
+    assert (stop.value.code, server.requests) == (2, 0) and why in said and said.count("\n") == 1, said
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before, "nothing is left behind"
+
+
+def test_another_output_name_pays_nothing_again(command, tmp_path):
+    write_input(tmp_path / "in.jsonl", 6)
+    with FaultServer(rate=0) as server:
+        assert command(server, "--output", str(tmp_path / "a.csv"))[0] == 2 and server.requests == 0
+        for name in ("out.jsonl", "b.jsonl.gz", "new/c.jsonl"):
+            code, out, _ = command(server, "--output", str(tmp_path / name))
+            assert code == 0 and f"every answer is kept in {tmp_path / 'in.jsonl.cache'}" in out
+    assert server.requests == 6
+
+
+@pytest.mark.parametrize(("text", "n_bad", "n"), [
+    ('{"question_": "Hi?", "answer_text": "No."}\n', 1, 1),
+    ('{"prompt": "Hi?", "response": "No."}\n' * 2 + "{\n", 1, 3),
+    ('{"prompt": "Hi?"}\n{"prompt": 3, "response": "a"}\n', 2, 2), ('{"prompt": "Hi?", "response": "No."}\n', 0, 1)])
+def test_a_dry_run_says_what_the_run_will_say(command, tmp_path, text, n_bad, n):
+    (tmp_path / "in.jsonl").write_text(text)
+    with FaultServer(rate=0) as server:
+        code, out, _ = command(server, "--dry-run")
+        assert (server.requests, code, f"{n_bad} of {n} rows cannot be read" in out) == (0, n_bad > 0, n_bad > 0)
+        assert command(server)[0] == code

@@ -269,3 +269,36 @@ def test_local_thoughts_keep_their_marks():
     assert split_thoughts(decode_reply(ids, "<assistant><think>\n", tokenizer)) == ("a b", "yes")
     assert split_thoughts(decode_reply(ids[:2], "<assistant><think>\n", tokenizer)) == ("a b", "")
     assert split_thoughts(decode_reply(ids[:2], "<think></think>", tokenizer)) == ("", "a b")
+
+
+def test_replies_are_planned_checked_and_stay_in_their_budget(tmp_path, monkeypatch, capfd):
+    lines = [json.dumps({"prompt": prompt}) for prompt in [*PROMPTS, *PROMPTS]]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["fulcra", "reply", "--input", "in.jsonl", "--output", "out.jsonl",
+                                          "--writers", "w.yaml", *options])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capfd.readouterr()
+
+    with FaultServer(rate=0, latency=0.02) as server:
+        server.usage = {"prompt_tokens": 0, "completion_tokens": 10_000}  # 0.10 dollars of gpt-4o
+        entries = [{"model": "gpt-4o", "name": name, "base_url": server.url, "options": {"seed": seed}}
+                   for seed, name in enumerate("ab")]
+        (tmp_path / "w.yaml").write_text(json.dumps({"endpoints": entries}))
+        for name in ("replies.csv", "replies.parquet", "in.jsonl", "w.yaml"):
+            for dry in ([], ["--dry-run"]):
+                assert run("--output", name, *dry)[0] == 2 and server.requests == 0
+        code, out, _ = run("--dry-run")
+        assert code == 0 and server.requests == 0 and "24 prompts, 0 rows without one" in out
+        assert [line.split()[2] for line in out.splitlines()[1:3]] == ["12", "12"], "equal prompts are asked once"
+        code, out, _ = run("--budget", "1.5")
+        assert (code, server.requests) == (1, 15) and "budget of 1.5 USD is reached" in out
+        assert run("--budget", "2.0", "--output", "other.jsonl")[0] == 1 and server.requests == 20, "5 more"
+        assert run()[0] == 0 and server.requests == 24
+        (tmp_path / "in.jsonl").write_text('{"question": "Hi?"}\n')
+        assert run("--dry-run")[0] == run()[0] == 1
+        (tmp_path / "in.jsonl").write_text("")
+        assert run("--dry-run")[0] == run()[0] == 2
