@@ -13,6 +13,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.classification import NEAREST, scores_to_labels
 from fulcra_utils.probes import (
     bootstrap_preference,
     draw_directions,
@@ -22,7 +23,7 @@ from fulcra_utils.probes import (
     probe_number,
     probe_preference,
 )
-from fulcra_utils.replies import Finding, Replies, RiskMap, leave_out
+from fulcra_utils.replies import INTERVAL, Finding, Replies, RiskMap, leave_out
 from fulcra_utils.stats import (
     adjust_difference,
     adjust_p,
@@ -31,11 +32,10 @@ from fulcra_utils.stats import (
     bootstrap_means,
     compare_paired,
     correlate,
-    count_signs,
     fit_mixed,
     rank_columns,
+    share_interval,
     take_interval,
-    wilson_interval,
 )
 from fulcra_utils.theory import Theory
 
@@ -56,9 +56,9 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     -------
     Finding
         value, by ("all", "model", "query_source", "rows" = non-refusals only), group, sign ("supported", "opposed",
-        "expressed"), count, n, share, low, high (Wilson, 95 %).
+        "expressed"), count, n, share, low, high (95 %, `share_interval`).
 
-    Source: prevalence figure of the paper; intervals after Wilson (1927).
+    Source: prevalence figure of the paper.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     masks += [(by, str(g), (replies.table[by] == g).to_numpy(bool)) for by in ("model", "query_source")
               for g in replies.table[by].dropna().unique()]
     masks += [("rows", "non-refusals", ~replies.refusals)] if replies.refusals.any() else []
-    table = pd.concat([_count_group(replies.vectors[m], replies.theory.dimensions, by, g) for by, g, m in masks])
+    table = pd.concat([_count_group(replies.keep(m), by, g) for by, g, m in masks])
     table = table.reset_index(drop=True)
     top = table[(table.by == "all") & (table.sign == "expressed")].nlargest(1, "share").iloc[0]
     against = table[(table.by == "all") & (table.sign == "opposed")].nlargest(1, "share").iloc[0]
@@ -83,17 +83,16 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     told = "".join(f"; among non-refusals **{r.value}** ({_percent(r)})" for _, r in answered.iterrows())
     reading = (f"The value expressed most often is **{top.value}** ({_percent(top)}){told}; the one opposed most often "
                f"is **{against.value}** ({_percent(against)}); {replies.describe()}.")
-    return Finding(table, reading, f"{replies.describe()}; bars of error: 95 % Wilson intervals.")
+    return Finding(table, reading, f"{replies.describe()}; bars of error: {INTERVAL}.")
 
 
-def _count_group(vectors: np.ndarray, names: Sequence[str], by: str, group: str) -> pd.DataFrame:
-    counts = count_signs(vectors)
-    minus, plus, n = counts[:, 0], counts[:, 2], counts.sum(axis=1)
-    parts = []
-    for sign, k in (("supported", plus), ("opposed", minus), ("expressed", plus + minus)):
-        low, high = wilson_interval(k, n)
-        parts.append(pd.DataFrame({"value": names, "by": by, "group": group, "sign": sign, "count": k, "n": n,
-                                   "share": k / np.where(n, n, np.nan), "low": low, "high": high}))
+def _count_group(replies: Replies, by: str, group: str) -> pd.DataFrame:
+    labels, parts = scores_to_labels(replies.vectors, NEAREST), []
+    for sign, hits in (("supported", labels == 1), ("opposed", labels == -1), ("expressed", labels != 0)):
+        share, low, high = share_interval(hits, np.ones(hits.shape), replies.clusters)
+        parts.append(pd.DataFrame({"value": replies.theory.dimensions, "by": by, "group": group, "sign": sign,
+                                   "count": hits.sum(axis=0), "n": len(replies), "share": share, "low": low,
+                                   "high": high}))
     return pd.concat(parts)
 
 
@@ -219,7 +218,8 @@ def _correlate_way(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, names: Se
                "reported": reported, "tolerance": tolerance}
     table = pd.DataFrame({k: v.ravel() for k, v in columns.items()}).assign(**size)
     agreement, same_sign = agree_with_table(r, reported)
-    bounds = take_interval(agree_with_table(draws, reported)[0])
+    lost = (np.isnan(draws) & np.isfinite(r) & np.isfinite(reported)).any(axis=(1, 2))  # other cells: another number
+    bounds = take_interval(np.where(lost, np.nan, agree_with_table(draws, reported)[0]))
     outside = (high < reported - tolerance) | (low > reported + tolerance)
     inside = (low >= reported - tolerance) & (high <= reported + tolerance)
     return table, {"cell_correlation": float(agreement), "low": float(bounds[0]), "high": float(bounds[1]),

@@ -25,8 +25,8 @@ from fulcra_utils.clusters import (
     measure_stability,
 )
 from fulcra_utils.probes import pair_replies, predict_ridge, probe_preference
-from fulcra_utils.replies import Finding, Replies, RiskMap, leave_out
-from fulcra_utils.stats import adjust_p, count_signs, find_components, wilson_interval
+from fulcra_utils.replies import INTERVAL, Finding, Replies, RiskMap, leave_out
+from fulcra_utils.stats import adjust_p, count_signs, find_components, share_interval
 from fulcra_utils.structure import (
     MIN_CIRCLE,
     assess_circle,
@@ -323,7 +323,7 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
     Returns
     -------
     Finding
-        profile, parts (words), matches, n, share, low, high (Wilson), verdict ("found", "undetermined" below 3
+        profile, parts (words), matches, n, share, low, high, verdict ("found", "undetermined" below 3
         matches), row_ids (up to 10).
 
     Source: poles and "workplace manipulation" of the paper's value-space figure.
@@ -343,15 +343,15 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
     rows = []
     for name, profile in profiles.items():
         found = match_profile(replies.vectors, profile)
-        low, high = wilson_interval(found.sum(), len(found))
+        share, low, high = share_interval(found, np.ones(len(found)), replies.clusters)
         rows.append({"profile": name, "parts": write_profile(profile, replies.theory.dimensions),
-                     "matches": int(found.sum()), "n": len(found), "share": found.mean(), "low": float(low),
-                     "high": float(high), "verdict": "found" if found.sum() >= 3 else "undetermined",
+                     "matches": int(found.sum()), "n": len(found), "share": share[0], "low": low[0],
+                     "high": high[0], "verdict": "found" if found.sum() >= 3 else "undetermined",
                      "row_ids": " ".join(replies.table.row_id[found].astype(str).head(10))})
     table = pd.DataFrame(rows)
     told = "; ".join(f"{r.profile}: {r.matches} of {r.n:,} ({r.verdict})" for r in table.itertuples())
     reading = f"{told}. Undetermined is not refuted: these prompts and models may simply not call it forth."
-    return Finding(table, reading, f"{replies.describe()}; 95 % Wilson intervals.")
+    return Finding(table, reading, f"{replies.describe()}; {INTERVAL}.")
 
 
 def claim_profiles(profiles: Finding) -> pd.DataFrame:
@@ -511,7 +511,7 @@ def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
     Returns
     -------
     Finding
-        value, agree, n (cells in which rule or label is not 0), share, low, high (Wilson).
+        value, agree, n (cells in which rule or label is not 0), share, low, high.
 
     Source: the released labels.
 
@@ -528,15 +528,19 @@ def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
     labels = _align_items(items, replies)
     if labels is None:
         return leave_out("The item-value rule", "the annotated replies carry no item labels")
-    agree, n = check_sign_rule(labels, replies.theory.item_matrix, replies.vectors)
-    low, high = wilson_interval(agree, n)
-    table = pd.DataFrame({"value": replies.theory.dimensions, "agree": agree, "n": n,
-                          "share": agree / np.where(n, n, np.nan), "low": low, "high": high})
+    hits, counted = check_sign_rule(labels, replies.theory.item_matrix, replies.vectors)
+    table = _tabulate_shares(replies, "agree", hits, counted)
     rule = np.sign(labels @ replies.theory.item_matrix)
     rows = (rule == np.sign(replies.vectors)).all(axis=1)
     reading = (f"In {rows.sum():,} of {len(rows):,} replies the sign of the summed items gives every value's label; of "
-               f"the cells that say anything it gives {agree.sum() / max(1, n.sum()):.1%}.")
-    return Finding(table, reading, f"{replies.describe()}; 95 % Wilson intervals.")
+               f"the cells that say anything it gives {hits.sum() / max(1, counted.sum()):.1%}.")
+    return Finding(table, reading, f"{replies.describe()}; {INTERVAL}.")
+
+
+def _tabulate_shares(replies: Replies, name: str, hits: np.ndarray, counted: np.ndarray) -> pd.DataFrame:
+    share, low, high = share_interval(hits, counted, replies.clusters)
+    return pd.DataFrame({"value": replies.theory.dimensions, name: hits.sum(axis=0), "n": counted.sum(axis=0),
+                         "share": share, "low": low, "high": high})
 
 
 def _align_items(items: pd.DataFrame, replies: Replies) -> np.ndarray | None:
@@ -560,7 +564,7 @@ def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Find
     Returns
     -------
     Finding
-        value, n (cells in which the value is expressed at all), ambiguous, share, low, high (Wilson).
+        value, ambiguous, n (cells in which the value is expressed at all), share, low, high.
 
     Source: clarity, the first aim of the paper's framework; measured by ours.
 
@@ -578,17 +582,15 @@ def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Find
         return leave_out("The margin of the scores", "these rows carry labels, not scores")
     if labels is None:
         size = np.abs(replies.vectors)
-        unclear, n = (np.abs(size - NEAREST) < UNCLEAR).sum(axis=0), (size >= NEAREST - UNCLEAR).sum(axis=0)
+        unclear, counted = np.abs(size - NEAREST) < UNCLEAR, size >= NEAREST - UNCLEAR
         what = f"score within {UNCLEAR} of the cut at {NEAREST}, of the cells above {NEAREST - UNCLEAR}"
     else:
         plus, minus = ((labels * sign > 0).astype(float) @ replies.theory.item_matrix for sign in (1, -1))
-        unclear, n = ((plus > 0) & (minus > 0)).sum(axis=0), ((plus > 0) | (minus > 0)).sum(axis=0)
+        unclear, counted = (plus > 0) & (minus > 0), (plus > 0) | (minus > 0)
         what = "items of both signs within one value"
-    low, high = wilson_interval(unclear, n)
-    table = pd.DataFrame({"value": replies.theory.dimensions, "n": n, "ambiguous": unclear,
-                          "share": unclear / np.where(n, n, np.nan), "low": low, "high": high})
-    reading = f"Ambiguous ({what}): {unclear.sum() / max(1, n.sum()):.1%} of {n.sum():,} expressed cells."
-    return Finding(table, reading, f"{replies.describe()}; ambiguous: {what}; 95 % Wilson intervals.")
+    table, n = _tabulate_shares(replies, "ambiguous", unclear & counted, counted), int(counted.sum())
+    reading = f"Ambiguous ({what}): {table.ambiguous.sum() / max(1, n):.1%} of {n:,} expressed cells."
+    return Finding(table, reading, f"{replies.describe()}; ambiguous: {what}; {INTERVAL}.")
 
 
 def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mapping[str, Theory], n_folds: int = 5,

@@ -2,7 +2,7 @@
 
 Pure functions, arrays in, arrays out. Axis letters: N rows, D value dimensions, R indicator columns (risks, models),
 G clusters (prompts), B bootstrap draws. A missing number is nan; what cannot be estimated comes back as nan, never as
-a silent 0. Rows that answer one prompt are not independent: every interval here resamples prompts, not rows.
+a silent 0. Rows that answer one prompt are not independent: the intervals here take the prompt as their unit.
 """
 
 from __future__ import annotations
@@ -54,6 +54,46 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tu
         middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+
+
+def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray,
+                   level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a share of rows with Wilson's interval for as many rows as the prompts are worth.
+
+    n is divided by the design effect: the variance between prompts over that of independent rows, at least 1. For it
+    alone, one prompt of hits and one of misses (both of mean size) are added, so that it is known at 0 % and 100 % too,
+    where a bootstrap over prompts has no width. With one row a prompt this is Wilson's interval.
+
+    Parameters
+    ----------
+    hits, counted : (N,) or (N, K) arrays
+        1 (or the row's weight) where the row is a hit, and where it counts at all; 0 elsewhere.
+    clusters : (N,) array
+        Prompt of each row.
+
+    Returns
+    -------
+    share, low, high : (K,) arrays
+        nan where no row counts.
+
+    Source: effective sample size of Kish (1965); with Wilson's interval Dean & Pagano (2015). Simulated coverage of
+    95 % intervals: 90 to 99.8 % from 5 to 200 prompts of 1 to 10 rows (test_stats.py).
+
+    Examples
+    --------
+    >>> [round(float(x[0]), 3) for x in share_interval([1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1])]
+    [0.5, 0.095, 0.905]
+    """
+    codes, n_clusters = code_clusters(clusters)
+    hits, counted = (sum_by_cluster(_matrix(x), codes, n_clusters) for x in (hits, counted))
+    n, k = counted.sum(axis=0), hits.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size = n / (counted > 0).sum(axis=0)
+        hits, counted = np.vstack([hits, size, 0 * size]), np.vstack([counted, size, size])
+        share = hits.sum(axis=0) / counted.sum(axis=0)
+        effect = ((hits - share * counted) ** 2).sum(axis=0) / (counted.sum(axis=0) * share * (1 - share))
+        worth = n / np.clip(effect, 1, None)
+        return (k / n, *wilson_interval(k / n * worth, worth, level))
 
 
 def count_signs(vectors: np.ndarray, cut: float = NEAREST) -> np.ndarray:

@@ -404,21 +404,21 @@ def check_sign_rule(items: np.ndarray, item_matrix: np.ndarray, vectors: np.ndar
 
     Returns
     -------
-    agree, n : (D,) int arrays
+    agree, counted : (N, D) bool arrays
         Cells in which the rule gives the label, and annotated cells in which rule or label is not 0.
 
     Source: the released labels (facts: sign of the summed item labels).
 
     Examples
     --------
-    >>> agree, n = check_sign_rule([[1, -1, 1], [0, 0, 0]], [[1, 0], [1, 0], [0, 1]], [[1, 1], [0, 0]])
-    >>> agree, n
+    >>> agree, counted = check_sign_rule([[1, -1, 1], [0, 0, 0]], [[1, 0], [1, 0], [0, 1]], [[1, 1], [0, 0]])
+    >>> agree.sum(axis=0), counted.sum(axis=0)
     (array([0, 1]), array([1, 1]))
     """
     rule = np.sign(np.asarray(items, float) @ np.asarray(item_matrix, float))
     vectors = np.asarray(vectors, float)
     counted = np.isfinite(vectors) & ((rule != 0) | (vectors != 0))
-    return (counted & (rule == np.sign(vectors))).sum(axis=0), counted.sum(axis=0)
+    return counted & (rule == np.sign(vectors)), counted
 
 
 def _fit_order(wanted: np.ndarray, distances: np.ndarray) -> np.ndarray:

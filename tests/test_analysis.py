@@ -252,6 +252,29 @@ def test_rule_holds_where_it_was_put_in(toy_replies):
     assert (table.share == 1).all()
 
 
+@pytest.mark.parametrize("copies", [2, 5])
+def test_copied_replies_make_no_share_surer(any_theory, copies):
+    """Each row of these shares is one prompt; the same replies again tell nothing new."""
+    table = make_rows(any_theory, 30).query("response_source == 'a'").reset_index(drop=True)
+    table[list(any_theory.dimensions)] += 0.3 * (table[list(any_theory.dimensions)] == 0)
+    one = make_replies(table, any_theory, "annotated")
+    many = make_replies(pd.concat([table] * copies, ignore_index=True), any_theory, "annotated")
+    many.table["row_id"] = [f"m{i}" for i in range(len(many))]
+    calls = (analysis.tabulate_prevalence, exploration.measure_clarity, lambda r: exploration.check_items(items(r), r),
+             lambda r: exploration.measure_clarity(r, items(r)), lambda r: exploration.search_profiles(r, load_risks()))
+
+    def items(replies):
+        labels = make_items(replies)
+        return labels.assign(**{c: np.sign(np.where(np.abs(labels[c]) < 0.5, 0, labels[c]))
+                                for c in labels if c != "row_id"})
+
+    for call in calls:
+        once, again = call(one).table, call(many).table
+        assert once.empty == again.empty
+        if len(once):
+            assert np.allclose(once[["share", "low", "high"]], again[["share", "low", "high"]], equal_nan=True)
+
+
 def test_adaptability_carries_shared_items():
     ten, nineteen = load_theory("schwartz10"), load_theory("schwartz19")
     replies = make_replies(make_rows(ten), ten, "sample")

@@ -32,6 +32,51 @@ def test_wilson_limits():
         stats.wilson_interval(3, 2)
 
 
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (1, 400)])
+def test_share_of_single_rows_is_wilsons(count, n):
+    hits = (np.arange(n) < count).astype(float)
+    assert np.allclose(stats.share_interval(hits, np.ones(n), np.arange(n)),
+                       np.reshape([count / n, *stats.wilson_interval(count, n)], (3, 1)))
+
+
+@pytest.mark.parametrize("copies", [2, 7])
+def test_copied_rows_add_nothing_to_a_share(copies):
+    rng = np.random.default_rng(copies)
+    for share in (0.0, 0.1, 0.5, 1.0):  # at 0 and 100 % the prompts count, not the rows
+        hits, prompts = (rng.random(40) < share).astype(float), np.arange(40)
+        once = stats.share_interval(hits, np.ones(40), prompts)
+        again = stats.share_interval(*(np.repeat(x, copies) for x in (hits, np.ones(40), prompts)))
+        assert np.allclose(once, again) and 0.05 < (again[2] - again[1])[0] < 0.35
+        assert np.allclose(once, stats.share_interval(9 * hits, np.full(40, 9.0), prompts))  # equal weights
+
+
+def test_share_limits():
+    share, low, high = stats.share_interval(np.zeros((4, 2)), [[1, 0]] * 4, [0, 0, 1, 1])
+    assert share[0] == 0 and (low[0], high[0] > 0.5) == (0, True) and np.isnan([share[1], low[1], high[1]]).all()
+    assert np.isnan(stats.share_interval(np.zeros((0, 1)), np.zeros((0, 1)), [])).all()
+    one = stats.share_interval(np.ones(50), np.ones(50), np.zeros(50))
+    assert np.allclose(np.ravel(one[1:]), stats.wilson_interval(1, 1))  # fifty rows of one prompt are one prompt
+
+
+@pytest.mark.slow
+def test_share_interval_covers():
+    rng, plain = np.random.default_rng(0), []
+    for n_prompts in (5, 10, 20, 50):
+        for alike in (0.01, 0.3, 0.9):  # correlation within a prompt
+            for share in (0.02, 0.1, 0.3):
+                covers = np.empty((600, 2))
+                for k in range(len(covers)):
+                    prompts = np.repeat(np.arange(n_prompts), rng.integers(1, 10, n_prompts))
+                    own = rng.beta(share * (1 / alike - 1), (1 - share) * (1 / alike - 1), n_prompts)
+                    hits = rng.random(len(prompts)) < own[prompts]
+                    _, low, high = stats.share_interval(hits, np.ones(len(hits)), prompts)
+                    rows = stats.wilson_interval(hits.sum(), len(hits))
+                    covers[k] = low[0] <= share <= high[0], rows[0] <= share <= rows[1]
+                plain.append(covers[:, 1].mean())
+                assert covers[:, 0].mean() > 0.89, (n_prompts, alike, share)
+    assert min(plain) < 0.65  # of rows that are taken for independent
+
+
 def test_count_signs_adds_up():
     x = np.random.default_rng(0).uniform(-1, 1, (50, 3))
     x[:7, 1] = np.nan

@@ -156,5 +156,6 @@ def test_centring_removes_the_level():
 
 def test_sign_rule_counts_by_hand():
     items = [[1, 1, 0], [1, -1, 0], [0, 0, -1]]
-    agree, n = structure.check_sign_rule(items, [[1, 0], [1, 0], [0, 1]], [[1, 0], [1, np.nan], [0, 1]])
-    assert (agree.tolist(), n.tolist()) == ([1, 0], [2, 1])
+    agree, counted = structure.check_sign_rule(items, [[1, 0], [1, 0], [0, 1]], [[1, 0], [1, np.nan], [0, 1]])
+    assert (agree.sum(axis=0).tolist(), counted.sum(axis=0).tolist()) == ([1, 0], [2, 1])
+    assert agree.tolist()[0] == [True, False] and counted.tolist()[2] == [False, True]
