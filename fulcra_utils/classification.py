@@ -174,14 +174,17 @@ def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], g
     Returns
     -------
     dict of name to ndarray, shape (R,)
-        Paired: draw r is the same sample for every name.
+        Paired: draw r is the same sample for every name. The classes are those of `macro_f1` on all rows. A sample
+        without a true cell of one of them estimates another mean and is nan, for every name alike: to average what is
+        left (scikit-learn's default labels) is biased upward, to count 0 (its `zero_division=0` with fixed labels)
+        downward. A class that is only predicted is 0 in every sample, as on all rows.
 
-    Source: ours, percentile bootstrap over prompt clusters.
+    Source: percentile bootstrap over prompt clusters, given that every class occurs.
 
     Examples
     --------
-    >>> labels = np.array([[1.0], [0.0], [-1.0], [0.0]])
-    >>> draws = bootstrap_macro_f1(labels, {"perfect": labels}, groups=[0, 1, 2, 3], n_draws=5)
+    >>> labels = np.array([[1.0, 0.0, -1.0], [0.0, -1.0, 1.0]])
+    >>> draws = bootstrap_macro_f1(labels, {"perfect": labels}, groups=[0, 1], n_draws=5)
     >>> draws["perfect"].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
@@ -191,7 +194,9 @@ def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], g
     for name, predicted in predictions.items():
         counts = count_confusions(labels, predicted, ids).sum(1)                       # (G, 3, 3)
         drawn = (weights @ counts.reshape(len(counts), -1)).reshape(-1, 3, 3)
-        result[name] = np.array([_mean(row) for row in f1_by_class(drawn)])
+        counted, occurs = counts.sum((0, 1)) + counts.sum((0, 2)) > 0, counts.sum((0, 2)) > 0
+        f1 = np.where(occurs, np.where(drawn.sum(2) > 0, f1_by_class(drawn), np.nan), 0)[:, counted]
+        result[name] = f1.mean(1) if f1.size else np.full(n_draws, np.nan)
     return result
 
 

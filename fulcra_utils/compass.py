@@ -475,8 +475,15 @@ def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str]
         values = [np.where(np.isfinite(place), of(place, np.isfinite(place).sum(-1, keepdims=True)), np.nan)
                   for place in (rank_descending(means), rank_descending(draws))]
         table[name] = _nanmean(values[0], axis=0)
-        table[f"{name}_low"], table[f"{name}_high"] = take_interval(_nanmean(values[1], axis=1), level)
+        drawn = _mean_known(values[1], np.isfinite(values[0]))
+        table[f"{name}_low"], table[f"{name}_high"] = take_interval(drawn, level)
     return pd.DataFrame(table)
+
+
+def _mean_known(drawn: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return draws (B, M, …) averaged over the models known on all prompts; nan where a draw lacks one of them."""
+    n = known.sum(axis=0)
+    return np.where(known, drawn, 0).sum(axis=1) / np.where(n, n, np.nan)
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
@@ -696,11 +703,10 @@ def compare_regions(scores: ModelScores, theory: Theory | str, countries: Countr
     regions = np.array(countries.regions)[ranked]
     rows = []
     for region in dict.fromkeys(regions) if lifted is not None and len(set(regions)) > 1 else ():
-        gaps = []
-        for values in (lifted, drawn):
-            rho = match_rankings(values, countries.ranks[ranked])
-            gaps.append(_nanmean(rho[..., regions == region].mean(-1) - rho[..., regions != region].mean(-1), -1))
-        rows.append((region, float(gaps[0]), *map(float, take_interval(gaps[1], level))))
+        rhos = (match_rankings(values, countries.ranks[ranked]) for values in (lifted, drawn))
+        gap, gaps = (rho[..., regions == region].mean(-1) - rho[..., regions != region].mean(-1) for rho in rhos)
+        bounds = take_interval(_mean_known(gaps, np.isfinite(gap)), level)
+        rows.append((region, float(_nanmean(gap, -1)), *map(float, bounds)))
     return pd.DataFrame(rows, columns=["region", "difference", "low", "high"])
 
 

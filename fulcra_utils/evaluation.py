@@ -330,7 +330,8 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
     -------
     dict
         convergent (mean Spearman correlation of a value with itself), discriminant (mean absolute one with the others),
-        each with _low and _high. The ranks are those of all rows, in every draw. nan with fewer than three rows.
+        each with _low and _high. The ranks are those of all rows, in every draw; a draw in which a value that varies is
+        constant does not count. nan with fewer than three rows.
 
     Source: Campbell and Fiske (1959); the intervals are ours.
 
@@ -347,8 +348,9 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
     if known.sum() >= 3:
         ours, theirs = (pd.DataFrame(m[known]).rank().to_numpy() for m in (scores, released))
         weights = row_weights(np.asarray(clusters)[known], n_draws, seed)
-        drawn = [summarise_validity(_correlate_columns(ours, theirs, w)) for w in weights]
-        draws = {k: [d[k] for d in drawn] for k in draws}
+        drawn = [_correlate_columns(ours, theirs, w) for w in weights]
+        drawn = [summarise_validity(m) for m in drawn if np.isfinite(m[np.isfinite(matrix)]).all()]
+        draws = {k: [d[k] for d in drawn] or [np.nan] for k in draws}
     found = {k: summarise_draws(ends[k], np.asarray(v)) for k, v in draws.items()}
     return {f"{k}{end}": found[k][name] for k in found
             for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}

@@ -137,6 +137,21 @@ def test_circle_is_found_and_noise_is_not():
     assert np.mean(np.array(noise) <= 0.05) <= 0.25
 
 
+def test_stress_of_data_and_shuffles_comes_from_as_many_starts(monkeypatch):
+    real, starts = structure.scale_values, []
+
+    def spy(dissimilarity, n_starts=10, seed=0, ordinal=False):
+        starts.append(n_starts)
+        places, stress = real(dissimilarity, n_starts, seed, ordinal)
+        return places, stress - (0.3 if n_starts else 0)  # what further starts would gain at best
+
+    monkeypatch.setattr(structure, "scale_values", spy)
+    rng, ring = np.random.default_rng(3), structure.place_on_circle(range(8), 8)
+    noise = [structure.assess_circle(rng.normal(size=(60, 8)), ring, n_starts=2, n_permutations=19)["stress_p"]
+             for _ in range(6)]
+    assert np.mean(noise) > 0.25 and sorted(set(starts)) == [0, 2] and starts.count(2) == 6
+
+
 def test_circle_limits():
     with pytest.raises(ValueError, match="at least 6"):
         structure.assess_circle(np.eye(5), np.ones((5, 2)))

@@ -31,6 +31,7 @@ from fulcra_utils.classification import (
     macro_f1,
     macro_f1_by_value,
     scores_to_labels,
+    summarise_draws,
 )
 from fulcra_utils.clusters import match_profile
 from fulcra_utils.encoder import load_encoder
@@ -184,7 +185,30 @@ def test_bootstrap_draws_whole_clusters():
     labels = np.array([[1.0], [1.0], [0.0], [0.0]])
     wrong_in_one = np.array([[1.0], [1.0], [1.0], [1.0]])
     draws = bootstrap_macro_f1(labels, {"a": wrong_in_one}, groups=[0, 0, 1, 1], n_draws=200)["a"]
-    assert set(np.round(draws, 4)) <= {1.0, 0.0, round((0 + 2 / 3) / 2, 4)}
+    assert set(np.round(draws[np.isfinite(draws)], 4)) == {round((0 + 2 / 3) / 2, 4)}  # other draws lack a class
+
+
+def test_bootstrap_keeps_the_classes_of_all_rows():
+    labels = np.array([[0.0]] * 9 + [[1.0]] * 10 + [[-1.0]])
+    missed, perfect = np.where(labels == -1, 0, labels), labels
+    draws = bootstrap_macro_f1(labels, {"missed": missed, "perfect": perfect}, range(20), n_draws=500)
+    kept = np.isfinite(draws["missed"])
+    assert 0.5 < kept.mean() < 0.75 and (kept == np.isfinite(draws["perfect"])).all()
+    assert draws["missed"][kept].max() <= 2 / 3 and (draws["perfect"][kept] == 1).all()
+    assert summarise_draws(macro_f1(labels, missed), draws["missed"])["high"] < 2 / 3
+    never = np.where(np.arange(20)[:, None] < 2, -1, perfect)  # a class that is said and never true is 0 in every draw
+    said = bootstrap_macro_f1(labels[:19], {"a": never[:19]}, range(19), n_draws=200)["a"]
+    assert np.isfinite(said).all() and said.max() <= 2 / 3 and macro_f1(labels[:19], never[:19]) <= 2 / 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bootstrap_of_rare_classes_is_not_biased_upward(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([-1.0, 0, 1], p=[0.03, 0.6, 0.37], size=(60, 2))
+    labels[:2, 0] = -1
+    said = np.where(rng.random(labels.shape) < 0.3, 0, labels)
+    draws = bootstrap_macro_f1(labels, {"a": said}, np.arange(60) // 2, n_draws=400, seed=seed)["a"]
+    assert np.nanmean(draws) < macro_f1(labels, said) + 0.03
 
 
 @pytest.mark.parametrize("fit", [fit_majority, fit_tfidf, lambda x: fit_frozen(x, load_encoder("tiny"))])
