@@ -22,7 +22,6 @@ from fulcra_utils.compass import (
     draw_means,
     gather_profiles,
     map_profiles,
-    match_rankings,
     place_values,
     rank_models,
     read_models,
@@ -526,7 +525,7 @@ def claim_board(board: Board, countries: Countries, reported: pd.DataFrame) -> p
     >>> theory = load_theory("moral_foundations")
     >>> rows = pd.DataFrame({"model": ["a"], "prompt": "x", "response": "r"})
     >>> board = make_board("b", theory, rows.assign(**dict.fromkeys(theory.dimensions, 0.5)), "hand")
-    >>> claim_board(board, load_countries(), pd.DataFrame({"claim_id": ["compass/match/france"]})).ours.tolist()
+    >>> claim_board(board, load_countries(), pd.DataFrame({"claim_id": ["compass/lead/care"]})).ours.tolist()
     [1.0]
     """
     ids = [c for c in reported.claim_id if c.startswith("compass/")]
@@ -543,8 +542,6 @@ def claim_board(board: Board, countries: Countries, reported: pd.DataFrame) -> p
             found, why = lead.loc[rest[0], ["share_first", "share_first_low", "share_first_high"]], other
         elif kind == "trail" and rest[0] in trail.index:
             found, why = trail.loc[rest[0], ["share_last", "share_last_low", "share_last_high"]], other
-        elif kind == "match":
-            found = [_match_itself(countries, rest[0])] * 3
         elif kind == "western-bias" and len(regions):
             found, why = regions.iloc[0][["difference", "low", "high"]], other
         elif kind == "saturation" and rest[0] in board.theory.dimensions:
@@ -553,11 +550,6 @@ def claim_board(board: Board, countries: Countries, reported: pd.DataFrame) -> p
             found = cells.loc[(kind, *rest), ["score", "low", "high"]]
         rows.append((claim, *(found if found is not None else [np.nan] * 3), why))
     return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high", "why"])
-
-
-def _match_itself(countries: Countries, name: str) -> float:
-    ranks = countries.ranks[[countries.names.index(name)]]
-    return match_rankings(-ranks, ranks).item()
 
 
 def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
@@ -588,7 +580,8 @@ def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
     labels = scores_to_labels(board.scores.values[..., [d]], NEAREST)
     kept = ModelScores(board.scores.models, board.scores.prompts, (dimension,),
                        np.where(np.isnan(labels), np.nan, labels > -1), board.scores.clusters)
-    low, high = take_interval(np.fmin.reduce(draw_means(kept, len(board.draws))[..., 0], axis=1))
+    drawn = draw_means(kept, len(board.draws))[:, np.isfinite(kept.means[:, 0]), 0]
+    low, high = take_interval(drawn.min(axis=1)) if drawn.size else (np.nan, np.nan)
     return float(np.fmin.reduce(kept.means[:, 0])), float(low), float(high)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats as sps
 
+from fulcra_utils import leaderboard
 from fulcra_utils.compass import (
     CompassError,
     ModelScores,
@@ -223,6 +224,35 @@ def test_replies_behind_a_cell_are_the_strongest(toy):
     strongest = rows[rows.model == "m0"][name].abs().nlargest(3)
     assert np.allclose(picked[(picked.model == "m0") & (picked.dimension == name)].score.abs(), strongest)
     assert pick_replies(rows.assign(**dict.fromkeys(toy.dimensions, 0.0)), toy).empty
+
+
+def make_released(shift):
+    theory = load_theory("schwartz10")
+    rows = pd.DataFrame({"model": np.repeat(["gpt-4", "gpt-3.5-turbo", "mistral-large"], 4), "response": "r",
+                         "prompt": np.tile(list("abcd"), 3)})
+    values = np.random.default_rng(shift).uniform(-1, 1, (12, theory.n_dims))
+    rows[list(theory.dimensions)] = values
+    return leaderboard.make_board("b", theory, rows, "hand", is_released=True, n_draws=40)
+
+
+def test_every_claim_of_the_board_can_fail():
+    reported = load_reported()
+    first, second = (leaderboard.claim_board(make_released(shift), load_countries(), reported).set_index("claim_id")
+                     for shift in (1, 2))
+    counted = reported.claim_id[(reported.kind != "other population") & reported.claim_id.str.startswith("compass/")]
+    assert len(counted) == 30 and first.ours[counted].notna().all()
+    assert (first.ours[counted] != second.ours[counted]).all()  # other replies, another number
+    assert not reported.source.str.contains("itself").any()
+
+
+def test_a_draw_without_a_model_is_no_draw():
+    theory = load_theory("valuelex")
+    rows = pd.DataFrame({"model": ["a"] + ["b"] * 6, "prompt": list("xxyzuvw"), "response": "r",
+                         "competence": [-1.0] + [1.0] * 6, "character": 0.5, "integrity": 0.0})
+    board = leaderboard.make_board("b", theory, rows, "hand", n_draws=300)
+    assert leaderboard.least_without(board, "competence") == (0, 0, 0)  # model a, not the best of those that are drawn
+    table = place_values(board.scores.means, board.draws, theory.dimensions, 1).set_index("dimension")
+    assert (table.place["competence"], table.place_low["competence"], table.place_high["competence"]) == (2, 2, 2)
 
 
 def test_the_leaderboard_gives_the_released_means(mirror):
