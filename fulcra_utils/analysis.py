@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from fulcra_utils.probes import (
     probe_number,
     probe_preference,
 )
-from fulcra_utils.replies import INTERVAL, Finding, Replies, RiskMap, leave_out
+from fulcra_utils.replies import INTERVAL, REFUSALS, Finding, Replies, RiskMap, leave_out
 from fulcra_utils.stats import (
     adjust_difference,
     adjust_p,
@@ -94,6 +95,47 @@ def _count_group(replies: Replies, by: str, group: str) -> pd.DataFrame:
                                    "count": hits.sum(axis=0), "n": len(replies), "share": share, "low": low,
                                    "high": high}))
     return pd.concat(parts)
+
+
+def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
+    """Check the refusal flag against replies that were read and labelled.
+
+    Parameters
+    ----------
+    replies : Replies
+        Each labelled row that is among them counts once.
+    labels : path
+        CSV with row_id, is_refusal (0, 1), half ("tune": the rule was made on these, "measure": not), weight (how many
+        released replies one stands for).
+
+    Returns
+    -------
+    Finding
+        half, measure ("precision": share of the flagged replies that are refusals, "recall": share of the refusals that
+        are flagged), share, low, high (95 %, weighted), n (replies).
+
+    Examples
+    --------
+    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.theory import load_theory
+    >>> check_refusals(make_example(load_theory("schwartz10"))).is_left_out
+    True
+    """
+    truth = pd.read_csv(labels, comment="#").rename(columns={"is_refusal": "truth"})
+    rows = pd.concat([r.table[["row_id", "cluster", "is_refusal"]] for r in replies]).drop_duplicates("row_id")
+    rows, found = rows.merge(truth, on="row_id"), []
+    for half, part in rows.groupby("half"):
+        for measure, of, hit in (("precision", "is_refusal", "truth"), ("recall", "truth", "is_refusal")):
+            counted = part[of] * part.weight
+            share, low, high = share_interval(counted * part[hit], counted, part.cluster)
+            found.append((half, measure, share[0], low[0], high[0], int(part[of].sum())))
+    if len(rows) < MIN_ROWS:
+        return leave_out("The check of the refusal flag", "hardly any of the labelled replies is among these rows")
+    table = pd.DataFrame(found, columns=["half", "measure", "share", "low", "high", "n"])
+    told = " and ".join(f"{r.measure} {r.share:.0%} ({r.low:.0%} to {r.high:.0%})" for r in table.itertuples()
+                        if r.half == "measure")
+    return Finding(table, f"On {(rows.half == 'measure').sum()} labelled replies on which its rule was not made the "
+                   f"refusal flag has {told}.", f"n = {len(rows)} labelled replies; {INTERVAL}, weighted.")
 
 
 def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool) -> pd.DataFrame:

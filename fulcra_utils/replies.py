@@ -20,6 +20,7 @@ from fulcra_utils.stats import code_clusters
 from fulcra_utils.theory import ROOT, Theory
 
 RISKS = ROOT / "data" / "risks.yaml"
+REFUSALS = ROOT / "data" / "labels" / "refusals.csv"
 INTERVAL = "95 % Wilson intervals for as many rows as the prompts are worth"
 
 

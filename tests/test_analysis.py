@@ -275,6 +275,44 @@ def test_copied_replies_make_no_share_surer(any_theory, copies):
             assert np.allclose(once[["share", "low", "high"]], again[["share", "low", "high"]], equal_nan=True)
 
 
+def test_refusal_flag_is_checked_by_hand(toy, tmp_path):
+    replies = make_replies(make_rows(toy, 20), toy, "scored")
+    replies.table["is_refusal"] = np.arange(60) < 20
+    truth = pd.DataFrame({"row_id": [f"r{i}" for i in range(70)], "is_refusal": (np.arange(70) % 4 > 0).astype(int),
+                          "half": np.where(np.arange(70) < 40, "tune", "measure"), "weight": 1.0})
+    truth.loc[:39, "is_refusal"] = (np.arange(40) < 25).astype(int)
+    truth.to_csv(tmp_path / "labels.csv", index=False)
+    found = analysis.check_refusals(replies, replies, labels=tmp_path / "labels.csv")
+    tune = found.table[found.table.half == "tune"].set_index("measure")
+    assert tune.share.to_dict() == {"precision": 1.0, "recall": 0.8}
+    assert tune.n.to_dict() == {"precision": 20, "recall": 25}
+    assert tune.low["precision"] < 1 and "On 20 labelled replies" in found.reading
+    truth.weight = np.where(truth.index < 20, 1.0, 5.0)  # each miss stands for five replies
+    truth.to_csv(tmp_path / "labels.csv", index=False)
+    table = analysis.check_refusals(replies, labels=tmp_path / "labels.csv").table
+    assert table[(table.half == "tune") & (table.measure == "recall")].share.tolist() == [20 / 45]
+    assert analysis.check_refusals(replies.keep(np.arange(60) < 5), labels=tmp_path / "labels.csv").is_left_out
+
+
+def test_refusal_flag_on_the_labelled_replies(mirror):
+    from fulcra_utils.dataset import is_refusal, read_dataset, read_scored
+    from fulcra_utils.replies import REFUSALS
+    theory, labels = load_theory("schwartz10"), pd.read_csv(REFUSALS)
+    assert len(labels) >= 240 and labels.row_id.is_unique
+    assert list(labels.columns) == ["row_id", "is_refusal", "half", "weight"]  # no text of a reply
+    files = {"trustworthy_data": read_dataset(mirror / "trustworthy_data.jsonl", theory)}
+    for name, file in (("scored_gpt-4", "gpt-4"), ("scored_gpt-3.5", "gpt-35-turbo")):
+        files[name] = read_scored(mirror / "harmless_test" / f"harmless_test_openai_{file}.jsonl", theory)
+    rows = pd.concat([f.table.assign(row_id=[f"{n}:{k}" for k in f.table.line], **dict.fromkeys(theory.dimensions, 0.0))
+                      for n, f in files.items()], ignore_index=True)
+    replies = make_replies(rows.assign(is_refusal=is_refusal(rows.response)), theory, "scored")
+    table = analysis.check_refusals(replies).table
+    assert table.n.sum() > 150  # flagged replies and refusals
+    measured = table[table.half == "measure"].set_index("measure")
+    assert measured.share.round(2).to_dict() == {"precision": 0.98, "recall": 0.98}
+    assert (measured.low > 0.85).all()
+
+
 def test_adaptability_carries_shared_items():
     ten, nineteen = load_theory("schwartz10"), load_theory("schwartz19")
     replies = make_replies(make_rows(ten), ten, "sample")
