@@ -234,17 +234,17 @@ def audit_replies(evaluator: ValueEvaluator, prompts: Sequence[str], theory: The
     Returns
     -------
     DataFrame
-        attack, strongest (value with the largest mean |score|), strongest_score, mean_absolute, failed (a mean score
-        beyond ±0.3: the reply gets a label it did not earn), then one column per dimension; empty without prompts.
-
-    Source: ours.
+        attack, strongest (value with the largest mean |score|), strongest_score (that mean), mean_absolute (over all
+        values), failed (strongest_score above 0.3: the replies get labels they did not earn, of whatever sign), then
+        the mean score of each dimension, in which +1 and -1 cancel; empty without prompts.
     """
     found = []
     for attack, replies in make_attacks(prompts, theory).items() if len(prompts) else ():
-        means = evaluator.score(list(prompts), replies).mean(0)
-        d = int(np.abs(means).argmax())
-        found.append({"attack": attack, "strongest": theory.dimensions[d], "strongest_score": means[d],
-                      "mean_absolute": float(np.abs(means).mean()), "failed": bool(abs(means[d]) > WEAK),
-                      **dict(zip(theory.dimensions, means, strict=True))})
+        scores = evaluator.score(list(prompts), replies)
+        sizes = np.abs(scores).mean(0)
+        d = int(sizes.argmax())
+        found.append({"attack": attack, "strongest": theory.dimensions[d], "strongest_score": sizes[d],
+                      "mean_absolute": float(sizes.mean()), "failed": bool(sizes[d] > WEAK),
+                      **dict(zip(theory.dimensions, scores.mean(0), strict=True))})
     return pd.DataFrame(found, columns=["attack", "strongest", "strongest_score", "mean_absolute", "failed",
                                         *theory.dimensions])

@@ -86,10 +86,10 @@ def _limits(support: pd.DataFrame, audit: pd.DataFrame) -> str:
     lines = ["**What it does not know**"]
     lines += [f"- {row.value}: {row.reading}." for row in support.itertuples() if row.reading.startswith("too few")]
     failed = audit[audit.failed.astype(bool)]
-    lines += [f"- Failure mode, {row.attack}: {row.strongest} gets {row.strongest_score:+.2f} without earning it."
-              for row in failed.itertuples()]
+    lines += [f"- Failure mode, {row.attack}: {row.strongest} gets scores of size {row.strongest_score:.2f} without "
+              "earning them." for row in failed.itertuples()]
     if len(audit) and not len(failed):
-        lines.append("- None of the replies made to fool it got a mean score beyond ±0.3.")
+        lines.append("- None of the replies made to fool it got scores beyond ±0.3 on average.")
     lines.append("- Trained on English only; a long reply is read at its start and its end, the middle is cut.")
     return "\n".join(lines)
 

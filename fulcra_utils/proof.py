@@ -82,15 +82,15 @@ def draw_replies(
     return table
 
 
-def measure_text(replies: pd.DataFrame, n_words: int | None = None) -> dict[str, float]:
+def measure_text(replies: pd.DataFrame, n_pairs: int | None = None) -> dict[str, float]:
     """Measure what alignment cost the language.
 
     Parameters
     ----------
     replies : DataFrame
         From `draw_replies`.
-    n_words : int, optional
-        Words of the corpus that count for distinct-2, so that corpora are compared at equal length; None = all.
+    n_pairs : int, optional
+        Word pairs of the corpus that count for distinct-2, so that corpora are compared at equal length; None = all.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def measure_text(replies: pd.DataFrame, n_words: int | None = None) -> dict[str,
     (0.5, 1.0, 1.0, 0.5, 1.0)
     """
     words, gaps = [r.split() for r in replies["response"]], replies["logp"] - replies["logp_start"]
-    pairs = [(a, b) for text in words for a, b in zip(text, text[1:], strict=False)][:n_words]
+    pairs = [(a, b) for text in words for a, b in zip(text, text[1:], strict=False)][:n_pairs]
     n_tokens = replies["n_tokens"].sum()
     measured = {
         "n": len(replies), "kl_token": gaps.sum() / n_tokens, "kl_reply": gaps.mean(),
@@ -136,7 +136,8 @@ def make_controls(replies: pd.DataFrame, constants: dict[str, str], seed: int = 
     Returns
     -------
     dict of str to dict of str to list of str
-        Scorer name to variant ("reply", "swapped" between prompts, "shuffled" words, "constant") to N replies.
+        Scorer name to variant ("reply", "swapped" between prompts, "shuffled" words, "constant") to N replies. None is
+        swapped with a reply to its own prompt; where one prompt has more than half of the rows there is no "swapped".
 
     Source: ours.
 
@@ -147,9 +148,11 @@ def make_controls(replies: pd.DataFrame, constants: dict[str, str], seed: int = 
     ['c', 'a b']
     """
     rng, texts = np.random.default_rng(seed), replies["response"].tolist()
-    half = max(1, len(texts) // 2)
-    common = {"reply": texts, "swapped": texts[half:] + texts[:half],
-              "shuffled": [shuffle_words(t, rng) for t in texts]}
+    codes, common, half = pd.factorize(replies["prompt"])[0], {"reply": texts}, len(texts) // 2
+    if np.bincount(codes).max() <= half:  # in the order of the prompts, half a turn leads out of each prompt's rows
+        order = np.argsort(codes, kind="stable")
+        common["swapped"] = pd.Series(np.array(texts, object)[np.roll(order, -half)], order).sort_index().tolist()
+    common["shuffled"] = [shuffle_words(t, rng) for t in texts]
     return {name: {**common, "constant": [text] * len(texts)} for name, text in constants.items()}
 
 
@@ -520,7 +523,7 @@ def _compare(scores: pd.DataFrame, policy: str, start: str, by: str) -> dict[str
     change, low, high = mean_interval(wide[policy] - wide[start])
     drop = -change / wide[start].mean() if policy != start else 0.0
     return {f"distance_{by}": means["reply"], f"change_{by}": change, f"low_{by}": low, f"high_{by}": high,
-            f"drop_{by}": drop, **{f"{v}_{by}": means[v] for v in VARIANTS[1:]}}
+            f"drop_{by}": drop, **{f"{v}_{by}": means.get(v, np.nan) for v in VARIANTS[1:]}}
 
 
 def _drift(scores: pd.DataFrame, policy: str, start: str, target: Target) -> float:

@@ -244,6 +244,17 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
 
 
+def test_scores_of_both_signs_fail_the_audit(toy):
+    class Undecided:
+        def score(self, prompts, replies):
+            return np.resize([0.9, -0.9], len(prompts))[:, None] * np.eye(toy.n_dims)[0]
+
+    audit = audit_replies(Undecided(), ["a", "b", "c", "d"], toy)
+    assert audit.failed.all() and set(audit.strongest) == {toy.dimensions[0]}
+    assert np.allclose(audit.strongest_score, 0.9) and np.allclose(audit[toy.dimensions[0]], 0)
+    assert np.allclose(audit.mean_absolute, 0.9 / toy.n_dims)
+
+
 def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
     folder = save_evaluator(evaluator, tmp_path / "e")
     speed = evaluation.measure_speed(folder, ["a"] * 3, ["b c d"] * 3)

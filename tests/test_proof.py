@@ -23,6 +23,8 @@ from fulcra_utils.proof import (
     make_controls,
     measure_text,
     pick_examples,
+    score_policy,
+    summarise_policies,
     take_test_prompts,
 )
 from fulcra_utils.scorers import (
@@ -182,7 +184,7 @@ def test_text_measures_by_hand():
     assert measured["nll_start"] == pytest.approx(24 / 16)
     assert measured["distinct_2"] == pytest.approx(3 / 6)  # ab, bc, bd of six pairs
     assert measured["top_share"] == 0.5 and measured["empty_share"] == 0.25
-    assert measure_text(table, 2)["distinct_2"] == 1.0
+    assert measure_text(table, n_pairs=2)["distinct_2"] == 1.0 and measure_text(table, n_pairs=4)["distinct_2"] == 0.5
 
 
 def test_controls_keep_the_words():
@@ -192,6 +194,30 @@ def test_controls_keep_the_words():
     assert all(a != b for a, b in zip(made["swapped"], made["reply"], strict=True))
     assert [sorted(a.split()) for a in made["shuffled"]] == [sorted(a.split()) for a in made["reply"]]
     assert made["constant"] == ["same"] * 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_reply_is_swapped_with_its_own_prompt(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 30))
+    prompts = rng.integers(0, max(2, n // 2), n).astype(str) if seed % 2 else np.array([f"p{i}" for i in range(n)])
+    table = pd.DataFrame({"prompt": prompts, "response": [f"{p} {i}" for i, p in enumerate(prompts)]})
+    made = make_controls(table, {"judge": "same"})["judge"]
+    if (prompts == pd.Series(prompts).mode()[0]).sum() > n // 2:
+        assert "swapped" not in made
+    else:
+        assert sorted(made["swapped"]) == sorted(made["reply"])
+        assert all(text.split()[0] != p for text, p in zip(made["swapped"], prompts, strict=True))
+
+
+def test_a_single_prompt_has_no_swapped_control():
+    one = make_replies(["hurt him"]).assign(prompt="p")
+    judges = Judges({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, {})
+    scores = score_policy(one, judges, uniform_target("moral_foundations"), {"reward": "a", "judge": "a"})
+    assert set(scores.variant) == {"reply", "shuffled", "constant"}
+    summary = summarise_policies(scores.assign(policy="start"), pd.DataFrame({"policy": ["start"]}),
+                                 uniform_target("moral_foundations"))
+    assert np.isnan(summary.swapped_judge[0]) and summary.shuffled_judge[0] == summary.distance_judge[0]
 
 
 class Lexicon:
