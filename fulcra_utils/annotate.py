@@ -74,6 +74,7 @@ class AnnotateReport:
     files: list[Path] = field(default_factory=list)
     cache: Path | None = None
     unused: list[str] = field(default_factory=list)
+    n_decisions: int = 0
 
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
@@ -91,7 +92,7 @@ class AnnotateReport:
         lines += [f"every answer is kept in {self.cache}; a usable one is never paid again"]
         if self.unused:
             more = [f"  … and {len(self.unused) - 10} more"] if len(self.unused) > 10 else []
-            lines += [f"{len(self.unused)} decisions belong to no row and are not used:",
+            lines += [f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
                       *(f"  {why}" for why in self.unused[:10]), *more]
         return "\n".join(lines + [f"written: {path}" for path in self.files])
 
@@ -158,21 +159,22 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     if review:
         refuse_decided(review)
     decided = read_decisions(decisions, theory) if decisions else None
-    rows, unused = read_rows(input_path, prompt_field, response_field), []
+    rows, told = read_rows(input_path, prompt_field, response_field), {}
     if not rows:
         raise DatasetError(f"{input_path}: has no rows")
     if decided is not None:
-        decided, unused = match_decisions(decided, *identify_rows(rows))
+        told["n_decisions"] = len(decided)
+        decided, told["unused"] = match_decisions(decided, *identify_rows(rows))
     store = AnswerCache(None if dry_run and not folder.exists() else folder)
     try:
         plan = plan_annotation(rows, theory, endpoint, forms, store, price)
         if dry_run:
             unread = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
-            return AnnotateReport(plan, len(rows), price, unread, cache=folder, unused=unused)
+            return AnnotateReport(plan, len(rows), price, unread, cache=folder, **told)
         annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
     finally:
         store.close()
-    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder, unused=unused)
+    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder, **told)
     _decide(annotation, rows, theory, decided, report)
     report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
     if review:
