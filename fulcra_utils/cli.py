@@ -215,6 +215,7 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
     limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
     """
+    from fulcra_utils.endpoints import AnswerCache
     from fulcra_utils.files import check_outputs
     from fulcra_utils.generation import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     from fulcra_utils.labelling import ROWS, write_rows
@@ -222,7 +223,8 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     check_outputs([(output, ROWS), (Path(cache) / "answers.sqlite", ())], [input, writers])
     if dry_run:
         _, prompts, bad = read_reply_prompts(input, prompt_field)
-        typer.echo(plan_replies(prompts, load_writers(writers), cache, system).to_string(index=False))
+        store = AnswerCache(cache if Path(cache).exists() else None)
+        typer.echo(plan_replies(prompts, load_writers(writers), store, system).to_string(index=False))
         problems = [f"  {row['problem']}" for row in bad[:10]]
         typer.echo("\n".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
         raise typer.Exit(bool(bad))

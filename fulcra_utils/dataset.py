@@ -505,7 +505,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
         if _is_quoted(text, mark, start):
             continue
         before, starts_line = text[start:mark.start()], not text[:mark.start()].rpartition("\n")[2].strip()
-        is_first = not "".join([*kept, before]).strip()
+        is_first = not _has_words("".join([*kept, before]))
         if depth:
             depth += 1 if mark["open"] else -1
             if not depth:
@@ -513,7 +513,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
                 start = mark.end()
         elif mark["open"]:
             if is_first or thoughts and starts_line:
-                kept, start, depth = [*kept, before], mark.end(), 1
+                kept, start, depth = [] if is_first else [*kept, before], mark.end(), 1
             else:
                 named.add(starts_line)
         elif starts_line not in named and (is_first or starts_line or not thoughts):

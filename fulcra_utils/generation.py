@@ -102,24 +102,16 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
 
-def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache | str | Path,
+def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache,
                  system: str = "") -> pd.DataFrame:
-    """Return what replies would take, one row a writer, as `plan_annotation` does; a local model costs nothing."""
-    own = isinstance(cache, AnswerCache)
-    store = cache if own else AnswerCache(cache if Path(cache).exists() else None)
-    rows = []
-    for writer in writers:
-        questions = _ask_for_replies(prompts, system)
-        if isinstance(writer, LocalModel):
-            kept = [store.get(key) is not None for key in {_local_key(question, writer) for question in questions}]
-            plan = {"requests": kept.count(False), "stored": kept.count(True), "cost": 0.0, "paid_before": 0.0}
-        else:
-            plan = plan_questions(questions, writer, store, load_price(writer.model, is_local=writer.is_local),
-                                  lambda _, answers: any(_take_text(0, a)[2] and not a.void for a in answers))
-        rows.append({"writer": writer.name or writer.model, "prompts": len(questions), **plan})
-    if not own:
-        store.close()
-    return pd.DataFrame(rows)
+    """Return what replies would take (see `plan_questions`), one row an endpoint; a local model costs nothing."""
+    questions = _ask_for_replies(prompts, system)
+    columns = ["writer", "prompts", "requests", "stored", "tokens_in", "tokens_out", "cost", "paid_before"]
+    return pd.DataFrame([
+        {"writer": writer.name or writer.model, "prompts": len(prompts), **plan_questions(
+            questions, writer, cache, load_price(writer.model, is_local=writer.is_local),
+            lambda _, answers: any(_take_text(0, a)[2] and not a.void for a in answers))}
+        for writer in writers if isinstance(writer, Endpoint)], columns=columns)
 
 
 def _ask_for_replies(prompts: Sequence[str], system: str) -> list[Question]:
