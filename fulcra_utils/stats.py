@@ -368,13 +368,17 @@ def bootstrap_means(values: np.ndarray, clusters: np.ndarray, n_draws: int = 200
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
-def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> dict[str, np.ndarray]:
-    """Compare two models on the same prompts, value by value.
+def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
+                   clusters: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Compare two models on the same prompts, value by value, by a t interval with prompts as the unit.
 
     Parameters
     ----------
     first, second : (N, D) arrays
         Row n of both answers the same prompt; nan = missing, the pair is left out in that column.
+    clusters : (N,) array, optional
+        Cluster of near-duplicate prompts of each row: errors sum over a cluster first, and G - 1 is the number of
+        degrees of freedom.
 
     Returns
     -------
@@ -388,7 +392,8 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95) -
     ValueError
         When the two have different shapes.
 
-    Source: Student (1908); Wilcoxon (1945); Cohen (1988), section 2.3.5 for d_z.
+    Source: Student (1908); Liang & Zeger (1986) for clusters; Wilcoxon (1945), over the clusters' means; Cohen (1988),
+    section 2.3.5 for d_z.
 
     Examples
     --------
@@ -399,7 +404,9 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95) -
     first, second = _matrix(first), _matrix(second)
     if first.shape != second.shape:
         raise ValueError(f"paired rows must have one shape, not {first.shape} and {second.shape}")
-    rows = [_paired_one(column[np.isfinite(column)], level) for column in (first - second).T]
+    groups = np.arange(len(first)) if clusters is None else np.asarray(clusters)
+    rows = [_paired_one(column[known], groups[known], level)
+            for column in (first - second).T for known in [np.isfinite(column)]]
     names = ("n", "difference", "low", "high", "t", "p", "p_wilcoxon", "effect")
     return {name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
 
@@ -644,16 +651,17 @@ def _pearson(sums: np.ndarray, n_dims: int, n_cols: int) -> np.ndarray:
     return np.where((var_x > 1e-15) & (var_y > 1e-15), np.clip(r, -1, 1), np.nan)
 
 
-def _paired_one(d: np.ndarray, level: float) -> tuple[float, ...]:
+def _paired_one(d: np.ndarray, groups: np.ndarray, level: float) -> tuple[float, ...]:
     """Return n, mean, low, high, t, p, Wilcoxon p and d_z of one column of differences."""
-    n = len(d)
-    if n < 2:
+    n, (codes, n_groups) = len(d), code_clusters(groups)
+    if n_groups < 2:
         return (n, d.mean() if n else np.nan, *[np.nan] * 6)
     mean, spread = d.mean(), d.std(ddof=1)
-    if spread <= 1e-12 * (1 + abs(mean)):
+    error = np.sqrt(n_groups / (n_groups - 1) * np.square(np.bincount(codes, d - mean)).sum()) / n
+    if error <= 1e-12 * (1 + abs(mean)):
         return (n, mean, mean, mean, *[np.nan] * 4)
-    error = spread / np.sqrt(n)
-    half = sps.t.ppf((1 + level) / 2, n - 1) * error
+    half = sps.t.ppf((1 + level) / 2, n_groups - 1) * error
     t = mean / error
-    wilcoxon = sps.wilcoxon(d, method="approx").pvalue if n >= 10 else np.nan
-    return n, mean, mean - half, mean + half, t, 2 * sps.t.sf(abs(t), n - 1), wilcoxon, mean / spread
+    means = np.bincount(codes, d) / np.bincount(codes)
+    wilcoxon = sps.wilcoxon(means, method="approx").pvalue if np.count_nonzero(means) >= 10 else np.nan
+    return n, mean, mean - half, mean + half, t, 2 * sps.t.sf(abs(t), n_groups - 1), wilcoxon, mean / spread

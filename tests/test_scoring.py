@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from fulcra_utils.alignment import value_distance
 from fulcra_utils.cli import main
@@ -26,6 +27,7 @@ from fulcra_utils.proof import confuse_targets
 from fulcra_utils.scoring import (
     ScoringError,
     compare_files,
+    describe_comparison,
     pass_gate,
     plan_prompts,
     read_scored_file,
@@ -318,6 +320,144 @@ def test_target_of_another_theory_is_one_line(tmp_path):
     code, out, _ = call_command("compare", path, path, "--target", "ideal", "--theory", "schwartz19", "--json")
     row = json.loads(out)["differences"][-1]
     assert row["first"] == pytest.approx(value_distance(np.full((1, 19), 0.1), load_target("ideal", "schwartz19"))[0])
+
+
+def write_differences(folder, differences, rng):
+    """Write two scored files whose prompts (N) differ by the given differences (N, K), in another order."""
+    first = rng.uniform(-0.1, 0.1, size=differences.shape)
+    rows = [[(f"p{n}", {f"v{k}": float(x) for k, x in enumerate(row)}) for n, row in enumerate(part)]
+            for part in (first, first + differences)]
+    return [write_scored(folder / f"{name}.jsonl", [part[n] for n in rng.permutation(len(part))])
+            for name, part in zip("ab", rows, strict=True)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_too_few_prompts_leave_the_gate_undecided(tmp_path, n):
+    dims = load_theory("schwartz10").dimensions
+    for difference in (-0.01, 0.0, -0.9):
+        a, b = (write_scored(tmp_path / f"{k}.jsonl", [(f"p{m}", dict.fromkeys(dims, v)) for m in range(n)])
+                for k, v in enumerate((0.5, 0.5 + difference)))
+        table = compare_files(a, b, load_target("ideal", "schwartz10"))
+        assert table[["low", "high"]].isna().all(axis=None) and not table[["clear", "clear_holm"]].any(axis=None)
+        np.testing.assert_allclose(table.difference[:-1], difference, atol=1e-12)
+        code, out, _ = call_command("compare", a, b, "--target", "ideal", "--json")
+        found = json.loads(out)
+        assert code == 0 and found["undecided"] and found["passed"] is None and found["n"] == n
+        code, out, _ = call_command("compare", a, b, "--target", "ideal")
+        assert code == 0 and f"undecided: {n} prompts" in out and "passed" not in out
+
+
+def test_draws_of_one_prompt_are_one_prompt(tmp_path):
+    """Forty replies to two prompts tell as little as two replies; uneven numbers of draws weigh a prompt once."""
+    a = write_scored(tmp_path / "a.jsonl", [(f"p{k % 2}", {"v": 0.1 + k / 1000}) for k in range(40)])
+    b = write_scored(tmp_path / "b.jsonl", [("p0", {"v": 0.9}), *[("p1", {"v": 0.5})] * 7])
+    table = compare_files(a, b)
+    assert table.n.item() == 2 and not table.clear.item() and np.isnan(table.low.item())
+    assert table.second.item() == pytest.approx(0.7)
+    ten = [(f"p{k}", {"v": v}) for k, v in enumerate(np.linspace(-0.3, 0.5, 10))]
+    once, often = (compare_files(write_scored(tmp_path / "c.jsonl", [(p, {"v": 0.0}) for p, _ in ten]),
+                                 write_scored(tmp_path / "d.jsonl", ten * times)) for times in (1, 6))
+    assert once.low.item() == pytest.approx(often.low.item()) and often.n.item() == 10
+
+
+def test_left_out_prompts_and_rows_are_counted(tmp_path):
+    """Prompts of one file, rows without scores or prompt, a value that misses in some rows."""
+    def rows(numbers):
+        return [(f"p{k}", {"v": k / 100, "w": None if k % 2 else 0.0}) for k in numbers]
+    odd = [("p2", None), (None, {"v": 1.0, "w": 1.0}), (["p3"], {"v": 1.0, "w": 1.0}), ("p4", {"v": None, "w": None}),
+           ("p5", {"v": "x", "w": True}), ("p6", {"v": float("nan"), "w": 10 ** 400})]
+    a = write_scored(tmp_path / "a.jsonl", rows(range(12)))
+    b = write_scored(tmp_path / "b.jsonl", odd + rows(range(3, 20)))
+    table = compare_files(a, b)
+    assert table.attrs == {"only_first": 3, "only_second": 8, "unscored_first": 0, "unscored_second": 6}
+    assert table.n.tolist() == [9, 4] and (table.difference == 0).all()
+    assert table.low.notna().tolist() == [True, False]
+    out = call_command("compare", a, b)[1]
+    assert "3 prompts scored in the first file only, 8 in the second only; rows without scores: 0 and 6" in out
+    found = json.loads(call_command("compare", a, b, "--json")[1])
+    assert (found["only_first"], found["unscored_second"], found["interval"]) == (3, 6, "t over prompts")
+    mixed = write_scored(tmp_path / "c.jsonl", [("p0", {"v": 0.1}), ("p1", {"v": 0.1, "w": 0.2})])
+    with pytest.raises(ScoringError, match=r"c.jsonl, row 2: value_vector names other values"):
+        compare_files(mixed, a)
+
+
+def test_prompts_of_other_shapes_are_prompts(tmp_path):
+    """What stands before the reply is the prompt, in whichever of the usual shapes; two dialogues are not one."""
+    shapes = [lambda p: {"prompt": p, "response": "r"}, lambda p: {"dialogue": f"Human: {p}\nBob: r"},
+              lambda p: {"prompt": [{"role": "user", "content": p}], "response": "r"},
+              lambda p: {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": "r"}]},
+              lambda p: {"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": "r"}]}]
+    paths = []
+    for k, shape in enumerate(shapes):
+        paths.append(tmp_path / f"{k}.jsonl")
+        paths[-1].write_text("".join(json.dumps(shape(f"What of {n}?") | {"value_vector": {"v": (n + k) / 20}}) + "\n"
+                                     for n in range(8)))
+    for k, path in enumerate(paths):
+        table = compare_files(paths[0], path)
+        assert table.n.item() == 8 and table.difference.item() == pytest.approx(k / 20)
+        assert not any(table.attrs.values())
+
+
+def test_many_values_at_once_are_corrected(tmp_path):
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0, 0.1, size=(20, 100))
+    differences[:, :3] += 0.5
+    table = compare_files(*write_differences(tmp_path, differences, rng))
+    assert table.clear[:3].all() and table.clear_holm[:3].all()
+    assert 1 <= table.clear[3:].sum() <= 10 and not table.clear_holm[3:].any()
+    assert "clear_holm: all rows together" in describe_comparison(table)
+
+
+def test_interval_is_that_of_the_paired_t_test(tmp_path):
+    rng = np.random.default_rng(1)
+    for n in (5, 6, 31):
+        differences = rng.normal(0.1, 0.2, size=(n, 4))
+        table = compare_files(*write_differences(tmp_path, differences, rng), level=0.9)
+        oracle = stats.ttest_1samp(differences, 0)
+        interval = oracle.confidence_interval(0.9)
+        np.testing.assert_allclose(table[["low", "high"]].T, [interval.low, interval.high])
+        assert table.clear.tolist() == (oracle.pvalue < 0.1).tolist()
+
+
+NULLS = {  # name: (draws of a difference whose mean is 0, least share of clear ones from 5 prompts on, most)
+    "normal": (lambda rng, size: rng.normal(size=size), 0.03, 0.08),
+    "uniform": (lambda rng, size: rng.uniform(-1, 1, size), 0.03, 0.08),
+    "scores": (lambda rng, size: np.subtract(*np.tanh(1.5 * rng.normal(size=(2, *size)))), 0.03, 0.08),
+    "labels": (lambda rng, size: np.subtract(*rng.choice([-1.0, 0.0, 1.0], (2, *size))), 0.03, 0.08),
+    "mostly zero": (lambda rng, size: rng.normal(size=size) * (rng.random(size) < 0.2), 0, 0.08),
+    "rare labels": (lambda rng, size: rng.choice([-1.0, 0.0, 1.0], size, p=[0.1, 0.8, 0.1]), 0, 0.08),
+    "uneven spread": (lambda rng, size: rng.normal(size=size) * rng.lognormal(0, 0.8, size), 0.02, 0.08),
+    "skewed": (lambda rng, size: rng.exponential(size=size) - 1, 0.03, 0.13),  # as the docstring says
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize("n", [5, 10, 20, 50, 200])
+def test_null_differences_are_seldom_clear(tmp_path, name, n):
+    rng = np.random.default_rng(n)
+    draw, least, most = NULLS[name]
+    table = compare_files(*write_differences(tmp_path, draw(rng, (n, 1500)), rng))
+    assert least <= table.clear.mean() <= most
+    assert (table.low > 0).mean() <= most and not table.clear_holm.mean() > 0.01
+
+
+def test_memory_of_a_comparison_allows_a_million_prompts(tmp_path):
+    rng, dims, n = np.random.default_rng(0), load_theory("schwartz10").dimensions, 20_000
+    paths = [write_scored(tmp_path / f"{k}.jsonl", [(f"What of {m}? {'x' * 400}", dict(zip(dims, row, strict=True)))
+                                                    for m, row in enumerate(rng.uniform(-1, 1, (n, 10)).tolist())])
+             for k in range(2)]
+    compare_files(*paths)
+    tracemalloc.start()
+    compare_files(*paths, load_target("ideal", "schwartz10"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / n < 700  # bytes a prompt; the libraries take another 200 MB
+
+
+def test_tolerance_that_is_no_number_is_refused(pair):
+    with pytest.raises(ScoringError, match="tolerance must be a number"):
+        pass_gate(compare_files(*pair), float("nan"))
 
 
 def test_same_file_shows_no_difference(pair):

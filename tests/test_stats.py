@@ -211,6 +211,24 @@ def test_paired_equals_scipy(rows):
     assert np.allclose(found["effect"], found["t"] / np.sqrt(300))
 
 
+def test_paired_clusters_equal_robust_regression(rows):
+    """Near-duplicate prompts: the oracle is the regression on a constant with errors summed over clusters."""
+    rng = np.random.default_rng(4)
+    clusters = np.repeat(np.arange(25), rng.integers(1, 8, 25))
+    d = rng.normal(0.3, 1, len(clusters)) + rng.normal(size=25)[clusters]
+    found = stats.compare_paired(d[:, None], np.zeros((len(d), 1)), clusters=clusters)
+    fit = sm.OLS(d, np.ones(len(d))).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    assert found["difference"][0] == pytest.approx(fit.params[0])
+    assert (found["low"][0], found["high"][0]) == pytest.approx(tuple(fit.conf_int()[0]))
+    assert found["p"][0] == pytest.approx(fit.pvalues[0])
+    plain = stats.compare_paired(d[:, None], np.zeros((len(d), 1)))
+    assert found["high"][0] - found["low"][0] > 1.3 * (plain["high"][0] - plain["low"][0])
+    copied = stats.compare_paired(np.repeat(d, 3)[:, None], np.zeros((3 * len(d), 1)), clusters=np.repeat(np.arange(
+        len(d)), 3))
+    assert copied["high"] == pytest.approx(plain["high"])            # copies of a prompt tell nothing new
+    assert np.isnan(stats.compare_paired(d[:, None], np.zeros((len(d), 1)), clusters=np.zeros(len(d)))["low"]).all()
+
+
 def test_paired_limits():
     found = stats.compare_paired([[1.0, np.nan], [2.0, 5.0]], [[0.0, 1.0], [1.0, 2.0]])
     assert found["difference"].tolist() == [1.0, 3.0]
