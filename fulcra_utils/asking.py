@@ -441,18 +441,16 @@ class _Session:
 
     def _adapt(self, said: str, sent: dict[str, Any]) -> bool:
         """Return whether `sent` holds an option that the endpoint does not take; it is left out from now on."""
-        met = {name: re.search(rf"\b{name}\b", said) for name in OTHER_NAME if name in sent}
-        name = min(filter(met.get, met), key=lambda name: met[name].start(), default="")
+        name = next((word for word in re.findall(r"\w+", said) if word in OTHER_NAME and word in sent), "")
         if not name or not NOT_TAKEN.search(said):
             return False
         if name in self.options:
             value, other = self.options.pop(name), OTHER_NAME[name]
             self.left_out.append(name)
-            instead = f"goes as {other}" if other and other not in self.left_out else "is left out"
-            if "goes" in instead:
+            if other and other not in self.left_out:
                 self.options[other] = value
-            log = logging.getLogger(__name__)
-            log.warning("%s takes no %s, so it %s: %s", self.endpoint.model, name, instead, said)
+            logging.getLogger(__name__).warning("%s takes no %s, so it %s: %s", self.endpoint.model, name, (
+                f"goes as {other}" if other in self.options else "is left out"), said)
         return True
 
     async def _post(self, question: Question, mode: str, options: dict[str, Any]) -> Any:
@@ -511,8 +509,7 @@ def _parse_body(body: str) -> Any:
         pass
     if body.lstrip().startswith(("data:", "event:", ":")):
         events = [_parse_body(line[5:].strip()) for line in body.splitlines() if line.startswith("data:")]
-        return next((event for event in events if isinstance(event, dict) and event.get("error")),
-                    IN_A_STREAM)
+        return next((event for event in events if isinstance(event, dict) and event.get("error")), IN_A_STREAM)
     page = re.search(r"<title[^>]*>(.*?)</title>", body, re.I | re.S)
     words = page[1] if page else re.sub(r"<[^>]*>", " ", body)[:200]
     return words.strip() or "it is empty"

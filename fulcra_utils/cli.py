@@ -105,6 +105,19 @@ def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder,
         typer.echo(path)
 
 
+def _read_temperature(text: str) -> float | None:
+    return None if text.lower() in ("", "none") else float(text)
+
+
+def _read_option(text: str) -> tuple[str, object]:
+    import yaml
+    name, value = text.split("=", 1)
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError from None
+
+
 @app.command()
 def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .jsonl.gz or .parquet.")],
              output: Annotated[str, typer.Option("--output", help="Labelled rows: .jsonl or .jsonl.gz.")],
@@ -116,9 +129,11 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
                  help="Most US dollars for all answers to these questions, those of earlier runs included.")] = None,
              concurrency: Annotated[int, typer.Option(min=1, help="Most requests at a time.")] = 8,
              timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
-             temperature: Annotated[str, typer.Option(help="Of the model's sampling; none: not sent.")] = "0",
-             option: Annotated[list[str] | None, typer.Option(
-                 help="name=value for the body of each request, as reasoning_effort=low; repeatable.")] = None,
+             temperature: Annotated[float | None, typer.Option(
+                 parser=_read_temperature, help="Of the model's sampling; none: not sent.")] = "0",
+             option: Annotated[list[tuple] | None, typer.Option(
+                 parser=_read_option, metavar="NAME=VALUE",
+                 help="Into the body of each request, as reasoning_effort=low; repeatable.")] = None,
              cache: Annotated[str, typer.Option(help="Folder of stored answers; default <input>.cache.")] = "",
              prompt_field: Annotated[str, typer.Option(help="Text, or chat messages.")] = "prompt",
              response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
@@ -136,32 +151,13 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     from fulcra_utils.annotate import annotate_file
     from fulcra_utils.endpoints import PRICES, build_endpoint
     endpoint = build_endpoint(model=model, concurrency=concurrency, timeout=timeout,
-                              options=_read_options(temperature, option or []))
+                              options={"temperature": temperature, **dict(option or [])})
     report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
                            response_field, decisions or None, review or None, card, prices=prices or PRICES,
                            progress=sys.stderr.isatty())
     typer.echo(report.describe())
     if report.failed or report.unused:
         raise typer.Exit(1)
-
-
-def _read_options(temperature: str, given: list[str]) -> dict[str, object]:
-    import yaml
-    options: dict[str, object] = {"temperature": None}
-    try:
-        if temperature.lower() not in ("", "none"):
-            options["temperature"] = float(temperature)
-    except ValueError:
-        raise ValueError(f"--temperature {temperature}: is neither a number nor none") from None
-    for text in given:
-        name, _, value = text.partition("=")
-        try:
-            options[name.strip()] = None if value.lower() == "none" else yaml.safe_load(value)
-        except yaml.YAMLError:
-            name = ""
-        if not name.strip() or "=" not in text:
-            raise ValueError(f"--option {text}: is no name=value")
-    return options
 
 
 @app.command()

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import TemplateError
 
+from fulcra_utils.asking import ask_all
+from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
 from fulcra_utils.generation import decode_reply
 from fulcra_utils.orientation import (
     Messages,
@@ -95,7 +97,8 @@ def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200,
     Returns
     -------
     callable
-        An empty or withheld reply is returned as "", which counts as not readable.
+        An empty reply, asked for three times, is returned as "", which counts as not readable; a refused or withheld
+        one raises OrientationError, an endpoint that can answer nobody EndpointError.
 
     Raises
     ------
@@ -111,15 +114,20 @@ def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200,
     """
     if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         raise OrientationError("No endpoint: set OPENAI_BASE_URL (and OPENAI_API_KEY where it wants a key).")
-    from openai import OpenAI
-    client = OpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout, max_retries=max_retries)
+    endpoint = Endpoint(model=model, options={"temperature": temperature, "max_tokens": max_tokens}, timeout=timeout,
+                        attempts=max_retries + 1)
 
     def play(messages: Messages) -> str:
-        answer = client.chat.completions.create(model=model, messages=messages, temperature=temperature,
-                                                max_tokens=max_tokens)
-        return (answer.choices[0].message.content or "") if answer.choices else ""
+        outcome = ask_all(endpoint, [Question(tuple(messages), context="player")], _take, AnswerCache(None))[0]
+        if outcome.error:
+            raise OrientationError(outcome.error)
+        return outcome.value or ""
 
     return play
+
+
+def _take(_: int, answer: Answer) -> tuple[str, list[str], float]:
+    return answer.text, [] if answer.text.strip() else ["the reply is empty"], float(bool(answer.text.strip()))
 
 
 def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperature: float = 1.0,
@@ -302,17 +310,23 @@ def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int
     tasks = [(name, orientation, goal) for name in players for orientation in load_slider().orientations
              for goal in with_goal]
     repeats = n_repeats if isinstance(n_repeats, Mapping) else dict.fromkeys(players, n_repeats)
-    parts = [run_protocol(_endure(players[name]), orientation, repeats[name], goal, seed).assign(player=name)
+    enduring = {name: _endure(player) for name, player in players.items()}
+    parts = [run_protocol(enduring[name], orientation, repeats[name], goal, seed).assign(player=name)
              for name, orientation, goal in tqdm(tasks, desc="players", disable=not progress)]
     return pd.concat(parts, ignore_index=True)
 
 
 def _endure(player: Player) -> Player:
-    """Return a player that answers an error with its words, which name no option."""
+    """Return a player that answers an error with its words, which name no option; a dead endpoint is asked no more."""
+    gone = ""
+
     def play(messages: Messages) -> str:
+        nonlocal gone
         try:
-            return player(messages)
+            return gone or player(messages)
         except Exception as error:  # any failure of a remote or local model is a missing choice, told by its words
-            return f"[no reply: {type(error).__name__}: {str(error)[:200]}]"
+            said = f"[no reply: {type(error).__name__}: {str(error)[:200]}]"
+            gone = said if isinstance(error, EndpointError) else ""
+            return said
 
     return play

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from fault_server import FaultServer
 from transformers import AutoTokenizer
 
 from fulcra_utils.orientation import (
@@ -214,6 +215,19 @@ def test_an_openai_compatible_endpoint_plays(monkeypatch):
         server.shutdown()
         server.server_close()
     assert round(choice_angle(table.choice.to_numpy()), 2) == 61.39 and _Endpoint.calls == 9
+
+
+@pytest.mark.parametrize(("said", "words", "most"), [
+    ((401, {"error": {"message": "wrong key"}}), "EndpointError: http", 1),
+    ((200, {"error": {"message": "no credits", "code": 402}}), "no credits", 1),
+    ((200, {"choices": [{"message": {"refusal": "I will not choose."}}]}), "the model refuses: I will not choose.", 8)])
+def test_an_endpoint_that_cannot_answer_says_why(monkeypatch, said, words, most):
+    with FaultServer(script=lambda _: said) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        table = run_players({"p": endpoint_player("m")}, 1, with_goal=[False])
+        assert table.choice.isna().all() and table.reply.str.contains(words, regex=False).all()
+        assert server.requests <= 4 * most, "what concerns every choice is asked once"
 
 
 def test_options_are_shown_in_the_order_asked_for():
