@@ -741,7 +741,8 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
                f"{top['first']} − {top['second']} = {top.difference:+.2f} ({_span(top.low, top.high)}), "
                f"d_z = {top.effect:.2f}.")
     mixed = pd.concat([_fit_all(replies, c) for c in (False, True)]) if with_mixed else pd.DataFrame()
-    return Finding(table, reading, f"{replies.describe()}; paired on shared prompts; 95 % intervals.", {"mixed": mixed})
+    return Finding(table, reading, f"{replies.describe()}; paired on shared prompts; 95 % t intervals, a cluster of "
+                   "near-duplicate prompts is the unit.", {"mixed": mixed})
 
 
 def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | None:
@@ -753,10 +754,11 @@ def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | No
         return None
     i, j = a[shared].to_numpy(), b[shared].to_numpy()
     x, controls, refused = replies.vectors, replies.controls, replies.refusals
-    raw = compare_paired(x[i], x[j])
-    adjusted = adjust_difference(x[i] - x[j], controls[i] - controls[j])
+    clusters = replies.clusters[i]
+    raw = compare_paired(x[i], x[j], clusters=clusters)
+    adjusted = adjust_difference(x[i] - x[j], controls[i] - controls[j], clusters=clusters)
     both = ~refused[i] & ~refused[j]
-    answered = compare_paired(x[i][both], x[j][both])
+    answered = compare_paired(x[i][both], x[j][both], clusters=clusters[both])
     return pd.DataFrame({
         "first": first, "second": second, "value": replies.theory.dimensions, "n": raw["n"],
         "difference": raw["difference"], "low": raw["low"], "high": raw["high"], "p": raw["p"], "effect": raw["effect"],

@@ -411,7 +411,8 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
     return {name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
-def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float = 0.95) -> dict[str, np.ndarray]:
+def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float = 0.95,
+                      clusters: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Return the paired difference that is left when both replies are alike in the controls.
 
     The differences are regressed on the differences of the controls (refusal, log-length); the constant is what
@@ -423,6 +424,8 @@ def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float
         First minus second, per prompt; nan = missing.
     controls : (N, C) array
         Differences of the controls, complete. Constant columns of 0 are left out.
+    clusters : (N,) array, optional
+        As in `compare_paired`: errors then sum over clusters.
 
     Returns
     -------
@@ -445,9 +448,11 @@ def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float
     for k, column in enumerate(difference.T):
         present = np.isfinite(column)
         design = np.column_stack([np.ones(present.sum()), controls[present]])
-        if len(design) < design.shape[1] + 1 or np.ptp(column[present]) == 0:
+        groups = np.arange(len(column))[present] if clusters is None else code_clusters(clusters)[0][present]
+        if len(np.unique(groups)) < design.shape[1] + 1 or np.ptp(column[present]) == 0:
             continue
-        fit = sm.OLS(column[present], design).fit(cov_type="HC1", use_t=True)
+        errors = {"cov_type": "HC1"} if clusters is None else {"cov_type": "cluster", "cov_kwds": {"groups": groups}}
+        fit = sm.OLS(column[present], design).fit(use_t=True, **errors)
         low, high = fit.conf_int(alpha=1 - level)[0]
         for name, value in zip(result, (fit.params[0], low, high, fit.pvalues[0]), strict=True):
             result[name][k] = value

@@ -247,6 +247,15 @@ def test_adjusted_difference_recovers_truth():
     assert found["low"][0] < 0.3 < found["high"][0]
 
 
+def test_adjusted_difference_of_copied_prompts_is_no_surer():
+    rng = np.random.default_rng(5)
+    d, controls = rng.normal(size=(40, 1)), rng.normal(size=(40, 1))
+    once = stats.adjust_difference(d, controls, clusters=np.arange(40))
+    four = np.repeat(np.arange(40), 4)
+    copied = stats.adjust_difference(d[four], controls[four], clusters=four)
+    assert copied["high"] - copied["low"] == pytest.approx(once["high"] - once["low"], rel=0.03)
+
+
 def test_adjusted_difference_limits():
     alike = stats.adjust_difference(np.arange(4.0)[:, None], np.zeros((4, 2)))
     assert alike["difference"][0] == pytest.approx(1.5)
