@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from fulcra_utils.files import write_text
-from fulcra_utils.theory import ROOT, Theory, find_duplicate_keys, load_theory, read_yaml
+from fulcra_utils.theory import ROOT, Theory, load_theory, read_yaml
 
 TARGETS = ROOT / "data" / "targets"
 _KEYS = {"name", "title", "theory", "source", "values", "weights"}
@@ -251,11 +251,11 @@ def write_system_prompt(target: Target, theory: Theory | str) -> str:
 
 def _read(path: Path) -> dict:
     try:
-        raw, node = read_yaml(path)
+        raw, _, twice = read_yaml(path)
     except ValueError as error:
         raise TargetError(f"{path}: {' '.join(str(error).split())}.") from None
-    if faults := find_duplicate_keys(node):
-        raise TargetError(f"{path}, {faults[0]}.")
+    if twice:
+        raise TargetError(f"{path}, {twice[0]}.")
     if not isinstance(raw, dict):
         raise TargetError(f"{path}: a target file is a mapping with name, theory, source and values.")
     return raw

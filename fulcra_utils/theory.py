@@ -258,7 +258,33 @@ def check_theory(path: str | Path) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that says where a value does not fit its kind: 2024-13-45, !!int word."""
+    """Notes keys given twice, refuses aliases that hold themselves or swell, and names what it cannot read by line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[str] = []
+        self.sizes: dict[yaml.Node, int] = {}  # entries in each finished node, its aliases written out
+        self.total = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        is_alias, before = self.check_event(yaml.AliasEvent), self.total
+        node = super().compose_node(parent, index)
+        if is_alias and node not in self.sizes:
+            raise ValueError(f"line {node.start_mark.line + 1}: not usable: an anchor (&) that holds itself")
+        self.total += self.sizes[node] if is_alias else 1
+        self.sizes.setdefault(node, self.total - before)
+        if self.total - len(self.sizes) > 100_000:
+            raise ValueError("not usable: its aliases (*) stand for more than 100,000 entries")
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            key.read = key.value if key.tag.endswith((":merge", ":value")) else self.construct_object(key)
+            if key.read in seen:
+                self.twice.append(f"line {key.start_mark.line + 1}, {key.value}: key given twice")
+            seen.add(key.read)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -268,15 +294,13 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
-def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
-    """Return the content of a YAML file and its nodes; ValueError says in one line, with its number, what is wrong."""
+def read_yaml(path: Path) -> tuple[Any, yaml.Node | None, list[str]]:
+    """Return a file's value, its nodes, which know their lines, and the keys given twice; ValueError says why not."""
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        sizes: dict[yaml.Node, int] = {}
-        if node and _measure(node, sizes) - len(sizes) > 100_000:
-            raise ValueError("not usable: its aliases (*) stand for more than 100,000 entries")
-        return yaml.load(text, _Loader), node
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(node), node, loader.twice
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     except RecursionError:
@@ -289,33 +313,20 @@ def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
         raise ValueError(f"{line}not valid YAML: {error.problem}") from None
 
 
-def _measure(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
-    """Return how many nodes a YAML tree has with its aliases written out; ValueError when it holds itself."""
-    if sizes.get(node) == 0:
-        raise ValueError(f"line {node.start_mark.line + 1}: not usable: an anchor (&) that holds itself")
-    if node not in sizes:
-        sizes[node] = 0
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        children = node.value if isinstance(node, yaml.SequenceNode) else [child for pair in pairs for child in pair]
-        sizes[node] = 1 + sum([_measure(child, sizes) for child in children])
-    return sizes[node]
-
-
 def _read(path: Path) -> tuple[dict | None, list[str]]:
     try:
-        raw, node = read_yaml(path)
+        raw, node, faults = read_yaml(path)
     except ValueError as error:
         return None, [" ".join(str(error).split())]
     if not isinstance(raw, dict):
         return None, ["line 1: a theory file is a mapping with name, title, citation, dimensions, …"]
-    faults = find_duplicate_keys(node)
     try:
         parsed = _TheoryFile.model_validate(raw)
         faults += [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
                    for place, text in _content_faults(parsed, path)]
     except ValidationError as error:
         faults += [_schema_fault(node, e) for e in error.errors()]
-    return raw, [" ".join(fault.split()) for fault in dict.fromkeys(faults)]
+    return raw, [" ".join(fault.split()) for fault in faults]
 
 
 def _schema_fault(node: yaml.Node, error: dict) -> str:
@@ -332,44 +343,16 @@ def _line(node: yaml.Node, place: Sequence) -> int:
     """Return the line (from 1) of the deepest node on the way to `place`."""
     line = node.start_mark.line
     for step in place:
-        found = None
+        found = []
         if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if _is_key(k, step)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            found = (node.value[step], node.value[step])
-        if found is None:
+            found = [(key, value) for key, value in node.value
+                     if step == key.read or str(step) in (key.value, repr(key.read))]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = [(child, child) for child in node.value[step:step + 1]]
+        if not found:
             break
-        line, node = found[0].start_mark.line, found[1]
+        line, node = found[-1][0].start_mark.line, found[-1][1]
     return line + 1
-
-
-def _read_key(key: yaml.Node) -> Any:
-    """Return a key as it is read: 1, 1.0 and yes are one key."""
-    try:
-        return yaml.constructor.SafeConstructor().construct_object(key, deep=True)
-    except yaml.YAMLError:  # <<
-        return key.value
-
-
-def _is_key(key: yaml.Node, step: Any) -> bool:
-    read = _read_key(key)
-    return read == step or str(step) in (key.value, repr(read))
-
-
-def find_duplicate_keys(node: yaml.Node) -> list[str]:
-    """Return each key that a YAML mapping gives twice, with its line; PyYAML would keep the last one silently."""
-    faults, children = [], []
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            name = _read_key(key)
-            if name in seen:
-                faults.append(f"line {key.start_mark.line + 1}, {key.value}: key given twice")
-            seen.add(name)
-            children.append(value)
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    return faults + [fault for child in children for fault in find_duplicate_keys(child)]
 
 
 def _content_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
