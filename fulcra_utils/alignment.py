@@ -238,8 +238,9 @@ def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: i
     DataFrame
         One row for each target: n_prompts, n_replies, distance_mean (a reply drawn at random), distance_chosen,
         distance_change with low and high (95 % interval over prompts), reward_mean, reward_chosen, reward_change with
-        reward_low and reward_high (nan without rewards), drift (mean |change| of dimensions without weight; nan when
-        the target weighs all) and one share column for each source, share/<source>.
+        reward_low and reward_high (over the prompts whose nearest reply has a reward; nan without), drift (mean
+        |change| of dimensions without weight; nan when the target weighs all) and one share column for each source,
+        share/<source>.
 
     Source: ours; alignment without training, absence "penalise".
 
@@ -273,12 +274,13 @@ def _selection_row(frame: pd.DataFrame, target: Target) -> dict[str, float]:
     mean = frame.groupby("prompt", sort=False)[columns].mean().loc[chosen.index]
     change, low, high = mean_interval(chosen["distance"] - mean["distance"])
     gain, gain_low, gain_high = mean_interval(chosen["reward"] - mean["reward"])
+    rated = chosen["reward"].notna()  # both means over the prompts whose nearest reply has a reward
     idle = [d for d, aimed in zip(target.dimensions, target.aimed, strict=True) if not aimed]
-    drift = (chosen[idle].mean() - mean[idle].mean()).abs().mean() if idle else np.nan
+    drift = (chosen[idle] - mean[idle]).mean().abs().mean() if idle else np.nan
     return {
         "n_prompts": len(chosen), "n_replies": len(frame), "distance_mean": mean["distance"].mean(),
         "distance_chosen": chosen["distance"].mean(), "distance_change": change, "low": low, "high": high,
-        "reward_mean": mean["reward"].mean(), "reward_chosen": chosen["reward"].mean(), "reward_change": gain,
+        "reward_mean": mean["reward"][rated].mean(), "reward_chosen": chosen["reward"].mean(), "reward_change": gain,
         "reward_low": gain_low, "reward_high": gain_high, "drift": drift,
         **{f"share/{s}": (chosen["response_source"] == s).mean() for s in sources},
     }

@@ -207,3 +207,28 @@ def test_audit_catches_stuffing():
     audit = audit_reward(Gullible(), ["q", "r"], ["be compassionate", "fine"], target, theory)
     assert audit.set_index("kind").is_fault["stuffing"]
     assert not audit.set_index("kind").is_fault["empty"]
+
+
+def test_reward_before_and_after_is_taken_over_the_same_prompts():
+    theory = load_theory("moral_foundations")
+    rows = [("p", 1.0, 1.0), ("p", 0.0, 3.0), ("q", 1.0, np.nan), ("q", 0.0, 9.0)]    # the nearest to q has no reward
+    replies = pd.DataFrame([{"prompt": p, "response_source": "x", "reward": r, **dict.fromkeys(theory.dimensions, v)}
+                            for p, v, r in rows])
+    row = measure_selection(replies, [uniform_target(theory)]).iloc[0]
+    assert row[["n_prompts", "reward_mean", "reward_chosen", "reward_change"]].tolist() == [2, 2.0, 1.0, -1.0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_differences_of_a_selection_are_those_of_its_means(seed):
+    theory, rng = load_theory("schwartz10"), np.random.default_rng(seed)
+    replies, target = make_replies(theory, rng), load_target("harmless", theory)
+    replies.loc[rng.random(len(replies)) < 0.4, "reward"] = np.nan
+    idle = [d for d, aimed in zip(theory.dimensions, target.aimed, strict=True) if not aimed]
+    replies[idle] = replies[idle].mask(rng.random((len(replies), len(idle))) < 0.3)
+    row = measure_selection(replies, [target]).iloc[0]
+    for name in ("reward", "distance"):
+        assert row[f"{name}_chosen"] - row[f"{name}_mean"] == pytest.approx(row[f"{name}_change"])
+    distance = value_distance(replies[list(theory.dimensions)].to_numpy(), target)
+    best = replies.loc[choose_best(distance, replies["prompt"].tolist())].set_index("prompt")[idle]
+    gaps = best - replies.groupby("prompt")[idle].mean().loc[best.index]
+    assert row.drift == pytest.approx(gaps.mean().abs().mean())
