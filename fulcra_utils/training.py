@@ -371,18 +371,22 @@ def shared_folder(arguments: TrainingArguments) -> Iterator[str]:
 
 
 def _arguments(settings: TrainingSettings, n_rows: int, validate: bool) -> TrainingArguments:
-    steps = max(1, -(-n_rows // settings.batch_size) // settings.evaluations_per_epoch)
-    when = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps} if validate \
-        else {"eval_strategy": "no", "save_strategy": "no"}
-    return TrainingArguments(
+    when = {"eval_strategy": "steps", "save_strategy": "steps"} if validate else \
+        {"eval_strategy": "no", "save_strategy": "no"}
+    arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(), num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=2 * settings.batch_size, lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share, train_sampling_strategy="group_by_length", seed=settings.seed,
         bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(), label_names=["labels"],
         load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True, save_total_limit=1,
-        save_only_model=True, logging_steps=max(1, steps // 2), report_to="none", disable_tqdm=True,
-        dataloader_pin_memory=False, ddp_find_unused_parameters=False, log_level="error", **when)
+        save_only_model=True, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False, log_level="error", **when)
+    together = arguments.train_batch_size * arguments.world_size    # replies of one step, of all devices
+    steps = max(1, -(-n_rows // together) // settings.evaluations_per_epoch)
+    arguments.eval_steps = arguments.save_steps = steps
+    arguments.logging_steps = max(1, steps // 2)
+    return arguments
 
 
 def _optimizer(evaluator: ValueEvaluator, settings: TrainingSettings) -> torch.optim.Optimizer:

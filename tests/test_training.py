@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
+from fulcra_utils import training
 from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import (
     PaperRecipe,
@@ -396,3 +397,13 @@ def test_boards_count_a_score_on_the_cut_as_not_opposed():
 def test_what_is_not_said_is_not_counted():
     labels, said = np.array([[1.0], [0.0], [-1.0]]), np.array([[1.0], [np.nan], [-1.0]])
     assert macro_f1(labels, said) == 1.0
+
+
+@pytest.mark.parametrize(("world", "batch", "per_epoch", "steps"), [
+    (1, 8, 1, 12), (4, 8, 1, 3), (4, 8, 3, 1), (4, 8, 9, 1), (2, 8, 2, 3), (64, 8, 1, 1)])
+def test_validation_comes_as_often_on_many_processes(monkeypatch, world, batch, per_epoch, steps):
+    monkeypatch.setattr(training.TrainingArguments, "world_size", property(lambda self: world))
+    settings = TrainingSettings(batch_size=batch, evaluations_per_epoch=per_epoch)
+    arguments = training._arguments(settings, 96, validate=True)
+    assert arguments.eval_steps == arguments.save_steps == steps and arguments.logging_steps == max(1, steps // 2)
+    assert training._arguments(settings, 96, validate=False).eval_strategy == "no"
