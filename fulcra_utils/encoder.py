@@ -146,12 +146,17 @@ def verify_sha256(path: str | Path, expected: str) -> None:
     path = Path(path)
     if not path.is_file():
         raise EncoderError(f"The encoder file {path} is missing.")
-    found = _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
+    found = hash_file(path)
     if found != expected:
         raise EncoderError(f"The encoder file {path} has sha256 {found}, expected {expected}; it is not used.")
 
 
-@lru_cache(maxsize=8)
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file, read in pieces; a file whose size and time stay is read once."""
+    return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache(maxsize=256)
 def _sha256(path: Path, mtime: int, size: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,14 +1,23 @@
-"""Files that appear whole or not at all: written under a temporary name in the same folder, then renamed."""
+"""Files that appear whole or not at all, and digests that tell what a kept one was made of.
+
+A file is written under a temporary name in the same folder, then renamed.
+"""
 
 from __future__ import annotations
 
+import copyreg
 import csv
+import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -157,6 +166,145 @@ def write_table(path: str | Path, table: pd.DataFrame) -> Path:
             has_return = any("\r" in v for v in table.to_numpy(dtype=object).ravel() if isinstance(v, str))
             table.to_csv(tmp, index=False, quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
     return path
+
+
+def digest(*things: Any) -> str:
+    """Return a sha256 of everything that things are made of, as `list_parts` finds it.
+
+    Examples
+    --------
+    >>> digest({"a": 1, "b": [2]}) == digest({"b": (2,), "a": 1}), digest(lambda x: x + 1) == digest(lambda x: x + 2)
+    (True, False)
+    """
+    return hashlib.sha256(json.dumps(list_parts(things), sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def digest_code(function: FunctionType) -> str:
+    """Return `digest` of a function and of the code of ours that it reaches, taken once in a process."""
+    return digest(function)
+
+
+def list_parts(thing: Any) -> dict[str, str]:
+    """Return the sha256 of each part of a thing by its path: data, weights, an object's state, code.
+
+    Code counts by what it does (not by its comments or docstrings), with the variables it closes over and the globals
+    it names; installed packages count by their names. An object with a text `label` is known by that alone.
+
+    Raises
+    ------
+    TypeError
+        A part cannot be told from another one: a connection, a lock, a generator.
+    """
+    found: dict[str, Any] = {}
+    try:
+        _note(thing, "", found, {})
+    except Exception as error:
+        raise TypeError(f"it cannot be told from another one ({str(error).splitlines()[0]})") from None
+    return {path: found[path].hexdigest() for path in sorted(found)}
+
+
+def _note(thing: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) -> None:
+    """Add a thing to the hash of its path; `seen` holds objects and code met before, so that circles end."""
+    if getattr(thing, "shape", None) == () and hasattr(thing, "item"):
+        thing = thing.item()
+    note, kind = found.setdefault(path, hashlib.sha256()).update, type(thing)
+    if thing is None or isinstance(thing, str | bytes | int | float | complex):
+        return note(f"{thing!r};".encode("utf-8", "surrogatepass"))
+    if kind in (dict, list, tuple):
+        keys = sorted(thing, key=repr) if kind is dict else range(len(thing))
+        parts = [len(keys), *(keys if kind is dict else [])]
+        for key in keys:    # few members are parts of their own
+            _note(thing[key], f"{path}[{key}]" if len(keys) <= _FEW else path, found, seen)
+    elif kind in (set, frozenset):
+        parts = [len(thing), *sorted(thing, key=repr)]
+    elif isinstance(thing, PurePath):
+        parts = [os.path.relpath(thing, _ROOT)]
+    elif isinstance(thing, type | FunctionType | BuiltinFunctionType | ModuleType) and not _is_own(thing):
+        held = getattr(thing, "__self__", None) if isinstance(thing, BuiltinFunctionType) else None
+        parts = [getattr(thing, "__module__", ""), getattr(thing, "__qualname__", thing.__name__),
+                 None if isinstance(held, ModuleType) else held]
+    elif hasattr(thing, "detach") and hasattr(thing, "untyped_storage"):
+        parts = [str(thing.dtype), list(thing.shape), _tensor_bytes(thing)]
+    elif kind.__module__ == "numpy" and hasattr(thing, "tobytes") and not thing.dtype.hasobject:
+        parts = [str(thing.dtype), thing.shape, thing.tobytes()]
+    elif str(kind.__module__).partition(".")[0] == "pandas" and hasattr(thing, "to_dict"):
+        parts = [thing.to_dict()]
+    elif id(thing) in seen:
+        return note(b"again;")
+    else:
+        seen[id(thing)], named = thing, _name_parts(thing)
+        for name in sorted(named):
+            _note(named[name], f"{path}.{name}", found, seen)
+        return note(f"{sorted(named)};".encode())
+    for part in parts:
+        _note(part, path, found, seen)
+    return None
+
+
+def _name_parts(thing: Any) -> dict[str, Any]:
+    """Return what a function, a class or an object consists of, by name."""
+    if isinstance(thing, FunctionType):
+        codes, cells = _list_codes(thing.__code__), thing.__closure__ or ()
+        names = {name for code in codes for name in code.co_names}
+        inner = [import_module(name) for name in names if name.startswith(f"{_PACKAGE}.")]   # imported in the function
+        known = thing.__globals__ | {n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
+        told = [[c.co_code, c.co_names, [x for x in c.co_consts if not isinstance(x, CodeType) and
+                                         (x is None or x != thing.__doc__)]] for c in codes]
+        return {"code": [told, thing.__defaults__, thing.__kwdefaults__], **{n: known[n] for n in names & known.keys()},
+                **{n: c.cell_contents for n, c in zip(codes[0].co_freevars, cells, strict=True) if c != CellType()}}
+    if isinstance(thing, type):
+        kept = {n: x for n, x in vars(thing).items() if n != "_abc_impl" and (n[:2] != "__" or callable(x))}
+        return {"bases": thing.__bases__, **kept}
+    if isinstance(label := getattr(thing, "label", None), str) and label:
+        return {"label": label}
+    inner = ("__wrapped__", "__func__", "__self__", "fget", *(["func"] if hasattr(thing, "attrname") else []))
+    if found := {name: x for name in inner if (x := getattr(thing, name, None)) is not None}:
+        return found   # a bound method, a property, a cached function
+    if hasattr(thing, "get_vocab"):
+        return {"vocabulary": thing.get_vocab()}
+    if hasattr(thing, "state_dict") and hasattr(getattr(thing, "config", None), "to_dict"):
+        config = json.loads(json.dumps(thing.config.to_dict(), default=str))    # as it is after saving and loading
+        config = {k: v for k, v in config.items() if k[0] != "_" and k not in _NOISE}
+        return {"class": type(thing), "weights": dict(thing.state_dict()), "config": config,
+                "tokenizer": getattr(thing, "tokenizer", None)}
+    if hasattr(thing, "state_dict"):
+        return {"class": type(thing), **{n: x for n, x in vars(thing).items() if n != "training" and "hook" not in n}}
+    make = copyreg.dispatch_table.get(type(thing))
+    reduced = make(thing) if make else thing.__reduce_ex__(4)    # what pickle would store
+    maker, given, state, listed, paired = (*([reduced, None] if isinstance(reduced, str) else reduced), *[None] * 3)[:5]
+    named = state if isinstance(state, dict) and all(isinstance(k, str) for k in state) else {"state": state}
+    return {"made": [type(thing), maker, given, list(listed or ()), list(paired or ())], **named}
+
+
+def _list_codes(code: CodeType) -> list[CodeType]:
+    """Return a code object and those of the functions inside it."""
+    return [code, *(c for part in code.co_consts if isinstance(part, CodeType) for c in _list_codes(part))]
+
+
+def _is_own(thing: Any) -> bool:
+    """Return whether code is of this project or of a user: neither built in nor of an installed package."""
+    top = str(getattr(thing, "__module__", None) or "").partition(".")[0]
+    if top == _PACKAGE:
+        return True
+    if isinstance(thing, FunctionType):
+        file = thing.__code__.co_filename
+        return not any(part in file for part in ("-packages", "<frozen", str(Path(os.__file__).parent)))
+    file = str(getattr(sys.modules.get(top), "__file__", ""))
+    named = top in sys.stdlib_module_names or top.startswith("_cython") or "-packages" in file
+    return isinstance(thing, type) and not named
+
+
+def _tensor_bytes(tensor: Any) -> bytes:
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+_PACKAGE = __name__.partition(".")[0]
+_ROOT = Path(__file__).resolve().parent.parent
+_FEW = 64
+_NOISE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 def _plain(value: Any) -> Any:
