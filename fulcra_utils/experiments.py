@@ -6,11 +6,10 @@ Every finished piece of a long experiment is a file of its own, so a killed run 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +49,10 @@ from fulcra_utils.evaluation import (
     take_rows,
 )
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
-from fulcra_utils.files import write_atomic
+from fulcra_utils.files import digest, digest_code, write_atomic
 from fulcra_utils.scoring import compare_files, score_file
 from fulcra_utils.targets import Target
+from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
 from fulcra_utils.workers import run_jobs
 
@@ -241,12 +241,17 @@ def fit_recipe(train: Examples, encoder: Encoder, rows: Rows, settings: dict, se
     dict
         minutes, epochs (finished part of the planned ones), steps.
     """
-    limit = {0: minutes, -1: 0}.get(settings["recipe_minutes"], settings["recipe_minutes"])
     knobs = TrainingSettings(epochs=settings["recipe_epochs"], batch_size=2 * settings["batch_size"],
-                             encoder_rate=settings["recipe_rate"], max_minutes=max(limit, 0), seed=seed)
+                             encoder_rate=settings["recipe_rate"], max_minutes=_limit_recipe(settings, minutes),
+                             seed=seed)
     model, clock = fit_paper_recipe(train, encoder, rows.theory, knobs, settings["max_length"], progress)
     last = clock.last or {"minutes": 0.0, "epoch": 0.0, "step": 0}
     return model, {"minutes": last["minutes"], "epochs": last["epoch"], "steps": last["step"]}
+
+
+def _limit_recipe(settings: dict, minutes: float) -> float:
+    """Return the minutes that the recipe may train; 0 = no limit."""
+    return max({0: minutes, -1: 0}.get(settings["recipe_minutes"], settings["recipe_minutes"]), 0)
 
 
 def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
@@ -277,7 +282,7 @@ def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
     {'x': 1.0}
     """
     path = Path(folder) / f"{name}.json"
-    mark = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    mark = digest(key)
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == mark:
@@ -313,8 +318,14 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 
     if not place.is_dir():
         place.with_suffix(".json").unlink(missing_ok=True)
-    history = keep_piece(folder, "main", _describe_pieces(rows, settings, seed), make)["history"]
-    return ValueEvaluator.from_pretrained(place, theory=rows.theory).to(pick_device()), pd.DataFrame(history)
+    parts = [pick_training_rows(rows, split, settings) for split in ("train", "validation")]
+    held_out = rows.examples(rows.where("annotated", "validation", without=settings["unseen_models"]))
+    key = _describe_piece("evaluator", settings, _SHAPE_EVALUATOR, seed, load_run_encoder(settings, seed),
+                          rows.theory.dimensions, rows.theory.definitions, *parts, held_out)
+    history = keep_piece(folder, "main", key, make)["history"]
+    evaluator = ValueEvaluator.from_pretrained(place, theory=rows.theory).to(pick_device())
+    evaluator.config.theory_name, evaluator._theory_path = rows.theory.name, rows.theory.path    # may be reworded since
+    return evaluator, pd.DataFrame(history)
 
 
 def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int,
@@ -346,7 +357,9 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
 
     if not place.is_file():
         place.with_suffix(".json").unlink(missing_ok=True)
-    clock = keep_piece(folder, name, {**_describe_pieces(rows, settings, seed), "minutes": minutes}, make)
+    key = _describe_piece("recipe", settings, _SHAPE_RECIPE, seed, encoder, *_asked(rows.theory), train.prompts,
+                          train.responses, train.vectors, _limit_recipe(settings, minutes))
+    clock = keep_piece(folder, name, key, make)
     model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
     model.load_state_dict(load_file(place))
     return model.to(pick_device()), clock
@@ -501,9 +514,12 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
     table = rows.table
     fold = np.full(len(table), -1)
     fold[:] = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
-    key = _describe_pieces(rows, settings, seed)
-    jobs = [(folder, f"fold-{k}", {**key, "fold": k, "of": settings["folds"]},
-             partial(_run_fold, rows, annotated, fold, k, settings, seed, progress)) for k in range(settings["folds"])]
+    used = _settings_of_folds(rows, annotated, settings)
+    key = _describe_piece("fold", used, (*_SHAPE_EVALUATOR, *_SHAPE_RECIPE, "recipe_minutes", "unseen_models",
+                                         "scored_weight", "folds"), seed, load_run_encoder(settings, seed),
+                          *_asked(rows.theory), _fingerprint(rows))
+    jobs = [(folder, f"fold-{k}", {**key, "fold": k},
+             partial(_run_fold, rows, annotated, fold, k, used, seed, progress)) for k in range(settings["folds"])]
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")
     order = np.concatenate([p["rows"] for p in pieces])
     pooled = {name: np.concatenate([np.array(p["probabilities"][name]) for p in pieces])
@@ -516,43 +532,45 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
     return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method]), errors
 
 
-def _describe_pieces(rows: Rows, settings: dict, seed: int) -> dict:
-    """Return what shapes every kept piece: not how it is measured afterwards, nor what one kind of piece adds."""
-    later = ("workers", "left_out", "n_draws", "level", "speed_replies", "explained_replies", "recipe_rows", "folds",
-             "left_out_epochs", "recipe_whole_epochs")
-    return {"settings": {k: v for k, v in settings.items() if k not in later}, "seed": seed, "rows": _fingerprint(rows),
-            "theory": [rows.theory.dimensions, rows.theory.definitions], "code": _fingerprint_code()}
+def _settings_of_folds(rows: Rows, annotated: np.ndarray, settings: dict) -> dict:
+    """Let every annotated row take part; scored ones stay those of the models that the kept evaluator learns from."""
+    people = set(rows.table.model[annotated])
+    return {**settings, "unseen_models": [m for m in settings["unseen_models"] if m not in people]}
 
 
-@lru_cache
-def _fingerprint_code() -> str:
-    """Return a hash of the code that trains: who changes it gets no evaluator of the old one."""
-    modules = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _TRAINING_MODULES]
-    return hashlib.sha256("".join([*modules, *map(inspect.getsource, _TRAINING_PARTS)]).encode()).hexdigest()
+def _describe_piece(kind: str, settings: dict, names: Sequence[str], seed: int, encoder: Encoder, *data) -> dict:
+    """Return all that shapes a kept piece: the settings it reads, the encoder's weights, its rows, the code behind it.
+
+    Threads and workers are left out: they move the last digits of a sum.
+    """
+    return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(_MAKERS[kind]),
+            "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(*data)}
 
 
-def _fingerprint(rows: Rows) -> str:
-    told = rows.table[["prompt", "response", "model", "kind", "cluster", "split"]]
+def _asked(theory: Theory) -> tuple:
+    """Return the words of a theory that the paper's recipe asks with."""
+    return theory.dimensions, theory.definitions, theory.labels
+
+
+def _fingerprint(rows: Rows, *more: str) -> str:
+    told = rows.table[["prompt", "response", "model", "kind", "cluster", "split", *more]]
     text = pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()
     return hashlib.sha256(text + np.nan_to_num(rows.vectors, nan=9).tobytes()).hexdigest()
 
 
 def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, settings: dict, seed: int,
               progress: bool) -> dict:
-    """Train every method without fold `k`; a tenth of the other clusters stops and calibrates ours."""
+    """Train every method without fold `k`, by `_settings_of_folds`; a tenth of the other clusters stops ours."""
     import time
-    # every annotated row takes part; the authors' scores stay those of the models that the kept evaluator learns from
-    people = set(rows.table.model[annotated])
-    everything = {**settings, "unseen_models": [m for m in settings["unseen_models"] if m not in people]}
     inner = divide_folds(rows.table.cluster, fold == k, 11, seed + k + 1)     # 0 = held out, 1 = validation
     relabelled = Rows(rows.table.assign(split=np.select([inner == 0, inner == 1], ["test", "validation"], "train")),
                       rows.vectors, rows.theory)
-    train = pick_training_rows(relabelled, "train", everything)
+    train = pick_training_rows(relabelled, "train", settings)
     held_out = annotated & (inner == 0)
     test = rows.examples(held_out)
     encoder = load_run_encoder(settings, seed)
     start = time.monotonic()
-    ours, _ = fit_evaluator(relabelled, everything, seed, progress=progress)
+    ours, _ = fit_evaluator(relabelled, settings, seed, progress=progress)
     minutes = {"ours": (time.monotonic() - start) / 60}
     models = {"ours": ours}
     for name, make in (("majority", fit_majority), ("TF-IDF + logistic", fit_tfidf),
@@ -596,12 +614,14 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
 
     Source: ours.
     """
-    key = {**_describe_pieces(rows, settings, seed), "epochs": settings["left_out_epochs"]}
-    jobs = []
+    encoder, jobs = load_run_encoder(settings, seed), []
     for what, name in _list_left_out(rows, settings["left_out"]):
-        slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
+        slug, used = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12], _settings_without(rows, name, settings)
+        key = _describe_piece("left out", used, (*_SHAPE_EVALUATOR, "scored_weight"), seed, encoder,
+                              rows.theory.dimensions, rows.theory.definitions,
+                              _fingerprint(rows, *([what] if what == "query_source" else [])))
         jobs.append((folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
-                     partial(_leave_one_out, rows, what, name, settings, seed, progress)))
+                     partial(_leave_one_out, rows, what, name, used, seed, progress)))
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "left out")
     found, matrix = [], np.full((rows.theory.n_dims,) * 2, np.nan)
     for job, piece in zip(jobs, pieces, strict=True):
@@ -627,18 +647,22 @@ def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
     return [(what, name) for what in wanted for name in names[what] if what == "scores" or len(names[what]) > 1]
 
 
+def _settings_without(rows: Rows, name: str, settings: dict) -> dict:
+    """What is judged by labels learns from labels alone."""
+    scored = (rows.table.kind[rows.table.model == name] == "scored").any()
+    return {**settings, "unseen_models": [], "epochs": settings["left_out_epochs"],
+            "scored_weight": settings["scored_weight"] if scored else 0}
+
+
 def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, progress: bool) -> dict[str, list]:
-    """Train without it and return what is said of the rows it is judged by."""
-    everything = {**settings, "unseen_models": [], "epochs": settings["left_out_epochs"]}
+    """Train without it, by `_settings_without`, and return what is said of the rows it is judged by."""
     keep, vectors = np.ones(len(rows.table), dtype=bool), rows.vectors
-    if not (rows.table.kind[rows.table.model == name] == "scored").any():
-        everything["scored_weight"] = 0     # what is judged by labels learns from labels alone
     if what in ("model", "query_source"):
         keep = (rows.table[what] != name).to_numpy()
     elif what == "value":
         vectors = vectors.copy()
         vectors[:, rows.theory.dimensions.index(name)] = np.nan
-    evaluator, _ = fit_evaluator(Rows(rows.table, vectors, rows.theory), everything, seed, keep, progress=progress)
+    evaluator, _ = fit_evaluator(Rows(rows.table, vectors, rows.theory), settings, seed, keep, progress=progress)
     judged = np.flatnonzero(np.any(list(_test_rows(rows, what, name).values()), axis=0))
     said = evaluator.predict_proba(rows.table.prompt.iloc[judged].tolist(), rows.table.response.iloc[judged].tolist())
     return {"rows": judged.tolist(), "probabilities": said.round(6).tolist(),
@@ -854,5 +878,7 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder
     return found.assign(released=found["value"].map(means[1] - means[0])), best
 
 
-_TRAINING_MODULES = ("baselines", "calibration", "classification", "encoder", "evaluator", "training", "words")
-_TRAINING_PARTS = (pick_training_rows, fit_evaluator, calibrate, fit_recipe, _run_fold, _leave_one_out)
+_MAKERS = {"evaluator": fit_evaluator, "recipe": fit_recipe, "fold": _run_fold, "left out": _leave_one_out}
+_SHAPE_EVALUATOR = ("max_length", "delta_penalty", "word_buckets",
+                    *(f.name for f in fields(TrainingSettings) if f.name != "seed"))
+_SHAPE_RECIPE = ("recipe_rate", "recipe_epochs", "batch_size", "max_length")

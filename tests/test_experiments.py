@@ -17,6 +17,7 @@ from fulcra_utils.explanation import audit_replies, colour_words, make_attacks, 
 from fulcra_utils.model_card import write_card
 from fulcra_utils.pipeline import list_profiles, load_profile
 from fulcra_utils.targets import uniform_target
+from fulcra_utils.theory import load_theory
 
 SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs": 1, "batch_size": 8,
             "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "delta_penalty": 1e-3, "word_buckets": 512,
@@ -277,3 +278,129 @@ def test_a_smaller_share_of_the_prompts_is_part_of_a_larger_one(rows, toy, monke
     assert curve.groupby(["rows", "measure"]).ngroups == 3 and curve.n_train.is_monotonic_increasing
     f1 = curve[curve.measure == "macro_f1"]
     assert len(f1) == 4 and (f1.low <= f1.value).all() and (f1.value <= f1.high).all()
+
+
+EVERYTHING = SETTINGS | {"threads": 1, "level": 0.9, "speed_replies": 8, "explained_replies": 4, "left_out": ["model"],
+                         "recipe_whole_epochs": 0, "freeze_embeddings": False, "average": 0.9}
+OTHER = {
+    "encoder": "elsewhere", "max_length": 31, "epochs": 2, "batch_size": 9, "encoder_rate": 2e-3, "head_rate": 2e-3,
+    "class_power": 0.4, "delta_penalty": 2e-3, "word_buckets": 256, "scored_weight": 0.4, "unseen_models": ["s-m1"],
+    "patience": 4, "evaluations_per_epoch": 2, "average": 0.8, "freeze_embeddings": True, "recipe_rate": 2e-3,
+    "recipe_epochs": 2, "recipe_minutes": 1.0, "folds": 3, "left_out_epochs": 2, "recipe_rows": 6, "workers": 2,
+    "n_draws": 30, "threads": 2, "level": 0.8, "speed_replies": 9, "explained_replies": 5, "recipe_whole_epochs": 1}
+COMMON = {"encoder", "max_length", "batch_size"}
+LEARNING = COMMON | {"encoder_rate", "head_rate", "class_power", "delta_penalty", "word_buckets", "patience",
+                     "evaluations_per_epoch", "average", "freeze_embeddings"}
+SHAPED_BY = {
+    "evaluator": LEARNING | {"epochs", "scored_weight", "unseen_models"},
+    "recipe": COMMON | {"recipe_rate", "recipe_epochs", "recipe_minutes"},
+    "fold": LEARNING | {"epochs", "scored_weight", "unseen_models", "recipe_rate", "recipe_epochs", "recipe_minutes",
+                        "folds"},
+    "left out": LEARNING | {"left_out_epochs"},    # the first one is judged by labels and learns from labels alone
+}
+
+
+class Kept(Exception):
+    """The key of a piece, caught before anything is trained."""
+
+
+@pytest.fixture
+def keys(rows, monkeypatch, tmp_path):
+    """Return a function that gives the key of each kind of piece for settings and rows."""
+    encoders = {"tiny": load_encoder("tiny"), "elsewhere": load_encoder("tiny", seed=5)}
+
+    def catch(folder, name, key, make):
+        raise Kept(experiments.digest(key))
+
+    monkeypatch.setattr(experiments, "keep_piece", catch)
+    monkeypatch.setattr(experiments, "load_run_encoder", lambda settings, seed: encoders[settings["encoder"]])
+    monkeypatch.setattr(experiments, "run_jobs", lambda function, jobs, *_: [function(*job) for job in jobs])
+
+    def give(kind, settings, rows=rows, seed=1, minutes=0.5, train=None):
+        train = train or experiments.pick_training_rows(rows, "train", EVERYTHING)
+        target = uniform_target(rows.theory)
+        encoder = encoders[settings["encoder"]]
+        calls = {"evaluator": lambda: experiments.keep_evaluator(tmp_path, rows, settings, seed),
+                 "recipe": lambda: experiments.keep_recipe(tmp_path, train, encoder, rows, settings, seed, minutes),
+                 "fold": lambda: experiments.cross_validate(rows, settings, seed, tmp_path, progress=False),
+                 "left out": lambda: experiments.leave_out(rows, settings, seed, tmp_path, target, progress=False)}
+        with pytest.raises(Kept) as caught:
+            calls[kind]()
+        return str(caught.value)
+    return give
+
+
+@pytest.mark.parametrize("kind", SHAPED_BY)
+def test_a_key_names_the_settings_that_shape_its_piece_and_no_more(keys, kind):
+    assert set(OTHER) | {"encoder_revision", "left_out"} == set(EVERYTHING)
+    key = keys(kind, EVERYTHING)
+    assert keys(kind, dict(reversed(EVERYTHING.items()))) == key
+    moved = {name for name, value in OTHER.items() if keys(kind, EVERYTHING | {name: value}) != key}
+    assert moved == SHAPED_BY[kind]
+    assert keys(kind, EVERYTHING, seed=2) != key
+
+
+@pytest.mark.parametrize("kind", SHAPED_BY)
+def test_a_key_names_the_rows_and_words_that_shape_its_piece_and_no_more(keys, rows, kind):
+    key = keys(kind, EVERYTHING)
+
+    def change(what, value, chosen):
+        table, vectors = rows.table.copy(), rows.vectors.copy()
+        if what == "vectors":
+            vectors[chosen] = value
+        else:
+            table.loc[chosen, what] = value
+        return keys(kind, EVERYTHING, evaluation.Rows(table, vectors, rows.theory)) != key
+
+    learnt = rows.where("annotated", "train") & (rows.table.model == "m0").to_numpy()
+    tested = rows.where("annotated", "test") & (rows.table.model == "m0").to_numpy()
+    for what, value in (("vectors", 0.5), ("response", "another reply")):
+        chosen = np.flatnonzero(learnt)[:1]
+        rows_changed = evaluation.Rows(rows.table.assign(**({} if what == "vectors" else {what: np.where(
+            np.arange(len(rows.table)) == chosen, value, rows.table[what])})), rows.vectors.copy(), rows.theory)
+        if what == "vectors":
+            rows_changed.vectors[chosen] = value
+        train = experiments.pick_training_rows(rows_changed, "train", EVERYTHING)
+        assert keys(kind, EVERYTHING, rows_changed, train=train) != key
+        assert change(what, value, tested) == (kind in ("fold", "left out")), "test rows shape no training"
+    words = {"definitions": ("changed.", *rows.theory.definitions[1:]), "labels": {**rows.theory.labels, 1: "for it"}}
+    for name, value in words.items():
+        theory = dataclasses.replace(rows.theory, **{name: value})
+        moved = keys(kind, EVERYTHING, dataclasses.replace(rows, theory=theory)) != key
+        assert moved == (name == "definitions" or kind in ("recipe", "fold"))
+    if kind == "recipe":
+        measured = EVERYTHING | {"recipe_minutes": 0}
+        assert keys(kind, measured, minutes=1.0) != keys(kind, measured, minutes=2.0)
+        assert keys(kind, EVERYTHING, minutes=9.0) == key, "without this limit the minutes of ours shape nothing"
+
+
+def test_a_prompt_source_left_out_is_part_of_the_key(keys, rows):
+    other = rows.table.assign(query_source=np.roll(rows.table.query_source, 1))
+    changed = dataclasses.replace(rows, table=other)
+    for what, moves in (("query_source", True), ("scores", False), ("model", False)):
+        settings = EVERYTHING | {"left_out": [what]}
+        assert (keys("left out", settings) != keys("left out", settings, changed)) == moves
+
+
+def test_other_code_makes_another_key(keys, monkeypatch):
+    found = {kind: keys(kind, EVERYTHING) for kind in SHAPED_BY}
+    monkeypatch.setattr(experiments, "digest_code", lambda function: "other")
+    assert all(keys(kind, EVERYTHING) != key for kind, key in found.items())
+
+
+def test_a_kept_evaluator_carries_the_theory_as_it_is_worded_now(rows, tmp_path):
+    experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
+    text = rows.theory.path.read_text(encoding="utf-8")
+    path = tmp_path / "renamed.yaml"
+    path.write_text(text.replace(f"name: {rows.theory.name}", "name: renamed"), encoding="utf-8")
+    again, _ = experiments.keep_evaluator(tmp_path, dataclasses.replace(rows, theory=load_theory(path)), SETTINGS, 1)
+    folder = save_evaluator(again, tmp_path / "e")
+    assert load_theory(folder / "theory.yaml").name == again.config.theory_name == "renamed"
+
+
+@pytest.mark.parametrize("other", [{"a": np.r_[np.zeros(5000), 1.0, np.zeros(5000)]}, {"a": np.zeros(10002)}, {"b": 1},
+                                   {"a": [0.0] * 10001}])
+def test_pieces_of_long_keys_are_told_apart(tmp_path, other):
+    experiments.keep_piece(tmp_path, "x", {"a": np.zeros(10001)}, lambda: {"n": 1})
+    assert experiments.keep_piece(tmp_path, "x", {"a": np.zeros(10001)}, lambda: {"n": 2}) == {"n": 1}
+    assert experiments.keep_piece(tmp_path, "x", other, lambda: {"n": 3}) == {"n": 3}
