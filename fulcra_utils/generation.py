@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fulcra_utils.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, load_endpoints, load_price
+from fulcra_utils.files import digest, digest_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -197,7 +197,8 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
     """Return one answer a question; those not stored yet are generated batch by batch, each stored when it is done."""
     from tqdm import tqdm
 
-    keys = [_local_key(question, writer) for question in questions]
+    weights = _hash_local(writer) if questions else ""
+    keys = [_local_key(question, writer, weights) for question in questions]
     known = {key: answer for key in keys if (answer := store.get(key)) is not None}
     open_ = [n for n in {key: n for n, key in reversed(list(enumerate(keys)))}.values() if keys[n] not in known]
     open_.sort(key=lambda n: len(questions[n].messages[-1]["content"]))
@@ -211,10 +212,18 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
     return [known[key] for key in keys]
 
 
-def _local_key(question: Question, writer: LocalModel) -> str:
-    whole = {"model": writer.model, "revision": writer.revision, "options": writer.options, "seed": writer.seed,
-             "messages": question.messages}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+def _local_key(question: Question, writer: LocalModel, weights: str) -> str:
+    """Return the name of a stored reply; which prompts share its batch only moves the draw, so it is left out."""
+    return digest(weights, writer.options, writer.seed, question.messages, digest_code(_generate))
+
+
+def _hash_local(writer: LocalModel) -> str:
+    from fulcra_utils.policy import PolicyError, hash_model
+
+    try:
+        return hash_model(writer.model, writer.revision)
+    except PolicyError as error:
+        raise EndpointError(f"local model {error}") from None
 
 
 def _load_local(writer: LocalModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -8,6 +8,7 @@ and reply; batches of similar length; one file per epoch.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +20,16 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from fulcra_utils.encoder import has_bf16
-from fulcra_utils.files import write_atomic
+from fulcra_utils.encoder import has_bf16, hash_file
+from fulcra_utils.files import digest, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 PAD, END = "<|pad|>", "<|end|>"
+READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
+NOTES = ("align.json", "start.json", "size.json")  # ... and those that only tell of it
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -166,8 +169,8 @@ def train_policy(
 ) -> pd.DataFrame:
     """Train a language model on dialogues; save the finished model as a `from_pretrained` folder.
 
-    A started training goes on from its last finished epoch; each epoch draws its random numbers from `seed` and the
-    epoch, so an interrupted training ends in the same weights.
+    A started training of the same model on the same dialogues goes on from its last finished epoch; each epoch draws
+    its random numbers from `seed` and the epoch, so an interrupted training ends in the same weights.
 
     Parameters
     ----------
@@ -205,7 +208,8 @@ def train_policy(
     optimizer = torch.optim.AdamW([{"params": matrices}, {"params": gains, "weight_decay": 0.0}], lr=learning_rate,
                                   betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _warm_cosine(s, steps))
-    rows = _resume_epochs(folder / "epoch.pt", model, optimizer, schedule)
+    key = digest(model, tokenizer, json.dumps([dialogues, held_out]), epochs, batch_tokens, learning_rate, seed)
+    rows = _resume_epochs(folder / "epoch.pt", key, model, optimizer, schedule)
     for epoch in range(len(rows), epochs):
         torch.manual_seed(seed * 1000 + epoch)
         model.train()
@@ -215,7 +219,7 @@ def train_policy(
         rows.append({"epoch": epoch + 1, "train_loss": float(np.mean(losses)), "held_out_bits": bits})
         with write_atomic(folder / "epoch.pt") as tmp:
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(), "rows": rows}, tmp)
+                        "schedule": schedule.state_dict(), "rows": rows, "key": key}, tmp)
     save_policy(model, tokenizer, folder)
     (folder / "epoch.pt").unlink(missing_ok=True)
     return pd.DataFrame(rows)
@@ -273,15 +277,22 @@ def load_policy(
 
     Source: ours.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    try:
+    tokenizer = load_tokenizer(model, chat_template, revision)
+    with _no_bars(), _one_line(model):
+        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
+    return loaded.eval(), tokenizer
+
+
+def load_tokenizer(
+    model: str | Path, chat_template: str | None = None, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a causal language model, as `load_policy` does."""
+    from transformers import AutoTokenizer
+
+    with _one_line(model):
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision or "main")
-        with _no_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
     if tokenizer.eos_token_id is None:
         raise PolicyError(f"{model}: the tokenizer has no eos token, so a reply could never end.")
     if tokenizer.pad_token_id is None:
@@ -289,7 +300,24 @@ def load_policy(
     tokenizer.chat_template = tokenizer.chat_template or chat_template
     if not tokenizer.chat_template:
         raise PolicyError(f"{model}: the tokenizer has no chat template; give one as chat_template.")
-    return loaded.eval(), tokenizer
+    return tokenizer
+
+
+def hash_model(model: str | Path, revision: str | None = None) -> str:
+    """Return what tells a model from any other: a hash of all files of its folder, or hub name and commit.
+
+    Raises
+    ------
+    PolicyError
+        Neither a folder nor a name that can be looked up.
+    """
+    if Path(model).is_dir():
+        return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
+                       if path.suffix in READ and path.name not in NOTES])
+    from transformers import AutoConfig
+
+    with _one_line(model):
+        return f"{model}@{AutoConfig.from_pretrained(model, revision=revision or 'main')._commit_hash}"
 
 
 def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[str]:
@@ -436,6 +464,16 @@ def count_bytes(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[i
 
 
 @contextmanager
+def _one_line(model: str | Path) -> Iterator[None]:
+    """Say in one line that a model cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
+
+
+@contextmanager
 def _no_bars() -> Iterator[None]:
     """Keep transformers' bars for single files out of notebooks."""
     from transformers.utils import logging
@@ -508,10 +546,10 @@ def _warm_cosine(step: int, steps: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
 
 
-def _resume_epochs(path: Path, model, optimizer, schedule) -> list[dict]:
-    if not path.is_file():
+def _resume_epochs(path: Path, key: str, model, optimizer, schedule) -> list[dict]:
+    state = torch.load(path, weights_only=True) if path.is_file() else {}
+    if state.get("key") != key:
         return []
-    state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment import REFUSAL, Scorer, mean_interval, value_distance
-from fulcra_utils.files import write_table
+from fulcra_utils.files import digest, digest_code, write_table
 from fulcra_utils.scorers import shuffle_words
 from fulcra_utils.targets import Target
 
@@ -42,7 +42,7 @@ class Judges:
 
 def draw_replies(
     folder: str | Path, start: str | Path, prompts: Sequence[str], max_new_tokens: int, seed: int,
-    temperature: float = 1.0, keep: str | Path | None = None
+    temperature: float = 1.0, keep: str | Path | None = None, chat_template: str | None = None
 ) -> pd.DataFrame:
     """Sample a policy's replies and their log probability under the policy and under the start model.
 
@@ -56,7 +56,10 @@ def draw_replies(
     temperature : float
         Of the sampling, and of the probabilities that are returned.
     keep : str or Path, optional
-        Parquet file in which the replies are kept; an existing one is read, so that a later start goes on.
+        Parquet file in which the replies are kept with a key of models, prompts, template and sampling; a file with
+        the same key is read, another one is replaced.
+    chat_template : str, optional
+        For a tokenizer that has none.
 
     Returns
     -------
@@ -65,18 +68,22 @@ def draw_replies(
 
     Source: ours.
     """
-    from fulcra_utils.policy import load_policy, sample_replies, score_tokens
+    from fulcra_utils.policy import hash_model, load_policy, load_tokenizer, sample_replies, score_tokens
 
-    if keep is not None and Path(keep).is_file():
-        return pd.read_parquet(keep)
-    model, tokenizer = load_policy(folder)
+    template = load_tokenizer(folder, chat_template).chat_template
+    key = digest(hash_model(folder), hash_model(start), template, list(prompts), max_new_tokens, seed, temperature,
+                 digest_code(sample_replies), digest_code(score_tokens))
+    if keep is not None and Path(keep).is_file() and (kept := pd.read_parquet(keep)).attrs.get("key") == key:
+        return kept
+    model, tokenizer = load_policy(folder, chat_template)
     drawn = sample_replies(model, tokenizer, prompts, max_new_tokens, seed, temperature)
     texts = [(p + r, len(p)) for p, r in zip(drawn["prompt_ids"], drawn["reply_ids"], strict=True)]
     own = score_tokens(model, tokenizer, texts, temperature=temperature)
-    before = own if Path(folder) == Path(start) else score_tokens(load_policy(start)[0], tokenizer, texts,
-                                                                  temperature=temperature)
+    before = own if Path(folder) == Path(start) else score_tokens(load_policy(start, chat_template)[0], tokenizer,
+                                                                  texts, temperature=temperature)
     table = drawn[["prompt", "response", "is_finished"]].assign(
         n_tokens=[len(r) for r in drawn["reply_ids"]], logp=own, logp_start=before)
+    table.attrs["key"] = key  # stands in the Parquet file
     if keep is not None:
         write_table(keep, table)
     return table

@@ -7,7 +7,6 @@ cores; what it shows is whether the method moves a distribution of replies, not 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.files import write_json, write_table
+from fulcra_utils.files import digest, digest_code, write_json, write_table
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,19 @@ def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dic
     folder, size = Path(folder), {k: v for k, v in settings.items() if k.startswith("lm_")}
     if settings["start_model"] != "small" or not settings["train"]:
         return StartModel(settings["start_model"], pd.DataFrame(columns=["model", "bits_per_byte"]), pd.DataFrame())
-    mark = _mark(texts["train"], size, seed)
+    told = {name: digest([table["prompt"].tolist(), table["response"].tolist()]) for name, table in texts.items()}
+    mark = digest(told["train"], told["validation"], size, seed, digest_code(_train_small))
+    measured = digest(mark, told["test"], digest_code(compare_bits))
     done = folder / "start.json"
-    if done.is_file() and json.loads(done.read_text(encoding="utf-8"))["mark"] != mark:
+    kept = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
+    if kept and kept.get("mark") != mark:
         shutil.rmtree(folder)  # of other texts or another size
-    if not ((folder / "bits.csv").is_file() and (folder / "size.json").is_file()):
+    if not (folder / "size.json").is_file():
         write_json(done, {"mark": mark})
         _train_small(texts, folder, size, seed)
+    if kept.get("measured") != measured or not (folder / "bits.csv").is_file():
+        _measure_small(texts, folder, size)
+        write_json(done, {"mark": mark, "measured": measured})
     return StartModel(str(folder), pd.read_csv(folder / "bits.csv"), pd.read_csv(folder / "history.csv"),
                       json.loads((folder / "size.json").read_text(encoding="utf-8")))
 
@@ -162,7 +167,7 @@ def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, A
     train = texts["train"]
     tokenizer = train_tokenizer((train["prompt"] + " " + train["response"]).tolist(), size["lm_vocab"])
     encoded = {name: encode_dialogues(tokenizer, table["prompt"].tolist(), table["response"].tolist(),
-                                      size["lm_context"]) for name, table in texts.items()}
+                                      size["lm_context"]) for name, table in texts.items() if name != "test"}
     model = build_policy(tokenizer, size["lm_layers"], size["lm_width"], size["lm_heads"], size["lm_context"], seed)
     history = train_policy(model, tokenizer, encoded["train"], encoded["validation"], folder, size["lm_epochs"],
                            size["lm_batch_tokens"], size["lm_learning_rate"], seed)
@@ -170,6 +175,14 @@ def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, A
     write_json(folder / "size.json", {
         "n_weights": model.num_parameters(), "n_replies": len(train), "n_epochs": size["lm_epochs"],
         "n_tokens": sum(len(ids) for ids, _ in encoded["train"])})
+
+
+def _measure_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, Any]) -> None:
+    from fulcra_utils.policy import encode_dialogues, load_policy
+
+    model, tokenizer = load_policy(folder)
+    encoded = {name: encode_dialogues(tokenizer, texts[name]["prompt"].tolist(), texts[name]["response"].tolist(),
+                                      size["lm_context"]) for name in ("train", "test")}
     write_table(folder / "bits.csv", compare_bits(model, tokenizer, encoded["train"], encoded["test"]))
 
 
@@ -200,8 +213,3 @@ def compare_bits(model: Any, tokenizer: Any, train: list, held_out: list) -> pd.
         rows = [("neural", measure_bits(model, tokenizer, held_out)),
                 ("kneser-ney", nats / np.log(2) / count_bytes(tokenizer, held_out))]
     return pd.DataFrame(rows, columns=["model", "bits_per_byte"]).assign(n_replies=len(held_out))
-
-
-def _mark(train: pd.DataFrame, size: dict[str, Any], seed: int) -> str:
-    text = json.dumps([size, seed], sort_keys=True) + "\x00".join(train["prompt"] + "\x01" + train["response"])
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,11 +1,14 @@
 """Replies from endpoints and local models: order, resumption, nothing asked twice, bad files named."""
 
 import json
+import shutil
 import sys
 
 import pytest
 from fault_server import FaultServer
+from safetensors.torch import load_file, save_file
 
+from fulcra_utils import generation
 from fulcra_utils.cli import main
 from fulcra_utils.endpoints import Endpoint, EndpointError, Question, load_endpoints, load_price
 from fulcra_utils.generation import LocalModel, load_writers, write_replies, write_reply_rows
@@ -302,3 +305,29 @@ def test_replies_are_planned_checked_and_stay_in_their_budget(tmp_path, monkeypa
         assert run("--dry-run")[0] == run()[0] == 1
         (tmp_path / "in.jsonl").write_text("")
         assert run("--dry-run")[0] == run()[0] == 2
+
+
+def test_a_local_reply_is_kept_for_what_shaped_it_alone(tmp_path, checkpoint, monkeypatch):
+    calls, real = [], generation._generate
+    monkeypatch.setattr(generation, "_generate", lambda *a: calls.append(1) or real(*a))
+    first = {"model": str(checkpoint), "options": {"max_new_tokens": 3, "do_sample": False}, "batch_size": 4}
+
+    def is_asked(prompt="Why?", system="", **changed):
+        before = len(calls)
+        write_replies([prompt], [LocalModel(**first | changed)], tmp_path / "cache", system)
+        return len(calls) > before
+
+    assert is_asked() and not is_asked()
+    assert not is_asked(name="another name") and not is_asked(batch_size=2)
+    for changed in ({"options": {"max_new_tokens": 4, "do_sample": False}}, {"seed": 1}, {"prompt": "Who?"},
+                    {"system": "Be kind."}):
+        assert is_asked(**changed) and not is_asked(**changed), changed
+    shutil.copytree(checkpoint, tmp_path / "twin")
+    assert not is_asked(model=str(tmp_path / "twin"))
+    weights = next((tmp_path / "twin").glob("*.safetensors"))
+    table = {name: tensor + 0.5 for name, tensor in load_file(weights).items()}
+    save_file(table, weights, metadata={"format": "pt"})
+    assert is_asked(model=str(tmp_path / "twin")), "other weights under the same name"
+    assert not is_asked()
+    with pytest.raises(EndpointError, match="local model no/such: cannot be loaded"):
+        is_asked(model="no/such")

@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from fulcra_utils import policy as policy_module
+from fulcra_utils import startmodel
 from fulcra_utils.ngrams import KneserNey
 from fulcra_utils.policy import (
     PolicyError,
@@ -19,6 +21,7 @@ from fulcra_utils.policy import (
     train_policy,
     train_tokenizer,
 )
+from fulcra_utils.proof import draw_replies
 from fulcra_utils.startmodel import collect_dialogues, draw_samples, make_start
 
 TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
@@ -184,3 +187,95 @@ def test_a_pickled_model_is_not_read(tokenizer, tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(PolicyError, match="cannot be loaded"):
         load_policy(tmp_path)
+
+
+def test_start_model_is_trained_again_by_what_shapes_it_and_by_nothing_else(tmp_path, monkeypatch):
+    trained, measured = [], []
+    train, measure = startmodel._train_small, startmodel._measure_small
+    monkeypatch.setattr(startmodel, "_train_small", lambda *a: trained.append(1) or train(*a))
+    monkeypatch.setattr(startmodel, "_measure_small", lambda *a: measured.append(1) or measure(*a))
+    rows, first = make_rows(), SETTINGS | {"lm_epochs": 1, "steps": 1, "chat_template": ""}
+
+    def made(texts=rows, settings=first, seed=0):
+        before = len(trained), len(measured)
+        make_start(texts, tmp_path / "start", settings, seed)
+        return len(trained) - before[0], len(measured) - before[1]
+
+    assert made() == (1, 1) and made() == (0, 0)
+    assert made(settings=first | {"steps": 9, "beta": 1.0, "runs": ["x"]}) == (0, 0)
+    assert made(rows | {"test": rows["test"].head(1)}) == (0, 1), "other test texts are measured, not learnt"
+    other = {"lm_layers": 2, "lm_width": 32, "lm_heads": 1, "lm_context": 47, "lm_vocab": 290, "lm_epochs": 2,
+             "lm_batch_tokens": 60, "lm_learning_rate": 1e-3}
+    for changed in [{"settings": first | {name: value}} for name, value in other.items()] + [
+            {"seed": 1}, {"texts": rows | {"train": rows["train"].head(8)}},
+            {"texts": rows | {"validation": rows["validation"].head(1)}}]:
+        assert made(**changed) == (1, 1), changed
+
+
+def test_interrupted_epochs_of_another_training_are_not_gone_on_with(tokenizer, tmp_path, monkeypatch):
+    real, options = policy_module._train_step, {"epochs": 2, "batch_tokens": 128, "learning_rate": 1e-2, "seed": 5}
+
+    def tear(folder):
+        steps = []
+
+        def breaks(*args):
+            steps.append(1)
+            if len(steps) > len(policy_module._batches(dialogues(tokenizer), 128, 0)):
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(policy_module, "_train_step", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            train_policy(make(tokenizer), tokenizer, dialogues(tokenizer), [], folder, **options)
+        monkeypatch.setattr(policy_module, "_train_step", real)
+        assert (folder / "epoch.pt").is_file()
+
+    data = dialogues(tokenizer)
+    others = [(data[:9], 0, {}), (data, 1, {}), (data, 0, {"seed": 6}), (data, 0, {"learning_rate": 2e-2}),
+              (data, 0, {"epochs": 3})]
+    for number, (texts, seed, changed) in enumerate(others):
+        tear(tmp_path / f"torn-{number}")
+        models = [make(tokenizer, seed=seed), make(tokenizer, seed=seed)]
+        for model, place in zip(models, ("torn", "whole"), strict=True):
+            train_policy(model, tokenizer, texts, [], tmp_path / f"{place}-{number}", **options | changed)
+        assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+
+
+def test_kept_replies_are_those_of_the_same_question_alone(tokenizer, tmp_path):
+    folders = [save_policy(make(tokenizer, seed=seed), tokenizer, tmp_path / f"model-{seed}") for seed in range(3)]
+    keep, first = tmp_path / "kept.parquet", {"folder": folders[0], "start": folders[1], "prompts": TEXTS,
+                                              "max_new_tokens": 4, "seed": 0, "temperature": 1.0}
+
+    def draw(**changed):
+        return draw_replies(**first | changed, keep=keep)
+
+    fresh = draw()
+    stamp = keep.stat().st_mtime_ns
+    pd.testing.assert_frame_equal(draw(), fresh)
+    shutil.copytree(folders[0], tmp_path / "twin")
+    assert keep.stat().st_mtime_ns == stamp and draw(folder=tmp_path / "twin") is not None
+    assert keep.stat().st_mtime_ns == stamp, "the same weights elsewhere are the same model"
+    for changed in ({"folder": folders[2]}, {"start": folders[2]}, {"prompts": TEXTS[:2]}, {"prompts": TEXTS[::-1]},
+                    {"max_new_tokens": 5}, {"seed": 1}, {"temperature": 0.5}):
+        stamp = keep.stat().st_mtime_ns
+        drawn = draw(**changed)
+        assert keep.stat().st_mtime_ns != stamp, changed
+        pd.testing.assert_frame_equal(drawn, draw_replies(**first | changed))
+        pd.testing.assert_frame_equal(draw(), fresh)
+    for nothing in ("no-such-model", "no/such-model", tmp_path / "nowhere"):
+        with pytest.raises(PolicyError, match="cannot be loaded"):
+            draw(folder=nothing)
+    pd.DataFrame({"prompt": TEXTS}).to_parquet(keep)    # a file without a key
+    pd.testing.assert_frame_equal(draw(), fresh)
+
+
+def test_replies_of_a_model_without_a_template_are_kept_by_the_given_one(tokenizer, tmp_path):
+    silent = train_tokenizer(TEXTS, 300)
+    silent.chat_template = None
+    folder = save_policy(make(silent), silent, tmp_path / "silent")
+    with pytest.raises(PolicyError, match="no chat template"):
+        draw_replies(folder, folder, TEXTS, 4, 0)
+    drawn = [draw_replies(folder, folder, TEXTS, 4, 0, keep=tmp_path / "k.parquet", chat_template=template)
+             for template in (tokenizer.chat_template, "{{ messages[0]['content'] }}", tokenizer.chat_template)]
+    assert not drawn[1].logp.equals(drawn[0].logp)
+    pd.testing.assert_frame_equal(drawn[2], drawn[0])
