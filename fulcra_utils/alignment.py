@@ -6,7 +6,6 @@ Nothing here needs torch: an evaluator is anything with `score(prompts, response
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -14,12 +13,14 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.targets import Target
 from fulcra_utils.theory import Theory
 
 ABSENCES = ("penalise", "zero", "mask")
 SELECTION = ("target", "n_prompts", "n_replies", "distance_mean", "distance_chosen", "distance_change", "low", "high",
              "reward_mean", "reward_chosen", "reward_change", "reward_low", "reward_high", "drift")
+PROMPT_ROLES = ("user", "assistant")
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -123,7 +124,8 @@ def value_reward(
     Returns
     -------
     callable
-        reward(prompts, completions, ...) -> list of float, plain or conversational, as TRL's trainers call it.
+        reward(prompts, completions, ...) -> list of float, one for each completion, plain or conversational, as TRL's
+        trainers call it; of a conversation only the words that `read_words` takes are judged.
 
     Raises
     ------
@@ -142,25 +144,25 @@ def value_reward(
     [-0.05, -0.05]
     """
     low, high, resolved = _resolve_target(target, weights)
+    aim = Target("", "", "", (), low, high, resolved)  # what shapes the reward: numbers, not names
     if keep_weight and keep is None:
         raise ValueError("keep_weight needs keep, the mean value vector of the start model.")
     anchor, idle = (np.zeros_like(low) if keep is None else np.asarray(keep, dtype=float)), resolved <= 0
 
     def value_distance_reward(prompts: list, completions: list, **columns: object) -> list[float]:
         # TRL passes every column of its data set and its own state by name; the reward needs none of them.
-        vectors = np.asarray(evaluator.score(list(map(_text, prompts)), list(map(_text, completions))), dtype=float)
-        reward = -value_distance(vectors, target, weights, order, absence, threshold)
+        replies = [read_words(c) for c in completions]
+        vectors = np.asarray(evaluator.score([read_words(p, PROMPT_ROLES) for p in prompts], replies), dtype=float)
+        reward = -value_distance(vectors, aim, None, order, absence, threshold)
         if keep_weight:
             reward = reward - keep_weight * (np.abs(vectors - anchor) * idle).sum(axis=1)
         if common_weight:
-            reward = reward - common_weight * measure_commonness(list(map(_text, completions)))
+            reward = reward - common_weight * measure_commonness(replies)
         if not np.isfinite(reward).all():
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise ValueError(f"the reward of reply {bad} of the batch is not a finite number.")
         return reward.tolist()
 
-    value_distance_reward.label = json.dumps([low.tolist(), high.tolist(), resolved.tolist(), order, absence, threshold,
-                                              anchor.tolist(), keep_weight, common_weight])
     if isinstance(target, Target):
         names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
         value_distance_reward.degenerate = {"stuffing": ", ".join(names * 3)}
@@ -638,8 +640,29 @@ def _check_distance(vectors: np.ndarray, low: np.ndarray, weights: np.ndarray, o
         raise ValueError(f"absence must be one of {', '.join(ABSENCES)}, not {absence!r}.")
 
 
-def _text(message: str | list[dict[str, str]]) -> str:
-    """Return the plain text of a prompt or completion, which TRL gives as text or as a list of messages."""
-    if isinstance(message, str):
-        return message
-    return "\n".join(m["content"] for m in message if m.get("role") != "system")
+def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str] = ("assistant",)) -> str:
+    """Return the words of a prompt or a completion: text, or messages of these roles, one below the other.
+
+    Content may be missing, text or parts, of which only texts count; tool calls, tool results, system messages and the
+    thoughts of a completion are nobody's words. A message without a role is of the first of the roles.
+
+    Examples
+    --------
+    >>> read_words([{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "4"},
+    ...             {"role": "assistant", "content": [{"type": "text", "text": "It is 4."}]}])
+    'It is 4.'
+    """
+    turns = [{"content": message}] if message is None or isinstance(message, str) else \
+        [message] if isinstance(message, dict) else message
+    told = [_read_parts(turn.get("content")) for turn in turns if (turn.get("role") or roles[0]) in roles]
+    if roles[0] == "assistant":
+        told = [answer if thoughts else text for text in told for thoughts, answer in [split_thoughts(text)]]
+    return "\n".join(words for words in told if words)
+
+
+def _read_parts(content: str | dict | Sequence | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [content] if isinstance(content, dict) else content
+    texts = [p if isinstance(p, str) else p.get("text") if p.get("type", "text") == "text" else "" for p in parts]
+    return "\n".join(text for text in texts if text)

@@ -22,7 +22,6 @@ In ten lines (no command line needed):
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import os
 import shutil
@@ -41,9 +40,17 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from fulcra_utils.alignment import REFUSAL, check_audit, choose_best, compare_rewards, value_reward
-from fulcra_utils.files import write_json, write_table
-from fulcra_utils.policy import PolicyError, keep_short_prompts, load_policy, sample_replies, save_policy
+from fulcra_utils.alignment import (
+    PROMPT_ROLES,
+    REFUSAL,
+    check_audit,
+    choose_best,
+    compare_rewards,
+    read_words,
+    value_reward,
+)
+from fulcra_utils.files import digest, digest_code, list_parts, write_json, write_table
+from fulcra_utils.policy import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies, save_policy
 
 TRAINED = ("rloo", "grpo", "dpo")
 METHODS = (*TRAINED, "best-of-n", "system-prompt")
@@ -102,6 +109,8 @@ class AlignSettings:
             raise PolicyError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
         if min(self.steps, self.prompts_per_step, self.max_new_tokens, self.save_every) < 1:
             raise PolicyError("steps, prompts_per_step, max_new_tokens and save_every must be at least 1.")
+        if self.micro_batch < 0:
+            raise PolicyError("micro_batch must not be negative; 0 takes all samples of a step at once.")
         if self.replies_per_prompt < 2:
             raise PolicyError("replies_per_prompt must be at least 2: every method compares replies to one prompt.")
 
@@ -127,10 +136,11 @@ class Aligned:
     stopped: str = ""
     system: str | None = field(default=None, repr=False)
     reward: Reward | None = field(default=None, repr=False)
+    chat_template: str | None = field(default=None, repr=False)
 
     def reply(self, prompts: Sequence[str], seed: int = 0, max_new_tokens: int | None = None) -> pd.DataFrame:
         """Return one reply for each prompt, as `sample_replies` does."""
-        model, tokenizer = load_policy(self.folder)
+        model, tokenizer = load_policy(self.folder, self.chat_template)
         n_new = max_new_tokens or self.settings.max_new_tokens
         if self.settings.method != "best-of-n":
             return sample_replies(model, tokenizer, prompts, n_new, seed, self.settings.temperature, system=self.system)
@@ -155,6 +165,9 @@ def align(
     """Align a causal language model with a reward, by any of the methods.
 
     A finished run is only read again; an interrupted one goes on from its last checkpoint and ends as it would have.
+    It is the same run when settings, prompts, chat template, the start model's files (of a hub name: its commit), the
+    training code and the reward are the same. A reward is known by its text attribute `label`; without one by its code,
+    by what it closes over, and by the evaluator's weights or state, less what calling it changes (a counter).
 
     Parameters
     ----------
@@ -183,7 +196,8 @@ def align(
     Raises
     ------
     PolicyError
-        A model, tokenizer or prompts that cannot be used, a folder of another run, memory that does not suffice.
+        A model, tokenizer or prompts that cannot be used, a folder of another run or of a reward without a label that
+        cannot be told from another one (it holds a connection), memory that does not suffice.
     RewardAuditError
         The reward prefers degenerate replies.
 
@@ -194,18 +208,22 @@ def align(
     if settings.method not in TRAINED:
         if settings.method == "system-prompt" and not system:
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
-        return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward)
+        return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
-    mark = _fingerprint(start, reward, usable, settings)
-    if done := _read_finished(folder, mark, settings, reward, replace):
+    mark = _fingerprint(start, tokenizer.chat_template, usable, settings)
+    parts = _identify(reward)
+    if done := _read_finished(folder, mark, parts, settings, reward, replace):
         return done
     audit = audit_start(model, tokenizer, reward, usable, settings)
     check_audit(audit, allow_faults)
+    after = _identify(reward)
+    moved = sorted(path for path in parts.keys() | after.keys() if parts.get(path) != after.get(path))
+    state = {"fingerprint": _join_marks(mark, parts, moved), "moved": moved, "settings": asdict(settings)}
     if _is_main():
-        write_json(folder / "align.json", {"fingerprint": mark, "finished": False, "settings": asdict(settings)})
+        write_json(folder / "align.json", state | {"finished": False})
         write_table(folder / "audit.csv", audit)
     try:
-        return _train(model, tokenizer, start, reward, usable, folder, settings, mark)
+        return _train(model, tokenizer, start, reward, usable, folder, settings, state)
     except (torch.OutOfMemoryError, MemoryError):
         raise PolicyError(f"memory does not suffice for {settings.micro_batch or 'all'} samples at once; lower "
                           "micro_batch or max_new_tokens, or set lora_rank.") from None
@@ -234,19 +252,21 @@ def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settin
     own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
     kinds = {"empty": [""] * len(asked), "repeat": ["the " * 20] * len(asked), "refusal": [REFUSAL] * len(asked),
              "echo": asked, **{k: [t] * len(asked) for k, t in getattr(reward, "degenerate", {}).items()}}
-    label = getattr(reward, "label", "reward")
+    label = getattr(reward, "label", getattr(reward, "__name__", "reward"))
     return compare_rewards(reward, asked, own["response"].tolist(), kinds).assign(absence=label, target="")
 
 
-def scalar_reward(predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str = "scalar") -> Reward:
+def scalar_reward(
+    predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str | None = None
+) -> Reward:
     """Make a TRL reward function of a scalar reward model (the RLHF baseline).
 
     Parameters
     ----------
     predict : callable
         predict(prompts, responses) -> (N,) numbers.
-    label : str
-        Names the model in the run's fingerprint.
+    label : str, optional
+        Names the model: what was trained with it is taken for the same reward's. None tells it by its code and weights.
 
     Returns
     -------
@@ -266,12 +286,14 @@ def scalar_reward(predict: Callable[[Sequence[str], Sequence[str]], np.ndarray],
     """
     def reward_scalar(prompts: list, completions: list, **columns: object) -> list[float]:
         # TRL passes every column of its data set by name; none is needed.
-        values = np.asarray(predict(list(map(_plain, prompts)), list(map(_plain, completions))), dtype=float)
+        asked, said = [read_words(p, PROMPT_ROLES) for p in prompts], [read_words(c) for c in completions]
+        values = np.asarray(predict(asked, said), dtype=float)
         if not np.isfinite(values).all():
             raise ValueError("a scalar reward is not a finite number.")
         return values.tolist()
 
-    reward_scalar.label = label
+    if label:
+        reward_scalar.label = label
     return reward_scalar
 
 
@@ -326,7 +348,8 @@ def launch(spec: dict[str, Any], folder: str | Path, n_processes: int = 1) -> Pa
 
     Source: ours; the paper's scale.
     """
-    path = write_json(Path(folder).with_suffix(".spec.json"), {**spec, "folder": str(folder)})
+    place = Path(folder).absolute()
+    path = write_json(place.with_name(f"{place.name}.spec.json"), {**spec, "folder": str(folder)})
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(n_processes),
                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--multi_gpu"] if torch.cuda.is_available() and n_processes > 1 else []
@@ -377,7 +400,7 @@ class _Watch(TrainerCallback):
         self.bar.close()
 
 
-def _train(model, tokenizer, start, reward, prompts, folder, settings, mark) -> Aligned:
+def _train(model, tokenizer, start, reward, prompts, folder, settings, state) -> Aligned:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     watch = _Watch(settings.max_kl, f"{settings.method} {folder.name}")
     with warnings.catch_warnings():
@@ -393,8 +416,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, mark) -> 
         trained = trained.merge_and_unload() if settings.lora_rank else trained
         save_policy(trained, tokenizer, folder)
         write_table(folder / "history.csv", history)
-        write_json(folder / "align.json", {"fingerprint": mark, "finished": True, "stopped": watch.stopped,
-                                           "settings": asdict(settings)})
+        write_json(folder / "align.json", state | {"finished": True, "stopped": watch.stopped})
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     del trainer, model
@@ -437,9 +459,10 @@ def _quiet(trainer):
 def _arguments(folder: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:
     """Return the trainer arguments that all methods share, for `samples` samples in one step."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = settings.micro_batch or samples // world
+    micro = settings.micro_batch or max(1, samples // world)
     if samples % (micro * world):
-        raise PolicyError(f"{samples} samples a step cannot be split into {world} processes of {micro} at once.")
+        raise PolicyError(f"{samples} samples a step cannot be split into {world} processes of {micro} at once; change "
+                          "prompts_per_step, replies_per_prompt or micro_batch.")
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(folder / "checkpoints"), "max_steps": settings.steps, "per_device_train_batch_size": micro,
@@ -470,28 +493,44 @@ def _fit_prompts(model, tokenizer, prompts, settings: AlignSettings) -> list[str
     return keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
 
 
-def _fingerprint(start, reward, prompts, settings: AlignSettings) -> str:
-    """Return what makes this run this run: settings, prompts, reward, and the start model's files."""
-    parts = [json.dumps(asdict(settings), sort_keys=True), "\x00".join(prompts), getattr(reward, "label", "reward")]
-    for path in sorted(Path(start).glob("*.safetensors")) if Path(start).is_dir() else []:
-        with path.open("rb") as handle:
-            parts.append(f"{path.name} {path.stat().st_size} {hashlib.sha256(handle.read(2**24)).hexdigest()}")
-    return hashlib.sha256("\x01".join(parts).encode()).hexdigest()
+def _fingerprint(start, chat_template, prompts, settings: AlignSettings) -> str:
+    """Return what makes this run this run, but for its reward; how often it is saved shapes nothing."""
+    return digest(hash_model(start), chat_template, list(prompts), {**asdict(settings), "save_every": 0},
+                  digest_code(_train))
 
 
-def _read_finished(folder: Path, mark: str, settings: AlignSettings, reward: Reward, replace: bool) -> Aligned | None:
+def _identify(reward: Reward) -> dict[str, str]:
+    """Return the parts that tell a reward from another one; only its fault when it cannot be told."""
+    try:
+        return list_parts(label if (label := getattr(reward, "label", None)) else reward)
+    except TypeError as error:
+        return {"fault": str(error)}
+
+
+def _join_marks(mark: str, parts: dict[str, str], moved: Sequence[str]) -> str:
+    """Return one mark of what stays when the reward is called; members of what grew went with it."""
+    grown = tuple(f"{path}[" for path in moved)
+    return digest(mark, {p: part for p, part in parts.items() if p not in moved and not p.startswith(grown)})
+
+
+def _read_finished(folder: Path, mark: str, parts: dict[str, str], settings: AlignSettings, reward: Reward,
+                   replace: bool) -> Aligned | None:
     path = folder / "align.json"
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise PolicyError(f"{folder} holds something that is not an alignment run; choose another folder.")
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
-    if state["fingerprint"] != mark and replace:
+    same = "fault" not in parts and state["fingerprint"] == _join_marks(mark, parts, state.get("moved", []))
+    if not same and replace:
         shutil.rmtree(folder)
         return None
-    if state["fingerprint"] != mark:
-        raise PolicyError(f"{folder} belongs to another run (other settings, prompts, reward or start model); choose "
-                          "another folder or remove it.")
+    if "fault" in parts:
+        raise PolicyError(f"{folder} holds a run, but whether of this reward is unknown: {parts['fault']}; name the "
+                          "reward by a text, reward.label = '…', or choose another folder.")
+    if not same:
+        raise PolicyError(f"{folder} belongs to another run (other settings, prompts, chat template, reward, start "
+                          "model or code); choose another folder or remove it.")
     if not state["finished"]:
         return None
     return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), state["stopped"], None, reward)
@@ -502,10 +541,6 @@ def _read_history(log: list[dict]) -> pd.DataFrame:
              "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     rows = [{new: row[old] for old, new in names.items() if old in row} for row in log if "loss" in row]
     return pd.DataFrame(rows)
-
-
-def _plain(message: str | list[dict[str, str]]) -> str:
-    return message if isinstance(message, str) else "\n".join(m["content"] for m in message)
 
 
 def _is_main() -> bool:

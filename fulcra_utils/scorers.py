@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.files import digest, digest_code
 from fulcra_utils.theory import Theory
 
 if TYPE_CHECKING:
@@ -59,11 +60,14 @@ class EmbeddingScorer:
         Each maps (N, 3 H) features to (N, K) outputs.
     bounded : bool
         Outputs pass through tanh (value scores); otherwise they are rewards of unit variance.
+    label : str
+        Hash of what it was trained from, by which a kept policy knows its reward: weights differ a little with threads.
     """
 
     memory: TextMemory
     networks: Sequence[Any] = field(repr=False)
     bounded: bool = True
+    label: str = ""
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Return (N, K) outputs; value scores within [-1, 1] when the scorer is bounded."""
@@ -150,9 +154,10 @@ class LatentScorer:
 
 @dataclass
 class MeanScorer:
-    """The mean of what several scorers say."""
+    """The mean of what several scorers say; `label` as in `EmbeddingScorer`."""
 
     scorers: Sequence[Any]
+    label: str = ""
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Return (N, D) scores within [-1, 1]."""
@@ -265,10 +270,12 @@ def fit_value_scorer(
 
     Source: released evaluator (tanh and squared error); ours: frozen embeddings, words, replies that express nothing.
     """
+    label = digest(digest_code(fit_value_scorer), memory.encoder.model, memory.encoder.tokenizer, list(prompts),
+                   list(responses), vectors, theory.items, seed, mismatch)
     prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed, mismatch)
     networks = _fit_networks(pair_features(memory, prompts, responses), vectors, 128, seed, bounded=True)
     words = _fit_ngrams(prompts, responses, vectors, bounded=True)
-    return MeanScorer([EmbeddingScorer(memory, networks), words])
+    return MeanScorer([EmbeddingScorer(memory, networks), words], label)
 
 
 def fit_reward_model(
@@ -302,8 +309,10 @@ def fit_reward_model(
         raise ValueError(f"a reward model needs at least 8 rows with a reward, there are {len(known)}.")
     prompts, responses = [prompts[i] for i in known], [responses[i] for i in known]
     scaled = ((rewards[known] - rewards[known].mean()) / (rewards[known].std() or 1.0))[:, None]
+    label = digest(digest_code(fit_reward_model), memory.encoder.model, memory.encoder.tokenizer, prompts, responses,
+                   scaled, seed)
     features = pair_features(memory, prompts, [cut_words(r) for r in responses])
-    return EmbeddingScorer(memory, _fit_networks(features, scaled, 128, seed, bounded=False), bounded=False)
+    return EmbeddingScorer(memory, _fit_networks(features, scaled, 128, seed, bounded=False), False, label)
 
 
 def fit_preference(

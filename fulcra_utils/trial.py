@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.alignment import REFUSAL, mean_interval, value_distance
+from fulcra_utils.alignment import mean_interval, value_distance
 from fulcra_utils.proof import (
     Judges,
     average_vectors,
@@ -255,12 +255,12 @@ def run_trial(
 
     Source: ours.
     """
-    from fulcra_utils.policy import keep_short_prompts, load_policy
+    from fulcra_utils.policy import keep_short_prompts, load_tokenizer
     from fulcra_utils.proof import take_test_prompts
 
     if not settings["train"]:
         return Trial(pd.DataFrame(), pd.DataFrame(), {}, pd.DataFrame(), {}, list(names))
-    folder, tokenizer = Path(folder), load_policy(start, settings["chat_template"] or None)[1]
+    folder, tokenizer = Path(folder), load_tokenizer(start, settings["chat_template"] or None)
     room = settings["max_prompt_tokens"]
     asked = {split: keep_short_prompts(tokenizer, take_test_prompts(prompts, split, n, seed), room)
              for split, n in (("train", settings["train_prompts"]), ("test", settings["test_prompts"]))}
@@ -269,7 +269,8 @@ def run_trial(
     skipped = [p.name for p in plans if p.reward not in panel.rewards or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
     replies = {"start": draw_replies(start, start, asked["test"], settings["max_new_tokens"], seed,
-                                     keep=folder / "start-replies" / f"{len(asked['test'])}-{seed}.parquet")}
+                                     keep=folder / "start-replies" / f"{len(asked['test'])}-{seed}.parquet",
+                                     chat_template=settings["chat_template"] or None)}
     jobs = [(start, panel.rewards[p.reward], p, asked, folder, theory, aim, settings, seed) for p in plans]
     runs = dict(zip([p.name for p in plans], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
     replies |= {name: drawn for name, (_, _, drawn) in runs.items()}
@@ -498,7 +499,8 @@ def _run_job(start, scorer, plan, asked, folder, theory, aim, settings, seed) ->
     """Train one policy and draw its replies; what is finished is read again."""
     aligned = _align(start, scorer, plan, asked["train"], folder, theory, aim, settings)
     drawn = draw_replies(folder / plan.name, start, asked["test"], settings["max_new_tokens"], seed,
-                         keep=folder / plan.name / f"replies-{len(asked['test'])}-{seed}.parquet")
+                         keep=folder / plan.name / f"replies-{len(asked['test'])}-{seed}.parquet",
+                         chat_template=settings["chat_template"] or None)
     return aligned.history, aligned.stopped, drawn
 
 
@@ -507,16 +509,13 @@ def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
     from fulcra_utils.finetuning import AlignSettings, align, scalar_reward
 
     if plan.reward.startswith("rlhf"):
-        reward = scalar_reward(scorer.predict, plan.reward)
+        reward = scalar_reward(scorer.predict)
     else:
         target = aim if plan.target == aim.name else load_target(plan.target, theory)
         # the released reward has no price of sameness
         own = settings["common_weight"] if plan.common_weight is None else plan.common_weight
         weight = own if plan.absence == "penalise" else 0.0
         reward = value_reward(scorer, target, absence=plan.absence, common_weight=weight)
-    # a run of a reward that was trained otherwise is another run (one decimal: sums differ with the threads)
-    said = scorer.score(prompts[:4] * 2, [*prompts[:4], *[REFUSAL] * len(prompts[:4])])
-    reward.label = f"{reward.label} {(np.round(said, 1) + 0.0).tolist()}"
     chosen = {k: settings[k] for k in ("steps", "prompts_per_step", "replies_per_prompt", "micro_batch",
                                        "max_new_tokens", "max_prompt_tokens", "learning_rate", "beta", "max_kl",
                                        "lora_rank", "save_every")}

@@ -15,6 +15,7 @@ from fulcra_utils.alignment import (
     measure_commonness,
     measure_selection,
     measure_sources,
+    read_words,
     value_distance,
     value_reward,
 )
@@ -232,3 +233,75 @@ def test_differences_of_a_selection_are_those_of_its_means(seed):
     best = replies.loc[choose_best(distance, replies["prompt"].tolist())].set_index("prompt")[idle]
     gaps = best - replies.groupby("prompt")[idle].mean().loc[best.index]
     assert row.drift == pytest.approx(gaps.mean().abs().mean())
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+TOOL = {"role": "tool", "name": "f", "content": "SECRET"}
+SHAPES = [
+    ("be calm", "be calm"), (None, ""), ("", ""), ([], ""), ({"role": "assistant", "content": "be calm"}, "be calm"),
+    ([{"role": "assistant", "content": "be calm"}], "be calm"), ([{"content": "be calm"}], "be calm"),
+    ([CALL], ""), ([CALL, TOOL], ""), ([{"role": "assistant", "tool_calls": []}], ""),
+    ([CALL, TOOL, {"role": "assistant", "content": "It is 4."}], "It is 4."),
+    ([{"role": "assistant", "content": "Wait."}, TOOL, {"role": "assistant", "content": "It is."}], "Wait.\nIt is."),
+    ([{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "u"}},
+                                        {"type": "text", "text": "b"}]}], "a\nb"),
+    ([{"role": "assistant", "content": [{"type": "text", "text": None}, "c"]}], "c"),
+    ([{"role": "assistant", "content": {"type": "text", "text": "d"}}], "d"),
+    ([{"role": "assistant", "content": [{"type": "tool_use", "text": "SECRET"}]}], ""),
+    ([{"role": "function", "content": "SECRET"}, {"role": "assistant", "content": "e"}], "e"),
+    ([{"role": "assistant", "content": "<think>SECRET</think>f", "reasoning_content": "SECRET"}], "f"),
+]
+
+
+@pytest.mark.parametrize(("completion", "words"), SHAPES)
+def test_only_the_assistants_own_words_are_judged(completion, words):
+    from fulcra_utils.finetuning import scalar_reward
+
+    seen = []
+
+    class Spy:
+        def score(self, prompts, responses):
+            seen.append((list(prompts), list(responses)))
+            return np.array([[len(r) / 100, 0.0] for r in responses])
+
+        def predict(self, prompts, responses):
+            return self.score(prompts, responses)[:, 0]
+
+    for reward in (value_reward(Spy(), np.array([1.0, 0.0]), common_weight=1.0), scalar_reward(Spy().predict)):
+        found = reward(prompts=["q", "q"], completions=[completion, "other"], completion_ids=[[1], [2]])
+        assert len(found) == 2 and all(isinstance(x, float) for x in found)
+    assert seen == [(["q", "q"], [words, "other"])] * 2
+
+
+@pytest.mark.parametrize("reward_of", ["values", "scalar"])
+def test_both_kinds_of_reward_read_a_prompt_alike(reward_of):
+    from fulcra_utils.finetuning import scalar_reward
+
+    seen = []
+
+    def score(prompts, responses):
+        seen.extend(prompts)
+        return np.zeros(len(responses))
+
+    class Spy:
+        def score(self, prompts, responses):
+            return score(prompts, responses)[:, None]
+
+    turns = [{"role": "system", "content": "Be a pirate"},
+             {"role": "user", "content": [{"type": "text", "text": "Q1"}]},
+             {"role": "assistant", "content": "A1"}, CALL, TOOL, {"role": "user", "content": "Q2"}]
+    reward = value_reward(Spy(), np.ones(1)) if reward_of == "values" else scalar_reward(score)
+    reward([turns, "Q", [{"role": "user", "content": "Q"}], None], ["a"] * 4)
+    assert seen == ["Q1\nA1\nQ2", "Q", "Q", ""]
+
+
+def test_words_of_any_message_are_text():
+    rng = np.random.default_rng(0)
+    part = {"type": "text", "text": "w"}
+    contents = [None, "", "w", [], ["w"], [part], part, [{"type": "x"}]]
+    roles = ["assistant", "tool", "system", "user", "function", None]
+    for _ in range(300):
+        drawn = [(roles[rng.integers(len(roles))], rng.integers(len(contents))) for _ in range(rng.integers(0, 5))]
+        turns = [{"role": role, "content": contents[place]} for role, place in drawn]
+        own = sum(role in ("assistant", None) and place in (2, 4, 5, 6) for role, place in drawn)
+        assert read_words(turns) == "\n".join(["w"] * own)

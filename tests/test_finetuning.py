@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fulcra_utils import finetuning
 from fulcra_utils.alignment import RewardAuditError, value_reward
 from fulcra_utils.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
 from fulcra_utils.policy import PolicyError, build_policy, load_policy, sample_replies, save_policy, train_tokenizer
@@ -71,20 +73,20 @@ def test_an_interrupted_run_ends_as_it_would_have(start, tmp_path):
         return count_e(prompts, responses)
 
     with pytest.raises(KeyboardInterrupt):
-        train(start, scalar_reward(breaks), PROMPTS, tmp_path / "cut", settings)
+        train(start, scalar_reward(breaks, "e"), PROMPTS, tmp_path / "cut", settings)
     assert (tmp_path / "cut" / "checkpoints").is_dir() and not (tmp_path / "cut" / "config.json").exists()
-    again = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "cut", settings)
+    again = train(start, scalar_reward(count_e, "e"), PROMPTS, tmp_path / "cut", settings)
     assert same(weights(again.folder), weights(whole.folder))
     pd.testing.assert_frame_equal(again.history, whole.history)
 
 
 def test_a_finished_run_is_read_and_another_is_refused(start, tmp_path):
-    first = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
+    first = train(start, scalar_reward(count_e, "e"), PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
 
     def never(prompts, responses):
         raise AssertionError("a finished run must not be trained again")
 
-    second = train(start, scalar_reward(never), PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
+    second = train(start, scalar_reward(never, "e"), PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
     assert second.history["reward"].tolist() == pytest.approx(first.history["reward"].tolist())
     before = weights(tmp_path / "p")
     with pytest.raises(PolicyError, match="belongs to another run"):
@@ -178,7 +180,7 @@ def test_two_processes_train_from_a_spec(llama, tmp_path):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"method": "ppo"}, "method must be one of"), ({"steps": 0}, "at least 1"),
-    ({"replies_per_prompt": 1}, "at least 2"),
+    ({"replies_per_prompt": 1}, "at least 2"), ({"micro_batch": -1}, "must not be negative"),
 ])
 def test_settings_that_cannot_work(change, words):
     with pytest.raises(PolicyError, match=words):
@@ -232,3 +234,177 @@ def test_reward_of_values_goes_through_trl(start, tmp_path):
 def test_module_help_needs_no_network():
     code = "import fulcra_utils.alignment, sys; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Counting:
+    """An evaluator that says how often it was asked, and whose score its factor decides."""
+
+    def __init__(self, factor=1.0, words=("e",)):
+        self.factor, self.words, self.calls, self.said, self.memory = factor, list(words), 0, [], {}
+
+    def score(self, prompts, responses):
+        self.calls += 1
+        self.said.append(len(responses))
+        self.memory.update(dict.fromkeys(responses))
+        return np.array([[self.factor * min(1.0, sum(map(r.count, self.words)) / 4), 0.0] for r in responses])
+
+
+def tiny_evaluator(seed):
+    from fulcra_utils.encoder import load_encoder
+    from fulcra_utils.evaluator import make_evaluator
+    from fulcra_utils.theory import load_theory
+
+    return make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 32, seed=seed)
+
+
+def aimed(evaluator, **options):
+    target = np.eye(10)[0] if hasattr(evaluator, "dimensions") else np.array([1.0, 0.0])
+    return value_reward(evaluator, target, **options)
+
+
+def plain(factor):
+    return lambda prompts, completions, **columns: [factor * float(c.count("e") if isinstance(c, str) else
+                                                                   c[0]["content"].count("e")) for c in completions]
+
+
+class Callable:
+    def __init__(self, factor):
+        self.__name__, self.factor = "callable", factor
+
+    def __call__(self, prompts, completions, **columns):
+        return plain(self.factor)(prompts, completions)
+
+
+REWARDS = {"evaluator's weights": lambda k: aimed(tiny_evaluator(k)), "a stub's state": lambda k: aimed(Counting(k)),
+           "a stub's list": lambda k: aimed(Counting(words="ab"[:k])), "a function's closure": plain,
+           "a scalar model": lambda k: scalar_reward(lambda p, r: k * count_e(p, r)), "an object": Callable,
+           "an option": lambda k: aimed(Counting(), common_weight=k),
+           "a weight": lambda k: aimed(Counting(), weights=np.array([1.0, k])),
+           "code": lambda k: aimed(type("Stub", (), {"score": [lambda s, p, r: np.ones((len(r), 2)),
+                                                                lambda s, p, r: np.zeros((len(r), 2))][k - 1]})()),
+           "a label": lambda k: scalar_reward(count_e, f"model {k}")}
+
+
+@pytest.mark.parametrize("kind", REWARDS)
+def test_another_reward_never_gets_the_policy_of_the_first(start, tmp_path, kind):
+    settings = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1})
+    make = REWARDS[kind]
+    train(start, make(1), PROMPTS, tmp_path / "p", settings)
+    before = (tmp_path / "p" / "align.json").stat().st_mtime_ns
+    train(start, make(1), PROMPTS, tmp_path / "p", settings)    # made anew, the same all the same
+    assert (tmp_path / "p" / "align.json").stat().st_mtime_ns == before
+    with pytest.raises(PolicyError, match="belongs to another run"):
+        train(start, make(2), PROMPTS, tmp_path / "p", settings)
+
+
+def test_what_calling_a_reward_changes_is_no_part_of_it(start, tmp_path):
+    settings, evaluator = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1}), Counting()
+    reward = aimed(evaluator)
+    train(start, reward, PROMPTS, tmp_path / "p", settings)
+    n = evaluator.calls
+    for again in (reward, aimed(evaluator), aimed(Counting())):
+        train(start, again, PROMPTS, tmp_path / "p", settings)
+    assert evaluator.calls == n > 0
+    evaluator.factor = -1.0    # the same object, another score
+    with pytest.raises(PolicyError, match="belongs to another run"):
+        train(start, reward, PROMPTS, tmp_path / "p", settings)
+
+
+def test_a_reward_that_cannot_be_told_is_to_be_named(start, tmp_path):
+    import threading
+
+    lock, settings = threading.Lock(), AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1})
+
+    def reward(prompts, completions, **columns):
+        with lock:
+            return [float(len(completions))] * len(completions)
+
+    train(start, reward, PROMPTS, tmp_path / "p", settings)
+    with pytest.raises(PolicyError, match="reward.label = "):
+        train(start, reward, PROMPTS, tmp_path / "p", settings)
+    reward.label = "mine"
+    train(start, reward, PROMPTS, tmp_path / "q", settings)
+    train(start, reward, PROMPTS, tmp_path / "q", settings)
+    train(start, reward, PROMPTS, tmp_path / "p", settings, replace=True)
+
+
+def test_everything_that_shapes_a_policy_makes_another_run(start, tmp_path):
+    """All of the start model's files count to their last byte, and where it is named on a hub its commit."""
+    from safetensors.torch import load_file, save_file
+
+    settings, reward = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1}), scalar_reward(count_e)
+    train(start, reward, PROMPTS, tmp_path / "p", settings)
+    mark = finetuning._fingerprint(start, "t", PROMPTS, settings)
+    others = {"chat template": finetuning._fingerprint(start, "u", PROMPTS, settings),
+              "prompts": finetuning._fingerprint(start, "t", PROMPTS[1:], settings)}
+    changes = {"method": "grpo", "steps": 2, "prompts_per_step": 2, "replies_per_prompt": 2, "micro_batch": 1,
+               "max_new_tokens": 9, "max_prompt_tokens": 33, "learning_rate": 1e-4, "beta": 0.1, "max_kl": 1.0,
+               "lora_rank": 1, "lora_alpha": 8, "temperature": 0.5, "seed": 1}
+    for name, value in changes.items():
+        changed = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1} | {name: value})
+        others[name] = finetuning._fingerprint(start, "t", PROMPTS, changed)
+    for number, file in enumerate(sorted(p.name for p in start.iterdir())):
+        twin = tmp_path / str(number)
+        shutil.copytree(start, twin)
+        assert finetuning._fingerprint(twin, "t", PROMPTS, settings) == mark
+        if file.endswith(".safetensors"):
+            table = load_file(twin / file)
+            table[sorted(table)[-1]].flatten()[-1] += 1.0
+            save_file(table, twin / file)
+        else:
+            (twin / file).write_text((twin / file).read_text() + " ")
+        others[file] = finetuning._fingerprint(twin, "t", PROMPTS, settings)
+    assert mark not in others.values() and len(set(others.values())) == len(others)
+    often = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1, "save_every": 7})
+    assert finetuning._fingerprint(start, "t", PROMPTS, often) == mark, "how often it is saved shapes nothing"
+    (tmp_path / "noted").mkdir()
+    shutil.copytree(start, tmp_path / "noted", dirs_exist_ok=True)
+    (tmp_path / "noted" / "notes.md").write_text("mine")
+    assert finetuning._fingerprint(tmp_path / "noted", "t", PROMPTS, settings) == mark
+    with pytest.raises(PolicyError, match="cannot be loaded"):
+        finetuning._fingerprint("no/such-model", "t", PROMPTS, settings)
+
+
+def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
+    from fulcra_utils.policy import hash_model
+
+    twins = [tmp_path / name for name in "ab"]
+    for twin, last in zip(twins, (b"0", b"1"), strict=True):
+        twin.mkdir()
+        (twin / "model.safetensors").write_bytes(bytes(2**24) + last)    # 16 MB are the same
+    assert hash_model(twins[0]) != hash_model(twins[1])
+
+
+@pytest.mark.parametrize("method", ["rloo", "best-of-n", "system-prompt"])
+def test_a_given_chat_template_is_used_by_every_method(start, tmp_path, method):
+    model, tokenizer = load_policy(start)
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    save_policy(model, tokenizer, tmp_path / "silent")
+    settings = AlignSettings(method=method, **SMALL | {"steps": 1, "prompts_per_step": 1})
+    aligned = train(tmp_path / "silent", scalar_reward(count_e), PROMPTS, tmp_path / "p", settings, system="be kind",
+                    chat_template=template)
+    text = tokenizer.decode(aligned.reply(["be"]).prompt_ids[0])
+    assert text.endswith("<|user|>be<|assistant|>")
+
+
+@pytest.mark.parametrize(("first", "second"), [("ideal-0.5", "ideal-0.1"), ("a.b", "a.c"), ("x", "x.y")])
+def test_each_folder_has_a_spec_of_its_own(tmp_path, monkeypatch, first, second):
+    monkeypatch.setattr(finetuning.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "", ""))
+    for name in (first, second):
+        launch({"start": name}, tmp_path / name)
+    specs = [json.loads((tmp_path / f"{name}.spec.json").read_text())["start"] for name in (first, second)]
+    assert specs == [first, second]
+
+
+@pytest.mark.parametrize(("samples", "micro", "world"), [(2, 0, 4), (8, 3, 1), (6, 0, 4), (8, 0, 3), (4, 8, 1)])
+def test_samples_that_cannot_be_split_are_one_line(tmp_path, monkeypatch, samples, micro, world):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    with pytest.raises(PolicyError, match=f"{samples} samples a step cannot be split into {world} processes"):
+        finetuning._arguments(tmp_path, AlignSettings(**SMALL | {"micro_batch": micro}), samples)
+
+
+@pytest.mark.parametrize(("samples", "micro", "world"), [(8, 0, 1), (8, 2, 2), (8, 0, 4), (4, 1, 4), (2, 0, 2)])
+def test_samples_of_a_step_are_split_evenly(tmp_path, monkeypatch, samples, micro, world):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    found = finetuning._arguments(tmp_path, AlignSettings(**SMALL | {"micro_batch": micro}), samples)
+    assert found["per_device_train_batch_size"] * found["gradient_accumulation_steps"] * world == samples
