@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -217,19 +217,14 @@ def _note(thing: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) ->
         for key in keys:    # few members are parts of their own
             _note(thing[key], f"{path}[{key}]" if len(keys) <= _FEW else path, found, seen)
     elif kind in (set, frozenset):
-        parts = [len(thing), *sorted(thing, key=repr)]
+        parts = [sorted(thing, key=repr)]
     elif isinstance(thing, PurePath):
         parts = [os.path.relpath(thing, _ROOT)]
-    elif isinstance(thing, type | FunctionType | BuiltinFunctionType | ModuleType) and not _is_own(thing):
-        held = getattr(thing, "__self__", None) if isinstance(thing, BuiltinFunctionType) else None
-        parts = [getattr(thing, "__module__", ""), getattr(thing, "__qualname__", thing.__name__),
-                 None if isinstance(held, ModuleType) else held]
-    elif hasattr(thing, "detach") and hasattr(thing, "untyped_storage"):
-        parts = [str(thing.dtype), list(thing.shape), _tensor_bytes(thing)]
-    elif kind.__module__ == "numpy" and hasattr(thing, "tobytes") and not thing.dtype.hasobject:
-        parts = [str(thing.dtype), thing.shape, thing.tobytes()]
-    elif str(kind.__module__).partition(".")[0] == "pandas" and hasattr(thing, "to_dict"):
-        parts = [thing.to_dict()]
+    elif isinstance(thing, type | FunctionType | ModuleType) and not _is_own(thing):
+        parts = [getattr(thing, "__module__", ""), getattr(thing, "__qualname__", thing.__name__)]
+    elif hasattr(thing, "untyped_storage"):    # a tensor
+        raw = thing.detach().cpu().contiguous().flatten().view(sys.modules["torch"].uint8)
+        parts = [str(thing.dtype), list(thing.shape), raw.numpy().tobytes()]
     elif id(thing) in seen:
         return note(b"again;")
     else:
@@ -258,9 +253,9 @@ def _name_parts(thing: Any) -> dict[str, Any]:
         return {"bases": thing.__bases__, **kept}
     if isinstance(label := getattr(thing, "label", None), str) and label:
         return {"label": label}
-    inner = ("__wrapped__", "__func__", "__self__", "fget", *(["func"] if hasattr(thing, "attrname") else []))
+    inner = ("__wrapped__", "fget", *(["func"] if hasattr(thing, "attrname") else []))
     if found := {name: x for name in inner if (x := getattr(thing, name, None)) is not None}:
-        return found   # a bound method, a property, a cached function
+        return found   # a property, a cached function
     if hasattr(thing, "get_vocab"):
         return {"vocabulary": thing.get_vocab()}
     if hasattr(thing, "state_dict") and hasattr(getattr(thing, "config", None), "to_dict"):
@@ -268,8 +263,6 @@ def _name_parts(thing: Any) -> dict[str, Any]:
         config = {k: v for k, v in config.items() if k[0] != "_" and k not in _NOISE}
         return {"class": type(thing), "weights": dict(thing.state_dict()), "config": config,
                 "tokenizer": getattr(thing, "tokenizer", None)}
-    if hasattr(thing, "state_dict"):
-        return {"class": type(thing), **{n: x for n, x in vars(thing).items() if n != "training" and "hook" not in n}}
     make = copyreg.dispatch_table.get(type(thing))
     reduced = make(thing) if make else thing.__reduce_ex__(4)    # what pickle would store
     maker, given, state, listed, paired = (*([reduced, None] if isinstance(reduced, str) else reduced), *[None] * 3)[:5]
@@ -290,15 +283,8 @@ def _is_own(thing: Any) -> bool:
     if isinstance(thing, FunctionType):
         file = thing.__code__.co_filename
         return not any(part in file for part in ("-packages", "<frozen", str(Path(os.__file__).parent)))
-    file = str(getattr(sys.modules.get(top), "__file__", ""))
-    named = top in sys.stdlib_module_names or top.startswith("_cython") or "-packages" in file
-    return isinstance(thing, type) and not named
-
-
-def _tensor_bytes(tensor: Any) -> bytes:
-    import torch
-
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    named = top in sys.stdlib_module_names or "-packages" in str(getattr(sys.modules.get(top), "__file__", ""))
+    return isinstance(thing, type) and not named and not top.startswith("_cython")
 
 
 _PACKAGE = __name__.partition(".")[0]
