@@ -210,7 +210,7 @@ def align(
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
-    mark = _fingerprint(start, tokenizer.chat_template, usable, settings)
+    mark = _fingerprint(hash_model(start, config=model.config), tokenizer.chat_template, usable, settings)
     parts = _identify(reward)
     if done := _read_finished(folder, mark, parts, settings, reward, replace):
         return done
@@ -493,9 +493,9 @@ def _fit_prompts(model, tokenizer, prompts, settings: AlignSettings) -> list[str
     return keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
 
 
-def _fingerprint(start, chat_template, prompts, settings: AlignSettings) -> str:
+def _fingerprint(model_hash: str, chat_template: str, prompts: Sequence[str], settings: AlignSettings) -> str:
     """Return what makes this run this run, but for its reward; how often it is saved shapes nothing."""
-    return digest(hash_model(start), chat_template, list(prompts), {**asdict(settings), "save_every": 0},
+    return digest(model_hash, chat_template, list(prompts), {**asdict(settings), "save_every": 0},
                   digest_code(_train))
 
 

@@ -24,7 +24,7 @@ from fulcra_utils.encoder import has_bf16, hash_file
 from fulcra_utils.files import digest, write_atomic
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 PAD, END = "<|pad|>", "<|end|>"
@@ -303,8 +303,10 @@ def load_tokenizer(
     return tokenizer
 
 
-def hash_model(model: str | Path, revision: str | None = None) -> str:
+def hash_model(model: str | Path, revision: str | None = None, config: PretrainedConfig | None = None) -> str:
     """Return what tells a model from any other: a hash of all files of its folder, or hub name and commit.
+
+    The commit is that of `config` where the model has been loaded, else it is looked up.
 
     Raises
     ------
@@ -317,7 +319,8 @@ def hash_model(model: str | Path, revision: str | None = None) -> str:
     from transformers import AutoConfig
 
     with _one_line(model):
-        return f"{model}@{AutoConfig.from_pretrained(model, revision=revision or 'main')._commit_hash}"
+        config = config or AutoConfig.from_pretrained(model, revision=revision or "main")
+    return f"{model}@{config._commit_hash}"
 
 
 def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[str]:

@@ -11,8 +11,17 @@ import torch
 
 from fulcra_utils import finetuning
 from fulcra_utils.alignment import RewardAuditError, value_reward
+from fulcra_utils.files import write_json
 from fulcra_utils.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
-from fulcra_utils.policy import PolicyError, build_policy, load_policy, sample_replies, save_policy, train_tokenizer
+from fulcra_utils.policy import (
+    PolicyError,
+    build_policy,
+    hash_model,
+    load_policy,
+    sample_replies,
+    save_policy,
+    train_tokenizer,
+)
 
 PROMPTS = ["be kind to them", "be bold and win", "tell me a story", "stay safe at home", "help an old man", "be free"]
 SMALL = {"steps": 4, "prompts_per_step": 2, "replies_per_prompt": 4, "max_new_tokens": 8, "max_prompt_tokens": 32,
@@ -334,40 +343,59 @@ def test_everything_that_shapes_a_policy_makes_another_run(start, tmp_path):
 
     settings, reward = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1}), scalar_reward(count_e)
     train(start, reward, PROMPTS, tmp_path / "p", settings)
-    mark = finetuning._fingerprint(start, "t", PROMPTS, settings)
-    others = {"chat template": finetuning._fingerprint(start, "u", PROMPTS, settings),
-              "prompts": finetuning._fingerprint(start, "t", PROMPTS[1:], settings)}
+    mark = finetuning._fingerprint(hash_model(start), "t", PROMPTS, settings)
+    others = {"chat template": finetuning._fingerprint(hash_model(start), "u", PROMPTS, settings),
+              "prompts": finetuning._fingerprint(hash_model(start), "t", PROMPTS[1:], settings)}
     changes = {"method": "grpo", "steps": 2, "prompts_per_step": 2, "replies_per_prompt": 2, "micro_batch": 1,
                "max_new_tokens": 9, "max_prompt_tokens": 33, "learning_rate": 1e-4, "beta": 0.1, "max_kl": 1.0,
                "lora_rank": 1, "lora_alpha": 8, "temperature": 0.5, "seed": 1}
     for name, value in changes.items():
         changed = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1} | {name: value})
-        others[name] = finetuning._fingerprint(start, "t", PROMPTS, changed)
+        others[name] = finetuning._fingerprint(hash_model(start), "t", PROMPTS, changed)
     for number, file in enumerate(sorted(p.name for p in start.iterdir())):
         twin = tmp_path / str(number)
         shutil.copytree(start, twin)
-        assert finetuning._fingerprint(twin, "t", PROMPTS, settings) == mark
+        assert finetuning._fingerprint(hash_model(twin), "t", PROMPTS, settings) == mark
         if file.endswith(".safetensors"):
             table = load_file(twin / file)
             table[sorted(table)[-1]].flatten()[-1] += 1.0
             save_file(table, twin / file)
         else:
             (twin / file).write_text((twin / file).read_text() + " ")
-        others[file] = finetuning._fingerprint(twin, "t", PROMPTS, settings)
+        others[file] = finetuning._fingerprint(hash_model(twin), "t", PROMPTS, settings)
     assert mark not in others.values() and len(set(others.values())) == len(others)
     often = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1, "save_every": 7})
-    assert finetuning._fingerprint(start, "t", PROMPTS, often) == mark, "how often it is saved shapes nothing"
+    assert finetuning._fingerprint(hash_model(start), "t", PROMPTS, often) == mark, "saving shapes nothing"
     (tmp_path / "noted").mkdir()
     shutil.copytree(start, tmp_path / "noted", dirs_exist_ok=True)
     (tmp_path / "noted" / "notes.md").write_text("mine")
-    assert finetuning._fingerprint(tmp_path / "noted", "t", PROMPTS, settings) == mark
+    assert finetuning._fingerprint(hash_model(tmp_path / "noted"), "t", PROMPTS, settings) == mark
     with pytest.raises(PolicyError, match="cannot be loaded"):
-        finetuning._fingerprint("no/such-model", "t", PROMPTS, settings)
+        hash_model("no/such-model")
+
+
+def test_hub_models_are_told_apart_by_name_and_commit(start, tmp_path, monkeypatch):
+    commits = {"hub/a": "1", "hub/b": "1"}
+
+    def load(name, chat_template=None):
+        model, tokenizer = load_policy(start)
+        model.config._commit_hash = commits.get(name)
+        return model, tokenizer
+
+    monkeypatch.setattr(finetuning, "load_policy", load)
+    monkeypatch.setattr(finetuning, "_train", lambda *a: write_json(tmp_path / "p" / "align.json", a[-1] | {
+        "finished": True, "stopped": ""}))
+    settings, reward = AlignSettings(**SMALL), scalar_reward(count_e)
+    train("hub/a", reward, PROMPTS, tmp_path / "p", settings)
+    (tmp_path / "p" / "history.csv").write_text("step\n1\n")
+    assert train("hub/a", reward, PROMPTS, tmp_path / "p", settings).history.step.tolist() == [1]
+    for name, commit in (("hub/b", "1"), ("hub/a", "2")):
+        commits[name] = commit
+        with pytest.raises(PolicyError, match="belongs to another run"):
+            train(name, reward, PROMPTS, tmp_path / "p", settings)
 
 
 def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
-    from fulcra_utils.policy import hash_model
-
     twins = [tmp_path / name for name in "ab"]
     for twin, last in zip(twins, (b"0", b"1"), strict=True):
         twin.mkdir()
