@@ -30,7 +30,7 @@ def settings(name):
 
 def labels():
     """Return the labelled rows that come with the project, and those beside a theory from outside."""
-    beside = load_theory(THEORY).path.with_suffix(".jsonl")
+    beside = load_theory(THEORY).labels_path
     return sorted({*map(str, Path("data/sample").glob("*.jsonl")), *([str(beside)] if beside.is_file() else [])})
 
 

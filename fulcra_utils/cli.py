@@ -33,7 +33,7 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
         raise typer.Exit(2)
     theory = load_theory(file)
     typer.echo(f"{file}: {theory.title}: {theory.n_dims} dimensions, {theory.n_items} items, no fault")
-    labels = theory.path.with_suffix(".jsonl")
+    labels = theory.labels_path
     if labels.is_file():
         _check_labels(labels, theory)
 

@@ -88,7 +88,7 @@ def locate_sample(theory: Theory) -> tuple[Path, bool]:
     """
     candidates = [SAMPLES / f"{theory.name}.jsonl"]
     if theory.path.parent != ROOT / "data" / "theories":
-        candidates.insert(0, theory.path.with_suffix(".jsonl"))
+        candidates.insert(0, theory.labels_path)
     if theory.parent:
         candidates.append(SAMPLES / f"{theory.parent}.jsonl")
     found = next((path for path in candidates if path.is_file()), None)

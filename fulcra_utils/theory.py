@@ -131,6 +131,12 @@ class Theory:
         """Return I, the number of items."""
         return len(self.items)
 
+    @property
+    def labels_path(self) -> Path:
+        """Return where labelled rows of a theory stand: beside its file, x.jsonl for x.yaml, x-0.5.jsonl for x-0.5."""
+        is_yaml = self.path.suffix.lower() in (".yaml", ".yml")
+        return self.path.with_suffix(".jsonl") if is_yaml else self.path.with_name(f"{self.path.name}.jsonl")
+
     @cached_property
     def item_matrix(self) -> np.ndarray:
         """Return the (I, D) matrix with 1 where an item belongs to a dimension and 0 elsewhere."""

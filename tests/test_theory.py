@@ -176,3 +176,11 @@ def test_names_resolve_from_any_folder(tmp_path, monkeypatch):
 def test_theory_files_say_where_names_come_from(any_theory):
     raw = yaml.safe_load(any_theory.path.read_text(encoding="utf-8"))
     assert raw["citation"].strip() and all(d["definition"].strip() for d in raw["dimensions"])
+
+
+def test_theories_whose_names_hold_a_dot_have_labels_of_their_own(tmp_path):
+    names = {"a-0.5.yaml": "a-0.5.jsonl", "a-0.1.yaml": "a-0.1.jsonl", "a-0.5": "a-0.5.jsonl", "a-0.1": "a-0.1.jsonl",
+             "b.yml": "b.jsonl", "b.YAML": "b.jsonl", "b": "b.jsonl", "b.v1": "b.v1.jsonl"}
+    for name, labels in names.items():
+        (tmp_path / name).write_bytes(load_theory("moral_foundations").path.read_bytes())
+        assert load_theory(tmp_path / name).labels_path == tmp_path / labels
