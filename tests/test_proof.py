@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -380,3 +381,23 @@ def test_figures_take_any_number_of_dimensions(name):
         figure.canvas.draw()
         assert figure.axes[0].has_data()
         plt.close(figure)
+
+
+def test_a_scorers_label_names_all_that_it_was_trained_from(memory):
+    theory = load_theory("moral_foundations")
+    rows = make_rows(theory, 24)
+    first = {"memory": memory, "prompts": rows.prompt.tolist(), "responses": rows.response.tolist(),
+             "vectors": rows[list(theory.dimensions)].to_numpy(), "theory": theory, "seed": 0, "mismatch": 0.25}
+    scalar = {k: v for k, v in first.items() if k in ("memory", "prompts", "responses", "seed")} | {
+        "rewards": rows.reward.to_numpy()}
+    vectors, rewards = first["vectors"].copy(), scalar["rewards"].copy()
+    vectors[0, 0], rewards[0] = np.nan, 0.5
+    other = {"memory": TextMemory(load_encoder("tiny", seed=3)), "prompts": ["another", *first["prompts"][1:]],
+             "responses": ["another", *first["responses"][1:]], "vectors": vectors, "seed": 1, "mismatch": 0.5,
+             "rewards": rewards, "theory": dataclasses.replace(theory, items=(*theory.items[1:], theory.items[0]))}
+    for fit, given in ((fit_value_scorer, first), (fit_reward_model, scalar)):
+        label = fit(**given).label
+        memory.look_up(["a text more in memory"])
+        assert fit(**given).label == label
+        labels = {name: fit(**given | {name: other[name]}).label for name in given}
+        assert label not in labels.values() and len(set(labels.values())) == len(given), labels
