@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats as sps
 from scipy.sparse import csr_array
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from fulcra_utils.classification import CLASSES, NEAREST, scores_to_labels
 
@@ -48,12 +49,9 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tu
     count, n = np.asarray(count, float), np.asarray(n, float)
     if ((count < 0) | (count > n)).any():
         raise ValueError("a count of successes lies between 0 and the number of trials")
-    z = sps.norm.ppf((1 + level) / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = count / n
-        middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+        low, high = proportion_confint(count, n, 1 - level, "wilson")
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray,
@@ -557,7 +555,7 @@ def find_components(vectors: np.ndarray, n_components: int = 2) -> dict[str, np.
     vectors : (N, D) array
         Rows with a missing cell get nan scores and do not count.
     n_components : int
-        At most D are returned.
+        At most min(N, D) are returned.
 
     Returns
     -------
@@ -578,19 +576,17 @@ def find_components(vectors: np.ndarray, n_components: int = 2) -> dict[str, np.
     >>> result["share"].round(6), result["axes"].round(3)
     (array([1.]), array([[0.707, 0.707]]))
     """
+    from sklearn.decomposition import PCA
+
     vectors = _matrix(vectors)
     complete = np.isfinite(vectors).all(axis=1)
     if complete.sum() < 2:
         raise ValueError("principal components need at least two complete rows")
-    kept = vectors if complete.all() else vectors[complete]
-    mean = kept.mean(axis=0)
-    centred = kept - mean
-    variance, axes = np.linalg.eigh(centred.T @ centred / (len(kept) - 1))
-    axes = axes[:, ::-1][:, :n_components].T
+    with np.errstate(invalid="ignore"):
+        found = PCA(svd_solver="covariance_eigh").fit(vectors[complete])
+    axes, share = found.components_[:n_components], found.explained_variance_ratio_[:n_components]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    variance = np.clip(variance[::-1], 0, None)
-    share = variance[:n_components] / variance.sum() if variance.sum() > 0 else np.full(len(axes), np.nan)
-    return {"mean": mean, "axes": axes, "share": share, "scores": (vectors - mean) @ axes.T}
+    return {"mean": found.mean_, "axes": axes, "share": share, "scores": (vectors - found.mean_) @ axes.T}
 
 
 def _matrix(values: np.ndarray) -> np.ndarray:

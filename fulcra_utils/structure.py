@@ -6,7 +6,9 @@ Pure functions, arrays in, numbers out. Axis letters: N rows, D value dimensions
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import isotonic_regression
+from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist, squareform
 
 from fulcra_utils.stats import code_clusters, draw_clusters, take_interval
@@ -159,9 +161,7 @@ def fit_circle(places: np.ndarray, ideal: np.ndarray) -> float:
     >>> round(fit_circle(3 * square[:, ::-1] + 5, square), 6)
     1.0
     """
-    a, b = (m - m.mean(axis=0) for m in (np.asarray(places, float), np.asarray(ideal, float)))
-    singular = np.linalg.svd((a / np.linalg.norm(a)).T @ (b / np.linalg.norm(b)), compute_uv=False)
-    return float(singular.sum() ** 2)
+    return float(1 - procrustes(ideal, places)[2])
 
 
 def count_inversions(places: np.ndarray, ideal: np.ndarray) -> int:
@@ -494,8 +494,8 @@ def _resample(measure, items: np.ndarray, codes: np.ndarray, n_draws: int, seed:
 def _turn_onto(places: np.ndarray, ideal: np.ndarray) -> np.ndarray:
     """Return the configuration turned, mirrored and stretched onto the ideal."""
     a, b = places - places.mean(axis=0), ideal - ideal.mean(axis=0)
-    left, singular, right = np.linalg.svd(a.T @ b)
-    return a @ (left @ right) * (singular.sum() / (a**2).sum())
+    turn, size = orthogonal_procrustes(a, b)
+    return a @ turn * (size / (a**2).sum())
 
 
 def _p_value(as_extreme: np.ndarray) -> float:
