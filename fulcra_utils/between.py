@@ -7,19 +7,13 @@ row that misses a score under either theory is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.probes import assign_folds, fit_preference, pair_replies, probe_preference
-from fulcra_utils.stats import (
-    bootstrap_correlations,
-    code_clusters,
-    correlate,
-    draw_clusters,
-    sum_by_cluster,
-    take_interval,
-)
+from fulcra_utils.probes import answer_pairs, assign_folds, pair_replies, probe_preference
+from fulcra_utils.stats import bootstrap_correlations, bootstrap_means, correlate, take_interval
 
 MIN_PROMPTS = 10  # with fewer, a bootstrap over prompts knows nothing of their spread
 
@@ -172,38 +166,6 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
     return pd.DataFrame(rows), _compare_answers(right, groups, n_draws, seed)
 
 
-def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                 penalty: float = 1.0, seed: int = 2023) -> np.ndarray:
-    """Return for each pair whether the preference model of the other folds finds the preferred reply.
-
-    Parameters
-    ----------
-    differences : ndarray, shape (M, K)
-    wins : ndarray, shape (M,)
-    clusters : ndarray, shape (M,)
-
-    Returns
-    -------
-    ndarray, shape (M,)
-        1 right, 0 wrong, 0.5 undecided.
-
-    Source: as `probe_preference`, whose accuracy is the mean of these.
-
-    Examples
-    --------
-    >>> x = np.array([[1.0], [-1.0]] * 10)
-    >>> answer_pairs(x, x[:, 0] > 0, np.arange(20)).mean()
-    np.float64(1.0)
-    """
-    x, y = np.asarray(differences, float), np.asarray(wins, float)
-    x = x / np.sqrt(np.where((x**2).any(axis=0), (x**2).mean(axis=0), 1))
-    folds, margin = assign_folds(code_clusters(clusters)[0], n_folds, seed), np.zeros(len(y))
-    for fold in np.unique(folds):
-        test = folds == fold
-        margin[test] = x[test] @ fit_preference(x[~test], y[~test], penalty)
-    return np.where(np.abs(margin) < 1e-12, 0.5, (margin > 0) == (y > 0.5))
-
-
 def read_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
     """Say in words which theory tells more of the reward, and whether the difference is sure.
 
@@ -235,18 +197,13 @@ def read_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
 
 
 def _compare_answers(right: Mapping[str, np.ndarray], groups: np.ndarray, n_draws: int, seed: int) -> pd.DataFrame:
-    names, rows = list(right), []
-    if len(names) > 1:
-        codes, n_clusters = code_clusters(groups)
-        weights = draw_clusters(n_clusters, n_draws, seed)
-        counts = weights @ sum_by_cluster(np.ones((len(groups), 1)), codes, n_clusters)
-    for i, first in enumerate(names):
-        for second in names[i + 1:]:
-            gap = right[first] - right[second]
-            drawn = (weights @ sum_by_cluster(gap[:, None], codes, n_clusters) / counts)[:, 0]
-            low, high = take_interval(drawn)
-            p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + n_draws))
-            rows.append((first, second, float(gap.mean()), float(low), float(high), p))
+    rows = []
+    for first, second in combinations(right, 2):
+        gap = right[first] - right[second]
+        drawn = bootstrap_means(gap, groups, n_draws, seed)[:, 0]
+        low, high = take_interval(drawn)
+        p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + n_draws))
+        rows.append((first, second, float(gap.mean()), float(low), float(high), p))
     return pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fulcra_utils.stats import code_clusters, draw_clusters, sum_by_cluster, take_interval
+from fulcra_utils.stats import bootstrap_means, code_clusters, draw_clusters, sum_by_cluster, take_interval
 
 
 def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.ndarray:
@@ -164,6 +164,38 @@ def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1
     return w
 
 
+def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
+                 penalty: float = 1.0, seed: int = 2023) -> np.ndarray:
+    """Return for each pair whether the preference model of the other folds finds the preferred reply.
+
+    Parameters
+    ----------
+    differences : ndarray, shape (M, K)
+    wins : ndarray, shape (M,)
+    clusters : ndarray, shape (M,)
+
+    Returns
+    -------
+    ndarray, shape (M,)
+        1 right, 0 wrong, 0.5 undecided.
+
+    Source: as `probe_preference`, whose accuracy is the mean of these.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0], [-1.0]] * 10)
+    >>> answer_pairs(x, x[:, 0] > 0, np.arange(20)).mean()
+    np.float64(1.0)
+    """
+    x, y = np.asarray(differences, float), np.asarray(wins, float)
+    x = x / np.sqrt(np.where((x**2).any(axis=0), (x**2).mean(axis=0), 1))
+    folds, margin = assign_folds(clusters, n_folds, seed), np.zeros(len(y))
+    for fold in np.unique(folds):
+        test = folds == fold
+        margin[test] = x[test] @ fit_preference(x[~test], y[~test], penalty)
+    return np.where(np.abs(margin) < 1e-12, 0.5, (margin > 0) == (y > 0.5))
+
+
 def probe_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
                      n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
                      seed: int = 0) -> dict[str, float]:
@@ -199,16 +231,11 @@ def probe_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.nda
     sizes = {"n_pairs": len(y), "n_clusters": n_clusters}
     if n_clusters < 2 * n_folds:
         return dict.fromkeys(("accuracy", "low", "high", "null", "p"), np.nan) | sizes
-    x = _scale(x)
-    folds, rng = assign_folds(codes, n_folds, seed), np.random.default_rng(seed)
-    right = _right_pairs(x, y, folds, penalty)
-    nulls = []
-    for _ in range(n_permutations):
-        turned = rng.integers(0, 2, n_clusters)[codes]
-        nulls.append(_right_pairs(x, np.where(turned == 1, 1 - y, y), folds, penalty).mean())
-    low, high = take_interval(_ratio_draws(right, np.ones(len(y)), codes, n_clusters, n_draws, seed))
-    found = {"accuracy": float(right.mean()), "low": float(low), "high": float(high)}
-    return found | _against(nulls, right.mean()) | sizes
+    rng = np.random.default_rng(seed)
+    turned = [np.zeros(len(y)), *(rng.integers(0, 2, n_clusters)[codes] for _ in range(n_permutations))]
+    right, *nulls = (answer_pairs(x, np.where(t == 1, 1 - y, y), codes, n_folds, penalty, seed) for t in turned)
+    draws = bootstrap_means(right, codes, n_draws, seed)[:, 0]
+    return _describe("accuracy", right.mean(), draws, np.mean(nulls, axis=1) if nulls else nulls) | sizes
 
 
 def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
@@ -239,9 +266,8 @@ def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters:
     y, (codes, n_clusters) = np.asarray(wins, float), code_clusters(clusters)
     if n_clusters < 2 * n_folds:
         return dict.fromkeys(("gain", "low", "high"), np.nan)
-    folds = assign_folds(codes, n_folds, seed)
-    first, second = (_right_pairs(_scale(np.asarray(x, float)), y, folds, penalty) for x in (base, more))
-    low, high = take_interval(_ratio_draws(second - first, np.ones(len(y)), codes, n_clusters, n_draws, seed))
+    first, second = (answer_pairs(x, y, codes, n_folds, penalty, seed) for x in (base, more))
+    low, high = take_interval(bootstrap_means(second - first, codes, n_draws, seed)[:, 0])
     return {"gain": float((second - first).mean()), "low": float(low), "high": float(high)}
 
 
@@ -292,16 +318,14 @@ def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, 
     >>> predict_ridge(x, 2 * x, np.array([0, 1, 0, 1, 0, 1]), penalty=1e-9).round(3).ravel()
     array([ 0.,  2.,  4.,  6.,  8., 10.])
     """
-    features, targets = np.asarray(features, float), np.asarray(targets, float)
-    predicted = np.empty(targets.shape)
-    for fold in np.unique(folds):
-        test = folds == fold
-        mean, spread = features[~test].mean(axis=0), features[~test].std(axis=0)
-        x = (features - mean) / np.where(spread > 1e-12, spread, 1)
-        level = targets[~test].mean(axis=0)
-        gram = x[~test].T @ x[~test] + penalty * np.eye(x.shape[1])
-        predicted[test] = level + x[test] @ np.linalg.solve(gram, x[~test].T @ (targets[~test] - level))
-    return predicted
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model, targets = make_pipeline(StandardScaler(), Ridge(penalty, solver="cholesky")), np.asarray(targets, float)
+    predicted = cross_val_predict(model, np.asarray(features, float), targets, cv=PredefinedSplit(folds))
+    return predicted.reshape(targets.shape)  # scikit-learn drops the axis of a single target
 
 
 def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
@@ -343,8 +367,10 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
     errors = (shuffled - predict_ridge(features, shuffled, folds, penalty)) ** 2
     spread = (y - y.mean()) ** 2
     r2 = 1 - errors.sum(axis=0) / spread.sum()
-    low, high = take_interval(1 - _ratio_draws(errors[:, 0], spread, codes, n_clusters, n_draws, seed))
-    return {"r2": float(r2[0]), "low": float(low), "high": float(high)} | _against(r2[1:], r2[0]) | sizes
+    sums = draw_clusters(n_clusters, n_draws, seed) @ sum_by_cluster(
+        np.column_stack([errors[:, 0], spread]), codes, n_clusters)
+    draws = 1 - np.divide(*sums.T, out=np.full(n_draws, np.nan), where=sums[:, 1] > 0)
+    return _describe("r2", r2[0], draws, r2[1:]) | sizes
 
 
 def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
@@ -388,12 +414,9 @@ def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.nd
     flat = onehot.transpose(1, 0, 2).reshape(len(labels), -1)
     answers = predict_ridge(features, flat, folds, penalty).reshape(len(labels), len(moved), -1).argmax(axis=2).T
     scores = [_balanced(wanted[p] == answers[p], wanted[p], len(names)) for p in range(len(moved))]
-    right = np.eye(len(names))[labels] * (answers[0] == labels)[:, None]
-    drawn = draw_clusters(n_clusters, n_draws, seed) @ sum_by_cluster(
-        np.hstack([right, np.eye(len(names))[labels]]), codes, n_clusters)
-    hits, totals = np.split(drawn, 2, axis=1)
-    low, high = take_interval(np.divide(hits, totals, out=np.full(hits.shape, np.nan), where=totals > 0).mean(axis=1))
-    return {"accuracy": scores[0], "low": float(low), "high": float(high)} | _against(scores[1:], scores[0]) | sizes
+    right = np.where(np.eye(len(names))[labels] > 0, (answers[0] == labels)[:, None], np.nan)
+    draws = bootstrap_means(right, codes, n_draws, seed).mean(axis=1)
+    return _describe("accuracy", scores[0], draws, scores[1:]) | sizes
 
 
 def draw_directions(vectors: np.ndarray, n_directions: int, n_draws: int, seed: int = 0) -> list[np.ndarray]:
@@ -421,33 +444,13 @@ def draw_directions(vectors: np.ndarray, n_directions: int, n_draws: int, seed: 
     return [vectors @ rng.normal(size=(vectors.shape[1], n_directions)) for _ in range(n_draws)]
 
 
-def _scale(x: np.ndarray) -> np.ndarray:
-    """Divide each column by its root mean square; a column of zeros stays."""
-    return x / np.sqrt(np.where((x**2).any(axis=0), (x**2).mean(axis=0), 1))
-
-
-def _right_pairs(x: np.ndarray, y: np.ndarray, folds: np.ndarray, penalty: float) -> np.ndarray:
-    """Return 1, ½ or 0 for each pair, answered by the model fitted on the other folds."""
-    margin = np.zeros(len(y))
-    for fold in np.unique(folds):
-        test = folds == fold
-        margin[test] = x[test] @ fit_preference(x[~test], y[~test], penalty)
-    return np.where(np.abs(margin) < 1e-12, 0.5, (margin > 0) == (y > 0.5))
-
-
-def _ratio_draws(top: np.ndarray, bottom: np.ndarray, codes: np.ndarray, n_clusters: int, n_draws: int,
-                 seed: int) -> np.ndarray:
-    sums = draw_clusters(n_clusters, n_draws, seed) @ sum_by_cluster(np.column_stack([top, bottom]), codes, n_clusters)
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(n_draws, np.nan), where=sums[:, 1] > 0)
-
-
-def _against(nulls: Sequence[float], observed: float) -> dict[str, float]:
-    """Return the 95 % quantile of the null and the permutation p value."""
-    nulls = np.asarray(nulls, float)
-    if len(nulls) == 0:
-        return {"null": np.nan, "p": np.nan}
-    p = float((1 + (nulls >= observed - 1e-12).sum()) / (1 + len(nulls)))
-    return {"null": float(np.quantile(nulls, 0.95)), "p": p}
+def _describe(name: str, observed: float, draws: np.ndarray, nulls: Sequence[float]) -> dict[str, float]:
+    """Return a score with its interval, the 95 % quantile of its null and the permutation p value."""
+    (low, high), nulls = take_interval(draws), np.asarray(nulls, float)
+    null, p = np.nan, np.nan
+    if len(nulls):
+        null, p = np.quantile(nulls, 0.95), (1 + (nulls >= observed - 1e-12).sum()) / (1 + len(nulls))
+    return {name: float(observed), "low": float(low), "high": float(high), "null": float(null), "p": float(p)}
 
 
 def _balanced(right: np.ndarray, labels: np.ndarray, n_labels: int) -> float:

@@ -140,3 +140,8 @@ def test_gain_is_the_difference_of_two_probes(pairs):
     assert found["gain"] == pytest.approx(both - base)
     assert found["low"] < found["gain"] < found["high"]
     assert np.isnan(probes.measure_gain(x[:5], x[:5], y[:5], np.arange(5))["gain"])
+
+
+def test_one_target_keeps_its_axis():
+    x = np.arange(6.0)[:, None]
+    assert probes.predict_ridge(x, x, np.arange(6) % 2).shape == (6, 1)
