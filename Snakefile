@@ -53,6 +53,7 @@ rule dataset_construction:
     input:
         of("01_dataset_construction", "data/fetched.json"),
         labels(),
+        "data/splits.csv",
     output:
         executed("01_dataset_construction"),
         [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],
