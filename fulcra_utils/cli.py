@@ -162,20 +162,28 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
 
 @app.command()
 def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
-          input: Annotated[str, typer.Option("--input", help="Rows with prompt and response: .jsonl(.gz), .parquet.")],
-          output: Annotated[str, typer.Option("--output", help="The same rows with value_vector.")],
+          input: Annotated[str, typer.Option("--input", help="Rows with prompt and reply: .jsonl(.gz), .parquet.")],
+          output: Annotated[str, typer.Option("--output", help="The same rows with value_vector; same kinds.")],
           theory: Annotated[str, typer.Option(help="Theory the evaluator must be one of; empty: its own.")] = "",
           intervals: Annotated[bool, typer.Option(help="Also value_low and value_high, from the label sets.")] = False,
           shard_size: Annotated[int, typer.Option(help="Rows a shard: what a killed run keeps.")] = 1024,
           batch_size: Annotated[int, typer.Option(help="Pairs a forward pass.")] = 32,
           workers: Annotated[int, typer.Option(help="Score through Ray Data with so many; 0 = without Ray.")] = 0,
           ) -> None:
-    """Score the rows of a file; exit 1 when some rows could not be scored."""
-    from fulcra_utils.scoring import score_rows
-    report = score_rows(evaluator, input, output, theory or None, intervals, shard_size, batch_size, workers)
+    """Score the rows of a file; exit 1 when some rows could not be scored.
+
+    All fields of the input are kept; value_vector, value_low, value_high and problem of the input as input_value_vector
+    and so on. In JSON, times are ISO 8601, decimals text, bytes Base64 and nan null; in Parquet, a field whose values
+    fit no one type is text.
+    """
+    from fulcra_utils.scoring import score_file
+    report = score_file(evaluator, input, output, shard_size, batch_size, intervals, sys.stderr.isatty(), workers,
+                        theory or None)
     typer.echo(f"{report.n_rows:,} rows, {report.n_unusable:,} not scored, {report.n_resumed:,} from an earlier run")
     for problem in report.problems:
         typer.echo(f"{input}, {problem}", err=True)
+    for note in report.notes:
+        typer.echo(f"{output}: {note}", err=True)
     if report.n_unusable:
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -401,7 +402,7 @@ def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) ->
     found = [next((name for name in names if row.get(name) is not None), "") for names in (prompts, replies)]
     if not own and row.get("response", "") is None and row.get("problem"):
         # `fulcra reply` got none, and an `answer` beside it is another's
-        raise RowError("response", f"is missing: {row['problem']}")
+        raise RowError("response", "is missing")
     if not all(found) and not own and (whole := next((name for name in WHOLE if row.get(name) is not None), "")):
         return (whole,)
     if not any(found):
@@ -421,7 +422,10 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
         if "\nBob:" in reply.partition("\nHuman:")[2]:
             raise RowError(name, "has several turns; give them as messages", value)
         return [("user", prompt.removeprefix("Human:").strip()), ("assistant", reply.strip())]
-    if isinstance(value, str) and name not in WHOLE:
+    if isinstance(value, str) and name in WHOLE:  # as JSON, which is how a Parquet file may hold it
+        with suppress(ValueError):
+            value = json.loads(value)
+    elif isinstance(value, str):
         if name == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
             value = f"{value}\n\n{row['input']}"
         return [(role, value)]

@@ -5,6 +5,7 @@ A file is written under a temporary name in the same folder, then renamed.
 
 from __future__ import annotations
 
+import base64
 import copyreg
 import csv
 import hashlib
@@ -12,8 +13,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path, PurePath
@@ -113,6 +114,31 @@ def check_outputs(outputs: Iterable[tuple[str | Path, tuple[str, ...]]], inputs:
         taken.add(place)
 
 
+@contextmanager
+def lock_output(path: str | Path) -> Iterator[None]:
+    """Keep every other run from writing `path` while the block runs; a killed run leaves no lock behind.
+
+    Raises
+    ------
+    ValueError
+        At once, when another run holds the lock (the file .<name>.lock beside the output).
+    """
+    from filelock import FileLock, Timeout
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another run writes {path}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` as UTF-8 to `path`, whole or not at all, and return the path.
 
@@ -139,6 +165,43 @@ def write_json(path: str | Path, value: Any) -> Path:
     {'x': None}
     """
     return write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as one line of strict JSON that ends in a line feed.
+
+    What JSON has no form for becomes text: times by ISO 8601, decimals digit by digit, bytes in Base64, "Infinity";
+    nan becomes null. Half a surrogate pair and the line separators of Unicode are escaped.
+
+    Examples
+    --------
+    >>> json_line({"a": b"\\xff", "b": float("-inf"), "c": "\\u2028é"})
+    '{"a": "/w==", "b": "-Infinity", "c": "\\\\u2028é"}\\n'
+    """
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        row = _plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
+        text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row)
+    return text.translate({n: f"\\u{n:04x}" for n in (0x85, 0x2028, 0x2029)}) + "\n"
+
+
+def keep_fields(fields: dict[str, Any], added: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    """Return a row's fields and what a step adds; input fields with names of the step get one more "input_" in front.
+
+    Examples
+    --------
+    >>> keep_fields({"a": 1, "problem": "new", "input_problem": "old"}, {"vector": [0]}, ("vector", "problem"))
+    {'a': 1, 'input_problem': 'new', 'input_input_problem': 'old', 'vector': [0]}
+    """
+    def is_own(name: str) -> bool:
+        return name in own or name.startswith("input_") and is_own(name.removeprefix("input_"))
+
+    return {**{f"input_{name}" if is_own(name) else name: value for name, value in fields.items()}, **added}
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> Path:
@@ -293,17 +356,21 @@ _FEW = 64
 _NOISE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
-def _plain(value: Any) -> Any:
-    """Return `value` with NumPy scalars and arrays, paths and nan turned into what JSON knows."""
+def _plain(value: Any, name_infinity: Callable[[float], str | None] = lambda _: None) -> Any:
+    """Return `value` with NumPy scalars and arrays, paths, times, bytes and nan turned into what JSON knows."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, name_infinity) for k, v in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(v) for v in value]
+        return [_plain(v, name_infinity) for v in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    return value if isinstance(value, str | int | bool | None) else str(value)
+        return _plain(value.tolist(), name_infinity)
+    if isinstance(value, float) and value - value != 0:
+        return None if value != value else name_infinity(value)
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _umask() -> int:

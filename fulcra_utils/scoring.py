@@ -1,8 +1,11 @@
 """Scoring files of any size, comparing two scored files, and how many prompts an interval needs.
 
-Choices: rows stream in shards; a finished shard is a file of its own in <output>.parts/, so a killed run goes on with
-the next one; the output is put together at the end and appears whole or not at all, in the order of the input. Every
-input line gives one output line: one that cannot be scored has `value_vector` null and `problem`.
+Choices: rows stream in shards; the scores of a finished shard are a file of their own in <output>.parts/, so a killed
+run goes on with the next one; the output is put together at the end from the input and the scores, and appears whole or
+not at all, in the order of the input. Every row of the input gives one row of the output with all its fields; one that
+cannot be scored has `value_vector` null and `problem`. Fields of the input that are called `value_vector`, `value_low`,
+`value_high` or `problem` are kept as `input_value_vector` and so on, older ones with one more `input_`: a scored file
+can be scored again.
 """
 
 from __future__ import annotations
@@ -10,27 +13,37 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import secrets
 import shutil
-import sys
-import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fulcra_utils.alignment import value_distance
-from fulcra_utils.dataset import RowError, read_dialogue, split_thoughts
-from fulcra_utils.files import write_atomic
+from fulcra_utils.dataset import SUFFIXES, RowError, check_scores, iter_rows, read_dialogue
+from fulcra_utils.files import (
+    check_outputs,
+    digest,
+    json_line,
+    keep_fields,
+    lock_output,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from fulcra_utils.stats import adjust_p, compare_paired
 from fulcra_utils.targets import Target
+from fulcra_utils.theory import Theory, load_theory
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-ADDED = ("value_vector", "problem")
+OWN = ("value_vector", "value_low", "value_high", "problem")
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
 
 
@@ -52,16 +65,20 @@ class ScoreReport:
         The first of them, "line 3: …".
     n_resumed : int
         Rows that an earlier, interrupted run had finished.
+    notes : list of str
+        Fields that Parquet cannot hold as they are, and how they are kept.
     """
 
     n_rows: int
     n_unusable: int
     problems: list[str]
     n_resumed: int
+    notes: list[str] = field(default_factory=list)
 
 
 def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_size: int = 1024, batch_size: int = 32,
-               intervals: bool = False, progress: bool = False) -> ScoreReport:
+               intervals: bool = False, progress: bool = False, workers: int = 0,
+               theory: Theory | str | None = None) -> ScoreReport:
     """Score the rows of a file into another file.
 
     Parameters
@@ -69,9 +86,11 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     evaluator : ValueEvaluator or path
         A path is loaded.
     source : path
-        .jsonl, .jsonl.gz or .parquet; rows need "prompt" and "response".
+        .jsonl, .jsonl.gz or .parquet; rows as `read_dialogue` reads them.
     target : path
-        Of one of the same kinds; replaced when it exists.
+        Of one of the same kinds; replaced when it exists. From Parquet to Parquet every column keeps its type. Other
+        Parquet output has the columns of all rows; a field whose values fit no one type is text there, with all that is
+        no text as JSON, see `notes`. In JSON, what has no form of its own is text, as `json_line` says.
     shard_size : int
         Rows held in memory at a time; the unit that a killed run keeps.
     batch_size : int
@@ -80,61 +99,10 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         Also write "value_low" and "value_high", the label sets' ends.
     progress : bool
         Show a progress bar.
-
-    Returns
-    -------
-    ScoreReport
-
-    Raises
-    ------
-    ScoringError, EvaluatorError
-        When the source is missing, empty of rows to read, or of another kind, or the evaluator cannot be loaded.
-
-    Source: ours.
-    """
-    source, target = _check_files(source, target, shard_size)
-    mark = None
-    if not hasattr(evaluator, "score"):
-        from fulcra_utils.evaluator import ValueEvaluator
-        mark, evaluator = str(Path(evaluator).resolve()), ValueEvaluator.from_pretrained(evaluator)
-    parts = target.with_name(f"{target.name}.parts")
-    _open_parts(parts, _describe_job(evaluator, mark, source, shard_size, intervals))
-    counts = []
-    with _progress_bar(progress) as bar:
-        for k, rows in enumerate(_shards(source, shard_size)):
-            path, done = parts / f"{k:08d}.jsonl", True
-            if not path.is_file():
-                done = False
-                scored = _score_rows(evaluator, rows, batch_size, intervals)
-                with write_atomic(path) as tmp, tmp.open("w", encoding="utf-8") as stream:
-                    stream.writelines(map(_line, scored))
-            counts.append((len(rows), done, *_read_problems(path, k * shard_size)))
-            bar.update(len(rows))
-    if not counts:
-        shutil.rmtree(parts)
-        raise ScoringError(f"The input {source} has no rows.")
-    _join_parts(parts, len(counts), target)
-    shutil.rmtree(parts)
-    return ScoreReport(sum(c[0] for c in counts), sum(c[2] for c in counts),
-                       [text for c in counts for text in c[3]][:20], sum(c[0] for c in counts if c[1]))
-
-
-def score_rows(folder: str | Path, source: str | Path, target: str | Path, theory: str | None = None,
-               intervals: bool = False, shard_size: int = 1024, batch_size: int = 32, workers: int = 0) -> ScoreReport:
-    """Score a file by a saved evaluator, on this machine or through Ray Data: what `fulcra score` does.
-
-    Parameters
-    ----------
-    folder : path
-        A saved evaluator.
-    source, target : path
-        As `score_file`.
-    theory : str, optional
-        Name or path of the theory the evaluator must be one of.
-    intervals, shard_size, batch_size
-        As `score_file`.
     workers : int
-        Ray actors; 0 scores without Ray.
+        Score through Ray Data by so many, each with an evaluator of its own from the path; 0 = here.
+    theory : Theory or str, optional
+        Theory that an evaluator from a path must be one of.
 
     Returns
     -------
@@ -142,36 +110,50 @@ def score_rows(folder: str | Path, source: str | Path, target: str | Path, theor
 
     Raises
     ------
-    ScoringError, EvaluatorError, TheoryError
-        One sentence each.
+    ScoringError, EvaluatorError, DatasetError, ValueError
+        When the source cannot be read or has no rows, the evaluator cannot be loaded, Ray is asked for and not
+        installed, or another run writes the target.
     """
-    _check_files(source, target, shard_size)
-    if batch_size < 1 or workers < 0:
-        raise ScoringError("The batch size must be at least 1 and the workers must not be negative.")
-    from fulcra_utils.evaluator import ValueEvaluator
-    from fulcra_utils.theory import load_theory
-    evaluator = ValueEvaluator.from_pretrained(folder, theory=load_theory(theory) if theory else None)
-    if workers:
-        n_rows = score_with_ray(folder, source, target, workers)
-        problems = [f"line {k + 1}: {row['problem']}" for k, (row, _) in enumerate(iter_rows(target))
-                    if row and row.get("value_vector") is None]
-        return ScoreReport(n_rows, len(problems), problems[:20], 0)
-    return score_file(evaluator, source, target, shard_size, batch_size, intervals, progress=sys.stderr.isatty())
+    source, target = _check_files(source, target)
+    if shard_size < 1 or batch_size < 1 or workers < 0:
+        raise ScoringError("Shard size and batch size must be at least 1 and the workers not negative.")
+    folder = None if hasattr(evaluator, "score") else Path(evaluator)
+    if workers and folder is None:
+        raise ScoringError("Workers load the evaluator themselves: give its folder.")
+    if folder is not None:
+        from fulcra_utils.evaluator import ValueEvaluator
+        evaluator = ValueEvaluator.from_pretrained(folder, theory=load_theory(theory) if theory else None)
+    with lock_output(target):
+        parts = target.with_name(f"{target.name}.parts")
+        job = _describe_job(evaluator, source, shard_size, intervals)
+        n_resumed = _open_parts(parts, job)
+        try:
+            shards = ((k, rows) for k, rows in enumerate(_split(_read_texts(source), shard_size))
+                      if not _part(parts, k).is_file())
+            made = _score_by_ray(shards, folder, workers, batch_size, intervals) if workers else \
+                ((k, _score_rows(evaluator, rows, batch_size, intervals)) for k, rows in shards)
+            with _progress_bar(progress) as bar:
+                for k, scored in made:
+                    write_text(_part(parts, k), "".join(map(json_line, scored)))
+                    bar.update(len(scored))
+            if _hash_file(source) != job["input"]:
+                raise ScoringError(f"The input {source} changed while it was scored.")
+            notes = _join_parts(source, parts, target, evaluator.dimensions, shard_size, intervals)
+        except ValueError:  # no later run can do better with these parts
+            shutil.rmtree(parts)
+            raise
+        report = _count(parts, n_resumed, notes)
+        shutil.rmtree(parts)
+    return report
 
 
-def _check_files(source: str | Path, target: str | Path, shard_size: int) -> tuple[Path, Path]:
+def _check_files(source: str | Path, target: str | Path) -> tuple[Path, Path]:
     source, target = Path(source), Path(target)
-    if shard_size < 1:
-        raise ScoringError(f"The shard size is {shard_size}; it must be at least 1.")
-    if not source.is_file():
-        raise ScoringError(f"The input {source} is no file.")
-    for path in (source, target):
-        if not path.name.endswith(SUFFIXES):
-            raise ScoringError(f"{path} is of no known kind; use {', '.join(SUFFIXES)}.")
-    if source.resolve() == target.resolve():
-        raise ScoringError(f"Input and output are the same file, {source}.")
+    if next(iter_rows(source), None) is None:
+        raise ScoringError(f"The input {source} has no rows.")
     if not target.parent.is_dir():
         raise ScoringError(f"The output's folder {target.parent} does not exist.")
+    check_outputs([(target, SUFFIXES)], [source])
     return source, target
 
 
@@ -180,186 +162,209 @@ def _progress_bar(progress: bool):
     return tqdm(desc="scoring", unit="row", disable=not progress)
 
 
-def _describe_job(evaluator: Any, mark: str | None, source: Path, shard_size: int, intervals: bool) -> dict:
-    """Return what a resumed run must have in common with the one that was killed."""
-    state = source.stat()
-    weights = hashlib.sha256()
-    if hasattr(evaluator, "state_dict"):
-        for name, tensor in evaluator.state_dict().items():
-            weights.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return {"source": str(source.resolve()), "size": state.st_size, "changed": state.st_mtime_ns, "evaluator": mark,
-            "weights": weights.hexdigest(), "shard_size": shard_size, "intervals": intervals}
+def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool) -> dict:
+    """Return what a resumed run must have in common with the one that was killed: all that shapes the parts."""
+    try:
+        mark = digest(evaluator)
+    except TypeError:  # it cannot be told from another one: never the same
+        mark = secrets.token_hex()
+    return {"input": _hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,
+            "intervals": intervals}
 
 
-def _open_parts(parts: Path, job: dict) -> None:
-    """Make the folder of finished shards; parts of another job are thrown away."""
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _part(parts: Path, k: int) -> Path:
+    return parts / f"{k:08d}.jsonl"
+
+
+def _open_parts(parts: Path, job: dict) -> int:
+    """Make the folder of finished shards and return how many rows stand there; those of another job are thrown away."""
     note = parts / "job.json"
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == job:
-        return
+        return sum(1 for _ in _read_parts(parts))
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
-    with write_atomic(note) as tmp:
-        tmp.write_text(json.dumps(job), encoding="utf-8")
+    write_json(note, job)
+    return 0
 
 
-def iter_rows(source: str | Path, batch_size: int = 1024) -> Iterator[tuple[Any, str]]:
-    """Give the rows of a file one after the other, each with what is wrong with it.
-
-    Parameters
-    ----------
-    source : path
-        .jsonl, .jsonl.gz or .parquet.
-    batch_size : int
-        Rows of a Parquet file read at a time.
-
-    Yields
-    ------
-    dict or None, str
-        The row, or None when the line is no JSON object; "" or a problem.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as f:
-    ...     _ = f.write(b'{"prompt": "a"}\\n[1]\\n'); f.flush()
-    ...     list(iter_rows(f.name))
-    [({'prompt': 'a'}, ''), (None, 'the line is no JSON object')]
-    """
-    source = Path(source)
-    if source.name.endswith(".parquet"):
-        yield from _iter_parquet(source, batch_size)
-        return
-    try:
-        with (gzip.open if source.name.endswith(".gz") else open)(source, "rb") as stream:
-            yield from map(_parse, stream)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ScoringError(f"{source} cannot be unpacked: {error}") from error
+def _read_parts(parts: Path) -> Iterator[dict]:
+    for path in sorted(parts.glob("[0-9]*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
-def _iter_parquet(source: Path, batch_size: int) -> Iterator[tuple[Any, str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    try:
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=batch_size):
-            yield from ((row, "") for row in batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise ScoringError(f"{source} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+def _read_texts(source: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Yield line, prompt and response of each row, and why it has none."""
+    for line, row, reason in iter_rows(source):
+        try:
+            if row is None:
+                raise RowError("the line", f"is {reason}")
+            dialogue = read_dialogue(row)
+            yield line, dialogue.prompt, dialogue.response, ""
+        except RowError as error:
+            yield line, "", "", str(error)
 
 
-def _parse(line: bytes) -> tuple[Any, str]:
-    if not line.strip():
-        return None, "the line is empty"
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError:
-        return None, "the line is not UTF-8"
-    except (ValueError, RecursionError):
-        return None, "the line is not valid JSON"
-    return (row, "") if isinstance(row, dict) else (None, "the line is no JSON object")
+def _split(rows: Iterable, size: int) -> Iterator[list]:
+    rows = iter(rows)
+    while some := list(islice(rows, size)):
+        yield some
 
 
-def _shards(source: Path, shard_size: int) -> Iterator[list[tuple[Any, str]]]:
-    rows = iter_rows(source, shard_size)
-    while shard := list(islice(rows, shard_size)):
-        yield shard
-
-
-def find_problem(row: dict | None) -> str:
-    """Return why a row cannot be scored, or an empty string.
-
-    Examples
-    --------
-    >>> find_problem({"prompt": "a", "response": 3})
-    'response is a number, not a text'
-    >>> find_problem({"prompt": "a", "response": "b"})
-    ''
-    """
-    names = {"NoneType": "missing", "int": "a number", "float": "a number", "bool": "true or false", "list": "a list",
-             "dict": "an object"}
-    for field in ("prompt", "response"):
-        value = row.get(field)
-        if not isinstance(value, str):
-            kind = names.get(type(value).__name__, type(value).__name__)
-            return f"{field} is missing" if kind == "missing" else f"{field} is {kind}, not a text"
-        if not value.strip():
-            return f"{field} is empty"
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
-            return f"{field} holds half of a surrogate pair"
-    return "" if split_thoughts(row["response"])[1].strip() else "response holds thoughts only"
-
-
-def _score_rows(evaluator: Any, rows: Sequence[tuple[Any, str]], batch_size: int, intervals: bool) -> list[dict]:
-    """Return the rows with their value vectors, or with the problem that each has."""
-    problems = [problem or find_problem(row) for row, problem in rows]
-    good = [n for n, problem in enumerate(problems) if not problem]
-    texts = [[rows[n][0]["prompt"] for n in good], [split_thoughts(rows[n][0]["response"])[1] for n in good]]
+def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, intervals: bool) -> list[dict]:
+    """Return what each row gains: its line and its value vectors, or the problem that it has."""
+    made = [{"line": line, "value_vector": None, "problem": problem} for line, _, _, problem in rows]
+    good = [n for n, row in enumerate(rows) if not row[3]]
+    if not good:
+        return made
+    texts = [[rows[n][k] for n in good] for k in (1, 2)]
     found = evaluator.score(*texts, batch_size=batch_size, **({"intervals": True} if intervals else {}))
-    layers = found if intervals else found[None]
-    names = ("value_vector", "value_low", "value_high")[:len(layers)]
-    scored = [{**_plain(row), "value_vector": None, "problem": problem} for (row, _), problem in
-              zip(rows, problems, strict=True)]
-    for place, n in enumerate(good):
-        del scored[n]["problem"]
-        for name, layer in zip(names, layers, strict=True):
-            scored[n][name] = {d: round(float(x), 6) for d, x in zip(evaluator.dimensions, layer[place], strict=True)}
-    return scored
+    for name, layer in zip(OWN, found if intervals else found[None], strict=False):
+        for n, scores in zip(good, layer, strict=True):
+            made[n].pop("problem", None)
+            made[n][name] = {d: round(float(x), 6) for d, x in zip(evaluator.dimensions, scores, strict=True)}
+    return made
 
 
-def _plain(row: dict | None) -> dict:
-    """Return a row's other fields as JSON can hold them."""
-    fields = {k: v for k, v in (row or {}).items() if k not in ADDED}
-    return json.loads(json.dumps(fields, default=str), parse_constant=lambda _: None)
-
-
-def _line(row: dict) -> str:
-    """Return a row as one line of JSON; half a surrogate pair, which UTF-8 cannot hold, stays escaped."""
-    text = json.dumps(row, ensure_ascii=False)
+def _score_by_ray(shards: Iterable[tuple[int, list]], folder: Path, workers: int, batch_size: int,
+                  intervals: bool) -> Iterator[tuple[int, list[dict]]]:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(row)
-    return text + "\n"
+        import ray.data
+    except ImportError as error:
+        raise ScoringError("Ray is not installed: pip install 'fulcra-utils[ray]'.") from error
+    items = [{"shard": k, "rows": json.dumps(rows)} for k, rows in shards]
+    if not items:
+        return
+    scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _RayScorer, fn_constructor_args=(str(folder.resolve()), batch_size, intervals), batch_size=1,
+        concurrency=workers)
+    yield from ((int(item["shard"]), json.loads(item["scored"])) for item in scored.iter_rows())
 
 
-def _read_problems(path: Path, offset: int) -> tuple[int, list[str]]:
-    n, texts = 0, []
-    with path.open(encoding="utf-8") as stream:
-        for k, line in enumerate(stream):
-            row = json.loads(line)
-            if row.get("value_vector") is None:
-                n += 1
-                texts.append(f"line {offset + k + 1}: {row['problem']}")
-    return n, texts[:20]
+class _RayScorer:
+    """One Ray worker: loads the evaluator once and scores shard after shard."""
+
+    def __init__(self, folder: str, batch_size: int, intervals: bool):
+        from fulcra_utils.evaluator import ValueEvaluator
+        self.evaluator, self.options = ValueEvaluator.from_pretrained(folder), (batch_size, intervals)
+
+    def __call__(self, batch: dict) -> dict:
+        """Score the shards of a batch."""
+        scored = [_score_rows(self.evaluator, json.loads(rows), *self.options) for rows in batch["rows"]]
+        return {"shard": batch["shard"], "scored": [json.dumps(rows) for rows in scored]}
 
 
-def _join_parts(parts: Path, n_parts: int, target: Path) -> None:
+def _count(parts: Path, n_resumed: int, notes: list[str]) -> ScoreReport:
+    n, bad, problems = 0, 0, []
+    for row in _read_parts(parts):
+        n += 1
+        if row["value_vector"] is None:
+            bad += 1
+            problems += [f"line {row['line']}: {row['problem']}"] if bad <= 20 else []
+    return ScoreReport(n, bad, problems, n_resumed, notes)
+
+
+def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[str], size: int,
+                intervals: bool) -> list[str]:
+    """Write the input's rows with what the parts add; return what is to be said of fields."""
     with write_atomic(target) as tmp:
         if target.name.endswith(".parquet"):
-            _write_parquet(parts, n_parts, tmp)
-            return
+            scores = pa.struct([(d, pa.float64()) for d in dimensions])
+            names = [*OWN[:3 if intervals else 1], "problem"]
+            own = pa.schema([(name, pa.string() if name == "problem" else scores) for name in names])
+            try:
+                return _write_parquet(source, parts, tmp, own, size)
+            except pa.ArrowException as error:
+                raise ScoringError(f"{target}: the rows cannot be written as Parquet: {error}") from error
         with (gzip.open if target.name.endswith(".gz") else open)(tmp, "wb") as out:
-            for k in range(n_parts):
-                with (parts / f"{k:08d}.jsonl").open("rb") as stream:
-                    shutil.copyfileobj(stream, out)
+            for (_, row, _), added in zip(iter_rows(source), _read_parts(parts), strict=True):
+                del added["line"]
+                out.write(json_line(keep_fields(row or {}, added, OWN)).encode())
+    return []
 
 
-def _write_parquet(parts: Path, n_parts: int, target: Path) -> None:
-    """Write the shards as one Parquet file; the first pass finds a schema that holds every row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class _Misfit(Exception):
+    """A field whose values fit no one Parquet type."""
 
-    def table(k: int) -> pa.Table:
-        lines = (parts / f"{k:08d}.jsonl").read_text(encoding="utf-8").splitlines()
-        return pa.Table.from_pylist([{**dict.fromkeys(ADDED), **json.loads(line)} for line in lines])
+
+FAULTS = (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError)
+
+
+def _write_parquet(source: Path, parts: Path, target: Path, own: pa.Schema, size: int) -> list[str]:
+    if source.name.lower().endswith(".parquet"):
+        batches = pq.ParquetFile(source).iter_batches(batch_size=size)
+        _append_columns(((len(batch), batch) for batch in batches), parts, target, own)
+        return []
+    types = _find_types(source, size)
+    while True:
+        try:
+            rows = _split((row or {} for _, row, _ in iter_rows(source)), size)
+            _append_columns(((len(some), _to_table(some, types)) for some in rows), parts, target, own)
+            break
+        except _Misfit as fault:
+            types[fault.args[0]] = None
+    return [f"the values of {name!r} fit no one Parquet type: kept as text, all but texts as JSON"
+            for name, kind in types.items() if kind is None]
+
+
+def _append_columns(tables: Iterable[tuple[int, pa.Table | pa.RecordBatch]], parts: Path, target: Path,
+                    own: pa.Schema) -> None:
+    """Write tables of known length with the parts' fields as further columns."""
+    added, writer = _read_parts(parts), None
     try:
-        schema = pa.unify_schemas([table(k).schema for k in range(n_parts)], promote_options="permissive") \
-            if n_parts else pa.schema([("value_vector", pa.null())])
-        with pq.ParquetWriter(target, schema) as writer:
-            for k in range(n_parts):
-                rows = table(k).to_pylist()
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    except pa.ArrowException as error:
-        raise ScoringError(f"The rows fit into no Parquet table, write .jsonl instead: {error}") from error
+        for n, table in tables:
+            names = keep_fields(dict.fromkeys(table.schema.names), {}, OWN)
+            kept = [column.with_name(name) for column, name in zip(table.schema, names, strict=True)]
+            schema = pa.schema([*kept, *own], metadata=table.schema.metadata)
+            extra = pa.Table.from_pylist(list(islice(added, n)), schema=own)
+            writer = writer or pq.ParquetWriter(target, schema)
+            writer.write_table(pa.Table.from_arrays([*table.columns, *extra.columns], schema=schema))
+    finally:
+        if writer:
+            writer.close()
+
+
+def _find_types(source: Path, size: int) -> dict[str, pa.DataType | None]:
+    """Return the type of each field over all rows; None where no one type holds every value."""
+    types: dict[str, pa.DataType | None] = {}
+    for rows in _split((row or {} for _, row, _ in iter_rows(source)), size):
+        for name in dict.fromkeys(name for row in rows for name in row):
+            types[name] = _widen(types.get(name, pa.null()), [row.get(name) for row in rows])
+    return {name: None if "struct<>" in str(kind) else kind for name, kind in types.items()}
+
+
+def _widen(known: pa.DataType | None, values: list) -> pa.DataType | None:
+    try:
+        schemas = [pa.schema([("", kind)]) for kind in (known, pa.array(values).type)]
+        kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except FAULTS:
+        return None
+    words = str(kind)  # what nests too deep or has too many names is not read back
+    odd = pa.types.is_floating(kind) and any(isinstance(value, bool) for value in values)
+    return None if odd or words.count("<") > 40 or len(words) > 20_000 else kind
+
+
+def _to_table(rows: list[dict], types: dict[str, pa.DataType | None]) -> pa.Table:
+    columns = {}
+    for name, kind in types.items():
+        values = [row.get(name) for row in rows]
+        try:
+            columns[_to_text(name)] = pa.array(values, kind) if kind else pa.array(map(_to_text, values), pa.string())
+        except FAULTS:
+            raise _Misfit(name) from None
+    return pa.table(columns)
+
+
+def _to_text(value: Any) -> str | None:
+    """Return a text as it is and any other value as JSON; a text with half a character is JSON, too."""
+    line = value if value is None or isinstance(value, str) else json_line(value)[:-1]
+    return line if line is None or line.isascii() or not any("\ud800" <= c <= "\udfff" for c in line) else \
+        json.dumps(line)
 
 
 def read_scored_file(path: str | Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -387,17 +392,14 @@ def read_scored_file(path: str | Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 def _read_scores(path: str | Path, name: Callable) -> tuple[list, np.ndarray, tuple[str, ...]]:
     """Return name(prompt) of each row, the scores (N, D), nan where there are none, and the dimensions."""
-    if not Path(path).is_file() or not Path(path).name.endswith(SUFFIXES):
-        raise ScoringError(f"{path} is no file of scored rows ({', '.join(SUFFIXES)}).")
     names, scores, dimensions = [], array("d"), ()
-    for number, (row, _) in enumerate(iter_rows(path), 1):
-        vector, prompt = (row or {}).get("value_vector"), _read_prompt(row or {})
-        vector = vector if isinstance(vector, dict) and prompt is not None else {}
+    for line, row, _ in iter_rows(path):
+        prompt, vector = _read_scored_row(row or {})
         dimensions = dimensions or tuple(vector)
         if vector and set(vector) != set(dimensions):
-            raise ScoringError(f"{path}, row {number}: value_vector names other values than the rows before it.")
+            raise ScoringError(f"{path}, line {line}: value_vector names other values than the rows before it.")
         names.append(None if prompt is None else name(prompt))
-        scores.extend(_score(vector.get(d)) for d in dimensions)
+        scores.extend(vector.get(d, np.nan) for d in dimensions)
     if not dimensions:
         raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
     table = np.full((len(names), len(dimensions)), np.nan)  # rows before the first vector stay nan
@@ -405,17 +407,17 @@ def _read_scores(path: str | Path, name: Callable) -> tuple[list, np.ndarray, tu
     return names, table, dimensions
 
 
-def _read_prompt(row: dict) -> str | None:
+def _read_scored_row(row: dict) -> tuple[str | None, dict[str, float]]:
+    """Return the prompt of a scored row and its scores; nan for all of them where one is no number from -1 to 1."""
     try:
-        return row["prompt"] if isinstance(row.get("prompt"), str) else read_dialogue(row).prompt
+        prompt = row["prompt"] if isinstance(row.get("prompt"), str) else read_dialogue(row).prompt
     except RowError:
-        return None
-
-
-def _score(value: Any) -> float:
-    """Return a score as a float; nan for what is no finite number."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    return float(value) if known else np.nan
+        return None, {}
+    vector = row["value_vector"] if isinstance(row.get("value_vector"), dict) else {}
+    try:
+        return prompt, check_scores(vector)
+    except ValueError:
+        return prompt, dict.fromkeys(vector, np.nan)
 
 
 def compare_files(first: str | Path, second: str | Path, target: Target | dict[str, float] | None = None,
@@ -600,63 +602,3 @@ def plan_prompts(table: pd.DataFrame, widths: Sequence[float] = (0.2, 0.1, 0.05,
     exact = {f"width {w:g}": (2 * 1.96 * table.sd / w) ** 2 + 1.96**2 / 2 for w in widths}
     needed = {name: np.ceil(n).clip(lower=MIN_PROMPTS).astype("Int64") for name, n in exact.items()}
     return pd.DataFrame({"value": table.value, "sd": table.sd, **needed})
-
-
-def score_with_ray(folder: str | Path, source: str | Path, target: str | Path, n_workers: int = 2,
-                   batch_size: int = 256) -> int:
-    """Score a JSONL or Parquet file through Ray Data, for more than one machine, and return how many rows it wrote.
-
-    Parameters
-    ----------
-    folder : path
-        A saved evaluator that every worker can read.
-    source, target : path
-        .jsonl or .parquet.
-    n_workers : int
-        Actors, each with an evaluator of its own; Ray places them on the machines of the cluster it is connected to.
-    batch_size : int
-        Rows a call.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ScoringError
-        When Ray is not installed (`pip install 'fulcra-utils[ray]'`) or the files cannot be used.
-
-    Source: ours; output order is input order, as each row carries its number.
-    """
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ScoringError("Ray is not installed: pip install 'fulcra-utils[ray]'.") from error
-    source, target = _check_files(source, target, batch_size)
-    rows = [{"place": k, "row": json.dumps(row, default=str), "problem": problem}
-            for k, (row, problem) in enumerate(iter_rows(source))]
-    ordered = ray.data.from_items(rows).map_batches(
-        _RayScorer, fn_constructor_args=(str(Path(folder).resolve()),), batch_size=batch_size, concurrency=n_workers)
-    scored = sorted(ordered.take_all(), key=lambda item: item["place"])
-    with write_atomic(target) as tmp:
-        if target.name.endswith(".parquet"):
-            pd.DataFrame([json.loads(item["scored"]) for item in scored]).to_parquet(tmp, index=False)
-        else:
-            opener: Callable = gzip.open if target.name.endswith(".gz") else open
-            with opener(tmp, "wt", encoding="utf-8") as out:
-                out.writelines(item["scored"] for item in scored)
-    return len(scored)
-
-
-class _RayScorer:
-    """One worker of `score_with_ray`: loads the evaluator once and scores batch after batch."""
-
-    def __init__(self, folder: str):
-        from fulcra_utils.evaluator import ValueEvaluator
-        self.evaluator = ValueEvaluator.from_pretrained(folder)
-
-    def __call__(self, batch: dict) -> dict:
-        """Score one batch of rows."""
-        rows = [(json.loads(row), str(problem)) for row, problem in zip(batch["row"], batch["problem"], strict=True)]
-        scored = _score_rows(self.evaluator, rows, 32, intervals=False)
-        return {"place": batch["place"], "scored": [_line(row) for row in scored]}

@@ -299,6 +299,7 @@ SHAPES = [
       for reply in ("response", "completion", "output", "answer")),
     {"instruction": "Hi?", "input": "", "output": "Hello."}, {"prompt": [HI], "completion": [HELLO]},
     {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]},
+    {"messages": json.dumps([HI, HELLO])},
     {"conversation": [HI, HELLO]}, {"dialogue": [HI, HELLO]}, {"dialogue": "Human: Hi?\r\nBob: Hello."},
     {"messages": [HI, {"role": "model", "content": "Hello."}]},
     {"messages": [{"role": "User", "content": "Hi?"}, {"role": "Assistant", "content": "Hello."}]},
@@ -325,7 +326,8 @@ def test_only_the_words_of_the_assistant_are_the_reply():
     assert found.prompt == "Say it.\n\nHi?"
     for row, why in (({"messages": [HI, CALL, tool]}, "does not end in"), ({"messages": [HI, CALL]}, "reply is empty"),
                      ({"prompt": "Hi?", "response": "\u00a0\u200b"}, "reply is empty"),
-                     ({"prompt": "Hi?", "response": None, "answer": "gold", "problem": "HTTP 500"}, "HTTP 500"),
+                     ({"prompt": "Hi?", "response": None, "answer": "gold", "problem": "HTTP 500"},
+                      "response is missing"),
                      ({"dialogue": "Human: Hi\nBob: Hello.\nHuman: And?\nBob: Bye."}, "several turns"),
                      ({"prompt": "Hi?", "chosen": "a", "rejected": "b"}, "response is missing")):
         with pytest.raises(RowError, match=why):
