@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from fulcra_utils.classification import CLASSES, NEAREST
 
@@ -42,16 +43,11 @@ def fit_temperatures(logits: np.ndarray, labels: np.ndarray, min_touched: int = 
     >>> float(fit_temperatures(logits, labels).round(1)[0])
     3.0
     """
-    log_p = logits - _log_sum(logits)
+    log_p = log_softmax(logits, axis=-1)
     pooled = _fit_temperature(log_p.reshape(-1, len(CLASSES)), labels.ravel())
     touched = (np.abs(np.nan_to_num(labels)) > 0).sum(0)
     return np.array([_fit_temperature(log_p[:, d], labels[:, d]) if touched[d] >= min_touched else pooled
                      for d in range(labels.shape[1])])
-
-
-def _log_sum(logits: np.ndarray) -> np.ndarray:
-    top = logits.max(-1, keepdims=True)
-    return top + np.log(np.exp(logits - top).sum(-1, keepdims=True))
 
 
 def _fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
@@ -61,8 +57,7 @@ def _fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
     log_p, true = log_p[known], labels[known].astype(int) + 1
 
     def loss(log_t: float) -> float:
-        scaled = log_p / np.exp(log_t)
-        return float((_log_sum(scaled)[:, 0] - scaled[np.arange(len(true)), true]).mean())
+        return -float(log_softmax(log_p / np.exp(log_t), axis=-1)[np.arange(len(true)), true].mean())
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
 
 
@@ -74,8 +69,7 @@ def rescale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
     >>> rescale(np.array([[[0.2, 0.2, 0.6]]]), np.array([1e9])).round(3).tolist()
     [[[0.333, 0.333, 0.333]]]
     """
-    logits = np.log(np.maximum(probabilities, 1e-12)) / np.asarray(temperatures)[:, None]
-    return np.exp(logits - _log_sum(logits))
+    return softmax(np.log(np.maximum(probabilities, 1e-12)) / np.asarray(temperatures)[:, None], axis=-1)
 
 
 def fit_cuts(scores: np.ndarray, labels: np.ndarray, min_touched: int = MIN_CELLS,

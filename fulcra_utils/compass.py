@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 from scipy import stats as sps
 
-from fulcra_utils.stats import code_clusters, draw_clusters, sum_by_cluster, take_interval
+from fulcra_utils.stats import bootstrap_means, take_interval
 from fulcra_utils.theory import ROOT, Theory, load_theory
 
 COUNTRIES = ROOT / "data" / "countries.yaml"
@@ -57,9 +57,7 @@ class ModelScores:
     @property
     def means(self) -> np.ndarray:
         """Return the (M, D) mean scores; nan where a model has no score on a dimension."""
-        present = np.isfinite(self.values)
-        n = present.sum(axis=1)
-        return np.divide(np.where(present, self.values, 0).sum(axis=1), n, out=np.full(n.shape, np.nan), where=n > 0)
+        return _nanmean(self.values, axis=1)
 
     @property
     def n_answered(self) -> np.ndarray:
@@ -134,13 +132,9 @@ def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
 
 def _fill(rows: np.ndarray, m: np.ndarray, p: np.ndarray, n_models: int, n_prompts: int) -> tuple[np.ndarray, int]:
     """Return the (M, P, D) means of the rows of each cell, and how many prompts have a cell with several."""
-    cell = m * n_prompts + p
-    present = np.isfinite(rows)
-    sums, counts = (np.zeros((n_models * n_prompts, rows.shape[1])) for _ in range(2))
-    np.add.at(sums, cell, np.where(present, rows, 0))
-    np.add.at(counts, cell, present)
-    several = np.bincount(cell, minlength=n_models * n_prompts).reshape(n_models, n_prompts) > 1
-    values = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    cell, size = m * n_prompts + p, n_models * n_prompts
+    values = pd.DataFrame(rows).groupby(cell).mean().reindex(np.arange(size)).to_numpy()
+    several = np.bincount(cell, minlength=size).reshape(n_models, n_prompts) > 1
     return values.reshape(n_models, n_prompts, -1), int(several.any(axis=0).sum())
 
 
@@ -309,18 +303,10 @@ def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np
     array([1., 1., 1.])
     """
     n_models, n_prompts, n_dims = scores.values.shape
-    codes, n_clusters = code_clusters(scores.clusters)
-    if n_clusters < 2:
+    if len(np.unique(scores.clusters)) < 2:
         return np.full((n_draws, n_models, n_dims), np.nan)
     flat = scores.values.transpose(1, 0, 2).reshape(n_prompts, -1)
-    present = np.isfinite(flat)
-    weights = draw_clusters(n_clusters, n_draws, seed)
-    totals = weights @ sum_by_cluster(np.where(present, flat, 0), codes, n_clusters)
-    # complete scores need one count a prompt, not one a cell
-    counts = weights @ sum_by_cluster(np.ones((n_prompts, 1)) if present.all() else present, codes, n_clusters)
-    counts = np.broadcast_to(counts, totals.shape)
-    means = np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
-    return means.reshape(n_draws, n_models, n_dims)
+    return bootstrap_means(flat, scores.clusters, n_draws, seed).reshape(n_draws, n_models, n_dims)
 
 
 def rank_models(scores: ModelScores, weights: np.ndarray, draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
@@ -586,8 +572,7 @@ def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | N
         return None
     children = np.array([[p == d for d in other.dimensions] for p in theory.parents], dtype=float)   # (D, D')
     n = children.sum(axis=0)
-    return np.divide(np.asarray(values) @ children, n, out=np.full((*np.shape(values)[:-1], len(n)), np.nan),
-                     where=n > 0)
+    return np.asarray(values) @ children / np.where(n, n, np.nan)
 
 
 def match_rankings(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -776,11 +761,9 @@ def nearest_countries(scores: ModelScores, theory: Theory | str, countries: Coun
     usable = np.isfinite(distance).all(axis=1)
     best = np.where(usable, np.nan_to_num(distance).argmin(axis=1), 0)
     finite = np.isfinite(distances).all(axis=-1)                                              # (B, M)
-    hits = (np.nan_to_num(distances).argmin(axis=-1) == best) & finite
-    n = finite.sum(axis=0)
+    hits = np.where(finite, np.nan_to_num(distances).argmin(axis=-1) == best, np.nan)
     return pd.DataFrame({"model": scores.models, "country": np.where(usable, titles[best], None),
-                         "distance": distance[np.arange(len(best)), best],
-                         "share": np.divide(hits.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)})
+                         "distance": distance[np.arange(len(best)), best], "share": _nanmean(hits, axis=0)})
 
 
 def gather_profiles(scores: ModelScores, theory: Theory, countries: Countries | None) -> tuple[np.ndarray, list[str]]:

@@ -35,6 +35,7 @@ from fulcra_utils.classification import (
     summarise_draws,
 )
 from fulcra_utils.evaluator import ValueEvaluator
+from fulcra_utils.stats import bootstrap_correlations, correlate
 from fulcra_utils.targets import Target
 from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples
@@ -283,20 +284,13 @@ def correlate_values(scores: np.ndarray, released: np.ndarray) -> np.ndarray:
     >>> correlate_values(scores, scores).round(3).tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
     """
+    return correlate(*_rank_known(scores, released)[:2])[0]
+
+
+def _rank_known(scores: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ranks of both in (0, 1] over the rows that both know, and which rows these are."""
     known = np.isfinite(scores).all(1) & np.isfinite(released).all(1)
-    if known.sum() < 3:
-        return np.full((scores.shape[1], released.shape[1]), np.nan)
-    ranks = [pd.DataFrame(m[known]).rank().to_numpy() for m in (scores, released)]
-    return _correlate_columns(*ranks, np.ones(len(ranks[0])))
-
-
-def _correlate_columns(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the Pearson correlation of every column with every column under row weights; nan without spread."""
-    centred = [m - np.average(m, axis=0, weights=weights) for m in (x, y)]
-    length = [np.sqrt(weights @ c ** 2) for c in centred]
-    product = np.outer(*length)
-    return np.divide((centred[0] * weights[:, None]).T @ centred[1], product, out=np.full(product.shape, np.nan),
-                     where=product > 1e-9)
+    return *(pd.DataFrame(m[known]).rank(pct=True).to_numpy() for m in (scores, released)), known
 
 
 def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
@@ -342,16 +336,13 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
     >>> round(found["convergent"], 6), round(found["discriminant"], 6)
     (1.0, 0.4)
     """
-    matrix, known = correlate_values(scores, released), np.isfinite(scores).all(1) & np.isfinite(released).all(1)
-    ends = summarise_validity(matrix)
-    draws = {"convergent": [np.nan], "discriminant": [np.nan]}
+    matrix, (ours, theirs, known) = correlate_values(scores, released), _rank_known(scores, released)
+    ends, drawn = summarise_validity(matrix), []
     if known.sum() >= 3:
-        ours, theirs = (pd.DataFrame(m[known]).rank().to_numpy() for m in (scores, released))
-        weights = row_weights(np.asarray(clusters)[known], n_draws, seed)
-        drawn = [_correlate_columns(ours, theirs, w) for w in weights]
-        drawn = [summarise_validity(m) for m in drawn if np.isfinite(m[np.isfinite(matrix)]).all()]
-        draws = {k: [d[k] for d in drawn] or [np.nan] for k in draws}
-    found = {k: summarise_draws(ends[k], np.asarray(v)) for k, v in draws.items()}
+        matrices = bootstrap_correlations(ours, theirs, np.asarray(clusters)[known], n_draws, seed)
+        drawn = [summarise_validity(m) for m in matrices if np.isfinite(m[np.isfinite(matrix)]).all()]
+    found = {k: summarise_draws(ends[k], np.array([d[k] for d in drawn] or [np.nan]))
+             for k in ("convergent", "discriminant")}
     return {f"{k}{end}": found[k][name] for k in found
             for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}
 
