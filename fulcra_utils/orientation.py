@@ -8,7 +8,6 @@ choice, and an angle needs all its choices.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,10 @@ SLIDER = ROOT / "data" / "surveys" / "svo_slider.yaml"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Messages = list[dict[str, str]]
 Player = Callable[[Messages], str]
+UTILITIES = {  # what an ideal player wants most of, by the payoffs to oneself and to the other
+    "altruist": lambda own, other: other, "individualist": lambda own, other: own,
+    "joint maximum": lambda own, other: own + other, "minimal inequality": lambda own, other: -abs(own - other),
+    "competitor": lambda own, other: own - other}
 
 
 class OrientationError(ValueError):
@@ -177,12 +180,9 @@ def ideal_choices(rule: str) -> list[np.ndarray]:
     [[0], [8], [8], [0], [2, 6], [8]]
     """
     slider = load_slider()
-    own, other = slider.self_pay, slider.other_pay
-    utilities = {"altruist": other, "individualist": own, "joint maximum": own + other,
-                 "minimal inequality": -np.abs(own - other), "competitor": own - other}
-    if rule not in utilities:
-        raise OrientationError(f"no ideal player {rule!r}; known are {', '.join(utilities)}.")
-    return [np.flatnonzero(row == row.max()) for row in utilities[rule]]
+    if rule not in UTILITIES:
+        raise OrientationError(f"no ideal player {rule!r}; known are {', '.join(UTILITIES)}.")
+    return [np.flatnonzero(row == row.max()) for row in UTILITIES[rule](slider.self_pay, slider.other_pay)]
 
 
 def ideal_angle(rule: str) -> tuple[float, float]:
@@ -421,6 +421,7 @@ def render_choice(item: int, order: Sequence[int], goal: str = "") -> str:
     return "\n".join([*lines, "Answer with the letter of your option only."])
 
 
+_FIELD = re.compile(r'"(?:choice|answer|option)"\s*:\s*"\s*([A-Z])\s*"')
 _NEGATION = re.compile(r"\b(if|could|might|maybe|perhaps|not|never|neither|nor|avoid|except|but|instead of|"
                        r"rather than|over|than|cannot|without)\b|n['\N{RIGHT SINGLE QUOTATION MARK}]t\b", re.IGNORECASE)
 _BARE = re.compile(r"^\W*(?:(?i:option|choice|answer|letter|boxed)\W+)?([A-Z])\W*(?:</answer>\W*)?$")
@@ -462,7 +463,7 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
     [None, None, None, None]
     """
     text = split_thoughts(str(reply))[1].strip()
-    letters = _json_letters(text)
+    letters = set(_FIELD.findall(text))
     if not letters:
         bare = _BARE.match(text)
         letters = {bare[1]} if bare else set()
@@ -474,18 +475,6 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
             letters.update(_OTHER.findall(text))
     place = LETTERS.index(letters.pop()) if len(letters) == 1 else n_options
     return place if place < n_options else None
-
-
-def _json_letters(text: str) -> set[str]:
-    """Return the letters in a JSON object's choice fields."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    try:
-        row = json.loads(found[0]) if found else None
-    except json.JSONDecodeError:
-        return set()
-    row = row if isinstance(row, dict) else {}
-    values = {str(row[k]).strip() for k in ("choice", "answer", "option") if k in row}
-    return {value for value in values if len(value) == 1 and value in LETTERS}
 
 
 def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goal: bool = True,

@@ -18,6 +18,7 @@ from fulcra_utils.asking import ask_all
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
 from fulcra_utils.generation import decode_reply
 from fulcra_utils.orientation import (
+    UTILITIES,
     Messages,
     OrientationError,
     Player,
@@ -64,9 +65,7 @@ def scripted_player(name: str, seed: int = 2023) -> Player:
     if name not in SCRIPTED:
         raise OrientationError(f"no scripted player {name!r}; known are {', '.join(SCRIPTED)}.")
     random = np.random.default_rng(seed)
-    utility = {"altruist": lambda s, o: o, "individualist": lambda s, o: s, "joint maximum": lambda s, o: s + o,
-               "minimal inequality": lambda s, o: -abs(s - o), "competitor": lambda s, o: s - o,
-               "random": lambda s, o: random.random(), "always-A": lambda s, o: 0}[name]
+    utility = UTILITIES.get(name, lambda own, other: random.random())
 
     def play(messages: Messages) -> str:
         offers = [(letter, float(own), float(other)) for letter, own, other in _OFFER.findall(messages[-1]["content"])]
