@@ -67,11 +67,12 @@ def describe_release(data: ValueDataset, theory: Theory, made: dict[str, Any], l
     >>> f"{len(data.table)} rows" in card
     True
     """
+    n_prompts = data.table.prompt.nunique()
     parts = [
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.parquet\n"
         "tags:\n- human-values\n---",
         f"# {title}",
-        f"{len(data.table)} rows: {_plural(data.table.prompt.nunique(), 'different prompt')}, each row a reply with "
+        f"{len(data.table)} rows: {n_prompts} different prompt{'s' * (n_prompts != 1)}, each row a reply with "
         f"its value items and value vector under *{theory.title}* ({theory.n_dims} dimensions, {theory.n_items} "
         f"items).",
         "## How it was made", _describe_making(made),
@@ -171,7 +172,3 @@ def _markdown(table: pd.DataFrame) -> str:
              for row in table.astype(object).to_numpy()]
     lines = [" | ".join(map(str, table.columns)), " | ".join("---" for _ in table.columns), *map(" | ".join, shown)]
     return "\n".join(f"| {line} |" for line in lines)
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"

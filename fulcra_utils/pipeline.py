@@ -204,7 +204,7 @@ class Run:
         write_json(self.path(f"manifest/{self.notebook}.json"), {
             "profile": self.profile, "theory": self.theory.name, "seed": self.seed, "settings": self.settings,
             "seconds": round(time.time() - self.started, 1), "python": sys.version.split()[0],
-            "packages": _package_versions(), "code": _code_version()})
+            "packages": {name: metadata.version(name) for name in PACKAGES}, "code": _code_version()})
 
 
 def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY,
@@ -544,14 +544,6 @@ def _lock(folder: Path) -> Iterator[None]:
 def _name_theory(theory: Theory) -> str:
     """Return how to name a theory to another process: its name when it stands in data/theories, else its path."""
     return theory.name if theory.path.parent == THEORIES else str(theory.path.resolve())
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
 
 
 def _code_version() -> str:

@@ -47,10 +47,10 @@ def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.
 
     vectors = np.asarray(vectors, dtype=float)
     predicted = np.full(vectors.shape, np.nan)
-    n_clusters = len(np.unique(clusters))
-    if n_clusters < 2:
+    names, index = np.unique(clusters, return_inverse=True)
+    if len(names) < 2:
         return predicted
-    fold = _draw_folds(clusters, min(n_folds, n_clusters), seed)
+    fold = (np.random.default_rng(seed).permutation(len(names)) % min(n_folds, len(names)))[index]
     texts = np.asarray(list(map(str, texts)), dtype=object)
     for k in np.unique(fold):
         learn, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
@@ -65,11 +65,6 @@ def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.
             predicted[held, d] = _predict(seen, vectors[learn, d], unseen)
     predicted[:, np.isnan(predicted).any(axis=0)] = np.nan
     return predicted
-
-
-def _draw_folds(clusters: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    names, index = np.unique(clusters, return_inverse=True)
-    return (np.random.default_rng(seed).permutation(len(names)) % n_folds)[index]
 
 
 def _predict(seen, labels: np.ndarray, unseen) -> np.ndarray | float:

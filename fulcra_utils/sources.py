@@ -138,20 +138,13 @@ def verify_file(path: str | Path, source: Source) -> None:
     if source.sha256:
         kind, expected, found = "sha256", source.sha256, pooch.file_hash(str(path), alg="sha256")
     elif source.git_blob:
-        kind, expected, found = "git blob id", source.git_blob, _git_blob_id(Path(path))
+        content = Path(path).read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        kind, expected = "git blob id", source.git_blob
     else:
         raise SourceError(f"{source.name}: sources file gives neither sha256 nor git_blob")
     if found != expected:
         raise SourceError(f"{source.name}: {path} refused, its {kind} is {found}, not {expected}")
-
-
-def _git_blob_id(path: Path) -> str:
-    """Return the id that git gives a file's content: sha1 over "blob <size>\\0" and the content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as content:
-        for piece in iter(lambda: content.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable: bool,
