@@ -172,10 +172,7 @@ def average_countries(
     """
     questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
     rows = rows.reset_index(drop=True)
-    _check_survey(rows, theory, questionnaire)
-    for column in [questionnaire.country, *([questionnaire.weight] if weighted else [])]:
-        if column not in rows:
-            raise SurveyError(f"the survey rows have no column {column!r}.")
+    _check_survey(rows, theory, questionnaire, questionnaire.country, *[questionnaire.weight] * weighted)
     countries, answers = rows[questionnaire.country].astype(object), _read_answers(rows, questionnaire)
     if rows.empty or countries.isna().any():
         raise SurveyError(f"{countries.isna().sum()} of {len(rows)} rows have no country in column "
@@ -189,9 +186,8 @@ def average_countries(
     left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
     scores = _score(answers, theory, questionnaire, centred)
     scores[alike] = np.nan
-    parts = [_average(scores.loc[index, d], weights.loc[index], country, d) | left_out.loc[country].to_dict()
-             for country, index in rows.groupby(countries, sort=True).groups.items() for d in scores]
-    table = pd.DataFrame(parts)
+    parts = [_average(part, weights[part.index], country) for country, part in scores.groupby(countries)]
+    table = pd.concat(parts, ignore_index=True).join(left_out, on="country")
     table.attrs["answers"] = _count_strays(rows, answers, questionnaire)
     return table
 
@@ -234,16 +230,16 @@ def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> 
                   theory.dimensions, values, values, np.abs(values))
 
 
-def _check_survey(rows: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) -> None:
+def _check_survey(rows: pd.DataFrame, theory: Theory, questionnaire: Questionnaire, *more: str) -> None:
     if theory.name != questionnaire.theory or set(theory.dimensions) != set(questionnaire.key):
         raise SurveyError(f"questionnaire {questionnaire.name} is made for theory {questionnaire.theory!r}, not for "
                           f"{theory.name!r}.")
-    wanted = [*questionnaire.columns, questionnaire.country, questionnaire.weight]
-    if (twice := rows.columns.duplicated() & rows.columns.isin(wanted)).any():
+    read = [*questionnaire.columns, questionnaire.country, questionnaire.weight]
+    if (twice := rows.columns.duplicated() & rows.columns.isin(read)).any():
         raise SurveyError(f"the survey rows have two columns {rows.columns[twice][0]!r}.")
-    if missing := [c for c in questionnaire.columns if c not in rows]:
-        raise SurveyError(f"the survey rows have no column {missing[0]!r} ({len(missing)} of "
-                          f"{len(questionnaire.columns)} questions are missing).")
+    if missing := [c for c in [*questionnaire.columns, *more] if c not in rows]:
+        raise SurveyError(f"the survey rows have no column {missing[0]!r} ({len(missing)} of the "
+                          f"{len(questionnaire.columns) + len(more)} that are wanted are missing).")
 
 
 def _read_answers(rows: pd.DataFrame, questionnaire: Questionnaire) -> pd.DataFrame:
@@ -280,16 +276,14 @@ def _read_weights(column: pd.Series) -> pd.Series:
     return weights
 
 
-def _average(scores: pd.Series, weights: pd.Series, country: str, dimension: str) -> dict[str, object]:
-    known = scores.notna() & (weights > 0)
-    values, weights = scores[known].to_numpy(), weights[known].to_numpy()
-    if not len(values):
-        return {"country": country, "dimension": dimension, "value": np.nan, "low": np.nan, "high": np.nan, "n": 0,
-                "n_effective": 0.0}
-    total, mean = weights.sum(), float(np.average(values, weights=weights))
-    n = len(values)
-    variance = np.sum((weights * (values - mean)) ** 2) / total**2 * n / max(1, n - 1)
-    n_effective = total**2 / np.sum(weights**2)
-    half = 1.96 * np.sqrt(variance) if n_effective >= LEAST_PEOPLE else np.nan
-    return {"country": country, "dimension": dimension, "value": mean, "low": mean - half, "high": mean + half, "n": n,
-            "n_effective": n_effective}
+def _average(scores: pd.DataFrame, weights: pd.Series, country: str) -> pd.DataFrame:
+    """Return the mean of each dimension in one country, with its interval and how many stand behind it."""
+    scores = scores[weights > 0]
+    weights = scores.notna().mul(weights[weights > 0], axis=0)
+    total, n = weights.sum(), scores.notna().sum()
+    mean = (scores * weights).sum() / total
+    variance = ((weights * (scores - mean)) ** 2).sum() / total**2 * n / (n - 1).clip(lower=1)
+    n_effective = (total**2 / (weights**2).sum()).fillna(0.0)
+    half = (1.96 * np.sqrt(variance)).where(n_effective >= LEAST_PEOPLE)
+    return pd.DataFrame({"country": country, "dimension": scores.columns, "value": mean, "low": mean - half,
+                         "high": mean + half, "n": n, "n_effective": n_effective})
