@@ -32,7 +32,7 @@ from fulcra_utils.compass import (
     resolve_weights,
     weigh_by_ranking,
 )
-from fulcra_utils.files import write_text
+from fulcra_utils.files import make_plain, write_text
 from fulcra_utils.theory import ROOT, Theory
 
 PAGE = ROOT / "data" / "page"
@@ -101,11 +101,11 @@ def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies
         table, near = (match_countries(scores, theory, countries, draws),
                        nearest_countries(scores, theory, countries, draws))
     return {"name": theory.name, "title": theory.title, "notes": notes, "dimensions": list(theory.dimensions),
-            "definitions": list(theory.definitions), "models": list(scores.models), "means": _plain(scores.means, 4),
-            "n_prompts": scores.n_answered.tolist(), "n_draws": min(PAGE_DRAWS, len(draws)),
+            "definitions": list(theory.definitions), "models": list(scores.models),
+            "means": scores.means.round(4).tolist(), "n_prompts": scores.n_answered.tolist(), "n_draws": min(PAGE_DRAWS, len(draws)),
             "draws": _pack_draws(draws[:PAGE_DRAWS]), "presets": _list_presets(theory, countries, presets or {}),
-            "matches": _records(table), "nearest": _records(near), "map": _place(scores, theory, countries, seed),
-            "replies": pick_replies(replies, theory, MAX_REPLIES)}
+            "matches": table.round(3).to_dict("records"), "nearest": near.round(3).to_dict("records"),
+            "map": _place(scores, theory, countries, seed), "replies": pick_replies(replies, theory, MAX_REPLIES)}
 
 
 def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str = "Value compass",
@@ -194,7 +194,7 @@ def escape_json(value: Any) -> str:
     Parameters
     ----------
     value : Any
-        Plain values; nan is refused.
+        As for `write_json`: nan becomes null.
 
     Returns
     -------
@@ -207,7 +207,7 @@ def escape_json(value: Any) -> str:
     >>> print(escape_json({"reply": "</script><b>"}))
     {"reply":"\\u003c/script\\u003e\\u003cb\\u003e"}
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(make_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text.encode("utf-8", "replace").decode()
@@ -263,27 +263,17 @@ def _pack_draws(draws: np.ndarray) -> str:
     return base64.b64encode(numbers.astype("<i2").tobytes()).decode()
 
 
-def _plain(values: np.ndarray, digits: int) -> list:
-    """Return nested lists with None for nan."""
-    values = np.round(np.asarray(values, dtype=float), digits)
-    return np.where(np.isfinite(values), values, None).tolist()
-
-
-def _records(table: pd.DataFrame) -> list[dict]:
-    return [{k: (None if pd.isna(v) else round(v, 3) if isinstance(v, float) else v) for k, v in row.items()}
-            for row in table.to_dict("records")]
-
-
 def _list_presets(theory: Theory, countries: Countries | None, given: Mapping[str, Mapping]) -> list[dict]:
     """Return equal weights, the given ones, and one by each country's ranking where the theory is the countries'."""
     presets = {"all values alike": np.ones(theory.n_dims), **{k: resolve_weights(v, theory) for k, v in given.items()}}
     if countries is not None and countries.theory.name == theory.name:
         presets |= {f"as ranked in {title}": weigh_by_ranking(ranks)
                     for title, ranks in zip(countries.titles, countries.ranks, strict=True) if np.isfinite(ranks).all()}
-    return [{"title": title, "weights": _plain(w / w.max(), 2)} for title, w in presets.items()]
+    return [{"title": title, "weights": (w / w.max()).round(2)} for title, w in presets.items()]
 
 
 def _place(scores: ModelScores, theory: Theory, countries: Countries | None, seed: int) -> dict[str, Any]:
     """Return both maps of the models and, where their theory fits, the countries with a vector."""
     profiles, labels = gather_profiles(scores, theory, countries)
-    return {"labels": labels, **{method: _plain(map_profiles(profiles, method, seed), 4) for method in ("mds", "tsne")}}
+    return {"labels": labels, **{method: map_profiles(profiles, method, seed).astype(float).round(4)
+                                 for method in ("mds", "tsne")}}

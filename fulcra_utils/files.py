@@ -164,7 +164,7 @@ def write_json(path: str | Path, value: Any) -> Path:
     ...     json.loads(write_json(Path(folder) / "c.json", {"x": float("nan")}).read_text())
     {'x': None}
     """
-    return write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(make_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -181,7 +181,7 @@ def json_line(row: dict[str, Any]) -> str:
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):
-        row = _plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
+        row = make_plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
         text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode()
@@ -356,16 +356,16 @@ _FEW = 64
 _NOISE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
-def _plain(value: Any, name_infinity: Callable[[float], str | None] = lambda _: None) -> Any:
+def make_plain(value: Any, name_infinity: Callable[[float], str | None] = lambda _: None) -> Any:
     """Return `value` with NumPy scalars and arrays, paths, times, bytes and nan turned into what JSON knows."""
     if isinstance(value, dict):
-        return {str(k): _plain(v, name_infinity) for k, v in value.items()}
+        return {str(k): make_plain(v, name_infinity) for k, v in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(v, name_infinity) for v in value]
+        return [make_plain(v, name_infinity) for v in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):
-        return _plain(value.tolist(), name_infinity)
+        return make_plain(value.tolist(), name_infinity)
     if isinstance(value, float) and value - value != 0:
         return None if value != value else name_infinity(value)
     if isinstance(value, str | int | float | bool | None):
