@@ -570,7 +570,7 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, level: float = 
     keys = [k for k in ("player", "orientation", "with_goal") if k in table]
     rows = []
     for names, part in table.groupby(keys, sort=False):
-        choices = part.sort_values(["repeat", "item"]).choice.to_numpy().reshape(part["repeat"].nunique(), -1)
+        choices = part.pivot(index="repeat", columns="item", values="choice").to_numpy()
         angle = choice_angle(choices)
         done = ~np.isnan(angle)
         orientation = part.orientation.iloc[0]
@@ -658,10 +658,9 @@ def compare_goal(table: pd.DataFrame, n_draws: int = 2000, level: float = 0.95, 
     """
     rows = []
     for (player, orientation), part in table.groupby(["player", "orientation"], sort=False):
-        sides = {goal: side.sort_values(["repeat", "item"]).choice.to_numpy().reshape(side["repeat"].nunique(), -1)
-                 for goal, side in part.groupby("with_goal")}
-        gain = value_rationality(choice_angle(sides[True]), orientation) \
-            - value_rationality(choice_angle(sides[False]), orientation)
+        met = {goal: value_rationality(choice_angle(side.pivot(index="repeat", columns="item", values="choice")),
+                                       orientation) for goal, side in part.groupby("with_goal")}
+        gain = met[True] - met[False]
         gain = gain[np.isfinite(gain)]
         rows.append({"player": player, "orientation": orientation, "n": len(gain),
                      **_mean_interval("difference", gain, n_draws, level, seed)})

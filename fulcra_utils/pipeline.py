@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import yaml
 
-from fulcra_utils.files import write_json, write_table
+from fulcra_utils.files import write_atomic, write_json, write_table
 from fulcra_utils.theory import ROOT, THEORIES, Theory, load_theory
 
 if TYPE_CHECKING:
@@ -171,8 +171,6 @@ class Run:
     def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
         """Write a figure as PNG and PDF with its caption into figures/ of the run, and return it for display."""
         import matplotlib.pyplot as plt
-
-        from fulcra_utils.files import write_atomic
         for suffix, options in ((".png", {"dpi": 150}), (".pdf", {"metadata": {"CreationDate": None}})):
             with write_atomic(self.path(f"figures/{name}{suffix}")) as tmp:
                 figure.savefig(tmp, bbox_inches="tight", **options)
