@@ -13,12 +13,12 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 DECISION_COLUMNS = ["row_id", "name", "label", "who", "when", "note"]
+_CHOICES = {-1.0: "-1", 0.0: "0", 1.0: "+1"}
 # a spreadsheet would run this as a formula or write it anew as another number: 00123, 12345678901234567, 1e5, 1-2
 _NUMBER = re.compile(r"[\d.][\d.,eE+\-/: ]*$")
 _MANGLED = re.compile(r"['=+\-@\t\r]|(?!(0|[1-9]\d{0,14})$)[\d.][\d.,eE+\-/: ]*$")
@@ -75,8 +76,7 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
     """
     vote, margin = vote_labels(ratings)
     has = np.isfinite(ratings)
-    low, high = (np.where(has, ratings, fill).min(axis=0) if fill > 0 else np.where(has, ratings, fill).max(axis=0)
-                 for fill in (9.0, -9.0))
+    low, high = np.where(has, ratings, 9.0).min(axis=0), np.where(has, ratings, -9.0).max(axis=0)
     nobody, opposite = ~has.any(axis=0), (low < 0) & (high > 0)
     why = np.select([nobody, opposite, has.any(axis=0) & (low != high)],
                     ["nobody could label it", "opposite signs", "they disagree"], "")
@@ -252,7 +252,7 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     both = both.iloc[_order_decisions(both)]
     told = both[["label", "who", "when"]]
     again = (told == told.groupby([both.row_id, both["name"]]).shift()).all(axis=1).sort_index().to_numpy()
-    new = new[~again[len(both) - len(new):]].replace({"label": {-1.0: "-1", 0.0: "0", 1.0: "+1"}})
+    new = new[~again[len(both) - len(new):]].replace({"label": _CHOICES})
     sheet = pd.concat([sheet.astype(object), new.astype(object)], ignore_index=True).fillna("")
     return write_table(path, sheet.assign(**{c: sheet[c].map(_guard) for c in ("row_id", "who", "note")}))
 
@@ -400,7 +400,7 @@ def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame)
     ['row_id', 'name', 'label', 'who']
     """
     refuse_decided(path)
-    table = queue.astype({"row_id": str}).join(_index_texts(texts), on="row_id").assign(label="", who="", note="")
+    table = _add_texts(queue, texts).assign(label="", who="", note="")
     first = ["row_id", "name", "label", "who", "note", "prompt", "response", "why", "vote"]
     table = table[[*first, *[c for c in table if c not in first]]]
     return write_table(path, table.assign(**{c: table[c].fillna("").map(_guard)
@@ -413,12 +413,12 @@ def refuse_decided(path: str | Path) -> None:
         raise ReviewError(f"{path}: holds {n} decisions, which the queue would replace; move it or name another file")
 
 
-def _index_texts(texts: pd.DataFrame) -> pd.DataFrame:
-    """Return prompt and response by row_id."""
+def _add_texts(queue: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
+    """Return the queue with the prompt and the response of each row_id."""
     known = texts[["row_id", "prompt", "response"]].astype(str).drop_duplicates()
     if known.row_id.duplicated().any():
         raise ReviewError(f"row_id {known.row_id[known.row_id.duplicated()].iloc[0]!r} stands for different texts")
-    return known.set_index("row_id")
+    return queue.astype({"row_id": str}).join(known.set_index("row_id"), on="row_id")
 
 
 def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
@@ -453,16 +453,14 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
     """
     folder = Path(folder)
     write_text(folder / "config.xml", build_label_config(theory))
-    known = _index_texts(texts)
     tasks = []
-    for number, case in enumerate(queue.itertuples(), 1):
-        data = {"row_id": str(case.row_id), "name": case.name, "why": case.why,
-                "question": describe_name(case.name, theory),
-                "prompt": known.prompt[str(case.row_id)], "response": known.response[str(case.row_id)]}
+    for number, case in enumerate(_add_texts(queue, texts).itertuples(), 1):
+        data = {"row_id": case.row_id, "name": case.name, "why": case.why, "prompt": case.prompt,
+                "response": case.response, "question": describe_name(case.name, theory)}
         task: dict[str, Any] = {"id": number, "data": data}
-        if np.isfinite(case.vote):
+        if case.vote in _CHOICES:
             choice = {"from_name": "label", "to_name": "response", "type": "choices",
-                      "value": {"choices": [f"{int(case.vote):+d}" if case.vote else "0"]}}
+                      "value": {"choices": [_CHOICES[case.vote]]}}
             task["predictions"] = [{"model_version": "vote", "result": [choice]}]
         tasks.append(task)
     write_json(folder / "tasks.json", tasks)
@@ -479,8 +477,8 @@ def build_label_config(theory: Theory) -> str:
     True
     """
     choices = "\n".join(f'    <Choice value="{value}" hint="{html.escape(theory.labels[label], quote=True)}" '
-                        f'hotkey="{key}"/>' for value, label, key in (("-1", -1, 1), ("0", 0, 2), ("+1", 1, 3)))
-    config = f'''<View>
+                        f'hotkey="{key}"/>' for key, (label, value) in enumerate(_CHOICES.items(), 1))
+    return f'''<View>
   <Header value="{html.escape(theory.title, quote=True)}"/>
   <Header value="$question" size="4"/>
   <Text name="prompt" value="$prompt"/>
@@ -491,8 +489,6 @@ def build_label_config(theory: Theory) -> str:
   <TextArea name="note" toName="response" rows="2" placeholder="Note (optional)"/>
 </View>
 '''
-    ElementTree.fromstring(config)  # a theory's words can never break it
-    return config
 
 
 def describe_name(name: str, theory: Theory) -> str:
@@ -614,11 +610,10 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
     """
     import ipywidgets as widgets
 
-    known, state = _index_texts(texts), {"at": 0}
+    cases, state = _add_texts(queue, texts), {"at": 0}
     name = widgets.Text(value=who, description="Your name")
     case, progress = widgets.HTML(), widgets.Label()
-    buttons = [widgets.Button(description=f"{label:+d} {theory.labels[label]}" if label else f"0 {theory.labels[0]}")
-               for label in (-1, 0, 1)]
+    buttons = [widgets.Button(description=f"{text} {theory.labels[label]}") for label, text in _CHOICES.items()]
     skip = widgets.Button(description="skip")
 
     def show() -> None:
@@ -626,34 +621,30 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
         for button in (*buttons, skip):
             button.disabled = over
         progress.value = f"{state['at']} of {len(queue)} cases seen"
-        case.value = "Nothing is left to decide." if over else _show_case(queue.iloc[state["at"]], known, theory)
+        case.value = "Nothing is left to decide." if over else _show_case(cases.iloc[state["at"]], theory)
 
     def move(_: Any) -> None:
         state["at"] += 1
         show()
 
-    def decide(label: int) -> Callable[[Any], None]:
-        def store(button: Any) -> None:
-            if not name.value.strip():
-                progress.value = "Type your name first: a decision needs one."
-                return
-            row = queue.iloc[state["at"]]
-            append_decisions(decisions, pd.DataFrame([{
-                "row_id": str(row.row_id), "name": row["name"], "label": float(label), "who": name.value.strip(),
-                "when": datetime.now(UTC).isoformat(), "note": ""}]))
-            move(button)
-        return store
+    def decide(label: float, button: Any) -> None:
+        if not name.value.strip():
+            progress.value = "Type your name first: a decision needs one."
+            return
+        append_decisions(decisions, cases.iloc[[state["at"]]][["row_id", "name"]].assign(
+            label=label, who=name.value, when=datetime.now(UTC).isoformat()))
+        move(button)
 
-    for button, label in zip(buttons, (-1, 0, 1), strict=True):
-        button.on_click(decide(label))
+    for button, label in zip(buttons, _CHOICES, strict=True):
+        button.on_click(partial(decide, label))
     skip.on_click(move)
     show()
     return widgets.VBox([name, case, widgets.HBox([*buttons, skip]), progress])
 
 
-def _show_case(row: pd.Series, texts: pd.DataFrame, theory: Theory) -> str:
+def _show_case(case: pd.Series, theory: Theory) -> str:
     """Return one case as HTML; the texts are escaped, whatever they hold."""
-    prompt, response = (html.escape(texts[name][str(row.row_id)]) for name in ("prompt", "response"))
-    return (f"<p><b>{html.escape(describe_name(row['name'], theory))}</b><br><i>{html.escape(row.why)}</i></p>"
-            f"<p><b>Prompt</b><br>{prompt}</p><p><b>Reply</b><br>"
+    question, why, prompt, response = map(html.escape, (describe_name(case["name"], theory), case.why, case.prompt,
+                                                        case.response))
+    return (f"<p><b>{question}</b><br><i>{why}</i></p><p><b>Prompt</b><br>{prompt}</p><p><b>Reply</b><br>"
             f"<span style='white-space: pre-wrap'>{response}</span></p>")
