@@ -102,10 +102,11 @@ def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies
                        nearest_countries(scores, theory, countries, draws))
     return {"name": theory.name, "title": theory.title, "notes": notes, "dimensions": list(theory.dimensions),
             "definitions": list(theory.definitions), "models": list(scores.models),
-            "means": scores.means.round(4).tolist(), "n_prompts": scores.n_answered.tolist(), "n_draws": min(PAGE_DRAWS, len(draws)),
-            "draws": _pack_draws(draws[:PAGE_DRAWS]), "presets": _list_presets(theory, countries, presets or {}),
-            "matches": table.round(3).to_dict("records"), "nearest": near.round(3).to_dict("records"),
-            "map": _place(scores, theory, countries, seed), "replies": pick_replies(replies, theory, MAX_REPLIES)}
+            "means": scores.means.round(4).tolist(), "n_prompts": scores.n_answered.tolist(),
+            "n_draws": min(PAGE_DRAWS, len(draws)), "draws": _pack_draws(draws[:PAGE_DRAWS]),
+            "presets": _list_presets(theory, countries, presets or {}), "matches": table.round(3).to_dict("records"),
+            "nearest": near.round(3).to_dict("records"), "map": _place(scores, theory, countries, seed),
+            "replies": pick_replies(replies, theory, MAX_REPLIES)}
 
 
 def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str = "Value compass",
