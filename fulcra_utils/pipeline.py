@@ -38,7 +38,6 @@ NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ROOT / "profiles"
 RUNS = ROOT / "runs"
 DEFAULT_THEORY = "schwartz10"
-SOURCES = ("sample", "public")
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
 INFRASTRUCTURE = {"__init__", "pipeline", "report", "cli", "files"}  # a change here changes no result
@@ -406,8 +405,8 @@ def _check_name(name: str, value: Any, theory: Theory) -> None:
         kind = name.rpartition("_")[2]
         if not ((ROOT / value).is_dir() if kind == "folder" else (ROOT / value).is_file()):
             raise PipelineError(f"{name}: there is no {kind} {value!r} (a relative path starts at the project's root)")
-    if name == "sources" and value not in SOURCES:
-        raise PipelineError(f"sources is {value!r}; it can be {' or '.join(SOURCES)}")
+    if name == "sources" and value not in ("sample", "public"):
+        raise PipelineError(f"sources is {value!r}; it can be sample or public")
     for other in value if name == "theories" else [value] if name == "second_theory" else ():
         _find_theory(other)
     if name == "target":

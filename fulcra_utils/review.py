@@ -552,8 +552,7 @@ def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.D
         except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
             faults.append(f"task {number}: is no task that was exported from here as JSON")
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ReviewError(f"{path}, {'; '.join(faults[:5])}{more}; nothing is imported")
+        raise ReviewError(f"{path}, {'; '.join(faults[:5])}{'; …' * (len(faults) > 5)}; nothing is imported")
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 

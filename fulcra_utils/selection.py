@@ -59,13 +59,9 @@ def allot_quotas(sizes: dict[str, int], n: int) -> dict[str, int]:
     >>> allot_quotas({"a": 100, "b": 2, "c": 100}, 12)
     {'a': 5, 'b': 2, 'c': 5}
     """
-    quotas, left = dict.fromkeys(sizes, 0), min(n, sum(sizes.values()))
-    while left:
-        open_ = [name for name in sizes if quotas[name] < sizes[name]]
-        for name in open_[:left] if left < len(open_) else open_:
-            step = min(max(left // len(open_), 1), sizes[name] - quotas[name])
-            quotas[name] += step
-        left = min(n, sum(sizes.values())) - sum(quotas.values())
+    quotas = dict.fromkeys(sizes, 0)
+    for _ in range(min(n, sum(sizes.values()))):
+        quotas[min((name for name in sizes if quotas[name] < sizes[name]), key=quotas.get)] += 1
     return quotas
 
 

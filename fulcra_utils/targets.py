@@ -283,9 +283,9 @@ def _build(raw: dict, theory: Theory, path: Path) -> Target:
 
 def _check_keys(raw: dict, theory: Theory, path: Path) -> None:
     missing = [k for k in ("name", "theory", "values") if not raw.get(k)]
-    if missing or not isinstance(raw["values"], dict):
-        raise TargetError(f"{path}: a target needs name, theory and a mapping of values; "
-                          f"see {', '.join(missing) or 'values'}.")
+    missing += [k for k in ("values", "weights") if not isinstance(raw.get(k) or {}, dict)]
+    if missing:
+        raise TargetError(f"{path}: a target needs name, theory and a mapping of values; see {', '.join(missing)}.")
     if raw["theory"] not in (theory.name, theory.parent):
         raise TargetError(f"{path}: the target is written for theory {raw['theory']!r}, not for {theory.name!r}.")
     if unknown := sorted(set(raw) - _KEYS):
@@ -302,8 +302,7 @@ def _index(name: str, theory: Theory, path: Path) -> int:
 def _range(value: object, theory: Theory, place: str) -> tuple[float, float]:
     low, high = theory.score_range
     if not isinstance(value, dict):
-        number = _number(value, low, high, place)
-        return number, number
+        value = {"at_least": value, "at_most": value}
     if not value or set(value) - {"at_least", "at_most"}:
         raise TargetError(f"{place}: a range has at_least, at_most or both.")
     bounds = tuple(_number(value.get(k, end), low, high, place) for k, end in (("at_least", low), ("at_most", high)))

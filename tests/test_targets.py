@@ -77,6 +77,7 @@ def test_ranges_weights_and_negative_numbers(tmp_path, three):
     ({"values": {"calm": {"above": 0.5}}}, "a range has at_least"),
     ({"values": [1, 0, 0]}, "a mapping of values"),
     ({"weights": {"calm": -1}}, "weights.calm: must be a number from 0"),
+    ({"weights": [1, 0, 0]}, "see weights"),
     ({"weight": {"calm": 1}}, "unknown key 'weight'"),
     ({"values": None}, "needs name, theory"),
 ])
