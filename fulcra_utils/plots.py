@@ -57,6 +57,34 @@ def draw_note(text: str) -> Figure:
     return figure
 
 
+def finish(figure: Figure, title: str = "", ncols: int = 0) -> Figure:
+    """Return the figure with its title, the first axes' legend below in `ncols` columns, and no frame around."""
+    if ncols:
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=ncols, frameon=False)
+    if title:
+        figure.suptitle(title)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_matrix(values: pd.DataFrame, words: pd.DataFrame, size: tuple[float, float], title: str, label: str,
+                bold: np.ndarray | None = None, shrink: float = 0.9) -> Figure:
+    """Return a coloured table of numbers in [-1, 1] with a word in each cell; `size` is in inches."""
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    image = axes.imshow(values.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
+    for r, c in np.argwhere(values.notna().to_numpy()):
+        axes.text(c, r, words.iat[r, c], ha="center", va="center", fontsize=8 if values.shape[1] <= 24 else 5,
+                  fontweight="bold" if bold is not None and bold[r, c] else "normal",
+                  color="white" if abs(values.iat[r, c]) > 0.7 else "black")
+    axes.set_xticks(range(values.shape[1]), values.columns, rotation=40, ha="right")
+    axes.set_yticks(range(values.shape[0]), values.index)
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label=label, shrink=shrink)
+    return figure
+
+
 def _note_if_empty(draw):
     """Draw a note instead when the table is empty."""
     @wraps(draw)

@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fulcra_utils.plots import draw_matrix, finish
+
 BLUE, ORANGE, GREY, GREEN, PINK, BLACK = "#0072B2", "#D55E00", "#999999", "#009E73", "#CC79A7", "#000000"  # Okabe, Ito
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
 
@@ -29,18 +31,9 @@ def plot_targets(targets: pd.DataFrame, title: str = "Targets") -> Figure:
     """
     values = targets.pivot_table(index="target", columns="dimension", values="value", sort=False)
     weights = targets.pivot_table(index="target", columns="dimension", values="weight", sort=False)
-    n_rows, n_dims = values.shape
-    figure, axes = plt.subplots(figsize=(2.2 + 0.62 * n_dims, 1.7 + 0.42 * n_rows), layout="constrained")
-    image = axes.imshow(values, cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
-    for row, column in np.ndindex(values.shape):
-        value, idle = values.iat[row, column], weights.iat[row, column] == 0
-        axes.text(column, row, "·" if idle else f"{value:.2g}", ha="center", va="center",
-                  fontsize=8 if n_dims <= 24 else 5, color="white" if abs(value) > 0.7 else "black")
-    axes.set_xticks(range(n_dims), values.columns, rotation=40, ha="right")
-    axes.set_yticks(range(n_rows), values.index)
-    axes.set_title(title)
-    figure.colorbar(image, ax=axes, label="wanted score")
-    return figure
+    size = (2.2 + 0.62 * values.shape[1], 1.7 + 0.42 * values.shape[0])
+    words = values.map("{:.2g}".format).mask(weights == 0, "·")
+    return draw_matrix(values, words, size, title, "wanted score", shrink=1)
 
 
 def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest reply") -> Figure:
@@ -72,9 +65,7 @@ def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest 
     last.set_xlabel("mean shift of values without weight")
     grid[0][0].set_yticks(rows, selection["target"])
     grid[0][0].invert_yaxis()
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title, ncols=2)
 
 
 def plot_audit(audit: pd.DataFrame, title: str = "Reward audit") -> Figure:
@@ -106,8 +97,7 @@ def plot_audit(audit: pd.DataFrame, title: str = "Reward audit") -> Figure:
             axes.text(part["reward"].iloc[row], row, "✗ ", ha="right", va="center", color=BLACK)
     grid[0][0].set_yticks(range(len(kinds)), kinds)
     grid[0][0].invert_yaxis()
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title)
 
 
 def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
@@ -137,10 +127,7 @@ def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
             axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name, linestyle=("-", "--")[k >= 9])
         axes.set_xlabel("step")
         axes.set_title(labels[column], fontsize=10)
-    handles = grid[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=min(4, len(handles[0])), frameon=False)
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title, ncols=min(4, len(runs)))
 
 
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Distance on held-out prompts") -> Figure:
@@ -171,9 +158,7 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Di
         axes.set_xlabel("mean L1 distance to the target")
     grid[0].set_yticks(rows, summary["policy"])
     grid[0].invert_yaxis()
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title, ncols=3)
 
 
 def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
@@ -217,7 +202,7 @@ def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
     axes.margins(0.12)
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return _plain(figure)
+    return finish(figure)
 
 
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where each model went") -> Figure:
@@ -254,8 +239,7 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where e
     if len(names) > 1:
         figure.legend(grid[0, 0].get_legend_handles_labels()[0], ["the start model", "after RLOO", "the target"],
                       loc="outside lower center", ncols=3, frameon=False)
-        figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title if len(names) > 1 else "")
 
 
 def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
@@ -294,9 +278,7 @@ def plot_efficiency(table: pd.DataFrame, title: str = "What more prompts bring")
         axes.set_xscale("log")
         axes.set_xlabel("training prompts")
         axes.set_title({"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure], fontsize=10)
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title, ncols=3)
 
 
 def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the paper's bars and ours") -> Figure:
@@ -321,15 +303,8 @@ def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the pape
             axes.axhline(0, color=BLACK, linewidth=0.8)
             axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}",
                            fontsize=10)
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title)
 
 
 def _colours() -> list[str]:
     return [BLUE, ORANGE, GREEN, PINK, BLACK, GREY, "#56B4E9", "#E69F00", "#F0E442"] * 3
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure

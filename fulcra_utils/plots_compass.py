@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fulcra_utils.orientation import Slider
+from fulcra_utils.plots import draw_matrix, finish
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, GREY, BLACK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#999999",
                                                   "#000000")  # Okabe and Ito (2008)
@@ -63,18 +64,8 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
     if values.shape[1] > max(24, values.shape[0]):
         values = values.T   # a long theory runs down the page
-    n_rows, n_columns = values.shape
-    figure, axes = plt.subplots(figsize=(3 + 0.62 * n_columns, 1.9 + 0.36 * n_rows), layout="constrained")
-    image = axes.imshow(values.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
-    for r, c in zip(*np.nonzero(values.notna().to_numpy()), strict=True):
-        value = values.iat[r, c]
-        axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=8 if n_columns <= 24 else 5,
-                  color="white" if abs(value) > 0.7 else "black")
-    axes.set_xticks(range(n_columns), values.columns, rotation=40, ha="right")
-    axes.set_yticks(range(n_rows), values.index)
-    axes.set_title(title)
-    figure.colorbar(image, ax=axes, label="mean score", shrink=0.9)
-    return figure
+    size = (3 + 0.62 * values.shape[1], 1.9 + 0.36 * values.shape[0])
+    return draw_matrix(values, values.map("{:.2f}".format), size, title, "mean score")
 
 
 def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
@@ -150,17 +141,8 @@ def plot_cross(table: pd.DataFrame, title: str) -> Figure:
     """
     r, low, high = (table.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
                     for name in ("r", "low", "high"))
-    figure, axes = plt.subplots(figsize=(3 + 0.66 * r.shape[1], 1.9 + 0.34 * r.shape[0]), layout="constrained")
-    image = axes.imshow(r.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
-    for i, j in zip(*np.nonzero(r.notna().to_numpy()), strict=True):
-        sure = low.iat[i, j] > 0 or high.iat[i, j] < 0
-        axes.text(j, i, f"{r.iat[i, j]:.2f}", ha="center", va="center", fontsize=8 if r.shape[1] <= 24 else 5,
-                  fontweight="bold" if sure else "normal", color="white" if abs(r.iat[i, j]) > 0.7 else "black")
-    axes.set_xticks(range(r.shape[1]), r.columns, rotation=40, ha="right")
-    axes.set_yticks(range(r.shape[0]), r.index)
-    axes.set_title(title)
-    figure.colorbar(image, ax=axes, label="correlation", shrink=0.9)
-    return figure
+    size = (3 + 0.66 * r.shape[1], 1.9 + 0.34 * r.shape[0])
+    return draw_matrix(r, r.map("{:.2f}".format), size, title, "correlation", ((low > 0) | (high < 0)).to_numpy())
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
@@ -250,9 +232,7 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
                  yticklabels=players)
         _tidy(axes)
     grid[0].set_ylim(len(players) - 0.5, -0.5)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title)
-    return figure
+    return finish(figure, title, ncols=3)
 
 
 def _mark_gaps(axes: plt.Axes, values: pd.Series, places: np.ndarray, text: str) -> None:
@@ -299,7 +279,6 @@ def _span(low: float, high: float) -> str:
 
 
 def _tidy(axes: plt.Axes) -> Figure:
-    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
-    return axes.figure
+    return finish(axes.figure)

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fulcra_utils.plots import finish
+
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"  # Okabe and Ito's colour-blind safe set
 
 
@@ -46,7 +48,7 @@ def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = N
     axes.set_xlabel("← opposed   share of replies   supported →")
     axes.set_title(title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14 - 0.25 / n_dims), ncols=2, frameon=False)
-    return _plain(figure)
+    return finish(figure)
 
 
 def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str = "") -> Figure:
@@ -77,8 +79,7 @@ def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str = 
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(words)
-    figure.suptitle(title)
-    return _plain(figure)
+    return finish(figure, title)
 
 
 def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: str = "") -> Figure:
@@ -114,7 +115,7 @@ def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: s
     axes.set_title(title)
     below = (0.5, -0.16 - 0.3 / len(names))
     axes.legend(loc="upper center", bbox_to_anchor=below, ncols=len(statistics), frameon=False)
-    return _plain(figure)
+    return finish(figure)
 
 
 def plot_queue(queue: pd.DataFrame, title: str = "") -> Figure:
@@ -144,10 +145,4 @@ def plot_queue(queue: pd.DataFrame, title: str = "") -> Figure:
     axes.set_title(title)
     if len(counts):
         axes.legend(frameon=False, loc="lower right")
-    return _plain(figure)
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure)

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fulcra_utils.plots import finish
+from fulcra_utils.stats import wilson_interval
+
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#777777", "#009E73"  # Okabe and Ito's colour-blind safe set
 LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection (0)"),
                 1: (BLUE, "^", "supported (+1)")}
@@ -40,9 +43,7 @@ def plot_training(history: pd.DataFrame) -> Figure:
         best = known.loc[known.validation_f1.idxmax()]
         right.annotate(f"kept: {best.validation_f1:.3f}", (best.epoch, best.validation_f1), xytext=(0, -18),
                        textcoords="offset points", ha="center")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure)
 
 
 def plot_comparison(table: pd.DataFrame, target: float | None = None) -> Figure:
@@ -73,8 +74,7 @@ def plot_comparison(table: pd.DataFrame, target: float | None = None) -> Figure:
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     axes.set_yticks(rows, table.method)
     axes.set(xlabel="macro-F1 over the labels -1, 0, +1 (95 % interval)", xlim=(0, 1), ylim=(-0.6, len(table) - 0.2))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure)
 
 
 def plot_left_out(table: pd.DataFrame) -> Figure:
@@ -106,9 +106,8 @@ def plot_left_out(table: pd.DataFrame) -> Figure:
         axes.set_title(title, loc="left", fontsize=10)
         axes.set(xlim=(0, 1), ylim=(-0.6, len(part) - 0.4))
         axes.grid(axis="x", color="#eeeeee")
-        axes.spines[["top", "right"]].set_visible(False)
     panels[-1, 0].set_xlabel("macro-F1 over the labels -1, 0, +1 (95 % interval over prompts)")
-    return figure
+    return finish(figure)
 
 
 def plot_quality(quality: pd.DataFrame) -> Figure:
@@ -137,8 +136,7 @@ def plot_quality(quality: pd.DataFrame) -> Figure:
     axes.set(xlabel="F1 (marks without cells are left out)", xlim=(-0.03, 1.12))
     axes.grid(axis="y", color="#eeeeee")
     axes.legend(frameon=False, ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure)
 
 
 def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
@@ -217,11 +215,7 @@ def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     for label, (colour, marker, name) in LABEL_STYLES.items():
         part = table[(table.label == label) & table.calibrated & (table.n > 0)]
         rows = np.array([len(values) - 1 - values.index(v) for v in part.value]) - 0.22 * label
-        z = 1.96  # Wilson's interval, which stays within [0, 1]
-        centre = (part.coverage + z ** 2 / (2 * part.n)) / (1 + z ** 2 / part.n)
-        half = z / (1 + z ** 2 / part.n) * np.sqrt(part.coverage * (1 - part.coverage) / part.n
-                                                   + z ** 2 / (4 * part.n ** 2))
-        axes.hlines(rows, centre - half, centre + half, color=colour, linewidth=1)
+        axes.hlines(rows, *wilson_interval(part.coverage * part.n, part.n), color=colour, linewidth=1)
         axes.scatter(part.coverage, rows, color=colour, marker=marker, s=28, label=name, zorder=3)
     axes.axvline(level, color="black", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(values)), values[::-1])
@@ -229,8 +223,7 @@ def plot_sets(table: pd.DataFrame, level: float) -> Figure:
              xlim=(0.4, 1.02), ylim=(-0.6, len(values) - 0.4))
     axes.grid(axis="y", color="#eeeeee")
     axes.legend(frameon=False, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure)
 
 
 def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float] | None = None) -> Figure:
@@ -262,6 +255,4 @@ def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float] | No
         ax.set(xscale="log", ylim=(0, 1), xlabel="training replies", ylabel=titles[measure], title=kind)
         ax.set_xticks(part.n_train, [f"{n:,}" for n in part.n_train])
         ax.minorticks_off()
-    for ax in axes[0]:
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure)
