@@ -127,7 +127,7 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] |
     float
         nan when there is no common unit or both give one and the same label throughout.
 
-    Source: Cohen (1960); computed by statsmodels.
+    Source: Cohen (1960).
 
     Examples
     --------
@@ -135,44 +135,8 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] |
     >>> round(cohen_kappa(first, second), 12)
     0.4
     """
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    labels = _labels(np.stack([first, second]), labels)
-    table = _confusions(np.stack([first, second]), labels).sum(axis=0)
-    if np.count_nonzero(table.sum(axis=0) + table.sum(axis=1)) < 2:
-        return float("nan")
-    return float(cohens_kappa(table, return_results=False))
-
-
-def fleiss_kappa(ratings: np.ndarray, labels: Sequence[float] | None = None) -> float:
-    """Return Fleiss' kappa over the units that every annotator rated.
-
-    Parameters
-    ----------
-    ratings : array, shape (A, N)
-        nan = not rated; a unit with any nan is left out, for the statistic is defined for complete units only.
-    labels : sequence of float, optional
-        None takes the labels that occur.
-
-    Returns
-    -------
-    float
-        nan when no unit is complete or all ratings are the same label.
-
-    Source: Fleiss (1971), Psychological Bulletin 76, 378-382; computed by statsmodels.
-
-    Examples
-    --------
-    >>> fleiss_kappa(np.array([[1, 0, 1], [1, 0, np.nan], [1, 0, 1]]))
-    1.0
-    """
-    from statsmodels.stats.inter_rater import fleiss_kappa as fleiss
-
-    counts = count_labels(ratings, _labels(ratings, labels))
-    counts = counts[counts.sum(axis=1) == len(ratings)]
-    if len(ratings) < 2 or np.count_nonzero(counts.sum(axis=0)) < 2:
-        return float("nan")
-    return float(fleiss(counts))
+    ratings = np.stack([first, second])
+    return float(_finish_cohen(_confusions(ratings, _labels(ratings, labels)).sum(axis=0)))
 
 
 def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.ndarray | None = None, draws: int = 1000,
