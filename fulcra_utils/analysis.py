@@ -44,6 +44,7 @@ MIN_ROWS = 20  # below that no table of intervals is worth drawing
 PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
 SIGNS = ("opposed", "no connection", "supported")
 CONTROLS, NAME = "refusal + length", "model's name"
+CLAIM = ["claim_id", "kind", "ours", "low", "high", "why"]
 
 
 def tabulate_prevalence(replies: Replies) -> Finding:
@@ -356,16 +357,15 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
     >>> len(claims), claims.kind[0]
     (50, 'replicated')
     """
-    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     if correlations.is_left_out:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=CLAIM)
     table = pick_declared(correlations)
     table = table[table.reported.notna()]
     other = kind != "scored"
     return pd.DataFrame({
         "claim_id": "risk/" + table.value + "/" + table.risk, "kind": "other population" if other else "replicated",
         "ours": table.r, "low": table.low, "high": table.high,
-        "why": "the embedded sample is no sample of real replies" if other else ""}, columns=columns)
+        "why": "the embedded sample is no sample of real replies" if other else ""}, columns=CLAIM)
 
 
 def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n_draws: int = 2000, n_folds: int = 5,
@@ -424,15 +424,19 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
 
 def _measure_gain(replies: Replies, n_folds: int, n_draws: int, seed: int) -> dict[str, float]:
     """Return what the values add to refusal + length in telling preferences; empty when that cannot be measured."""
-    features = make_features(replies)
-    pairs = pair_replies(replies.table.prompt.to_numpy(), replies.table.reward.to_numpy())
+    features, (first, second, wins, clusters) = make_features(replies), _pair_up(replies)
     control = next((f for f in (CONTROLS, "length", "refusal") if f in features), None)
-    if control is None or len(pairs) < MIN_ROWS:
+    if control is None or len(wins) < MIN_ROWS:
         return {}
-    first, second = pairs.T
     base, more = (features[f][first] - features[f][second] for f in (control, f"values + {control}"))
-    wins = replies.table.reward.to_numpy()[first] > replies.table.reward.to_numpy()[second]
-    return measure_gain(base, more, wins, replies.clusters[first], n_folds, n_draws, seed=seed)
+    return measure_gain(base, more, wins, clusters, n_folds, n_draws, seed=seed)
+
+
+def _pair_up(replies: Replies) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return first row, second row, whether the first is preferred (0/1) and the cluster of each pair."""
+    reward = replies.table.reward.to_numpy(float)
+    first, second = pair_replies(replies.table.prompt.to_numpy(), reward).T
+    return first, second, (reward[first] > reward[second]).astype(float), replies.clusters[first]
 
 
 def make_features(replies: Replies) -> dict[str, np.ndarray]:
@@ -467,14 +471,12 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
 
 
 def _probe_pairs(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
-    pairs = pair_replies(replies.table.prompt.to_numpy(), replies.table.reward.to_numpy())
-    if len(pairs) < MIN_ROWS:
+    first, second, wins, clusters = _pair_up(replies)
+    if len(wins) < MIN_ROWS:
         return
-    wins = (replies.table.reward.to_numpy()[pairs[:, 0]] > replies.table.reward.to_numpy()[pairs[:, 1]]).astype(float)
-    clusters = replies.clusters[pairs[:, 0]]
 
     def run(x: np.ndarray, **changes: int) -> dict:
-        return probe_preference(x[pairs[:, 0]] - x[pairs[:, 1]], wins, clusters, **(knobs | changes))
+        return probe_preference(x[first] - x[second], wins, clusters, **(knobs | changes))
 
     yield from _probe_all("preference", "accuracy", 0.5, replies, run, n_directions)
 
@@ -570,12 +572,9 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
     >>> table.loc[table.weight.idxmax(), "value"]
     'self-direction'
     """
-    reward = replies.table.reward.to_numpy(float)
-    pairs = pair_replies(replies.table.prompt.to_numpy(), reward) if len(replies) else np.empty((0, 2), int)
-    if len(pairs) < MIN_ROWS:
-        return leave_out("The weighing of the values", f"only {len(pairs)} pairs of replies have different rewards")
-    first, second = pairs.T
-    wins, clusters = (reward[first] > reward[second]).astype(float), replies.clusters[first]
+    first, second, wins, clusters = _pair_up(replies)
+    if len(wins) < MIN_ROWS:
+        return leave_out("The weighing of the values", f"only {len(wins)} pairs of replies have different rewards")
     tables = []
     for name, x in (("values alone", replies.vectors),
                     ("refusal + length held fixed", np.hstack([replies.vectors, replies.controls]))):
@@ -583,14 +582,14 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
         low, high = take_interval(draws)
         kept = slice(0, replies.theory.n_dims)
         tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name, "weight": weights[kept],
-                                    "low": low[kept], "high": high[kept], "n_pairs": len(pairs),
+                                    "low": low[kept], "high": high[kept], "n_pairs": len(wins),
                                     "n_prompts": len(np.unique(clusters))}))
     table = pd.concat(tables, ignore_index=True)
     fixed = table[table["with"] != "values alone"]
     clear = fixed[(fixed.low > 0) | (fixed.high < 0)].sort_values("weight", key=abs, ascending=False)
     told = ", ".join(f"{r.value} ({r.weight:+.2f})" for r in clear.itertuples()) or "none"
     reading = f"With refusal and length held fixed, the values whose interval leaves 0 out are: {told}."
-    return Finding(table, reading, f"{len(pairs):,} pairs of replies to {table.n_prompts[0]:,} prompts; 95 % bootstrap "
+    return Finding(table, reading, f"{len(wins):,} pairs of replies to {table.n_prompts[0]:,} prompts; 95 % bootstrap "
                    f"intervals over prompts ({n_draws} draws).")
 
 
@@ -609,15 +608,14 @@ def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
     >>> claim_probes(probe_replies(make_example(theory), load_risks(), 5, 20), theory).claim_id.tolist()
     ['preference/values', 'preference/groups']
     """
-    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     if probes.is_left_out or theory.parent is not None or len(theory.groups) != 4:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=CLAIM)
     table = probes.table[(probes.table.task == "preference") & (probes.table.rows == "all")]
     why = "theirs predicts the safety of other replies, ours the preference of a reward model that punishes refusals"
     ids = {f"{theory.n_dims} values": "preference/values", f"{len(theory.groups)} groups": "preference/groups"}
     rows = [(ids[r.features], "other population", r.score, r.low, r.high, why) for r in table.itertuples()
             if r.features in ids]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=CLAIM)
 
 
 def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Finding:
@@ -652,10 +650,8 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
     for model, rows, part in _by_model(replies):
         x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
         low, high = take_interval(bootstrap_means(x, part.clusters, n_draws, seed))
-        with np.errstate(invalid="ignore"):
-            mean = np.nansum(x, axis=0) / np.where(np.isfinite(x).any(axis=0), np.isfinite(x).sum(axis=0), np.nan)
         tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
-                                    "mean": mean, "low": low, "high": high, "n": len(part),
+                                    "mean": pd.DataFrame(x).mean(), "low": low, "high": high, "n": len(part),
                                     "n_prompts": part.n_prompts}))
     table = pd.concat(tables, ignore_index=True)
     share = replies.table.groupby("model", sort=False).is_refusal.mean()
@@ -686,16 +682,15 @@ def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFr
     >>> claim_models(means, load_reported(), "scored").why.unique().tolist()
     ["this model's scored replies could not be had"]
     """
-    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     if kind != "scored":
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=CLAIM)
     table = means.table[means.table.rows == "all"]
     table = table.assign(claim_id="models/" + table.model + "/" + table.quantity).set_index("claim_id")
     claims = reported.claim_id[reported.claim_id.str.startswith("models/")]
     found = table.reindex(claims)
     why = np.where(found["mean"].isna(), "this model's scored replies could not be had", "")
     return pd.DataFrame({"claim_id": claims.to_numpy(), "kind": "recomputed", "ours": found["mean"].to_numpy(),
-                         "low": found.low.to_numpy(), "high": found.high.to_numpy(), "why": why}, columns=columns)
+                         "low": found.low.to_numpy(), "high": found.high.to_numpy(), "why": why}, columns=CLAIM)
 
 
 def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:

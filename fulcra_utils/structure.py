@@ -101,22 +101,6 @@ def scale_values(dissimilarity: np.ndarray, n_starts: int = 10, seed: int = 0,
     return places / np.sqrt((places**2).sum(axis=1).mean() or 1), stress
 
 
-def stress_1(places: np.ndarray, dissimilarity: np.ndarray, ordinal: bool = False) -> float:
-    """Return Kruskal's Stress-1: how far distances are from the stretched (or order-preserving) dissimilarities.
-
-    Source: Kruskal (1964), Psychometrika 29.
-
-    Examples
-    --------
-    >>> stress_1(np.array([[0.0, 0], [1, 0], [3, 0]]), np.array([[0, 1.0, 9], [1, 0, 4], [9, 4, 0]]), ordinal=True)
-    0.0
-    """
-    distances = pdist(np.asarray(places, float))
-    wanted = squareform(np.asarray(dissimilarity, float), checks=False)
-    fitted = _fit_order(wanted, distances) if ordinal else _fit_size(wanted, distances)
-    return float(np.sqrt(((distances - fitted) ** 2).sum() / (distances**2).sum()))
-
-
 def place_on_circle(places: np.ndarray, n_places: int) -> np.ndarray:
     """Return the points of the theory's circle.
 
