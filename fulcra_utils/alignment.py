@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.dataset import split_thoughts
+from fulcra_utils.dataset import list_texts, split_thoughts
 from fulcra_utils.targets import Target
 from fulcra_utils.theory import Theory
 
@@ -48,8 +48,8 @@ def value_distance(
 
     Parameters
     ----------
-    vectors : ndarray, shape (N, D)
-        Scores in [-1, 1]; nan where a dimension is not known.
+    vectors : ndarray, shape (N, D), or DataFrame
+        Scores in [-1, 1]; nan where a dimension is not known. Columns are found by the names of a `Target`.
     target : ndarray, shape (D,), or Target
         Wanted score per dimension. A `Target` may hold ranges; the distance within a range is 0.
     weights : ndarray, shape (D,), optional
@@ -82,6 +82,10 @@ def value_distance(
     >>> value_distance(np.array([[1.0, -0.2]]), np.array([1.0, 1.0]), absence="mask")
     array([0.])
     """
+    if isinstance(vectors, pd.DataFrame) and isinstance(target, Target) and target.dimensions:
+        if missing := [name for name in target.dimensions if name not in vectors]:
+            raise ValueError(f"the vectors have no column {missing[0]!r}, which target {target.name} names.")
+        vectors = vectors[list(target.dimensions)]
     vectors = np.asarray(vectors, dtype=float)
     low, high, weights = _resolve_target(target, weights)
     _check_distance(vectors, low, weights, order, absence)
@@ -526,9 +530,10 @@ def audit_reward(
     >>> audit_reward(Stub(), ["q"], ["Real"], harmless, theory).is_fault.any().item()
     False
     """
+    prompts, responses = list_texts(prompts, "Prompt"), list_texts(responses, "Response")
     reward = value_reward(evaluator, target, order=order, absence=absence, threshold=threshold)
     kinds = write_degenerate_replies(prompts, target, theory)
-    audit = compare_rewards(reward, list(prompts), list(responses), kinds, quantile)
+    audit = compare_rewards(reward, prompts, responses, kinds, quantile)
     return audit.assign(absence=absence, target=target.name)
 
 

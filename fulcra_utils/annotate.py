@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ import pandas as pd
 
 from fulcra_utils.annotation import FORMS
 from fulcra_utils.datacard import write_release
-from fulcra_utils.dataset import DatasetError
 from fulcra_utils.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
-from fulcra_utils.files import check_outputs
+from fulcra_utils.files import check_outputs, lock_output
 from fulcra_utils.labelling import (
     ROWS,
     Annotation,
@@ -160,29 +160,28 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
         refuse_decided(review)
     decided = read_decisions(decisions, theory) if decisions else None
     rows, told = read_rows(input_path, prompt_field, response_field), {}
-    if not rows:
-        raise DatasetError(f"{input_path}: has no rows")
     if decided is not None:
         told["n_decisions"] = len(decided)
         decided, told["unused"] = match_decisions(decided, *identify_rows(rows))
-    store = AnswerCache(None if dry_run and not folder.exists() else folder)
-    try:
-        plan = plan_annotation(rows, theory, endpoint, forms, store, price)
-        if dry_run:
-            unread = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
-            return AnnotateReport(plan, len(rows), price, unread, cache=folder, **told)
-        annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
-    finally:
-        store.close()
-    report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder, **told)
-    _decide(annotation, rows, theory, decided, report)
-    report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
-    if review:
-        report.files.append(_write_queue(review, annotation, rows, theory, decided))
-    if release:
-        report.files.append(write_release(release, output_path, theory, {
-            "model": endpoint.model, "endpoint": endpoint.address, "form": form, "rule": rule, "price": price,
-            "costs": annotation.costs, "forms": report.forms, "agreement": _agreement(annotation, theory, rows)}))
+    with nullcontext() if dry_run else lock_output(output_path):
+        store = AnswerCache(None if dry_run and not folder.exists() else folder)
+        try:
+            plan = plan_annotation(rows, theory, endpoint, forms, store, price)
+            if dry_run:
+                unread = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
+                return AnnotateReport(plan, len(rows), price, unread, cache=folder, **told)
+            annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
+        finally:
+            store.close()
+        report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder, **told)
+        _decide(annotation, rows, theory, decided, report)
+        report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
+        if review:
+            report.files.append(_write_queue(review, annotation, rows, theory, decided))
+        if release:
+            report.files.append(write_release(release, output_path, theory, {
+                "model": endpoint.model, "endpoint": endpoint.address, "form": form, "rule": rule, "price": price,
+                "costs": annotation.costs, "forms": report.forms, "agreement": _agreement(annotation, theory, rows)}))
     return report
 
 

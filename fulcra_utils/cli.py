@@ -220,7 +220,7 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
     """
     from fulcra_utils.endpoints import AnswerCache
-    from fulcra_utils.files import check_outputs
+    from fulcra_utils.files import check_outputs, lock_output
     from fulcra_utils.generation import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     from fulcra_utils.labelling import ROWS, write_rows
     cache = cache or f"{input}.cache"
@@ -232,8 +232,9 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
         problems = [f"  {row['problem']}" for row in bad[:10]]
         typer.echo("\n".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
         raise typer.Exit(bool(bad))
-    rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, sys.stderr.isatty(), budget)
-    write_rows(output, rows)
+    with lock_output(output):
+        rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, sys.stderr.isatty(), budget)
+        write_rows(output, rows)
     failed = [(number, row["problem"]) for number, row in enumerate(rows, 1) if row.get("problem")]
     n_cut = sum(bool(row.get("cut_off")) for row in rows)
     typer.echo(f"{len(rows)} rows written to {output}, {len(failed)} of them without a reply"

@@ -20,7 +20,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,6 +214,66 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
         return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(_text(row, "rejected"))[1]}
 
     return _read_plain(path, pick)
+
+
+def list_texts(texts: Iterable[str], name: str = "Text", error: type[ValueError] = DatasetError) -> list[str]:
+    """Return the texts of a list, column, array or generator; raise `error` for all else, which would go by letters.
+
+    Examples
+    --------
+    >>> list_texts(pd.Series(["a", "b"], index=[7, 3])), list_texts(text for text in "ab")
+    (['a', 'b'], ['a', 'b'])
+    >>> list_texts({"a": 1})
+    Traceback (most recent call last):
+    fulcra_utils.dataset.DatasetError: Texts come as lists of strings, not as dict.
+    """
+    odd = isinstance(texts, str | bytes | Mapping | Set) or any(hasattr(texts, n) for n in ("columns", "column_names"))
+    if odd or not isinstance(texts, Iterable):
+        raise error(f"{name}s come as lists of strings, not as {type(texts).__name__}.")
+    texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise error(f"{name} {place} is a {type(text).__name__}, not a string.")
+    return texts
+
+
+def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[str], list[str]]:
+    """Return the prompts and the responses of rows: pairs, or rows with names as `read_dialogue` reads them.
+
+    Parameters
+    ----------
+    rows : iterable of pairs or of mappings, DataFrame, Arrow table, `datasets.Dataset`, or mapping of columns
+
+    Raises
+    ------
+    ValueError
+        Of the class `error`; names the row.
+
+    Examples
+    --------
+    >>> list_pairs([("a", "b"), {"question": "c", "answer": "d"}])
+    (['a', 'c'], ['b', 'd'])
+    """
+    rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
+    is_foreign = hasattr(rows, "columns") and not isinstance(rows, pd.DataFrame)  # goes by columns, not by rows
+    if is_foreign or isinstance(rows, str | bytes | Set) or not isinstance(rows, Iterable):
+        raise error(f"Pairs come as a list of (prompt, response) or as a table, not as {type(rows).__name__}.")
+    if isinstance(rows, Mapping):
+        if any(isinstance(column, str | Mapping) for column in rows.values()):
+            raise error("Pairs come as a list of rows; this is a single row, or a mapping of data sets.")
+        rows = pd.DataFrame({name: pd.Series(list(column), dtype=object) for name, column in rows.items()})
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    found = []
+    for place, row in enumerate(rows):
+        try:
+            dialogue = read_dialogue(row) if isinstance(row, Mapping) else None
+        except RowError as fault:
+            raise error(f"Row {place}: {fault}.") from None
+        if dialogue is None and (isinstance(row, str | bytes) or not isinstance(row, Iterable) or len(row) != 2):
+            raise error(f"Row {place} is no pair of prompt and response but {_short(row)!r}.")
+        found.append((dialogue.prompt, dialogue.response) if dialogue else tuple(row))
+    return [prompt for prompt, _ in found], [response for _, response in found]
 
 
 def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
@@ -591,7 +651,7 @@ def is_refusal(responses: Iterable[str]) -> np.ndarray:
     >>> is_refusal(["I'm sorry, but I can't assist with that.", "I can't wait to help!", "I cannot help with this."])
     array([ True, False,  True])
     """
-    texts = (str(text)[:400].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'") for text in responses)
+    texts = (text[:400].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'") for text in list_texts(responses, "Response"))
     return np.array([bool(REFUSAL.search(OPENING.match(text)[0])) for text in texts], dtype=bool)
 
 
@@ -637,7 +697,7 @@ def group_prompts(prompts: Sequence[str], threshold: float = 0.8, batch_size: in
     >>> group_prompts(["How do I bake bread?", "how do i bake bread", "Why is the sky blue?"]).tolist()
     [0, 0, 1]
     """
-    plain = [" ".join(re.findall(r"\w+", p.casefold())) or p for p in prompts]
+    plain = [" ".join(re.findall(r"\w+", p.casefold())) or p for p in list_texts(prompts, "Prompt")]
     codes, keys = pd.factorize(np.array(plain, dtype=object))
     own = np.arange(len(keys))
     for row, near in _find_near(keys, threshold, batch_size):
@@ -696,7 +756,8 @@ def assign_splits(prompts: Sequence[str], clusters: np.ndarray, seed: int = 2023
     >>> len(table), set(table.split) <= {"train", "validation", "calibration", "test"}
     (2, True)
     """
-    table = pd.DataFrame({"prompt": list(prompts), "cluster": clusters}).drop_duplicates("prompt", ignore_index=True)
+    table = pd.DataFrame({"prompt": list_texts(prompts, "Prompt"), "cluster": clusters})
+    table = table.drop_duplicates("prompt", ignore_index=True)
     own = _find_published(table.prompt, seed)
     first = ~table.cluster.duplicated() & (table.cluster >= 0)
     drawn = _draw_splits(table.prompt[first], seed)

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fulcra_utils.dataset import list_texts
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -313,10 +315,7 @@ def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress
     ((2, 64), True)
     """
     import torch
-    texts = list(texts)
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise EncoderError(f"Text {place} is a {type(text).__name__}, not a string.")
+    texts = list_texts(texts, "Text", EncoderError)
     vectors = np.zeros((len(texts), encoder.width), dtype=np.float32)
     if not texts:
         return vectors

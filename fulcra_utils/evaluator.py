@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import ModelOutput
 
 from fulcra_utils.classification import CLASSES, NEAREST, scores_to_labels
+from fulcra_utils.dataset import list_pairs, list_texts
 from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory import Theory, load_theory
 from fulcra_utils.words import WordExpert, count_features
 
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
@@ -243,7 +245,7 @@ class ValueEvaluator(PreTrainedModel):
         >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).shape
         (1, 10, 3)
         """
-        check_pairs(prompts, responses)
+        prompts, responses = check_pairs(prompts, responses)
         was_training = self.training
         self.eval()
         rendered, cut = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
@@ -314,12 +316,13 @@ class ValueEvaluator(PreTrainedModel):
         inside = 1 - probabilities <= limits
         return inside | (probabilities == probabilities.max(-1, keepdims=True))
 
-    def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    def predict(self, pairs: Any) -> np.ndarray:
         """Return the labels of (prompt, response) pairs, by the cuts in the config; the scikit-learn way in.
 
         Parameters
         ----------
-        pairs : sequence of (str, str), or DataFrame with the columns prompt and response, length N
+        pairs : list of (prompt, response) or of dicts, DataFrame or `datasets.Dataset`, length N
+            Rows with names are read as `list_pairs` reads them.
 
         Returns
         -------
@@ -333,12 +336,9 @@ class ValueEvaluator(PreTrainedModel):
         >>> evaluator.predict([("May I lie?", "Better not."), ("And now?", "No.")]).shape
         (2, 10)
         """
-        if hasattr(pairs, "columns"):
-            pairs = list(zip(pairs["prompt"], pairs["response"], strict=True))
-        prompts, responses = [p for p, _ in pairs], [r for _, r in pairs]
-        return scores_to_labels(self.score(prompts, responses), self.cuts).astype(int)
+        return scores_to_labels(self.score(*list_pairs(pairs, EvaluatorError)), self.cuts).astype(int)
 
-    def for_theory(self, theory: Theory) -> ValueEvaluator:
+    def for_theory(self, theory: Theory | str) -> ValueEvaluator:
         """Return an evaluator of another theory with the same weights.
 
         A dimension with the same name and definition keeps its δ and its calibration; any other is scored from its
@@ -346,7 +346,7 @@ class ValueEvaluator(PreTrainedModel):
 
         Parameters
         ----------
-        theory : Theory
+        theory : Theory or str
             D' dimensions.
 
         Returns
@@ -363,6 +363,7 @@ class ValueEvaluator(PreTrainedModel):
         >>> evaluator.for_theory(load_theory("schwartz19")).score(["May I lie?"], ["Better not."]).shape
         (1, 19)
         """
+        theory = load_theory(theory)
         config = make_config(self.config.encoder_config, theory, self.tokenizer, self.config.max_length,
                              word_buckets=self.config.word_buckets)
         other = ValueEvaluator(config)
@@ -419,14 +420,14 @@ class ValueEvaluator(PreTrainedModel):
             shutil.copyfile(theory_file, target)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, theory: Theory | None = None, **kwargs) -> ValueEvaluator:
+    def from_pretrained(cls, folder: str | Path, theory: Theory | str | None = None, **kwargs) -> ValueEvaluator:
         """Load an evaluator from a folder.
 
         Parameters
         ----------
         folder : str or Path
             As written by `save_pretrained`.
-        theory : Theory, optional
+        theory : Theory or str, optional
             The theory it must score; None takes the one it was trained for.
         **kwargs
             Passed to transformers' `from_pretrained` unchanged.
@@ -444,6 +445,7 @@ class ValueEvaluator(PreTrainedModel):
         """
         folder = Path(folder)
         config = read_config(folder)
+        theory = None if theory is None else load_theory(theory)
         if theory is not None and tuple(config["dimensions"]) != theory.dimensions:
             raise EvaluatorError(f"The evaluator in {folder} scores the theory {config['theory_name']!r}, not "
                                  f"{theory.name!r}; use evaluator.for_theory to score by definitions alone.")
@@ -617,8 +619,8 @@ def read_config(folder: str | Path) -> dict:
     return config
 
 
-def check_pairs(prompts: Sequence[str], responses: Sequence[str]) -> None:
-    """Check that prompts and responses are strings and equally many.
+def check_pairs(prompts: Iterable[str], responses: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return prompts and responses as lists after checking that they are strings and equally many.
 
     Raises
     ------
@@ -631,14 +633,11 @@ def check_pairs(prompts: Sequence[str], responses: Sequence[str]) -> None:
     Traceback (most recent call last):
     fulcra_utils.evaluator.EvaluatorError: Response 0 is a NoneType, not a string.
     """
-    if isinstance(prompts, str) or isinstance(responses, str):
-        raise EvaluatorError("Prompts and responses are lists of strings, not single strings.")
+    prompts, responses = (list_texts(texts, name, EvaluatorError)
+                          for name, texts in (("Prompt", prompts), ("Response", responses)))
     if len(prompts) != len(responses):
         raise EvaluatorError(f"There are {len(prompts)} prompts but {len(responses)} responses.")
-    for name, texts in (("Prompt", prompts), ("Response", responses)):
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise EvaluatorError(f"{name} {place} is a {type(text).__name__}, not a string.")
+    return prompts, responses
 
 
 def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> tuple[dict[str, list[int]], int]:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from fulcra_utils.classification import WEAK, draw_weights, summarise_draws
+from fulcra_utils.dataset import list_texts
 from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render
 from fulcra_utils.theory import Theory
 from fulcra_utils.training import Examples
@@ -238,9 +239,9 @@ def audit_replies(evaluator: ValueEvaluator, prompts: Sequence[str], theory: The
         values), failed (strongest_score above 0.3: the replies get labels they did not earn, of whatever sign), then
         the mean score of each dimension, in which +1 and -1 cancel; empty without prompts.
     """
-    found = []
-    for attack, replies in make_attacks(prompts, theory).items() if len(prompts) else ():
-        scores = evaluator.score(list(prompts), replies)
+    prompts, found = list_texts(prompts, "Prompt"), []
+    for attack, replies in make_attacks(prompts, theory).items() if prompts else ():
+        scores = evaluator.score(prompts, replies)
         sizes = np.abs(scores).mean(0)
         d = int(sizes.argmax())
         found.append({"attack": attack, "strongest": theory.dimensions[d], "strongest_score": sizes[d],

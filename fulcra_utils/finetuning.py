@@ -49,6 +49,7 @@ from fulcra_utils.alignment import (
     read_words,
     value_reward,
 )
+from fulcra_utils.dataset import list_texts
 from fulcra_utils.files import digest, digest_code, list_parts, write_json, write_table
 from fulcra_utils.policy import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies, save_policy
 
@@ -140,6 +141,7 @@ class Aligned:
 
     def reply(self, prompts: Sequence[str], seed: int = 0, max_new_tokens: int | None = None) -> pd.DataFrame:
         """Return one reply for each prompt, as `sample_replies` does."""
+        prompts = list_texts(prompts, "Prompt")
         model, tokenizer = load_policy(self.folder, self.chat_template)
         n_new = max_new_tokens or self.settings.max_new_tokens
         if self.settings.method != "best-of-n":
@@ -203,7 +205,7 @@ def align(
 
     Source: the released PPO script, moved to TRL's RLOO (default) and GRPO; ours: the audit, the early stop, resuming.
     """
-    settings, folder = settings or AlignSettings(), Path(folder)
+    settings, folder, prompts = settings or AlignSettings(), Path(folder), list_texts(prompts, "Prompt")
     model, tokenizer = load_policy(start, chat_template)
     if settings.method not in TRAINED:
         if settings.method == "system-prompt" and not system:

@@ -12,14 +12,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fulcra_utils.asking import Outcome, ask_all, plan_questions
-from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows
+from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows, list_texts
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, load_endpoints, load_price
-from fulcra_utils.files import digest, digest_code
+from fulcra_utils.files import digest, digest_code, keep_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 COLUMNS = ["prompt", "response", "response_source", "problem", "row", "thoughts", "cut_off"]
+OWN = ("response", "response_source", "problem", "thoughts", "cut_off")
 
 
 class LocalModel(BaseModel):
@@ -92,11 +93,11 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
 
     Source: ours; the paper's replies come from eight models.
     """
-    store, tables = AnswerCache(cache), []
+    prompts, store, tables = list_texts(prompts, "Prompt"), AnswerCache(cache), []
     try:
         for writer in writers:
             paid = 0.0 if budget is None else plan_replies(prompts, writers, store, system).paid_before.sum()
-            tables.append(_write_one(list(prompts), writer, store, system, progress, budget, paid))
+            tables.append(_write_one(prompts, writer, store, system, progress, budget, paid))
     finally:
         store.close()
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
@@ -135,7 +136,8 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     Returns
     -------
     list of dict
-        All fields of the input kept; a row without a usable prompt comes once, with its problem. `thoughts` and
+        All fields of the input kept, those of `OWN` with "input_" before their names. A row without a usable
+        prompt comes once, with its problem. `thoughts` and
         `cut_off` (True) stand in the rows that have them.
 
     Raises
@@ -145,10 +147,9 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     """
     fields, prompts, bad = read_reply_prompts(input_path, prompt_field)
     replies = write_replies(prompts, writers, cache, system, progress, budget)
-    own = ("problem", "thoughts", "cut_off")
-    made = [{**{name: value for name, value in fields[reply["row"]].items() if name not in own},
-             "response": reply["response"], "response_source": reply["response_source"],
-             **{name: reply[name] for name in own if reply[name]}} for reply in replies.to_dict("records")]
+    made = [keep_fields(fields[reply["row"]], {"response": reply["response"],
+                                               **{name: reply[name] for name in OWN[1:] if reply[name]}}, OWN)
+            for reply in replies.to_dict("records")]
     return made + bad
 
 
@@ -162,7 +163,7 @@ def read_reply_prompts(path: str | Path, prompt_field: str = "prompt") -> tuple[
             prompts.append(text)
         else:
             why = reason or f"{prompt_field} is no text"
-            bad.append({**(row or {}), "response": None, "problem": f"line {line}: {why}"})
+            bad.append(keep_fields(row or {}, {"response": None, "problem": f"line {line}: {why}"}, OWN))
     if not prompts and not bad:
         raise DatasetError(f"{path}: has no rows")
     return fields, prompts, bad

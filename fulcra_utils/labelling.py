@@ -7,7 +7,6 @@ in `not_annotated` ([{"item", "reason"}]) and is read back as nan.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +28,13 @@ from fulcra_utils.annotation import (
 from fulcra_utils.asking import ask_all, plan_questions, sum_outcomes
 from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price
-from fulcra_utils.files import check_output, write_atomic
+from fulcra_utils.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.review import apply_decisions
 from fulcra_utils.theory import Theory
 
 ROWS = (".jsonl", ".jsonl.gz")  # what rows are written as
+OWN = ("value_items", "value_types", "not_annotated", "looks_english", "problem", "annotator", "reasons", "decided_by",
+       "vote_margin", "form_items")
 
 
 @dataclass(frozen=True)
@@ -416,6 +417,8 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
                  extra: dict[str, Any] | None = None, rule: str = "sign-sum") -> dict[str, Any]:
     """Return a labelled row in the released shape: the input's fields, then dialogue, labels and what stays open.
 
+    Input fields with a name of `OWN`, and a `dialogue` that reads otherwise, are kept with "input_" before it.
+
     Parameters
     ----------
     row : Row
@@ -451,18 +454,18 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
     >>> build_output(row, labels, theory)["value_types"]
     ['care: +1']
     """
-    out = dict(row.fields)
-    out["dialogue"] = row.dialogue.released if row.dialogue else out.get("dialogue")
+    given = row.fields.get("dialogue")
+    out = {name: None for name in ("query_source", "response_source") if name not in row.fields}
+    out["dialogue"] = row.dialogue.released if row.dialogue else given
     out["value_items"] = [f"{theory.items[i]}: {int(labels[i]):+d}" for i in np.flatnonzero(np.nan_to_num(labels))]
     out["value_types"] = items_to_types(labels, theory, rule)
-    for name in ("query_source", "response_source"):
-        out.setdefault(name, None)
+    own = OWN if given in (None, out["dialogue"]) else (*OWN, "dialogue")
     out["not_annotated"] = [{"item": item, "reason": why} for item, why in (open_items or {}).items()]
     if row.dialogue is not None:
         out["looks_english"] = looks_english(row.dialogue.response)
     if row.problem:
         out["problem"] = row.problem
-    return {**out, **(extra or {})}
+    return keep_fields(row.fields, {**out, **(extra or {})}, own)
 
 
 def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum") -> list[str]:
@@ -521,11 +524,8 @@ def write_rows(path: str | Path, rows: Iterator[dict[str, Any]] | Sequence[dict[
     '{"é": 1}\\n'
     """
     path = check_output(path, ROWS)
-    with write_atomic(path) as tmp:
-        opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-        with opener(tmp, "wt", encoding="utf-8", errors="replace", newline="\n") as lines:
-            for row in rows:
-                lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    with write_atomic(path) as tmp, (gzip.open if path.suffix == ".gz" else open)(tmp, "wb") as lines:
+        lines.writelines(json_line(row).encode() for row in rows)
     return path
 
 

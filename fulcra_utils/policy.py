@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from fulcra_utils.dataset import list_texts
 from fulcra_utils.encoder import has_bf16, hash_file
 from fulcra_utils.files import digest, write_atomic
 
@@ -383,7 +384,7 @@ def sample_replies(
     """
     model.eval()
     torch.manual_seed(seed)
-    before = [{"role": "system", "content": system}] if system else []
+    prompts, before = list_texts(prompts, "Prompt"), [{"role": "system", "content": system}] if system else []
     texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": p}], tokenize=False,
                                            add_generation_prompt=True) for p in prompts]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

@@ -21,6 +21,9 @@ from fulcra_utils.annotate import annotate_file
 from fulcra_utils.cli import main
 from fulcra_utils.dataset import items_to_vectors, read_dataset
 from fulcra_utils.endpoints import AnswerCache, Endpoint, EndpointError
+from fulcra_utils.files import lock_output
+from fulcra_utils.generation import write_reply_rows
+from fulcra_utils.labelling import write_rows
 from fulcra_utils.theory import load_theory
 
 THEORY = load_theory("schwartz10")
@@ -855,3 +858,56 @@ def test_a_dry_run_says_what_the_run_will_say(command, tmp_path, text, n_bad, n)
         code, out, _ = command(server, "--dry-run")
         assert (server.requests, code, f"{n_bad} of {n} rows cannot be read" in out) == (0, n_bad > 0, n_bad > 0)
         assert command(server)[0] == code
+
+
+OLD = {"value_items": ["mine"], "value_types": 3, "not_annotated": None, "looks_english": "en", "problem": "maths 7",
+       "annotator": "Ann", "reasons": [1], "decided_by": {}, "vote_margin": 0.5, "form_items": "x",
+       "input_problem": "older"}
+
+
+def test_what_comes_in_in_a_row_goes_out_of_annotate_and_reply(tmp_path, monkeypatch):
+    odd = {"n": 2**70, "x": float("nan"), "half": "\ud800", "line": "a\u2028b", "none": None, "inner": {"a": [{}]}}
+    texts = {"prompt": "Hi?", "response": "Hello.", "dialogue": "Human: a\nBob: b", "response_source": "me"}
+    (tmp_path / "in.jsonl").write_text(json.dumps({**texts, **odd, **OLD}))
+    with FaultServer(rate=0) as server:
+        annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
+        replies = write_reply_rows(tmp_path / "in.jsonl", [quick(server)], tmp_path / "cache")
+    write_rows(tmp_path / "replies.jsonl", replies)
+    (labelled,), (reply,) = read_output(tmp_path / "out.jsonl"), read_output(tmp_path / "replies.jsonl")
+    for found in (labelled, reply):
+        assert {name: found[name] for name in odd} == {**odd, "x": None}
+    assert {name: labelled[f"input_{name}"] for name in OLD} == OLD and "problem" not in labelled
+    assert (labelled["dialogue"], labelled["input_dialogue"]) == ("Human: Hi?\nBob: Hello.", "Human: a\nBob: b")
+    assert labelled["response_source"] == "me" and len(labelled["value_types"]) != 3
+    kept = [reply[f"input_{name}"] for name in ("response", "response_source", "problem")]
+    assert kept == ["Hello.", "me", "maths 7"]
+    assert reply["response"] != "Hello." and "problem" not in reply
+
+
+@pytest.mark.parametrize("call", ["annotate", "reply"])
+def test_a_second_run_with_the_same_output_is_refused(tmp_path, monkeypatch, capfd, call):
+    write_input(tmp_path / "in.jsonl", 2)
+    (tmp_path / "w.yaml").write_text("endpoints:\n- model: m\n")
+    words = {"annotate": ["--model", "m"], "reply": ["--writers", str(tmp_path / "w.yaml")]}[call]
+    monkeypatch.setattr(sys, "argv", ["fulcra", call, "--input", str(tmp_path / "in.jsonl"), "--output",
+                                      str(tmp_path / "out.jsonl"), *words])
+    with FaultServer(rate=0) as server, lock_output(tmp_path / "out.jsonl"), pytest.raises(SystemExit) as stop:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        main()
+    said = capfd.readouterr().err
+    assert (stop.value.code, server.requests) == (2, 0) and "another run writes" in said and said.count("\n") == 1
+
+
+def test_the_lock_of_a_killed_run_holds_nobody(tmp_path):
+    code = ("import sys, time; from fulcra_utils.files import lock_output\n"
+            "with lock_output(sys.argv[1]): print('held', flush=True); time.sleep(60)")
+    path = tmp_path / "new" / "out.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(ValueError, match="another run writes"), lock_output(path):
+        pass
+    process.kill()
+    process.wait()
+    with lock_output(path):
+        pass
+    assert not list((tmp_path / "new").iterdir())

@@ -6,18 +6,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
+from fulcra_utils.alignment import audit_reward, value_distance
 from fulcra_utils.classification import scores_to_labels
-from fulcra_utils.encoder import load_encoder
+from fulcra_utils.dataset import assign_splits, group_prompts, is_refusal, list_pairs
+from fulcra_utils.encoder import embed, load_encoder
 from fulcra_utils.evaluator import (
     EvaluatorError,
     ValueEvaluator,
     make_evaluator,
     render,
 )
+from fulcra_utils.explanation import audit_replies
+from fulcra_utils.finetuning import align
+from fulcra_utils.generation import write_replies
+from fulcra_utils.policy import sample_replies
+from fulcra_utils.targets import load_target
 from fulcra_utils.theory import list_theories, load_theory
 
 PROMPTS = ["May I lie to a friend?", "How do I stay healthy?", "Tell me a joke."]
@@ -211,3 +221,74 @@ def test_theory_of_three_dimensions(tiny, tmp_path):
     evaluator.save_pretrained(tmp_path / "toy")
     assert ValueEvaluator.from_pretrained(tmp_path / "toy").score(PROMPTS, REPLIES).shape == (3, 3)
     assert Path(tmp_path / "toy" / "theory.yaml").read_text() == path.read_text()
+
+
+PAIRS = list(zip(PROMPTS, REPLIES, strict=True))
+ROWS = [{"prompt": p, "response": r} for p, r in PAIRS]
+TABLE = pd.DataFrame(ROWS, index=range(7, 7 + len(ROWS)))
+TAKEN = {
+    "tuples": PAIRS, "lists": [list(pair) for pair in PAIRS], "generator": (pair for pair in PAIRS), "dicts": ROWS,
+    "zip": zip(PROMPTS, REPLIES, strict=True), "array": np.array(PAIRS), "table": TABLE,
+    "other names": TABLE.rename(columns={"prompt": "question", "response": "answer"}), "tuples of a table":
+    TABLE.itertuples(index=False), "more columns in another order": TABLE.assign(id=1)[["id", "response", "prompt"]],
+    "data set": datasets.Dataset.from_list(ROWS), "arrow": pa.Table.from_pylist(ROWS), "columns": TABLE.to_dict("list"),
+    "messages": [{"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": r}]} for p, r in PAIRS],
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_predict_takes_pairs_of_every_kind(evaluator, kind):
+    expected = evaluator.predict_proba(PROMPTS, REPLIES)
+    assert list_pairs(TAKEN[kind]) == (PROMPTS, REPLIES)
+    if kind not in ("generator", "zip", "tuples of a table"):
+        labels = scores_to_labels(expected[..., 2] - expected[..., 0], evaluator.cuts)
+        assert evaluator.predict(TAKEN[kind]).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("pairs", [
+    "ab", ["ab", "cd"], [b"ab"], {"ab", "cd"}, None, 3, [("a",)], [("a", "b", "c")], [("a", 3)], [("a", None)],
+    [{"a": 1}],
+    {"prompt": "a", "response": "b"}, pd.DataFrame({"ab": ["x"], "cd": ["y"]}), TABLE.prompt, PROMPTS, [3],
+    pd.DataFrame({"prompt": ["a"], "response": [float("nan")]}), TABLE.itertuples(), [ROWS[0], ("a", "")[:1]],
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), [[{"role": "user"}, {"role": "assistant"}]]],
+    ids=str)
+def test_predict_refuses_what_are_no_pairs(evaluator, pairs):
+    with pytest.raises(EvaluatorError) as error:
+        evaluator.predict(pairs)
+    assert "\n" not in str(error.value)
+
+
+def test_score_takes_columns_of_every_kind_and_no_table(evaluator):
+    data, expected = datasets.Dataset.from_list(ROWS), evaluator.score(PROMPTS, REPLIES)
+    for make in (tuple, iter, np.array, pd.Series, pd.Index, pa.array, lambda texts: pd.Series(texts, index=texts),
+                 lambda texts: data["prompt" if texts is PROMPTS else "response"],
+                 lambda texts: np.array(texts, dtype=object), lambda texts: pd.Series(texts, dtype="category")):
+        np.testing.assert_array_equal(evaluator.score(make(PROMPTS), make(REPLIES)), expected)
+    columns = pd.DataFrame({"prompt": ["a", "b"], "response": ["c", "d"]})
+    for odd in ("ab", b"ab", {"a": 1, "b": 2}, {"a", "b"}, columns, columns.to_dict("list"), None, 2, np.zeros(2),
+                np.array([["a", "b"]]), pd.Series(["a", None]), datasets.Dataset.from_list(ROWS), pa.table(columns)):
+        for call in (evaluator.score, evaluator.predict_proba, evaluator.for_theory("schwartz19").score):
+            with pytest.raises(EvaluatorError):
+                call(odd, ["c", "d"])
+
+
+@pytest.mark.parametrize("odd", ["abc", b"abc", {"a": 1}, TABLE, None, [1], [None]], ids=str)
+def test_no_call_with_texts_goes_by_letters_or_names_of_columns(evaluator, tmp_path, odd):
+    theory = load_theory("schwartz10")
+    calls = [is_refusal, group_prompts, lambda t: assign_splits(t, np.zeros(3)),
+             lambda t: embed(t, load_encoder("tiny")),
+             lambda t: write_replies(t, [], tmp_path / "cache"), lambda t: audit_replies(evaluator, t, theory),
+             lambda t: audit_reward(evaluator, t, ["r"], load_target("ideal", theory), theory),
+             lambda t: sample_replies(torch.nn.Identity(), None, t), lambda t: align("nowhere", None, t, tmp_path)]
+    for call in calls:
+        with pytest.raises(ValueError, match="lists of strings|not a string"):
+            call(odd)
+
+
+def test_distance_finds_columns_by_name(evaluator):
+    target = load_target("ideal", "schwartz10")
+    scores = pd.DataFrame(evaluator.score(PROMPTS, REPLIES), columns=evaluator.dimensions)
+    expected = value_distance(scores.to_numpy(), target)
+    np.testing.assert_array_equal(value_distance(scores[scores.columns[::-1]].assign(prompt="p"), target), expected)
+    with pytest.raises(ValueError, match="no column 'security'"):
+        value_distance(scores.drop(columns="security"), target)

@@ -245,7 +245,8 @@ def test_thoughts_and_cut_off_replies_are_marked(tmp_path, monkeypatch, capfd, c
         with pytest.raises(SystemExit) as stop:
             main()
     assert stop.value.code == (row["response"] is None)
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"id": 1, "prompt": "Hi?", "response_source": "m", **row}
+    kept = {"id": 1, "prompt": "Hi?", "input_problem": "old"}
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {**kept, "response_source": "m", **row}
     said = capfd.readouterr().out
     assert f"{int(row['response'] is None)} of them without a reply" in said
     assert ("1 cut off at the length limit" in said) == ("cut_off" in row)
