@@ -6,9 +6,7 @@ A file is written under a temporary name in the same folder, then renamed.
 from __future__ import annotations
 
 import base64
-import copyreg
 import csv
-import hashlib
 import json
 import os
 import sys
@@ -20,6 +18,8 @@ from importlib import import_module
 from pathlib import Path, PurePath
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+from joblib.hashing import NumpyHasher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,24 +232,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> Path:
 
 
 def digest(*things: Any) -> str:
-    """Return a sha256 of everything that things are made of, as `list_parts` finds it.
-
-    Examples
-    --------
-    >>> digest({"a": 1, "b": [2]}) == digest({"b": (2,), "a": 1}), digest(lambda x: x + 1) == digest(lambda x: x + 2)
-    (True, False)
-    """
-    return hashlib.sha256(json.dumps(list_parts(things), sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def digest_code(function: FunctionType) -> str:
-    """Return `digest` of a function and of the code of ours that it reaches, taken once in a process."""
-    return digest(function)
-
-
-def list_parts(thing: Any) -> dict[str, str]:
-    """Return the sha256 of each part of a thing by its path: data, weights, an object's state, code.
+    """Return a sha256 of everything that things are made of: data, weights, an object's state, code.
 
     Code counts by what it does (not by its comments or docstrings), with the variables it closes over and the globals
     it names; installed packages count by their names. An object with a text `label` is known by that alone.
@@ -258,54 +241,76 @@ def list_parts(thing: Any) -> dict[str, str]:
     ------
     TypeError
         A part cannot be told from another one: a connection, a lock, a generator.
+
+    Examples
+    --------
+    >>> digest({"a": 1, "b": [2]}) == digest({"b": (2,), "a": 1}), digest(lambda x: x + 1) == digest(lambda x: x + 2)
+    (True, False)
     """
-    found: dict[str, Any] = {}
+    hasher = _Hasher(things)
     try:
-        _note(thing, "", found, {})
+        for thing in hasher.queue:
+            hasher.dump(thing)
     except Exception as error:
         raise TypeError(f"it cannot be told from another one ({str(error).splitlines()[0]})") from None
-    return {path: found[path].hexdigest() for path in sorted(found)}
+    return hasher.hash(None)
 
 
-def _note(thing: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) -> None:
-    """Add a thing to the hash of its path; `seen` holds objects and code met before, so that circles end."""
-    if getattr(thing, "shape", None) == () and hasattr(thing, "item"):
-        thing = thing.item()
-    note, kind = found.setdefault(path, hashlib.sha256()).update, type(thing)
-    if thing is None or isinstance(thing, str | bytes | int | float | complex):
-        return note(f"{thing!r};".encode("utf-8", "surrogatepass"))
-    if kind in (dict, list, tuple):
-        keys = sorted(thing, key=repr) if kind is dict else range(len(thing))
-        parts = [len(keys), *(keys if kind is dict else [])]
-        for key in keys:    # few members are parts of their own
-            _note(thing[key], f"{path}[{key}]" if len(keys) <= _FEW else path, found, seen)
-    elif kind in (set, frozenset):
-        parts = [sorted(thing, key=repr)]
-    elif isinstance(thing, PurePath):
-        parts = [os.path.relpath(thing, _ROOT)]
-    elif isinstance(thing, type | FunctionType | ModuleType) and not _is_own(thing):
-        parts = [getattr(thing, "__module__", ""), getattr(thing, "__qualname__", thing.__name__)]
-    elif hasattr(thing, "untyped_storage"):    # a tensor
+@cache
+def digest_code(function: FunctionType) -> str:
+    """Return `digest` of a function and of the code of ours that it reaches, taken once in a process."""
+    return digest(function)
+
+
+class _Hasher(NumpyHasher):
+    """joblib's hasher, which also looks into code and models: they wait in a queue, so that circles end."""
+
+    def __init__(self, things: Any):
+        super().__init__("sha256")
+        self.queue: list[Any] = [things]
+        self.told: dict[int, tuple[Any, Any]] = {}   # what stands for a thing; keeps it, so that its id is its own
+
+    def save(self, thing: Any) -> None:
+        if id(thing) not in self.told:
+            parts = _name_parts(thing)
+            if parts is not None:
+                self.queue.append(parts)
+            self.told[id(thing)] = thing, _tell_plain(thing) if parts is None else ("part", len(self.queue))
+        super().save(self.told[id(thing)][1])
+
+    def memoize(self, thing: Any) -> None:
+        if not isinstance(thing, bytes | str | list):   # equal ones are the same, whether they are one or two
+            super().memoize(thing)
+
+
+def _tell_plain(thing: Any) -> Any:
+    """Return what stands for data in a digest: members in an order of their own, tensors as arrays, paths from here."""
+    kind = type(thing)
+    if kind is tuple:
+        return list(thing)
+    if kind in (set, frozenset):
+        return [kind.__name__, sorted(thing, key=repr)]
+    if kind is dict:
+        return ["dict", sorted(thing.items(), key=lambda item: repr(item[0]))]
+    if isinstance(thing, PurePath):
+        return os.path.relpath(thing, _ROOT)
+    if hasattr(thing, "untyped_storage"):    # a tensor
         raw = thing.detach().cpu().contiguous().flatten().view(sys.modules["torch"].uint8)
-        parts = [str(thing.dtype), list(thing.shape), raw.numpy().tobytes()]
-    elif id(thing) in seen:
-        return note(b"again;")
-    else:
-        seen[id(thing)], named = thing, _name_parts(thing)
-        for name in sorted(named):
-            _note(named[name], f"{path}.{name}", found, seen)
-        return note(f"{sorted(named)};".encode())
-    for part in parts:
-        _note(part, path, found, seen)
-    return None
+        return [str(thing.dtype), list(thing.shape), raw.numpy()]
+    if isinstance(thing, type | FunctionType | ModuleType):    # an installed one, or a module
+        return [getattr(thing, "__module__", ""), getattr(thing, "__qualname__", thing.__name__)]
+    return thing
 
 
-def _name_parts(thing: Any) -> dict[str, Any]:
-    """Return what a function, a class or an object consists of, by name."""
+def _name_parts(thing: Any) -> dict[str, Any] | None:
+    """Return what code of ours, a model or an object known by a label consists of; None = as pickle says."""
+    if isinstance(thing, ModuleType) or (isinstance(thing, type | FunctionType) and not _is_own(thing)):
+        return None
     if isinstance(thing, FunctionType):
         codes, cells = _list_codes(thing.__code__), thing.__closure__ or ()
         names = {name for code in codes for name in code.co_names}
         inner = [import_module(name) for name in names if name.startswith(f"{_PACKAGE}.")]   # imported in the function
+        inner += [x for n in names if isinstance(x := thing.__globals__.get(n), ModuleType) and _is_own(x)]
         known = thing.__globals__ | {n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
         told = [[c.co_code, c.co_names, [x for x in c.co_consts if not isinstance(x, CodeType) and
                                          (x is None or x != thing.__doc__)]] for c in codes]
@@ -326,11 +331,7 @@ def _name_parts(thing: Any) -> dict[str, Any]:
         config = {k: v for k, v in config.items() if k[0] != "_" and k not in _NOISE}
         return {"class": type(thing), "weights": dict(thing.state_dict()), "config": config,
                 "tokenizer": getattr(thing, "tokenizer", None)}
-    make = copyreg.dispatch_table.get(type(thing))
-    reduced = make(thing) if make else thing.__reduce_ex__(4)    # what pickle would store
-    maker, given, state, listed, paired = (*([reduced, None] if isinstance(reduced, str) else reduced), *[None] * 3)[:5]
-    named = state if isinstance(state, dict) and all(isinstance(k, str) for k in state) else {"state": state}
-    return {"made": [type(thing), maker, given, list(listed or ()), list(paired or ())], **named}
+    return None
 
 
 def _list_codes(code: CodeType) -> list[CodeType]:
@@ -340,19 +341,13 @@ def _list_codes(code: CodeType) -> list[CodeType]:
 
 def _is_own(thing: Any) -> bool:
     """Return whether code is of this project or of a user: neither built in nor of an installed package."""
-    top = str(getattr(thing, "__module__", None) or "").partition(".")[0]
-    if top == _PACKAGE:
-        return True
-    if isinstance(thing, FunctionType):
-        file = thing.__code__.co_filename
-        return not any(part in file for part in ("-packages", "<frozen", str(Path(os.__file__).parent)))
-    named = top in sys.stdlib_module_names or "-packages" in str(getattr(sys.modules.get(top), "__file__", ""))
-    return isinstance(thing, type) and not named and not top.startswith("_cython")
+    module = str(getattr(thing, "__module__", None) or getattr(thing, "__name__", ""))
+    top, file = module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
+    return top == _PACKAGE or not (top in sys.stdlib_module_names or "-packages" in file or top.startswith("_cython"))
 
 
 _PACKAGE = __name__.partition(".")[0]
 _ROOT = Path(__file__).resolve().parent.parent
-_FEW = 64
 _NOISE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 

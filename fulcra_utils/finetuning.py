@@ -50,7 +50,7 @@ from fulcra_utils.alignment import (
     value_reward,
 )
 from fulcra_utils.dataset import list_texts
-from fulcra_utils.files import digest, digest_code, list_parts, write_json, write_table
+from fulcra_utils.files import digest, digest_code, write_json, write_table
 from fulcra_utils.policy import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies, save_policy
 
 TRAINED = ("rloo", "grpo", "dpo")
@@ -213,14 +213,12 @@ def align(
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
     mark = _fingerprint(hash_model(start, config=model.config), tokenizer.chat_template, usable, settings)
-    parts = _identify(reward)
-    if done := _read_finished(folder, mark, parts, settings, reward, replace):
+    known, fault = _identify(reward)
+    if done := _read_finished(folder, mark, known, fault, settings, reward, replace):
         return done
     audit = audit_start(model, tokenizer, reward, usable, settings)
     check_audit(audit, allow_faults)
-    after = _identify(reward)
-    moved = sorted(path for path in parts.keys() | after.keys() if parts.get(path) != after.get(path))
-    state = {"fingerprint": _join_marks(mark, parts, moved), "moved": moved, "settings": asdict(settings)}
+    state = {"fingerprint": mark, "rewards": [known], "settings": asdict(settings)}
     if _is_main():
         write_json(folder / "align.json", state | {"finished": False})
         write_table(folder / "audit.csv", audit)
@@ -229,6 +227,10 @@ def align(
     except (torch.OutOfMemoryError, MemoryError):
         raise PolicyError(f"memory does not suffice for {settings.micro_batch or 'all'} samples at once; lower "
                           "micro_batch or max_new_tokens, or set lora_rank.") from None
+    finally:
+        if _is_main():  # calling a reward may change it: as it was and as it is now, it is this run's
+            state = json.loads((folder / "align.json").read_text(encoding="utf-8"))
+            write_json(folder / "align.json", state | {"rewards": [*state["rewards"], _identify(reward)[0]]})
 
 
 def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settings: AlignSettings) -> pd.DataFrame:
@@ -501,21 +503,15 @@ def _fingerprint(model_hash: str, chat_template: str, prompts: Sequence[str], se
                   digest_code(_train))
 
 
-def _identify(reward: Reward) -> dict[str, str]:
-    """Return the parts that tell a reward from another one; only its fault when it cannot be told."""
+def _identify(reward: Reward) -> tuple[str, str]:
+    """Return what tells a reward from another one, and the fault when it cannot be told."""
     try:
-        return list_parts(label if (label := getattr(reward, "label", None)) else reward)
+        return digest(label if (label := getattr(reward, "label", None)) else reward), ""
     except TypeError as error:
-        return {"fault": str(error)}
+        return "", str(error)
 
 
-def _join_marks(mark: str, parts: dict[str, str], moved: Sequence[str]) -> str:
-    """Return one mark of what stays when the reward is called; members of what grew went with it."""
-    grown = tuple(f"{path}[" for path in moved)
-    return digest(mark, {p: part for p, part in parts.items() if p not in moved and not p.startswith(grown)})
-
-
-def _read_finished(folder: Path, mark: str, parts: dict[str, str], settings: AlignSettings, reward: Reward,
+def _read_finished(folder: Path, mark: str, known: str, fault: str, settings: AlignSettings, reward: Reward,
                    replace: bool) -> Aligned | None:
     path = folder / "align.json"
     if not path.is_file():
@@ -523,12 +519,12 @@ def _read_finished(folder: Path, mark: str, parts: dict[str, str], settings: Ali
             raise PolicyError(f"{folder} holds something that is not an alignment run; choose another folder.")
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
-    same = "fault" not in parts and state["fingerprint"] == _join_marks(mark, parts, state.get("moved", []))
+    same = not fault and state["fingerprint"] == mark and known in state.get("rewards", [])
     if not same and replace:
         shutil.rmtree(folder)
         return None
-    if "fault" in parts:
-        raise PolicyError(f"{folder} holds a run, but whether of this reward is unknown: {parts['fault']}; name the "
+    if fault:
+        raise PolicyError(f"{folder} holds a run, but whether of this reward is unknown: {fault}; name the "
                           "reward by a text, reward.label = '…', or choose another folder.")
     if not same:
         raise PolicyError(f"{folder} belongs to another run (other settings, prompts, chat template, reward, start "

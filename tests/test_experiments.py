@@ -9,11 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from fulcra_utils import evaluation, experiments
+from fulcra_utils import classification, evaluation, experiments
 from fulcra_utils.calibration import tabulate_support
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import make_evaluator, save_evaluator
 from fulcra_utils.explanation import audit_replies, colour_words, make_attacks, measure_deletion, weigh_words
+from fulcra_utils.files import digest
 from fulcra_utils.model_card import write_card
 from fulcra_utils.pipeline import list_profiles, load_profile
 from fulcra_utils.targets import uniform_target
@@ -386,6 +387,15 @@ def test_other_code_makes_another_key(keys, monkeypatch):
     found = {kind: keys(kind, EVERYTHING) for kind in SHAPED_BY}
     monkeypatch.setattr(experiments, "digest_code", lambda function: "other")
     assert all(keys(kind, EVERYTHING) != key for kind, key in found.items())
+
+
+@pytest.mark.parametrize("name", ["scores_to_labels", "labels_of"])
+def test_another_rule_for_labels_makes_another_key(monkeypatch, name):
+    before = digest(experiments.fit_evaluator)
+    monkeypatch.setattr(getattr(classification, name), "__code__", (lambda scores, *more: scores).__code__)
+    assert digest(experiments.fit_evaluator) != before
+    monkeypatch.undo()
+    assert digest(experiments.fit_evaluator) == before
 
 
 def test_a_kept_evaluator_carries_the_theory_as_it_is_worded_now(rows, tmp_path):

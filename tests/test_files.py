@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import types
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def test_code_and_constants_that_a_function_reaches_count():
 
     assert make(1, "x") == make(1, "x")
     assert len({make(1, "x"), make(2, "x"), make(1, "-x")}) == 3
+
+
+def test_code_of_ones_own_modules_counts(monkeypatch):
+    def make(body):
+        module = types.ModuleType("helpers_of_mine")
+        exec(f"def count(x):\n    return {body}", vars(module))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        space = {"__name__": "mine", "helpers": module}
+        exec("def f(x):\n    return helpers.count(x)", space)
+        return digest(space["f"])
+
+    assert make("x") == make("x") != make("-x")
 
 
 def test_circles_end_and_what_cannot_be_told_is_said():
