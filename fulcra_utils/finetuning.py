@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fulcra_utils.alignment import (
@@ -410,6 +410,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, state) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties: experimental or pinned-memory notices
         trainer = _make_trainer(model, tokenizer, start, reward, prompts, folder, settings, watch)
+        trainer.remove_callback(PrinterCallback)  # `_Watch` shows the progress
         checkpoints = folder / "checkpoints"
         last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
         trainer.train(resume_from_checkpoint=last)
@@ -441,23 +442,15 @@ def _make_trainer(model, tokenizer, start, reward, prompts, folder, settings, wa
         data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings))
         args = DPOConfig(**_arguments(folder, settings, settings.prompts_per_step), disable_dropout=True,
                          max_length=settings.max_prompt_tokens + settings.max_new_tokens, beta=settings.beta)
-        return _quiet(DPOTrainer(args=args, train_dataset=data, **common))
+        return DPOTrainer(args=args, train_dataset=data, **common)
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in prompts])
     sampling = {"num_generations": settings.replies_per_prompt, "max_completion_length": settings.max_new_tokens,
                 "temperature": settings.temperature, "beta": settings.beta, "num_iterations": 1,
                 "disable_dropout": True}
     arguments = _arguments(folder, settings, settings.prompts_per_step * settings.replies_per_prompt) | sampling
     if settings.method == "grpo":
-        return _quiet(GRPOTrainer(reward_funcs=reward, args=GRPOConfig(**arguments), train_dataset=data, **common))
-    return _quiet(RLOOTrainer(reward_funcs=reward, args=RLOOConfig(**arguments), train_dataset=data, **common))
-
-
-def _quiet(trainer):
-    """Drop the printing callback; `_Watch` shows the progress."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+        return GRPOTrainer(reward_funcs=reward, args=GRPOConfig(**arguments), train_dataset=data, **common)
+    return RLOOTrainer(reward_funcs=reward, args=RLOOConfig(**arguments), train_dataset=data, **common)
 
 
 def _arguments(folder: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from fulcra_utils.dataset import list_texts
-from fulcra_utils.encoder import has_bf16, hash_file
+from fulcra_utils.encoder import has_bf16, hash_file, quiet_loading
 from fulcra_utils.files import digest, write_atomic
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     for name in [k for k in model.config.to_dict() if k.endswith("dropout")]:
         setattr(model.config, name, 0.0)
     model.eval()
-    with _no_bars():
+    with quiet_loading():
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
     return folder
@@ -281,7 +281,7 @@ def load_policy(
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(model, chat_template, revision)
-    with _no_bars(), _one_line(model):
+    with quiet_loading(), _one_line(model):
         loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
     return loaded.eval(), tokenizer
 
@@ -475,18 +475,6 @@ def _one_line(model: str | Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers' bars for single files out of notebooks."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
 
 
 def _generate(
