@@ -254,7 +254,7 @@ def _limit_recipe(settings: dict, minutes: float) -> float:
     return max({0: minutes, -1: 0}.get(settings["recipe_minutes"], settings["recipe_minutes"]), 0)
 
 
-def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
+def keep_piece(folder: str | Path, name: str, key: dict, make, beside: Path | None = None) -> dict:
     """Return a finished piece of an experiment from its file, or make it and keep it.
 
     Parameters
@@ -266,6 +266,8 @@ def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
         Everything that shapes the piece; a file with another key is made again.
     make : callable
         Takes nothing, returns a dict of numbers, strings and lists.
+    beside : path, optional
+        The weights that belong to the piece; without them it is made again.
 
     Returns
     -------
@@ -283,7 +285,7 @@ def keep_piece(folder: str | Path, name: str, key: dict, make) -> dict:
     """
     path = Path(folder) / f"{name}.json"
     mark = digest(key)
-    if path.is_file():
+    if path.is_file() and (beside is None or beside.exists()):
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == mark:
             return kept["piece"]
@@ -316,13 +318,11 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
         save_evaluator(evaluator, place)
         return {"history": history.to_dict("list")}
 
-    if not place.is_dir():
-        place.with_suffix(".json").unlink(missing_ok=True)
     parts = [pick_training_rows(rows, split, settings) for split in ("train", "validation")]
     held_out = rows.examples(rows.where("annotated", "validation", without=settings["unseen_models"]))
     key = _describe_piece("evaluator", settings, _SHAPE_EVALUATOR, seed, load_run_encoder(settings, seed),
                           rows.theory.dimensions, rows.theory.definitions, *parts, held_out)
-    history = keep_piece(folder, "main", key, make)["history"]
+    history = keep_piece(folder, "main", key, make, place)["history"]
     evaluator = ValueEvaluator.from_pretrained(place, theory=rows.theory).to(pick_device())
     evaluator.config.theory_name, evaluator._theory_path = rows.theory.name, rows.theory.path    # may be reworded since
     return evaluator, pd.DataFrame(history)
@@ -355,11 +355,9 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
         return clock
 
-    if not place.is_file():
-        place.with_suffix(".json").unlink(missing_ok=True)
     key = _describe_piece("recipe", settings, _SHAPE_RECIPE, seed, encoder, *_asked(rows.theory), train.prompts,
                           train.responses, train.vectors, _limit_recipe(settings, minutes))
-    clock = keep_piece(folder, name, key, make)
+    clock = keep_piece(folder, name, key, make, place)
     model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
     model.load_state_dict(load_file(place))
     return model.to(pick_device()), clock

@@ -177,12 +177,9 @@ def _summarise_deletion(evaluator: ValueEvaluator, plain: np.ndarray, rows: list
     ids = np.unique(clusters[rows], return_inverse=True)[1]
     weights = draw_weights(int(ids.max()) + 1, n_draws, seed)[:, ids]
     draws = weights @ pair / np.maximum(weights.sum(1, keepdims=True), 1)
-    return pd.DataFrame([{"deleted": name, "n": len(rows), **_renamed(summarise_draws(pair[:, k].mean(), draws[:, k]))}
-                         for k, name in enumerate(("heaviest", "random", "difference"))])
-
-
-def _renamed(interval: dict[str, float]) -> dict[str, float]:
-    return {"moved": interval["value"], "low": interval["low"], "high": interval["high"]}
+    found = [{"deleted": name, "n": len(rows), **summarise_draws(pair[:, k].mean(), draws[:, k])}
+             for k, name in enumerate(("heaviest", "random", "difference"))]
+    return pd.DataFrame(found).rename(columns={"value": "moved"})[["deleted", "n", "moved", "low", "high"]]
 
 
 def make_attacks(prompts: Sequence[str], theory: Theory) -> dict[str, list[str]]:

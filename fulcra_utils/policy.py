@@ -149,9 +149,7 @@ def encode_dialogues(
     """
     if not prompts:
         return []
-    heads = tokenizer.apply_chat_template([[{"role": "user", "content": p}] for p in prompts], tokenize=False,
-                                          add_generation_prompt=True)
-    heads = tokenizer(list(heads), add_special_tokens=False)["input_ids"]
+    heads = _ask(tokenizer, prompts)
     tails = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
     return [((head + tail + [tokenizer.eos_token_id])[:context], len(head))
             for head, tail in zip(heads, tails, strict=True) if len(head) <= context - 8]
@@ -337,9 +335,7 @@ def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
     >>> keep_short_prompts(train_tokenizer(["be kind"], 300), ["be kind", "be kind " * 50], 16)
     ['be kind']
     """
-    texts = tokenizer.apply_chat_template([[{"role": "user", "content": p}] for p in prompts], tokenize=False,
-                                          add_generation_prompt=True) if len(prompts) else []
-    lengths = [len(i) for i in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if len(prompts) else []
+    lengths = [len(ids) for ids in _ask(tokenizer, prompts)]
     kept = [p for p, n in zip(prompts, lengths, strict=True) if n <= max_tokens]
     if not kept:
         raise PolicyError(f"none of {len(lengths)} prompts fits into {max_tokens} tokens.")
@@ -384,10 +380,8 @@ def sample_replies(
     """
     model.eval()
     torch.manual_seed(seed)
-    prompts, before = list_texts(prompts, "Prompt"), [{"role": "system", "content": system}] if system else []
-    texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": p}], tokenize=False,
-                                           add_generation_prompt=True) for p in prompts]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    prompts = list_texts(prompts, "Prompt")
+    ids = _ask(tokenizer, prompts, system)
     replies: list[list[int]] = [[] for _ in ids]
     order = np.argsort([len(i) for i in ids], kind="stable")
     for start in tqdm(range(0, len(order), batch_size), desc="sample", leave=False):
@@ -475,6 +469,14 @@ def _one_line(model: str | Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
+
+
+def _ask(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system: str | None = None) -> list[list[int]]:
+    """Return the token ids of each prompt under the chat template, up to where the reply begins."""
+    before = [{"role": "system", "content": system}] if system else []
+    texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": p}], tokenize=False,
+                                           add_generation_prompt=True) for p in prompts]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
 def _generate(

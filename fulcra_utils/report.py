@@ -127,12 +127,12 @@ def build_report(run: Run) -> Path:
         A run whose notebooks have been executed.
     """
     folder = run.folder
-    metrics, manifest = (_gather_json(folder / part) for part in ("metrics", "manifest"))
+    metrics, manifest = ({path.stem: _read_json(path) for path in sorted((folder / part).glob("*.json"))}
+                         for part in ("metrics", "manifest"))
     write_json(folder / "metrics.json", metrics)
-    sources = folder / "data" / "sources.json"
     write_json(folder / "manifest.json", {
         "profile": run.profile, "theory": run.theory.name, "code": next(iter(manifest.values()), {}).get("code"),
-        "sources": json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {},
+        "sources": _read_json(folder / "data" / "sources.json"),
         "data_hashes": _hash_data(folder), "notebooks": manifest})
     parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
     claims = pd.concat([p for p in parts if len(p)], ignore_index=True) if any(map(len, parts)) \
@@ -183,10 +183,7 @@ def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
 
 def _join_published(source: Path, folder: Path) -> list[Path]:
     """Join a run's metrics, manifest and claims to those that stand in `folder`; the run's own win."""
-    def read(path: Path) -> dict[str, Any]:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    metrics, manifest = ({"old": read(folder / name), "new": read(source / name)}
+    metrics, manifest = ({"old": _read_json(folder / name), "new": _read_json(source / name)}
                          for name in ("metrics.json", "manifest.json"))
     parts = {key: found.get("notebooks", {}) for key, found in manifest.items()}
     claims = pd.read_csv(source / "reproduction.csv")
@@ -245,15 +242,13 @@ def _update_readme(figures: Path, readme: Path = ROOT / "README.md") -> None:
 
 def _hash_data(folder: Path) -> dict[str, str]:
     """Return the sha256 (or git blob id) of each public file that was had, and of the tables built from them."""
-    note = folder / "data" / "fetched.json"
-    had = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     tables = {f"data/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
               for path in sorted(folder.glob("data/*.parquet"))}
-    return {**had, **tables}
+    return {**_read_json(folder / "data" / "fetched.json"), **tables}
 
 
-def _gather_json(folder: Path) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _write_page(notebook: Path, folder: Path) -> Path:
@@ -273,13 +268,13 @@ def _render_index(run: Run, claims: pd.DataFrame, manifest: dict[str, Any], page
     return PAGE.format(
         title=f"Value FULCRA, reproduced: {escape(run.folder.name)}", notice=_render_notice(run),
         verdicts=_render_verdicts(claims), notebooks=_render_notebooks(manifest, pages),
-        claims=_render_claims(claims), figures=_render_figures(run.folder))
+        claims=claims.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}"),
+        figures=_render_figures(run.folder))
 
 
 def _render_notice(run: Run) -> str:
     """Say what data the run stands on."""
-    path = run.folder / "data" / "sources.json"
-    sources = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sources = _read_json(run.folder / "data" / "sources.json")
     had, missing = [name for name in sources.get("had", {}) if name != "sample"], sources.get("missing", {})
     text = f"Profile <b>{escape(run.profile)}</b>, theory <b>{escape(run.theory.title)}</b>. "
     if not had:
@@ -310,17 +305,12 @@ def _render_notebooks(manifest: dict[str, Any], pages: list[Path]) -> str:
     return f"<table><tr><th>notebook</th><th>time</th></tr>{''.join(rows)}</table>{compass}"
 
 
-def _render_claims(claims: pd.DataFrame) -> str:
-    return claims.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}")
-
-
 def _render_figures(folder: Path) -> str:
     """Return the pictures of the run with their captions, each embedded in the page."""
     import base64
     parts = []
     for path in sorted(folder.glob("figures/*.png")):
-        about = path.with_suffix(".json")
-        caption = json.loads(about.read_text(encoding="utf-8"))["caption"] if about.is_file() else ""
+        caption = _read_json(path.with_suffix(".json")).get("caption", "")
         data = base64.b64encode(path.read_bytes()).decode()
         parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
                      f"<figcaption><b>{escape(path.stem)}</b>. {escape(caption)}</figcaption></figure>")

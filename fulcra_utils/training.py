@@ -173,8 +173,7 @@ def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> n
     counts = soft.sum(0)                                         # (D, 3)
     total = counts.sum(-1, keepdims=True)
     share = np.divide(counts, total, out=np.full_like(counts, 1 / len(CLASSES)), where=total > 0)
-    return (1 / len(CLASSES) / np.maximum(share, 1e-9)) ** power if limit <= 0 else (
-        (1 / len(CLASSES) / np.maximum(share, 1e-9)) ** power).clip(1 / limit, limit)
+    return ((1 / len(CLASSES) / np.maximum(share, 1e-9)) ** power).clip(1 / limit, limit)
 
 
 def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Examples,
@@ -371,8 +370,7 @@ def shared_folder(arguments: TrainingArguments) -> Iterator[str]:
 
 
 def _arguments(settings: TrainingSettings, n_rows: int, validate: bool) -> TrainingArguments:
-    when = {"eval_strategy": "steps", "save_strategy": "steps"} if validate else \
-        {"eval_strategy": "no", "save_strategy": "no"}
+    when = "steps" if validate else "no"
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(), num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -381,7 +379,8 @@ def _arguments(settings: TrainingSettings, n_rows: int, validate: bool) -> Train
         bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(), label_names=["labels"],
         load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True, save_total_limit=1,
         save_only_model=True, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False, log_level="error", **when)
+        ddp_find_unused_parameters=False, log_level="error", eval_strategy=when,
+        save_strategy=when)
     together = arguments.train_batch_size * arguments.world_size    # replies of one step, of all devices
     steps = max(1, -(-n_rows // together) // settings.evaluations_per_epoch)
     arguments.eval_steps = arguments.save_steps = steps

@@ -479,12 +479,12 @@ def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
     True
     """
     policies = {"start": "start", "rlhf-5x": "rlhf-5x", "rlhf-1x": "rlhf-1x", "basealign": f"rloo-{aim}"}
-    table = summary.set_index("policy") if len(summary) else pd.DataFrame()
+    table = summary.set_index("policy") if len(summary) else pd.DataFrame(dtype=float)
+    table = table.reindex(index=[*policies.values()], columns=["helpful", "harmless"])
     why = "a small model trained here and proxies of another scale than the paper's rewards"
 
     def value(policy: str, proxy: str) -> float:
-        known = policies[policy] in table.index and proxy in table.columns
-        return float(table.loc[policies[policy], proxy]) if known else np.nan
+        return float(table.loc[policies[policy], proxy])
 
     rows = [(f"alignment/{proxy}/{policy}", value(policy, proxy)) for proxy in ("helpful", "harmless")
             for policy in policies]

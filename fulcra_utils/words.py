@@ -107,10 +107,11 @@ class WordExpert(nn.Module):
 
         Source: ours; inverse document frequency as in scikit-learn's TfidfTransformer.
         """
+        from sklearn.preprocessing import normalize
         texts = np.asarray((features > 0).sum(0)).ravel()
         used = np.flatnonzero(texts >= (MIN_TEXTS if features.shape[0] > 50 else 1))
         rarity = np.log((1 + features.shape[0]) / (1 + texts[used])) + 1
-        scaled = _unit_rows(features[:, used].multiply(rarity).tocsr())
+        scaled = normalize(features[:, used].multiply(rarity).tocsr())
         self.rarity.zero_()
         self.weight.zero_()
         self.rarity[used] = torch.from_numpy(rarity).to(self.rarity)
@@ -174,11 +175,6 @@ def count_features(texts: Sequence[Sequence[int]], vocab_size: int, n_buckets: i
     ends = np.cumsum([0, *map(len, held)])
     columns = np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
     return csr_matrix((np.ones(len(columns), np.float32), columns, ends), shape=(len(held), vocab_size + n_buckets))
-
-
-def _unit_rows(matrix: csr_matrix) -> csr_matrix:
-    from sklearn.preprocessing import normalize
-    return normalize(matrix)
 
 
 def _fit_classes(features: csr_matrix, labels: np.ndarray,

@@ -310,7 +310,7 @@ def keys(rows, monkeypatch, tmp_path):
     """Return a function that gives the key of each kind of piece for settings and rows."""
     encoders = {"tiny": load_encoder("tiny"), "elsewhere": load_encoder("tiny", seed=5)}
 
-    def catch(folder, name, key, make):
+    def catch(folder, name, key, make, beside=None):
         raise Kept(experiments.digest(key))
 
     monkeypatch.setattr(experiments, "keep_piece", catch)
