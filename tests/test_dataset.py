@@ -1,5 +1,6 @@
 import gzip
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -440,6 +441,7 @@ def test_released_prompts_leak_is_caught(mirror):
     assert (again[alone.index] != alone).sum() <= 1
 
 
+pack = partial(gzip.compress, mtime=0)  # the same bytes in every process of a test run
 GOOD = b'{"prompt": "a", "response": "b"}\n'
 
 
@@ -450,10 +452,10 @@ GOOD = b'{"prompt": "a", "response": "b"}\n'
     ("a.jsonl", b"prompt,response\na,b\n", "looks like CSV"), ("a.jsonl", b'"prompt";"response"\n"{a}";"b"', "CSV"),
     ("a.jsonl", b"\xef\xbb\xbfprompt\tresponse\r\na\tb\r\n", "looks like CSV"), ("a.csv", b"prompt,response\n", "CSV"),
     ("a.jsonl", GOOD.decode().encode("utf-16"), "UTF-16"), ("a.jsonl", GOOD.decode().encode("utf-16-le"), "UTF-16"),
-    ("a.jsonl", GOOD.decode().encode("utf-32"), "UTF-16 or UTF-32"), ("a.jsonl", gzip.compress(GOOD), r"\.jsonl\.gz"),
-    ("a.jsonl.gz", GOOD, "cannot be read: Not a gzipped"), ("a.jsonl.gz", gzip.compress(GOOD * 999)[:-30], "cannot be"),
-    ("a.jsonl.gz", gzip.compress(GOOD)[:12] + b"\xff" * 30, "cannot be read"), ("a.json", GOOD, r"must end in \.jsonl"),
-    ("a.jsonl.gz", gzip.compress(b"[{}]"), "one JSON array"), ("a.jsonl", b"PK\x03\x04...", "ZIP or Excel"),
+    ("a.jsonl", GOOD.decode().encode("utf-32"), "UTF-16 or UTF-32"), ("a.jsonl", pack(GOOD), r"\.jsonl\.gz"),
+    ("a.jsonl.gz", GOOD, "cannot be read: Not a gzipped"), ("a.jsonl.gz", pack(GOOD * 999)[:-30], "cannot be"),
+    ("a.jsonl.gz", pack(GOOD)[:12] + b"\xff" * 30, "cannot be read"), ("a.json", GOOD, r"must end in \.jsonl"),
+    ("a.jsonl.gz", pack(b"[{}]"), "one JSON array"), ("a.jsonl", b"PK\x03\x04...", "ZIP or Excel"),
     ("a.jsonl", b"PAR1....", "name must end in .parquet"), ("a.parquet", GOOD, "no Parquet"),
     ("a.parquet", b"", "no Parquet"),
     ("a.parquet", b"PAR1 not really", "cannot be read"), ("folder.jsonl", None, "Is a directory"),

@@ -250,8 +250,7 @@ def test_predict_takes_pairs_of_every_kind(evaluator, kind):
     [{"a": 1}],
     {"prompt": "a", "response": "b"}, pd.DataFrame({"ab": ["x"], "cd": ["y"]}), TABLE.prompt, PROMPTS, [3],
     pd.DataFrame({"prompt": ["a"], "response": [float("nan")]}), TABLE.itertuples(), [ROWS[0], ("a", "")[:1]],
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), [[{"role": "user"}, {"role": "assistant"}]]],
-    ids=str)
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), [[{"role": "user"}, {"role": "assistant"}]]])
 def test_predict_refuses_what_are_no_pairs(evaluator, pairs):
     with pytest.raises(EvaluatorError) as error:
         evaluator.predict(pairs)
