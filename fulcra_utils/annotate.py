@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fulcra_utils.labelling import (
     items_to_types,
     plan_annotation,
     read_rows,
+    write_labels,
     write_rows,
 )
 from fulcra_utils.review import (
@@ -84,17 +85,18 @@ class AnnotateReport:
                      f"at {self.price.describe()}")
         if self.forms is not None:
             lines.append(self.forms.round(3).to_string(index=False, na_rep="-"))
-        if self.failed:
-            shown = [f"  row {number}: {why}" for number, why in list(self.failed.items())[:10]]
-            more = [f"  … and {len(self.failed) - 10} more"] if len(self.failed) > 10 else []
-            what = "cannot be read" if self.costs is None else "are not annotated in full"
-            lines += [f"{len(self.failed)} of {self.n_rows} rows {what}:", *shown, *more]
+        what = "cannot be read" if self.costs is None else "are not annotated in full"
+        failed = [f"row {number}: {why}" for number, why in self.failed.items()]
+        lines += _list_some(f"{len(failed)} of {self.n_rows} rows {what}:", failed)
         lines += [f"every answer is kept in {self.cache}; a usable one is never paid again"]
-        if self.unused:
-            more = [f"  … and {len(self.unused) - 10} more"] if len(self.unused) > 10 else []
-            lines += [f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
-                      *(f"  {why}" for why in self.unused[:10]), *more]
+        lines += _list_some(f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
+                            self.unused)
         return "\n".join(lines + [f"written: {path}" for path in self.files])
+
+
+def _list_some(head: str, lines: Sequence[str]) -> list[str]:
+    more = [f"  … and {len(lines) - 10} more"] if len(lines) > 10 else []
+    return [head, *(f"  {line}" for line in lines[:10]), *more] if lines else []
 
 
 def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theory | str, endpoint: Endpoint,
@@ -159,21 +161,18 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     if review:
         refuse_decided(review)
     decided = read_decisions(decisions, theory) if decisions else None
-    rows, told = read_rows(input_path, prompt_field, response_field), {}
+    rows, n_decisions, unused = read_rows(input_path, prompt_field, response_field), 0, []
     if decided is not None:
-        told["n_decisions"] = len(decided)
-        decided, told["unused"] = match_decisions(decided, *identify_rows(rows))
+        n_decisions, (decided, unused) = len(decided), match_decisions(decided, *identify_rows(rows))
     with nullcontext() if dry_run else lock_output(output_path):
-        store = AnswerCache(None if dry_run and not folder.exists() else folder)
-        try:
-            plan = plan_annotation(rows, theory, endpoint, forms, store, price)
+        with closing(AnswerCache(None if dry_run and not folder.exists() else folder)) as store:
+            report = AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows), price,
+                                    cache=folder, unused=unused, n_decisions=n_decisions)
             if dry_run:
-                unread = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
-                return AnnotateReport(plan, len(rows), price, unread, cache=folder, **told)
+                report.failed = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
+                return report
             annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
-        finally:
-            store.close()
-        report = AnnotateReport(plan, len(rows), price, costs=annotation.costs, cache=folder, **told)
+        report.costs = annotation.costs
         _decide(annotation, rows, theory, decided, report)
         report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
         if review:
@@ -224,13 +223,10 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     plan = plan_annotation(rows, theory, endpoint, FORMS, price=price)
     if not model:
         return plan, None
-    store = AnswerCache(cache)
-    try:
+    with closing(AnswerCache(cache)) as store:
         made = annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
         people = None if decided is None else collect_people(decided, theory.items, identify_rows(rows)[0])
         return plan, compare_forms(made, people)
-    finally:
-        store.close()
 
 
 def _find_decisions(output_path: Path, given: str | Path | None) -> Path | None:
@@ -269,19 +265,13 @@ def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoi
             extra["annotator_thoughts"] = annotation.thoughts[n]
         if annotation.people[n] or isinstance(row.fields.get("decided_by"), dict):
             extra["decided_by"] = annotation.people[n]
-        if annotation.told is not None and np.isfinite(annotation.told[n]).any():
-            told = annotation.told[n]
-            types = [text for text in items_to_types(annotation.labels[n], theory, rule)
-                     if np.isnan(told[theory.dimensions.index(text.rpartition(": ")[0])])]
-            extra["value_types"] = types + [f"{theory.dimensions[d]}: {int(told[d]):+d}"
-                                            for d in np.flatnonzero(np.nan_to_num(told))]
+        if annotation.told is not None:
+            extra["value_types"] = items_to_types(annotation.labels[n], theory, rule, annotation.told[n])
         if len(annotation.forms) > 1:
             split = np.flatnonzero(annotation.margin[n] < 1)
             extra["vote_margin"] = {theory.items[i]: round(float(annotation.margin[n, i]), 3) for i in split}
-            extra["form_items"] = {
-                name: [f"{theory.items[i]}: {int(annotation.form_labels[f, n, i]):+d}"
-                       for i in np.flatnonzero(np.nan_to_num(annotation.form_labels[f, n]))]
-                for f, name in enumerate(annotation.forms)}
+            extra["form_items"] = {name: write_labels(theory.items, annotation.form_labels[f, n])
+                                   for f, name in enumerate(annotation.forms)}
         out.append(build_output(row, annotation.labels[n], theory, annotation.open[n], extra, rule))
     return out
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fulcra_utils.dataset import SIGNS, Dialogue, split_thoughts
 from fulcra_utils.endpoints import Question
@@ -154,15 +152,6 @@ def answer_schema(theory: Theory, items: Sequence[int]) -> dict[str, Any]:
             "properties": {"labels": {"type": "array", "items": entry}}}
 
 
-class _Entry(BaseModel):
-    """One label of an answer; other keys are ignored."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-    item: str
-    label: int | float | str
-    reason: str | None = ""
-
-
 @dataclass
 class ItemLabels:
     """What an answer says about the items that were asked.
@@ -228,9 +217,9 @@ def read_answer(text: str, theory: Theory, items: Sequence[int], form: str = "al
     if fault:
         fault = "the answer holds thoughts only" if thoughts and not answer else fault
         fault += " (cut off at the length limit)" if finish_reason == "length" else ""
-        return ItemLabels(np.full(len(items), np.nan), [""] * len(items), [fault] * len(items), [fault])
-    if not entries and not confirmed:
+    elif not entries and not confirmed:
         fault = NOTHING_LISTED
+    if fault:
         return ItemLabels(np.full(len(items), np.nan), [""] * len(items), [fault] * len(items), [fault])
     place = {item: n for n, item in enumerate(items)}
     labels, reasons, open_, faults = np.full(len(items), np.nan), [""] * len(items), [""] * len(items), []
@@ -350,22 +339,15 @@ def _find_entries(text: str, cut_off: bool) -> tuple[list[Any], str]:
 
 def _read_entry(entry: Any, theory: Theory) -> tuple[int | None, float, str, str]:
     """Return (item or None, label, reason, what is wrong) for one entry of an answer."""
-    try:
-        read = _Entry.model_validate(entry)
-    except ValidationError:
-        name = entry.get("item") if isinstance(entry, dict) else None
-        index = theory.find_item(name) if isinstance(name, str) else None
-        return index, np.nan, "", "the entry has no usable item, label and reason"
-    index = theory.find_item(read.item)
+    name, label, reason = (entry.get(key) if isinstance(entry, dict) else None for key in ("item", "label", "reason"))
+    index = theory.find_item(name) if isinstance(name, str) else None
     if index is None:
-        return None, np.nan, "", f"{read.item[:60]!r} is no item"
-    words = {normalise(word): label for label, word in theory.labels.items()}
-    label = read.label
-    if isinstance(label, str):
-        label = SIGNS.get(label.strip(), words.get(normalise(label)))
-    if isinstance(label, bool) or label not in (-1, 0, 1):
-        return index, np.nan, "", f"the label {str(read.label)[:40]!r} is none of -1, 0, 1"
-    return index, float(label), read.reason or "", ""
+        return None, np.nan, "", f"{str(name)[:60]!r} is no item"
+    words = {normalise(word): number for number, word in theory.labels.items()}
+    read = SIGNS.get(label.strip(), words.get(normalise(label))) if isinstance(label, str) else label
+    if isinstance(read, bool) or read not in (-1, 0, 1):
+        return index, np.nan, "", f"the label {str(label)[:40]!r} is none of -1, 0, 1"
+    return index, float(read), reason if isinstance(reason, str) else "", ""
 
 
 def _why_left_out(strangers: list[str], has_zero: bool, form: str) -> str:
@@ -375,15 +357,3 @@ def _why_left_out(strangers: list[str], has_zero: bool, form: str) -> str:
     if has_zero:
         return "the answer lists zeros and leaves this item out"
     return "the answer leaves this item out" if form == "single" else ""
-
-
-def count_forms(forms: Sequence[str], theory: Theory) -> Counter:
-    """Return how many questions each form asks about one reply.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory import load_theory
-    >>> dict(count_forms(FORMS, load_theory("moral_foundations")))
-    {'all': 1, 'sets': 5, 'single': 20}
-    """
-    return Counter({form: len(list_questions(theory, form)) for form in forms})

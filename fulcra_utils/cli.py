@@ -149,9 +149,9 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
     from fulcra_utils.annotate import annotate_file
-    from fulcra_utils.endpoints import PRICES, build_endpoint
-    endpoint = build_endpoint(model=model, concurrency=concurrency, timeout=timeout,
-                              options={"temperature": temperature, **dict(option or [])})
+    from fulcra_utils.endpoints import PRICES, Endpoint, build_writer
+    endpoint = build_writer(Endpoint, model=model, concurrency=concurrency, timeout=timeout, options={
+        "temperature": temperature, **dict(option or [])})
     report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
                            response_field, decisions or None, review or None, card, prices=prices or PRICES,
                            progress=sys.stderr.isatty())

@@ -97,9 +97,8 @@ _COLUMNS = """- `prompt`, `response`: the dialogue; `query_source`, `response_so
 def _copy(source: str | Path, target: Path) -> None:
     import gzip
 
-    raw = Path(source).read_bytes()
-    with write_atomic(target) as tmp:
-        tmp.write_bytes(gzip.decompress(raw) if str(source).endswith(".gz") else raw)
+    with (gzip.open if str(source).endswith(".gz") else open)(source, "rb") as rows, write_atomic(target) as tmp:
+        tmp.write_bytes(rows.read())
 
 
 def _tabulate(data: ValueDataset, theory: Theory) -> pa.Table:

@@ -191,7 +191,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     ['drug']
     """
     return _read_plain(path, lambda row: {"prompt": _text(row, "prompt"),
-                                          "safety_issues": _read_list(row.get("safety_issues"))})
+                                          "safety_issues": _read_list(row, "safety_issues")})
 
 
 def read_preferences(path: str | Path) -> pd.DataFrame:
@@ -549,8 +549,8 @@ def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
 def split_thoughts(text: str) -> tuple[str, str]:
     """Return (thoughts, answer) of a language model's text; an answer of "" means that it never got beyond thinking.
 
-    Thoughts are blocks in <think>, <thinking>, <reasoning> and the like, [THINK] or ◁think▷ (any case, nested, several)
-    that open the text, or start a line after a first one; all that follows a block without an end; all that stands
+    Thoughts are blocks in <think>, <thinking>, <thought>, <reasoning> (any case, nested, several) or [THINK] that open
+    the text, or start a line after a first one; all that follows a block without an end; all that stands
     before an end without a beginning (a template put that into the prompt); and every channel but "final" of
     <|channel|> text. Marks in code or quotes, and blocks that come only after other words, are part of the answer.
 
@@ -611,11 +611,9 @@ def read_content(message: dict[str, Any]) -> tuple[str, str]:
             "".join(text for text in texts if isinstance(text, str)))
 
 
-_NAMES = r"(?:seed:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratchpad)"
-THOUGHT_MARK = re.compile(
-    rf"(?P<open><\s*{_NAMES}(?:\s[^<>]*)?>|(?-i:\[THINK\])|◁think▷|<\|(?:start_thinking|begin_of_thought)\|>|"
-    rf"<\|channel>thought)|<\s*/\s*{_NAMES}\s*>|(?-i:\[/THINK\])|◁/think▷|<\|end_(?:thinking|of_thought)\|>|"
-    r"<channel\|>", re.IGNORECASE)
+_NAMES = "(?:think|thinking|thoughts?|reasoning)"
+THOUGHT_MARK = re.compile(rf"(?P<open><\s*{_NAMES}(?:\s[^<>]*)?>|(?-i:\[THINK\]))|"
+                          rf"<\s*/\s*{_NAMES}\s*>|(?-i:\[/THINK\])", re.IGNORECASE)
 _CHANNEL = re.compile(r"\s*(?:<\|start\|>|<\|channel\|>|analysis(?=[A-Z]))")  # the last: decoded without its marks
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>|\Aanalysis(?=\S).*?assistantfinal", re.DOTALL)
 CHANNEL_MARK = re.compile(r"<\|(?:start|channel|message|end|return|call)\|>\s*"
@@ -829,18 +827,17 @@ def _last_turn(text: str) -> tuple[str, str]:
     return prompt, answer.strip()
 
 
-def _read_list(value: Any) -> list | None:
-    """Return a list field that may be a stringified list; None when absent, ValueError when it is no list."""
+def _read_list(row: dict, name: str) -> list | None:
+    """Return a list field that may be a stringified list; None when absent, RowError when it is no list."""
+    value = row.get(name)
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             value = [value] if value.strip() else []
-    if value is None or isinstance(value, list):
-        return value
-    if isinstance(value, tuple):
-        return list(value)
-    raise ValueError(f"is no list but {type(value).__name__}")
+    if value is None or isinstance(value, list | tuple):
+        return value if value is None else list(value)
+    raise RowError(name, f"is no list but {type(value).__name__}", row[name])
 
 
 def _short(value: Any) -> str:
@@ -927,9 +924,9 @@ class _LabelReader:
 
     def _labels(self, row: dict, name: str, line: int, problems: _Problems) -> Iterator[tuple[int, int]]:
         try:
-            entries = _read_list(row.get(name)) or ()
-        except ValueError as error:
-            problems.add(line, name, row[name], str(error))
+            entries = _read_list(row, name) or ()
+        except RowError as fault:
+            problems.add(line, name, fault.text, fault.reason)
             return
         for entry in entries:
             if not isinstance(entry, str):
@@ -1054,10 +1051,10 @@ def _batch(rows: list[dict], lines: list[int], texts: list[tuple[str, str]], pro
     issues = []
     for row, line in zip(rows, lines, strict=True):
         try:
-            value = _read_list(row.get("safety_issues"))
+            value = _read_list(row, "safety_issues")
             issues.append(None if value is None else [str(v) for v in value])
-        except ValueError as error:
-            problems.add(line, "safety_issues", row["safety_issues"], str(error))
+        except RowError as fault:
+            problems.add(line, fault.field, fault.text, fault.reason)
             issues.append(None)
     columns = {
         "prompt": [_clean_told(p, line, "prompt", problems) for (p, _), line in zip(texts, lines, strict=True)],
@@ -1106,8 +1103,6 @@ def _read_plain(path: str | Path, pick: Any) -> pd.DataFrame:
             kept.append({**pick(row), "line": line})
         except RowError as fault:
             problems.add(line, fault.field, fault.text, f"{fault.reason}: row set aside")
-        except ValueError as error:
-            problems.add(line, "safety_issues", row.get("safety_issues"), f"{error}: row set aside")
     table = pd.DataFrame(kept)
     table.attrs["problems"] = problems.frame().to_dict("records")
     return table

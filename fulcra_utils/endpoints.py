@@ -115,34 +115,14 @@ class Endpoint(BaseModel):
         return key or "none"
 
 
-def build_endpoint(place: str = "", **fields: Any) -> Endpoint:
-    """Return an endpoint, or raise EndpointError with the first field that cannot stand, after `place`."""
+def build_writer(kind: type[BaseModel], place: str = "", **fields: Any) -> Any:
+    """Return an endpoint, or another model that writes; EndpointError names its first bad field, after `place`."""
     try:
-        return Endpoint(**fields)
+        return kind(**fields)
     except ValidationError as error:
         fault = error.errors()[0]
         said = fault["msg"].removeprefix("Value error, ")
         raise EndpointError(f"{place}{'.'.join(map(str, fault['loc']))}: {said}") from None
-
-
-def load_endpoints(path: str | Path) -> list[Endpoint]:
-    """Return the endpoints of a YAML file: a list under `endpoints`, each with model and optionally the other fields.
-
-    Raises
-    ------
-    EndpointError
-        Naming the file, the entry and the field; also when an entry holds a key itself.
-
-    Examples
-    --------
-    >>> [endpoint.name for endpoint in load_endpoints(ROOT / "data" / "endpoints.example.yaml")][:1]
-    ['local']
-    """
-    try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["endpoints"]
-        return [build_endpoint(f"{path}: ", **{"name": entry.get("model", ""), **entry}) for entry in entries]
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise EndpointError(f"{path}: is no file with a list `endpoints`: {type(error).__name__}") from None
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fulcra_utils.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows, list_texts
-from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, load_endpoints, load_price
+from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
 from fulcra_utils.files import digest, digest_code, keep_fields
 
 if TYPE_CHECKING:
@@ -51,17 +52,15 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
     """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        entries = raw.get("local_models") or []
-        local = [LocalModel(**{"name": entry.get("model", ""), **entry}) for entry in entries]
-        endpoints = load_endpoints(path) if raw.get("endpoints") else []
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise EndpointError(f"{path}: local_models: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        writers = [build_writer(kind, f"{path}: ", **{"name": entry.get("model", ""), **entry})
+                   for name, kind in (("endpoints", Endpoint), ("local_models", LocalModel))
+                   for entry in raw.get(name) or []]
     except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
-        raise EndpointError(f"{path}: cannot be read as a list of writers: {type(error).__name__}") from None
-    if not endpoints and not local:
+        raise EndpointError(f"{path}: cannot be read, is no file with a list of writers: "
+                            f"{type(error).__name__}") from None
+    if not writers:
         raise EndpointError(f"{path}: names neither endpoints nor local_models")
-    return [*endpoints, *local]
+    return writers
 
 
 def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path,
@@ -93,13 +92,11 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
 
     Source: ours; the paper's replies come from eight models.
     """
-    prompts, store, tables = list_texts(prompts, "Prompt"), AnswerCache(cache), []
-    try:
+    prompts, tables = list_texts(prompts, "Prompt"), []
+    with closing(AnswerCache(cache)) as store:
         for writer in writers:
             paid = 0.0 if budget is None else plan_replies(prompts, writers, store, system).paid_before.sum()
             tables.append(_write_one(prompts, writer, store, system, progress, budget, paid))
-    finally:
-        store.close()
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
 
@@ -110,8 +107,7 @@ def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel
     columns = ["writer", "prompts", "requests", "stored", "tokens_in", "tokens_out", "cost", "paid_before"]
     return pd.DataFrame([
         {"writer": writer.name or writer.model, "prompts": len(prompts), **plan_questions(
-            questions, writer, cache, load_price(writer.model, is_local=writer.is_local),
-            lambda _, answers: any(_take_text(0, a)[2] and not a.void for a in answers))}
+            questions, writer, cache, load_price(writer.model, is_local=writer.is_local), _take_text)}
         for writer in writers if isinstance(writer, Endpoint)], columns=columns)
 
 

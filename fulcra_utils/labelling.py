@@ -7,7 +7,7 @@ in `not_annotated` ([{"item", "reason"}]) and is read back as nan.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,7 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
     for n, row in enumerate(rows_of(dialogues)):
         open_dims = np.isnan(vectors[n])
         row_open = {theory.items[i]: "no label in the source" for i in np.flatnonzero(open_dims[theory.item_dims])}
-        types = [f"{theory.dimensions[d]}: {int(vectors[n, d]):+d}" for d in np.flatnonzero(np.nan_to_num(vectors[n]))]
-        extra = {"value_types": types, **({"decided_by": by[n]} if by[n] else {})}
+        extra = {"value_types": write_labels(theory.dimensions, vectors[n]), **({"decided_by": by[n]} if by[n] else {})}
         out.append(build_output(row, labels[n], theory, row_open, extra))
     return out
 
@@ -236,25 +235,12 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
     table = []
     usable = [row.dialogue for row in rows if row.dialogue is not None]
     for form in forms:
-        asked = [(dialogue, items) for dialogue in usable for items in list_questions(theory, form)]
-
-        def is_answered(n: int, answers: list[Answer], asked=asked, form=form) -> bool:
-            return _is_answered(answers, theory, asked[n][1], form)
-
-        questions = (render_question(theory, dialogue, items, form) for dialogue, items in asked)
+        jobs = [(0, n, items) for n in range(len(usable)) for items in list_questions(theory, form)]
+        questions = (render_question(theory, usable[n], items, form) for _, n, items in jobs)
+        check = _Sheet(theory, (form,), jobs, len(usable)).check
         table.append({"form": form, "replies": len(usable),
-                      **plan_questions(questions, endpoint, cache, price, is_answered)})
+                      **plan_questions(questions, endpoint, cache, price, check)})
     return pd.DataFrame(table)
-
-
-def _is_answered(answers: Iterable[Answer], theory: Theory, items: Sequence[int], form: str) -> bool:
-    nothing = False
-    for answer in answers:
-        faults = read_answer(answer.text, theory, items, form, answer.finish_reason, confirmed=nothing).faults
-        if not faults and not answer.void:
-            return True
-        nothing |= faults == [NOTHING_LISTED]
-    return False
 
 
 def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache: AnswerCache,
@@ -287,18 +273,19 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
 
     Source: the three forms as reported for the paper; prompts and merge rule are ours.
     """
+    from tqdm import tqdm
+
     jobs = [(f, n, items) for f, form in enumerate(forms) for n, row in enumerate(rows) if row.dialogue is not None
             for items in list_questions(theory, form)]
     sheet = _Sheet(theory, forms, jobs, len(rows))
-    bar = _progress_bar(len(jobs), progress)
     questions = (render_question(theory, rows[n].dialogue, items, forms[f]) for f, n, items in jobs)
-
-    def finish(number: int, outcome: Any) -> None:
-        sheet.enter(number, outcome)
-        bar()
-
     paid = 0.0 if budget is None else plan_annotation(rows, theory, endpoint, forms, cache, price).paid_before.sum()
-    outcomes = ask_all(endpoint, questions, sheet.check, cache, price, budget, finish, paid)
+    with tqdm(total=len(jobs), unit="question", disable=not progress, mininterval=0.5) as bar:
+        def finish(number: int, outcome: Any) -> None:
+            sheet.enter(number, outcome)
+            bar.update()
+
+        outcomes = ask_all(endpoint, questions, sheet.check, cache, price, budget, finish, paid)
     costs = []
     for f, form in enumerate(forms):
         mine = [outcome for (g, _, _), outcome in zip(jobs, outcomes, strict=True) if g == f]
@@ -315,8 +302,8 @@ class _Sheet:
     def __init__(self, theory: Theory, forms: Sequence[str], jobs: list, n_rows: int):
         self.theory, self.forms, self.jobs = theory, tuple(forms), jobs
         self.labels = np.full((len(forms), n_rows, theory.n_items), np.nan)
-        self.reasons: list[list[dict[int, str]]] = [[{} for _ in range(n_rows)] for _ in forms]
-        self.open: list[list[dict[int, str]]] = [[{} for _ in range(n_rows)] for _ in forms]
+        self.reasons: dict[tuple[int, int, int], str] = {}  # of form, row and item
+        self.open: dict[tuple[int, int, int], str] = {}
         self.thoughts: list[list[str]] = [[] for _ in range(n_rows)]
         self.listed_nothing: set[int] = set()
 
@@ -333,28 +320,25 @@ class _Sheet:
         f, n, items = self.jobs[number]
         self.listed_nothing.discard(number)
         if outcome.value is None:
-            self.open[f][n].update(dict.fromkeys(items, outcome.error))
+            self.open |= {(f, n, item): outcome.error for item in items}
             return
         self.thoughts[n] += [outcome.value.thoughts] if outcome.value.thoughts else []
         self.labels[f, n, list(items)] = outcome.value.labels
         for item, label, reason, why in zip(items, outcome.value.labels, outcome.value.reasons, outcome.value.open,
                                             strict=True):
             if why:
-                self.open[f][n][item] = why
+                self.open[f, n, item] = why
             elif label and reason:
-                self.reasons[f][n][item] = reason
+                self.reasons[f, n, item] = reason
 
     def close(self, rows: Sequence[Row], costs: pd.DataFrame) -> Annotation:
         names = self.theory.items
         vote, margin = vote_labels(self.labels)
         reasons, open_ = [], []
         for n, row in enumerate(rows):
-            given: dict[str, str] = {}
-            for f in range(len(self.forms)):
-                for item, reason in self.reasons[f][n].items():
-                    if self.labels[f, n, item] == vote[n, item]:
-                        given.setdefault(names[item], reason)
-            reasons.append({names[i]: given[names[i]] for i in np.flatnonzero(vote[n]) if names[i] in given})
+            given = [(names[i], self.reasons.get((f, n, i), "")) for i in np.flatnonzero(vote[n])
+                     for f in reversed(range(len(self.forms))) if self.labels[f, n, i] == vote[n, i]]
+            reasons.append({name: reason for name, reason in given if reason})
             open_.append({names[i]: row.problem or self._why(n, i) for i in np.flatnonzero(np.isnan(vote[n]))})
         return Annotation(self.forms, self.labels, vote, margin, reasons, open_, costs, [{} for _ in rows],
                           ["\n\n".join(texts) for texts in self.thoughts])
@@ -364,7 +348,7 @@ class _Sheet:
         if np.isfinite(votes).any():
             said = ", ".join(f"{form} {int(v):+d}" for form, v in zip(self.forms, votes, strict=True) if np.isfinite(v))
             return f"the forms tie: {said}"
-        return "; ".join(dict.fromkeys(self.open[f][n].get(item, "") for f in range(len(self.forms))))
+        return "; ".join(dict.fromkeys(self.open.get((f, n, item), "") for f in range(len(self.forms))))
 
 
 def compare_forms(annotation: Annotation, people: np.ndarray | None = None) -> pd.DataFrame:
@@ -457,7 +441,7 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
     given = row.fields.get("dialogue")
     out = {name: None for name in ("query_source", "response_source") if name not in row.fields}
     out["dialogue"] = row.dialogue.released if row.dialogue else given
-    out["value_items"] = [f"{theory.items[i]}: {int(labels[i]):+d}" for i in np.flatnonzero(np.nan_to_num(labels))]
+    out["value_items"] = write_labels(theory.items, labels)
     out["value_types"] = items_to_types(labels, theory, rule)
     own = OWN if given in (None, out["dialogue"]) else (*OWN, "dialogue")
     out["not_annotated"] = [{"item": item, "reason": why} for item, why in (open_items or {}).items()]
@@ -468,7 +452,19 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
     return keep_fields(row.fields, {**out, **(extra or {})}, own)
 
 
-def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum") -> list[str]:
+def write_labels(names: Sequence[str], labels: np.ndarray) -> list[str]:
+    """Return the labels that are neither 0 nor nan in words.
+
+    Examples
+    --------
+    >>> write_labels(("care", "fairness"), np.array([1.0, np.nan]))
+    ['care: +1']
+    """
+    return [f"{names[i]}: {int(labels[i]):+d}" for i in np.flatnonzero(np.nan_to_num(labels))]
+
+
+def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum",
+                   told: np.ndarray | None = None) -> list[str]:
     """Return the dimension labels ("security: -1") that follow from the item labels of one reply.
 
     Parameters
@@ -477,6 +473,8 @@ def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum") -
         -1, 0, +1, nan = not annotated, which leaves its dimension without a label.
     theory : Theory
     rule : {"sign-sum", "released"}
+    told : array, shape (D,), optional
+        Labels that people gave to dimensions, whatever the items say; nan = none.
 
     Returns
     -------
@@ -505,7 +503,9 @@ def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum") -
         signs = sorted(((d, sign) for d, sign in carried if known[d]), key=lambda pair: (pair[0], -pair[1]))
     else:
         raise ValueError(f"no rule {rule!r}; there are sign-sum and released.")
-    return [f"{theory.dimensions[d]}: {sign:+d}" for d, sign in signs]
+    told = np.full(theory.n_dims, np.nan) if told is None else told
+    return [f"{theory.dimensions[d]}: {sign:+d}" for d, sign in signs if np.isnan(told[d])] + write_labels(
+        theory.dimensions, told)
 
 
 def write_rows(path: str | Path, rows: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> Path:
@@ -527,16 +527,3 @@ def write_rows(path: str | Path, rows: Iterator[dict[str, Any]] | Sequence[dict[
     with write_atomic(path) as tmp, (gzip.open if path.suffix == ".gz" else open)(tmp, "wb") as lines:
         lines.writelines(json_line(row).encode() for row in rows)
     return path
-
-
-def _progress_bar(total: int, show: bool) -> Callable[[], None]:
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, unit="question", disable=not show, mininterval=0.5)
-
-    def step() -> None:
-        bar.update()
-        if bar.n >= total:
-            bar.close()
-
-    return step

@@ -513,8 +513,7 @@ def test_null_is_a_missing_field_in_every_kind_of_file(tmp_path):
 
 
 PAIRS = [("<think>", "</think>"), ("<Thinking>", "</THINKING>"), ("<reasoning>", "</reasoning>"),
-         ("[THINK]", "[/THINK]"), ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-         ("<|START_THINKING|>", "<|END_THINKING|>"), ("<think >", "</ think>"),
+         ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"), ("<think >", "</ think>"),
          ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")]
 ANSWERS = ["C", "I choose C.", '{"labels": []}', "Think twice.\n\nThen `</think>` again.",
            "```\n<think>\nx\n</think>\n```\nC"]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fulcra_utils import generation
 from fulcra_utils.cli import main
-from fulcra_utils.endpoints import Endpoint, EndpointError, Question, load_endpoints, load_price
+from fulcra_utils.endpoints import Endpoint, EndpointError, Question, load_price
 from fulcra_utils.generation import LocalModel, load_writers, write_replies, write_reply_rows
 
 PROMPTS = [f"What about {k}?" for k in range(12)]
@@ -217,7 +217,7 @@ def test_keys_come_from_the_environment_only(monkeypatch, tmp_path):
     assert "sk 1" not in str(caught.value)
     assert Endpoint(model="m", base_url="http://me:secret@host/v1/").address == "http://host/v1"
     with pytest.raises(EndpointError, match="no file with a list"):
-        load_endpoints(tmp_path / "none.yaml")
+        load_writers(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(("content", "reason", "fields", "row"), [
