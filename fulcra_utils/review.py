@@ -182,7 +182,7 @@ def _read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = 
     if not who.strip():
         raise ReviewError("who: a decision needs the name of who took it")
     try:
-        when and datetime.fromisoformat(when.strip())
+        when and (datetime.fromisoformat(when.strip()), pd.to_datetime([when.strip()], format="ISO8601").as_unit("ns"))
     except ValueError:
         raise ReviewError(f"when: {when!r} is no time like 2025-05-02T10:00:00Z") from None
     name = name if names is None else _find_name(name, names)

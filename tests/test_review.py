@@ -84,6 +84,8 @@ def test_csv_goes_out_and_comes_back(tmp_path):
     ("row_id|name|label\n", "row_id is missing"),
     ('row_id,name,label,who\nr,care,1,"Ann\nr2,care,1,Ann\n', "line 2: .* unexpected end"),
     ("row_id,name,label,who,when\nr,care,1,Ann,02.05.2024\n", "line 2, when: '02.05.2024' is no time"),
+    *((f'row_id,name,label,who,when\nr,care,1,Ann,"{when}"\n', "line 2, when") for when in (
+        "2025-W18-5", "2025-05-02x10:00", "2025-05-02T10:00:00,5", "0001-01-01", "9999-01-01")),
     ("PK\x03\x04", "row_id is missing")])
 def test_bad_decisions_are_named(tmp_path, text, why):
     (tmp_path / "d.csv").write_text(text)
