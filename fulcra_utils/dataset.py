@@ -266,11 +266,13 @@ def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     found = []
     for place, row in enumerate(rows):
+        if (names := getattr(row, "_fields", None) or getattr(getattr(row, "dtype", None), "names", None)) is not None:
+            row = dict(zip(names, row, strict=True))  # a named tuple, or a record of an array
         try:
-            dialogue = read_dialogue(row) if isinstance(row, Mapping) else None
+            dialogue = read_dialogue(dict(row)) if isinstance(row, Mapping | pd.Series) else None
         except RowError as fault:
             raise error(f"Row {place}: {fault}.") from None
-        if dialogue is None and (isinstance(row, str | bytes) or not isinstance(row, Iterable) or len(row) != 2):
+        if dialogue is None and (isinstance(row, str | bytes | Set) or not isinstance(row, Iterable) or len(row) != 2):
             raise error(f"Row {place} is no pair of prompt and response but {_short(row)!r}.")
         found.append((dialogue.prompt, dialogue.response) if dialogue else tuple(row))
     return [prompt for prompt, _ in found], [response for _, response in found]

@@ -231,6 +231,9 @@ TAKEN = {
     "zip": zip(PROMPTS, REPLIES, strict=True), "array": np.array(PAIRS), "table": TABLE,
     "other names": TABLE.rename(columns={"prompt": "question", "response": "answer"}), "tuples of a table":
     TABLE.itertuples(index=False), "more columns in another order": TABLE.assign(id=1)[["id", "response", "prompt"]],
+    "named tuples": TABLE[["response", "prompt"]].itertuples(),
+    "rows": [row for _, row in TABLE[["response", "prompt"]].iterrows()],
+    "records": TABLE[["response", "prompt"]].to_records(index=False),
     "data set": datasets.Dataset.from_list(ROWS), "arrow": pa.Table.from_pylist(ROWS), "columns": TABLE.to_dict("list"),
     "messages": [{"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": r}]} for p, r in PAIRS],
 }
@@ -240,7 +243,7 @@ TAKEN = {
 def test_predict_takes_pairs_of_every_kind(evaluator, kind):
     expected = evaluator.predict_proba(PROMPTS, REPLIES)
     assert list_pairs(TAKEN[kind]) == (PROMPTS, REPLIES)
-    if kind not in ("generator", "zip", "tuples of a table"):
+    if kind not in ("generator", "zip", "tuples of a table", "named tuples"):
         labels = scores_to_labels(expected[..., 2] - expected[..., 0], evaluator.cuts)
         assert evaluator.predict(TAKEN[kind]).tolist() == labels.tolist()
 
@@ -249,7 +252,7 @@ def test_predict_takes_pairs_of_every_kind(evaluator, kind):
     "ab", ["ab", "cd"], [b"ab"], {"ab", "cd"}, None, 3, [("a",)], [("a", "b", "c")], [("a", 3)], [("a", None)],
     [{"a": 1}],
     {"prompt": "a", "response": "b"}, pd.DataFrame({"ab": ["x"], "cd": ["y"]}), TABLE.prompt, PROMPTS, [3],
-    pd.DataFrame({"prompt": ["a"], "response": [float("nan")]}), TABLE.itertuples(), [ROWS[0], ("a", "")[:1]],
+    pd.DataFrame({"prompt": ["a"], "response": [float("nan")]}), [{"a", "b"}], [ROWS[0], ("a", "")[:1]],
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), [[{"role": "user"}, {"role": "assistant"}]]])
 def test_predict_refuses_what_are_no_pairs(evaluator, pairs):
     with pytest.raises(EvaluatorError) as error:
