@@ -552,9 +552,9 @@ def split_thoughts(text: str) -> tuple[str, str]:
     """Return (thoughts, answer) of a language model's text; an answer of "" means that it never got beyond thinking.
 
     Thoughts are blocks in <think>, <thinking>, <thought>, <reasoning> (any case, nested, several) or [THINK] that open
-    the text, or start a line after a first one; all that follows a block without an end; all that stands
-    before an end without a beginning (a template put that into the prompt); and every channel but "final" of
-    <|channel|> text. Marks in code or quotes, and blocks that come only after other words, are part of the answer.
+    the text, or follow the end of a line or sentence; all that follows a block without an end, and what stands before
+    it; all that stands before an end without a beginning (a template put that into the prompt); and every channel but
+    "final" of <|channel|> text. Marks in code or quotes, within a sentence, or announced by ":" are part of the answer.
 
     Examples
     --------
@@ -579,12 +579,14 @@ def split_thoughts(text: str) -> tuple[str, str]:
                 thoughts.append(before)
                 start = mark.end()
         elif mark["open"]:
-            if is_first or thoughts and starts_line:
+            if is_first or _BEFORE_BLOCK.search(before) and (thoughts or not before.rstrip().endswith(":")):
                 kept, start, depth = [] if is_first else [*kept, before], mark.end(), 1
             else:
                 named.add(starts_line)
         elif starts_line not in named and (is_first or starts_line or not thoughts):
             thoughts, kept, start = [*thoughts, *kept, before], [], mark.end()
+    if depth and not thoughts:  # a greeting before a thought without an end answers nothing
+        thoughts, kept = kept, []
     (thoughts if depth else kept).append(text[start:])
     if not thoughts:
         return "", text
@@ -616,6 +618,7 @@ def read_content(message: dict[str, Any]) -> tuple[str, str]:
 _NAMES = "(?:think|thinking|thoughts?|reasoning)"
 THOUGHT_MARK = re.compile(rf"(?P<open><\s*{_NAMES}(?:\s[^<>]*)?>|(?-i:\[THINK\]))|"
                           rf"<\s*/\s*{_NAMES}\s*>|(?-i:\[/THINK\])", re.IGNORECASE)
+_BEFORE_BLOCK = re.compile(r"(?:\A|[.!?…]\s|\n)\s*\Z")  # a line or a sentence ends here
 _CHANNEL = re.compile(r"\s*(?:<\|start\|>|<\|channel\|>|analysis(?=[A-Z]))")  # the last: decoded without its marks
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>|\Aanalysis(?=\S).*?assistantfinal", re.DOTALL)
 CHANNEL_MARK = re.compile(r"<\|(?:start|channel|message|end|return|call)\|>\s*"

@@ -546,6 +546,16 @@ def test_thoughts_in_odd_shapes(text, thoughts, answer):
     assert split_thoughts(text) == (thoughts, answer)
 
 
+@pytest.mark.parametrize(("begin", "end"), PAIRS[:-1])
+@pytest.mark.parametrize("space", ["\n", " ", "\n\n"])
+def test_thoughts_after_a_greeting_are_no_answer(begin, end, space):
+    for greeting in ("Sure!", "Hello. Okay.", "Well…"):
+        thoughts, answer = split_thoughts(f"{greeting}{space}{begin}{space}I choose A? no{space}{end}{space}C")
+        assert (thoughts, answer.split()) == ("I choose A? no", [*greeting.split(), "C"])
+        thoughts, answer = split_thoughts(f"{greeting}{space}{begin}{space}I choose A. Wait")
+        assert (thoughts.split(), answer) == ([*greeting.split(), "I", "choose", "A.", "Wait"], "")
+
+
 @pytest.mark.parametrize("text", [
     "", "I think so.", "Think: yes.", "analysis of it", "Analysis: A", "[thinking] Well.", "<thinker>a</thinker>b",
     "Use <think> tags.", "Write <think>a</think>b.", "Write:\n<think>\na\n</think>\nb", "`<think>a</think>`",
