@@ -49,11 +49,13 @@ OF_THE_RUN = re.compile(
     r"insufficient|credit balance|billing|payment required|(api|access|subscription).?key|unauthori[sz]ed|authenticat"
     r"|model\b.{0,80}\b(not found|not exist)|model_not_found|(unknown|invalid|no such) model", re.I)
 NOT_TAKEN = re.compile(
-    r"not support|unsupported|unrecogni|unknown|unexpected|not permitted|not allowed|deprecated", re.I)
+    r"not support|unsupported|unrecogni|unknown|unexpected|not permitted|not allowed|deprecated|may only be|fixed at"
+    r"|only \S+ is (allowed|supported)|cannot (both )?be (used|set|specified)", re.I)
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": "",
               "top_p": ""}  # options that may be given in the other name, or left out
 CONTENT_ASKS = 3  # in one run: the first ask and at most two more
-CUT_OFF = {"length", "max_tokens", "max_output_tokens", "model_length"}  # finish reasons of gateways
+CUT_OFF = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length",
+           "model_context_window_exceeded", "context_length_exceeded"}  # finish reasons of gateways
 LESSER_MODE = {"schema": "object", "object": ""}  # of JSON, when an endpoint does not know the first
 COUNTED = ("n_calls", "n_paid", "tokens_in", "tokens_out", "cost", "paid_before")
 
@@ -341,10 +343,8 @@ class _Session:
             try:
                 answer = self._read_response(await self._post(question, mode, sent), question, mode)
             except _Fault as fault:
-                if fault.again:
-                    raise
                 if not self._adapt(str(fault), sent):
-                    if fault.whose or fault.status not in FORMAT_STATUS or not mode:
+                    if fault.again or fault.whose or fault.status not in FORMAT_STATUS or not mode:
                         raise
                     mode = LESSER_MODE[mode]
                 continue
@@ -394,13 +394,13 @@ class _Session:
         error = isinstance(data, dict) and data.get("error") or choice.get("error")
         if not choice or error or response.status_code >= 300 or choice.get("finish_reason") == "error":
             said = _find_words(error) or _find_words(data) or f"the response holds no answer: {response.text}"
-            said = " ".join((said[:250] + (sent_on if response.history else "")).split())
             said = said if self.key == "none" else said.replace(self.key, "***")
+            said = " ".join((said[:250] + (sent_on if response.history else "")).split())
             raise _judge(said, response, isinstance(data, str))
         message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
         (thoughts, text), finish = read_content(message), str(choice.get("finish_reason") or "").casefold()
-        if not text and isinstance(message.get("refusal"), str):
-            text, finish = message["refusal"], "refusal"
+        if not text and isinstance(said := message.get("refusal"), str) and said.strip():
+            text, finish = said, "refusal"
         tokens_in = _count(data.get("usage"), "prompt_tokens", count_question(question))
         tokens_out = _count(data.get("usage"), "completion_tokens", count_tokens(thoughts + text))
         if _is_cut(tokens_in, count_question(question)):

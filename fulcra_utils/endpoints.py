@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
 
 from fulcra_utils.dataset import split_thoughts
 from fulcra_utils.theory import ROOT
@@ -25,6 +25,8 @@ DEFAULT_URL = "https://api.openai.com/v1"
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
 LOCAL = "local"  # whose price is none
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
+_KINDS = {**dict.fromkeys(("extra_headers", "extra_query"), (dict[str, str], "names with texts")),
+          **dict.fromkeys(("max_tokens", "max_completion_tokens"), (int, "a whole number"))}
 _SECRET = re.compile(r"key|token|secret|sig|password|auth|code", re.I)
 
 
@@ -57,6 +59,13 @@ class Endpoint(BaseModel):
             raise ValueError("one whole answer is read a request, so take stream and n out")
         if known := {"model", "messages", "timeout"} & set(given):
             raise ValueError(f"{', '.join(sorted(known))} cannot stand here")
+        for name, value in given.items():
+            kind, said = _KINDS.get(name, (JsonValue, "a number, text, list or names with values"))
+            try:
+                TypeAdapter(kind | None).validate_python(value, strict=True)
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise ValueError(f"{name} must be {said}, not {value!r}") from None
         return options
 
     @property

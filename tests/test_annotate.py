@@ -262,19 +262,22 @@ def test_a_server_without_tls_is_one_line(command, tmp_path):
     assert code == 2 and "SSL" in err
 
 
-def refuse_options(*names, words="Unsupported parameter: {} is not supported with this model."):
+def refuse_options(*names, words="Unsupported parameter: {} is not supported with this model.", status=400):
     def script(request):
         met = [name for name in names if name in request]
-        return (400, {"error": {"message": words.format(met[0])}}) if met else None
+        return (status, {"error": {"message": words.format(met[0])}}) if met else None
     return script
 
 
-@pytest.mark.parametrize("words", [
-    "Unsupported parameter: {} is not supported with this model.", "`{}` is deprecated for this model.",
-    "Unsupported value: '{}' does not support 0 with this model. Only the default (1) value is supported."])
-def test_a_model_that_takes_no_temperature(command, tmp_path, caplog, words):
+@pytest.mark.parametrize(("words", "status"), [
+    ("Unsupported parameter: {} is not supported with this model.", 200), ("`{}` is deprecated for this model.", 500),
+    ("Unsupported value: '{}' does not support 0 with this model. Only the default (1) value is supported.", 400),
+    ("`{}` may only be set to 1 when thinking is enabled.", 400), ("invalid {}: only 1 is allowed for this model", 400),
+    ("`{}` and `top_p` cannot both be specified for this model.", 400), ("{} and n are fixed at 1", 400),
+    ("{} cannot be used with reasoning models", 400)])
+def test_a_model_that_takes_no_temperature(command, tmp_path, caplog, words, status):
     rows = write_input(tmp_path / "in.jsonl", 6)
-    with FaultServer(rate=0, script=refuse_options("temperature", words=words)) as server:
+    with FaultServer(rate=0, script=refuse_options("temperature", words=words, status=status)) as server:
         assert command(server, "--concurrency", "2")[0] == 0
         assert caplog.text.count("takes no temperature, so it is left out") == 1, "said once"
         assert server.requests <= 8
@@ -639,6 +642,14 @@ def test_command_exit_codes_and_one_line_errors(command, tmp_path):
         (tmp_path / "in.jsonl").unlink()
         code, _, err = command(server)
         assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("n", [0, 226, 235, 249])
+def test_no_part_of_the_key_is_shown(command, tmp_path, n):
+    write_input(tmp_path / "in.jsonl", 1)
+    with FaultServer(rate=0, script=lambda _: (401, {"error": {"message": "x" * n + KEY}})) as server:
+        code, out, err = command(server)
+    assert (code, out) == (2, "") and KEY[:3] not in err and "*" in err
 
 
 def test_the_key_appears_nowhere(command, tmp_path):

@@ -137,7 +137,11 @@ def test_the_other_name_of_an_option_is_tried(tmp_path, caplog, given):
 @pytest.mark.parametrize(("options", "why"), [
     ("stream: true", "take stream and n out"), ("n: 2", "take stream and n out"),
     ("model: x", "model cannot stand here"), ("extra_body: {stream: true}", "take stream and n out"),
-    ("extra_body: 3", "extra_body holds no names"), ("timeout: 3", "timeout cannot stand here")])
+    ("extra_body: 3", "extra_body holds no names"), ("timeout: 3", "timeout cannot stand here"),
+    ("max_tokens: '50'", "max_tokens must be a whole number, not '50'"), ("seed: 2024-01-01", "seed must be a number"),
+    ("extra_headers: 3", "extra_headers must be names with texts"), ("temperature: .nan", "temperature must be"),
+    ("extra_headers: {X-A: 3}", "extra_headers must be names with texts"), ("extra_query: [a]", "extra_query must be"),
+    ("extra_body: {a: {b: 2024-01-01}}", "extra_body must be")])
 def test_options_that_cannot_be_are_one_line(tmp_path, options, why):
     (tmp_path / "w.yaml").write_text(f"endpoints: [{{model: m, options: {{{options}}}}}]")
     with pytest.raises(EndpointError, match=why) as caught:
@@ -234,6 +238,10 @@ def test_keys_come_from_the_environment_only(monkeypatch, tmp_path):
     ("No.", "stop", {"reasoning_content": "hm"}, {"response": "No.", "thoughts": "hm"}),
     ("No, becau", "length", {}, {"response": "No, becau", "cut_off": True}),
     ("<think>hm</think>No, becau", "MAX_TOKENS", {}, {"response": "No, becau", "thoughts": "hm", "cut_off": True}),
+    ("No, becau", "model_context_window_exceeded", {}, {"response": "No, becau", "cut_off": True}),
+    ("Well.\n<think>hm", "stop", {}, {"response": None, "thoughts": "Well.\nhm",
+                                      "problem": "the reply holds thoughts only"}),
+    ("", "stop", {"refusal": ""}, {"response": None, "problem": "the reply is empty"}),
     ("I think `<think>` is a tag.", "stop", {}, {"response": "I think `<think>` is a tag."})])
 def test_thoughts_and_cut_off_replies_are_marked(tmp_path, monkeypatch, capfd, content, reason, fields, row):
     (tmp_path / "in.jsonl").write_text('{"id": 1, "prompt": "Hi?", "problem": "old"}\n')
