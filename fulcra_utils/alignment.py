@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.dataset import list_texts, split_thoughts
+from fulcra_utils.dataset import ROLES, list_texts, read_content, split_thoughts
 from fulcra_utils.targets import Target
 from fulcra_utils.theory import Theory
 
@@ -659,7 +659,8 @@ def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str]
     """
     turns = [{"content": message}] if message is None or isinstance(message, str) else \
         [message] if isinstance(message, dict) else message
-    told = [_read_parts(turn.get("content")) for turn in turns if (turn.get("role") or roles[0]) in roles]
+    told = [_read_parts(turn.get("content")) for turn in turns
+            if ROLES.get(str(turn.get("role") or roles[0]).lower()) in roles]
     if roles[0] == "assistant":
         told = [answer if thoughts else text for text in told for thoughts, answer in [split_thoughts(text)]]
     return "\n".join(words for words in told if words)
@@ -669,5 +670,5 @@ def _read_parts(content: str | dict | Sequence | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     parts = [content] if isinstance(content, dict) else content
-    texts = [p if isinstance(p, str) else p.get("text") if p.get("type", "text") == "text" else "" for p in parts]
+    texts = [part if isinstance(part, str) else read_content({"content": [part or {}]})[1] for part in parts]
     return "\n".join(text for text in texts if text)

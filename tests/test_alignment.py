@@ -249,6 +249,8 @@ SHAPES = [
     ([{"role": "assistant", "content": {"type": "text", "text": "d"}}], "d"),
     ([{"role": "assistant", "content": [{"type": "tool_use", "text": "SECRET"}]}], ""),
     ([{"role": "function", "content": "SECRET"}, {"role": "assistant", "content": "e"}], "e"),
+    ([{"role": "assistant", "content": [{"type": "output_text", "text": "g"}, None]}], "g"),
+    ([{"role": "model", "content": "h"}], "h"), ([{"role": "Assistant", "content": "i"}, TOOL], "i"),
     ([{"role": "assistant", "content": "<think>SECRET</think>f", "reasoning_content": "SECRET"}], "f"),
 ]
 
