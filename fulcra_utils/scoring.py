@@ -102,7 +102,7 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     workers : int
         Score through Ray Data by so many, each with an evaluator of its own from the path; 0 = here.
     theory : Theory or str, optional
-        Theory that an evaluator from a path must be one of.
+        Theory that the evaluator must be one of.
 
     Returns
     -------
@@ -123,6 +123,8 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     if folder is not None:
         from fulcra_utils.evaluator import ValueEvaluator
         evaluator = ValueEvaluator.from_pretrained(folder, theory=load_theory(theory) if theory else None)
+    elif theory and tuple(evaluator.dimensions) != load_theory(theory).dimensions:
+        raise ScoringError(f"The evaluator scores other values than those of {load_theory(theory).name!r}.")
     with lock_output(target):
         parts = target.with_name(f"{target.name}.parts")
         job = _describe_job(evaluator, source, shard_size, intervals)
@@ -186,6 +188,8 @@ def _open_parts(parts: Path, job: dict) -> int:
     note = parts / "job.json"
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == job:
         return sum(1 for _ in _read_parts(parts))
+    if not note.is_file() and parts.exists() and (parts.is_file() or any(parts.iterdir())):
+        raise ScoringError(f"{parts} is in the way of the finished shards: move it, or choose another output.")
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
     write_json(note, job)

@@ -403,6 +403,21 @@ def test_file_and_call_give_the_same_scores(tmp_path, folder):
     np.testing.assert_allclose(table[list(dims)].to_numpy(), direct, atol=1e-5)
 
 
+def test_another_theory_and_a_folder_in_the_way_are_refused(tmp_path, folder):
+    source, target, parts = write_rows(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
+    for evaluator in (folder, ValueEvaluator.from_pretrained(folder)):
+        with pytest.raises(ValueError, match="schwartz19"):
+            score_file(evaluator, source, target, theory="schwartz19")
+    for note in (parts / "mine.txt", parts):
+        note.parent.mkdir(exist_ok=True)
+        note.write_text("mine")
+        with pytest.raises(ScoringError, match="in the way"):
+            score_file(folder, source, target)
+        assert note.read_text() == "mine" and not target.exists()
+        note.unlink()
+        parts.is_dir() and parts.rmdir()
+
+
 @pytest.mark.slow
 def test_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, folder):
     source, target = write_rows(tmp_path / "in.jsonl", 1500), tmp_path / "out.jsonl"
