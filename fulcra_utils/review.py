@@ -577,8 +577,10 @@ def _read_result(result: list[dict]) -> tuple[str | None, str]:
     """Return the one choice of an annotation (None when nothing is chosen) and its note."""
     chosen: dict[str, list[str]] = {}
     for part in result:
-        given = (part.get("value") or {}).get("text" if part.get("from_name") == "note" else "choices") or []
-        chosen.setdefault(part.get("from_name"), []).extend([given] if isinstance(given, str) else given)
+        name, value = part.get("from_name"), part.get("value") or {}
+        odd = str(value) if value and name == "label" else ""  # no choice, to be refused as a label
+        given = value.get("text" if name == "note" else "choices", odd) or []
+        chosen.setdefault(name, []).extend([given] if isinstance(given, str) else given)
     note, choices = " ".join(chosen.pop("note", [])), chosen.pop("label", [])
     if len(choices) > 1:
         raise ReviewError(f"label: {', '.join(map(repr, choices))} are chosen at once")

@@ -261,6 +261,8 @@ def test_the_newest_annotation_counts(tmp_path, annotations, label):
     (make_task(make_annotation("supported")), "task 7: label: 'supported' is none of"),
     (make_task(make_annotation("+1", "-1")), "task 7: label: '\\+1', '-1' are chosen at once"),
     (make_task({"result": [{"from_name": "tone", "value": {"choices": ["+1"]}}]}), "task 7: label: .* choice in tone"),
+    *((make_task({"result": [{"from_name": "label", "value": value}]}), "task 7: label: ")
+      for value in ({"rating": 1}, {"number": 1}, {"taxonomy": [["+1"]]}, {"labels": ["+1"], "text": "a"})),
     (make_task(make_annotation("+1", created_at="yesterday")), "task 7: when: 'yesterday'"),
     ({**make_task(), "data": {"row_id": "r1", "name": "luck"}}, "task 7: name: 'luck' is no item or dimension"),
     (make_task(5), "task 2: is no task"), ({"id": 7, "row_id": "r1", "name": "care", "label": "+1"}, "task 2: is no")])
