@@ -850,8 +850,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+def _read_number(row: dict[str, Any], name: str, line: int, problems: _Problems) -> float:
+    """Return a field's number; nan without one, and a problem when there is something else."""
+    value = row.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
+    if value is not None:
+        problems.add(line, name, value, "is no number: left out")
+    return np.nan
 
 
 def check_scores(scores: dict[str, Any]) -> dict[str, float]:
@@ -1065,12 +1072,13 @@ def _batch(rows: list[dict], lines: list[int], texts: list[tuple[str, str]], pro
         "prompt": [_clean_told(p, line, "prompt", problems) for (p, _), line in zip(texts, lines, strict=True)],
         "response": [_clean_told(r, line, "response", problems) for (_, r), line in zip(texts, lines, strict=True)],
         "safety_issues": issues, "line": lines,
-        "reward": [_number(row.get("reward") if row.get("reward") is not None else row.get("rating")) for row in rows],
+        "reward": [_read_number(row, "rating" if row.get("reward") is None else "reward", line, problems)
+                   for row, line in zip(rows, lines, strict=True)],
     }
     for name in ("query_source", "response_source"):
         columns[name] = [None if row.get(name) is None else str(row[name]) for row in rows]
     for name in ("e_distance", "h_distance"):
-        columns[name] = [_number(row.get(name)) for row in rows]
+        columns[name] = [_read_number(row, name, line, problems) for row, line in zip(rows, lines, strict=True)]
     return pa.RecordBatch.from_pydict({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
 

@@ -585,3 +585,13 @@ def test_no_reader_takes_thoughts_for_the_reply(tmp_path):
         assert data.table.response.tolist() == ["Hello."] * 6
         assert data.problems[data.problems.reason.str.contains("set aside")][["line", "reason"]].values.tolist() == [
             [3, "holds thoughts only: row set aside"], [7, "holds thoughts only: row set aside"]]
+
+
+@pytest.mark.parametrize("name", ["reward", "rating", "e_distance", "h_distance"])
+def test_a_number_that_is_none_is_told(tmp_path, name):
+    row = {"prompt": "p", "response": "r", "value_vector": {}}
+    given = [3, 0.5, None, "high", "0.5", True, [1], {"a": 1}, 10**400]
+    data = read_scored(write(tmp_path, row, *({**row, name: value} for value in given)), TEN)
+    column = data.table["reward" if name == "rating" else name]
+    assert column[1:3].tolist() == [3.0, 0.5] and column.isna().sum() == len(given) - 1
+    assert data.problems[["line", "field"]].values.tolist() == [[line, name] for line in range(5, 11)]
