@@ -28,7 +28,7 @@ import nbformat
 import yaml
 
 from fulcra_utils.files import write_atomic, write_json, write_table
-from fulcra_utils.theory import ROOT, THEORIES, Theory, load_theory
+from fulcra_utils.theory import ROOT, THEORIES, Theory, load_theory, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -366,8 +366,11 @@ def read_value(name: str, given: Any, default: Any, place: str = "") -> Any:
     """
     try:
         is_yaml = isinstance(given, str) and type(default) in (bool, list, dict)
-        return _fit_kind(yaml.safe_load(given) if is_yaml else given, default)
-    except (ValueError, OverflowError, yaml.YAMLError):
+        value, _, twice = read_yaml(given) if is_yaml else (given, None, ())
+        if twice:
+            raise ValueError
+        return _fit_kind(value, default)
+    except (ValueError, OverflowError):
         kind, example = KINDS[type(default)]
         raise PipelineError(f"{place}{name} is {given!r}, where {kind} is wanted, as in {name}={example}") from None
 

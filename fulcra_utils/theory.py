@@ -300,10 +300,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
-def read_yaml(path: Path) -> tuple[Any, yaml.Node | None, list[str]]:
-    """Return a file's value, its nodes, which know their lines, and the keys given twice; ValueError says why not."""
+def read_yaml(path: Path | str) -> tuple[Any, yaml.Node | None, list[str]]:
+    """Return the value of a file or text, its nodes, which know their lines, and keys given twice, or a ValueError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path if isinstance(path, str) else path.read_text(encoding="utf-8")
         loader = _Loader(text)
         node = loader.get_single_node()
         return None if node is None else loader.construct_document(node), node, loader.twice
