@@ -314,7 +314,8 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
         known = thing.__globals__ | {n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
         told = [[c.co_code, c.co_names, [x for x in c.co_consts if not isinstance(x, CodeType) and
                                          (x is None or x != thing.__doc__)]] for c in codes]
-        return {"code": [told, thing.__defaults__, thing.__kwdefaults__], **{n: known[n] for n in names & known.keys()},
+        return {"code": [told, thing.__defaults__, thing.__kwdefaults__, vars(thing)],
+                **{n: known[n] for n in names & known.keys()},
                 **{n: c.cell_contents for n, c in zip(codes[0].co_freevars, cells, strict=True) if c != CellType()}}
     if isinstance(thing, type):
         kept = {n: x for n, x in vars(thing).items() if n != "_abc_impl" and (n[:2] != "__" or callable(x))}

@@ -499,7 +499,8 @@ def _fingerprint(model_hash: str, chat_template: str, prompts: Sequence[str], se
 def _identify(reward: Reward) -> tuple[str, str]:
     """Return what tells a reward from another one, and the fault when it cannot be told."""
     try:
-        return digest(label if (label := getattr(reward, "label", None)) else reward), ""
+        label = getattr(reward, "label", None)
+        return digest(label if label and isinstance(label, str) else reward), ""
     except TypeError as error:
         return "", str(error)
 

@@ -276,6 +276,14 @@ def plain(factor):
                                                                    c[0]["content"].count("e")) for c in completions]
 
 
+def told(**named):
+    def reward(prompts, completions, **columns):
+        return plain(reward.factor)(prompts, completions)
+
+    vars(reward).update(named)
+    return reward
+
+
 class Callable:
     def __init__(self, factor):
         self.__name__, self.factor = "callable", factor
@@ -291,6 +299,7 @@ REWARDS = {"evaluator's weights": lambda k: aimed(tiny_evaluator(k)), "a stub's 
            "a weight": lambda k: aimed(Counting(), weights=np.array([1.0, k])),
            "code": lambda k: aimed(type("Stub", (), {"score": [lambda s, p, r: np.ones((len(r), 2)),
                                                                 lambda s, p, r: np.zeros((len(r), 2))][k - 1]})()),
+           "an attribute": lambda k: told(factor=k), "a label that is no text": lambda k: told(factor=k, label=3),
            "a label": lambda k: scalar_reward(count_e, f"model {k}")}
 
 
