@@ -8,6 +8,7 @@ Rules for the labels of the released files (all counted in `ValueDataset.problem
 - a dimension given with both signs takes the sign of the sum of its item labels, 0 on a tie;
 - a row without any label is kept with an all-nan vector, unless it carries the field `not_annotated`, which says that
   everything else was looked at;
+- a field that is null counts as one that is missing, in every kind of file;
 - a row is set aside only when its prompt or its reply cannot be read.
 """
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fulcra_utils.alignment import value_distance
-from fulcra_utils.dataset import SUFFIXES, RowError, check_scores, iter_rows, read_dialogue
+from fulcra_utils.dataset import SUFFIXES, RowError, iter_rows, read_dialogue
 from fulcra_utils.files import (
     check_outputs,
     digest,
@@ -412,16 +412,18 @@ def _read_scores(path: str | Path, name: Callable) -> tuple[list, np.ndarray, tu
 
 
 def _read_scored_row(row: dict) -> tuple[str | None, dict[str, float]]:
-    """Return the prompt of a scored row and its scores; nan for all of them where one is no number from -1 to 1."""
+    """Return the prompt of a scored row and its scores, nan for what is no finite number."""
     try:
         prompt = row["prompt"] if isinstance(row.get("prompt"), str) else read_dialogue(row).prompt
     except RowError:
         return None, {}
     vector = row["value_vector"] if isinstance(row.get("value_vector"), dict) else {}
-    try:
-        return prompt, check_scores(vector)
-    except ValueError:
-        return prompt, dict.fromkeys(vector, np.nan)
+    return prompt, {name: _score(value) for name, value in vector.items()}
+
+
+def _score(value: Any) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if known else np.nan
 
 
 def compare_files(first: str | Path, second: str | Path, target: Target | dict[str, float] | None = None,

@@ -58,7 +58,7 @@ class CountingEvaluator:
     def score(self, prompts, responses, batch_size=32, intervals=False):
         self.n_scored += len(prompts)
         lengths = np.array([len(r) for r in responses], dtype=float)
-        scores = np.column_stack([np.tanh(lengths / 10), -np.tanh(lengths / 20)]) * 0.8 + self.shift
+        scores = np.column_stack([np.tanh(lengths / 10), -np.tanh(lengths / 20)]) + self.shift
         return np.stack([scores, scores - 1, scores + 1]) if intervals else scores
 
 
@@ -774,15 +774,15 @@ def test_thoughts_are_never_scored(tmp_path):
     rows = read_lines(tmp_path / "out.jsonl")
     assert [row["response"] for row in rows] == replies, "what came in goes out"
     assert rows[0]["value_vector"] == rows[1]["value_vector"] == rows[2]["value_vector"]
-    assert rows[2]["value_vector"]["first"] == round(float(0.8 * np.tanh(0.3)), 6)
-    assert rows[4]["value_vector"]["first"] == round(float(0.8 * np.tanh(len(replies[4]) / 10)), 6)
+    assert rows[2]["value_vector"]["first"] == round(float(np.tanh(0.3)), 6)
+    assert rows[4]["value_vector"]["first"] == round(float(np.tanh(len(replies[4]) / 10)), 6)
     assert (report.n_unusable, rows[3]["problem"]) == (1, "reply holds thoughts only")
 
 
-@pytest.mark.parametrize("value", ["high", True, [0.5], 7, "0.5"])
-def test_a_score_that_is_none_counts_as_a_row_without_scores(pair, tmp_path, value):
+@pytest.mark.parametrize("value", ["high", True, [0.5], {"x": 1}, "0.5", float("inf")])
+def test_a_score_that_is_none_is_left_out(pair, tmp_path, value):
     rows = [{**row, "value_vector": {"first": value, "second": 0.5}} if row["prompt"] == "p1" else row
             for row in read_lines(pair[0])]
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table = compare_files(pair[0], tmp_path / "bad.jsonl")
-    assert table.attrs["unscored_second"] == 1 and table.n.tolist() == [59, 59] and (table.difference == 0).all()
+    assert table.n.tolist() == [59, 60] and table.difference[0] == 0
