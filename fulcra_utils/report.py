@@ -182,14 +182,15 @@ def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
 
 
 def _join_published(source: Path, folder: Path) -> list[Path]:
-    """Join a run's metrics, manifest and claims to those that stand in `folder`; the run's own win."""
+    """Join a run's metrics, manifest and claims to those in `folder`: its own win, claims made no more fall away."""
     metrics, manifest = ({"old": _read_json(folder / name), "new": _read_json(source / name)}
                          for name in ("metrics.json", "manifest.json"))
     parts = {key: found.get("notebooks", {}) for key, found in manifest.items()}
     claims = pd.read_csv(source / "reproduction.csv")
     if (folder / "reproduction.csv").is_file():
         stood = pd.read_csv(folder / "reproduction.csv")
-        claims = pd.concat([stood[~stood["claim_id"].isin(claims["claim_id"])], claims])
+        is_open = stood["claim_id"].isin(load_reported()["claim_id"]) & ~stood["claim_id"].isin(claims["claim_id"])
+        claims = pd.concat([stood[is_open], claims])
     write_json(folder / "metrics.json", dict(sorted((metrics["old"] | metrics["new"]).items())))
     notebooks = dict(sorted((parts["old"] | parts["new"]).items()))
     write_json(folder / "manifest.json", manifest["new"] | {"notebooks": notebooks})

@@ -83,13 +83,15 @@ def test_publishing_a_part_keeps_what_other_notebooks_showed(finished, tmp_path)
         (stood["notebooks"] if name == "manifest" else stood)["03_value_evaluator"] = {"code": "earlier"}
         (shown / f"{name}.json").write_text(json.dumps(stood))
     claims = pd.read_csv(shown / "reproduction.csv")
-    pd.concat([claims, claims.assign(claim_id="evaluator/x")]).to_csv(shown / "reproduction.csv", index=False)
+    other = next(c for c in load_reported().claim_id if c != claims.claim_id[0])
+    earlier = [claims.assign(claim_id=name) for name in (other, "compass/of-no-file-any-more")]
+    pd.concat([claims, *earlier]).to_csv(shown / "reproduction.csv", index=False)
     publish(finished, tmp_path / "figures")
     assert not (shown / "02_old.png").exists() and (shown / "03_other.png").read_bytes() == b"other"
     manifest = json.loads((shown / "manifest.json").read_text())
     assert list(manifest["notebooks"]) == ["02_value_analysis", "03_value_evaluator"]
     assert json.loads((shown / "metrics.json").read_text())["03_value_evaluator"] == {"code": "earlier"}
-    assert pd.read_csv(shown / "reproduction.csv").claim_id.tolist() == ["evaluator/x", claims.claim_id[0]]
+    assert pd.read_csv(shown / "reproduction.csv").claim_id.tolist() == [other, claims.claim_id[0]]
 
 
 def test_headlines_take_each_line_from_its_run(tmp_path):
