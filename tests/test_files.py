@@ -119,6 +119,18 @@ def test_code_of_ones_own_modules_counts(monkeypatch):
     assert make("x") == make("x") != make("-x")
 
 
+def test_the_place_of_code_does_not_count(monkeypatch):
+    def make(module, body="x"):
+        placed = types.ModuleType(module)
+        exec(f"def count(x):\n    return {body}", {"__name__": module}, vars(placed))
+        monkeypatch.setitem(sys.modules, module, placed)
+        space = {"__name__": "mine"}
+        exec(f"def f(x):\n    from {module} import count\n    return count(x)", space)
+        return digest(space["f"])
+
+    assert make("fulcra_utils.here") == make("fulcra_utils.there") != make("fulcra_utils.there", "-x")
+
+
 def test_circles_end_and_what_cannot_be_told_is_said():
     ring = Thing()
     ring.self = ring
