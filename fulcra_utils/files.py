@@ -312,8 +312,9 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
         inner = [import_module(name) for name in names if name.startswith(f"{_PACKAGE}.")]   # imported in the function
         inner += [x for n in names if isinstance(x := thing.__globals__.get(n), ModuleType) and _is_own(x)]
         known = thing.__globals__ | {n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
-        told = [[c.co_code, [n for n in c.co_names if not n.startswith(f"{_PACKAGE}.")], [x for x in c.co_consts if not isinstance(x, CodeType) and
-                                         (x is None or x != thing.__doc__)]] for c in codes]
+        told = [[c.co_code, [n for n in c.co_names if not n.startswith(f"{_PACKAGE}.")],
+                 [x for x in c.co_consts if not isinstance(x, CodeType) and (x is None or x != thing.__doc__)]]
+                for c in codes]
         return {"code": [told, thing.__defaults__, thing.__kwdefaults__, vars(thing)],
                 **{n: known[n] for n in names & known.keys()},
                 **{n: c.cell_contents for n, c in zip(codes[0].co_freevars, cells, strict=True) if c != CellType()}}

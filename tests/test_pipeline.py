@@ -176,6 +176,33 @@ def test_rules_follow_the_modules_a_notebook_uses():
     assert "evaluator" not in {p.stem for p in modules_of("02_value_analysis")}
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats",
+             "theory/__init__.py": "attach(__name__, submod_attrs={'shape': ['Theory'], 'far': ['f']})",
+             "theory/shape.py": "from fulcra_utils.deep.inner.low import thing", "deep/__init__.py": "",
+             "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory']})", "deep/inner/__init__.py": "", "deep/inner/low.py": ""}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(pipeline, "PACKAGE", tmp_path)
+
+
+@pytest.mark.parametrize(("code", "modules"), [
+    ("from fulcra_utils.theory.shape import Theory", {"theory.shape"}),
+    ("from fulcra_utils.theory import Theory", {"theory.shape"}),          # through the door of a folder
+    ("from fulcra_utils import Theory", {"theory.shape"}),                 # ... and of the package
+    ("from fulcra_utils.theory import far", {"theory.far"}),
+    ("from fulcra_utils import theory as t, stats\nt.f(t.Theory)", {"theory.far", "theory.shape", "stats"}),
+    ("from fulcra_utils import theory\ntheory.f()", {"theory.far"}),
+    ("from fulcra_utils.deep.inner import low", {"deep.inner.low"}),
+    ("def f():\n    import fulcra_utils.deep.inner.low", {"deep.inner.low"}),
+    ("import numpy\nfrom fulcra import theory", set()),
+])
+def test_modules_in_folders_are_found_by_dotted_names(package, code, modules):
+    assert pipeline._imported(code) == modules
+
+
 def test_profiles_have_the_same_keys():
     quick = load_profile("quick")
     assert list_profiles() == ("laptop", "paper", "quick", "thorough")
