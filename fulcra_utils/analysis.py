@@ -85,7 +85,7 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     told = "".join(f"; among non-refusals **{r.value}** ({_percent(r)})" for _, r in answered.iterrows())
     reading = (f"The value expressed most often is **{top.value}** ({_percent(top)}){told}; the one opposed most often "
                f"is **{against.value}** ({_percent(against)}); {replies.describe()}.")
-    return Finding(table, reading, f"{replies.describe()}; bars of error: {INTERVAL}.")
+    return Finding(table, reading, f"{replies.describe()}; error bars: {INTERVAL}.")
 
 
 def _count_group(replies: Replies, by: str, group: str) -> pd.DataFrame:
@@ -736,8 +736,8 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
                f"{top['first']} − {top['second']} = {top.difference:+.2f} ({_span(top.low, top.high)}), "
                f"d_z = {top.effect:.2f}.")
     mixed = pd.concat([_fit_all(replies, c) for c in (False, True)]) if with_mixed else pd.DataFrame()
-    return Finding(table, reading, f"{replies.describe()}; paired on shared prompts; 95 % t intervals, a cluster of "
-                   "near-duplicate prompts is the unit.", {"mixed": mixed})
+    return Finding(table, reading, f"{replies.describe()}; paired on shared prompts; 95 % t intervals, in which "
+                   "nearly identical prompts count as one.", {"mixed": mixed})
 
 
 def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | None:

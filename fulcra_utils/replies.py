@@ -21,7 +21,7 @@ from fulcra_utils.theory import ROOT, Theory
 
 RISKS = ROOT / "data" / "risks.yaml"
 REFUSALS = ROOT / "data" / "labels" / "refusals.csv"
-INTERVAL = "95 % Wilson intervals for as many rows as the prompts are worth"
+INTERVAL = "95 % Wilson intervals, widened because replies to one prompt resemble each other"
 
 
 @dataclass(frozen=True)

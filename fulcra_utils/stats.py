@@ -56,7 +56,7 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tu
 
 def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray,
                    level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a share of rows with Wilson's interval for as many rows as the prompts are worth.
+    """Return a share of rows with Wilson's interval, widened because rows of one prompt resemble each other.
 
     n is divided by the design effect: the variance between prompts over that of independent rows, at least 1. For it
     alone, one prompt of hits and one of misses (both of mean size) are added, so that it is known at 0 % and 100 % too,
