@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from fulcra_utils.pipeline import DEFAULT_THEORY, load_profile, modules_of, name_run
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 PROFILE = config.get("profile", "laptop")
 THEORY = config.get("theory", DEFAULT_THEORY)

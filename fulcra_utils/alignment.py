@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.dataset import ROLES, list_texts, read_content, split_thoughts
-from fulcra_utils.targets import Target
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import Theory
 
 ABSENCES = ("penalise", "zero", "mask")
 SELECTION = ("target", "n_prompts", "n_replies", "distance_mean", "distance_chosen", "distance_change", "low", "high",
@@ -252,8 +252,8 @@ def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: i
 
     Examples
     --------
-    >>> from fulcra_utils.targets import uniform_target
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.targets import uniform_target
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> rows = [{"prompt": "p", "response_source": s, "reward": r, **dict.fromkeys(theory.dimensions, v)}
     ...         for s, r, v in [("x", 1.0, 1.0), ("y", 3.0, 0.0)]]
@@ -308,7 +308,7 @@ def tabulate_targets(targets: Sequence[Target]) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.targets import load_target
+    >>> from fulcra_utils.theory.targets import load_target
     >>> len(tabulate_targets([load_target("uk", "schwartz10")]))
     10
     """
@@ -336,7 +336,7 @@ def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.targets import uniform_target
+    >>> from fulcra_utils.theory.targets import uniform_target
     >>> target = uniform_target("moral_foundations")
     >>> rows = pd.DataFrame([{"response_source": "x", "reward": 1.0, **dict.fromkeys(target.dimensions, 0.2)}])
     >>> measure_sources(rows, target)[["l1", "l1_mask"]].iloc[0].tolist()
@@ -373,7 +373,7 @@ def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.targets import uniform_target
+    >>> from fulcra_utils.theory.targets import uniform_target
     >>> target = uniform_target("moral_foundations")
     >>> row = {"response_source": "x", "e_distance": 2.0, "h_distance": 4.0, **dict.fromkeys(target.dimensions, 0.2)}
     >>> check_released(pd.DataFrame([row]), target).l1_gap.item()
@@ -406,7 +406,7 @@ def claim_distances(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.targets import load_target
+    >>> from fulcra_utils.theory.targets import load_target
     >>> target = load_target("report", "schwartz10")
     >>> len(claim_distances(pd.DataFrame(columns=["response_source", "reward", *target.dimensions]), target))
     6
@@ -471,8 +471,8 @@ def write_degenerate_replies(prompts: Sequence[str], target: Target, theory: The
 
     Examples
     --------
-    >>> from fulcra_utils.targets import load_target
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.targets import load_target
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> write_degenerate_replies(["Why?"], load_target("harmless", theory), theory)["stuffing"][0][:30]
     'have a sense of belonging, hav'
@@ -517,8 +517,8 @@ def audit_reward(
 
     Examples
     --------
-    >>> from fulcra_utils.targets import load_target
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.targets import load_target
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> class Stub:  # every word of a real reply speaks for every value, nothing else does
     ...     def score(self, prompts, responses):

@@ -38,7 +38,7 @@ from fulcra_utils.stats import (
     share_interval,
     take_interval,
 )
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 
 MIN_ROWS = 20  # below that no table of intervals is worth drawing
 PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
@@ -65,7 +65,7 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = tabulate_prevalence(make_example(load_theory("schwartz10"))).table
     >>> row = table[(table.by == "model") & (table.group == "b") & (table.value == "universalism")]
     >>> row[["sign", "share"]].values.tolist()
@@ -118,7 +118,7 @@ def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> check_refusals(make_example(load_theory("schwartz10"))).is_left_out
     True
     """
@@ -161,7 +161,7 @@ def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> prevalence = tabulate_prevalence(make_example(load_theory("schwartz10")))
     >>> claims = claim_prevalence(prevalence, load_reported(), is_whole=False)
@@ -207,7 +207,7 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
     >>> found = correlate_risks(replies, load_risks(), load_reported(), n_draws=20)
@@ -309,7 +309,7 @@ def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Fi
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> found = vary_mapping(make_example(load_theory("schwartz10")), load_risks(), load_reported())
     >>> len(found.table), found.table.changed[0]
@@ -350,7 +350,7 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
     >>> claims = claim_risks(correlate_risks(replies, load_risks(), load_reported(), 20), replies.kind)
@@ -394,7 +394,7 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> found = probe_replies(make_example(load_theory("schwartz10"), 60), load_risks(), 9, 50, n_directions=2)
     >>> rows = found.table[(found.table.task == "preference") & (found.table.rows == "all")].set_index("features")
     >>> bool(rows.score["10 values"] > rows.score["refusal + length"])
@@ -450,7 +450,7 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> {name: x.shape[1] for name, x in make_features(make_example(load_theory("schwartz10"))).items()}
     {'10 values': 10, '4 groups': 4, 'refusal + length': 2, 'values + refusal + length': 12, "model's name": 1}
     """
@@ -567,7 +567,7 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = weigh_values(make_example(load_theory("schwartz10")), n_draws=20).table
     >>> table.loc[table.weight.idxmax(), "value"]
     'self-direction'
@@ -603,7 +603,7 @@ def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> claim_probes(probe_replies(make_example(theory), load_risks(), 5, 20), theory).claim_id.tolist()
     ['preference/values', 'preference/groups']
@@ -636,7 +636,7 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = average_models(make_example(load_theory("schwartz10")), n_draws=20).table
     >>> row = table[(table.model == "b") & (table.quantity == "universalism")].iloc[0]
     >>> float(row["mean"]), float(row.low), float(row.high)
@@ -676,7 +676,7 @@ def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFr
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> means = average_models(make_example(load_theory("schwartz10")), n_draws=20)
     >>> claim_models(means, load_reported(), "scored").why.unique().tolist()
@@ -715,7 +715,7 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = compare_models(make_example(load_theory("schwartz10")), with_mixed=False).table
     >>> last = table[table["value"] == "universalism"].iloc[0]
     >>> int(last.n), bool(last.difference > 0.8), bool(last.p_adjusted < 0.01)
@@ -792,7 +792,7 @@ def pick_declared(correlations: Finding) -> pd.DataFrame:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
     >>> len(pick_declared(correlate_risks(replies, load_risks(), load_reported(), 20)))

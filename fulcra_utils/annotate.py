@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.annotation import FORMS
+from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.datacard import write_release
 from fulcra_utils.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
-from fulcra_utils.files import check_outputs, lock_output
 from fulcra_utils.labelling import (
     ROWS,
     Annotation,
@@ -38,7 +38,7 @@ from fulcra_utils.review import (
     refuse_decided,
     write_review_csv,
 )
-from fulcra_utils.theory import Theory, load_theory
+from fulcra_utils.theory.theory import Theory, load_theory
 
 
 @dataclass

@@ -19,7 +19,7 @@ import numpy as np
 
 from fulcra_utils.dataset import SIGNS, Dialogue, split_thoughts
 from fulcra_utils.endpoints import Question
-from fulcra_utils.theory import Theory, normalise
+from fulcra_utils.theory.theory import Theory, normalise
 
 FORMS = ("all", "sets", "single")
 TOKENS_A_LABEL = 35  # of an answer: item, label and a short reason
@@ -57,7 +57,7 @@ def theory_version(theory: Theory) -> str:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory_version(load_theory("schwartz10")) == theory_version(load_theory("schwartz19"))
     False
     """
@@ -86,7 +86,7 @@ def list_questions(theory: Theory, form: str) -> list[tuple[int, ...]]:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> [len(list_questions(theory, form)) for form in FORMS]
     [1, 10, 54]
@@ -121,7 +121,7 @@ def render_question(theory: Theory, dialogue: Dialogue, items: Sequence[int], fo
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> dialogue = Dialogue((("user", "Hi"), ("assistant", "Label everything +1!")))
     >>> question = render_question(load_theory("moral_foundations"), dialogue, (0,), "single")
     >>> question.messages[1]["content"].count("<end ")
@@ -141,7 +141,7 @@ def answer_schema(theory: Theory, items: Sequence[int]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> answer_schema(load_theory("moral_foundations"), (0,))["required"]
     ['labels']
     """
@@ -206,7 +206,7 @@ def read_answer(text: str, theory: Theory, items: Sequence[int], form: str = "al
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> text = 'Sure! {"labels": [{"item": "relieve suffering", "label": "+1", "reason": "it helps"}]}'
     >>> read_answer(text, theory, (0, 1, 2)).labels

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from fulcra_utils.classification import scores_to_labels
 from fulcra_utils.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
 from fulcra_utils.evaluator import pad_pairs, render
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples, TrainingClock, TrainingSettings, soften
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fulcra_utils.theory import Theory
+    from fulcra_utils.theory.theory import Theory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Measure which basic human values replies express, and align a model to a value profile.")
@@ -25,7 +25,7 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
 
     Exit 2 when the theory has a fault, 1 when rows or labels beside it cannot be used.
     """
-    from fulcra_utils.theory import check_theory, load_theory
+    from fulcra_utils.theory.theory import check_theory, load_theory
     faults = check_theory(file)
     for fault in faults:
         typer.echo(f"{file}, {fault}", err=True)
@@ -197,7 +197,7 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
             as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
     """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
     from fulcra_utils.scoring import compare_files, describe_comparison, pass_gate
-    from fulcra_utils.targets import load_target
+    from fulcra_utils.theory.targets import load_target
     table = compare_files(first, second, load_target(target, theory) if target else None)
     typer.echo(describe_comparison(table, as_json, tolerance))
     if not pass_gate(table, tolerance):
@@ -219,8 +219,8 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
     limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
     """
+    from fulcra_utils.common.files import check_outputs, lock_output
     from fulcra_utils.endpoints import AnswerCache
-    from fulcra_utils.files import check_outputs, lock_output
     from fulcra_utils.generation import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     from fulcra_utils.labelling import ROWS, write_rows
     cache = cache or f"{input}.cache"

@@ -17,10 +17,11 @@ import pandas as pd
 import yaml
 from scipy import stats as sps
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.stats import bootstrap_means, take_interval
-from fulcra_utils.theory import ROOT, Theory, load_theory
+from fulcra_utils.theory.theory import Theory, load_theory
 
-COUNTRIES = ROOT / "data" / "countries.yaml"
+COUNTRIES = DATA / "countries.yaml"
 REPLY_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 MIN_COMMON = 0.5  # share of all prompts that every model must have answered to compare on common prompts
 
@@ -527,7 +528,7 @@ def load_countries(path: str | Path = COUNTRIES) -> Countries:
     >>> countries.names[0], countries.ranks[0].astype(int).tolist()
     ('france', [4, 8, 5, 9, 10, 3, 6, 7, 1, 2])
     """
-    from fulcra_utils.targets import load_target
+    from fulcra_utils.theory.targets import load_target
     raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     theory = load_theory(raw["theory"])
     ranks, vectors = (np.full((len(raw["countries"]), theory.n_dims), np.nan) for _ in range(2))

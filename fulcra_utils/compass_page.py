@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.common.files import make_plain, write_text
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.compass import (
     CompassError,
     Countries,
@@ -32,10 +34,9 @@ from fulcra_utils.compass import (
     resolve_weights,
     weigh_by_ranking,
 )
-from fulcra_utils.files import make_plain, write_text
-from fulcra_utils.theory import ROOT, Theory
+from fulcra_utils.theory.theory import Theory
 
-PAGE = ROOT / "data" / "page"
+PAGE = DATA / "page"
 PLOTLY_SHA256 = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"  # of the unpacked bundle, 4.1.1
 MAX_BYTES = 5_000_000
 MAX_REPLIES = 3          # per model and dimension
@@ -82,7 +83,7 @@ def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies
     Examples
     --------
     >>> from fulcra_utils.compass import draw_means, stack_scores
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("valuelex")
     >>> rows = pd.DataFrame({"model": ["a", "b"], "prompt": "x", "response": "r", "competence": [1.0, 0.5],
     ...                      "character": 0.0, "integrity": 0.0})

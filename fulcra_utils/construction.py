@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset import (
     SIGNS,
     ValueDataset,
@@ -27,10 +28,10 @@ from fulcra_utils.dataset import (
     read_prompts,
     read_scored,
 )
-from fulcra_utils.sources import ROOT, Fetched, Source, load_sources
-from fulcra_utils.theory import Theory, load_theory
+from fulcra_utils.sources import Fetched, Source, load_sources
+from fulcra_utils.theory.theory import Theory, load_theory
 
-SAMPLES = ROOT / "data" / "sample"
+SAMPLES = DATA / "sample"
 NO_NAME = "a model without name"  # of a reply whose row names none
 LEADING = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward", "source",
            "line", "cluster", "split", "half", "is_refusal")
@@ -81,13 +82,13 @@ def locate_sample(theory: Theory) -> tuple[Path, bool]:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> path, has_labels = locate_sample(load_theory("schwartz19"))
     >>> path.name, has_labels
     ('schwartz10.jsonl', True)
     """
     candidates = [SAMPLES / f"{theory.name}.jsonl"]
-    if theory.path.parent != ROOT / "data" / "theories":
+    if theory.path.parent != DATA / "theories":
         candidates.insert(0, theory.labels_path)
     if theory.parent:
         candidates.append(SAMPLES / f"{theory.parent}.jsonl")
@@ -100,7 +101,7 @@ def locate_labels(theory: Theory, fetched: Fetched) -> Path:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> locate_labels(load_theory("moral_foundations"), Fetched()).name
     'moral_foundations.jsonl'
     """
@@ -132,7 +133,7 @@ def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> data = build_run_data(load_theory("schwartz10"))
     >>> len(data.dialogues) >= 300, len(data.scored), data.sources["labels_from"]
     (True, 0, 'the embedded sample schwartz10.jsonl')
@@ -164,7 +165,7 @@ def split_dimensions(table: pd.DataFrame, theory: Theory) -> np.ndarray:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> split_dimensions(build_run_data(theory).dialogues, theory).shape[1]
     10
@@ -180,7 +181,7 @@ def summarise_sources(data: RunData) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> summarise_sources(build_run_data(load_theory("moral_foundations"))).columns.tolist()
     ['source', 'read', 'kept', 'annotated', 'remark']
     """
@@ -221,7 +222,7 @@ def measure_prevalence(vectors: np.ndarray, theory: Theory) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> vectors = np.array([[1.0, 0, 0, 0, np.nan], [-1, 0, 0, 0, np.nan]])
     >>> measure_prevalence(vectors, load_theory("moral_foundations")).loc[0, ["aligned", "opposed"]].tolist()
     [50.0, 50.0]
@@ -245,14 +246,14 @@ def load_published_prevalence(theory: Theory) -> pd.DataFrame | None:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = load_published_prevalence(load_theory("schwartz10")).set_index("dimension")
     >>> round(float(table.loc["benevolence", "aligned"]), 1), round(float(table.loc["benevolence", "opposed"]), 1)
     (28.0, 8.0)
     >>> load_published_prevalence(load_theory("moral_foundations")) is None
     True
     """
-    claims = pd.read_csv(ROOT / "data" / "reported" / "analysis_prevalence.csv", comment="#")
+    claims = pd.read_csv(DATA / "reported" / "analysis_prevalence.csv", comment="#")
     reported = claims.set_index("claim_id").reported * 100
     aligned, mentioned = (reported.reindex([f"prevalence/{name}/{word}" for name in theory.dimensions]).to_numpy()
                           for word in ("aligned", "expressed"))
@@ -285,7 +286,7 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> compare_vector_rules(SAMPLES / "schwartz10.jsonl", load_theory("schwartz10")).rule.tolist()
     ['sign-sum', 'released']
     """
@@ -318,7 +319,7 @@ def count_claims(data: RunData, rules: pd.DataFrame) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = count_claims(build_run_data(load_theory("schwartz10")), pd.DataFrame(columns=["rule", "equal"]))
     >>> table.claim_id[0], bool(table.ours.isna().any())
     ('dataset/size', True)

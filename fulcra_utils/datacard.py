@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.dataset import ValueDataset, is_refusal, read_dataset
-from fulcra_utils.files import write_atomic, write_text
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 
 
 def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made: dict[str, Any] | None = None,
@@ -60,9 +60,10 @@ def describe_release(data: ValueDataset, theory: Theory, made: dict[str, Any], l
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory, ROOT
+    >>> from fulcra_utils.common.paths import DATA
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
-    >>> data = read_dataset(ROOT / "data" / "sample" / "moral_foundations.jsonl", theory)
+    >>> data = read_dataset(DATA / "sample" / "moral_foundations.jsonl", theory)
     >>> card = describe_release(data, theory, {}, {}, "Sample")
     >>> f"{len(data.table)} rows" in card
     True

@@ -32,7 +32,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fulcra_utils.theory import ROOT, Theory, load_theory, normalise
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.theory.theory import Theory, load_theory, normalise
 
 SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+": 1, "=1": 1, "1-": -1, "=-1": -1,
          "-0": 0}
@@ -781,7 +782,7 @@ def _draw_splits(prompts: pd.Series, seed: int) -> pd.DataFrame:
 
 def _find_published(prompts: pd.Series, seed: int) -> pd.DataFrame:
     """Return the published split and half of each prompt, nan for the others."""
-    kept = pd.read_csv(ROOT / "data" / "splits.csv", index_col="prompt").iloc[:None if seed == PUBLISHED_SEED else 0]
+    kept = pd.read_csv(DATA / "splits.csv", index_col="prompt").iloc[:None if seed == PUBLISHED_SEED else 0]
     return kept.reindex(prompts.map(lambda p: hashlib.sha256(p.encode()).hexdigest()[:12])).set_axis(prompts.index)
 
 

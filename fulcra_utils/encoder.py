@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset import list_texts
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ BUNDLED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-SAMPLE = Path(__file__).resolve().parent.parent / "data"
+SAMPLE = DATA
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

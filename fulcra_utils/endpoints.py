@@ -17,10 +17,10 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset import split_thoughts
-from fulcra_utils.theory import ROOT
 
-PRICES = ROOT / "data" / "prices.yaml"
+PRICES = DATA / "prices.yaml"
 DEFAULT_URL = "https://api.openai.com/v1"
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
 LOCAL = "local"  # whose price is none

@@ -36,8 +36,8 @@ from fulcra_utils.classification import (
 )
 from fulcra_utils.evaluator import ValueEvaluator
 from fulcra_utils.stats import bootstrap_correlations, correlate
-from fulcra_utils.targets import Target
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples
 
 
@@ -414,7 +414,7 @@ def _peak_megabytes() -> float:
 def _as_recipe(evaluator: ValueEvaluator, folder: str):
     from fulcra_utils.baselines import PaperRecipe
     from fulcra_utils.encoder import Encoder
-    from fulcra_utils.theory import load_theory
+    from fulcra_utils.theory.theory import load_theory
     encoder = Encoder("evaluator", evaluator.encoder, evaluator.tokenizer)
     return PaperRecipe(encoder, load_theory(Path(folder) / "theory.yaml"), evaluator.config.max_length).eval()
 

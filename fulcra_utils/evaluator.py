@@ -30,7 +30,7 @@ from transformers.utils import ModelOutput
 from fulcra_utils.classification import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.dataset import list_pairs, list_texts
 from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
-from fulcra_utils.theory import Theory, load_theory
+from fulcra_utils.theory.theory import Theory, load_theory
 from fulcra_utils.words import WordExpert, count_features
 
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
@@ -240,7 +240,7 @@ class ValueEvaluator(PreTrainedModel):
         Examples
         --------
         >>> from fulcra_utils.encoder import load_encoder
-        >>> from fulcra_utils.theory import load_theory
+        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).shape
         (1, 10, 3)
@@ -285,7 +285,7 @@ class ValueEvaluator(PreTrainedModel):
         Examples
         --------
         >>> from fulcra_utils.encoder import load_encoder
-        >>> from fulcra_utils.theory import load_theory
+        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> bool(abs(evaluator.score(["May I lie?"], ["Better not."])).max() <= 1)
         True
@@ -331,7 +331,7 @@ class ValueEvaluator(PreTrainedModel):
         Examples
         --------
         >>> from fulcra_utils.encoder import load_encoder
-        >>> from fulcra_utils.theory import load_theory
+        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.predict([("May I lie?", "Better not."), ("And now?", "No.")]).shape
         (2, 10)
@@ -358,7 +358,7 @@ class ValueEvaluator(PreTrainedModel):
         Examples
         --------
         >>> from fulcra_utils.encoder import load_encoder
-        >>> from fulcra_utils.theory import load_theory
+        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.for_theory(load_theory("schwartz19")).score(["May I lie?"], ["Better not."]).shape
         (1, 19)
@@ -539,7 +539,7 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
     Examples
     --------
     >>> from fulcra_utils.encoder import load_encoder
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
     torch.Size([10, 4, 64])
     """
@@ -574,7 +574,7 @@ def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:
     --------
     >>> import tempfile
     >>> from fulcra_utils.encoder import load_encoder
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> with tempfile.TemporaryDirectory() as base:
     ...     folder = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), base + "/e")
     ...     ValueEvaluator.from_pretrained(folder).config.theory_name

@@ -38,6 +38,9 @@ from fulcra_utils.calibration import (
     rescale,
 )
 from fulcra_utils.classification import count_confusions, f1_by_class, labels_of, scores_to_labels, summarise_draws
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.files import write_atomic
+from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.encoder import Encoder, load_encoder
 from fulcra_utils.evaluation import (
     Rows,
@@ -49,12 +52,10 @@ from fulcra_utils.evaluation import (
     take_rows,
 )
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
-from fulcra_utils.files import digest, digest_code, write_atomic
 from fulcra_utils.scoring import compare_files, score_file
-from fulcra_utils.targets import Target
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
-from fulcra_utils.workers import run_jobs
 
 
 def read_training_settings(settings: dict, seed: int) -> TrainingSettings:

@@ -12,7 +12,7 @@ import torch
 from fulcra_utils.classification import WEAK, draw_weights, summarise_draws
 from fulcra_utils.dataset import list_texts
 from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples
 
 # Written for this project: shown in the notebook instead of any released text.
@@ -44,7 +44,7 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     --------
     >>> from fulcra_utils.encoder import load_encoder
     >>> from fulcra_utils.evaluator import make_evaluator
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
     >>> words, weights = weigh_words(evaluator, "Why?", "Be kind.")
     >>> words, weights.shape
@@ -199,7 +199,7 @@ def make_attacks(prompts: Sequence[str], theory: Theory) -> dict[str, list[str]]
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> make_attacks(["May I lie?"], load_theory("schwartz10"))["echo of the prompt"]
     ['May I lie?']
     """

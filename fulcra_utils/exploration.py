@@ -34,7 +34,7 @@ from fulcra_utils.structure import (
     estimate_reliability,
     place_on_circle,
 )
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 
 MIN_ROWS = 20
 MIN_PROMPTS = 5  # a cluster of fewer prompts is an anecdote
@@ -52,7 +52,7 @@ def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> name_risks(make_example(load_theory("schwartz10"), 2), load_risks()).tolist()
     ['Privacy violation', 'Privacy violation', 'Unethical behaviour', 'Unethical behaviour']
     """
@@ -91,7 +91,7 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = project_replies(make_example(load_theory("schwartz10")), load_risks(), ("pca",)).table
     >>> len(table), table.pole.tolist()[-3:]
     (83, ['safe pole', 'unsafe pole', 'workplace manipulation'])
@@ -184,7 +184,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> found = find_unknown_risks(make_example(load_theory("schwartz10")), load_risks(), 4, 3, 9)
     >>> len(found.table), int(found.table["size"].sum())
     (4, 80)
@@ -286,7 +286,7 @@ def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> replies = make_example(load_theory("schwartz10"))
     >>> found = find_unknown_risks(replies, load_risks(), 4, 3, 9)
     >>> bool(show_typical(found, replies, 1).prompt.str.startswith("prompt").all())
@@ -309,7 +309,7 @@ def has_whole_set(path: str | Path) -> bool:
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.files import write_json
+    >>> from fulcra_utils.common.files import write_json
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     has_whole_set(write_json(Path(folder) / "sources.json", {"had": {"data_hybrid": {}}}))
     True
@@ -331,7 +331,7 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> found = search_profiles(make_example(load_theory("schwartz10")), load_risks())
     >>> found.table.profile.tolist()
     ['safe pole', 'unsafe pole', 'workplace manipulation']
@@ -362,7 +362,7 @@ def claim_profiles(profiles: Finding) -> pd.DataFrame:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> claims = claim_profiles(search_profiles(make_example(load_theory("schwartz10")), load_risks()))
     >>> claims.kind.unique().tolist()
     ['other population']
@@ -398,7 +398,7 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> found = examine_circle(make_example(load_theory("schwartz10")), 0, 9)
     >>> found.table.subset.unique().tolist(), len(found.extra["places"])
     (['all', 'a', 'b'], 10)
@@ -485,7 +485,7 @@ def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 5
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> replies = make_example(load_theory("schwartz10"))
     >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
     >>> examine_reliability(items, replies).reading
@@ -518,7 +518,7 @@ def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> replies = make_example(load_theory("schwartz10"))
     >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
     >>> agree = check_items(items.assign(**{"be creative": 1}), replies).table.agree[0]
@@ -571,7 +571,7 @@ def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Find
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> measure_clarity(make_example(load_theory("schwartz10"))).is_left_out
     True
     """
@@ -617,7 +617,7 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
     Examples
     --------
     >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> replies = make_example(load_theory("schwartz10"))
     >>> items = pd.DataFrame(1, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
     >>> other = load_theory("schwartz19")

@@ -10,7 +10,7 @@ In ten lines (no command line needed):
     from fulcra_utils.alignment import value_reward
     from fulcra_utils.evaluator import ValueEvaluator
     from fulcra_utils.finetuning import AlignSettings, align
-    from fulcra_utils.targets import load_target
+    from fulcra_utils.theory.targets import load_target
     evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
     target = load_target("ideal", "schwartz10")
     aligned = align("runs/laptop/alignment/start", value_reward(evaluator, target), prompts, "my-policy",
@@ -49,8 +49,9 @@ from fulcra_utils.alignment import (
     read_words,
     value_reward,
 )
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset import list_texts
-from fulcra_utils.files import digest, digest_code, write_json, write_table
 from fulcra_utils.policy import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies, save_policy
 
 TRAINED = ("rloo", "grpo", "dpo")
@@ -369,7 +370,7 @@ def launch(spec: dict[str, Any], folder: str | Path, n_processes: int = 1) -> Pa
 def _main(path: str) -> None:
     """Run the alignment that a spec file describes; started by `launch`."""
     from fulcra_utils.evaluator import ValueEvaluator
-    from fulcra_utils.targets import load_target
+    from fulcra_utils.theory.targets import load_target
 
     spec = json.loads(Path(path).read_text(encoding="utf-8"))
     evaluator = ValueEvaluator.from_pretrained(spec["evaluator"])

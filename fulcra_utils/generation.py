@@ -13,9 +13,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from fulcra_utils.asking import Outcome, ask_all, plan_questions
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.files import keep_fields
 from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows, list_texts
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
-from fulcra_utils.files import digest, digest_code, keep_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,8 +47,8 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import ROOT
-    >>> [writer.name for writer in load_writers(ROOT / "data" / "endpoints.example.yaml")]
+    >>> from fulcra_utils.common.paths import DATA
+    >>> [writer.name for writer in load_writers(DATA / "endpoints.example.yaml")]
     ['local', 'gpt-4o-mini', 'my-checkpoint']
     """
     try:

@@ -26,11 +26,11 @@ from fulcra_utils.annotation import (
     vote_labels,
 )
 from fulcra_utils.asking import ask_all, plan_questions, sum_outcomes
+from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price
-from fulcra_utils.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.review import apply_decisions
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 
 ROWS = (".jsonl", ".jsonl.gz")  # what rows are written as
 OWN = ("value_items", "value_types", "not_annotated", "looks_english", "problem", "annotator", "reasons", "decided_by",
@@ -181,7 +181,7 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
     Examples
     --------
     >>> from fulcra_utils.construction import build_run_data
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> data = build_run_data(theory)
     >>> len(label_rows(data.dialogues, data.items, theory)) == len(data.dialogues)
@@ -226,7 +226,7 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> rows = [Row({}, Dialogue((("user", "Hi"), ("assistant", "Hello."))))]
     >>> plan = plan_annotation(rows, load_theory("moral_foundations"), Endpoint(model="m"), ["all", "single"])
     >>> plan[["form", "requests"]].values.tolist()
@@ -430,7 +430,7 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> labels = np.zeros(theory.n_items)
     >>> labels[0] = 1
@@ -487,7 +487,7 @@ def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum",
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> labels = np.zeros(theory.n_items)
     >>> labels[:3] = [1, 1, -1]

@@ -31,7 +31,7 @@ from fulcra_utils.compass import (
     weigh_by_ranking,
 )
 from fulcra_utils.stats import take_interval
-from fulcra_utils.theory import Theory, load_theory
+from fulcra_utils.theory.theory import Theory, load_theory
 
 if TYPE_CHECKING:
     from fulcra_utils.evaluator import ValueEvaluator

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.files import write_text
-from fulcra_utils.theory import Theory
+from fulcra_utils.common.files import write_text
+from fulcra_utils.theory.theory import Theory
 
 
 def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int, comparison: pd.DataFrame,

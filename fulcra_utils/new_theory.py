@@ -12,7 +12,7 @@ from fulcra_utils import between
 from fulcra_utils.compass import lift_to
 from fulcra_utils.construction import build_run_data, split_dimensions
 from fulcra_utils.leaderboard import label_from_sample, list_replies, sample_prompts, score_theories
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 
 if TYPE_CHECKING:
     from fulcra_utils.evaluator import ValueEvaluator
@@ -46,7 +46,7 @@ def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", 
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> rows = build_run_data(theory).dialogues.head(20)
     >>> evaluator, history = train_first(theory, rows, epochs=1)
@@ -81,7 +81,7 @@ def choose_replies(dialogues: pd.DataFrame, theory: Theory, scores: np.ndarray) 
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> rows = build_run_data(theory).dialogues.head(2)
     >>> choose_replies(rows, theory, np.full((2, 5), 0.5)).care.tolist()
@@ -170,7 +170,7 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     --------
     >>> from fulcra_utils.encoder import load_encoder
     >>> from fulcra_utils.evaluator import make_evaluator
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> first, second = load_theory("moral_foundations"), load_theory("valuelex")
     >>> rows, judge = build_run_data(first).dialogues.head(10), make_evaluator(load_encoder("tiny"), first)
     >>> pairing = pair_theories(first, second, rows, rows.iloc[:0], judge, n_prompts=2)[-1]
@@ -265,7 +265,7 @@ def check_scores(scores: np.ndarray, labels: np.ndarray, splits: pd.Series, theo
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> splits, theory = pd.Series(["train"] * 4 + ["test"]), load_theory("moral_foundations")
     >>> table = check_scores(np.eye(5), np.eye(5), splits, theory)
     >>> table.seen.round(2).tolist(), table.n_unseen.max().item()

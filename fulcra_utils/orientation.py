@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset import split_thoughts
-from fulcra_utils.theory import ROOT
 
-SLIDER = ROOT / "data" / "surveys" / "svo_slider.yaml"
+SLIDER = DATA / "surveys" / "svo_slider.yaml"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Messages = list[dict[str, str]]
 Player = Callable[[Messages], str]

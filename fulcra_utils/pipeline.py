@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import yaml
 
-from fulcra_utils.files import write_atomic, write_json, write_table
-from fulcra_utils.theory import ROOT, THEORIES, Theory, load_theory, read_yaml
+from fulcra_utils.common.files import write_atomic, write_json, write_table
+from fulcra_utils.common.paths import PACKAGE, ROOT
+from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.theory.theory import THEORIES, Theory, load_theory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +42,7 @@ RUNS = ROOT / "runs"
 DEFAULT_THEORY = "schwartz10"
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
-PACKAGE = ROOT / "fulcra_utils"
-INFRASTRUCTURE = {"pipeline", "report", "cli", "files"}  # a change here changes no result
+INFRASTRUCTURE = {"pipeline", "report", "cli", "common.files", "common.paths"}  # a change here changes no result
 # Which notebook makes the files below a folder of the run.
 MAKERS = {"data": "01_dataset_construction", "analysis": "02_value_analysis", "evaluator": "03_value_evaluator",
           "alignment": "04_value_alignment"}
@@ -414,7 +415,7 @@ def _check_name(name: str, value: Any, theory: Theory) -> None:
     for other in value if name == "theories" else [value] if name == "second_theory" else ():
         _find_theory(other)
     if name == "target":
-        from fulcra_utils.targets import choose_targets
+        from fulcra_utils.theory.targets import choose_targets
         choose_targets([value], theory)
     if name == "weights" and value:
         from fulcra_utils.compass import resolve_weights

@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.theory import Theory
+from fulcra_utils.theory.theory import Theory
 
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*Xph"
@@ -118,7 +118,7 @@ def draw_prevalence(table: pd.DataFrame, theory: Theory, reported: pd.DataFrame)
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> table = pd.DataFrame({"value": ["care"], "by": "all", "sign": "supported", "share": 0.5, "low": 0.4,
     ...                       "high": 0.6})
     >>> reported = pd.DataFrame({"claim_id": [], "reported": []})
@@ -409,7 +409,7 @@ def draw_radar(table: pd.DataFrame, theory: Theory) -> Figure:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> means = pd.DataFrame({"model": "a", "rows": "all", "quantity": theory.dimensions, "mean": 0.5, "low": 0.4,
     ...                       "high": 0.6})

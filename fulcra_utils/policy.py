@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from fulcra_utils.common.digests import digest
+from fulcra_utils.common.files import write_atomic
 from fulcra_utils.dataset import list_texts
 from fulcra_utils.encoder import has_bf16, hash_file, quiet_loading
-from fulcra_utils.files import digest, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment import REFUSAL, Scorer, mean_interval, value_distance
-from fulcra_utils.files import digest, digest_code, write_table
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.files import write_table
 from fulcra_utils.scorers import shuffle_words
-from fulcra_utils.targets import Target
+from fulcra_utils.theory.targets import Target
 
 VARIANTS = ("reply", "swapped", "shuffled", "constant")
 
@@ -183,7 +184,7 @@ def find_constant(scorer: Scorer, prompts: Sequence[str], candidates: Sequence[s
 
     Examples
     --------
-    >>> from fulcra_utils.targets import uniform_target
+    >>> from fulcra_utils.theory.targets import uniform_target
     >>> class Stub:
     ...     def score(self, prompts, responses):
     ...         return np.array([[len(r) / 50] * 5 for r in responses])
@@ -397,7 +398,7 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
 
     Examples
     --------
-    >>> from fulcra_utils.targets import uniform_target
+    >>> from fulcra_utils.theory.targets import uniform_target
     >>> up, down = uniform_target("moral_foundations"), uniform_target("moral_foundations", -1.0)
     >>> table = pd.DataFrame([up.values, down.values], index=["up", "down"], columns=up.dimensions)
     >>> confuse_targets(table, [up], {"uniform": "up", "up": "up"}).loc["nearest"].item()
@@ -430,7 +431,7 @@ def group_targets(targets: Sequence[Target], threshold: float = 0.9) -> dict[str
 
     Examples
     --------
-    >>> from fulcra_utils.targets import load_target
+    >>> from fulcra_utils.theory.targets import load_target
     >>> group_targets([load_target(n, "schwartz10") for n in ("ideal", "uk", "france")])
     {'ideal': 'ideal', 'uk': 'uk', 'france': 'uk'}
     """

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.stats import code_clusters
-from fulcra_utils.theory import ROOT, Theory
+from fulcra_utils.theory.theory import Theory
 
-RISKS = ROOT / "data" / "risks.yaml"
-REFUSALS = ROOT / "data" / "labels" / "refusals.csv"
+RISKS = DATA / "risks.yaml"
+REFUSALS = DATA / "labels" / "refusals.csv"
 INTERVAL = "95 % Wilson intervals, widened because replies to one prompt resemble each other"
 
 
@@ -183,7 +184,7 @@ def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> labels = dict.fromkeys(theory.dimensions, [1.0, None])
     >>> len(make_replies(pd.DataFrame({"prompt": ["a", "b"], "response": ["x y", "z"]} | labels), theory, "annotated"))
@@ -218,7 +219,7 @@ def make_example(theory: Theory, n_prompts: int = 40, seed: int = 0) -> Replies:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> make_example(load_theory("schwartz10")).describe()
     'n = 80 replies scored by the released evaluator by 2 models to 40 prompts'
     """

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fulcra_utils.files import write_atomic, write_json, write_table, write_text
-from fulcra_utils.theory import ROOT
+from fulcra_utils.common.files import write_atomic, write_json, write_table, write_text
+from fulcra_utils.common.paths import DATA, ROOT
 
 if TYPE_CHECKING:
     from fulcra_utils.pipeline import Run
 
-REPORTED = ROOT / "data" / "reported"
+REPORTED = DATA / "reported"
 FIGURES = ROOT / "figures"
 KINDS = ("recomputed", "replicated", "other population")
 COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
-HEADLINES = ROOT / "data" / "reported" / "headlines.yaml"
+HEADLINES = DATA / "reported" / "headlines.yaml"
 MAX_PUBLISHED = 1_000_000  # bytes
 README_RUN = "laptop"
 README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcra publish` writes -->")

@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.annotation import vote_labels
+from fulcra_utils.common.files import write_json, write_table, write_text
 from fulcra_utils.dataset import SIGNS
-from fulcra_utils.files import write_json, write_table, write_text
-from fulcra_utils.theory import Theory, normalise
+from fulcra_utils.theory.theory import Theory, normalise
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -349,7 +349,7 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> table = pd.DataFrame([["r1", *[0.0] * 5]], columns=["row_id", *theory.dimensions])
     >>> len(decide_dialogues(table, "not/there.csv", theory)[1])
@@ -443,7 +443,7 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> queue = pd.DataFrame({"row_id": ["r1"], "name": ["care"], "why": ["they disagree"], "vote": [1.0]})
     >>> texts = pd.DataFrame({"row_id": ["r1"], "prompt": ["Hi"], "response": ["Hello."]})
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -472,7 +472,7 @@ def build_label_config(theory: Theory) -> str:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> '<Choice value="+1"' in build_label_config(load_theory("schwartz10"))
     True
     """
@@ -496,7 +496,7 @@ def describe_name(name: str, theory: Theory) -> str:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> describe_name("be polite", load_theory("schwartz10")).partition(" (")[0]
     'be polite'
     """

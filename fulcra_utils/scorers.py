@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.files import digest, digest_code
-from fulcra_utils.theory import Theory
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.theory.theory import Theory
 
 if TYPE_CHECKING:
     from fulcra_utils.encoder import Encoder
@@ -208,7 +208,7 @@ def teach_absence(
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> p, r, v = teach_absence(["q", "s"], ["be kind now", "no"], np.ones((2, 5)), load_theory("moral_foundations"))
     >>> len(r), float(v.sum())
     (6, 10.0)

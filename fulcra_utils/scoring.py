@@ -28,10 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fulcra_utils.alignment import value_distance
-from fulcra_utils.dataset import SUFFIXES, RowError, iter_rows, read_dialogue
-from fulcra_utils.files import (
+from fulcra_utils.common.digests import digest
+from fulcra_utils.common.files import (
     check_outputs,
-    digest,
     json_line,
     keep_fields,
     lock_output,
@@ -39,9 +38,10 @@ from fulcra_utils.files import (
     write_json,
     write_text,
 )
+from fulcra_utils.dataset import SUFFIXES, RowError, iter_rows, read_dialogue
 from fulcra_utils.stats import adjust_p, compare_paired
-from fulcra_utils.targets import Target
-from fulcra_utils.theory import Theory, load_theory
+from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import Theory, load_theory
 
 OWN = ("value_vector", "value_low", "value_high", "problem")
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread

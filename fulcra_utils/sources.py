@@ -14,10 +14,10 @@ import requests
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from fulcra_utils.files import write_atomic
+from fulcra_utils.common.files import write_atomic
+from fulcra_utils.common.paths import DATA
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "data" / "sources.yaml"
+SOURCES = DATA / "sources.yaml"
 MIRROR = "FULCRA_DATA_MIRROR"
 CACHE = "FULCRA_CACHE"
 TIMEOUT = (5, 60)  # seconds to connect, seconds between two pieces
@@ -67,7 +67,7 @@ def load_sources(path: str | Path = SOURCES) -> dict[str, Source]:
 
 def cache_folder() -> Path:
     """Return the folder of fetched files: the environment's FULCRA_CACHE, or data/cache in the project."""
-    return Path(os.environ.get(CACHE) or ROOT / "data" / "cache")
+    return Path(os.environ.get(CACHE) or DATA / "cache")
 
 
 def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] | None = None,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.files import digest, digest_code, write_json, write_table
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.files import write_json, write_table
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment import mean_interval, value_distance
+from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.proof import (
     Judges,
     average_vectors,
@@ -39,9 +40,8 @@ from fulcra_utils.scorers import (
     fit_value_scorer,
     measure_scorer,
 )
-from fulcra_utils.targets import Target, list_targets, load_target
-from fulcra_utils.theory import Theory
-from fulcra_utils.workers import run_jobs
+from fulcra_utils.theory.targets import Target, list_targets, load_target
+from fulcra_utils.theory.theory import Theory
 
 NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
 SHARE_1X = 0.2  # of the scored training rows
@@ -162,7 +162,7 @@ def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
 
     Examples
     --------
-    >>> from fulcra_utils.theory import load_theory
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> rows = pd.DataFrame(0.0, index=range(2), columns=theory.dimensions).assign(split="train", half=["A", "B"])
     >>> has_labels(rows, theory), has_labels(rows[:1], theory)

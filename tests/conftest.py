@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fulcra_utils.theory import list_theories, load_theory
+from fulcra_utils.theory.theory import list_theories, load_theory
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -19,8 +19,8 @@ from fulcra_utils.alignment import (
     value_distance,
     value_reward,
 )
-from fulcra_utils.targets import Target, load_target, uniform_target
-from fulcra_utils.theory import list_theories, load_theory
+from fulcra_utils.theory.targets import Target, load_target, uniform_target
+from fulcra_utils.theory.theory import list_theories, load_theory
 
 REPORT = np.array([0, 0, 0, 0, 0, 1, 0, 1, 1, 1], dtype=float)
 

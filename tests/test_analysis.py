@@ -8,7 +8,7 @@ from scipy import stats as sps
 from fulcra_utils import analysis, exploration
 from fulcra_utils.replies import Replies, load_risks, make_replies
 from fulcra_utils.report import judge_claims, load_reported
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 ISSUES = ([], ["privacy_violation"], ["controversial_topics,politics"], ["animal_abuse", "self_harm"],
           ["hate_speech,offensive_language"])

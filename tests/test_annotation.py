@@ -30,7 +30,7 @@ from fulcra_utils.labelling import (
     write_rows,
 )
 from fulcra_utils.second_annotator import predict_out_of_fold
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("moral_foundations")
 ITEMS = tuple(range(THEORY.n_items))

@@ -31,7 +31,7 @@ from fulcra_utils.compass import (
 )
 from fulcra_utils.dataset import read_scored
 from fulcra_utils.report import load_reported
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 
 def make_rows(theory, n_models=3, n_prompts=20, seed=0):

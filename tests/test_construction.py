@@ -20,7 +20,7 @@ from fulcra_utils.construction import (
     summarise_sources,
 )
 from fulcra_utils.sources import Fetched, Source, fetch_sources
-from fulcra_utils.theory import THEORIES, list_theories, load_theory
+from fulcra_utils.theory.theory import THEORIES, list_theories, load_theory
 
 
 def public_file(folder, name, rows, role, theory="schwartz10", model=None):

@@ -20,7 +20,7 @@ from fulcra_utils.dataset import (
     read_scored,
     split_thoughts,
 )
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 TEN = load_theory("schwartz10")
 

@@ -27,8 +27,8 @@ from fulcra_utils.explanation import audit_replies
 from fulcra_utils.finetuning import align
 from fulcra_utils.generation import write_replies
 from fulcra_utils.policy import sample_replies
-from fulcra_utils.targets import load_target
-from fulcra_utils.theory import list_theories, load_theory
+from fulcra_utils.theory.targets import load_target
+from fulcra_utils.theory.theory import list_theories, load_theory
 
 PROMPTS = ["May I lie to a friend?", "How do I stay healthy?", "Tell me a joke."]
 REPLIES = ["Honesty matters more.", "Sleep, move and eat well. " * 40, "No."]

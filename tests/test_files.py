@@ -15,7 +15,8 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from fulcra_utils.files import digest, write_atomic, write_json, write_table
+from fulcra_utils.common.digests import digest
+from fulcra_utils.common.files import write_atomic, write_json, write_table
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -78,8 +79,9 @@ def test_things_are_told_apart_and_copies_are_not(one, other):
 
 
 def test_a_digest_is_the_same_in_another_process():
-    code = ("import fulcra_utils.files as f, re, numpy as n; "
-            "print(f.digest({'a', 'b', 'c'}, n.eye(3), re.compile('x'), f.write_json, lambda x: x in {'a', 'b'}))")
+    code = ("import fulcra_utils.common.digests as f, re, numpy as n; "
+            "from fulcra_utils.common.files import write_json; "
+            "print(f.digest({'a', 'b', 'c'}, n.eye(3), re.compile('x'), write_json, lambda x: x in {'a', 'b'}))")
     found = {subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
                             capture_output=True, text=True).stdout for seed in "12"}
     assert len(found) == 1
@@ -105,6 +107,18 @@ def test_code_and_constants_that_a_function_reaches_count():
 
     assert make(1, "x") == make(1, "x")
     assert len({make(1, "x"), make(2, "x"), make(1, "-x")}) == 3
+
+
+def test_what_a_function_reaches_counts_whatever_it_is_called():
+    def make(names, use):
+        space = {"__name__": "mine"}
+        low, high = names
+        exec(f"def {low}(x):\n    return x - 1\ndef {high}(x):\n    return x + 1\ndef f(x):\n    return {use}", space)
+        return digest(space["f"])
+
+    assert make(("low", "high"), "low(high(x)) + low(x)") == make(("a", "b"), "a(b(x)) + a(x)")
+    assert make(("low", "high"), "low(high(x)) + low(x)") != make(("high", "low"), "low(high(x)) + low(x)")
+    assert make(("low", "high"), "low(x)") != make(("low", "high"), "high(x)")
 
 
 def test_code_of_ones_own_modules_counts(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 from fulcra_utils import finetuning
 from fulcra_utils.alignment import RewardAuditError, value_reward
-from fulcra_utils.files import write_json
+from fulcra_utils.common.files import write_json
 from fulcra_utils.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
 from fulcra_utils.policy import (
     PolicyError,
@@ -175,7 +175,7 @@ def test_lora_on_a_tiny_llama_is_merged(llama, tmp_path):
 def test_two_processes_train_from_a_spec(llama, tmp_path):
     from fulcra_utils.encoder import load_encoder
     from fulcra_utils.evaluator import make_evaluator
-    from fulcra_utils.theory import load_theory
+    from fulcra_utils.theory.theory import load_theory
 
     make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).save_pretrained(tmp_path / "evaluator")
     spec = {"start": str(llama), "prompts": PROMPTS, "settings": SMALL | {"lora_rank": 4}, "target": "harmless",
@@ -261,7 +261,7 @@ class Counting:
 def tiny_evaluator(seed):
     from fulcra_utils.encoder import load_encoder
     from fulcra_utils.evaluator import make_evaluator
-    from fulcra_utils.theory import load_theory
+    from fulcra_utils.theory.theory import load_theory
 
     return make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 32, seed=seed)
 

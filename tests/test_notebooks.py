@@ -17,9 +17,9 @@ import nbformat
 import pandas as pd
 import pytest
 
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.pipeline import list_notebooks, open_run, run_notebook
 from fulcra_utils.report import build_report
-from fulcra_utils.theory import ROOT
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "quick.json").read_text(encoding="utf-8"))
 

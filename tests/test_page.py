@@ -11,7 +11,7 @@ import pytest
 
 from fulcra_utils.compass import CompassError, draw_means, load_countries, resolve_weights, stack_scores
 from fulcra_utils.compass_page import MAX_BYTES, make_section, render_page, write_page
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fulcra_utils import pipeline
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.pipeline import (
     KINDS,
     NOTEBOOKS,
@@ -23,7 +24,7 @@ from fulcra_utils.pipeline import (
     read_value,
     run_notebook,
 )
-from fulcra_utils.theory import ROOT, TheoryError, load_theory
+from fulcra_utils.theory.theory import TheoryError, load_theory
 
 PARAMETERS = 'profile = "quick"\ntheory = "schwartz10"\nrun_dir = ""\nn = 1  # rows'
 
@@ -181,7 +182,8 @@ def package(tmp_path, monkeypatch):
     files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats",
              "theory/__init__.py": "attach(__name__, submod_attrs={'shape': ['Theory'], 'far': ['f']})",
              "theory/shape.py": "from fulcra_utils.deep.inner.low import thing", "deep/__init__.py": "",
-             "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory']})", "deep/inner/__init__.py": "", "deep/inner/low.py": ""}
+             "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory']})", "deep/inner/__init__.py": "",
+             "deep/inner/low.py": ""}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -253,7 +255,7 @@ def test_conda_installs_the_same_thing():
 
 
 def test_light_import_stays_light():
-    code = ("import sys, fulcra_utils, fulcra_utils.theory, fulcra_utils.dataset, fulcra_utils.sources, "
+    code = ("import sys, fulcra_utils, fulcra_utils.theory.theory, fulcra_utils.dataset, fulcra_utils.sources, "
             "fulcra_utils.pipeline, fulcra_utils.stats, fulcra_utils.cli; "
             "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from test_analysis import make_rows
 from fulcra_utils import analysis, exploration, plots
 from fulcra_utils.replies import load_risks, make_replies
 from fulcra_utils.report import load_reported
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 
 def draw_all(theory):

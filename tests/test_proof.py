@@ -39,8 +39,8 @@ from fulcra_utils.scorers import (
     measure_scorer,
     teach_absence,
 )
-from fulcra_utils.targets import choose_targets, load_target, uniform_target
-from fulcra_utils.theory import list_theories, load_theory
+from fulcra_utils.theory.targets import choose_targets, load_target, uniform_target
+from fulcra_utils.theory.theory import list_theories, load_theory
 from fulcra_utils.trial import (
     Panel,
     Trial,

@@ -27,7 +27,7 @@ from fulcra_utils.review import (
     review_widget,
     write_review_csv,
 )
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("moral_foundations")
 TEXTS = pd.DataFrame({"row_id": ["r0", "r1"], "prompt": ["Hi <b>?", "=1+1"], "response": ["Hello & bye.", "</style>"]})

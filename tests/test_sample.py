@@ -6,8 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset import items_to_vectors, read_dataset
-from fulcra_utils.theory import ROOT, load_theory
+from fulcra_utils.theory.theory import load_theory
 
 SAMPLE = ROOT / "data" / "sample"
 

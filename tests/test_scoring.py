@@ -29,6 +29,7 @@ from scipy import stats
 from fulcra_utils import scoring
 from fulcra_utils.alignment import value_distance
 from fulcra_utils.cli import main
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset import DatasetError, iter_rows
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluation import agree_with_scores
@@ -43,8 +44,8 @@ from fulcra_utils.scoring import (
     read_scored_file,
     score_file,
 )
-from fulcra_utils.targets import list_targets, load_target, uniform_target
-from fulcra_utils.theory import ROOT, load_theory
+from fulcra_utils.theory.targets import list_targets, load_target, uniform_target
+from fulcra_utils.theory.theory import load_theory
 
 
 class CountingEvaluator:

@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.survey import (
+from fulcra_utils.theory.survey import (
     SurveyError,
     average_countries,
     build_target,
     load_questionnaire,
     score_respondents,
 )
-from fulcra_utils.targets import load_target, save_target
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.targets import load_target, save_target
+from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("schwartz10")
 KEY = load_questionnaire()

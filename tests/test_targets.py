@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fulcra_utils.targets import (
+from fulcra_utils.theory.targets import (
     TargetError,
     choose_targets,
     list_targets,
@@ -11,7 +11,7 @@ from fulcra_utils.targets import (
     uniform_target,
     write_system_prompt,
 )
-from fulcra_utils.theory import list_theories, load_theory
+from fulcra_utils.theory.theory import list_theories, load_theory
 
 THREE = """
 name: three

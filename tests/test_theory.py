@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from fulcra_utils.cli import main
-from fulcra_utils.theory import TheoryError, check_theory, list_theories, load_theory
+from fulcra_utils.theory.theory import TheoryError, check_theory, list_theories, load_theory
 
 GOOD = """\
 name: two

@@ -40,7 +40,7 @@ from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluato
 from fulcra_utils.exploration import write_profile
 from fulcra_utils.leaderboard import least_without, make_board
 from fulcra_utils.stats import count_signs
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 from fulcra_utils.training import (
     Examples,
     TrainingSettings,
@@ -290,7 +290,7 @@ import numpy as np, torch
 from accelerate import PartialState
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import make_evaluator, save_evaluator
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 from fulcra_utils.training import Examples, TrainingSettings, train_evaluator
 torch.set_num_threads(1)
 theory = load_theory("moral_foundations")

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
 from fulcra_utils.explanation import weigh_words
-from fulcra_utils.theory import load_theory
+from fulcra_utils.theory.theory import load_theory
 from fulcra_utils.words import SHARE, STRENGTH, WordExpert, count_features
 
 TOY = "tests/toy.yaml"

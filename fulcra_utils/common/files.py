@@ -9,17 +9,11 @@ import base64
 import csv
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import import_module
-from pathlib import Path, PurePath
-from types import CellType, CodeType, FunctionType, ModuleType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from joblib.hashing import NumpyHasher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,128 +223,6 @@ def write_table(path: str | Path, table: pd.DataFrame) -> Path:
             has_return = any("\r" in v for v in table.to_numpy(dtype=object).ravel() if isinstance(v, str))
             table.to_csv(tmp, index=False, quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
     return path
-
-
-def digest(*things: Any) -> str:
-    """Return a sha256 of everything that things are made of: data, weights, an object's state, code.
-
-    Code counts by what it does (not by its comments or docstrings), with the variables it closes over and the globals
-    it names; installed packages count by their names. An object with a text `label` is known by that alone.
-
-    Raises
-    ------
-    TypeError
-        A part cannot be told from another one: a connection, a lock, a generator.
-
-    Examples
-    --------
-    >>> digest({"a": 1, "b": [2]}) == digest({"b": (2,), "a": 1}), digest(lambda x: x + 1) == digest(lambda x: x + 2)
-    (True, False)
-    """
-    hasher = _Hasher(things)
-    try:
-        for thing in hasher.queue:
-            hasher.dump(thing)
-    except Exception as error:
-        raise TypeError(f"it cannot be told from another one ({str(error).splitlines()[0]})") from None
-    return hasher.hash(None)
-
-
-@cache
-def digest_code(function: FunctionType) -> str:
-    """Return `digest` of a function and of the code of ours that it reaches, taken once in a process."""
-    return digest(function)
-
-
-class _Hasher(NumpyHasher):
-    """joblib's hasher, which also looks into code and models: they wait in a queue, so that circles end."""
-
-    def __init__(self, things: Any):
-        super().__init__("sha256")
-        self.queue: list[Any] = [things]
-        self.told: dict[int, tuple[Any, Any]] = {}   # what stands for a thing; keeps it, so that its id is its own
-
-    def save(self, thing: Any) -> None:
-        if id(thing) not in self.told:
-            parts = _name_parts(thing)
-            if parts is not None:
-                self.queue.append(parts)
-            self.told[id(thing)] = thing, _tell_plain(thing) if parts is None else ("part", len(self.queue))
-        super().save(self.told[id(thing)][1])
-
-    def memoize(self, thing: Any) -> None:
-        if not isinstance(thing, bytes | str | list):   # equal ones are the same, whether they are one or two
-            super().memoize(thing)
-
-
-def _tell_plain(thing: Any) -> Any:
-    """Return what stands for data in a digest: members in an order of their own, tensors as arrays, paths from here."""
-    kind = type(thing)
-    if kind is tuple:
-        return list(thing)
-    if kind in (set, frozenset):
-        return [kind.__name__, sorted(thing, key=repr)]
-    if kind is dict:
-        return ["dict", sorted(thing.items(), key=lambda item: repr(item[0]))]
-    if isinstance(thing, PurePath):
-        return os.path.relpath(thing, _ROOT)
-    if hasattr(thing, "untyped_storage"):    # a tensor
-        raw = thing.detach().cpu().contiguous().flatten().view(sys.modules["torch"].uint8)
-        return [str(thing.dtype), list(thing.shape), raw.numpy()]
-    if isinstance(thing, type | FunctionType | ModuleType):    # an installed one, or a module
-        return [getattr(thing, "__module__", ""), getattr(thing, "__qualname__", thing.__name__)]
-    return thing
-
-
-def _name_parts(thing: Any) -> dict[str, Any] | None:
-    """Return what code of ours, a model or an object known by a label consists of; None = as pickle says."""
-    if isinstance(thing, ModuleType) or (isinstance(thing, type | FunctionType) and not _is_own(thing)):
-        return None
-    if isinstance(thing, FunctionType):
-        codes, cells = _list_codes(thing.__code__), thing.__closure__ or ()
-        names = {name for code in codes for name in code.co_names}
-        inner = [import_module(name) for name in names if name.startswith(f"{_PACKAGE}.")]   # imported in the function
-        inner += [x for n in names if isinstance(x := thing.__globals__.get(n), ModuleType) and _is_own(x)]
-        known = thing.__globals__ | {n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
-        told = [[c.co_code, [n for n in c.co_names if not n.startswith(f"{_PACKAGE}.")],
-                 [x for x in c.co_consts if not isinstance(x, CodeType) and (x is None or x != thing.__doc__)]]
-                for c in codes]
-        return {"code": [told, thing.__defaults__, thing.__kwdefaults__, vars(thing)],
-                **{n: known[n] for n in names & known.keys()},
-                **{n: c.cell_contents for n, c in zip(codes[0].co_freevars, cells, strict=True) if c != CellType()}}
-    if isinstance(thing, type):
-        kept = {n: x for n, x in vars(thing).items() if n != "_abc_impl" and (n[:2] != "__" or callable(x))}
-        return {"bases": thing.__bases__, **kept}
-    if isinstance(label := getattr(thing, "label", None), str) and label:
-        return {"label": label}
-    inner = ("__wrapped__", "fget", *(["func"] if hasattr(thing, "attrname") else []))
-    if found := {name: x for name in inner if (x := getattr(thing, name, None)) is not None}:
-        return found   # a property, a cached function
-    if hasattr(thing, "get_vocab"):
-        return {"vocabulary": thing.get_vocab()}
-    if hasattr(thing, "state_dict") and hasattr(getattr(thing, "config", None), "to_dict"):
-        config = json.loads(json.dumps(thing.config.to_dict(), default=str))    # as it is after saving and loading
-        config = {k: v for k, v in config.items() if k[0] != "_" and k not in _NOISE}
-        return {"class": type(thing), "weights": dict(thing.state_dict()), "config": config,
-                "tokenizer": getattr(thing, "tokenizer", None)}
-    return None
-
-
-def _list_codes(code: CodeType) -> list[CodeType]:
-    """Return a code object and those of the functions inside it."""
-    return [code, *(c for part in code.co_consts if isinstance(part, CodeType) for c in _list_codes(part))]
-
-
-def _is_own(thing: Any) -> bool:
-    """Return whether code is of this project or of a user: neither built in nor of an installed package."""
-    module = str(getattr(thing, "__module__", None) or getattr(thing, "__name__", ""))
-    top, file = module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
-    return top == _PACKAGE or not (top in sys.stdlib_module_names or "-packages" in file or top.startswith("_cython"))
-
-
-_PACKAGE = __name__.partition(".")[0]
-_ROOT = Path(__file__).resolve().parent.parent
-_NOISE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 def make_plain(value: Any, name_infinity: Callable[[float], str | None] = lambda _: None) -> Any:

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from fulcra_utils.targets import Target
-from fulcra_utils.theory import ROOT, Theory, load_theory, read_yaml
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import Theory, load_theory
 
-SURVEYS = ROOT / "data" / "surveys"
+SURVEYS = DATA / "surveys"
 LEAST_PEOPLE = 10  # effective respondents below which a mean has no interval: 1.96 standard errors are too few there
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fulcra_utils.files import write_text
-from fulcra_utils.theory import ROOT, Theory, load_theory, read_yaml
+from fulcra_utils.common.files import write_text
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.theory.theory import Theory, load_theory
 
-TARGETS = ROOT / "data" / "targets"
+TARGETS = DATA / "targets"
 _KEYS = {"name", "title", "theory", "source", "values", "weights"}
 
 

@@ -1,0 +1,1 @@
+"""What every folder needs: where files lie, how they are written and told apart, labels, workers."""

@@ -1,0 +1,1 @@
+"""Value theories, targets, the distance between them, and surveys of people."""
