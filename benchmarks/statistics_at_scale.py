@@ -12,7 +12,9 @@ import time
 
 import numpy as np
 
-from fulcra_utils.stats import correlate, count_signs, find_components, sum_by_cluster, wilson_interval
+from fulcra_utils.stats.comparison import count_signs
+from fulcra_utils.stats.correlation import correlate, find_components
+from fulcra_utils.stats.resampling import sum_by_cluster, wilson_interval
 
 
 def main(n_rows: int = 1_000_000, n_dims: int = 10, n_risks: int = 5, n_models: int = 6) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.classification import NEAREST, scores_to_labels
-from fulcra_utils.probes import (
+from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.replies import INTERVAL, REFUSALS, Finding, Replies, RiskMap, leave_out
+from fulcra_utils.stats.comparison import adjust_difference, adjust_p, agree_with_table, compare_paired, fit_mixed
+from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, rank_columns
+from fulcra_utils.stats.probes import (
     bootstrap_preference,
     draw_directions,
     measure_gain,
@@ -24,20 +27,7 @@ from fulcra_utils.probes import (
     probe_number,
     probe_preference,
 )
-from fulcra_utils.replies import INTERVAL, REFUSALS, Finding, Replies, RiskMap, leave_out
-from fulcra_utils.stats import (
-    adjust_difference,
-    adjust_p,
-    agree_with_table,
-    bootstrap_correlations,
-    bootstrap_means,
-    compare_paired,
-    correlate,
-    fit_mixed,
-    rank_columns,
-    share_interval,
-    take_interval,
-)
+from fulcra_utils.stats.resampling import bootstrap_means, share_interval, take_interval
 from fulcra_utils.theory.theory import Theory
 
 MIN_ROWS = 20  # below that no table of intervals is worth drawing

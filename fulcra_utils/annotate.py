@@ -289,8 +289,8 @@ def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], 
 
 def _agreement(annotation: Annotation, theory: Theory, rows: Sequence[Row]) -> pd.DataFrame | None:
     """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
-    from fulcra_utils.agreement import measure_agreement
     from fulcra_utils.dataset import items_to_vectors
+    from fulcra_utils.stats.agreement import measure_agreement
 
     if len(annotation.forms) < 2:
         return None

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from fulcra_utils.classification import scores_to_labels
+from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
 from fulcra_utils.evaluator import pad_pairs, render
 from fulcra_utils.theory.theory import Theory

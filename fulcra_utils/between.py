@@ -12,8 +12,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.probes import answer_pairs, assign_folds, pair_replies, probe_preference
-from fulcra_utils.stats import bootstrap_correlations, bootstrap_means, correlate, take_interval
+from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
+from fulcra_utils.stats.probes import answer_pairs, assign_folds, pair_replies, probe_preference
+from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 
 MIN_PROMPTS = 10  # with fewer, a bootstrap over prompts knows nothing of their spread
 

@@ -18,7 +18,7 @@ import yaml
 from scipy import stats as sps
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats import bootstrap_means, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
 COUNTRIES = DATA / "countries.yaml"

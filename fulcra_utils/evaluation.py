@@ -20,22 +20,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import subsample
-from fulcra_utils.classification import (
-    WEAK,
+from fulcra_utils.common.labels import WEAK, labels_of, scores_to_labels
+from fulcra_utils.evaluator import ValueEvaluator
+from fulcra_utils.stats.classification import (
     average_precision,
     bootstrap_macro_f1,
     count_confusions,
-    draw_weights,
     f1_by_class,
-    labels_of,
     macro_f1,
-    scores_to_labels,
-    summarise_draws,
 )
-from fulcra_utils.evaluator import ValueEvaluator
-from fulcra_utils.stats import bootstrap_correlations, correlate
+from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
+from fulcra_utils.stats.resampling import draw_weights, summarise_draws
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples

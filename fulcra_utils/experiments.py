@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import (
     LinearModel,
     PaperRecipe,
@@ -28,18 +27,9 @@ from fulcra_utils.baselines import (
     fit_tfidf,
     subsample,
 )
-from fulcra_utils.calibration import (
-    MIN_CELLS,
-    classwise_calibration_error,
-    draw_chance_errors,
-    fit_conformal,
-    fit_cuts,
-    fit_temperatures,
-    rescale,
-)
-from fulcra_utils.classification import count_confusions, f1_by_class, labels_of, scores_to_labels, summarise_draws
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_atomic
+from fulcra_utils.common.labels import labels_of, scores_to_labels
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.encoder import Encoder, load_encoder
 from fulcra_utils.evaluation import (
@@ -53,6 +43,18 @@ from fulcra_utils.evaluation import (
 )
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.scoring import compare_files, score_file
+from fulcra_utils.stats.calibration import (
+    MIN_CELLS,
+    classwise_calibration_error,
+    draw_chance_errors,
+    fit_conformal,
+    fit_cuts,
+    fit_temperatures,
+    rescale,
+)
+from fulcra_utils.stats.classification import count_confusions, f1_by_class
+from fulcra_utils.stats.resampling import summarise_draws
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator

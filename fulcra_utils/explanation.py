@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fulcra_utils.classification import WEAK, draw_weights, summarise_draws
+from fulcra_utils.common.labels import WEAK
 from fulcra_utils.dataset import list_texts
 from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render
+from fulcra_utils.stats.resampling import draw_weights, summarise_draws
 from fulcra_utils.theory.theory import Theory
 from fulcra_utils.training import Examples
 

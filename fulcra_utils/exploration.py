@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from fulcra_utils.classification import NEAREST, scores_to_labels
-from fulcra_utils.clusters import (
+from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.replies import INTERVAL, Finding, Replies, RiskMap, leave_out
+from fulcra_utils.stats.clusters import (
     assess_density,
     cluster_vectors,
     compare_categories,
@@ -24,10 +25,11 @@ from fulcra_utils.clusters import (
     measure_recurrence,
     measure_stability,
 )
-from fulcra_utils.probes import pair_replies, predict_ridge, probe_preference
-from fulcra_utils.replies import INTERVAL, Finding, Replies, RiskMap, leave_out
-from fulcra_utils.stats import adjust_p, count_signs, find_components, share_interval
-from fulcra_utils.structure import (
+from fulcra_utils.stats.comparison import adjust_p, count_signs
+from fulcra_utils.stats.correlation import find_components
+from fulcra_utils.stats.probes import pair_replies, predict_ridge, probe_preference
+from fulcra_utils.stats.resampling import share_interval
+from fulcra_utils.stats.structure import (
     MIN_CIRCLE,
     assess_circle,
     check_sign_rule,

@@ -7,7 +7,7 @@ folder that belongs to another run is never touched.
 
 In ten lines (no command line needed):
 
-    from fulcra_utils.alignment import value_reward
+    from fulcra_utils.alignment.reward import value_reward
     from fulcra_utils.evaluator import ValueEvaluator
     from fulcra_utils.finetuning import AlignSettings, align
     from fulcra_utils.theory.targets import load_target
@@ -40,15 +40,9 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from fulcra_utils.alignment import (
-    PROMPT_ROLES,
-    REFUSAL,
-    check_audit,
-    choose_best,
-    compare_rewards,
-    read_words,
-    value_reward,
-)
+from fulcra_utils.alignment.audit import REFUSAL, check_audit, compare_rewards
+from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words, value_reward
+from fulcra_utils.alignment.selection import choose_best
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset import list_texts

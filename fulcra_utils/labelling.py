@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.agreement import cohen_kappa
 from fulcra_utils.annotation import (
     NOTHING_LISTED,
     ItemLabels,
@@ -30,6 +29,7 @@ from fulcra_utils.common.files import check_output, json_line, keep_fields, writ
 from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price
 from fulcra_utils.review import apply_decisions
+from fulcra_utils.stats.agreement import cohen_kappa
 from fulcra_utils.theory.theory import Theory
 
 ROWS = (".jsonl", ".jsonl.gz")  # what rows are written as

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.classification import NEAREST, scores_to_labels
+from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.compass import (
     Countries,
     ModelScores,
@@ -30,7 +30,7 @@ from fulcra_utils.compass import (
     stack_scores,
     weigh_by_ranking,
 )
-from fulcra_utils.stats import take_interval
+from fulcra_utils.stats.resampling import take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
 if TYPE_CHECKING:

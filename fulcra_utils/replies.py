@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats import code_clusters
+from fulcra_utils.stats.resampling import code_clusters
 from fulcra_utils.theory.theory import Theory
 
 RISKS = DATA / "risks.yaml"

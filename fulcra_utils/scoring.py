@@ -27,7 +27,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fulcra_utils.alignment import value_distance
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import (
     check_outputs,
@@ -39,7 +38,8 @@ from fulcra_utils.common.files import (
     write_text,
 )
 from fulcra_utils.dataset import SUFFIXES, RowError, iter_rows, read_dialogue
-from fulcra_utils.stats import adjust_p, compare_paired
+from fulcra_utils.stats.comparison import adjust_p, compare_paired
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory, load_theory
 

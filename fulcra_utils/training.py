@@ -28,9 +28,10 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from fulcra_utils.classification import CLASSES, labels_of, macro_f1, scores_to_labels
+from fulcra_utils.common.labels import CLASSES, labels_of, scores_to_labels
 from fulcra_utils.encoder import has_bf16
 from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render_pairs
+from fulcra_utils.stats.classification import macro_f1
 
 
 @dataclass(frozen=True)

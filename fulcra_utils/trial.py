@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.alignment import mean_interval, value_distance
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.proof import (
     Judges,
@@ -40,6 +39,8 @@ from fulcra_utils.scorers import (
     fit_value_scorer,
     measure_scorer,
 )
+from fulcra_utils.stats.resampling import mean_interval
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target, list_targets, load_target
 from fulcra_utils.theory.theory import Theory
 
@@ -505,7 +506,7 @@ def _run_job(start, scorer, plan, asked, folder, theory, aim, settings, seed) ->
 
 
 def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
-    from fulcra_utils.alignment import value_reward
+    from fulcra_utils.alignment.reward import value_reward
     from fulcra_utils.finetuning import AlignSettings, align, scalar_reward
 
     if plan.reward.startswith("rlhf"):

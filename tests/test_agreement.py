@@ -5,7 +5,7 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
-from fulcra_utils.agreement import (
+from fulcra_utils.stats.agreement import (
     STATISTICS,
     cohen_kappa,
     count_labels,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
-from fulcra_utils import clusters
+from fulcra_utils.stats import clusters
 
 
 @pytest.fixture

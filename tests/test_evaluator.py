@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from fulcra_utils.alignment import audit_reward, value_distance
-from fulcra_utils.classification import scores_to_labels
+from fulcra_utils.alignment.audit import audit_reward
+from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset import assign_splits, group_prompts, is_refusal, list_pairs
 from fulcra_utils.encoder import embed, load_encoder
 from fulcra_utils.evaluator import (
@@ -27,6 +27,7 @@ from fulcra_utils.explanation import audit_replies
 from fulcra_utils.finetuning import align
 from fulcra_utils.generation import write_replies
 from fulcra_utils.policy import sample_replies
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import list_theories, load_theory
 

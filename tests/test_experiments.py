@@ -9,14 +9,15 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from fulcra_utils import classification, evaluation, experiments
-from fulcra_utils.calibration import tabulate_support
+from fulcra_utils import evaluation, experiments
 from fulcra_utils.common.digests import digest
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import make_evaluator, save_evaluator
 from fulcra_utils.explanation import audit_replies, colour_words, make_attacks, measure_deletion, weigh_words
 from fulcra_utils.model_card import write_card
 from fulcra_utils.pipeline import list_profiles, load_profile
+from fulcra_utils.stats import classification
+from fulcra_utils.stats.calibration import tabulate_support
 from fulcra_utils.theory.targets import uniform_target
 from fulcra_utils.theory.theory import load_theory
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fulcra_utils import finetuning
-from fulcra_utils.alignment import RewardAuditError, value_reward
+from fulcra_utils.alignment.audit import RewardAuditError
+from fulcra_utils.alignment.reward import value_reward
 from fulcra_utils.common.files import write_json
 from fulcra_utils.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
 from fulcra_utils.policy import (
@@ -241,7 +242,7 @@ def test_reward_of_values_goes_through_trl(start, tmp_path):
 
 
 def test_module_help_needs_no_network():
-    code = "import fulcra_utils.alignment, sys; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
+    code = "import fulcra_utils.alignment.reward, sys; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -179,7 +179,7 @@ def test_rules_follow_the_modules_a_notebook_uses():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats",
+    files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats.comparison",
              "theory/__init__.py": "attach(__name__, submod_attrs={'shape': ['Theory'], 'far': ['f']})",
              "theory/shape.py": "from fulcra_utils.deep.inner.low import thing", "deep/__init__.py": "",
              "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory']})", "deep/inner/__init__.py": "",
@@ -256,6 +256,6 @@ def test_conda_installs_the_same_thing():
 
 def test_light_import_stays_light():
     code = ("import sys, fulcra_utils, fulcra_utils.theory.theory, fulcra_utils.dataset, fulcra_utils.sources, "
-            "fulcra_utils.pipeline, fulcra_utils.stats, fulcra_utils.cli; "
+            "fulcra_utils.pipeline, fulcra_utils.stats.comparison, fulcra_utils.cli; "
             "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
 
-from fulcra_utils import probes
+from fulcra_utils.stats import probes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from fulcra_utils import plots_alignment
-from fulcra_utils.alignment import tabulate_targets, value_distance
+from fulcra_utils.alignment.selection import tabulate_targets
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.pipeline import load_profile
 from fulcra_utils.policy import build_policy, save_policy, train_tokenizer
@@ -39,6 +39,7 @@ from fulcra_utils.scorers import (
     measure_scorer,
     teach_absence,
 )
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import choose_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import list_theories, load_theory
 from fulcra_utils.trial import (

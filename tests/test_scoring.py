@@ -27,7 +27,6 @@ import yaml
 from scipy import stats
 
 from fulcra_utils import scoring
-from fulcra_utils.alignment import value_distance
 from fulcra_utils.cli import main
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset import DatasetError, iter_rows
@@ -44,6 +43,7 @@ from fulcra_utils.scoring import (
     read_scored_file,
     score_file,
 )
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
 

@@ -7,7 +7,16 @@ from scipy import stats as sps
 from sklearn.decomposition import PCA
 from statsmodels.stats.proportion import proportion_confint
 
-from fulcra_utils import stats
+from fulcra_utils.stats import comparison as stats
+from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, find_components, rank_columns
+from fulcra_utils.stats.resampling import (
+    bootstrap_means,
+    draw_clusters,
+    share_interval,
+    sum_by_cluster,
+    take_interval,
+    wilson_interval,
+)
 
 
 @pytest.fixture
@@ -23,20 +32,20 @@ def rows():
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (592, 1718)])
 def test_wilson_equals_statsmodels(count, n):
-    assert np.allclose(stats.wilson_interval(count, n), proportion_confint(count, n, method="wilson"))
+    assert np.allclose(wilson_interval(count, n), proportion_confint(count, n, method="wilson"))
 
 
 def test_wilson_limits():
-    assert np.isnan(stats.wilson_interval(0, 0)).all()
+    assert np.isnan(wilson_interval(0, 0)).all()
     with pytest.raises(ValueError, match="between 0 and the number of trials"):
-        stats.wilson_interval(3, 2)
+        wilson_interval(3, 2)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (1, 400)])
 def test_share_of_single_rows_is_wilsons(count, n):
     hits = (np.arange(n) < count).astype(float)
-    assert np.allclose(stats.share_interval(hits, np.ones(n), np.arange(n)),
-                       np.reshape([count / n, *stats.wilson_interval(count, n)], (3, 1)))
+    assert np.allclose(share_interval(hits, np.ones(n), np.arange(n)),
+                       np.reshape([count / n, *wilson_interval(count, n)], (3, 1)))
 
 
 @pytest.mark.parametrize("copies", [2, 7])
@@ -44,18 +53,18 @@ def test_copied_rows_add_nothing_to_a_share(copies):
     rng = np.random.default_rng(copies)
     for share in (0.0, 0.1, 0.5, 1.0):  # at 0 and 100 % the prompts count, not the rows
         hits, prompts = (rng.random(40) < share).astype(float), np.arange(40)
-        once = stats.share_interval(hits, np.ones(40), prompts)
-        again = stats.share_interval(*(np.repeat(x, copies) for x in (hits, np.ones(40), prompts)))
+        once = share_interval(hits, np.ones(40), prompts)
+        again = share_interval(*(np.repeat(x, copies) for x in (hits, np.ones(40), prompts)))
         assert np.allclose(once, again) and 0.05 < (again[2] - again[1])[0] < 0.35
-        assert np.allclose(once, stats.share_interval(9 * hits, np.full(40, 9.0), prompts))  # equal weights
+        assert np.allclose(once, share_interval(9 * hits, np.full(40, 9.0), prompts))  # equal weights
 
 
 def test_share_limits():
-    share, low, high = stats.share_interval(np.zeros((4, 2)), [[1, 0]] * 4, [0, 0, 1, 1])
+    share, low, high = share_interval(np.zeros((4, 2)), [[1, 0]] * 4, [0, 0, 1, 1])
     assert share[0] == 0 and (low[0], high[0] > 0.5) == (0, True) and np.isnan([share[1], low[1], high[1]]).all()
-    assert np.isnan(stats.share_interval(np.zeros((0, 1)), np.zeros((0, 1)), [])).all()
-    one = stats.share_interval(np.ones(50), np.ones(50), np.zeros(50))
-    assert np.allclose(np.ravel(one[1:]), stats.wilson_interval(1, 1))  # fifty rows of one prompt are one prompt
+    assert np.isnan(share_interval(np.zeros((0, 1)), np.zeros((0, 1)), [])).all()
+    one = share_interval(np.ones(50), np.ones(50), np.zeros(50))
+    assert np.allclose(np.ravel(one[1:]), wilson_interval(1, 1))  # fifty rows of one prompt are one prompt
 
 
 @pytest.mark.slow
@@ -69,8 +78,8 @@ def test_share_interval_covers():
                     prompts = np.repeat(np.arange(n_prompts), rng.integers(1, 10, n_prompts))
                     own = rng.beta(share * (1 / alike - 1), (1 - share) * (1 / alike - 1), n_prompts)
                     hits = rng.random(len(prompts)) < own[prompts]
-                    _, low, high = stats.share_interval(hits, np.ones(len(hits)), prompts)
-                    rows = stats.wilson_interval(hits.sum(), len(hits))
+                    _, low, high = share_interval(hits, np.ones(len(hits)), prompts)
+                    rows = wilson_interval(hits.sum(), len(hits))
                     covers[k] = low[0] <= share <= high[0], rows[0] <= share <= rows[1]
                 plain.append(covers[:, 1].mean())
                 assert covers[:, 0].mean() > 0.89, (n_prompts, alike, share)
@@ -90,12 +99,12 @@ def test_sum_by_cluster_equals_loop(rows):
     x, _, clusters = rows
     codes, n = stats.code_clusters(clusters)
     expected = [x[codes == g].sum(axis=0) for g in range(n)]
-    assert np.allclose(stats.sum_by_cluster(x, codes, n), expected)
+    assert np.allclose(sum_by_cluster(x, codes, n), expected)
 
 
 def test_correlate_equals_scipy_point_biserial(rows):
     x, y, _ = rows
-    r, p = stats.correlate(x, y)
+    r, p = correlate(x, y)
     for d in range(4):
         for k in range(2):
             oracle = sps.pointbiserialr(y[:, k], x[:, d])
@@ -105,13 +114,13 @@ def test_correlate_equals_scipy_point_biserial(rows):
 
 def test_correlate_ranks_equals_scipy_spearman(rows):
     x, y, _ = rows
-    r, _ = stats.correlate(stats.rank_columns(x), stats.rank_columns(y))
+    r, _ = correlate(rank_columns(x), rank_columns(y))
     assert r[2, 1] == pytest.approx(sps.spearmanr(x[:, 2], y[:, 1]).statistic)
 
 
 def test_clustered_p_equals_statsmodels(rows):
     x, y, clusters = rows
-    _, p = stats.correlate(x, y, clusters)
+    _, p = correlate(x, y, clusters)
     fit = sm.OLS(sps.zscore(x[:, 3]), sm.add_constant(sps.zscore(y[:, 1]))).fit(
         cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
     assert p[3, 1] == pytest.approx(fit.pvalues[1], rel=1e-6)
@@ -120,40 +129,40 @@ def test_clustered_p_equals_statsmodels(rows):
 def test_correlate_leaves_missing_rows_out(rows):
     x, y, clusters = rows
     x[:40, 2] = np.nan
-    r, p = stats.correlate(x, y, clusters)
-    again, p_again = stats.correlate(x[40:], y[40:], clusters[40:])
+    r, p = correlate(x, y, clusters)
+    again, p_again = correlate(x[40:], y[40:], clusters[40:])
     assert np.allclose([r[2], p[2]], [again[2], p_again[2]])
 
 
 def test_correlate_limits():
     constant = np.column_stack([np.ones(5), np.arange(5.0), np.full(5, np.nan)])
-    r, p = stats.correlate(constant, [[0], [0], [1], [1], [1]])
+    r, p = correlate(constant, [[0], [0], [1], [1], [1]])
     assert np.isnan(r[[0, 2]]).all()
     assert np.isnan(p[[0, 2]]).all()
     assert np.isfinite(r[1])
-    assert np.isnan(stats.correlate(constant, np.ones((5, 1)))[0]).all()
-    assert np.isnan(stats.correlate([[1.0]], [[1.0]])[0]).all()
+    assert np.isnan(correlate(constant, np.ones((5, 1)))[0]).all()
+    assert np.isnan(correlate([[1.0]], [[1.0]])[0]).all()
     with pytest.raises(ValueError, match="the same rows"):
-        stats.correlate(np.ones((3, 1)), np.ones((2, 1)))
+        correlate(np.ones((3, 1)), np.ones((2, 1)))
     with pytest.raises(ValueError, match="missing cells"):
-        stats.correlate(np.ones((3, 1)), np.full((3, 1), np.nan))
+        correlate(np.ones((3, 1)), np.full((3, 1), np.nan))
 
 
 def test_bootstrap_correlations_equal_repeated_rows(rows):
     """A draw's weights must act as if its prompts had been copied."""
     x, y, clusters = rows
     x[5:20, 0] = np.nan
-    draws = stats.bootstrap_correlations(x, y, clusters, n_draws=5, seed=3)
+    draws = bootstrap_correlations(x, y, clusters, n_draws=5, seed=3)
     codes, n = stats.code_clusters(clusters)
-    for weights, drawn in zip(stats.draw_clusters(n, 5, seed=3), draws, strict=True):
+    for weights, drawn in zip(draw_clusters(n, 5, seed=3), draws, strict=True):
         copies = np.repeat(np.arange(300), weights[codes].astype(int))
-        assert np.allclose(drawn, stats.correlate(x[copies], y[copies])[0])
+        assert np.allclose(drawn, correlate(x[copies], y[copies])[0])
 
 
 def test_bootstrap_is_as_wide_as_theory():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 1))
-    draws = stats.bootstrap_correlations(x, 0.5 * x + rng.normal(size=(400, 1)), np.arange(400), n_draws=1000)
+    draws = bootstrap_correlations(x, 0.5 * x + rng.normal(size=(400, 1)), np.arange(400), n_draws=1000)
     r = 0.5 / np.sqrt(1.25)
     assert draws.std() == pytest.approx((1 - r**2) / np.sqrt(400), rel=0.15)
 
@@ -162,17 +171,17 @@ def test_bootstrap_respects_clusters():
     """Rows copied four times within a prompt carry no more information."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(100, 1)), rng.normal(size=(100, 1))
-    once = stats.bootstrap_correlations(x, y, np.arange(100), 400).std()
+    once = bootstrap_correlations(x, y, np.arange(100), 400).std()
     four = np.repeat(np.arange(100), 4)
-    copied = stats.bootstrap_correlations(x[four], y[four], four, 400).std()
+    copied = bootstrap_correlations(x[four], y[four], four, 400).std()
     assert copied == pytest.approx(once)
 
 
 def test_take_interval_limits():
-    low, high = stats.take_interval(np.array([[np.nan, 1.0], [np.nan, 1.0], [3.0, 1.0]]))
+    low, high = take_interval(np.array([[np.nan, 1.0], [np.nan, 1.0], [3.0, 1.0]]))
     assert np.isnan(low[0])
     assert high[1] == 1
-    assert np.isnan(stats.take_interval(np.full(4, np.nan))).all()
+    assert np.isnan(take_interval(np.full(4, np.nan))).all()
 
 
 @pytest.mark.parametrize("method", ["bh", "holm"])
@@ -194,9 +203,9 @@ def test_adjusted_p_limits():
 
 def test_bootstrap_means(rows):
     x, _, _ = rows
-    draws = stats.bootstrap_means(x, np.arange(300), n_draws=2000)
+    draws = bootstrap_means(x, np.arange(300), n_draws=2000)
     assert draws.std(axis=0) == pytest.approx(x.std(axis=0) / np.sqrt(300), rel=0.1)
-    assert np.isnan(stats.bootstrap_means(np.full((3, 1), np.nan), [0, 1, 2], 4)).all()
+    assert np.isnan(bootstrap_means(np.full((3, 1), np.nan), [0, 1, 2], 4)).all()
 
 
 def test_paired_equals_scipy(rows):
@@ -295,20 +304,20 @@ def test_table_agreement():
 
 def test_components_equal_scikit_learn(rows):
     x = rows[0]
-    found, oracle = stats.find_components(x, 3), PCA(3).fit(x)
+    found, oracle = find_components(x, 3), PCA(3).fit(x)
     assert np.allclose(found["share"], oracle.explained_variance_ratio_)
     assert np.allclose(np.abs(found["scores"]), np.abs(oracle.transform(x)))
 
 
 def test_components_limits():
-    assert np.isnan(stats.find_components(np.ones((4, 3)))["share"]).all()
-    few = stats.find_components(np.array([[0.0, 1, 2, 3], [1.0, 0, 5, 1]]))
+    assert np.isnan(find_components(np.ones((4, 3)))["share"]).all()
+    few = find_components(np.array([[0.0, 1, 2, 3], [1.0, 0, 5, 1]]))
     assert few["share"] == pytest.approx([1, 0], abs=1e-9)
-    missing = stats.find_components([[0.0, 1.0], [1.0, 0.0], [np.nan, 1.0]])
+    missing = find_components([[0.0, 1.0], [1.0, 0.0], [np.nan, 1.0]])
     assert np.isnan(missing["scores"][2]).all()
     assert np.isfinite(missing["scores"][:2]).all()
     with pytest.raises(ValueError, match="two complete rows"):
-        stats.find_components([[1.0, 2.0]])
+        find_components([[1.0, 2.0]])
 
 
 def test_arrays_with_three_axes_are_refused():

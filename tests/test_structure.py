@@ -8,7 +8,7 @@ from scipy.spatial import procrustes
 from sklearn.manifold import MDS
 from statsmodels.multivariate.factor import Factor
 
-from fulcra_utils import structure
+from fulcra_utils.stats import structure
 
 # Chatterjee & Price (1977): the data set `attitude` of R, 30 departments x 7 items.
 ATTITUDE = np.fromstring("""

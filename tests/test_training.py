@@ -15,7 +15,6 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from fulcra_utils import training
-from fulcra_utils.alignment import value_distance
 from fulcra_utils.baselines import (
     PaperRecipe,
     fit_frozen,
@@ -24,22 +23,16 @@ from fulcra_utils.baselines import (
     fit_tfidf,
     subsample,
 )
-from fulcra_utils.classification import (
-    NEAREST,
-    average_precision,
-    bootstrap_macro_f1,
-    labels_of,
-    macro_f1,
-    macro_f1_by_value,
-    scores_to_labels,
-    summarise_draws,
-)
-from fulcra_utils.clusters import match_profile
+from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.exploration import write_profile
 from fulcra_utils.leaderboard import least_without, make_board
-from fulcra_utils.stats import count_signs
+from fulcra_utils.stats.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
+from fulcra_utils.stats.clusters import match_profile
+from fulcra_utils.stats.comparison import count_signs
+from fulcra_utils.stats.resampling import summarise_draws
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.theory import load_theory
 from fulcra_utils.training import (
     Examples,
@@ -327,7 +320,7 @@ def test_two_processes_train_one_evaluator(tmp_path):
 
 
 def test_reward_and_scorer_are_one_line_each(tiny):
-    from fulcra_utils.alignment import value_distance
+    from fulcra_utils.theory.distance import value_distance
     theory = load_theory("schwartz10")
     evaluator, target = make_evaluator(tiny, theory, 32), np.eye(theory.n_dims)[0]
     reward = lambda prompts, completions, **_: (  # noqa: E731

@@ -17,8 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_mutual_info_score
 from threadpoolctl import threadpool_limits
 
-from fulcra_utils.classification import NEAREST, scores_to_labels
-from fulcra_utils.stats import adjust_p, code_clusters, draw_clusters, sum_by_cluster
+from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.stats.comparison import adjust_p
+from fulcra_utils.stats.resampling import code_clusters, draw_clusters, sum_by_cluster
 
 
 def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_starts: int = 2) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fulcra_utils.stats import bootstrap_means, code_clusters, draw_clusters, sum_by_cluster, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, code_clusters, draw_clusters, sum_by_cluster, take_interval
 
 
 def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.ndarray:

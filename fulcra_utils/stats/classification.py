@@ -9,42 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CLASSES = (-1, 0, 1)
-WEAK = 0.3     # a given score within ±0.3 is the label 0, as in the released reward
-NEAREST = 0.5  # a predicted score within ±0.5 is nearest to the label 0, as in the released evaluator
-
-
-def scores_to_labels(scores: np.ndarray, cuts: float | np.ndarray = WEAK) -> np.ndarray:
-    """Return labels for scores: beyond a cut -1 or +1, on the cut and within it 0; nan stays nan.
-
-    The only way from scores to labels; scores of 32 bits are compared as such.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (N, D)
-    cuts : float, or ndarray, shape (D, 2) or (N, D, 2)
-        One number for ±cut, or pairs (low, high).
-
-    Examples
-    --------
-    >>> scores_to_labels(np.array([[-0.7, 0.3, 0.31, np.nan]])).tolist()
-    [[-1.0, 0.0, 1.0, nan]]
-    """
-    scores = np.asarray(scores)
-    scores = scores if scores.dtype.kind == "f" else scores.astype(float)
-    low, high = np.moveaxis(np.asarray(cuts if np.ndim(cuts) else (-cuts, cuts), scores.dtype), -1, 0)
-    return np.where(np.isnan(scores), np.nan, (scores > high).astype(float) - (scores < low))
-
-
-def labels_of(probabilities: np.ndarray) -> np.ndarray:
-    """Return the likeliest label of each cell, shape (N, D), from probabilities or logits (N, D, 3); a tie with 0 is 0.
-
-    Examples
-    --------
-    >>> labels_of(np.array([[[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]]])).tolist()
-    [[1, 0]]
-    """
-    return np.array([0, -1, 1])[probabilities[..., [1, 0, 2]].argmax(-1)]
+from fulcra_utils.common.labels import CLASSES
+from fulcra_utils.stats.resampling import draw_weights
 
 
 def count_confusions(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
@@ -145,18 +111,6 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def draw_weights(n_groups: int, n_draws: int = 1000, seed: int = 2023) -> np.ndarray:
-    """Return how often each group is drawn in each bootstrap sample, shape (R, G).
-
-    Examples
-    --------
-    >>> draw_weights(4, n_draws=2).sum(1).tolist()
-    [4, 4]
-    """
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
-
-
 def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], groups: Sequence,
                        n_draws: int = 1000, seed: int = 2023) -> dict[str, np.ndarray]:
     """Return the pooled macro-F1 of several labellings in the same bootstrap samples of prompts.
@@ -198,21 +152,6 @@ def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], g
         f1 = np.where(occurs, np.where(drawn.sum(2) > 0, f1_by_class(drawn), np.nan), 0)[:, counted]
         result[name] = f1.mean(1) if f1.size else np.full(n_draws, np.nan)
     return result
-
-
-def summarise_draws(value: float, draws: np.ndarray, level: float = 0.95) -> dict[str, float]:
-    """Return a value with the percentile interval of its bootstrap draws as {value, low, high}.
-
-    Examples
-    --------
-    >>> summarise_draws(0.5, np.linspace(0, 1, 5), level=0.5)
-    {'value': 0.5, 'low': 0.25, 'high': 0.75}
-    """
-    tail = (1 - level) / 2
-    if not np.isfinite(draws).any():
-        return {"value": float(value), "low": float("nan"), "high": float("nan")}
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from fulcra_utils.classification import CLASSES, NEAREST
+from fulcra_utils.common.labels import CLASSES, NEAREST
 
 MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
 MIN_CONFORMAL = 30      # calibration cases a class of a value needs for a conformal limit

@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist, squareform
 
-from fulcra_utils.stats import code_clusters, draw_clusters, take_interval
+from fulcra_utils.stats.resampling import code_clusters, draw_clusters, take_interval
 
 MIN_CIRCLE = 6  # with five values only 12 circular orders exist: no test at 5 % could ever succeed
 

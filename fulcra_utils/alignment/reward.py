@@ -1,0 +1,118 @@
+"""The reward: what a reply's value vector is worth next to a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fulcra_utils.alignment.selection import measure_commonness
+from fulcra_utils.dataset import ROLES, read_content, split_thoughts
+from fulcra_utils.theory.distance import Scorer, _resolve_target, value_distance
+from fulcra_utils.theory.targets import Target
+
+PROMPT_ROLES = ("user", "assistant")
+
+
+def value_reward(
+    evaluator: Scorer,
+    target: np.ndarray | Target,
+    weights: np.ndarray | None = None,
+    order: int = 1,
+    absence: str = "penalise",
+    threshold: float = 0.3,
+    keep: np.ndarray | None = None,
+    keep_weight: float = 0.0,
+    common_weight: float = 0.0,
+) -> Callable[..., list[float]]:
+    """Make a reward function for TRL: minus the distance to the target, the drift of values not aimed at, sameness.
+
+    Parameters
+    ----------
+    evaluator : Scorer
+        Its `score` is called once for each batch.
+    target, weights, order, absence, threshold
+        As in `value_distance`.
+    keep : ndarray, shape (D,), optional
+        Mean vector of the start model; the drift is sum |v - keep| over dimensions without weight.
+    keep_weight : float
+        Price of one unit of drift.
+    common_weight : float
+        Price of saying what every other reply of the batch says, from `measure_commonness`: without it a policy can
+        answer every prompt with the one reply that the evaluator likes best.
+
+    Returns
+    -------
+    callable
+        reward(prompts, completions, ...) -> list of float, one for each completion, plain or conversational, as TRL's
+        trainers call it; of a conversation only the words that `read_words` takes are judged.
+
+    Raises
+    ------
+    ValueError
+        When called: a reward that is not finite, with the number of the reply.
+
+    Source: released alignment code (reward = -distance); ours: the terms for drift and sameness.
+
+    Examples
+    --------
+    >>> class Stub:
+    ...     def score(self, prompts, responses):
+    ...         return np.array([[1.0, 0.5 * len(r)] for r in responses])
+    >>> reward = value_reward(Stub(), np.array([1.0, 0.0]), keep=np.array([0.0, 1.0]), keep_weight=0.1)
+    >>> [round(r, 2) for r in reward(["q", "q"], ["a", "abc"])]
+    [-0.05, -0.05]
+    """
+    low, high, resolved = _resolve_target(target, weights)
+    aim = Target("", "", "", (), low, high, resolved)  # what shapes the reward: numbers, not names
+    if keep_weight and keep is None:
+        raise ValueError("keep_weight needs keep, the mean value vector of the start model.")
+    anchor, idle = (np.zeros_like(low) if keep is None else np.asarray(keep, dtype=float)), resolved <= 0
+
+    def value_distance_reward(prompts: list, completions: list, **columns: object) -> list[float]:
+        # TRL passes every column of its data set and its own state by name; the reward needs none of them.
+        replies = [read_words(c) for c in completions]
+        vectors = np.asarray(evaluator.score([read_words(p, PROMPT_ROLES) for p in prompts], replies), dtype=float)
+        reward = -value_distance(vectors, aim, None, order, absence, threshold)
+        if keep_weight:
+            reward = reward - keep_weight * (np.abs(vectors - anchor) * idle).sum(axis=1)
+        if common_weight:
+            reward = reward - common_weight * measure_commonness(replies)
+        if not np.isfinite(reward).all():
+            bad = int(np.flatnonzero(~np.isfinite(reward))[0])
+            raise ValueError(f"the reward of reply {bad} of the batch is not a finite number.")
+        return reward.tolist()
+
+    if isinstance(target, Target):
+        names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
+        value_distance_reward.degenerate = {"stuffing": ", ".join(names * 3)}
+    return value_distance_reward
+
+
+def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str] = ("assistant",)) -> str:
+    """Return the words of a prompt or a completion: text, or messages of these roles, one below the other.
+
+    Content may be missing, text or parts, of which only texts count; tool calls, tool results, system messages and the
+    thoughts of a completion are nobody's words. A message without a role is of the first of the roles.
+
+    Examples
+    --------
+    >>> read_words([{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "4"},
+    ...             {"role": "assistant", "content": [{"type": "text", "text": "It is 4."}]}])
+    'It is 4.'
+    """
+    turns = [{"content": message}] if message is None or isinstance(message, str) else \
+        [message] if isinstance(message, dict) else message
+    told = [_read_parts(turn.get("content")) for turn in turns
+            if ROLES.get(str(turn.get("role") or roles[0]).lower()) in roles]
+    if roles[0] == "assistant":
+        told = [answer if thoughts else text for text in told for thoughts, answer in [split_thoughts(text)]]
+    return "\n".join(words for words in told if words)
+
+
+def _read_parts(content: str | dict | Sequence | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [content] if isinstance(content, dict) else content
+    texts = [part if isinstance(part, str) else read_content({"content": [part or {}]})[1] for part in parts]
+    return "\n".join(text for text in texts if text)

@@ -1,0 +1,266 @@
+"""Alignment by choosing among replies: which reply is nearest to the target, and what the choice costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.stats.resampling import mean_interval
+from fulcra_utils.theory.distance import value_distance
+from fulcra_utils.theory.targets import Target
+
+SELECTION = ("target", "n_prompts", "n_replies", "distance_mean", "distance_chosen", "distance_change", "low", "high",
+             "reward_mean", "reward_chosen", "reward_change", "reward_low", "reward_high", "drift")
+
+
+def measure_commonness(responses: Sequence[str]) -> np.ndarray:
+    """Measure how much each reply says what the other replies say as well.
+
+    Parameters
+    ----------
+    responses : sequence of str, length N
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        Mean over the word pairs of a reply of the share of other replies that have this pair: 0 nobody else's words,
+        1 everybody's. A reply of fewer than two words counts as a pair of its own. 0 for a single reply.
+
+    Source: ours, against collapse onto one reply.
+
+    Examples
+    --------
+    >>> measure_commonness(["be kind", "be kind", "so it goes"]).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    pairs = [set(zip(w, w[1:], strict=False)) or {tuple(w)} for w in (r.split() for r in responses)]
+    counts = Counter(pair for own in pairs for pair in own)
+    return np.array([np.mean([counts[p] - 1 for p in own]) / max(1, len(pairs) - 1) for own in pairs])
+
+
+def choose_best(distances: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """Return the row of the nearest reply for each prompt (best of n); the first one on a tie.
+
+    Parameters
+    ----------
+    distances : ndarray, shape (N,)
+        Distance of each reply; a reply with nan is never chosen.
+    prompts : sequence of str, length N
+        Replies to the same text compete.
+
+    Returns
+    -------
+    ndarray of int, shape (P,)
+        Row numbers, one for each distinct prompt with a usable reply, in order of first appearance.
+
+    Source: ours, alignment without training.
+
+    Examples
+    --------
+    >>> choose_best(np.array([0.5, 0.2, 1.0, np.nan]), ["a", "a", "b", "b"]).tolist()
+    [1, 2]
+    """
+    frame = pd.DataFrame({"distance": np.asarray(distances, dtype=float), "prompt": list(prompts)})
+    usable = frame[frame["distance"].notna()]
+    best = usable.groupby("prompt", sort=False)["distance"].idxmin()
+    return best.to_numpy(dtype=np.intp)
+
+
+def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: int = 1) -> pd.DataFrame:
+    """Measure what choosing the nearest reply does to distance, reward and values not aimed at.
+
+    Parameters
+    ----------
+    replies : DataFrame
+        Columns prompt, response_source, reward (nan where unknown) and one column for each dimension. Only prompts
+        answered at least twice count.
+    targets : sequence of Target
+        T targets of one theory.
+    order : {1, 2}
+        Of the distance.
+
+    Returns
+    -------
+    DataFrame
+        One row for each target: n_prompts, n_replies, distance_mean (a reply drawn at random), distance_chosen,
+        distance_change with low and high (95 % interval over prompts), reward_mean, reward_chosen, reward_change with
+        reward_low and reward_high (over the prompts whose nearest reply has a reward; nan without), drift (mean
+        |change| of dimensions without weight; nan when the target weighs all) and one share column for each source,
+        share/<source>.
+
+    Source: ours; alignment without training, absence "penalise".
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory.targets import uniform_target
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> rows = [{"prompt": "p", "response_source": s, "reward": r, **dict.fromkeys(theory.dimensions, v)}
+    ...         for s, r, v in [("x", 1.0, 1.0), ("y", 3.0, 0.0)]]
+    >>> table = measure_selection(pd.DataFrame(rows), [uniform_target(theory)])
+    >>> table[["distance_mean", "distance_chosen", "reward_change"]].iloc[0].tolist()
+    [2.5, 0.0, -1.0]
+    """
+    rows = []
+    for target in targets:
+        vectors = replies[list(target.dimensions)].to_numpy(dtype=float)
+        distance = value_distance(vectors, target, order=order)
+        frame = replies.assign(distance=distance)[np.isfinite(distance)].reset_index(drop=True)
+        frame = frame[frame.groupby("prompt")["response_source"].transform("size") >= 2].reset_index(drop=True)
+        rows.append({"target": target.name, **_selection_row(frame, target)})
+    return pd.DataFrame(rows).reindex(columns=list(dict.fromkeys([*SELECTION, *(k for r in rows for k in r)])))
+
+
+def _selection_row(frame: pd.DataFrame, target: Target) -> dict[str, float]:
+    sources = sorted(frame["response_source"].unique())
+    if frame.empty:
+        return {"n_prompts": 0, "n_replies": 0}
+    chosen = frame.loc[choose_best(frame["distance"].to_numpy(), frame["prompt"].tolist())].set_index("prompt")
+    columns = ["distance", "reward", *target.dimensions]
+    mean = frame.groupby("prompt", sort=False)[columns].mean().loc[chosen.index]
+    change, low, high = mean_interval(chosen["distance"] - mean["distance"])
+    gain, gain_low, gain_high = mean_interval(chosen["reward"] - mean["reward"])
+    rated = chosen["reward"].notna()  # both means over the prompts whose nearest reply has a reward
+    idle = [d for d, aimed in zip(target.dimensions, target.aimed, strict=True) if not aimed]
+    drift = (chosen[idle] - mean[idle]).mean().abs().mean() if idle else np.nan
+    return {
+        "n_prompts": len(chosen), "n_replies": len(frame), "distance_mean": mean["distance"].mean(),
+        "distance_chosen": chosen["distance"].mean(), "distance_change": change, "low": low, "high": high,
+        "reward_mean": mean["reward"][rated].mean(), "reward_chosen": chosen["reward"].mean(), "reward_change": gain,
+        "reward_low": gain_low, "reward_high": gain_high, "drift": drift,
+        **{f"share/{s}": (chosen["response_source"] == s).mean() for s in sources},
+    }
+
+
+def tabulate_targets(targets: Sequence[Target]) -> pd.DataFrame:
+    """Return targets as a long table.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+
+    Returns
+    -------
+    DataFrame
+        target, title, dimension, value, low, high, weight; one row for each target and dimension.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory.targets import load_target
+    >>> len(tabulate_targets([load_target("uk", "schwartz10")]))
+    10
+    """
+    return pd.concat([pd.DataFrame({"target": t.name, "title": t.title, "dimension": t.dimensions, "value": t.values,
+                                    "low": t.low, "high": t.high, "weight": t.weights}) for t in targets],
+                     ignore_index=True)
+
+
+def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Measure how far each source of replies is from a target, with both orders and two absence policies.
+
+    Parameters
+    ----------
+    replies : DataFrame
+        Columns response_source, reward and one for each dimension.
+    target : Target
+
+    Returns
+    -------
+    DataFrame
+        response_source, n, l1 with low and high (95 %), l2 with l2_low and l2_high, l1_mask (the released training
+        reward, negated), reward.
+
+    Source: released evaluation code for l1 and l2, released training code for l1_mask.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory.targets import uniform_target
+    >>> target = uniform_target("moral_foundations")
+    >>> rows = pd.DataFrame([{"response_source": "x", "reward": 1.0, **dict.fromkeys(target.dimensions, 0.2)}])
+    >>> measure_sources(rows, target)[["l1", "l1_mask"]].iloc[0].tolist()
+    [4.0, 0.0]
+    """
+    rows = []
+    for source, part in replies.groupby("response_source", sort=True):
+        vectors = part[list(target.dimensions)].to_numpy(dtype=float)
+        l1, low, high = mean_interval(value_distance(vectors, target))
+        l2, l2_low, l2_high = mean_interval(value_distance(vectors, target, order=2))
+        masked = mean_interval(value_distance(vectors, target, absence="mask"))[0]
+        rows.append({"response_source": source, "n": len(part), "l1": l1, "low": low, "high": high, "l2": l2,
+                     "l2_low": l2_low, "l2_high": l2_high, "l1_mask": masked, "reward": part["reward"].mean()})
+    columns = ("response_source", "n", "l1", "low", "high", "l2", "l2_low", "l2_high", "l1_mask", "reward")
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Compare `value_distance` with the distances that were released with the scored replies.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        As data/scored.parquet of a run; may be empty.
+    target : Target
+        The report target.
+
+    Returns
+    -------
+    DataFrame
+        response_source, n, l2_gap, l1_gap: largest absolute difference to e_distance and h_distance.
+
+    Source: released scored replies.
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory.targets import uniform_target
+    >>> target = uniform_target("moral_foundations")
+    >>> row = {"response_source": "x", "e_distance": 2.0, "h_distance": 4.0, **dict.fromkeys(target.dimensions, 0.2)}
+    >>> check_released(pd.DataFrame([row]), target).l1_gap.item()
+    0.0
+    """
+    vectors = scored[list(target.dimensions)].to_numpy(dtype=float)
+    gaps = scored[["response_source"]].assign(
+        l2_gap=np.abs(value_distance(vectors, target, order=2) - scored["e_distance"].astype(float)),
+        l1_gap=np.abs(value_distance(vectors, target) - scored["h_distance"].astype(float)))
+    groups = gaps.groupby("response_source", sort=True)
+    return groups[["l2_gap", "l1_gap"]].max().assign(n=groups.size()).reset_index()
+
+
+def claim_distances(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Return our numbers for the published mean distances of the released scored replies.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        As data/scored.parquet of a run; may be empty.
+    target : Target
+        The report target.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, ours, low, high for GPT-4, GPT-3.5 and Mistral; nan where the file could not be had.
+
+    Source: released scored replies (means over 1,523 prompts).
+
+    Examples
+    --------
+    >>> from fulcra_utils.theory.targets import load_target
+    >>> target = load_target("report", "schwartz10")
+    >>> len(claim_distances(pd.DataFrame(columns=["response_source", "reward", *target.dimensions]), target))
+    6
+    """
+    known = {"gpt-4": "gpt-4", "gpt-3.5-turbo": "gpt-35-turbo", "mistral-large": "mistral-large",
+             "mistral-large-latest": "mistral-large"}
+    rows = {}
+    for row in measure_sources(scored, target).itertuples():
+        if name := known.get(row.response_source):
+            rows[f"l1/{name}"] = (row.l1, row.low, row.high)
+            rows[f"l2/{name}"] = (row.l2, row.l2_low, row.l2_high)
+    claims = [f"{order}/{name}" for name in dict.fromkeys(known.values()) for order in ("l1", "l2")]
+    return pd.DataFrame([(f"alignment/distance/{c}", *rows.get(c, (np.nan,) * 3)) for c in claims],
+                        columns=["claim_id", "ours", "low", "high"])

@@ -1,0 +1,1 @@
+"""Statistics of labels and value vectors: resampling, agreement, classification, calibration, structure, probes."""

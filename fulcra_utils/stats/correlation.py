@@ -1,0 +1,199 @@
+"""Correlations with cluster intervals, and principal components."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from scipy import stats as sps
+
+from fulcra_utils.stats.resampling import _matrix, code_clusters, draw_clusters, sum_by_cluster
+
+
+def correlate(x: np.ndarray, y: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Correlate every column of x with every column of y (Pearson; point-biserial where y is 0/1).
+
+    Parameters
+    ----------
+    x : (N, D) array
+        Values; nan = missing, left out column by column.
+    y : (N, R) array
+        Indicators or numbers, complete.
+    clusters : (N,) array, optional
+        Prompt of each row. With clusters the p value comes from the cluster-robust t of the standardised slope
+        (G-1 degrees of freedom), without them from Student's t.
+
+    Returns
+    -------
+    r, p : (D, R) arrays
+        nan where a column is constant or fewer than 3 rows (clusters) are left.
+
+    Raises
+    ------
+    ValueError
+        When x and y differ in length, or y has missing cells.
+
+    Source: Liang & Zeger (1986) for the robust variance, with the small-sample factor of Stata and statsmodels.
+    For Spearman's coefficient give the ranks of `rank_columns`.
+
+    Examples
+    --------
+    >>> r, p = correlate([[1.0], [2.0], [3.0], [4.0]], [[0], [0], [1], [1]])
+    >>> round(float(r[0, 0]), 4), round(float(p[0, 0]), 4)
+    (0.8944, 0.1056)
+    """
+    x, y = _matrix(x), _matrix(y)
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} rows and y has {len(y)}: they must be the same rows")
+    if np.isnan(y).any():
+        raise ValueError("y has missing cells: leave those rows out first")
+    codes = None if clusters is None else code_clusters(clusters)[0]
+    pairs = [_correlate_one(column, y, codes) for column in x.T]
+    shape = (x.shape[1], y.shape[1])
+    return np.reshape([r for r, _ in pairs], shape), np.reshape([p for _, p in pairs], shape)
+
+
+def bootstrap_correlations(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, n_draws: int = 2000,
+                           seed: int = 0) -> np.ndarray:
+    """Draw the correlations of `correlate` again over prompts.
+
+    Every draw is a weighted sum of per-prompt sums, so all draws are one matrix product.
+
+    Parameters
+    ----------
+    x : (N, D) array
+        nan = missing. For Spearman give ranks; they are then taken once, on all rows.
+    y : (N, R) array
+        Complete.
+    clusters : (N,) array
+        Prompt of each row.
+
+    Returns
+    -------
+    (B, D, R) array
+        nan where a draw leaves a column constant.
+
+    Source: ours; the estimator is the cluster bootstrap of Davison & Hinkley (1997), section 3.8.
+
+    Examples
+    --------
+    >>> x = np.arange(8.0)[:, None]
+    >>> draws = bootstrap_correlations(x, x, np.arange(8), n_draws=50)
+    >>> draws.shape, bool(np.allclose(draws, 1))
+    ((50, 1, 1), True)
+    """
+    x, y = _matrix(x), _matrix(y)
+    codes, n_clusters = code_clusters(clusters)
+    n_dims, n_cols = x.shape[1], y.shape[1]
+    sums = sum_by_cluster(_moments(x, y), codes, n_clusters)
+    return _pearson(draw_clusters(n_clusters, n_draws, seed) @ sums, n_dims, n_cols)
+
+
+def rank_columns(x: np.ndarray) -> np.ndarray:
+    """Replace each column by its average ranks (ties share a rank); nan stays nan.
+
+    Source: mid-ranks, computed by SciPy.
+
+    Examples
+    --------
+    >>> rank_columns([[3.0], [1.0], [3.0], [np.nan]]).ravel()
+    array([2.5, 1. , 2.5, nan])
+    """
+    return sps.rankdata(_matrix(x), axis=0, nan_policy="omit")
+
+
+def find_components(vectors: np.ndarray, n_components: int = 2) -> dict[str, np.ndarray]:
+    """Find the principal components of the value space.
+
+    Works on the (D, D) covariance, so that a million rows cost one matrix product.
+
+    Parameters
+    ----------
+    vectors : (N, D) array
+        Rows with a missing cell get nan scores and do not count.
+    n_components : int
+        At most min(N, D) are returned.
+
+    Returns
+    -------
+    dict
+        mean (D,), axes (n_components, D) with the largest loading of each positive, share (n_components,) of the
+        variance, scores (N, n_components). Share is nan when nothing varies.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two complete rows.
+
+    Source: Hotelling (1933).
+
+    Examples
+    --------
+    >>> result = find_components([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]], 1)
+    >>> result["share"].round(6), result["axes"].round(3)
+    (array([1.]), array([[0.707, 0.707]]))
+    """
+    from sklearn.decomposition import PCA
+
+    vectors = _matrix(vectors)
+    complete = np.isfinite(vectors).all(axis=1)
+    if complete.sum() < 2:
+        raise ValueError("principal components need at least two complete rows")
+    with np.errstate(invalid="ignore"):
+        found = PCA(svd_solver="covariance_eigh").fit(vectors[complete])
+    axes, share = found.components_[:n_components], found.explained_variance_ratio_[:n_components]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    return {"mean": found.mean_, "axes": axes, "share": share, "scores": (vectors - found.mean_) @ axes.T}
+
+
+def _correlate_one(x: np.ndarray, y: np.ndarray, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return r and p of one column (N,) with all of y (N, R)."""
+    present = np.isfinite(x)
+    n = int(present.sum())
+    nothing = np.full(y.shape[1], np.nan)
+    if n < 3:
+        return nothing, nothing
+    zx, zy = _standardise(x[present, None]), _standardise(y[present])
+    r = (zx * zy).sum(axis=0) / n
+    if codes is None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = r * np.sqrt((n - 2) / np.clip(1 - r**2, 0, None))
+        return r, 2 * sps.t.sf(np.abs(t), n - 2)
+    codes, n_clusters = (codes, int(codes.max()) + 1) if present.all() else code_clusters(codes[present])
+    if n_clusters < 3:
+        return r, nothing
+    scores = sum_by_cluster(zy * (zx - r * zy), codes, n_clusters)
+    factor = n_clusters / (n_clusters - 1) * (n - 1) / (n - 2)
+    error = np.sqrt(factor * (scores**2).sum(axis=0)) / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return r, 2 * sps.t.sf(np.abs(r / error), n_clusters - 1)
+
+
+def _standardise(x: np.ndarray) -> np.ndarray:
+    """Return z scores by column; a constant column becomes nan."""
+    centred = x - x.mean(axis=0)
+    spread = np.sqrt((centred**2).mean(axis=0))
+    spread = np.where(spread > 1e-9 * (1 + np.abs(x).max(axis=0)), spread, np.nan)
+    return centred / spread
+
+
+def _moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the per-row terms of Pearson's r: n, x, x² (D each), then y, y², xy (D·R each)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without any number: masked anyway
+        x = x - np.nanmean(x, axis=0)
+    y = y - y.mean(axis=0)
+    present = np.isfinite(x).astype(float)
+    x = np.where(present > 0, x, 0)
+    by_pair = [(present[:, :, None] * y[:, None]), (present[:, :, None] * y[:, None] ** 2), x[:, :, None] * y[:, None]]
+    return np.hstack([present, x, x**2, *[b.reshape(len(x), -1) for b in by_pair]])
+
+
+def _pearson(sums: np.ndarray, n_dims: int, n_cols: int) -> np.ndarray:
+    """Return (B, D, R) correlations from the (B, 3D + 3DR) sums of `_moments`."""
+    n, x, xx = (s[:, :, None] for s in np.split(sums[:, :3 * n_dims], 3, axis=1))
+    y, yy, xy = (s.reshape(len(sums), n_dims, n_cols) for s in np.split(sums[:, 3 * n_dims:], 3, axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        var_x, var_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
+        r = (xy / n - x * y / n**2) / np.sqrt(var_x * var_y)
+    return np.where((var_x > 1e-15) & (var_y > 1e-15), np.clip(r, -1, 1), np.nan)
