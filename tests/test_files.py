@@ -121,6 +121,14 @@ def test_what_a_function_reaches_counts_whatever_it_is_called():
     assert make(("low", "high"), "low(x)") != make(("low", "high"), "high(x)")
 
 
+def test_an_attribute_is_no_global_of_the_same_name():
+    def make(space, name="field"):
+        exec(f"def f(x):\n    return x.{name}", space)
+        return digest(space["f"])
+
+    assert make({"__name__": "mine"}) == make({"__name__": "mine", "field": 3}) != make({"__name__": "mine"}, "other")
+
+
 def test_code_of_ones_own_modules_counts(monkeypatch):
     def make(body):
         module = types.ModuleType("helpers_of_mine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dis import get_instructions
 from functools import cache
 from importlib import import_module
 from pathlib import PurePath
@@ -99,7 +100,9 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
         names = dict.fromkeys(name for code in codes for name in code.co_names)
         inner = [import_module(name) for name in names if name.startswith(f"{_PACKAGE}.")]   # imported in the function
         inner += [x for n in names if isinstance(x := thing.__globals__.get(n), ModuleType) and _is_own(x)]
-        known = thing.__globals__ | {n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
+        loaded = {i.argval for c in codes for i in get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        known = {n: thing.__globals__[n] for n in loaded & thing.__globals__.keys()} | {
+            n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
         told = [[c.co_code, [n for n in c.co_names if n not in known and not n.startswith(f"{_PACKAGE}.")],
                  [x for x in c.co_consts if not isinstance(x, CodeType) and (x is None or x != thing.__doc__)]]
                 for c in codes]
