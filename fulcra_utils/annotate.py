@@ -13,7 +13,7 @@ import pandas as pd
 
 from fulcra_utils.annotation import FORMS
 from fulcra_utils.common.files import check_outputs, lock_output
-from fulcra_utils.datacard import write_release
+from fulcra_utils.dataset.release import write_release
 from fulcra_utils.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.labelling import (
     ROWS,
@@ -211,7 +211,7 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
 
     Examples
     --------
-    >>> from fulcra_utils.construction import build_run_data
+    >>> from fulcra_utils.dataset.construction import build_run_data
     >>> from fulcra_utils.labelling import rows_of
     >>> theory = load_theory("moral_foundations")
     >>> plan, comparison = try_forms(rows_of(build_run_data(theory).dialogues[:3]), theory, "", "unused", "gpt-4o")
@@ -289,7 +289,7 @@ def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], 
 
 def _agreement(annotation: Annotation, theory: Theory, rows: Sequence[Row]) -> pd.DataFrame | None:
     """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
-    from fulcra_utils.dataset import items_to_vectors
+    from fulcra_utils.dataset.labelled import items_to_vectors
     from fulcra_utils.stats.agreement import measure_agreement
 
     if len(annotation.forms) < 2:

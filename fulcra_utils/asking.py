@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fulcra_utils.dataset import read_content
+from fulcra_utils.dataset.thoughts import read_content
 from fulcra_utils.endpoints import (
     PRICES,
     Answer,

@@ -39,7 +39,7 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
 
 
 def _check_labels(path: Path, theory: Theory) -> None:
-    from fulcra_utils.dataset import read_dataset
+    from fulcra_utils.dataset.labelled import read_dataset
     data = read_dataset(path, theory)
     for problem in data.problems.itertuples():
         typer.echo(f"{path}, line {problem.line}, {problem.field}: {problem.reason} ({problem.text})", err=True)
@@ -52,7 +52,7 @@ def _check_labels(path: Path, theory: Theory) -> None:
 @app.command()
 def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "") -> None:
     """Get the public files that can be had, verified; name those that cannot."""
-    from fulcra_utils.sources import fetch_sources
+    from fulcra_utils.dataset.sources import fetch_sources
     fetched = fetch_sources(mirror or None, say=typer.echo)
     typer.echo(f"{len(fetched.paths)} files ready, {len(fetched.missing)} missing; the pipeline goes on without those.")
 

@@ -184,7 +184,8 @@ def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame,
     >>> table[["model", "prompt", "response"]].values.tolist(), problems
     ([['my-model', 'Hi', 'Hello.']], [])
     """
-    from fulcra_utils.dataset import DatasetError, read_scored
+    from fulcra_utils.dataset.labelled import read_scored
+    from fulcra_utils.dataset.texts import DatasetError
     theory, folder = load_theory(theory), Path(folder)
     tables, problems, seen = [], [], {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import ModelOutput
 
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
-from fulcra_utils.dataset import list_pairs, list_texts
+from fulcra_utils.dataset.rows import list_pairs, list_texts
 from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
 from fulcra_utils.theory.theory import Theory, load_theory
 from fulcra_utils.words import WordExpert, count_features

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from fulcra_utils.common.labels import WEAK
-from fulcra_utils.dataset import list_texts
+from fulcra_utils.dataset.rows import list_texts
 from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render
 from fulcra_utils.stats.resampling import draw_weights, summarise_draws
 from fulcra_utils.theory.theory import Theory

@@ -45,7 +45,7 @@ from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words, value_reward
 from fulcra_utils.alignment.selection import choose_best
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
-from fulcra_utils.dataset import list_texts
+from fulcra_utils.dataset.rows import list_texts
 from fulcra_utils.policy import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies, save_policy
 
 TRAINED = ("rloo", "grpo", "dpo")

@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from fulcra_utils.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import keep_fields
-from fulcra_utils.dataset import CHANNEL_MARK, THOUGHT_MARK, DatasetError, iter_rows, list_texts
+from fulcra_utils.dataset.rows import iter_rows, list_texts
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.dataset.thoughts import CHANNEL_MARK, THOUGHT_MARK
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.asking import ask_all
-from fulcra_utils.dataset import split_thoughts
+from fulcra_utils.dataset.thoughts import split_thoughts
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Question
 
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"],

@@ -26,7 +26,9 @@ from fulcra_utils.annotation import (
 )
 from fulcra_utils.asking import ask_all, plan_questions, sum_outcomes
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
-from fulcra_utils.dataset import DatasetError, Dialogue, RowError, items_to_vectors, iter_rows, read_dialogue
+from fulcra_utils.dataset.labelled import items_to_vectors
+from fulcra_utils.dataset.rows import Dialogue, RowError, iter_rows, read_dialogue
+from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price
 from fulcra_utils.review import apply_decisions
 from fulcra_utils.stats.agreement import cohen_kappa
@@ -180,7 +182,7 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
 
     Examples
     --------
-    >>> from fulcra_utils.construction import build_run_data
+    >>> from fulcra_utils.dataset.construction import build_run_data
     >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> data = build_run_data(theory)

@@ -225,8 +225,8 @@ def label_from_sample(theory: Theory, replies: pd.DataFrame) -> pd.DataFrame | N
     >>> label_from_sample(load_theory("gpla5"), pd.DataFrame({"prompt": ["x"], "response": ["y"]})) is None
     True
     """
-    from fulcra_utils.construction import locate_sample
-    from fulcra_utils.dataset import read_dataset
+    from fulcra_utils.dataset.construction import locate_sample
+    from fulcra_utils.dataset.labelled import read_dataset
     path, has_labels = locate_sample(theory)
     if not has_labels:
         return None

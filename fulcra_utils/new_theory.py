@@ -10,7 +10,7 @@ import pandas as pd
 
 from fulcra_utils import between
 from fulcra_utils.compass import lift_to
-from fulcra_utils.construction import build_run_data, split_dimensions
+from fulcra_utils.dataset.construction import build_run_data, split_dimensions
 from fulcra_utils.leaderboard import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.theory.theory import Theory
 

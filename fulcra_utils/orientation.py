@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset import split_thoughts
+from fulcra_utils.dataset.thoughts import split_thoughts
 
 SLIDER = DATA / "surveys" / "svo_slider.yaml"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -545,7 +545,7 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
 
 def _fetch(run: Run, mirror: str | Path | None) -> None:
     """Get the public files before the run and note what was had; the note changes only when its content does."""
-    from fulcra_utils.sources import fetch_sources, load_sources
+    from fulcra_utils.dataset.sources import fetch_sources, load_sources
     if load_profile(run.profile).get("sources") == "sample":
         had = {}
     else:

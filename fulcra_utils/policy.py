@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import write_atomic
-from fulcra_utils.dataset import list_texts
+from fulcra_utils.dataset.rows import list_texts
 from fulcra_utils.encoder import has_bf16, hash_file, quiet_loading
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import pandas as pd
 
 from fulcra_utils.annotation import vote_labels
 from fulcra_utils.common.files import write_json, write_table, write_text
-from fulcra_utils.dataset import SIGNS
+from fulcra_utils.dataset.labelled import SIGNS
 from fulcra_utils.theory.theory import Theory, normalise
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from fulcra_utils.common.files import (
     write_json,
     write_text,
 )
-from fulcra_utils.dataset import SUFFIXES, RowError, iter_rows, read_dialogue
+from fulcra_utils.dataset.rows import SUFFIXES, RowError, iter_rows, read_dialogue
 from fulcra_utils.stats.comparison import adjust_p, compare_paired
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target

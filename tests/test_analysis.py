@@ -295,7 +295,8 @@ def test_refusal_flag_is_checked_by_hand(toy, tmp_path):
 
 
 def test_refusal_flag_on_the_labelled_replies(mirror):
-    from fulcra_utils.dataset import is_refusal, read_dataset, read_scored
+    from fulcra_utils.dataset.labelled import read_dataset, read_scored
+    from fulcra_utils.dataset.refusals import is_refusal
     from fulcra_utils.replies import REFUSALS
     theory, labels = load_theory("schwartz10"), pd.read_csv(REFUSALS)
     assert len(labels) >= 240 and labels.row_id.is_unique
@@ -325,7 +326,7 @@ def test_adaptability_carries_shared_items():
 
 def test_released_means_and_distances(mirror):
     """The released scored replies give the means of the facts to rounding."""
-    from fulcra_utils.dataset import read_scored
+    from fulcra_utils.dataset.labelled import read_scored
     theory = load_theory("schwartz10")
     table = []
     for name, model in (("gpt-4", "gpt-4"), ("gpt-35-turbo", "gpt-3.5-turbo")):
@@ -344,7 +345,7 @@ def test_released_means_and_distances(mirror):
 
 def test_planted_cases_of_the_sample_are_found():
     """The sample plants safety opposites and the published "workplace manipulation" profile."""
-    from fulcra_utils.construction import build_run_data
+    from fulcra_utils.dataset.construction import build_run_data
     theory, risks = load_theory("schwartz10"), load_risks()
     sample = make_replies(build_run_data(theory).dialogues, theory, "sample")
     assert set(exploration.search_profiles(sample, risks).table.verdict) == {"found"}

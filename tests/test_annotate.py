@@ -20,7 +20,7 @@ from fault_server import CONTENT, WAY, FaultServer, rule
 from fulcra_utils.annotate import annotate_file
 from fulcra_utils.cli import main
 from fulcra_utils.common.files import lock_output
-from fulcra_utils.dataset import items_to_vectors, read_dataset
+from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset
 from fulcra_utils.endpoints import AnswerCache, Endpoint, EndpointError
 from fulcra_utils.generation import write_reply_rows
 from fulcra_utils.labelling import write_rows

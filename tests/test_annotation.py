@@ -17,8 +17,9 @@ from fulcra_utils.annotation import (
     theory_version,
     vote_labels,
 )
-from fulcra_utils.construction import build_run_data
-from fulcra_utils.dataset import Dialogue, RowError, read_dataset, read_dialogue
+from fulcra_utils.dataset.construction import build_run_data
+from fulcra_utils.dataset.labelled import read_dataset
+from fulcra_utils.dataset.rows import Dialogue, RowError, read_dialogue
 from fulcra_utils.labelling import (
     Annotation,
     build_output,

@@ -29,7 +29,7 @@ from fulcra_utils.compass import (
     stack_scores,
     weigh_by_ranking,
 )
-from fulcra_utils.dataset import read_scored
+from fulcra_utils.dataset.labelled import read_scored
 from fulcra_utils.report import load_reported
 from fulcra_utils.theory.theory import load_theory
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.construction import (
+from fulcra_utils.dataset.construction import (
     LEADING,
     build_run_data,
     compare_vector_rules,
@@ -19,7 +19,7 @@ from fulcra_utils.construction import (
     summarise_problems,
     summarise_sources,
 )
-from fulcra_utils.sources import Fetched, Source, fetch_sources
+from fulcra_utils.dataset.sources import Fetched, Source, fetch_sources
 from fulcra_utils.theory.theory import THEORIES, list_theories, load_theory
 
 

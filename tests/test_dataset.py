@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 from functools import partial
 
@@ -6,20 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils import dataset
-from fulcra_utils.dataset import (
-    DatasetError,
-    assign_splits,
-    group_prompts,
-    is_refusal,
-    items_to_vectors,
-    read_content,
-    read_dataset,
-    read_preferences,
-    read_prompts,
-    read_scored,
-    split_thoughts,
-)
+from fulcra_utils.dataset import labelled, splits
+from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset, read_preferences, read_prompts, read_scored
+from fulcra_utils.dataset.refusals import is_refusal
+from fulcra_utils.dataset.rows import iter_rows
+from fulcra_utils.dataset.splits import assign_splits, group_prompts
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.dataset.thoughts import read_content, split_thoughts
 from fulcra_utils.theory.theory import load_theory
 
 TEN = load_theory("schwartz10")
@@ -180,7 +174,7 @@ def test_empty_file(tmp_path, any_theory):
 def test_chunks_do_not_change_the_result(tmp_path, monkeypatch):
     rows = [row(types=[f"{TEN.dimensions[i % TEN.n_dims]}: {'+1' if i % 3 else '-1'}"]) for i in range(25)]
     whole = read_dataset(write(tmp_path, *rows), TEN)
-    monkeypatch.setattr(dataset, "CHUNK", 4)
+    monkeypatch.setattr(labelled, "CHUNK", 4)
     pieces = read_dataset(tmp_path / "rows.jsonl", TEN)
     np.testing.assert_array_equal(whole.vectors, pieces.vectors)
     assert whole.table.equals(pieces.table)
@@ -224,7 +218,7 @@ def damage(kind):
 @pytest.mark.parametrize("seed", range(30))
 def test_strict_raises_the_first_fault_of_the_file(tmp_path, monkeypatch, seed):
     random = np.random.default_rng(seed)
-    monkeypatch.setattr(dataset, "CHUNK", int(random.integers(1, 9)))
+    monkeypatch.setattr(labelled, "CHUNK", int(random.integers(1, 9)))
     kinds = ["sign", "name", "open", "both", "none", "issues", "json", "nul", "empty"]
     rows = [row(types=["power: +1"]) for _ in range(20)]
     bad = np.sort(random.choice(20, 4, replace=False))
@@ -296,11 +290,10 @@ def test_a_prompt_between_two_clusters_joins_neither_and_links_nothing():
 
 
 def test_published_splits_stay_and_lead_their_cluster(tmp_path, monkeypatch):
-    mark = dataset.hashlib.sha256(b"be kind").hexdigest()[:12]
-    (tmp_path / "data").mkdir()
+    mark = hashlib.sha256(b"be kind").hexdigest()[:12]
     for split, half in (("test", ""), ("train", "A"), ("train", "B"), ("calibration", "")):
-        (tmp_path / "data" / "splits.csv").write_text(f"prompt,split,half\n{mark},{split},{half}\n")
-        monkeypatch.setattr(dataset, "ROOT", tmp_path)
+        (tmp_path / "splits.csv").write_text(f"prompt,split,half\n{mark},{split},{half}\n")
+        monkeypatch.setattr(splits, "DATA", tmp_path)
         for clusters in ([0, 0, 1], [-1, 0, 1]):
             table = assign_splits(["be kind", "be  kind", "bees"], clusters)
             assert (table.split[0], table.half[0]) == (split, half or None)
@@ -466,7 +459,7 @@ def test_a_file_of_another_kind_is_named_in_one_line(tmp_path, name, content, wh
     elif content is not ...:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DatasetError, match=why) as error:
-        list(dataset.iter_rows(tmp_path / name))
+        list(iter_rows(tmp_path / name))
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
@@ -475,7 +468,7 @@ def test_lines_that_are_read_and_lines_that_are_not(tmp_path):
              b'{"a": NaN, "b": -Infinity}', b"[1]", b'{"a": 1, "a": 2}', b'{"a": {"b": 1, "b": 1}}', b"null", b"  ",
              b"{} x"]
     (tmp_path / "a.JSONL").write_bytes(b"\n".join(lines) + b"\n\n")
-    found = list(dataset.iter_rows(tmp_path / "a.JSONL"))
+    found = list(iter_rows(tmp_path / "a.JSONL"))
     assert [line for line, _, _ in found] == [1, 3, 4, 5, 6, 7, 8, 9, 11]
     assert [row for _, row, _ in found[:3]] == [{"a": 1}, {"a": "x\ty"}, {"a": "\u2028\x85"}]
     assert np.isnan(found[3][1]["a"]) and found[3][1]["b"] == -np.inf
@@ -483,7 +476,7 @@ def test_lines_that_are_read_and_lines_that_are_not(tmp_path):
         "not a JSON object", "not readable JSON: 'a' twice", "not readable JSON: 'b' twice", "not a JSON object",
         "not valid JSON: Extra data at column 4"]
     (tmp_path / "first.jsonl").write_bytes(b"[1, 2]\nwords, and words\n" + GOOD)
-    assert [row is None for _, row, _ in dataset.iter_rows(tmp_path / "first.jsonl")] == [True, True, False]
+    assert [row is None for _, row, _ in iter_rows(tmp_path / "first.jsonl")] == [True, True, False]
 
 
 @pytest.mark.parametrize("value", [7, -1.01, True, "high", "0.5", float("nan"), float("inf"), [0.5], {"x": 1}])

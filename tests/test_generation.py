@@ -268,7 +268,7 @@ def test_a_local_reply_that_does_not_end_is_cut_off(tmp_path, checkpoint):
 
 
 def test_local_thoughts_keep_their_marks():
-    from fulcra_utils.dataset import split_thoughts
+    from fulcra_utils.dataset.thoughts import split_thoughts
     from fulcra_utils.encoder import make_tiny_tokenizer
     from fulcra_utils.generation import decode_reply
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.construction import build_run_data
-from fulcra_utils.datacard import write_release
-from fulcra_utils.dataset import read_dataset
+from fulcra_utils.dataset.construction import build_run_data
+from fulcra_utils.dataset.labelled import read_dataset
+from fulcra_utils.dataset.release import write_release
 from fulcra_utils.labelling import label_rows, write_rows
 from fulcra_utils.review import (
     ReviewError,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fulcra_utils.common.paths import ROOT
-from fulcra_utils.dataset import items_to_vectors, read_dataset
+from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset
 from fulcra_utils.theory.theory import load_theory
 
 SAMPLE = ROOT / "data" / "sample"

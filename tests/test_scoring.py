@@ -29,7 +29,8 @@ from scipy import stats
 from fulcra_utils import scoring
 from fulcra_utils.cli import main
 from fulcra_utils.common.paths import ROOT
-from fulcra_utils.dataset import DatasetError, iter_rows
+from fulcra_utils.dataset.rows import iter_rows
+from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.encoder import load_encoder
 from fulcra_utils.evaluation import agree_with_scores
 from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fulcra_utils.selection import (
+from fulcra_utils.dataset.selection import (
     METHODS,
     allot_quotas,
     assign_strata,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fulcra_utils.annotate import annotate_file
-from fulcra_utils.dataset import read_dataset
+from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.endpoints import Endpoint
 
 

@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from fulcra_utils.sources import Source, SourceError, fetch_sources, load_sources, verify_file
+from fulcra_utils.dataset.sources import Source, SourceError, fetch_sources, load_sources, verify_file
 
 CONTENT = b'{"prompt": "a"}\n'
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fulcra_utils.alignment.selection import measure_commonness
-from fulcra_utils.dataset import ROLES, read_content, split_thoughts
+from fulcra_utils.dataset.rows import ROLES
+from fulcra_utils.dataset.thoughts import read_content, split_thoughts
 from fulcra_utils.theory.distance import Scorer, _resolve_target, value_distance
 from fulcra_utils.theory.targets import Target
 

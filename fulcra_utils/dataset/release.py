@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fulcra_utils.common.files import write_atomic, write_text
-from fulcra_utils.dataset import ValueDataset, is_refusal, read_dataset
+from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
+from fulcra_utils.dataset.refusals import is_refusal
 from fulcra_utils.theory.theory import Theory
 
 

@@ -1,0 +1,354 @@
+"""Annotated rows ↔ table and value matrix, what was wrong with each row, and splits grouped by prompt.
+
+Rules for the labels of the released files (all counted in `ValueDataset.problems`):
+
+- a sign written "1+", "=1" or "1" is read as +1, "1-" or "=-1" as -1; upper case and aliases are read as the name;
+- a name of a finer theory in a list of dimensions ("humility") is read by the dimension's aliases;
+- a name in no list ("be respectful") costs that label, never the row;
+- a dimension given with both signs takes the sign of the sum of its item labels, 0 on a tie;
+- a row without any label is kept with an all-nan vector, unless it carries the field `not_annotated`, which says that
+  everything else was looked at;
+- a field that is null counts as one that is missing, in every kind of file;
+- a row is set aside only when its prompt or its reply cannot be read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fulcra_utils.dataset.texts import DatasetError, _clean, _has_words, _short
+from fulcra_utils.dataset.thoughts import read_content, split_thoughts
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def list_texts(texts: Iterable[str], name: str = "Text", error: type[ValueError] = DatasetError) -> list[str]:
+    """Return the texts of a list, column, array or generator; raise `error` for all else, which would go by letters.
+
+    Examples
+    --------
+    >>> list_texts(pd.Series(["a", "b"], index=[7, 3])), list_texts(text for text in "ab")
+    (['a', 'b'], ['a', 'b'])
+    >>> list_texts({"a": 1})
+    Traceback (most recent call last):
+    fulcra_utils.dataset.texts.DatasetError: Texts come as lists of strings, not as dict.
+    """
+    odd = isinstance(texts, str | bytes | Mapping | Set) or any(hasattr(texts, n) for n in ("columns", "column_names"))
+    if odd or not isinstance(texts, Iterable):
+        raise error(f"{name}s come as lists of strings, not as {type(texts).__name__}.")
+    texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise error(f"{name} {place} is a {type(text).__name__}, not a string.")
+    return texts
+
+
+def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[str], list[str]]:
+    """Return the prompts and the responses of rows: pairs, or rows with names as `read_dialogue` reads them.
+
+    Parameters
+    ----------
+    rows : iterable of pairs or of mappings, DataFrame, Arrow table, `datasets.Dataset`, or mapping of columns
+
+    Raises
+    ------
+    ValueError
+        Of the class `error`; names the row.
+
+    Examples
+    --------
+    >>> list_pairs([("a", "b"), {"question": "c", "answer": "d"}])
+    (['a', 'c'], ['b', 'd'])
+    """
+    rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
+    is_foreign = hasattr(rows, "columns") and not isinstance(rows, pd.DataFrame)  # goes by columns, not by rows
+    if is_foreign or isinstance(rows, str | bytes | Set) or not isinstance(rows, Iterable):
+        raise error(f"Pairs come as a list of (prompt, response) or as a table, not as {type(rows).__name__}.")
+    if isinstance(rows, Mapping):
+        if any(isinstance(column, str | Mapping) for column in rows.values()):
+            raise error("Pairs come as a list of rows; this is a single row, or a mapping of data sets.")
+        rows = pd.DataFrame({name: pd.Series(list(column), dtype=object) for name, column in rows.items()})
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    found = []
+    for place, row in enumerate(rows):
+        if (names := getattr(row, "_fields", None) or getattr(getattr(row, "dtype", None), "names", None)) is not None:
+            row = dict(zip(names, row, strict=True))  # a named tuple, or a record of an array
+        try:
+            dialogue = read_dialogue(dict(row)) if isinstance(row, Mapping | pd.Series) else None
+        except RowError as fault:
+            raise error(f"Row {place}: {fault}.") from None
+        if dialogue is None and (isinstance(row, str | bytes | Set) or not isinstance(row, Iterable) or len(row) != 2):
+            raise error(f"Row {place} is no pair of prompt and response but {_short(row)!r}.")
+        found.append((dialogue.prompt, dialogue.response) if dialogue else tuple(row))
+    return [prompt for prompt, _ in found], [response for _, response in found]
+
+
+def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """Yield (line, row, reason) for each row of a .jsonl, .jsonl.gz or .parquet file, in order.
+
+    A line that is no JSON object, or gives a name twice, has row None and the reason; blank lines are no rows. Memory
+    does not grow with the file. Raises DatasetError when the file cannot be opened, ends in the middle of its
+    compression or is of another kind (a JSON array, CSV, UTF-16, …), which the message names.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "p.jsonl"
+    ...     _ = path.write_text('{"a": 1}\\n\\n[')
+    ...     list(iter_rows(path))
+    [(1, {'a': 1}, ''), (3, None, 'not valid JSON: Expecting value at column 2')]
+    """
+    path = Path(path)
+    name = path.name.lower()
+    try:
+        with (gzip.open if name.endswith(".gz") else open)(path, "rb") as lines:
+            kind = _find_kind(lines.read(1 << 16))
+            lines.seek(0)
+            if kind != ("Parquet" if name.endswith(".parquet") else "rows"):
+                raise DatasetError(f"{path}: {_KINDS.get(kind, 'is no Parquet file')}")
+            if not name.endswith(SUFFIXES):
+                raise DatasetError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
+            if kind == "Parquet":
+                yield from ((i, row, "") for i, row in enumerate(_iter_parquet(path), 1))
+                return
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, *_parse_line(line)
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise DatasetError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+_KINDS = {
+    "Parquet": "is a Parquet file; its name must end in .parquet",
+    "gzip": "is compressed by gzip; its name must end in .jsonl.gz", "zip": "is a ZIP or Excel file, not JSON Lines",
+    "UTF-16": "is UTF-16 or UTF-32; save it as UTF-8",
+    "array": "is one JSON array; write one object a line, without the brackets and commas around them",
+    "object": "is one JSON document over several lines; write one object a line",
+    "CSV": "looks like CSV; write one JSON object a line",
+}
+_HEADS = [(re.compile(pattern), kind) for pattern, kind in (
+    (rb"PAR1", "Parquet"), (rb"\x1f\x8b", "gzip"), (rb"PK\x03\x04", "zip"),
+    (rb"\xff\xfe|\xfe\xff|\x00[^\x00]|[^\x00]\x00", "UTF-16"),
+    (rb"\s*\[\s*[{\[\]]|\s*\[\s*\n|\s*\[[^\n]*\s*\Z", "array"), (rb'\s*\{\s*\n\s*"', "object"),
+    (rb"(?![^\n]*[{\[])[^\n]*[\w\"'][ ]*[,;\t][ ]*[\w\"'][^\n]*(\n(?!\s*\{)[^\n]*)*\Z", "CSV"))]
+
+
+def _find_kind(head: bytes) -> str:
+    """Return what the first bytes of a file say it is: a name of `_KINDS`, or "rows"."""
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    return next((kind for pattern, kind in _HEADS if pattern.match(head)), "rows")
+
+
+def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(path)
+    if twice := [name for name, n in Counter(file.schema_arrow.names).items() if n > 1]:
+        raise DatasetError(f"{path}: has two columns {twice[0]!r}")
+    for batch in file.iter_batches(batch_size=1000):
+        try:
+            yield from batch.to_pylist()
+        except (ValueError, OverflowError) as error:  # a time beyond the year 9999
+            raise DatasetError(f"{path}: holds a value that cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A dialogue that ends in the assistant's reply that is judged.
+
+    Attributes
+    ----------
+    turns : tuple of (role, text)
+        The last turn is the assistant's: all its words since the user's last turn, without tool calls and results.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+
+    @property
+    def response(self) -> str:
+        """Return the reply that is judged."""
+        return self.turns[-1][1]
+
+    @property
+    def prompt(self) -> str:
+        """Return what stands before it: the user's text, or with several turns a transcript, without tool results."""
+        before = [turn for turn in self.turns[:-1] if turn[0] not in TOOLS]
+        if len(before) == 1 and before[0][0] == "user":
+            return before[0][1]
+        return "\n".join(f"[{role}] {text}" for role, text in before)
+
+    @property
+    def released(self) -> str:
+        """Return the dialogue in the released shape, "Human: …" and "Bob: …" on a line of its own.
+
+        Examples
+        --------
+        >>> Dialogue((("user", "Hi"), ("assistant", "Hello."))).released
+        'Human: Hi\\nBob: Hello.'
+        """
+        prompt, response = self.prompt.replace("\nBob:", "\n Bob:"), self.response.replace("\nHuman:", "\n Human:")
+        return f"Human: {prompt}\nBob: {response}"
+
+    @property
+    def row_id(self) -> str:
+        """Return a name that hangs on the text alone, so that it survives another order of the rows."""
+        return hashlib.sha256(json.dumps(self.turns).encode()).hexdigest()[:16]
+
+
+class RowError(ValueError):
+    """A row whose prompt or reply cannot be read: "<field> <reason>", and the bad text."""
+
+    def __init__(self, field: str, reason: str, text: Any = ""):
+        super().__init__(f"{field} {reason}")
+        self.field, self.reason, self.text = field, reason, text
+
+
+def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response") -> Dialogue:
+    """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
+
+    Parameters
+    ----------
+    row : dict
+        With the two fields that are named. Left at their defaults: the first of `prompt`, `question`, `instruction`
+        (with `input`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or a list
+        of messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or
+        ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …").
+    prompt_field, response_field : str
+
+    Returns
+    -------
+    Dialogue
+        NUL characters and half characters are replaced; thoughts of the assistant are left out.
+
+    Raises
+    ------
+    RowError
+        One line that names the field.
+
+    Examples
+    --------
+    >>> read_dialogue({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]})
+    Dialogue(turns=(('user', 'Hi'), ('assistant', 'Hello.')))
+    >>> read_dialogue({"instruction": "Say hi", "input": "", "output": "Hello."}).response
+    'Hello.'
+    """
+    return Dialogue(tuple((role, _clean(text)) for role, text in _find_turns(row, prompt_field, response_field)))
+
+
+PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
+WHOLE = ("messages", "conversations", "conversation", "dialogue")
+TOOLS = ("tool", "function")
+ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
+    "human": "user", "function_response": "tool", "observation": "tool", "ipython": "tool",
+    **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "ai", "function_call"), "assistant")}
+
+
+def _find_turns(row: dict[str, Any], prompt_field: str = "prompt",
+                response_field: str = "response") -> list[tuple[str, str]]:
+    fields = _find_fields(row, prompt_field, response_field)
+    turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
+             for turn in _read_turns(row, name, role)]
+    thought = bool(turns and _has_words(turns[-1][1]))
+    turns = [(role, split_thoughts(text)[1] if role == "assistant" else text) for role, text in turns]
+    if not turns or turns[-1][0] != "assistant":
+        raise RowError(fields[-1], "does not end in a reply of the assistant")
+    start = 1 + max((n for n, (role, _) in enumerate(turns) if role not in ("assistant", *TOOLS)), default=-1)
+    reply = "\n".join(text for role, text in turns[start:] if role == "assistant" and _has_words(text))
+    before = [(role, text) for n, (role, text) in enumerate(turns)
+              if role != "assistant" or n < start and _has_words(text)]
+    if not _has_words(reply):
+        raise RowError("reply", "holds thoughts only" if thought else "is empty")
+    if not any(_has_words(text) for role, text in before if role not in TOOLS):
+        raise RowError("prompt", "is empty")
+    return [*before, ("assistant", reply)]
+
+
+def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) -> tuple[str, ...]:
+    """Return the fields that hold a row's prompt and reply, or the one that holds both."""
+    own = (prompt_field, response_field) != ("prompt", "response")
+    prompts, replies = ((prompt_field,), (response_field,)) if own else (PROMPTS, REPLIES)
+    found = [next((name for name in names if row.get(name) is not None), "") for names in (prompts, replies)]
+    if not own and row.get("response", "") is None and row.get("problem"):
+        # `fulcra reply` got none, and an `answer` beside it is another's
+        raise RowError("response", "is missing")
+    if not all(found) and not own and (whole := next((name for name in WHOLE if row.get(name) is not None), "")):
+        return (whole,)
+    if not any(found):
+        raise RowError(f"{prompt_field} and {response_field}", "are missing")
+    if not all(found):
+        raise RowError(response_field if found[0] else prompt_field, "is missing")
+    return tuple(found)
+
+
+def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, str]]:
+    """Return the turns of a field that holds a text or a list of messages."""
+    value = row[name]
+    if name == "dialogue" and isinstance(value, str):
+        prompt, bob, reply = value.partition("\nBob:")
+        if not bob or not prompt.startswith("Human:"):
+            raise RowError(name, "is not of the form 'Human: … Bob: …'", value)
+        if "\nBob:" in reply.partition("\nHuman:")[2]:
+            raise RowError(name, "has several turns; give them as messages", value)
+        return [("user", prompt.removeprefix("Human:").strip()), ("assistant", reply.strip())]
+    if isinstance(value, str) and name in WHOLE:  # as JSON, which is how a Parquet file may hold it
+        with suppress(ValueError):
+            value = json.loads(value)
+    elif isinstance(value, str):
+        if name == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
+            value = f"{value}\n\n{row['input']}"
+        return [(role, value)]
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise RowError(name, "is neither text nor a list of messages", value)
+    turns = []
+    for number, message in enumerate(value, 1):
+        said = message.get("role") or message.get("from")
+        speaker = ROLES.get(str(said).lower())
+        text = _read_words(message) if said != "function_call" else ""
+        if speaker is None or text is None and speaker != "assistant":
+            raise RowError(name, f"has no usable role and content in message {number}", message)
+        turns.append((speaker, text or ""))
+    return turns
+
+
+def _read_words(message: dict[str, Any]) -> str | None:
+    """Return the text of a message, or of the text parts of one; None without any."""
+    content = message.get("value") if message.get("content") is None else message["content"]
+    content = read_content({"content": content})[1] if isinstance(content, list) else content
+    return content if isinstance(content, str) else None
+
+
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"{next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)!r} twice")
+    return row
+
+
+# control characters inside a text are no reason to lose a row
+DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_refuse_doubles)
+
+
+def _parse_line(line: bytes) -> tuple[dict | None, str]:
+    try:
+        row = DECODER.decode(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8 at byte {error.start + 1}"
+    except json.JSONDecodeError as error:
+        return None, f"not valid JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        return None, f"not readable JSON: {error}"
+    return (row, "") if isinstance(row, dict) else (None, "not a JSON object")
