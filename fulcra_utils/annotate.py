@@ -14,7 +14,6 @@ import pandas as pd
 from fulcra_utils.annotation import FORMS
 from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.dataset.release import write_release
-from fulcra_utils.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.labelling import (
     ROWS,
     Annotation,
@@ -29,6 +28,7 @@ from fulcra_utils.labelling import (
     write_labels,
     write_rows,
 )
+from fulcra_utils.llm.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.review import (
     apply_decisions,
     build_queue,

@@ -149,7 +149,7 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
     from fulcra_utils.annotate import annotate_file
-    from fulcra_utils.endpoints import PRICES, Endpoint, build_writer
+    from fulcra_utils.llm.endpoints import PRICES, Endpoint, build_writer
     endpoint = build_writer(Endpoint, model=model, concurrency=concurrency, timeout=timeout, options={
         "temperature": temperature, **dict(option or [])})
     report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
@@ -220,9 +220,9 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
     """
     from fulcra_utils.common.files import check_outputs, lock_output
-    from fulcra_utils.endpoints import AnswerCache
-    from fulcra_utils.generation import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     from fulcra_utils.labelling import ROWS, write_rows
+    from fulcra_utils.llm.endpoints import AnswerCache
+    from fulcra_utils.llm.replies import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     cache = cache or f"{input}.cache"
     check_outputs([(output, ROWS), (Path(cache) / "answers.sqlite", ())], [input, writers])
     if dry_run:

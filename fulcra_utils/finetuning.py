@@ -41,12 +41,13 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fulcra_utils.alignment.audit import REFUSAL, check_audit, compare_rewards
+from fulcra_utils.alignment.policy import save_policy
 from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words, value_reward
 from fulcra_utils.alignment.selection import choose_best
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset.rows import list_texts
-from fulcra_utils.policy import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies, save_policy
+from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies
 
 TRAINED = ("rloo", "grpo", "dpo")
 METHODS = (*TRAINED, "best-of-n", "system-prompt")

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.asking import ask_all
 from fulcra_utils.dataset.thoughts import split_thoughts
-from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Question
+from fulcra_utils.llm.asking import ask_all
+from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Question
 
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"],
           "properties": {"first": {"type": "integer", "minimum": 0, "maximum": 10},

@@ -24,12 +24,12 @@ from fulcra_utils.annotation import (
     render_question,
     vote_labels,
 )
-from fulcra_utils.asking import ask_all, plan_questions, sum_outcomes
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.rows import Dialogue, RowError, iter_rows, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, Price
+from fulcra_utils.llm.asking import ask_all, plan_questions, sum_outcomes
+from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Price
 from fulcra_utils.review import apply_decisions
 from fulcra_utils.stats.agreement import cohen_kappa
 from fulcra_utils.theory.theory import Theory

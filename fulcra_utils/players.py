@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import TemplateError
 
-from fulcra_utils.asking import ask_all
-from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
-from fulcra_utils.generation import decode_reply
+from fulcra_utils.llm.asking import ask_all
+from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
+from fulcra_utils.llm.replies import decode_reply
 from fulcra_utils.orientation import (
     UTILITIES,
     Messages,
@@ -211,8 +211,8 @@ def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
     ...     (make_random_model(folder) / "config.json").is_file()
     True
     """
+    from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
     from fulcra_utils.orientation import render_choice, render_system
-    from fulcra_utils.policy import build_policy, save_policy, train_tokenizer
     slider = load_slider()
     texts = [render_system(name)[0]["content"] for name in slider.orientations]
     texts += [render_choice(item, range(slider.self_pay.shape[1])) for item in range(len(slider.self_pay))]

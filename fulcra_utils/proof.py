@@ -71,7 +71,7 @@ def draw_replies(
 
     Source: ours.
     """
-    from fulcra_utils.policy import hash_model, load_policy, load_tokenizer, sample_replies, score_tokens
+    from fulcra_utils.llm.local import hash_model, load_policy, load_tokenizer, sample_replies, score_tokens
 
     template = load_tokenizer(folder, chat_template).chat_template
     key = digest(hash_model(folder), hash_model(start), template, list(prompts), max_new_tokens, seed, temperature,

@@ -152,7 +152,7 @@ def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, A
 
     Source: ours.
     """
-    from fulcra_utils.policy import keep_short_prompts, load_policy, sample_replies
+    from fulcra_utils.llm.local import keep_short_prompts, load_policy, sample_replies
     from fulcra_utils.proof import take_test_prompts
 
     if not settings["train"]:
@@ -163,7 +163,7 @@ def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, A
 
 
 def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, Any], seed: int) -> None:
-    from fulcra_utils.policy import build_policy, encode_dialogues, train_policy, train_tokenizer
+    from fulcra_utils.alignment.policy import build_policy, encode_dialogues, train_policy, train_tokenizer
 
     train = texts["train"]
     tokenizer = train_tokenizer((train["prompt"] + " " + train["response"]).tolist(), size["lm_vocab"])
@@ -179,7 +179,8 @@ def _train_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, A
 
 
 def _measure_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str, Any]) -> None:
-    from fulcra_utils.policy import encode_dialogues, load_policy
+    from fulcra_utils.alignment.policy import encode_dialogues
+    from fulcra_utils.llm.local import load_policy
 
     model, tokenizer = load_policy(folder)
     encoded = {name: encode_dialogues(tokenizer, texts[name]["prompt"].tolist(), texts[name]["response"].tolist(),
@@ -204,8 +205,8 @@ def compare_bits(model: Any, tokenizer: Any, train: list, held_out: list) -> pd.
 
     Source: ours.
     """
+    from fulcra_utils.llm.local import count_bytes, measure_bits
     from fulcra_utils.ngrams import KneserNey
-    from fulcra_utils.policy import count_bytes, measure_bits
 
     rows = [("neural", np.nan), ("kneser-ney", np.nan)]
     if held_out:

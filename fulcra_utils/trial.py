@@ -256,7 +256,7 @@ def run_trial(
 
     Source: ours.
     """
-    from fulcra_utils.policy import keep_short_prompts, load_tokenizer
+    from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
     from fulcra_utils.proof import take_test_prompts
 
     if not settings["train"]:

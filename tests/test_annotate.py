@@ -21,9 +21,9 @@ from fulcra_utils.annotate import annotate_file
 from fulcra_utils.cli import main
 from fulcra_utils.common.files import lock_output
 from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset
-from fulcra_utils.endpoints import AnswerCache, Endpoint, EndpointError
-from fulcra_utils.generation import write_reply_rows
 from fulcra_utils.labelling import write_rows
+from fulcra_utils.llm.endpoints import AnswerCache, Endpoint, EndpointError
+from fulcra_utils.llm.replies import write_reply_rows
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("schwartz10")
@@ -716,7 +716,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
 
 
 def test_cache_of_two_processes_and_a_full_disk(tmp_path):
-    from fulcra_utils.endpoints import Answer
+    from fulcra_utils.llm.endpoints import Answer
     one, two = AnswerCache(tmp_path), AnswerCache(tmp_path)
     one.put("k", Answer("first"))
     two.put("k", Answer("second"))

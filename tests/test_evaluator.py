@@ -27,8 +27,8 @@ from fulcra_utils.evaluator import (
 )
 from fulcra_utils.explanation import audit_replies
 from fulcra_utils.finetuning import align
-from fulcra_utils.generation import write_replies
-from fulcra_utils.policy import sample_replies
+from fulcra_utils.llm.local import sample_replies
+from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import list_theories, load_theory

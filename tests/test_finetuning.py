@@ -11,18 +11,11 @@ import torch
 
 from fulcra_utils import finetuning
 from fulcra_utils.alignment.audit import RewardAuditError
+from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.reward import value_reward
 from fulcra_utils.common.files import write_json
 from fulcra_utils.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
-from fulcra_utils.policy import (
-    PolicyError,
-    build_policy,
-    hash_model,
-    load_policy,
-    sample_replies,
-    save_policy,
-    train_tokenizer,
-)
+from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies
 
 PROMPTS = ["be kind to them", "be bold and win", "tell me a story", "stay safe at home", "help an old man", "be free"]
 SMALL = {"steps": 4, "prompts_per_step": 2, "replies_per_prompt": 4, "max_new_tokens": 8, "max_prompt_tokens": 32,

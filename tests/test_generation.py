@@ -8,10 +8,10 @@ import pytest
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
 
-from fulcra_utils import generation
 from fulcra_utils.cli import main
-from fulcra_utils.endpoints import Endpoint, EndpointError, Question, load_price
-from fulcra_utils.generation import LocalModel, load_writers, write_replies, write_reply_rows
+from fulcra_utils.llm import replies as generation
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError, Question, load_price
+from fulcra_utils.llm.replies import LocalModel, load_writers, write_replies, write_reply_rows
 
 PROMPTS = [f"What about {k}?" for k in range(12)]
 
@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_local_model_goes_on_where_it_stopped(tmp_path, checkpoint, monkeypatch):
-    import fulcra_utils.generation as generation
+    import fulcra_utils.llm.replies as generation
 
     writer = LocalModel(model=str(checkpoint), name="mine", batch_size=2,
                         options={"max_new_tokens": 5, "do_sample": True})
@@ -270,7 +270,7 @@ def test_a_local_reply_that_does_not_end_is_cut_off(tmp_path, checkpoint):
 def test_local_thoughts_keep_their_marks():
     from fulcra_utils.dataset.thoughts import split_thoughts
     from fulcra_utils.encoder import make_tiny_tokenizer
-    from fulcra_utils.generation import decode_reply
+    from fulcra_utils.llm.replies import decode_reply
 
     tokenizer = make_tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<think>", "</think>"]})

@@ -6,21 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from fulcra_utils import policy as policy_module
 from fulcra_utils import startmodel
+from fulcra_utils.alignment import policy as policy_module
+from fulcra_utils.alignment.policy import build_policy, encode_dialogues, save_policy, train_policy, train_tokenizer
+from fulcra_utils.llm.local import PolicyError, load_policy, measure_bits, sample_replies, score_tokens
 from fulcra_utils.ngrams import KneserNey
-from fulcra_utils.policy import (
-    PolicyError,
-    build_policy,
-    encode_dialogues,
-    load_policy,
-    measure_bits,
-    sample_replies,
-    save_policy,
-    score_tokens,
-    train_policy,
-    train_tokenizer,
-)
 from fulcra_utils.proof import draw_replies
 from fulcra_utils.startmodel import collect_dialogues, draw_samples, make_start
 

@@ -15,7 +15,7 @@ import pytest
 
 from fulcra_utils.annotate import annotate_file
 from fulcra_utils.dataset.labelled import read_dataset
-from fulcra_utils.endpoints import Endpoint
+from fulcra_utils.llm.endpoints import Endpoint
 
 
 def make_model(folder):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fulcra_utils.dataset.thoughts import read_content
-from fulcra_utils.endpoints import (
+from fulcra_utils.llm.endpoints import (
     PRICES,
     Answer,
     AnswerCache,

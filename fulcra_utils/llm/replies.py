@@ -12,13 +12,21 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from fulcra_utils.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import keep_fields
 from fulcra_utils.dataset.rows import iter_rows, list_texts
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.dataset.thoughts import CHANNEL_MARK, THOUGHT_MARK
-from fulcra_utils.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
+from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
+from fulcra_utils.llm.endpoints import (
+    Answer,
+    AnswerCache,
+    Endpoint,
+    EndpointError,
+    Question,
+    build_writer,
+    load_price,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -218,7 +226,7 @@ def _local_key(question: Question, writer: LocalModel, weights: str) -> str:
 
 
 def _hash_local(writer: LocalModel) -> str:
-    from fulcra_utils.policy import PolicyError, hash_model
+    from fulcra_utils.llm.local import PolicyError, hash_model
 
     try:
         return hash_model(writer.model, writer.revision)

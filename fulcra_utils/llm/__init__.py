@@ -1,0 +1,1 @@
+"""Language models: endpoints and their cache, questions asked once, local models, replies to prompts."""
