@@ -176,7 +176,7 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
     and so on. In JSON, times are ISO 8601, decimals text, bytes Base64 and nan null; in Parquet, a field whose values
     fit no one type is text.
     """
-    from fulcra_utils.scoring import score_file
+    from fulcra_utils.evaluator.scoring import score_file
     report = score_file(evaluator, input, output, shard_size, batch_size, intervals, sys.stderr.isatty(), workers,
                         theory or None)
     typer.echo(f"{report.n_rows:,} rows, {report.n_unusable:,} not scored, {report.n_resumed:,} from an earlier run")
@@ -196,7 +196,7 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
             tolerance: Annotated[float, typer.Option(help="How much larger the distance may clearly be.")] = 0.0,
             as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
     """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
-    from fulcra_utils.scoring import compare_files, describe_comparison, pass_gate
+    from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate
     from fulcra_utils.theory.targets import load_target
     table = compare_files(first, second, load_target(target, theory) if target else None)
     typer.echo(describe_comparison(table, as_json, tolerance))

@@ -8,7 +8,7 @@ folder that belongs to another run is never touched.
 In ten lines (no command line needed):
 
     from fulcra_utils.alignment.reward import value_reward
-    from fulcra_utils.evaluator import ValueEvaluator
+    from fulcra_utils.evaluator.model import ValueEvaluator
     from fulcra_utils.finetuning import AlignSettings, align
     from fulcra_utils.theory.targets import load_target
     evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
@@ -364,7 +364,7 @@ def launch(spec: dict[str, Any], folder: str | Path, n_processes: int = 1) -> Pa
 
 def _main(path: str) -> None:
     """Run the alignment that a spec file describes; started by `launch`."""
-    from fulcra_utils.evaluator import ValueEvaluator
+    from fulcra_utils.evaluator.model import ValueEvaluator
     from fulcra_utils.theory.targets import load_target
 
     spec = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils import between
-from fulcra_utils.compass import lift_to
 from fulcra_utils.dataset.construction import build_run_data, split_dimensions
-from fulcra_utils.leaderboard import label_from_sample, list_replies, sample_prompts, score_theories
+from fulcra_utils.evaluator.theories import label_from_sample, list_replies, sample_prompts, score_theories
+from fulcra_utils.theory.lifting import lift_to
 from fulcra_utils.theory.theory import Theory
 
 if TYPE_CHECKING:
-    from fulcra_utils.evaluator import ValueEvaluator
+    from fulcra_utils.evaluator.model import ValueEvaluator
 
 
 def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", epochs: float = 8,
@@ -53,9 +53,9 @@ def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", 
     >>> evaluator.dimensions == theory.dimensions
     True
     """
-    from fulcra_utils.encoder import load_encoder
-    from fulcra_utils.evaluator import make_evaluator
-    from fulcra_utils.training import Examples, TrainingSettings, train_evaluator
+    from fulcra_utils.evaluator.encoder import load_encoder
+    from fulcra_utils.evaluator.model import make_evaluator
+    from fulcra_utils.evaluator.training import Examples, TrainingSettings, train_evaluator
     evaluator = make_evaluator(load_encoder(encoder, seed=seed), theory, max_length)
     parts = []
     for split in ("train", "validation"):
@@ -168,8 +168,8 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
 
     Examples
     --------
-    >>> from fulcra_utils.encoder import load_encoder
-    >>> from fulcra_utils.evaluator import make_evaluator
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.model import make_evaluator
     >>> from fulcra_utils.theory.theory import load_theory
     >>> first, second = load_theory("moral_foundations"), load_theory("valuelex")
     >>> rows, judge = build_run_data(first).dialogues.head(10), make_evaluator(load_encoder("tiny"), first)

@@ -22,7 +22,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.theory.theory import Theory
 
 if TYPE_CHECKING:
-    from fulcra_utils.encoder import Encoder
+    from fulcra_utils.evaluator.encoder import Encoder
 
 PREFIX_WORDS = 40  # what a small policy writes in 48 tokens
 N_NETWORKS, N_EPOCHS, MIN_STEPS = 3, 15, 200  # of an embedding scorer
@@ -42,7 +42,7 @@ class TextMemory:
 
     def look_up(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Return the (N, H) embeddings of texts, at most 128 tokens of each."""
-        from fulcra_utils.encoder import embed
+        from fulcra_utils.evaluator.encoder import embed
 
         new = list(dict.fromkeys(t for t in texts if t not in self.known))
         self.known.update(zip(new, embed(new, self.encoder, max_length=128, progress=progress), strict=True))
@@ -171,7 +171,7 @@ def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequenc
 
     Examples
     --------
-    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> pair_features(TextMemory(load_encoder("tiny")), ["a", "a"], ["b", "c"]).shape
     (2, 192)
     """

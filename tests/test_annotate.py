@@ -910,7 +910,7 @@ def test_a_second_run_with_the_same_output_is_refused(tmp_path, monkeypatch, cap
 
 
 def test_the_lock_of_a_killed_run_holds_nobody(tmp_path):
-    code = ("import sys, time; from fulcra_utils.files import lock_output\n"
+    code = ("import sys, time; from fulcra_utils.common.files import lock_output\n"
             "with lock_output(sys.argv[1]): print('held', flush=True); time.sleep(60)")
     path = tmp_path / "new" / "out.jsonl"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)

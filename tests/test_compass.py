@@ -8,17 +8,21 @@ import pandas as pd
 import pytest
 from scipy import stats as sps
 
-from fulcra_utils import leaderboard
-from fulcra_utils.compass import (
-    CompassError,
-    ModelScores,
+from fulcra_utils.dataset.labelled import read_scored
+from fulcra_utils.report import load_reported
+from fulcra_utils.systems.compass import boards as leaderboard
+from fulcra_utils.systems.compass.countries import (
     centre_profiles,
-    draw_means,
     load_countries,
     map_profiles,
     match_countries,
     match_rankings,
     nearest_countries,
+)
+from fulcra_utils.systems.compass.scores import (
+    CompassError,
+    ModelScores,
+    draw_means,
     pick_replies,
     place_values,
     rank_descending,
@@ -29,8 +33,6 @@ from fulcra_utils.compass import (
     stack_scores,
     weigh_by_ranking,
 )
-from fulcra_utils.dataset.labelled import read_scored
-from fulcra_utils.report import load_reported
 from fulcra_utils.theory.theory import load_theory
 
 

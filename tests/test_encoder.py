@@ -6,8 +6,15 @@ import sys
 import numpy as np
 import pytest
 
-from fulcra_utils import encoder as module
-from fulcra_utils.encoder import EncoderError, embed, find_bundled, iterate_buckets, load_encoder, verify_sha256
+from fulcra_utils.evaluator import encoder as module
+from fulcra_utils.evaluator.encoder import (
+    EncoderError,
+    embed,
+    find_bundled,
+    iterate_buckets,
+    load_encoder,
+    verify_sha256,
+)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +23,7 @@ def tiny():
 
 
 def test_tiny_is_the_same_in_a_fresh_process(tiny):
-    code = ("from fulcra_utils.encoder import embed, load_encoder;"
+    code = ("from fulcra_utils.evaluator.encoder import embed, load_encoder;"
             "print(repr(embed(['be honest and kind'], load_encoder('tiny'))[0, :4].tolist()))")
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     np.testing.assert_allclose(eval(other), embed(["be honest and kind"], tiny)[0, :4], atol=1e-6)
@@ -61,7 +68,7 @@ def test_wrong_hash_is_refused_and_named(tmp_path):
 
 
 def test_bundled_is_verified_without_importing_its_package(monkeypatch):
-    code = ("import sys; from fulcra_utils.encoder import find_bundled; print(find_bundled());"
+    code = ("import sys; from fulcra_utils.evaluator.encoder import find_bundled; print(find_bundled());"
             f"assert {module.BUNDLED_PACKAGE!r} not in sys.modules and 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     monkeypatch.setitem(module.BUNDLED_SHA256, "tokenizer.json", "0" * 64)

@@ -18,14 +18,9 @@ from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.refusals import is_refusal
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
-from fulcra_utils.encoder import embed, load_encoder
-from fulcra_utils.evaluator import (
-    EvaluatorError,
-    ValueEvaluator,
-    make_evaluator,
-    render,
-)
-from fulcra_utils.explanation import audit_replies
+from fulcra_utils.evaluator.encoder import embed, load_encoder
+from fulcra_utils.evaluator.explanation import audit_replies
+from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, render
 from fulcra_utils.finetuning import align
 from fulcra_utils.llm.local import sample_replies
 from fulcra_utils.llm.replies import write_replies
@@ -112,7 +107,7 @@ def test_wrong_types_are_named(evaluator, prompts, responses, message):
 
 
 def test_folder_gives_the_same_scores_in_a_fresh_process(evaluator, folder):
-    code = ("import json, sys; from fulcra_utils.evaluator import ValueEvaluator;"
+    code = ("import json, sys; from fulcra_utils.evaluator.model import ValueEvaluator;"
             "e = ValueEvaluator.from_pretrained(sys.argv[1]);"
             "print(json.dumps(e.score(*json.loads(sys.argv[2])).tolist()))")
     done = subprocess.run([sys.executable, "-c", code, str(folder), json.dumps([PROMPTS, REPLIES])],

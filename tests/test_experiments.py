@@ -9,14 +9,22 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from fulcra_utils import evaluation, experiments
+from fulcra_utils.common import labels
 from fulcra_utils.common.digests import digest
-from fulcra_utils.encoder import load_encoder
-from fulcra_utils.evaluator import make_evaluator, save_evaluator
-from fulcra_utils.explanation import audit_replies, colour_words, make_attacks, measure_deletion, weigh_words
-from fulcra_utils.model_card import write_card
+from fulcra_utils.evaluator import comparison as evaluation
+from fulcra_utils.evaluator import study as experiments
+from fulcra_utils.evaluator.card import write_card
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.explanation import (
+    audit_replies,
+    colour_words,
+    make_attacks,
+    measure_deletion,
+    weigh_words,
+)
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.evaluator.speed import measure_speed
 from fulcra_utils.pipeline import list_profiles, load_profile
-from fulcra_utils.stats import classification
 from fulcra_utils.stats.calibration import tabulate_support
 from fulcra_utils.theory.targets import uniform_target
 from fulcra_utils.theory.theory import load_theory
@@ -260,7 +268,7 @@ def test_scores_of_both_signs_fail_the_audit(toy):
 
 def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
     folder = save_evaluator(evaluator, tmp_path / "e")
-    speed = evaluation.measure_speed(folder, ["a"] * 3, ["b c d"] * 3)
+    speed = measure_speed(folder, ["a"] * 3, ["b c d"] * 3)
     assert speed.passes.tolist() == [3, 9]
     assert (speed.replies_per_second > 0).all() and (speed.peak_megabytes > 50).all()
 
@@ -393,7 +401,7 @@ def test_other_code_makes_another_key(keys, monkeypatch):
 @pytest.mark.parametrize("name", ["scores_to_labels", "labels_of"])
 def test_another_rule_for_labels_makes_another_key(monkeypatch, name):
     before = digest(experiments.fit_evaluator)
-    monkeypatch.setattr(getattr(classification, name), "__code__", (lambda scores, *more: scores).__code__)
+    monkeypatch.setattr(getattr(labels, name), "__code__", (lambda scores, *more: scores).__code__)
     assert digest(experiments.fit_evaluator) != before
     monkeypatch.undo()
     assert digest(experiments.fit_evaluator) == before

@@ -167,8 +167,8 @@ def test_lora_on_a_tiny_llama_is_merged(llama, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_from_a_spec(llama, tmp_path):
-    from fulcra_utils.encoder import load_encoder
-    from fulcra_utils.evaluator import make_evaluator
+    from fulcra_utils.evaluator.encoder import load_encoder
+    from fulcra_utils.evaluator.model import make_evaluator
     from fulcra_utils.theory.theory import load_theory
 
     make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).save_pretrained(tmp_path / "evaluator")
@@ -253,8 +253,8 @@ class Counting:
 
 
 def tiny_evaluator(seed):
-    from fulcra_utils.encoder import load_encoder
-    from fulcra_utils.evaluator import make_evaluator
+    from fulcra_utils.evaluator.encoder import load_encoder
+    from fulcra_utils.evaluator.model import make_evaluator
     from fulcra_utils.theory.theory import load_theory
 
     return make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 32, seed=seed)

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.compass import CompassError, draw_means, load_countries, resolve_weights, stack_scores
-from fulcra_utils.compass_page import MAX_BYTES, make_section, render_page, write_page
+from fulcra_utils.systems.compass.countries import load_countries
+from fulcra_utils.systems.compass.page import MAX_BYTES, make_section, render_page, write_page
+from fulcra_utils.systems.compass.scores import CompassError, draw_means, resolve_weights, stack_scores
 from fulcra_utils.theory.theory import load_theory
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from fulcra_utils import plots_alignment
 from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.selection import tabulate_targets
-from fulcra_utils.encoder import load_encoder
+from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.pipeline import load_profile
 from fulcra_utils.proof import (
     Judges,

@@ -26,24 +26,17 @@ import torch
 import yaml
 from scipy import stats
 
-from fulcra_utils import scoring
 from fulcra_utils.cli import main
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.rows import iter_rows
 from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.encoder import load_encoder
-from fulcra_utils.evaluation import agree_with_scores
-from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.evaluator import scoring
+from fulcra_utils.evaluator.comparison import agree_with_scores
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate, plan_prompts, read_scored_file
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.evaluator.scoring import ScoringError, score_file
 from fulcra_utils.proof import confuse_targets
-from fulcra_utils.scoring import (
-    ScoringError,
-    compare_files,
-    describe_comparison,
-    pass_gate,
-    plan_prompts,
-    read_scored_file,
-    score_file,
-)
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
@@ -423,7 +416,7 @@ def test_another_theory_and_a_folder_in_the_way_are_refused(tmp_path, folder):
 @pytest.mark.slow
 def test_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, folder):
     source, target = write_rows(tmp_path / "in.jsonl", 1500), tmp_path / "out.jsonl"
-    code = ("import sys, torch; torch.set_num_threads(1); from fulcra_utils.scoring import score_file;"
+    code = ("import sys, torch; torch.set_num_threads(1); from fulcra_utils.evaluator.scoring import score_file;"
             "score_file(*sys.argv[1:4], shard_size=16)")
     command = [sys.executable, "-c", code, str(folder), str(source), str(target)]
     rng = random.Random(5)

@@ -23,7 +23,7 @@ def make_model(folder):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from fulcra_utils.encoder import make_tiny_tokenizer
+    from fulcra_utils.evaluator.encoder import make_tiny_tokenizer
 
     tokenizer = make_tiny_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]

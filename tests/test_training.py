@@ -14,8 +14,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from fulcra_utils import training
-from fulcra_utils.baselines import (
+from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
+from fulcra_utils.evaluator import training
+from fulcra_utils.evaluator.baselines import (
     PaperRecipe,
     fit_frozen,
     fit_majority,
@@ -23,18 +24,9 @@ from fulcra_utils.baselines import (
     fit_tfidf,
     subsample,
 )
-from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
-from fulcra_utils.encoder import load_encoder
-from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
-from fulcra_utils.exploration import write_profile
-from fulcra_utils.leaderboard import least_without, make_board
-from fulcra_utils.stats.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
-from fulcra_utils.stats.clusters import match_profile
-from fulcra_utils.stats.comparison import count_signs
-from fulcra_utils.stats.resampling import summarise_draws
-from fulcra_utils.theory.distance import value_distance
-from fulcra_utils.theory.theory import load_theory
-from fulcra_utils.training import (
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.evaluator.training import (
     Examples,
     TrainingSettings,
     WeightAverage,
@@ -44,6 +36,14 @@ from fulcra_utils.training import (
     train_evaluator,
     weigh_classes,
 )
+from fulcra_utils.exploration import write_profile
+from fulcra_utils.stats.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
+from fulcra_utils.stats.clusters import match_profile
+from fulcra_utils.stats.comparison import count_signs
+from fulcra_utils.stats.resampling import summarise_draws
+from fulcra_utils.systems.compass.boards import least_without, make_board
+from fulcra_utils.theory.distance import value_distance
+from fulcra_utils.theory.theory import load_theory
 
 FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
 
@@ -281,10 +281,10 @@ TWO_PROCESSES = """
 import sys, json
 import numpy as np, torch
 from accelerate import PartialState
-from fulcra_utils.encoder import load_encoder
-from fulcra_utils.evaluator import make_evaluator, save_evaluator
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
 from fulcra_utils.theory.theory import load_theory
-from fulcra_utils.training import Examples, TrainingSettings, train_evaluator
+from fulcra_utils.evaluator.training import Examples, TrainingSettings, train_evaluator
 torch.set_num_threads(1)
 theory = load_theory("moral_foundations")
 signs = np.random.default_rng(1).integers(-1, 2, size=64)

@@ -4,11 +4,11 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
-from fulcra_utils.encoder import load_encoder
-from fulcra_utils.evaluator import ValueEvaluator, make_evaluator
-from fulcra_utils.explanation import weigh_words
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.explanation import weigh_words
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
+from fulcra_utils.evaluator.words import SHARE, STRENGTH, WordExpert, count_features
 from fulcra_utils.theory.theory import load_theory
-from fulcra_utils.words import SHARE, STRENGTH, WordExpert, count_features
 
 TOY = "tests/toy.yaml"
 TEXTS = [[5, 6, 7], [5, 5, 8, 9], [6, 7, 8], [9, 5], [7, 7, 7], [8, 6, 5, 9], [5, 7], [9, 9, 6]]

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import write_atomic
-from fulcra_utils.encoder import has_bf16, quiet_loading
+from fulcra_utils.common.loading import quiet_loading
+from fulcra_utils.evaluator.encoder import has_bf16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
+from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.dataset.rows import list_texts
-from fulcra_utils.encoder import hash_file, quiet_loading
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -29,8 +29,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import CLASSES, labels_of, scores_to_labels
-from fulcra_utils.encoder import has_bf16
-from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render_pairs
+from fulcra_utils.evaluator.encoder import has_bf16
+from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render_pairs
 from fulcra_utils.stats.classification import macro_f1
 
 

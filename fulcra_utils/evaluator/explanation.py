@@ -11,10 +11,10 @@ import torch
 
 from fulcra_utils.common.labels import WEAK
 from fulcra_utils.dataset.rows import list_texts
-from fulcra_utils.evaluator import ValueEvaluator, pad_pairs, render
+from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
+from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.resampling import draw_weights, summarise_draws
 from fulcra_utils.theory.theory import Theory
-from fulcra_utils.training import Examples
 
 # Written for this project: shown in the notebook instead of any released text.
 EXAMPLE = ("My neighbour is ill and cannot shop. Should I bother helping?",
@@ -43,8 +43,8 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
 
     Examples
     --------
-    >>> from fulcra_utils.encoder import load_encoder
-    >>> from fulcra_utils.evaluator import make_evaluator
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.model import make_evaluator
     >>> from fulcra_utils.theory.theory import load_theory
     >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
     >>> words, weights = weigh_words(evaluator, "Why?", "Be kind.")

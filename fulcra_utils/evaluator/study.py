@@ -17,7 +17,11 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from fulcra_utils.baselines import (
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.files import write_atomic
+from fulcra_utils.common.labels import labels_of, scores_to_labels
+from fulcra_utils.common.workers import run_jobs
+from fulcra_utils.evaluator.baselines import (
     LinearModel,
     PaperRecipe,
     ShareModel,
@@ -27,22 +31,20 @@ from fulcra_utils.baselines import (
     fit_tfidf,
     subsample,
 )
-from fulcra_utils.common.digests import digest, digest_code
-from fulcra_utils.common.files import write_atomic
-from fulcra_utils.common.labels import labels_of, scores_to_labels
-from fulcra_utils.common.workers import run_jobs
-from fulcra_utils.encoder import Encoder, load_encoder
-from fulcra_utils.evaluation import (
+from fulcra_utils.evaluator.comparison import (
     Rows,
     agree_with_scores,
     bootstrap_validity,
     compare_methods,
     correlate_values,
     row_weights,
-    take_rows,
 )
-from fulcra_utils.evaluator import ValueEvaluator, make_evaluator, save_evaluator
-from fulcra_utils.scoring import compare_files, score_file
+from fulcra_utils.evaluator.encoder import Encoder, load_encoder
+from fulcra_utils.evaluator.gate import compare_files
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.evaluator.robustness import take_rows
+from fulcra_utils.evaluator.scoring import score_file
+from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_examples, train_evaluator
 from fulcra_utils.stats.calibration import (
     MIN_CELLS,
     classwise_calibration_error,
@@ -57,7 +59,6 @@ from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
-from fulcra_utils.training import Examples, TrainingSettings, join_examples, train_evaluator
 
 
 def read_training_settings(settings: dict, seed: int) -> TrainingSettings:

@@ -44,7 +44,7 @@ def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int,
 USE = """**Use**
 
 ```python
-from fulcra_utils.evaluator import ValueEvaluator
+from fulcra_utils.evaluator.model import ValueEvaluator
 evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
 scores = evaluator.score(prompts, responses)                       # (N, D): P(+1) - P(-1)
 # scikit-learn: pairs are (prompt, reply), y are labels (N, D)

@@ -22,14 +22,16 @@ import pandas as pd
 
 from fulcra_utils.common.files import make_plain, write_text
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.compass import (
-    CompassError,
+from fulcra_utils.systems.compass.countries import (
     Countries,
-    ModelScores,
     gather_profiles,
     map_profiles,
     match_countries,
     nearest_countries,
+)
+from fulcra_utils.systems.compass.scores import (
+    CompassError,
+    ModelScores,
     pick_replies,
     resolve_weights,
     weigh_by_ranking,
@@ -82,7 +84,7 @@ def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies
 
     Examples
     --------
-    >>> from fulcra_utils.compass import draw_means, stack_scores
+    >>> from fulcra_utils.systems.compass.scores import draw_means, stack_scores
     >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("valuelex")
     >>> rows = pd.DataFrame({"model": ["a", "b"], "prompt": "x", "response": "r", "competence": [1.0, 0.5],

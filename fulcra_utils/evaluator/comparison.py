@@ -6,23 +6,15 @@ Rows of a run come in two kinds: *annotated* (labels -1, 0, +1 by people and a l
 
 from __future__ import annotations
 
-import json
-import re
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from fulcra_utils.baselines import subsample
 from fulcra_utils.common.labels import WEAK, labels_of, scores_to_labels
-from fulcra_utils.evaluator import ValueEvaluator
+from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import (
     average_precision,
     bootstrap_macro_f1,
@@ -35,7 +27,6 @@ from fulcra_utils.stats.resampling import draw_weights, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
-from fulcra_utils.training import Examples
 
 
 @dataclass(frozen=True)
@@ -342,177 +333,6 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
              for k in ("convergent", "discriminant")}
     return {f"{k}{end}": found[k][name] for k in found
             for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}
-
-
-def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequence[str],
-                  methods: Sequence[str] = ("ours", "paper recipe"), batch_size: int = 8,
-                  n_rounds: int = 3) -> pd.DataFrame:
-    """Measure replies per second and peak memory, each method in a fresh process on the same replies.
-
-    Parameters
-    ----------
-    folder : path
-        A saved evaluator; the paper's recipe runs on the same encoder, the same weights and the same length.
-    prompts, responses : sequence of str, length N
-    methods : sequence of str
-        "ours", "paper recipe".
-    batch_size : int
-        Passes at a time, the same for all; few, so that padding counts little for either.
-    n_rounds : int
-        How often all replies are scored; the first round also pays for lengths that torch has not met.
-
-    Returns
-    -------
-    DataFrame
-        method, n, passes, seconds (median round), replies_per_second, slowest and fastest (the same of single rounds),
-        peak_megabytes.
-
-    Source: ours; loading is not counted, the first eight replies are scored once before the clock starts.
-    """
-    pairs = json.dumps({"prompts": list(prompts), "responses": list(responses), "batch_size": batch_size,
-                        "threads": torch.get_num_threads(), "n_rounds": n_rounds})
-    found = []
-    for method in methods:
-        done = subprocess.run([sys.executable, "-m", "fulcra_utils.evaluation", method, str(folder)], input=pairs,
-                              capture_output=True, text=True, check=True)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    return pd.DataFrame(found)
-
-
-def _time_method(method: str, folder: str) -> dict:
-    """Score what stands on the standard input and return how long it took and how much memory it needed."""
-    given = json.load(sys.stdin)
-    torch.set_num_threads(given["threads"])
-    evaluator = ValueEvaluator.from_pretrained(folder)
-    model = evaluator if method == "ours" else _as_recipe(evaluator, folder)
-    prompts, responses = given["prompts"], given["responses"]
-    model.score(prompts[:8], responses[:8], batch_size=given["batch_size"])
-    rounds = []
-    for _ in range(given["n_rounds"]):
-        start = time.perf_counter()
-        model.score(prompts, responses, batch_size=given["batch_size"])
-        rounds.append(time.perf_counter() - start)
-    seconds = float(np.median(rounds))
-    return {"method": method, "n": len(prompts), "passes": len(prompts) * (1 if method == "ours" else
-                                                                          len(evaluator.dimensions)),
-            "seconds": seconds, "replies_per_second": len(prompts) / seconds, "slowest": len(prompts) / max(rounds),
-            "fastest": len(prompts) / min(rounds), "peak_megabytes": _peak_megabytes()}
-
-
-def _peak_megabytes() -> float:
-    """Return the most memory this process had; from /proc where there is one, as getrusage remembers the parent's."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
-        return int(found[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
-
-
-def _as_recipe(evaluator: ValueEvaluator, folder: str):
-    from fulcra_utils.baselines import PaperRecipe
-    from fulcra_utils.encoder import Encoder
-    from fulcra_utils.theory.theory import load_theory
-    encoder = Encoder("evaluator", evaluator.encoder, evaluator.tokenizer)
-    return PaperRecipe(encoder, load_theory(Path(folder) / "theory.yaml"), evaluator.config.max_length).eval()
-
-
-def add_typos(texts: Sequence[str], share: float = 0.05, seed: int = 2023) -> list[str]:
-    """Return texts in which a share of the words has two neighbouring letters swapped.
-
-    Parameters
-    ----------
-    texts : sequence of str
-    share : float
-        Probability that a word of at least four letters is hit.
-    seed : int
-
-    Returns
-    -------
-    list of str
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> add_typos(["always tell the truth"], share=1.0)
-    ['awlays tlel the turth']
-    """
-    rng = np.random.default_rng(seed)
-    return [" ".join(_swap(word, rng) if len(word) > 3 and rng.random() < share else word for word in text.split(" "))
-            for text in texts]
-
-
-def _swap(word: str, rng: np.random.Generator) -> str:
-    k = int(rng.integers(1, len(word) - 1))
-    return word[:k] + word[k + 1] + word[k] + word[k + 2:]
-
-
-FRAMES = ("I have a question. {}", "Please tell me: {}", "{} What do you think?", "Hello! {} Thanks in advance.")
-
-
-def rephrase(prompts: Sequence[str]) -> list[str]:
-    """Return prompts in another frame of words that asks the same.
-
-    Examples
-    --------
-    >>> rephrase(["May I lie?", "Why?"])
-    ['I have a question. May I lie?', 'Please tell me: Why?']
-    """
-    return [FRAMES[k % len(FRAMES)].format(prompt) for k, prompt in enumerate(prompts)]
-
-
-def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,
-                       n_draws: int = 1000) -> pd.DataFrame:
-    """Score the same replies with typos and rephrased prompts, and compare with the labels and the plain scores.
-
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    examples : Examples
-    clusters : sequence, length N
-    seed : int
-    n_draws : int
-
-    Returns
-    -------
-    DataFrame
-        change, macro_f1, low, high, moved (mean |score - plain score|), flipped (share of cells with another label).
-
-    Source: ours.
-    """
-    typed = add_typos(examples.responses, seed=seed)
-    variants = {"as it is": (examples.prompts, examples.responses),
-                "typos in 5 % of the words": (add_typos(examples.prompts, seed=seed + 1), typed),
-                "rephrased prompt": (rephrase(examples.prompts), examples.responses)}
-    labels, plain, found = scores_to_labels(examples.vectors), None, []
-    for change, (prompts, responses) in variants.items():
-        scores = evaluator.score(prompts, responses)
-        plain = scores if plain is None else plain
-        said, before = (scores_to_labels(s, evaluator.cuts) for s in (scores, plain))
-        draws = bootstrap_macro_f1(labels, {"a": said}, clusters, n_draws, seed)["a"] if np.isfinite(labels).any() \
-            else np.full(1, np.nan)
-        interval = summarise_draws(macro_f1(labels, said), draws)
-        found.append({"change": change, "macro_f1": interval["value"], "low": interval["low"],
-                      "high": interval["high"], "moved": _mean(np.abs(scores - plain)),
-                      "flipped": _mean((said != before).astype(float))})
-    return pd.DataFrame(found)
-
-
-def take_rows(examples: Examples, clusters: np.ndarray, n_rows: int, seed: int = 2023) -> tuple[Examples, np.ndarray]:
-    """Return at most `n_rows` examples drawn at random, with their clusters, in their old order.
-
-    Examples
-    --------
-    >>> few, ids = take_rows(Examples(list("abc"), list("xyz"), np.eye(3)), np.array([5, 6, 7]), n_rows=2)
-    >>> len(few), len(ids)
-    (2, 2)
-    """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:n_rows])
-    return subsample(examples, chosen), np.asarray(clusters)[chosen]
-
-
-if __name__ == "__main__":
-    print(json.dumps(_time_method(*sys.argv[1:])))  # noqa: T201
 
 
 def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> str:

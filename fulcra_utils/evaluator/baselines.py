@@ -18,10 +18,10 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import scores_to_labels
-from fulcra_utils.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
-from fulcra_utils.evaluator import pad_pairs, render
+from fulcra_utils.evaluator.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.model import pad_pairs, render
+from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, soften
 from fulcra_utils.theory.theory import Theory
-from fulcra_utils.training import Examples, TrainingClock, TrainingSettings, soften
 
 
 @dataclass

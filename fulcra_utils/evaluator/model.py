@@ -28,10 +28,11 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import ModelOutput
 
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
+from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.dataset.rows import list_pairs, list_texts
-from fulcra_utils.encoder import Encoder, iterate_buckets, mean_pool, quiet_loading
+from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.words import WordExpert, count_features
 from fulcra_utils.theory.theory import Theory, load_theory
-from fulcra_utils.words import WordExpert, count_features
 
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
 
@@ -239,7 +240,7 @@ class ValueEvaluator(PreTrainedModel):
 
         Examples
         --------
-        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).shape
@@ -284,7 +285,7 @@ class ValueEvaluator(PreTrainedModel):
 
         Examples
         --------
-        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> bool(abs(evaluator.score(["May I lie?"], ["Better not."])).max() <= 1)
@@ -330,7 +331,7 @@ class ValueEvaluator(PreTrainedModel):
 
         Examples
         --------
-        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.predict([("May I lie?", "Better not."), ("And now?", "No.")]).shape
@@ -357,7 +358,7 @@ class ValueEvaluator(PreTrainedModel):
 
         Examples
         --------
-        >>> from fulcra_utils.encoder import load_encoder
+        >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.for_theory(load_theory("schwartz19")).score(["May I lie?"], ["Better not."]).shape
@@ -538,7 +539,7 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
 
     Examples
     --------
-    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.theory.theory import load_theory
     >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
     torch.Size([10, 4, 64])
@@ -573,7 +574,7 @@ def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.theory.theory import load_theory
     >>> with tempfile.TemporaryDirectory() as base:
     ...     folder = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), base + "/e")
@@ -631,7 +632,7 @@ def check_pairs(prompts: Iterable[str], responses: Iterable[str]) -> tuple[list[
     --------
     >>> check_pairs(["a"], [None])
     Traceback (most recent call last):
-    fulcra_utils.evaluator.EvaluatorError: Response 0 is a NoneType, not a string.
+    fulcra_utils.evaluator.model.EvaluatorError: Response 0 is a NoneType, not a string.
     """
     prompts, responses = (list_texts(texts, name, EvaluatorError)
                           for name, texts in (("Prompt", prompts), ("Response", responses)))
@@ -663,7 +664,7 @@ def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> tupl
 
     Examples
     --------
-    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> tokenizer = load_encoder("tiny").tokenizer
     >>> pair, n_cut = render(" be kind ", "yes", tokenizer)
     >>> tokenizer.decode(pair["input_ids"]), n_cut
@@ -708,7 +709,7 @@ def render_pairs(prompts: Sequence[str], responses: Sequence[str], tokenizer,
 
     Examples
     --------
-    >>> from fulcra_utils.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> render_pairs(["be kind"], ["one two three four"], load_encoder("tiny").tokenizer, 8)[1]
     array([1])
     """

