@@ -5,8 +5,17 @@ import pandas as pd
 import pytest
 from scipy import stats as sps
 
-from fulcra_utils import analysis, exploration
-from fulcra_utils.replies import Replies, load_risks, make_replies
+from fulcra_utils.analysis import space as exploration
+from fulcra_utils.analysis import tables as analysis
+from fulcra_utils.analysis.circle import (
+    check_items,
+    examine_circle,
+    examine_reliability,
+    measure_adaptability,
+    measure_clarity,
+)
+from fulcra_utils.analysis.replies import Replies, make_replies
+from fulcra_utils.analysis.risks import load_risks
 from fulcra_utils.report import judge_claims, load_reported
 from fulcra_utils.theory.theory import load_theory
 
@@ -65,12 +74,12 @@ def run_all(replies, items):
     yield exploration.project_replies(replies, risks, ("pca",))
     yield exploration.find_unknown_risks(replies, risks, 6, 3, 5)
     yield exploration.search_profiles(replies, risks)
-    yield exploration.examine_circle(replies, 1, 19)
-    yield exploration.examine_reliability(items, replies, n_draws=10)
-    yield exploration.check_items(items, replies)
-    yield exploration.measure_clarity(replies)
-    yield exploration.measure_clarity(replies, items)
-    yield exploration.measure_adaptability(items, replies, {replies.theory.name: replies.theory}, 3)
+    yield examine_circle(replies, 1, 19)
+    yield examine_reliability(items, replies, n_draws=10)
+    yield check_items(items, replies)
+    yield measure_clarity(replies)
+    yield measure_clarity(replies, items)
+    yield measure_adaptability(items, replies, {replies.theory.name: replies.theory}, 3)
 
 
 def test_everything_runs_under_every_theory(replies):
@@ -228,7 +237,7 @@ def test_circle_of_planted_circle():
     rng = np.random.default_rng(0)
     angle = 2 * np.pi * np.array([theory.circle.index(d) for d in theory.dimensions]) / theory.n_dims
     x = rng.normal(size=(len(table), 2)) @ [np.cos(angle), np.sin(angle)] + 0.3 * rng.normal(size=(len(table), 10))
-    found = exploration.examine_circle(make_replies(table.assign(**dict(zip(theory.dimensions, x.T, strict=True))),
+    found = examine_circle(make_replies(table.assign(**dict(zip(theory.dimensions, x.T, strict=True))),
                                                     theory, "scored"), 1, 99)
     assert found.table.iloc[0].inversions == 0
     assert found.table.iloc[0].fit_p == 0.01
@@ -237,18 +246,18 @@ def test_circle_of_planted_circle():
 
 def test_theory_without_circle_says_so(toy_replies):
     if toy_replies.theory.circle is None:
-        assert "has none" in exploration.examine_circle(toy_replies).reading
+        assert "has none" in examine_circle(toy_replies).reading
 
 
 def test_clarity_by_hand(toy):
     table = make_rows(toy, 2).assign(**dict.fromkeys(toy.dimensions, 0.0))
     table[toy.dimensions[0]] = [0.9, 0.6, 0.3, 0.1, -0.5, -0.95]
-    found = exploration.measure_clarity(make_replies(table, toy, "scored")).table.iloc[0]
+    found = measure_clarity(make_replies(table, toy, "scored")).table.iloc[0]
     assert (found.n, found.ambiguous) == (5, 3)
 
 
 def test_rule_holds_where_it_was_put_in(toy_replies):
-    table = exploration.check_items(make_items(toy_replies), toy_replies).table
+    table = check_items(make_items(toy_replies), toy_replies).table
     assert (table.share == 1).all()
 
 
@@ -260,8 +269,8 @@ def test_copied_replies_make_no_share_surer(any_theory, copies):
     one = make_replies(table, any_theory, "annotated")
     many = make_replies(pd.concat([table] * copies, ignore_index=True), any_theory, "annotated")
     many.table["row_id"] = [f"m{i}" for i in range(len(many))]
-    calls = (analysis.tabulate_prevalence, exploration.measure_clarity, lambda r: exploration.check_items(items(r), r),
-             lambda r: exploration.measure_clarity(r, items(r)), lambda r: exploration.search_profiles(r, load_risks()))
+    calls = (analysis.tabulate_prevalence, measure_clarity, lambda r: check_items(items(r), r),
+             lambda r: measure_clarity(r, items(r)), lambda r: exploration.search_profiles(r, load_risks()))
 
     def items(replies):
         labels = make_items(replies)
@@ -295,9 +304,9 @@ def test_refusal_flag_is_checked_by_hand(toy, tmp_path):
 
 
 def test_refusal_flag_on_the_labelled_replies(mirror):
+    from fulcra_utils.analysis.replies import REFUSALS
     from fulcra_utils.dataset.labelled import read_dataset, read_scored
     from fulcra_utils.dataset.refusals import is_refusal
-    from fulcra_utils.replies import REFUSALS
     theory, labels = load_theory("schwartz10"), pd.read_csv(REFUSALS)
     assert len(labels) >= 240 and labels.row_id.is_unique
     assert list(labels.columns) == ["row_id", "is_refusal", "half", "weight"]  # no text of a reply
@@ -318,7 +327,7 @@ def test_adaptability_carries_shared_items():
     ten, nineteen = load_theory("schwartz10"), load_theory("schwartz19")
     replies = make_replies(make_rows(ten), ten, "sample")
     theories = {t.name: t for t in (ten, nineteen, load_theory("moral_foundations"))}
-    table = exploration.measure_adaptability(make_items(replies), replies, theories).table.set_index("theory")
+    table = measure_adaptability(make_items(replies), replies, theories).table.set_index("theory")
     assert table.shared_items.to_dict() == {"schwartz10": 1, "schwartz19": 1, "moral_foundations": 0}
     assert table.preference["schwartz10"] > 0.7
     assert "labels of its own" in table.remark["moral_foundations"]

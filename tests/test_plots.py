@@ -8,8 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_analysis import make_rows
 
-from fulcra_utils import analysis, exploration, plots
-from fulcra_utils.replies import load_risks, make_replies
+from fulcra_utils import plots
+from fulcra_utils.analysis import space as exploration
+from fulcra_utils.analysis import tables as analysis
+from fulcra_utils.analysis.circle import examine_circle
+from fulcra_utils.analysis.replies import make_replies
+from fulcra_utils.analysis.risks import load_risks
 from fulcra_utils.report import load_reported
 from fulcra_utils.theory.theory import load_theory
 
@@ -26,7 +30,7 @@ def draw_all(theory):
     yield "clusters", plots.draw_clusters(exploration.find_unknown_risks(replies, risks, 6, 3, 3).table, theory)
     yield "radar", plots.draw_radar(analysis.average_models(replies, 10).table, theory)
     yield "differences", plots.draw_differences(analysis.compare_models(replies, with_mixed=False).table, theory)
-    circle = exploration.examine_circle(replies, 0, 9)
+    circle = examine_circle(replies, 0, 9)
     yield "circle", plots.draw_circle(circle.extra.get("places", circle.table), circle.table)
 
 

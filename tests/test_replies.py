@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.replies import leave_out, load_risks, make_replies, read_replies
+from fulcra_utils.analysis.replies import leave_out, make_replies, read_replies
+from fulcra_utils.analysis.risks import load_risks
 
 
 def make_table(theory, n=4):

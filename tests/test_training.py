@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
+from fulcra_utils.analysis.space import write_profile
 from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import (
@@ -36,7 +37,6 @@ from fulcra_utils.evaluator.training import (
     train_evaluator,
     weigh_classes,
 )
-from fulcra_utils.exploration import write_profile
 from fulcra_utils.stats.classification import average_precision, bootstrap_macro_f1, macro_f1, macro_f1_by_value
 from fulcra_utils.stats.clusters import match_profile
 from fulcra_utils.stats.comparison import count_signs

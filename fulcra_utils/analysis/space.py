@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from fulcra_utils.analysis.replies import INTERVAL, Finding, Replies, leave_out
+from fulcra_utils.analysis.risks import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
-from fulcra_utils.replies import INTERVAL, Finding, Replies, RiskMap, leave_out
 from fulcra_utils.stats.clusters import (
     assess_density,
     cluster_vectors,
@@ -25,17 +26,8 @@ from fulcra_utils.stats.clusters import (
     measure_recurrence,
     measure_stability,
 )
-from fulcra_utils.stats.comparison import adjust_p, count_signs
 from fulcra_utils.stats.correlation import find_components
-from fulcra_utils.stats.probes import pair_replies, predict_ridge, probe_preference
 from fulcra_utils.stats.resampling import share_interval
-from fulcra_utils.stats.structure import (
-    MIN_CIRCLE,
-    assess_circle,
-    check_sign_rule,
-    estimate_reliability,
-    place_on_circle,
-)
 from fulcra_utils.theory.theory import Theory
 
 MIN_ROWS = 20
@@ -53,7 +45,8 @@ def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> name_risks(make_example(load_theory("schwartz10"), 2), load_risks()).tolist()
     ['Privacy violation', 'Privacy violation', 'Unethical behaviour', 'Unethical behaviour']
@@ -92,7 +85,8 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = project_replies(make_example(load_theory("schwartz10")), load_risks(), ("pca",)).table
     >>> len(table), table.pole.tolist()[-3:]
@@ -185,7 +179,8 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> found = find_unknown_risks(make_example(load_theory("schwartz10")), load_risks(), 4, 3, 9)
     >>> len(found.table), int(found.table["size"].sum())
@@ -287,7 +282,8 @@ def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> replies = make_example(load_theory("schwartz10"))
     >>> found = find_unknown_risks(replies, load_risks(), 4, 3, 9)
@@ -332,7 +328,8 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> found = search_profiles(make_example(load_theory("schwartz10")), load_risks())
     >>> found.table.profile.tolist()
@@ -363,7 +360,8 @@ def claim_profiles(profiles: Finding) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> claims = claim_profiles(search_profiles(make_example(load_theory("schwartz10")), load_risks()))
     >>> claims.kind.unique().tolist()
@@ -375,288 +373,3 @@ def claim_profiles(profiles: Finding) -> pd.DataFrame:
              f"{r.matches} of {r.n} replies: {r.verdict}; no share is published")
             for r in profiles.table.itertuples() if r.profile in ids]
     return pd.DataFrame(rows, columns=columns)
-
-
-def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 999, min_share: float = 0.02,
-                   seed: int = 0) -> Finding:
-    """Test the theory's circle on the replies: pooled and by model, raw and centred, with and without the controls.
-
-    Parameters
-    ----------
-    replies : Replies
-    min_share : float
-        Values expressed in a smaller share of the rows are left out.
-
-    Returns
-    -------
-    Finding
-        subset, variant ("values", "non-refusals", "what refusal + length predict", "refusal + length removed"),
-        centred, n, n_values, stress, stress_p, fit, fit_null, fit_p, inversions, inversions_null, inversions_p, why
-        (when not estimable), p_adjusted (the larger of the p values of fit and order, Benjamini-Hochberg).
-        `extra["places"]`: value, x, y, ideal_x, ideal_y of the pooled raw values.
-
-    Source: Schwartz (1992); tests against shuffled names and columns: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> found = examine_circle(make_example(load_theory("schwartz10")), 0, 9)
-    >>> found.table.subset.unique().tolist(), len(found.extra["places"])
-    (['all', 'a', 'b'], 10)
-    """
-    theory = replies.theory
-    if theory.circle is None:
-        return leave_out("The circle", f"{theory.title} has none")
-    if len(replies) < MIN_ROWS:
-        return leave_out("The circle", "fewer than 20 labelled replies")
-    order = np.array([theory.circle.index(d) for d in theory.dimensions])
-    ideal, rows, places = place_on_circle(order, theory.n_dims), [], pd.DataFrame()
-    for subset, variant, vectors in _circle_variants(replies):
-        counted = vectors if variant in {"values", "non-refusals"} else replies.vectors
-        kept = (count_signs(counted)[:, [0, 2]].sum(axis=1) / len(vectors) >= min_share) & (vectors.std(axis=0) > 1e-9)
-        for centred in (False, True):
-            words = {"subset": subset, "variant": variant, "centred": centred, "n": len(vectors),
-                     "n_values": int(kept.sum())}
-            if kept.sum() < MIN_CIRCLE:
-                rows.append(words | {"why": f"{kept.sum()} values vary enough, {MIN_CIRCLE} are needed"})
-                continue
-            found = assess_circle(vectors[:, kept], ideal[kept], centred, n_starts, n_permutations, seed)
-            if not rows:
-                places = pd.DataFrame({"value": np.array(theory.dimensions)[kept],
-                                       "x": found["places"][:, 0], "y": found["places"][:, 1],
-                                       "ideal_x": ideal[kept, 0], "ideal_y": ideal[kept, 1]})
-            rows.append(words | {k: v for k, v in found.items() if k != "places"} | {"why": ""})
-    columns = ["subset", "variant", "centred", "n", "n_values", "stress", "stress_p", "fit", "fit_null", "fit_p",
-               "inversions", "inversions_null", "inversions_p", "why", "p_adjusted"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    table["p_adjusted"] = adjust_p(table[["fit_p", "inversions_p"]].max(axis=1, skipna=False))
-    return Finding(table, _read_circle(table), f"{replies.describe()}; values expressed in at least {min_share:.0%} of "
-                   f"rows; {n_permutations} permutations.", {"places": places})
-
-
-def _circle_variants(replies: Replies) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield subset, variant and vectors of each circle test."""
-    yield "all", "values", replies.vectors
-    if MIN_ROWS <= (~replies.refusals).sum() < len(replies):
-        yield "all", "non-refusals", replies.vectors[~replies.refusals]
-    predicted = predict_ridge(np.vstack([replies.controls] * 2), np.vstack([replies.vectors] * 2),
-                              np.repeat([0, 1], len(replies)), penalty=1e-6)[:len(replies)]
-    yield "all", "what refusal + length predict", predicted
-    yield "all", "refusal + length removed", replies.vectors - predicted
-    for model in replies.models if len(replies.models) > 1 else ():
-        part = replies.keep(replies.table.model == model)
-        if len(part) >= MIN_ROWS:
-            yield model, "values", part.vectors
-        if MIN_ROWS <= (~part.refusals).sum() < len(part):
-            yield model, "non-refusals", part.vectors[~part.refusals]
-
-
-def _read_circle(table: pd.DataFrame) -> str:
-    tested = table[table.fit.notna()]
-    if tested.empty:
-        return "No subset has enough values that vary: the circle is not estimable on these rows."
-    good, sure = tested[(tested.fit_p <= 0.05) & (tested.inversions_p <= 0.05)], (tested.p_adjusted <= 0.05).sum()
-    main = tested.iloc[0]
-    centred = "centred" if main.centred else "raw"
-    return (f"{main.variant} ({main.subset}, {centred}, {main.n_values} values): Procrustes fit {main.fit:.2f} "
-            f"(shuffled names reach {main.fit_null:.2f}, p = {main.fit_p:.3f}), {main.inversions:.0f} inversions "
-            f"(shuffled: {main.inversions_null:.0f}, p = {main.inversions_p:.3f}), Stress-1 {main.stress:.2f}. "
-            f"In {len(good)} of {len(tested)} tests do both fit and order beat shuffled names at 5 %, in {sure} after "
-            "correction for the number of tests.")
-
-
-def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 50, n_draws: int = 300,
-                        seed: int = 0) -> Finding:
-    """Estimate for each value how reliably its items measure it.
-
-    Parameters
-    ----------
-    items : DataFrame
-        row_id and one column for each item (data/items.parquet).
-    replies : Replies
-        The annotated replies; their row_id finds the items.
-
-    Returns
-    -------
-    Finding
-        value, n_items, n_expressed, method, reliability, low, high, omega, why.
-
-    Source: Cronbach (1951), McDonald (1999), Spearman-Brown for two items; thresholds ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
-    >>> examine_reliability(items, replies).reading
-    'Reliability is left out: the annotated replies carry no item labels.'
-    """
-    labels = _align_items(items, replies)
-    if labels is None:
-        return leave_out("Reliability", "the annotated replies carry no item labels")
-    theory = replies.theory
-    found = [estimate_reliability(labels[:, theory.item_dims == d], replies.clusters, min_rows, n_draws, seed)
-             for d in range(theory.n_dims)]
-    table = pd.DataFrame([{"value": name, **row} for name, row in zip(theory.dimensions, found, strict=True)])
-    known = table[table.reliability.notna()]
-    told = ", ".join(f"{r.value} {r.reliability:.2f} ({r.low:.2f} to {r.high:.2f})" for r in known.itertuples())
-    reading = (f"Estimable for {len(known)} of {len(table)} values{': ' + told if told else ''}. Items are ticked when "
-               "they apply: a low figure says that a value's items seldom stand together, not that labels are noisy.")
-    return Finding(table, reading, f"{replies.describe()}; 95 % bootstrap intervals over prompts.")
-
-
-def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
-    """Check per value that the label is the sign of the summed item labels.
-
-    Returns
-    -------
-    Finding
-        value, agree, n (cells in which rule or label is not 0), share, low, high.
-
-    Source: the released labels.
-
-    Examples
-    --------
-    >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
-    >>> agree = check_items(items.assign(**{"be creative": 1}), replies).table.agree[0]
-    >>> int(agree) == int((replies.vectors[:, 0] == 1).sum())
-    True
-    """
-    labels = _align_items(items, replies)
-    if labels is None:
-        return leave_out("The item-value rule", "the annotated replies carry no item labels")
-    hits, counted = check_sign_rule(labels, replies.theory.item_matrix, replies.vectors)
-    table = _tabulate_shares(replies, "agree", hits, counted)
-    rule = np.sign(labels @ replies.theory.item_matrix)
-    rows = (rule == np.sign(replies.vectors)).all(axis=1)
-    reading = (f"In {rows.sum():,} of {len(rows):,} replies the sign of the summed items gives every value's label; of "
-               f"the cells that say anything it gives {hits.sum() / max(1, counted.sum()):.1%}.")
-    return Finding(table, reading, f"{replies.describe()}; {INTERVAL}.")
-
-
-def _tabulate_shares(replies: Replies, name: str, hits: np.ndarray, counted: np.ndarray) -> pd.DataFrame:
-    share, low, high = share_interval(hits, counted, replies.clusters)
-    return pd.DataFrame({"value": replies.theory.dimensions, name: hits.sum(axis=0), "n": counted.sum(axis=0),
-                         "share": share, "low": low, "high": high})
-
-
-def _align_items(items: pd.DataFrame, replies: Replies) -> np.ndarray | None:
-    """Return the (N, I) item labels of the replies, or None when there is not one."""
-    names = list(replies.theory.items)
-    if len(replies) == 0 or not set(names) <= set(items.columns):
-        return None
-    labels = items.set_index("row_id")[names].reindex(replies.table.row_id).fillna(0).to_numpy(float)
-    return labels if labels.any() else None
-
-
-def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Finding:
-    """Measure how many cells are ambiguous: a score near the cut, or items of both signs within a value.
-
-    Parameters
-    ----------
-    replies : Replies
-    items : DataFrame, optional
-        Item labels of annotated replies. Without them scores are judged by their distance from the cut.
-
-    Returns
-    -------
-    Finding
-        value, ambiguous, n (cells in which the value is expressed at all), share, low, high.
-
-    Source: clarity, the first aim of the paper's framework; measured by ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> measure_clarity(make_example(load_theory("schwartz10"))).is_left_out
-    True
-    """
-    labels = None if items is None else _align_items(items, replies)
-    if len(replies) == 0 or (items is not None and labels is None):
-        return leave_out("Clarity", "no reply carries item labels" if len(replies) else "no reply is labelled")
-    if labels is None and np.isin(replies.vectors, (-1, 0, 1)).all():
-        return leave_out("The margin of the scores", "these rows carry labels, not scores")
-    if labels is None:
-        size = np.abs(replies.vectors)
-        unclear, counted = np.abs(size - NEAREST) < UNCLEAR, size >= NEAREST - UNCLEAR
-        what = f"score within {UNCLEAR} of the cut at {NEAREST}, of the cells above {NEAREST - UNCLEAR}"
-    else:
-        plus, minus = ((labels * sign > 0).astype(float) @ replies.theory.item_matrix for sign in (1, -1))
-        unclear, counted = (plus > 0) & (minus > 0), (plus > 0) | (minus > 0)
-        what = "items of both signs within one value"
-    table, n = _tabulate_shares(replies, "ambiguous", unclear & counted, counted), int(counted.sum())
-    reading = f"Ambiguous ({what}): {table.ambiguous.sum() / max(1, n):.1%} of {n:,} expressed cells."
-    return Finding(table, reading, f"{replies.describe()}; ambiguous: {what}; {INTERVAL}.")
-
-
-def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mapping[str, Theory], n_folds: int = 5,
-                         seed: int = 0) -> Finding:
-    """Run the same analysis under other theories, carried over by the items that they share.
-
-    Parameters
-    ----------
-    items : DataFrame
-        row_id and one column for each item of the run's theory.
-    replies : Replies
-        The annotated replies.
-    theories : mapping of name to Theory
-
-    Returns
-    -------
-    Finding
-        theory, n_values, shared_items (of the run's theory), n_expressed (rows in which a value is expressed),
-        two_axes (share of the variance in two principal components), preference (accuracy of the pairwise probe; nan
-        without rewards), remark.
-
-    Source: adaptability, the second aim of the paper's framework; measured by ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.replies import load_risks, make_example
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> items = pd.DataFrame(1, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
-    >>> other = load_theory("schwartz19")
-    >>> int(measure_adaptability(items, replies, {other.name: other}).table.n_expressed[0])
-    80
-    """
-    labels = _align_items(items, replies)
-    if labels is None:
-        return leave_out("Adaptability", "the annotated replies carry no item labels to carry over")
-    rows = []
-    for theory in theories.values():
-        carried = [theory.find_item(name) for name in replies.theory.items]
-        shared = [i for i, c in enumerate(carried) if c is not None]
-        row = {"theory": theory.name, "n_values": theory.n_dims, "shared_items": len(shared) / len(carried),
-               "remark": ""}
-        if not shared:
-            rows.append(row | {"remark": "shares no item: needs labels of its own (run the notebook with theory=…)"})
-            continue
-        matrix = theory.item_matrix[[carried[i] for i in shared]]
-        rows.append(row | _measure_theory(np.sign(labels[:, shared] @ matrix), replies, n_folds, seed))
-    columns = ["theory", "n_values", "shared_items", "n_expressed", "two_axes", "preference", "remark"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    n = int(table.n_expressed.notna().sum())
-    reading = (f"The same calls ran under {n} of {len(table)} theories on these labels; the others need labels of "
-               "their own, nothing else.")
-    return Finding(table, reading, f"{replies.describe()}; preference: cross-validated by prompt.")
-
-
-def _measure_theory(vectors: np.ndarray, replies: Replies, n_folds: int, seed: int) -> dict:
-    """Return what one theory's vectors show on the replies."""
-    reward = replies.table.reward.to_numpy(float)
-    pairs = pair_replies(replies.table.prompt.to_numpy(), reward)
-    share = find_components(vectors)["share"].sum() if len(vectors) > 1 else np.nan
-    found = {"n_expressed": int((vectors != 0).any(axis=1).sum()), "two_axes": float(share)}
-    if len(pairs) < MIN_ROWS:
-        return found
-    first, second = pairs.T
-    probe = probe_preference(vectors[first] - vectors[second], reward[first] > reward[second], replies.clusters[first],
-                             n_folds, n_permutations=0, n_draws=200, seed=seed)
-    return found | {"preference": probe["accuracy"]}

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.analysis.replies import INTERVAL, REFUSALS, Finding, Replies, leave_out
+from fulcra_utils.analysis.risks import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
-from fulcra_utils.replies import INTERVAL, REFUSALS, Finding, Replies, RiskMap, leave_out
 from fulcra_utils.stats.comparison import adjust_difference, adjust_p, agree_with_table, compare_paired, fit_mixed
 from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, rank_columns
 from fulcra_utils.stats.probes import (
@@ -54,7 +55,8 @@ def tabulate_prevalence(replies: Replies) -> Finding:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = tabulate_prevalence(make_example(load_theory("schwartz10"))).table
     >>> row = table[(table.by == "model") & (table.group == "b") & (table.value == "universalism")]
@@ -107,7 +109,8 @@ def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> check_refusals(make_example(load_theory("schwartz10"))).is_left_out
     True
@@ -150,7 +153,8 @@ def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> prevalence = tabulate_prevalence(make_example(load_theory("schwartz10")))
@@ -196,7 +200,8 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
@@ -298,7 +303,8 @@ def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Fi
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> found = vary_mapping(make_example(load_theory("schwartz10")), load_risks(), load_reported())
@@ -339,7 +345,8 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
@@ -383,7 +390,8 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> found = probe_replies(make_example(load_theory("schwartz10"), 60), load_risks(), 9, 50, n_directions=2)
     >>> rows = found.table[(found.table.task == "preference") & (found.table.rows == "all")].set_index("features")
@@ -439,7 +447,8 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> {name: x.shape[1] for name, x in make_features(make_example(load_theory("schwartz10"))).items()}
     {'10 values': 10, '4 groups': 4, 'refusal + length': 2, 'values + refusal + length': 12, "model's name": 1}
@@ -556,7 +565,8 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = weigh_values(make_example(load_theory("schwartz10")), n_draws=20).table
     >>> table.loc[table.weight.idxmax(), "value"]
@@ -592,7 +602,8 @@ def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("schwartz10")
     >>> claim_probes(probe_replies(make_example(theory), load_risks(), 5, 20), theory).claim_id.tolist()
@@ -625,7 +636,8 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = average_models(make_example(load_theory("schwartz10")), n_draws=20).table
     >>> row = table[(table.model == "b") & (table.quantity == "universalism")].iloc[0]
@@ -665,7 +677,8 @@ def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFr
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> means = average_models(make_example(load_theory("schwartz10")), n_draws=20)
@@ -704,7 +717,8 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = compare_models(make_example(load_theory("schwartz10")), with_mixed=False).table
     >>> last = table[table["value"] == "universalism"].iloc[0]
@@ -781,7 +795,8 @@ def pick_declared(correlations: Finding) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import load_risks, make_example
+    >>> from fulcra_utils.analysis.replies import make_example
+    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.report import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
@@ -803,7 +818,7 @@ def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
 
     Examples
     --------
-    >>> from fulcra_utils.replies import leave_out
+    >>> from fulcra_utils.analysis.replies import leave_out
     >>> probes = Finding(pd.DataFrame({"task": ["risk"], "rows": ["all"], "features": ["x"], "score": [0.5]}), "")
     >>> pick_metrics(leave_out("Value x risk", "nothing is known"), probes)
     {'risk/all/x': 0.5}
@@ -837,7 +852,7 @@ def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Find
 
     Examples
     --------
-    >>> from fulcra_utils.replies import leave_out
+    >>> from fulcra_utils.analysis.replies import leave_out
     >>> nothing, verdicts = leave_out("All", "no rows"), pd.DataFrame(columns=["kind", "verdict"])
     >>> summarise_claims(verdicts, *[nothing] * 4).table.finding[0]
     'none on these rows.'
