@@ -148,7 +148,7 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     is kept in the cache folder: running again, whatever the output is called, pays for no usable answer twice. Exit 1
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
-    from fulcra_utils.annotate import annotate_file
+    from fulcra_utils.annotation.run import annotate_file
     from fulcra_utils.llm.endpoints import PRICES, Endpoint, build_writer
     endpoint = build_writer(Endpoint, model=model, concurrency=concurrency, timeout=timeout, options={
         "temperature": temperature, **dict(option or [])})
@@ -219,8 +219,8 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
     limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
     """
+    from fulcra_utils.annotation.labelling import ROWS, write_rows
     from fulcra_utils.common.files import check_outputs, lock_output
-    from fulcra_utils.labelling import ROWS, write_rows
     from fulcra_utils.llm.endpoints import AnswerCache
     from fulcra_utils.llm.replies import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     cache = cache or f"{input}.cache"

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from fault_server import CONTENT, WAY, FaultServer, rule
 
-from fulcra_utils.annotate import annotate_file
+from fulcra_utils.annotation.labelling import write_rows
+from fulcra_utils.annotation.run import annotate_file
 from fulcra_utils.cli import main
 from fulcra_utils.common.files import lock_output
 from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset
-from fulcra_utils.labelling import write_rows
 from fulcra_utils.llm.endpoints import AnswerCache, Endpoint, EndpointError
 from fulcra_utils.llm.replies import write_reply_rows
 from fulcra_utils.theory.theory import load_theory

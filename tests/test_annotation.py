@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.annotation import (
+from fulcra_utils.annotation.labelling import (
+    Annotation,
+    build_output,
+    compare_forms,
+    items_to_types,
+    label_rows,
+    read_rows,
+    rows_of,
+    write_rows,
+)
+from fulcra_utils.annotation.questions import (
     FORMS,
     NOTHING_LISTED,
     answer_schema,
@@ -17,20 +27,10 @@ from fulcra_utils.annotation import (
     theory_version,
     vote_labels,
 )
+from fulcra_utils.annotation.second_annotator import predict_out_of_fold
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import Dialogue, RowError, read_dialogue
-from fulcra_utils.labelling import (
-    Annotation,
-    build_output,
-    compare_forms,
-    items_to_types,
-    label_rows,
-    read_rows,
-    rows_of,
-    write_rows,
-)
-from fulcra_utils.second_annotator import predict_out_of_fold
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("moral_foundations")
@@ -239,7 +239,7 @@ def test_output_row_keeps_fields_and_reads_back():
 
 
 def read_rows_of(fields):
-    from fulcra_utils.labelling import Row
+    from fulcra_utils.annotation.labelling import Row
     return Row(fields, read_dialogue(fields))
 
 

@@ -11,7 +11,7 @@ import yaml
 from scipy import stats as sps
 
 from fulcra_utils import between, new_theory
-from fulcra_utils.annotation import render_question
+from fulcra_utils.annotation.questions import render_question
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fulcra_utils.annotate import annotate_file
+from fulcra_utils.annotation.run import annotate_file
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.llm.endpoints import Endpoint
 

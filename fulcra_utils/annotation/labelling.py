@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.annotation import (
+from fulcra_utils.annotation.questions import (
     NOTHING_LISTED,
     ItemLabels,
     list_questions,
@@ -24,13 +24,13 @@ from fulcra_utils.annotation import (
     render_question,
     vote_labels,
 )
+from fulcra_utils.annotation.review import apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.rows import Dialogue, RowError, iter_rows, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.llm.asking import ask_all, plan_questions, sum_outcomes
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Price
-from fulcra_utils.review import apply_decisions
 from fulcra_utils.stats.agreement import cohen_kappa
 from fulcra_utils.theory.theory import Theory
 

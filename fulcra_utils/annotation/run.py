@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.annotation import FORMS
-from fulcra_utils.common.files import check_outputs, lock_output
-from fulcra_utils.dataset.release import write_release
-from fulcra_utils.labelling import (
+from fulcra_utils.annotation.labelling import (
     ROWS,
     Annotation,
     Row,
@@ -28,8 +25,8 @@ from fulcra_utils.labelling import (
     write_labels,
     write_rows,
 )
-from fulcra_utils.llm.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
-from fulcra_utils.review import (
+from fulcra_utils.annotation.questions import FORMS
+from fulcra_utils.annotation.review import (
     apply_decisions,
     build_queue,
     collect_people,
@@ -38,6 +35,9 @@ from fulcra_utils.review import (
     refuse_decided,
     write_review_csv,
 )
+from fulcra_utils.common.files import check_outputs, lock_output
+from fulcra_utils.dataset.release import write_release
+from fulcra_utils.llm.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.theory.theory import Theory, load_theory
 
 
@@ -212,7 +212,7 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     Examples
     --------
     >>> from fulcra_utils.dataset.construction import build_run_data
-    >>> from fulcra_utils.labelling import rows_of
+    >>> from fulcra_utils.annotation.labelling import rows_of
     >>> theory = load_theory("moral_foundations")
     >>> plan, comparison = try_forms(rows_of(build_run_data(theory).dialogues[:3]), theory, "", "unused", "gpt-4o")
     >>> plan.requests.tolist(), comparison

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.annotation import vote_labels
-from fulcra_utils.common.files import write_json, write_table, write_text
+from fulcra_utils.annotation.questions import vote_labels
+from fulcra_utils.common.files import write_table
 from fulcra_utils.dataset.labelled import SIGNS
 from fulcra_utils.theory.theory import Theory, normalise
 
@@ -421,76 +420,6 @@ def _add_texts(queue: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     return queue.astype({"row_id": str}).join(known.set_index("row_id"), on="row_id")
 
 
-def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
-    """Write `config.xml` and `tasks.json` for a Label Studio project: one task for each case of a queue.
-
-    Parameters
-    ----------
-    folder : str or Path
-    queue : DataFrame
-        From `build_queue`, over items or dimensions of the theory.
-    texts : DataFrame
-        row_id, prompt, response.
-    theory : Theory
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Source: Label Studio's documented tags (View, Header, Text, Choices, TextArea) and its JSON task format.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> queue = pd.DataFrame({"row_id": ["r1"], "name": ["care"], "why": ["they disagree"], "vote": [1.0]})
-    >>> texts = pd.DataFrame({"row_id": ["r1"], "prompt": ["Hi"], "response": ["Hello."]})
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = export_label_studio(folder, queue, texts, load_theory("moral_foundations"))
-    ...     json.loads((path / "tasks.json").read_text())[0]["data"]["question"]
-    'care: Kindness towards those who suffer or are weak; dislike of harm and cruelty.'
-    """
-    folder = Path(folder)
-    write_text(folder / "config.xml", build_label_config(theory))
-    tasks = []
-    for number, case in enumerate(_add_texts(queue, texts).itertuples(), 1):
-        data = {"row_id": case.row_id, "name": case.name, "why": case.why, "prompt": case.prompt,
-                "response": case.response, "question": describe_name(case.name, theory)}
-        task: dict[str, Any] = {"id": number, "data": data}
-        if case.vote in _CHOICES:
-            choice = {"from_name": "label", "to_name": "response", "type": "choices",
-                      "value": {"choices": [_CHOICES[case.vote]]}}
-            task["predictions"] = [{"model_version": "vote", "result": [choice]}]
-        tasks.append(task)
-    write_json(folder / "tasks.json", tasks)
-    return folder
-
-
-def build_label_config(theory: Theory) -> str:
-    """Return the labelling configuration of Label Studio, with the theory's words for the labels.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> '<Choice value="+1"' in build_label_config(load_theory("schwartz10"))
-    True
-    """
-    choices = "\n".join(f'    <Choice value="{value}" hint="{html.escape(theory.labels[label], quote=True)}" '
-                        f'hotkey="{key}"/>' for key, (label, value) in enumerate(_CHOICES.items(), 1))
-    return f'''<View>
-  <Header value="{html.escape(theory.title, quote=True)}"/>
-  <Header value="$question" size="4"/>
-  <Text name="prompt" value="$prompt"/>
-  <Text name="response" value="$response"/>
-  <Choices name="label" toName="response" choice="single" required="true" showInline="true">
-{choices}
-  </Choices>
-  <TextArea name="note" toName="response" rows="2" placeholder="Note (optional)"/>
-</View>
-'''
-
-
 def describe_name(name: str, theory: Theory) -> str:
     """Return an item or a dimension with the definition that a person needs to judge it.
 
@@ -504,89 +433,6 @@ def describe_name(name: str, theory: Theory) -> str:
         return f"{name}: {theory.definitions[theory.dimensions.index(name)]}"
     d = int(theory.item_dims[theory.items.index(name)])
     return f"{name} ({theory.dimensions[d]}: {theory.definitions[d]})"
-
-
-def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.DataFrame:
-    """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
-
-    Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
-    of a task are marked as ground truth, only these count. `completions` of old exports are read as well.
-
-    Parameters
-    ----------
-    path : str or Path
-    names : Theory or sequence of str
-        The known items or dimensions.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `DECISION_COLUMNS`.
-
-    Raises
-    ------
-    ReviewError
-        Naming every task that is not of such an export, or whose choice is none of -1, 0, 1.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> result = [{"from_name": "label", "value": {"choices": ["+1"]}}]
-    >>> task = {"id": 1, "data": {"row_id": "r1", "name": "care"},
-    ...         "annotations": [{"completed_by": {"email": "ann@example.org"}, "result": result}]}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = write_json(Path(folder) / "export.json", [task])
-    ...     import_label_studio(file, ["care"])[["row_id", "name", "label", "who"]].values.tolist()
-    [['r1', 'care', 1.0, 'ann@example.org']]
-    """
-    try:
-        tasks = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ReviewError(f"{path}: no Label Studio export in JSON: {error}") from None
-    rows, faults = [], []
-    for number, task in enumerate(tasks if isinstance(tasks, list) else [None], 1):
-        try:
-            rows += _read_task(task, names)
-        except ReviewError as error:
-            faults.append(f"task {task.get('id', number)}: {error}")
-        except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
-            faults.append(f"task {number}: is no task that was exported from here as JSON")
-    if faults:
-        raise ReviewError(f"{path}, {'; '.join(faults[:5])}{'; …' * (len(faults) > 5)}; nothing is imported")
-    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
-
-
-def _read_task(task: dict, names: Theory | Sequence[str]) -> list[tuple]:
-    row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
-    _find_name(name, names)
-    for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
-        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
-            label, note = _read_result(annotation.get("result") or [])
-            when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
-            who = who.get("email") or who.get("id") if isinstance(who, dict) else who
-            who = f"annotator {who}" if isinstance(who, int) else who or "Label Studio"
-            when = datetime.fromtimestamp(when, UTC).isoformat() if isinstance(when, int | float) else when
-            if label is not None:
-                found.append((bool(annotation.get("ground_truth")),
-                              _read_decision((row_id, name, label, who, when, note), names)))
-    truth = any(is_true for is_true, _ in found)
-    return [decision for is_true, decision in found if is_true == truth]
-
-
-def _read_result(result: list[dict]) -> tuple[str | None, str]:
-    """Return the one choice of an annotation (None when nothing is chosen) and its note."""
-    chosen: dict[str, list[str]] = {}
-    for part in result:
-        name, value = part.get("from_name"), part.get("value") or {}
-        odd = str(value) if value and name == "label" else ""  # no choice, to be refused as a label
-        given = value.get("text" if name == "note" else "choices", odd) or []
-        chosen.setdefault(name, []).extend([given] if isinstance(given, str) else given)
-    note, choices = " ".join(chosen.pop("note", [])), chosen.pop("label", [])
-    if len(choices) > 1:
-        raise ReviewError(f"label: {', '.join(map(repr, choices))} are chosen at once")
-    if not choices and any(chosen.values()):
-        raise ReviewError(f"label: is missing, though there is a choice in {', '.join(map(str, chosen))}")
-    return next(iter(choices), None), note
 
 
 def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, decisions: str | Path,
