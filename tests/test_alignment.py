@@ -254,7 +254,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("completion", "words"), SHAPES)
 def test_only_the_assistants_own_words_are_judged(completion, words):
-    from fulcra_utils.finetuning import scalar_reward
+    from fulcra_utils.alignment.finetuning import scalar_reward
 
     seen = []
 
@@ -274,7 +274,7 @@ def test_only_the_assistants_own_words_are_judged(completion, words):
 
 @pytest.mark.parametrize("reward_of", ["values", "scalar"])
 def test_both_kinds_of_reward_read_a_prompt_alike(reward_of):
-    from fulcra_utils.finetuning import scalar_reward
+    from fulcra_utils.alignment.finetuning import scalar_reward
 
     seen = []
 

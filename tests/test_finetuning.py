@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from fulcra_utils import finetuning
+from fulcra_utils.alignment import finetuning
 from fulcra_utils.alignment.audit import RewardAuditError
+from fulcra_utils.alignment.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
 from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.reward import value_reward
 from fulcra_utils.common.files import write_json
-from fulcra_utils.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
 from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies
 
 PROMPTS = ["be kind to them", "be bold and win", "tell me a story", "stay safe at home", "help an old man", "be free"]

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.judging import count_wins, fit_strengths, judge_pairs, pair_policies, rate_elo, read_scores
+from fulcra_utils.alignment.pairwise import (
+    count_wins,
+    fit_strengths,
+    judge_pairs,
+    pair_policies,
+    rate_elo,
+    read_scores,
+)
 from fulcra_utils.llm.endpoints import AnswerCache, Endpoint
 
 

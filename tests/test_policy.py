@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fulcra_utils import startmodel
 from fulcra_utils.alignment import policy as policy_module
+from fulcra_utils.alignment import startmodel
+from fulcra_utils.alignment.measures import draw_replies
+from fulcra_utils.alignment.ngrams import KneserNey
 from fulcra_utils.alignment.policy import build_policy, encode_dialogues, save_policy, train_policy, train_tokenizer
+from fulcra_utils.alignment.startmodel import collect_dialogues, draw_samples, make_start
 from fulcra_utils.llm.local import PolicyError, load_policy, measure_bits, sample_replies, score_tokens
-from fulcra_utils.ngrams import KneserNey
-from fulcra_utils.proof import draw_replies
-from fulcra_utils.startmodel import collect_dialogues, draw_samples, make_start
 
 TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
 SETTINGS = {"train": True, "start_model": "small", "lm_layers": 1, "lm_width": 16, "lm_heads": 2, "lm_context": 48,

@@ -9,11 +9,18 @@ import torch
 from sklearn.linear_model import Ridge
 
 from fulcra_utils import plots_alignment
-from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
-from fulcra_utils.alignment.selection import tabulate_targets
-from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.pipeline import load_profile
-from fulcra_utils.proof import (
+from fulcra_utils.alignment.judges import (
+    TextMemory,
+    _fit_ngrams,
+    fit_judge,
+    fit_ngram_reward,
+    fit_preference,
+    fit_reward_model,
+    fit_value_scorer,
+    measure_scorer,
+    teach_absence,
+)
+from fulcra_utils.alignment.measures import (
     Judges,
     average_vectors,
     compare_policies,
@@ -28,21 +35,9 @@ from fulcra_utils.proof import (
     summarise_policies,
     take_test_prompts,
 )
-from fulcra_utils.scorers import (
-    TextMemory,
-    _fit_ngrams,
-    fit_judge,
-    fit_ngram_reward,
-    fit_preference,
-    fit_reward_model,
-    fit_value_scorer,
-    measure_scorer,
-    teach_absence,
-)
-from fulcra_utils.theory.distance import value_distance
-from fulcra_utils.theory.targets import choose_targets, load_target, uniform_target
-from fulcra_utils.theory.theory import list_theories, load_theory
-from fulcra_utils.trial import (
+from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
+from fulcra_utils.alignment.selection import tabulate_targets
+from fulcra_utils.alignment.study import (
     Panel,
     Trial,
     claim_bars,
@@ -53,6 +48,11 @@ from fulcra_utils.trial import (
     read_plan,
     run_trial,
 )
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.pipeline import load_profile
+from fulcra_utils.theory.distance import value_distance
+from fulcra_utils.theory.targets import choose_targets, load_target, uniform_target
+from fulcra_utils.theory.theory import list_theories, load_theory
 
 GOOD = ["be kind and help your friend today", "always protect the weak and be kind", "help people with kind words"]
 BAD = ["hurt them and take what you want", "steal the money and hurt people", "take it all and hurt them now"]

@@ -26,6 +26,7 @@ import torch
 import yaml
 from scipy import stats
 
+from fulcra_utils.alignment.measures import confuse_targets
 from fulcra_utils.cli import main
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.rows import iter_rows
@@ -36,7 +37,6 @@ from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate, plan_prompts, read_scored_file
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
-from fulcra_utils.proof import confuse_targets
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory

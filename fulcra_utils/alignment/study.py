@@ -17,8 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.common.workers import run_jobs
-from fulcra_utils.proof import (
+from fulcra_utils.alignment.judges import (
+    TextMemory,
+    cut_words,
+    fit_judge,
+    fit_ngram_reward,
+    fit_preference,
+    fit_reward_model,
+    fit_value_scorer,
+    measure_scorer,
+)
+from fulcra_utils.alignment.measures import (
     Judges,
     average_vectors,
     confuse_targets,
@@ -29,16 +38,7 @@ from fulcra_utils.proof import (
     score_policy,
     summarise_policies,
 )
-from fulcra_utils.scorers import (
-    TextMemory,
-    cut_words,
-    fit_judge,
-    fit_ngram_reward,
-    fit_preference,
-    fit_reward_model,
-    fit_value_scorer,
-    measure_scorer,
-)
+from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target, list_targets, load_target
@@ -256,8 +256,8 @@ def run_trial(
 
     Source: ours.
     """
+    from fulcra_utils.alignment.measures import take_test_prompts
     from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
-    from fulcra_utils.proof import take_test_prompts
 
     if not settings["train"]:
         return Trial(pd.DataFrame(), pd.DataFrame(), {}, pd.DataFrame(), {}, list(names))
@@ -506,8 +506,8 @@ def _run_job(start, scorer, plan, asked, folder, theory, aim, settings, seed) ->
 
 
 def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
+    from fulcra_utils.alignment.finetuning import AlignSettings, align, scalar_reward
     from fulcra_utils.alignment.reward import value_reward
-    from fulcra_utils.finetuning import AlignSettings, align, scalar_reward
 
     if plan.reward.startswith("rlhf"):
         reward = scalar_reward(scorer.predict)

@@ -152,8 +152,8 @@ def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, A
 
     Source: ours.
     """
+    from fulcra_utils.alignment.measures import take_test_prompts
     from fulcra_utils.llm.local import keep_short_prompts, load_policy, sample_replies
-    from fulcra_utils.proof import take_test_prompts
 
     if not settings["train"]:
         return pd.DataFrame(columns=["prompt", "response"])
@@ -205,8 +205,8 @@ def compare_bits(model: Any, tokenizer: Any, train: list, held_out: list) -> pd.
 
     Source: ours.
     """
+    from fulcra_utils.alignment.ngrams import KneserNey
     from fulcra_utils.llm.local import count_bytes, measure_bits
-    from fulcra_utils.ngrams import KneserNey
 
     rows = [("neural", np.nan), ("kneser-ney", np.nan)]
     if held_out:

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment.audit import REFUSAL
+from fulcra_utils.alignment.judges import shuffle_words
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_table
-from fulcra_utils.scorers import shuffle_words
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import Scorer, value_distance
 from fulcra_utils.theory.targets import Target
