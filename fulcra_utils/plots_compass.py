@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fulcra_utils.orientation import Slider
 from fulcra_utils.plots import draw_matrix, finish
+from fulcra_utils.systems.orientation.slider import Slider
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, GREY, BLACK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#999999",
                                                   "#000000")  # Okabe and Ito (2008)

@@ -10,7 +10,6 @@ import torch
 import yaml
 from scipy import stats as sps
 
-from fulcra_utils import between, new_theory
 from fulcra_utils.annotation.questions import render_question
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.construction import build_run_data
@@ -20,6 +19,7 @@ from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator
 from fulcra_utils.pipeline import NOTEBOOKS, list_notebooks, run_notebook
 from fulcra_utils.systems.compass import boards as leaderboard
+from fulcra_utils.systems.theories import between, new_theory
 from fulcra_utils.theory.theory import check_theory, list_theories, load_theory
 
 OUTSIDE = ("gpla5", "valuelex", "valuelex6", "safety_taxonomy")

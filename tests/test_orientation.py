@@ -9,28 +9,8 @@ import pytest
 from fault_server import FaultServer
 from transformers import AutoTokenizer
 
-from fulcra_utils.orientation import (
-    OrientationError,
-    choice_angle,
-    claim_orientation,
-    classify_angle,
-    compare_goal,
-    ideal_angle,
-    ideal_choices,
-    inequality_aversion,
-    load_slider,
-    parse_choice,
-    read_goal,
-    read_summary,
-    render_choice,
-    render_system,
-    run_protocol,
-    summarise_protocol,
-    svo_angle,
-    target_range,
-    value_rationality,
-)
-from fulcra_utils.players import (
+from fulcra_utils.report import load_reported
+from fulcra_utils.systems.orientation.players import (
     SCRIPTED,
     endpoint_player,
     gather_players,
@@ -39,7 +19,29 @@ from fulcra_utils.players import (
     run_players,
     scripted_player,
 )
-from fulcra_utils.report import load_reported
+from fulcra_utils.systems.orientation.protocol import (
+    claim_orientation,
+    compare_goal,
+    parse_choice,
+    read_goal,
+    read_summary,
+    render_choice,
+    render_system,
+    run_protocol,
+    summarise_protocol,
+)
+from fulcra_utils.systems.orientation.slider import (
+    OrientationError,
+    choice_angle,
+    classify_angle,
+    ideal_angle,
+    ideal_choices,
+    inequality_aversion,
+    load_slider,
+    svo_angle,
+    target_range,
+    value_rationality,
+)
 
 PUBLISHED = {"altruist": (61.39, 61.39), "minimal inequality": (37.48, 37.48), "joint maximum": (41.04, 48.96),
              "individualist": (-7.82, 7.82), "competitor": (-16.26, -16.26)}   # arXiv 2305.17147

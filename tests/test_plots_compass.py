@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils import orientation, plots_compass
+from fulcra_utils import plots_compass
+from fulcra_utils.systems.orientation import protocol as orientation
 
 
 @pytest.fixture(autouse=True)

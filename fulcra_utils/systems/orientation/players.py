@@ -17,14 +17,8 @@ from jinja2 import TemplateError
 from fulcra_utils.llm.asking import ask_all
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
 from fulcra_utils.llm.replies import decode_reply
-from fulcra_utils.orientation import (
-    UTILITIES,
-    Messages,
-    OrientationError,
-    Player,
-    load_slider,
-    run_protocol,
-)
+from fulcra_utils.systems.orientation.protocol import Messages, Player, run_protocol
+from fulcra_utils.systems.orientation.slider import UTILITIES, OrientationError, load_slider
 
 _OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
 SCRIPTED: Mapping[str, str] = {
@@ -57,7 +51,7 @@ def scripted_player(name: str, seed: int = 2023) -> Player:
 
     Examples
     --------
-    >>> from fulcra_utils.orientation import render_choice
+    >>> from fulcra_utils.systems.orientation.protocol import render_choice
     >>> offer = [{"role": "user", "content": render_choice(3, range(9))}]
     >>> scripted_player("minimal inequality")(offer), scripted_player("always-A")(offer)
     ('D', 'A')
@@ -212,7 +206,7 @@ def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
     True
     """
     from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
-    from fulcra_utils.orientation import render_choice, render_system
+    from fulcra_utils.systems.orientation.protocol import render_choice, render_system
     slider = load_slider()
     texts = [render_system(name)[0]["content"] for name in slider.orientations]
     texts += [render_choice(item, range(slider.self_pay.shape[1])) for item in range(len(slider.self_pay))]

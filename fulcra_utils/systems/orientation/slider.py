@@ -1,0 +1,351 @@
+"""The slider measure of social value orientation: items, angles, classes, ideal players."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fulcra_utils.common.paths import DATA
+
+SLIDER = DATA / "surveys" / "svo_slider.yaml"
+UTILITIES = {  # what an ideal player wants most of, by the payoffs to oneself and to the other
+    "altruist": lambda own, other: other, "individualist": lambda own, other: own,
+    "joint maximum": lambda own, other: own + other, "minimal inequality": lambda own, other: -abs(own - other),
+    "competitor": lambda own, other: own - other}
+
+
+class OrientationError(ValueError):
+    """A player, an option or an orientation cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """The slider measure: S items with K options each.
+
+    Attributes
+    ----------
+    self_pay, other_pay : ndarray, shape (S, K)
+        Payoffs of each option to oneself and to the other person.
+    centre : float
+        Payoff from which angles are measured.
+    classes : tuple of (str, float, float)
+        Name, lower edge (excluded) and upper edge (included) in degrees.
+    orientations : dict of str to str
+        Orientation to the sentence that describes it.
+    rules : dict of str to tuple of str
+        Orientation to the ideal players that have it.
+    source : str
+    """
+
+    self_pay: np.ndarray = field(repr=False)
+    other_pay: np.ndarray = field(repr=False)
+    centre: float
+    classes: tuple[tuple[str, float, float], ...]
+    orientations: dict[str, str]
+    rules: dict[str, tuple[str, ...]]
+    source: str
+
+
+@cache
+def load_slider() -> Slider:
+    """Load the six published slider items from data/surveys/svo_slider.yaml.
+
+    Returns
+    -------
+    Slider
+
+    Source: arXiv 2305.17147, table of items; Murphy et al. (2011).
+
+    Examples
+    --------
+    >>> slider = load_slider()
+    >>> slider.self_pay.shape, slider.other_pay[0, :3].tolist()
+    ((6, 9), [85.0, 76.0, 68.0])
+    """
+    raw = yaml.safe_load(SLIDER.read_text(encoding="utf-8"))
+    return Slider(
+        self_pay=np.array([item["self"] for item in raw["items"]], dtype=float),
+        other_pay=np.array([item["other"] for item in raw["items"]], dtype=float),
+        centre=float(raw["centre"]),
+        classes=tuple((c["name"], float(c["above"]), float(c["to"])) for c in raw["classes"]),
+        orientations={o["name"]: o["description"] for o in raw["orientations"]},
+        rules={o["name"]: tuple(o["rules"]) for o in raw["orientations"]}, source=raw["source"].strip())
+
+
+def svo_angle(self_pay: Any, other_pay: Any) -> float | np.ndarray:
+    """Return the angle of social value orientation in degrees.
+
+    Parameters
+    ----------
+    self_pay, other_pay : float or array, shape (..., S)
+        Payoffs of the S choices to oneself and to the other person, averaged over the last axis; a plain number is
+        taken as the mean already. nan = no choice.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        atan2(mean(other) - 50, mean(self) - 50) in (-180, 180]. nan where a choice is missing, and where both means
+        are 50, which has no direction.
+
+    Raises
+    ------
+    OrientationError
+        When the two have different shapes.
+
+    Source: arXiv 2305.17147; Murphy et al. (2011), equation 1, with atan2 so that a mean of 50 for oneself is 90.
+
+    Examples
+    --------
+    >>> round(svo_angle([85, 100, 50, 50, 50, 85], [85, 50, 100, 100, 100, 85]), 2)
+    61.39
+    >>> svo_angle(50, 80)
+    90.0
+    """
+    own, other = np.asarray(self_pay, dtype=float), np.asarray(other_pay, dtype=float)
+    if own.shape != other.shape:
+        raise OrientationError(f"self_pay has shape {own.shape} but other_pay has shape {other.shape}.")
+    centre = load_slider().centre
+    x, y = ((pay.mean(axis=-1) if pay.ndim else pay) - centre for pay in (own, other))
+    angle = np.where((x == 0) & (y == 0), np.nan, np.degrees(np.arctan2(y, x)))
+    return float(angle) if angle.ndim == 0 else angle
+
+
+def classify_angle(angle: Any) -> str | None | np.ndarray:
+    """Return the orientation class of an angle.
+
+    Parameters
+    ----------
+    angle : float or array
+        Degrees; nan = missing.
+
+    Returns
+    -------
+    str, None or ndarray of object
+        One of the slider's classes; None for nan and for an angle that no class holds (only altered payoffs give one).
+
+    Source: arXiv 2305.17147; edges belong to the class below them.
+
+    Examples
+    --------
+    >>> [classify_angle(a) for a in (61.39, 57.15, 0, -12.04, float("nan"))]
+    ['altruistic', 'prosocial', 'individualistic', 'competitive', None]
+    """
+    values = np.asarray(angle, dtype=float)
+    names = np.full(values.shape, None, dtype=object)
+    for name, low, high in load_slider().classes:
+        names[(values > low) & (values <= high)] = name
+    return names.item() if names.ndim == 0 else names
+
+
+def ideal_choices(rule: str) -> list[np.ndarray]:
+    """Return, for each item, every option that an ideal player may take (more than one on a tie).
+
+    Parameters
+    ----------
+    rule : str
+        "altruist" (most for the other), "individualist" (most for oneself), "joint maximum" (largest sum),
+        "minimal inequality" (smallest difference) or "competitor" (largest lead over the other).
+
+    Returns
+    -------
+    list of ndarray of int, length S
+
+    Raises
+    ------
+    OrientationError
+        When the rule is not known; the message lists the known ones.
+
+    Source: arXiv 2305.17147; the rules follow Murphy et al. (2011).
+
+    Examples
+    --------
+    >>> [c.tolist() for c in ideal_choices("joint maximum")]
+    [[0], [8], [8], [0], [2, 6], [8]]
+    """
+    slider = load_slider()
+    if rule not in UTILITIES:
+        raise OrientationError(f"no ideal player {rule!r}; known are {', '.join(UTILITIES)}.")
+    return [np.flatnonzero(row == row.max()) for row in UTILITIES[rule](slider.self_pay, slider.other_pay)]
+
+
+def ideal_angle(rule: str) -> tuple[float, float]:
+    """Return the lowest and the highest angle that an ideal player can have; equal when no item is a tie.
+
+    Parameters
+    ----------
+    rule : str
+        As for `ideal_choices`.
+
+    Returns
+    -------
+    low, high : float
+        Degrees.
+
+    Source: arXiv 2305.17147; recomputed from the payoffs.
+
+    Examples
+    --------
+    >>> [tuple(round(a, 2) for a in ideal_angle(rule)) for rule in ("minimal inequality", "individualist")]
+    [(37.48, 37.48), (-7.82, 7.82)]
+    """
+    slider = load_slider()
+    picks = np.array(list(itertools.product(*ideal_choices(rule))))   # (ways, S)
+    items = np.arange(picks.shape[1])
+    angles = svo_angle(slider.self_pay[items, picks], slider.other_pay[items, picks])
+    return float(angles.min()), float(angles.max())
+
+
+def tabulate_ideals() -> pd.DataFrame:
+    """Return the angles of the ideal players, recomputed from the payoffs.
+
+    Returns
+    -------
+    DataFrame
+        rule, low, high (degrees; equal without a tie), class (of both ends).
+
+    Source: arXiv 2305.17147 gives the angles; these are recomputed.
+
+    Examples
+    --------
+    >>> tabulate_ideals().set_index("rule").low.round(2).to_dict()["minimal inequality"]
+    37.48
+    """
+    rows = [(rule, *ideal_angle(rule)) for rules in load_slider().rules.values() for rule in rules]
+    return pd.DataFrame([(rule, low, high, classify_angle((low + high) / 2)) for rule, low, high in rows],
+                        columns=["rule", "low", "high", "class"])
+
+
+def target_range(orientation: str) -> tuple[float, float]:
+    """Return the angles between which a player of this orientation is ideal.
+
+    Parameters
+    ----------
+    orientation : str
+
+    Returns
+    -------
+    low, high : float
+        Degrees.
+
+    Raises
+    ------
+    OrientationError
+        When the orientation is not known; the message lists the known ones.
+
+    Source: ours; the span of the ideal players of the orientation, because the published form of θ* is not known.
+
+    Examples
+    --------
+    >>> [round(a, 2) for a in target_range("prosocial")]
+    [37.48, 48.96]
+    """
+    rules = load_slider().rules
+    if orientation not in rules:
+        raise OrientationError(f"no orientation {orientation!r}; known are {', '.join(rules)}.")
+    ends = [ideal_angle(rule) for rule in rules[orientation]]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def value_rationality(angle: Any, orientation: str) -> float | np.ndarray:
+    """Return minus the distance in degrees between behaviour and the orientation that was asked for.
+
+    Parameters
+    ----------
+    angle : float or array
+        Degrees; nan stays nan.
+    orientation : str
+
+    Returns
+    -------
+    float or ndarray
+        At most 0; 0 inside the orientation's ideal range.
+
+    Source: arXiv 2305.17147 publishes the idea, not the form: -|θ - θ*| to the nearest ideal angle is ours.
+
+    Examples
+    --------
+    >>> value_rationality(0.0, "individualistic"), round(value_rationality(0.0, "altruistic"), 2)
+    (0.0, -61.39)
+    """
+    low, high = target_range(orientation)
+    values = np.asarray(angle, dtype=float)
+    distance = 0.0 - np.abs(values - np.clip(values, low, high))
+    return float(distance) if distance.ndim == 0 else distance
+
+
+def inequality_aversion(choices: Any) -> float | np.ndarray:
+    """Return where a prosocial player stands between the largest joint gain (0) and equal shares (1).
+
+    Parameters
+    ----------
+    choices : array, shape (..., S)
+        Number of the chosen option from 0; nan or a negative number = no choice.
+
+    Returns
+    -------
+    float or ndarray, shape (...)
+        Mean over the items where the two aims differ of d_joint / (d_joint + d_equal), distances in payoff space to the
+        nearest ideal option. nan unless the choices are complete and their angle is prosocial.
+
+    Source: ours, after the secondary index of Murphy et al. (2011), whose own nine items are not part of these six.
+
+    Examples
+    --------
+    >>> equal = [c[0] for c in ideal_choices("minimal inequality")]
+    >>> inequality_aversion(equal), inequality_aversion([c[0] for c in ideal_choices("joint maximum")])
+    (1.0, 0.0)
+    """
+    slider = load_slider()
+    picks, own, other = _take_payoffs(choices)
+    angle = svo_angle(own, other)
+    shares = []
+    for s, (joint, equal) in enumerate(zip(ideal_choices("joint maximum"), ideal_choices("minimal inequality"),
+                                           strict=True)):
+        if not set(joint) & set(equal):
+            d_joint, d_equal = (np.min([np.hypot(own[..., s] - slider.self_pay[s, k],
+                                                 other[..., s] - slider.other_pay[s, k]) for k in best], axis=0)
+                                for best in (joint, equal))
+            shares.append(d_joint / (d_joint + d_equal))
+    index = np.where(np.equal(classify_angle(angle), "prosocial"), np.mean(shares, axis=0), np.nan)
+    return float(index) if picks.ndim == 1 else index
+
+
+def choice_angle(choices: Any) -> float | np.ndarray:
+    """Return the angle of complete sets of choices.
+
+    Parameters
+    ----------
+    choices : array, shape (..., S)
+        Number of the chosen option from 0; nan or a negative number = no choice, which makes the angle nan.
+
+    Returns
+    -------
+    float or ndarray, shape (...), degrees
+
+    Source: arXiv 2305.17147; see `svo_angle`.
+
+    Examples
+    --------
+    >>> round(choice_angle([4, 4, 4, 4, 4, 4]), 2), choice_angle([0, 0, -1, 0, 0, 0])
+    (22.93, nan)
+    """
+    _, own, other = _take_payoffs(choices)
+    return svo_angle(own, other)
+
+
+def _take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (choices, self payoffs, other payoffs), each (..., S), with nan payoffs where there is no choice."""
+    slider = load_slider()
+    picks = np.nan_to_num(np.asarray(choices, dtype=float), nan=-1).astype(int)
+    n_items, n_options = slider.self_pay.shape
+    if picks.ndim == 0 or picks.shape[-1] != n_items or (picks >= n_options).any():
+        raise OrientationError(f"choices need {n_items} numbers below {n_options} on the last axis.")
+    items, missing = np.arange(n_items), picks < 0
+    own, other = (np.where(missing, np.nan, pay[items, picks]) for pay in (slider.self_pay, slider.other_pay))
+    return picks, own, other
