@@ -8,12 +8,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_analysis import make_rows
 
-from fulcra_utils import plots
 from fulcra_utils.analysis import space as exploration
 from fulcra_utils.analysis import tables as analysis
 from fulcra_utils.analysis.circle import examine_circle
 from fulcra_utils.analysis.replies import make_replies
 from fulcra_utils.analysis.risks import load_risks
+from fulcra_utils.plots import analysis as plots
+from fulcra_utils.plots.style import use_style
 from fulcra_utils.report import load_reported
 from fulcra_utils.theory.theory import load_theory
 
@@ -100,6 +101,6 @@ def test_radar_follows_the_circle():
 
 
 def test_style_is_colour_blind_safe():
-    plots.use_style()
+    use_style()
     assert plt.rcParams["font.family"] == ["DejaVu Sans"]
     assert [tuple(c) for c in plots.COLOURS[:2]] == plots.sns.color_palette("colorblind")[:2]

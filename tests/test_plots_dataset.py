@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.plots_dataset import plot_agreement, plot_coverage, plot_prevalence, plot_queue
+from fulcra_utils.plots.dataset import plot_agreement, plot_coverage, plot_prevalence, plot_queue
 
 
 @pytest.fixture(autouse=True)

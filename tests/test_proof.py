@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from fulcra_utils import plots_alignment
 from fulcra_utils.alignment.judges import (
     TextMemory,
     _fit_ngrams,
@@ -50,6 +49,7 @@ from fulcra_utils.alignment.study import (
 )
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.pipeline import load_profile
+from fulcra_utils.plots import alignment as plots_alignment
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import choose_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import list_theories, load_theory

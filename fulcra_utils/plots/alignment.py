@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots import draw_matrix, finish
+from fulcra_utils.plots.style import draw_matrix, finish
 
 BLUE, ORANGE, GREY, GREEN, PINK, BLACK = "#0072B2", "#D55E00", "#999999", "#009E73", "#CC79A7", "#000000"  # Okabe, Ito
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
