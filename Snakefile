@@ -4,7 +4,8 @@
 # when its notebook, its settings in the profile, a module it uses, the theory, or an output it reads has changed.
 from pathlib import Path
 
-from fulcra_utils.pipeline import DEFAULT_THEORY, load_profile, modules_of, name_run
+from fulcra_utils.runs.dependencies import modules_of
+from fulcra_utils.runs.profiles import DEFAULT_THEORY, load_profile, name_run
 from fulcra_utils.theory.theory import load_theory
 
 PROFILE = config.get("profile", "laptop")

@@ -64,7 +64,7 @@ def reproduce(profile: Profile = "laptop", theory: TheoryName = "schwartz10",
     """Run the whole pipeline of a profile, from where it stands, and write the report."""
     import shlex
 
-    from fulcra_utils.pipeline import reproduce
+    from fulcra_utils.runs.pipeline import reproduce
     page = reproduce(profile, theory, mirror or None, tuple(shlex.split(snakemake)))
     typer.echo(f"done: {page}")
 
@@ -75,7 +75,8 @@ def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or 
                  parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value")] = None,
                  quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False) -> None:
     """Execute one notebook strictly: an unknown parameter, or a value of another kind than the default, is an error."""
-    from fulcra_utils.pipeline import PipelineError, run_notebook
+    from fulcra_utils.runs.pipeline import run_notebook
+    from fulcra_utils.runs.profiles import PipelineError
     if bare := [text for text in parameter or [] if "=" not in text]:
         raise PipelineError(f"-p {bare[0]}: a parameter is given as name=value")
     given = {key.strip(): value for key, _, value in (text.partition("=") for text in parameter or [])}
@@ -85,8 +86,8 @@ def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or 
 @app.command()
 def report(profile: Profile = "laptop", theory: TheoryName = "schwartz10", run_dir: RunDir = "") -> None:
     """Gather a run's numbers and write its HTML report."""
-    from fulcra_utils.pipeline import open_run
-    from fulcra_utils.report import build_report
+    from fulcra_utils.runs.pipeline import open_run
+    from fulcra_utils.runs.report import build_report
     typer.echo(f"report: {build_report(open_run('report', profile, theory, run_dir))}")
 
 
@@ -95,8 +96,9 @@ def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder,
     """Copy a finished run's pictures and tables of numbers to figures/."""
     import json
 
-    from fulcra_utils.pipeline import RUNS, PipelineError, open_run
-    from fulcra_utils.report import publish
+    from fulcra_utils.runs.pipeline import open_run
+    from fulcra_utils.runs.profiles import RUNS, PipelineError
+    from fulcra_utils.runs.report import publish
     folder = Path(run) if (Path(run) / "run.json").is_file() else RUNS / run
     if not (folder / "run.json").is_file():
         raise PipelineError(f"{run} is no run folder")
@@ -248,7 +250,7 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
 
 def main() -> None:
     """Run the command; turn every expected error into one line and exit code 2, Ctrl-C into 130."""
-    from fulcra_utils.pipeline import PipelineError, StepError
+    from fulcra_utils.runs.profiles import PipelineError, StepError
     try:
         code = app(standalone_mode=False) or 0
         if code == 130:  # typer's own way of passing Ctrl-C on

@@ -16,7 +16,7 @@ from fulcra_utils.analysis.circle import (
 )
 from fulcra_utils.analysis.replies import Replies, make_replies
 from fulcra_utils.analysis.risks import load_risks
-from fulcra_utils.report import judge_claims, load_reported
+from fulcra_utils.runs.claims import judge_claims, load_reported
 from fulcra_utils.theory.theory import load_theory
 
 ISSUES = ([], ["privacy_violation"], ["controversial_topics,politics"], ["animal_abuse", "self_harm"],

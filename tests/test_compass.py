@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as sps
 
 from fulcra_utils.dataset.labelled import read_scored
-from fulcra_utils.report import load_reported
+from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.systems.compass import boards as leaderboard
 from fulcra_utils.systems.compass.countries import (
     centre_profiles,

@@ -17,7 +17,8 @@ from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import Dialogue
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator
-from fulcra_utils.pipeline import NOTEBOOKS, list_notebooks, run_notebook
+from fulcra_utils.runs.pipeline import run_notebook
+from fulcra_utils.runs.profiles import NOTEBOOKS, list_notebooks
 from fulcra_utils.systems.compass import boards as leaderboard
 from fulcra_utils.systems.theories import between, new_theory
 from fulcra_utils.theory.theory import check_theory, list_theories, load_theory

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.common.paths import ROOT
-from fulcra_utils.pipeline import list_notebooks, open_run, run_notebook
-from fulcra_utils.report import build_report
+from fulcra_utils.runs.pipeline import open_run, run_notebook
+from fulcra_utils.runs.profiles import list_notebooks
+from fulcra_utils.runs.report import build_report
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "quick.json").read_text(encoding="utf-8"))
 
@@ -96,7 +97,7 @@ def tree(tmp_path):
     for path in copy.glob("notebooks/*.ipynb"):
         book = nbformat.read(path, as_version=4)
         parameters = next(c for c in book.cells if "parameters" in c.metadata.get("tags", []))
-        lines = ["from fulcra_utils.pipeline import open_run", "import time", "time.sleep(1)",
+        lines = ["from fulcra_utils.runs.pipeline import open_run", "import time", "time.sleep(1)",
                  f"run = open_run({path.stem!r}, profile=profile, theory=theory, run_dir=run_dir)"]
         lines += [f"run.path({name!r}).write_text('x')" for name in makes.get(path.stem[:2], [])]
         lines += ["if False: from fulcra_utils import evaluator"] * (path.stem[:2] == "03")

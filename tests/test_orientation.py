@@ -9,7 +9,7 @@ import pytest
 from fault_server import FaultServer
 from transformers import AutoTokenizer
 
-from fulcra_utils.report import load_reported
+from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.systems.orientation.players import (
     SCRIPTED,
     endpoint_player,

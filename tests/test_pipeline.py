@@ -8,21 +8,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from fulcra_utils import pipeline
 from fulcra_utils.common.paths import ROOT
-from fulcra_utils.pipeline import (
-    KINDS,
+from fulcra_utils.runs import pipeline
+from fulcra_utils.runs.dependencies import _imported, modules_of
+from fulcra_utils.runs.parameters import KINDS, read_parameters, read_value
+from fulcra_utils.runs.pipeline import open_run, run_notebook
+from fulcra_utils.runs.profiles import (
     NOTEBOOKS,
     PipelineError,
     StepError,
     list_notebooks,
     list_profiles,
     load_profile,
-    modules_of,
-    open_run,
-    read_parameters,
-    read_value,
-    run_notebook,
 )
 from fulcra_utils.theory.theory import TheoryError, load_theory
 
@@ -202,7 +199,7 @@ def package(tmp_path, monkeypatch):
     ("import numpy\nfrom fulcra import theory", set()),
 ])
 def test_modules_in_folders_are_found_by_dotted_names(package, code, modules):
-    assert pipeline._imported(code) == modules
+    assert _imported(code) == modules
 
 
 def test_profiles_have_the_same_keys():
@@ -256,6 +253,6 @@ def test_conda_installs_the_same_thing():
 
 def test_light_import_stays_light():
     code = ("import sys, fulcra_utils, fulcra_utils.theory.theory, fulcra_utils.dataset.rows, "
-            "fulcra_utils.dataset.sources, fulcra_utils.pipeline, fulcra_utils.stats.comparison, fulcra_utils.cli; "
+            "fulcra_utils.dataset.sources, fulcra_utils.runs.pipeline, fulcra_utils.stats.comparison, fulcra_utils.cli; "
             "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

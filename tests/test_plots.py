@@ -15,7 +15,7 @@ from fulcra_utils.analysis.replies import make_replies
 from fulcra_utils.analysis.risks import load_risks
 from fulcra_utils.plots import analysis as plots
 from fulcra_utils.plots.style import use_style
-from fulcra_utils.report import load_reported
+from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.theory.theory import load_theory
 
 

@@ -48,8 +48,8 @@ from fulcra_utils.alignment.study import (
     run_trial,
 )
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.pipeline import load_profile
 from fulcra_utils.plots import alignment as plots_alignment
+from fulcra_utils.runs.profiles import load_profile
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import choose_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import list_theories, load_theory

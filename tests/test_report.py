@@ -4,8 +4,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from fulcra_utils.pipeline import open_run
-from fulcra_utils.report import build_report, judge_claims, load_reported, publish, render_headlines
+from fulcra_utils.runs.claims import judge_claims, load_reported
+from fulcra_utils.runs.pipeline import open_run
+from fulcra_utils.runs.report import build_report, publish, render_headlines
 
 
 def judge(kind, ours, low, high, reported=0.5, tolerance=0.1):

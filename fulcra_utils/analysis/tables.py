@@ -156,7 +156,7 @@ def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.report import load_reported
+    >>> from fulcra_utils.runs.claims import load_reported
     >>> prevalence = tabulate_prevalence(make_example(load_theory("schwartz10")))
     >>> claims = claim_prevalence(prevalence, load_reported(), is_whole=False)
     >>> len(claims), claims.kind[0]
@@ -203,7 +203,7 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.report import load_reported
+    >>> from fulcra_utils.runs.claims import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
     >>> found = correlate_risks(replies, load_risks(), load_reported(), n_draws=20)
     >>> found.table.shape[0] == 50 * len(found.extra["summary"])
@@ -306,7 +306,7 @@ def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Fi
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.report import load_reported
+    >>> from fulcra_utils.runs.claims import load_reported
     >>> found = vary_mapping(make_example(load_theory("schwartz10")), load_risks(), load_reported())
     >>> len(found.table), found.table.changed[0]
     (16, 'as declared')
@@ -348,7 +348,7 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.report import load_reported
+    >>> from fulcra_utils.runs.claims import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
     >>> claims = claim_risks(correlate_risks(replies, load_risks(), load_reported(), 20), replies.kind)
     >>> len(claims), claims.kind[0]
@@ -680,7 +680,7 @@ def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFr
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.report import load_reported
+    >>> from fulcra_utils.runs.claims import load_reported
     >>> means = average_models(make_example(load_theory("schwartz10")), n_draws=20)
     >>> claim_models(means, load_reported(), "scored").why.unique().tolist()
     ["this model's scored replies could not be had"]
@@ -798,7 +798,7 @@ def pick_declared(correlations: Finding) -> pd.DataFrame:
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.report import load_reported
+    >>> from fulcra_utils.runs.claims import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
     >>> len(pick_declared(correlate_risks(replies, load_risks(), load_reported(), 20)))
     50

@@ -23,92 +23,23 @@ from importlib import metadata
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
 import nbformat
 import yaml
-
 from fulcra_utils.common.files import write_atomic, write_json, write_table
 from fulcra_utils.common.paths import PACKAGE, ROOT
 from fulcra_utils.common.yaml_files import read_yaml
 from fulcra_utils.theory.theory import THEORIES, Theory, load_theory
-
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+from fulcra_utils.runs.parameters import _collect_parameters
+from fulcra_utils.runs.profiles import DEFAULT_THEORY, NOTEBOOKS, PipelineError, RUNS, StepError, _find_theory, _name_theory, list_notebooks, load_profile, name_run
 
-NOTEBOOKS = ROOT / "notebooks"
-PROFILES = ROOT / "profiles"
-RUNS = ROOT / "runs"
-DEFAULT_THEORY = "schwartz10"
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
-INFRASTRUCTURE = {"pipeline", "report", "cli", "common.files", "common.paths"}  # a change here changes no result
 # Which notebook makes the files below a folder of the run.
 MAKERS = {"data": "01_dataset_construction", "analysis": "02_value_analysis", "evaluator": "03_value_evaluator",
           "alignment": "04_value_alignment"}
-
-
-class PipelineError(RuntimeError):
-    """A run that cannot start or go on; the message is one sentence for the person at the keyboard."""
-
-
-class StepError(PipelineError):
-    """A step of the pipeline that started and did not end well."""
-
-
-def list_notebooks() -> tuple[str, ...]:
-    """Return the names of the numbered notebooks in order.
-
-    Examples
-    --------
-    >>> list_notebooks()[0]
-    '01_dataset_construction'
-    """
-    return tuple(sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
-
-
-def list_profiles() -> tuple[str, ...]:
-    """Return the names of the profiles.
-
-    Examples
-    --------
-    >>> "laptop" in list_profiles()
-    True
-    """
-    return tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-
-
-def load_profile(name: str) -> dict[str, Any]:
-    """Return a profile: description, seed, and the settings of each notebook.
-
-    Raises
-    ------
-    PipelineError
-        When there is no such profile; names those there are.
-
-    Examples
-    --------
-    >>> load_profile("quick")["seed"]
-    2023
-    """
-    if name not in list_profiles():
-        raise PipelineError(f"no profile {name!r}; there are {', '.join(list_profiles())}")
-    try:
-        return yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise PipelineError(f"profiles/{name}.yaml: not valid YAML: {error}") from error
-
-
-def name_run(profile: str, theory: Theory | str = DEFAULT_THEORY) -> str:
-    """Return the name of a run's folder below runs/.
-
-    Examples
-    --------
-    >>> name_run("quick"), name_run("quick", "moral_foundations")
-    ('quick', 'quick-moral_foundations')
-    """
-    name = load_theory(theory).name
-    return profile if name == DEFAULT_THEORY else f"{profile}-{name}"
 
 
 @dataclass
@@ -192,7 +123,7 @@ class Run:
         DataFrame
             claim_id, kind, reported, ours, low, high, tolerance, verdict, why.
         """
-        from fulcra_utils.report import judge_claims, load_reported
+        from fulcra_utils.runs.claims import judge_claims, load_reported
         table = judge_claims(ours, load_reported())
         self.save_table(table, f"reproduction/{self.notebook}.csv")
         return table
@@ -238,11 +169,6 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     return Run(notebook, profile, loaded, folder)
 
 
-def _find_theory(theory: str | Path) -> Theory:
-    """Load a theory by name or by path; a relative path starts at the project's root where it leads to a file."""
-    return load_theory(theory if Path(theory).is_absolute() or not (ROOT / theory).is_file() else ROOT / theory)
-
-
 def _claim_folder(folder: Path, profile: str, theory: str) -> None:
     """Write run.json into a new run folder; refuse a folder of another profile or theory."""
     mark = folder / "run.json"
@@ -254,29 +180,6 @@ def _claim_folder(folder: Path, profile: str, theory: str) -> None:
                                 f"to {profile!r} and {theory!r}: choose another run_dir")
     else:
         write_json(mark, mine)
-
-
-def read_parameters(notebook: Path) -> dict[str, Any]:
-    """Return the names and default values of a notebook's parameters cell.
-
-    Raises
-    ------
-    PipelineError
-        When no cell, or more than one, carries the tag `parameters`, or a default is no plain literal.
-
-    Examples
-    --------
-    >>> read_parameters(NOTEBOOKS / "02_value_analysis.ipynb")["profile"]
-    'quick'
-    """
-    cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise PipelineError(f"{notebook.name}: {len(cells)} cells carry the tag `parameters`, there must be one")
-    try:
-        return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body
-                if isinstance(node, ast.Assign)}
-    except (ValueError, SyntaxError) as error:
-        raise PipelineError(f"{notebook.name}: a default in the parameters cell is no plain literal") from error
 
 
 def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY, run_dir: str | Path = "",
@@ -324,104 +227,6 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     return target
 
 
-def _collect_parameters(path: Path, profile: str, theory: Theory, run_dir: str | Path,
-                        given: dict[str, Any]) -> dict[str, Any]:
-    known = read_parameters(path)
-    settings = load_profile(profile)["notebooks"].get(path.stem) or {}
-    fixed = {"profile": profile, "theory": _name_theory(theory), "run_dir": str(run_dir)}
-    unknown = sorted(set(fixed | given) - set(known))
-    if unknown:
-        raise PipelineError(f"{path.name} has no parameter {', '.join(map(repr, unknown))}; it has "
-                            f"{', '.join(known)}")
-    if twice := [name for name in fixed if name in given]:
-        raise PipelineError(f"{twice[0]} is no parameter to give with -p: use --{twice[0].replace('_', '-')}")
-    asked = {k: read_value(k, v, known[k], f"profiles/{profile}.yaml, {path.stem}: ")
-             for k, v in settings.items() if k in known} | {k: read_value(k, v, known[k]) for k, v in given.items()}
-    for name, value in asked.items():
-        try:
-            _check_name(name, value, theory)
-        except ValueError as error:
-            raise PipelineError(f"{name}: {error}") from None
-    return fixed | asked
-
-
-KINDS = {bool: ("true or false", "true"), int: ("a whole number", "10"), float: ("a number", "0.5"),
-         str: ("a text", "name"), list: ("a list of names", "[a, b]"),
-         dict: ("a mapping of names to numbers", "{a: 1, b: 2}")}
-
-
-def read_value(name: str, given: Any, default: Any, place: str = "") -> Any:
-    """Return a parameter's value in the kind of its default; a text is read as YAML and, for numbers, as Python.
-
-    The items of a list are of the kind of the default's first item, texts when it has none; those of a mapping alike,
-    numbers when it has none.
-
-    Raises
-    ------
-    PipelineError
-        One line: the place, the name, the kind that is wanted, and an example.
-
-    Examples
-    --------
-    >>> read_value("n", "1e1", 5), read_value("names", "[a, b]", []), read_value("encoder", "no", "tiny")
-    (10, ['a', 'b'], 'no')
-    """
-    try:
-        is_yaml = isinstance(given, str) and type(default) in (bool, list, dict)
-        value, _, twice = read_yaml(given) if is_yaml else (given, None, ())
-        if twice:
-            raise ValueError
-        return _fit_kind(value, default)
-    except (ValueError, OverflowError):
-        kind, example = KINDS[type(default)]
-        raise PipelineError(f"{place}{name} is {given!r}, where {kind} is wanted, as in {name}={example}") from None
-
-
-def _fit_kind(value: Any, default: Any) -> Any:
-    kind = type(default)
-    if kind in (int, float):
-        return _read_number(value, kind)
-    if kind is str and isinstance(value, str | os.PathLike):
-        text = os.fspath(value).strip()
-        if text in ("null", "~") or text[:1] in ("[", "{"):
-            raise ValueError
-        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-    if kind not in KINDS or not isinstance(value, kind) or kind is str:
-        raise ValueError
-    if kind is dict:
-        return {_fit_kind(k, ""): _fit_kind(v, next(iter(default.values()), 0.0)) for k, v in value.items()}
-    return [_fit_kind(v, default[0] if default else "") for v in value] if kind is list else value
-
-
-def _read_number(value: Any, kind: type) -> float:
-    """Return a finite number, from a text too, however Python writes it; a whole one where `kind` is int."""
-    if isinstance(value, str):
-        text = value.strip().strip("'\"")
-        value = int(text, 0) if re.match(r"[+-]?0[xob]", text, re.I) else \
-            int(text) if re.fullmatch(r"[+-]?[\d_]+", text) else float(text)
-    if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value or value in (inf, -inf):
-        raise ValueError
-    return kind(value)
-
-
-def _check_name(name: str, value: Any, theory: Theory) -> None:
-    """Refuse a parameter that names a folder, a file, a theory, a target or a weight that is not there."""
-    if name.endswith(("_folder", "_file")) and value:
-        kind = name.rpartition("_")[2]
-        if not ((ROOT / value).is_dir() if kind == "folder" else (ROOT / value).is_file()):
-            raise PipelineError(f"{name}: there is no {kind} {value!r} (a relative path starts at the project's root)")
-    if name == "sources" and value not in ("sample", "public"):
-        raise PipelineError(f"sources is {value!r}; it can be sample or public")
-    for other in value if name == "theories" else [value] if name == "second_theory" else ():
-        _find_theory(other)
-    if name == "target":
-        from fulcra_utils.theory.targets import choose_targets
-        choose_targets([value], theory)
-    if name == "weights" and value:
-        from fulcra_utils.systems.compass.scores import resolve_weights
-        resolve_weights(value, theory)
-
-
 def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool, tries: int = 3) -> None:
     import logging
 
@@ -445,67 +250,6 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool,
         if tries <= 1 or "died before replying" not in str(error):
             raise StepError(f"{source.stem} stopped: {error}") from None
         _execute(source, target, values, progress, tries - 1)
-
-
-def modules_of(notebook: str) -> list[Path]:
-    """Return the files of the package's modules that a notebook uses, directly or through others, sorted.
-
-    The infrastructure (pipeline, report, cli, files) is left out: a change there changes no result.
-
-    >>> [p.name for p in modules_of("02_value_analysis") if p.name == "stats.py"]
-    ['stats.py']
-    """
-    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
-    code = "\n".join(re.sub(r"^\s*[%!].*$", "", c.source, flags=re.M) for c in cells if c.cell_type == "code")
-    found, waiting = set(), _imported(code)
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name.partition(".")[0] not in INFRASTRUCTURE and name not in INFRASTRUCTURE:
-            found.add(name)
-            waiting |= _imported(_file_of(name).read_text(encoding="utf-8"))
-    return sorted(_file_of(name) for name in found)
-
-
-def _file_of(name: str) -> Path:
-    return PACKAGE.joinpath(*name.split(".")).with_suffix(".py")
-
-
-def _imported(code: str) -> set[str]:
-    """Return the dotted names (below the package) of the modules that some code imports, also inside functions."""
-    tree, names = ast.parse(code), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("fulcra_utils."):
-            for alias in node.names:
-                names |= _find_modules(node.module.partition(".")[2], alias.name, alias.asname or alias.name, tree)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith("fulcra_utils."):
-                    names |= _find_modules("", alias.name.partition(".")[2], "", tree)
-    return names
-
-
-def _find_modules(base: str, name: str, called: str, tree: ast.AST) -> set[str]:
-    """Return the modules behind `from base import name as called`: of a folder only those whose names the code uses."""
-    full = f"{base}.{name}".strip(".")
-    if _file_of(full).is_file():
-        return {full}
-    if (PACKAGE / full.replace(".", "/")).is_dir():
-        used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == called}
-        return set().union(*(_find_modules(full, attribute, "", tree) for attribute in used))
-    if base and _file_of(base).is_file():
-        return {base}
-    for module, public in _read_door(PACKAGE / base.replace(".", "/") / "__init__.py").items():
-        if name in public:
-            return _find_modules(f"{base}.{module}".strip("."), name, "", tree)
-    return set()
-
-
-def _read_door(path: Path) -> dict[str, list[str]]:
-    """Return which module of a folder holds each public name, from the call of `lazy_loader.attach` in its __init__."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
-            return ast.literal_eval(node.value)
-    return {}
 
 
 def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirror: str | Path | None = None,
@@ -568,11 +312,6 @@ def _lock(folder: Path) -> Iterator[None]:
         except OSError:
             raise PipelineError(f"another process is working on {folder}: wait for it, or stop it") from None
         yield
-
-
-def _name_theory(theory: Theory) -> str:
-    """Return how to name a theory to another process: its name when it stands in data/theories, else its path."""
-    return theory.name if theory.path.parent == THEORIES else str(theory.path.resolve())
 
 
 def _code_version() -> str:
