@@ -28,12 +28,11 @@ from fulcra_utils.systems.compass.scores import (
     rank_descending,
     rank_models,
     read_models,
-    resolve_weights,
     score_cells,
     stack_scores,
-    weigh_by_ranking,
 )
 from fulcra_utils.theory.theory import load_theory
+from fulcra_utils.theory.weights import WeightError, resolve_weights, weigh_by_ranking
 
 
 def make_rows(theory, n_models=3, n_prompts=20, seed=0):
@@ -124,7 +123,7 @@ def test_near_duplicates_are_drawn_together(toy):
     ({"care": -1}, "the weight of care is -1"), ({"care": float("nan")}, "the weight of care is nan"),
     ([0, 0, 0, 0, 0], "all weights are 0")])
 def test_weights_that_cannot_be_used_are_named(weights, words):
-    with pytest.raises(CompassError, match=words):
+    with pytest.raises(WeightError, match=words):
         resolve_weights(weights, "moral_foundations")
 
 

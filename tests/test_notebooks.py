@@ -91,7 +91,8 @@ def fulcra(tree, *arguments):
 def tree(tmp_path):
     """A copy of the project whose notebooks are cut down to one cell that leaves the files the next one reads."""
     copy = tmp_path / "project"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "cache", ".snakemake"))
+    left = {".git", ".venv", ".snakemake", "cache"}
+    shutil.copytree(ROOT, copy, ignore=lambda folder, _: left | {"runs"} if folder == str(ROOT) else left)
     tables = ("dialogues", "items", "scored", "prompts", "preferences", "splits")
     makes = {"01": [f"data/{name}.parquet" for name in tables], "06": ["report/compass.html"]}
     for path in copy.glob("notebooks/*.ipynb"):

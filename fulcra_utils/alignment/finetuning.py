@@ -354,7 +354,7 @@ def launch(spec: dict[str, Any], folder: str | Path, n_processes: int = 1) -> Pa
                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--multi_gpu"] if torch.cuda.is_available() and n_processes > 1 else []
     command += [] if torch.cuda.is_available() else ["--cpu"]
-    done = subprocess.run([*command, "-m", "fulcra_utils.alignment.finetuning", str(path)], capture_output=True, text=True,
+    done = subprocess.run([*command, "-m", __name__, str(path)], capture_output=True, text=True,
                           check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["unknown error"]

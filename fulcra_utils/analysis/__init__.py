@@ -1,1 +1,1 @@
-"""TODO analysis."""
+"""What values say: prevalence, risks, models, probes, the value space and its circle."""

@@ -1,1 +1,1 @@
-"""TODO plots."""
+"""Figures: one module a notebook; data in, Figure out, computes nothing."""

@@ -6,12 +6,10 @@ through the files of that folder; each leaves its part of the metrics, the manif
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,20 +18,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-import nbformat
-import yaml
+
 from fulcra_utils.common.files import write_atomic, write_json, write_table
-from fulcra_utils.common.paths import PACKAGE, ROOT
-from fulcra_utils.common.yaml_files import read_yaml
-from fulcra_utils.theory.theory import THEORIES, Theory, load_theory
+from fulcra_utils.common.paths import ROOT
+from fulcra_utils.theory.theory import Theory
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 from fulcra_utils.runs.parameters import _collect_parameters
-from fulcra_utils.runs.profiles import DEFAULT_THEORY, NOTEBOOKS, PipelineError, RUNS, StepError, _find_theory, _name_theory, list_notebooks, load_profile, name_run
+from fulcra_utils.runs.profiles import (
+    DEFAULT_THEORY,
+    NOTEBOOKS,
+    RUNS,
+    PipelineError,
+    StepError,
+    _find_theory,
+    _name_theory,
+    list_notebooks,
+    load_profile,
+    name_run,
+)
 
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")

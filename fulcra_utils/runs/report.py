@@ -9,11 +9,13 @@ import shutil
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-import numpy as np
+
 import pandas as pd
 import yaml
+
 from fulcra_utils.common.files import write_atomic, write_json, write_table, write_text
 from fulcra_utils.common.paths import DATA, ROOT
+
 if TYPE_CHECKING:
     from fulcra_utils.runs.pipeline import Run
 from fulcra_utils.runs.claims import COLUMNS, load_reported

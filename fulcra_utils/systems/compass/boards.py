@@ -23,16 +23,15 @@ from fulcra_utils.systems.compass.scores import (
     place_values,
     rank_models,
     read_models,
-    resolve_weights,
     score_cells,
     stack_scores,
-    weigh_by_ranking,
 )
 from fulcra_utils.theory.theory import Theory, load_theory
+from fulcra_utils.theory.weights import resolve_weights, weigh_by_ranking
 
 if TYPE_CHECKING:
     from fulcra_utils.evaluator.model import ValueEvaluator
-from fulcra_utils.evaluator.theories import label_from_sample, list_replies, sample_prompts, score_theories
+from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
 
 LEADING, TRAILING = 4, 3   # how many values the published findings call leading and trailing
 

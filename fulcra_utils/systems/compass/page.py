@@ -29,14 +29,9 @@ from fulcra_utils.systems.compass.countries import (
     match_countries,
     nearest_countries,
 )
-from fulcra_utils.systems.compass.scores import (
-    CompassError,
-    ModelScores,
-    pick_replies,
-    resolve_weights,
-    weigh_by_ranking,
-)
+from fulcra_utils.systems.compass.scores import CompassError, ModelScores, pick_replies
 from fulcra_utils.theory.theory import Theory
+from fulcra_utils.theory.weights import resolve_weights, weigh_by_ranking
 
 PAGE = DATA / "page"
 PLOTLY_SHA256 = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"  # of the unpacked bundle, 4.1.1

@@ -1,1 +1,1 @@
-"""TODO systems/orientation."""
+"""Social value orientation: the slider measure, its protocol for language models, players."""

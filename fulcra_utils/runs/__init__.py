@@ -1,0 +1,1 @@
+"""Running the paper: profiles, parameters, the pipeline, claims next to ours, the report."""

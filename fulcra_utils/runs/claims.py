@@ -1,0 +1,106 @@
+"""Reported claims next to ours: the verdict rule and its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.common.paths import DATA
+
+if TYPE_CHECKING:
+    pass
+
+REPORTED = DATA / "reported"
+KINDS = ("recomputed", "replicated", "other population")
+COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
+
+
+def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
+    """Return the published numbers: claim_id, notebook, kind, reported, tolerance, source, claim.
+
+    Raises
+    ------
+    ValueError
+        When a claim stands twice or its kind is none of recomputed, replicated, other population.
+
+    Examples
+    --------
+    >>> set(load_reported().kind) <= set(KINDS)
+    True
+    """
+    tables = [pd.read_csv(path, comment="#") for path in sorted(Path(folder).glob("*.csv"))]
+    table = pd.concat(tables, ignore_index=True)
+    twice = table.claim_id[table.claim_id.duplicated()].unique()
+    if len(twice) or not set(table.kind) <= set(KINDS):
+        raise ValueError(f"{folder}: claims given twice: {list(twice)}; kinds found: {sorted(set(table.kind))}")
+    return table
+
+
+def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
+    """Put our numbers next to the reported ones and give each its verdict, by rules written before looking.
+
+    Parameters
+    ----------
+    ours : DataFrame
+        claim_id, ours, low, high and optionally why and kind. nan in `ours` means that it could not be computed here.
+        A kind of ours stands over the reported one: rows of another population than the claim foresees.
+    reported : DataFrame
+        As from `load_reported`.
+
+    Returns
+    -------
+    DataFrame
+        claim_id, kind, reported, ours, low, high, tolerance, verdict, why. *recomputed* (the same rows): reproduced if
+        |ours - reported| <= tolerance, the rounding of the reported number, else differs. *replicated*: reproduced if
+        our whole interval lies within reported ± tolerance, differs if it lies wholly outside, else not comparable.
+        *other population*: always not comparable.
+
+    Raises
+    ------
+    ValueError
+        When a claim of ours is not among the reported ones.
+
+    Source: ours.
+
+    Examples
+    --------
+    >>> reported = pd.DataFrame({"claim_id": ["a", "b"], "kind": ["recomputed", "replicated"],
+    ...                          "reported": [0.5, 0.5], "tolerance": [0.005, 0.1]})
+    >>> ours = pd.DataFrame({"claim_id": ["a", "b"], "ours": [0.502, 0.7], "low": [0.4, 0.65], "high": [0.6, 0.8]})
+    >>> judge_claims(ours, reported).verdict.tolist()
+    ['reproduced', 'differs']
+    """
+    unknown = sorted(set(ours.claim_id) - set(reported.claim_id))
+    if unknown:
+        raise ValueError(f"no such claim in data/reported: {', '.join(unknown)}")
+    own_kind = ours["kind"] if "kind" in ours else pd.Series(None, index=ours.index, dtype=object)
+    ours = ours.assign(why=ours["why"].fillna("") if "why" in ours else "", own_kind=own_kind)
+    table = ours.drop(columns="kind", errors="ignore").merge(reported, on="claim_id", how="left")
+    table["kind"] = table.own_kind.where(table.own_kind.notna(), table.kind)
+    judged = [_judge(row) for row in table.itertuples()]
+    table["verdict"] = [verdict for verdict, _ in judged]
+    table["why"] = [str(why or reason) for why, (_, reason) in zip(table["why"], judged, strict=True)]
+    return table[COLUMNS]
+
+
+def _judge(row: Any) -> tuple[str, str]:
+    """Return the verdict on one claim and the reason."""
+    if not np.isfinite(row.ours):
+        return "not comparable", "could not be computed from the rows of this run"
+    if row.kind == "other population":
+        return "not comparable", "another population than the published one"
+    if row.kind == "recomputed":
+        near = abs(row.ours - row.reported) <= row.tolerance + 1e-12
+        return ("reproduced", "same rows, equal to rounding") if near else ("differs", "same rows, another number")
+    if not (np.isfinite(row.low) and np.isfinite(row.high)):
+        return "not comparable", "no interval"
+    low, high = row.reported - row.tolerance, row.reported + row.tolerance
+    if low <= row.low and row.high <= high:
+        turned = row.low * row.high > 0 and row.ours * row.reported < 0
+        return "reproduced", "whole interval within the tolerance" + (", but of the other sign" if turned else "")
+    if row.high < low or row.low > high:
+        return "differs", "whole interval outside the tolerance"
+    return "not comparable", "too imprecise: the interval crosses the tolerance"

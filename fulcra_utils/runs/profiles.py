@@ -1,0 +1,92 @@
+"""Profiles, run names, and where notebooks and runs lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fulcra_utils.common.paths import ROOT
+from fulcra_utils.theory.theory import THEORIES, Theory, load_theory
+
+if TYPE_CHECKING:
+    pass
+
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = ROOT / "profiles"
+RUNS = ROOT / "runs"
+DEFAULT_THEORY = "schwartz10"
+
+
+class PipelineError(RuntimeError):
+    """A run that cannot start or go on; the message is one sentence for the person at the keyboard."""
+
+
+class StepError(PipelineError):
+    """A step of the pipeline that started and did not end well."""
+
+
+def list_notebooks() -> tuple[str, ...]:
+    """Return the names of the numbered notebooks in order.
+
+    Examples
+    --------
+    >>> list_notebooks()[0]
+    '01_dataset_construction'
+    """
+    return tuple(sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
+
+
+def list_profiles() -> tuple[str, ...]:
+    """Return the names of the profiles.
+
+    Examples
+    --------
+    >>> "laptop" in list_profiles()
+    True
+    """
+    return tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """Return a profile: description, seed, and the settings of each notebook.
+
+    Raises
+    ------
+    PipelineError
+        When there is no such profile; names those there are.
+
+    Examples
+    --------
+    >>> load_profile("quick")["seed"]
+    2023
+    """
+    if name not in list_profiles():
+        raise PipelineError(f"no profile {name!r}; there are {', '.join(list_profiles())}")
+    try:
+        return yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise PipelineError(f"profiles/{name}.yaml: not valid YAML: {error}") from error
+
+
+def name_run(profile: str, theory: Theory | str = DEFAULT_THEORY) -> str:
+    """Return the name of a run's folder below runs/.
+
+    Examples
+    --------
+    >>> name_run("quick"), name_run("quick", "moral_foundations")
+    ('quick', 'quick-moral_foundations')
+    """
+    name = load_theory(theory).name
+    return profile if name == DEFAULT_THEORY else f"{profile}-{name}"
+
+
+def _find_theory(theory: str | Path) -> Theory:
+    """Load a theory by name or by path; a relative path starts at the project's root where it leads to a file."""
+    return load_theory(theory if Path(theory).is_absolute() or not (ROOT / theory).is_file() else ROOT / theory)
+
+
+def _name_theory(theory: Theory) -> str:
+    """Return how to name a theory to another process: its name when it stands in data/theories, else its path."""
+    return theory.name if theory.path.parent == THEORIES else str(theory.path.resolve())
