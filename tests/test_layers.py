@@ -16,7 +16,8 @@ BELOW["annotation"] = {"theory", "stats", "dataset", "llm", "evaluator", "analys
 BELOW["alignment"] = BELOW["annotation"] | {"annotation"}
 BELOW["systems"] = BELOW["alignment"] | {"alignment", "plots"}
 BELOW["cli"] = BELOW["systems"] | {"systems", "runs"}
-FILES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py") if p.stem != "__init__"}
+FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+         for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}
 
 
 def list_imports(code: str) -> set[str]:
