@@ -1,11 +1,12 @@
 """Imports of the package go down only: read from the code itself, also inside functions."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-from fulcra_utils.common.paths import PACKAGE
+from fulcra_utils.common.paths import PACKAGE, ROOT
 
 BELOW = {  # what each folder may import; itself and `common` always
     "common": set(), "theory": set(), "stats": {"theory"}, "dataset": {"theory", "stats"},
@@ -64,3 +65,13 @@ def test_folders_stay_small():
     folders = [path for path in [PACKAGE, *PACKAGE.rglob("*")] if (path / "__init__.py").is_file()]
     assert len(folders) <= 20
     assert max(len(list(Path(folder).glob("*.py"))) for folder in folders) <= 14
+
+
+def test_places_named_in_contributing_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/]+\.py)(?:::(\w+))?[^`]*`", text)
+    assert len(places) > 30
+    for path, name in places:
+        found = [root / path for root in (ROOT, PACKAGE, ROOT / "tests") if (root / path).is_file()]
+        assert found, path
+        assert name in found[0].read_text(encoding="utf-8"), f"{path}::{name}"
