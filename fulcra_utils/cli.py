@@ -50,11 +50,19 @@ def _check_labels(path: Path, theory: Theory) -> None:
 
 
 @app.command()
-def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "") -> None:
+def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "",
+          everything: Annotated[bool, typer.Option("--all", help="Also the files that no notebook reads yet.")] = False,
+          ) -> None:
     """Get the public files that can be had, verified; name those that cannot."""
-    from fulcra_utils.dataset.sources import fetch_sources
-    fetched = fetch_sources(mirror or None, say=typer.echo)
+    from fulcra_utils.dataset.sources import fetch_sources, load_sources
+    listed = load_sources()
+    fetched = fetch_sources(mirror or None, listed if everything else None, say=typer.echo)
     typer.echo(f"{len(fetched.paths)} files ready, {len(fetched.missing)} missing; the pipeline goes on without those.")
+    for lost in dict.fromkeys(listed[name].optional for name in fetched.missing if listed[name].optional):
+        typer.echo(f"Left out: {lost}.")
+    later = len(listed) - len(fetched.paths) - len(fetched.missing)
+    if later:
+        typer.echo(f"{later} more files, which no notebook reads yet, come with: fulcra fetch --all")
 
 
 @app.command()

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from fulcra_utils.dataset.sources import load_sources
+
 
 def fulcra(*arguments, **options):
     return subprocess.run([sys.executable, "-m", "fulcra_utils.cli", *arguments], capture_output=True, text=True,
@@ -43,9 +45,15 @@ def test_check_theory(tmp_path):
 
 
 def test_fetch_without_anything_says_so(tmp_path):
-    done = fulcra("fetch", "--mirror", str(tmp_path), env={"FULCRA_CACHE": str(tmp_path / "cache"), "PATH": "",
-                                                          "https_proxy": "http://127.0.0.1:9"})
-    assert done.returncode == 0 and "0 files ready, 10 missing" in done.stdout
+    nothing = {"FULCRA_CACHE": str(tmp_path / "cache"), "PATH": "", "https_proxy": "http://127.0.0.1:9"}
+    done = fulcra("fetch", "--mirror", str(tmp_path), env=nothing)
+    listed = load_sources().values()
+    later = sum(not source.notebooks for source in listed)
+    assert done.returncode == 0 and f"0 files ready, {len(listed) - later} missing" in done.stdout
+    assert f"{later} more files" in done.stdout and "Left out" not in done.stdout
+    done = fulcra("fetch", "--all", "--mirror", str(tmp_path), env=nothing)
+    assert f"0 files ready, {len(listed)} missing" in done.stdout and "more files" not in done.stdout
+    assert done.stdout.count("Left out: people's labels of 20 values for 8,865 arguments") == 1
 
 
 def test_help_of_every_command():

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
@@ -28,7 +29,7 @@ class SourceError(ValueError):
 
 
 class Source(BaseModel):
-    """One public file: where it stands, what it must be, what it is for."""
+    """One public file: where it stands, what it must be, what it is for; optional: what goes with it when missing."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -42,6 +43,8 @@ class Source(BaseModel):
     rows: int | None = None
     theory: str | None = None
     model: str | None = None
+    notebooks: list[str] = []
+    optional: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,15 @@ def load_sources(path: str | Path = SOURCES) -> dict[str, Source]:
     >>> load_sources()["trustworthy_data"].rows
     1718
     """
-    raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    return {name: Source(name=name, url=f"{raw['repository']}/{entry.pop('commit')}/{entry.pop('path')}", **entry)
-            for name, entry in raw["files"].items()}
+    sets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return {name: _read_source(name, **{**common, **entry})
+            for common in sets.values() for name, entry in common.pop("files").items()}
+
+
+def _read_source(name: str, repository: str, commit: str, folder: str, file: str, upstream: str = "", path: str = "",
+                 **rest: Any) -> Source:
+    url = f"https://raw.githubusercontent.com/{repository}/{commit}/{path or f'{upstream}/{file}'}"
+    return Source(name=name, url=url, mirror_path=f"{folder}/{file}", **rest)
 
 
 def cache_folder() -> Path:
@@ -78,9 +87,10 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
     Parameters
     ----------
     mirror : path, optional
-        A folder laid out by `mirror_path`, tried before the network; default: the environment's FULCRA_DATA_MIRROR.
+        A folder tried before the network, with the sets' folders (`fulcra/`, `valueeval23/`, …) or the FULCRA files
+        themselves; default: the environment's FULCRA_DATA_MIRROR.
     sources : dict, optional
-        Default: data/sources.yaml.
+        Default: what a notebook reads of data/sources.yaml.
     cache : path, optional
         Where the files are kept; default: `cache_folder()`. A file already there is verified and not fetched again.
     progress : bool
@@ -104,7 +114,8 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
     >>> len(fetched.paths), fetched.missing["trustworthy_data"]
     (0, 'not in the mirror')
     """
-    sources = load_sources() if sources is None else sources
+    if sources is None:
+        sources = {name: source for name, source in load_sources().items() if source.notebooks}
     mirror = mirror or os.environ.get(MIRROR) or None
     cache = Path(cache or cache_folder())
     got, missing, reachable = {}, {}, network
@@ -158,9 +169,10 @@ def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable
         except SourceError:
             target.unlink()
     refused = ""
-    if mirror and (Path(mirror) / source.mirror_path).is_file():
+    copy = _find_in_mirror(source, mirror)
+    if copy:
         try:
-            _place(target, source, lambda tmp: shutil.copyfile(Path(mirror) / source.mirror_path, tmp))
+            _place(target, source, lambda tmp: shutil.copyfile(copy, tmp))
             return target, "from the mirror"
         except SourceError as error:
             refused = f"{error}; "
@@ -174,6 +186,12 @@ def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable
             raise SourceError(f"{refused}network not reachable") from error
         raise
     return target, "downloaded"
+
+
+def _find_in_mirror(source: Source, mirror: str | Path | None) -> Path | None:
+    """A mirror holds the folders of the sets, or is the folder of the FULCRA files itself."""
+    names = (source.mirror_path, source.mirror_path.removeprefix("fulcra/")) if mirror else ()
+    return next((path for path in (Path(mirror) / name for name in names) if path.is_file()), None)
 
 
 def _place(target: Path, source: Source, fill: Callable[[Path], object]) -> None:

@@ -1,6 +1,4 @@
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -85,11 +83,9 @@ def test_bad_distance_arguments(change, words):
         value_distance(**arguments)
 
 
-def test_released_distances():
-    mirror = os.environ.get("FULCRA_DATA_MIRROR", "")
-    files = sorted((Path(mirror) / "harmless_test").glob("*.jsonl")) if mirror else []
-    if not files:
-        pytest.skip("the released scored replies are not at hand (FULCRA_DATA_MIRROR)")
+def test_released_distances(mirror):
+    files = sorted((mirror / "harmless_test").glob("*.jsonl"))
+    assert files
     for path in files:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         vectors = np.array([r["value_reward"] for r in rows])

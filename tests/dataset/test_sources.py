@@ -1,10 +1,14 @@
 import hashlib
+import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
-from fulcra_utils.dataset.sources import Source, SourceError, fetch_sources, load_sources, verify_file
+from fulcra_utils.dataset.sources import SOURCES, Source, SourceError, fetch_sources, load_sources, verify_file
+from fulcra_utils.runs.profiles import list_notebooks
 
 CONTENT = b'{"prompt": "a"}\n'
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -40,8 +44,8 @@ def server():
 
 
 def source(url="http://127.0.0.1:1/x", **more):
-    return {"x": Source(name="x", url=url, mirror_path="sub/x.jsonl", role="prompts", licence="MIT",
-                        **{"sha256": SHA, **more})}
+    return {"x": Source(name="x", url=url, role="prompts", licence="MIT",
+                        **{"mirror_path": "sub/x.jsonl", "sha256": SHA, **more})}
 
 
 def put(folder, content=CONTENT):
@@ -102,14 +106,47 @@ def test_git_blob_id_and_missing_hash(tmp_path):
         verify_file(path, source(sha256=None)["x"])
 
 
+@pytest.mark.parametrize("place", ["fulcra/sub", "sub"])
+def test_a_mirror_is_the_folder_of_the_sets_or_that_of_fulcra(tmp_path, place):
+    (tmp_path / "mirror" / place).mkdir(parents=True)
+    (tmp_path / "mirror" / place / "x.jsonl").write_bytes(CONTENT)
+    listed = source(mirror_path="fulcra/sub/x.jsonl")
+    got = fetch_sources(tmp_path / "mirror", listed, tmp_path / "cache", network=False)
+    assert got.paths == {"x": tmp_path / "cache" / "fulcra" / "sub" / "x.jsonl"}
+
+
 def test_every_listed_file_is_pinned():
     sources = load_sources().values()
-    assert len(sources) == 10
+    assert len(sources) == len({s.mirror_path for s in sources}) == len({s.url for s in sources})
+    assert len(sources) == SOURCES.read_text(encoding="utf-8").count("      file: "), "a name stands twice"
     assert all((len(s.sha256 or "") == 64) != (len(s.git_blob or "") == 40) for s in sources)
-    assert all(len(s.url.split("/")[5]) == 40 for s in sources)
+    assert all(re.fullmatch(r"https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/[0-9a-f]{40}(/[\w.-]+)+", s.url)
+               for s in sources), "each at a commit"
+    assert all(s.size for s in sources if s.sha256) and all(s.optional for s in sources if not s.notebooks)
+    assert {name for s in sources for name in s.notebooks} <= set(list_notebooks())
+
+
+def test_a_file_says_where_it_stands_when_its_set_does_not():
+    there = {name: source.url.split("/", 6)[6] for name, source in load_sources().items()}
+    assert there["helpful_test"] == "Value_FULCRA/data/helpful/test.jsonl"
+    assert there["scored_gpt-4"] == "Value_FULCRA/src/value_alignment/harmless_test_openai_gpt-4.jsonl"
+    assert there["valuebench_data"] == "data/value_data.xlsx"
+    assert there["valuebench_replies"] == "assets/QA-dataset-answers-rating.xlsx"
+    assert there["valueeval22_arguments"] == "arguments.tsv" and there["valueeval22_labels"] == "labels-level1.tsv"
+
+
+def test_what_no_notebook_reads_is_fetched_when_asked_for(tmp_path):
+    by_default = fetch_sources(tmp_path, cache=tmp_path, network=False).missing
+    assert list(by_default) == [name for name, s in load_sources().items() if s.notebooks]
+    assert "trustworthy_data" in by_default and "valuebench_data" not in by_default
+    assert fetch_sources(tmp_path, load_sources(), tmp_path, network=False).missing.keys() == load_sources().keys()
 
 
 def test_mirror_holds_what_the_list_says(mirror, tmp_path):
-    got = fetch_sources(mirror, cache=tmp_path, network=False)
+    """Every set whose folder the mirror has is whole (of FULCRA: the files that we held)."""
+    listed, mirror = load_sources(), Path(os.environ["FULCRA_DATA_MIRROR"])
+    got = fetch_sources(mirror, listed, cache=tmp_path, network=False)
     assert {"trustworthy_data", "saferlhf_train", "scored_gpt-4"} <= set(got.paths)
     assert all("not in the mirror" in reason for reason in got.missing.values())
+    folders = {name: s.mirror_path.split("/")[0] for name, s in listed.items()}
+    assert not [name for name in got.missing if folders[name] != "fulcra" and (mirror / folders[name]).is_dir()]
