@@ -12,11 +12,25 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 READY := $(VENV)/.ready
 FULCRA := $(VENV)/bin/fulcra
+PIP := $(VENV)/bin/python -m pip
 # The CPU build of torch where there is no GPU and the index of CPU builds can be reached.
 TORCH_CPU := https://download.pytorch.org/whl/cpu
+cpu_index = $$(test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev/null && \
+  curl -sfI -m 5 $(TORCH_CPU)/torch/ >/dev/null 2>&1 && echo $(TORCH_CPU))
+# What pip's configuration or a PIP_ variable says of an option: uv reads neither.
+of_pip = $$($(PIP) config list 2>/dev/null | sed -n "s/\\\\n/ /g; s/^[^=]*\.$(1)='\(.*\)'$$/\1/p" | head -n 1 | xargs)
+# Install with uv, from PATH or the registry, where it can be had; with pip where not. The same versions either way.
+define install
+@uv --version >/dev/null 2>&1 || $(PIP) install -qq -c constraints.txt uv >/dev/null 2>&1 || true
+@cpu="$(cpu_index)"; export UV_INDEX_STRATEGY=unsafe-best-match UV_DEFAULT_INDEX="$(call of_pip,index-url)" \
+  UV_INDEX="$(call of_pip,extra-index-url) $$cpu" UV_FIND_LINKS="$$(echo $(call of_pip,find-links) | tr ' ' ,)"; \
+if uv --version >/dev/null 2>&1; then \
+  uv pip install -q --python $(VENV)/bin/python -c constraints.txt -e '$(1)' && exit; echo "uv failed: trying pip." >&2; fi; \
+$(PIP) install -qq 'pip>=23.2' && $(PIP) install -qq $${cpu:+--extra-index-url $$cpu} -c constraints.txt -e '$(1)'
+endef
 # One worker a core, whole test files to a worker; one thread each, for tiny models fight over cores otherwise.
 TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: reproduce quick test proofs lint lab clean-run setup
 .DELETE_ON_ERROR:
@@ -47,16 +61,13 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed (found: $$(python3 --version 2>&1 | head -n 1)): set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, some minutes, once."
-	@"$(PYTHON)" -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'pip>=23.2'
-	@extra=""; if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 \
-	  && curl -sfI -m 5 $(TORCH_CPU)/torch/ >/dev/null 2>&1; then \
-	    echo "No GPU found: taking the CPU build of torch."; extra="--extra-index-url $(TORCH_CPU)"; fi; \
-	  $(VENV)/bin/python -m pip install -q --disable-pip-version-check $$extra -c constraints.txt -e '.[dev]'
+	@"$(PYTHON)" -m venv $$(test -e $(READY) || echo --clear) $(VENV)  # what an interrupted set-up left is cleared
+	@rm -f $(READY)
+	$(call install,.[dev])
 	@touch $(READY)
 	@echo "Set up: $(VENV) (for the fulcra command: source $(VENV)/bin/activate)"
 
 $(VENV)/.ray: $(READY)
 	@echo "Installing Ray for its proof: 70 MB, once."
-	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(call install,.[ray])
 	@touch $@
