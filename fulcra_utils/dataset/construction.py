@@ -76,8 +76,8 @@ class RunData:
 def locate_sample(theory: Theory) -> tuple[Path, bool]:
     """Return the file of sample dialogues for a theory and whether it holds labels under this theory.
 
-    Looked for: the sample of the theory's name, `<stem>.jsonl` beside a theory file outside the project, the sample of
-    the parent theory (its item labels serve); else any sample, for its dialogues alone.
+    Looked for: `<stem>.jsonl` beside the theory's file, the sample of the theory's name, that of the parent theory (its
+    item labels serve); else any sample, for its dialogues alone.
 
     Examples
     --------
@@ -86,9 +86,7 @@ def locate_sample(theory: Theory) -> tuple[Path, bool]:
     >>> path.name, has_labels
     ('schwartz10.jsonl', True)
     """
-    candidates = [SAMPLES / f"{theory.name}.jsonl"]
-    if theory.path.parent != DATA / "theories":
-        candidates.insert(0, theory.labels_path)
+    candidates = [theory.labels_path, SAMPLES / f"{theory.name}.jsonl"]
     if theory.parent:
         candidates.append(SAMPLES / f"{theory.parent}.jsonl")
     found = next((path for path in candidates if path.is_file()), None)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fulcra_utils.dataset import construction
 from fulcra_utils.dataset.construction import (
     LEADING,
     build_run_data,
@@ -141,7 +142,7 @@ def test_sample_alone_serves_every_theory(name):
         assert len(data.preferences) > 0
 
 
-def test_theory_file_with_rows_beside_it(tmp_path):
+def test_theory_file_with_rows_beside_it(tmp_path, monkeypatch):
     shutil.copy(THEORIES / "moral_foundations.yaml", tmp_path / "mine.yaml")
     text = (tmp_path / "mine.yaml").read_text().replace("name: moral_foundations", "name: mine")
     (tmp_path / "mine.yaml").write_text(text)
@@ -153,6 +154,9 @@ def test_theory_file_with_rows_beside_it(tmp_path):
     (tmp_path / "mine.jsonl").write_text(json.dumps(row))
     data = build_run_data(theory)
     assert split_dimensions(data.dialogues, theory).tolist() == [[-1.0, 0, 0, 0, 0]]
+    monkeypatch.setattr(construction, "DATA", tmp_path)  # in the project's own folder as elsewhere
+    shutil.copytree(tmp_path, tmp_path / "theories")
+    assert locate_sample(load_theory(tmp_path / "theories" / "mine.yaml"))[1]
 
 
 def test_prevalence_counts_annotated_rows_only():
