@@ -4,6 +4,7 @@
 # when its notebook, its settings in the profile, a module it uses, the theory, or an output it reads has changed.
 from pathlib import Path
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.runs.dependencies import modules_of
 from fulcra_utils.runs.profiles import DEFAULT_THEORY, load_profile, name_run
 from fulcra_utils.theory.theory import load_theory
@@ -32,7 +33,7 @@ def settings(name):
 def labels():
     """Return the labelled rows that come with the project, and those beside a theory from outside."""
     beside = load_theory(THEORY).labels_path
-    return sorted({*map(str, Path("data/sample").glob("*.jsonl")), *([str(beside)] if beside.is_file() else [])})
+    return sorted({*map(str, (DATA / "sample").glob("*.jsonl")), *([str(beside)] if beside.is_file() else [])})
 
 
 NAMES = sorted(p.stem for p in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -54,7 +55,7 @@ rule dataset_construction:
     input:
         of("01_dataset_construction", "data/fetched.json"),
         labels(),
-        "data/splits.csv",
+        f"{DATA}/splits.csv",
     output:
         executed("01_dataset_construction"),
         [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],
@@ -70,7 +71,7 @@ rule dataset_construction:
 rule value_analysis:
     input:
         of("02_value_analysis", "data/dialogues.parquet", "data/items.parquet", "data/scored.parquet"),
-        "data/risks.yaml",
+        f"{DATA}/risks.yaml",
     output:
         executed("02_value_analysis"),
     params:
@@ -99,7 +100,7 @@ rule value_evaluator:
 rule value_alignment:
     input:
         of("04_value_alignment", "data/scored.parquet", "data/preferences.parquet", "data/prompts.parquet"),
-        sorted(map(str, Path("data/targets").glob("*.yaml"))),
+        sorted(map(str, (DATA / "targets").glob("*.yaml"))),
         executed("03_value_evaluator"),
     output:
         executed("04_value_alignment"),
@@ -130,8 +131,8 @@ rule new_value_theory:
 rule value_compass:
     input:
         of("06_value_compass", "data/dialogues.parquet", "data/scored.parquet"),
-        "data/countries.yaml",
-        sorted(map(str, Path("data/page").iterdir())),
+        f"{DATA}/countries.yaml",
+        sorted(map(str, (DATA / "page").iterdir())),
         executed("03_value_evaluator"),
     output:
         executed("06_value_compass"),
@@ -148,7 +149,7 @@ rule value_compass:
 rule social_value_orientation:
     input:
         of("07_social_value_orientation"),
-        "data/surveys/svo_slider.yaml",
+        f"{DATA}/surveys/svo_slider.yaml",
         ancient(executed("04_value_alignment")),  # comes after it, but does not follow its changes
     output:
         executed("07_social_value_orientation"),

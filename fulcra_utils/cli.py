@@ -77,6 +77,15 @@ def reproduce(profile: Profile = "laptop", theory: TheoryName = "schwartz10",
     typer.echo(f"done: {page}")
 
 
+@app.command()
+def notebooks(folder: Annotated[str, typer.Argument(help="Where to; made when missing.")]) -> None:
+    """Copy notebooks, profiles and the Snakefile to a folder, to start a study of one's own there."""
+    from fulcra_utils.runs.profiles import copy_notebooks
+    written, kept = copy_notebooks(folder)
+    typer.echo(f"{len(written)} files written to {folder}, {len(kept)} that stood there left as they are; go on with: "
+               f"cd {folder} && fulcra reproduce --profile quick")
+
+
 @app.command("run-notebook")
 def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or path.")], profile: Profile = "quick",
                  theory: TheoryName = "schwartz10", run_dir: RunDir = "",

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from fulcra_utils.common.files import write_atomic
-from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.paths import DATA, ROOT
 
 SOURCES = DATA / "sources.yaml"
 MIRROR = "FULCRA_DATA_MIRROR"
@@ -75,8 +75,8 @@ def _read_source(name: str, repository: str, commit: str, folder: str, file: str
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched files: the environment's FULCRA_CACHE, or data/cache in the project."""
-    return Path(os.environ.get(CACHE) or DATA / "cache")
+    """Return the folder of fetched files: the environment's FULCRA_CACHE, or data/cache in the study's folder."""
+    return Path(os.environ.get(CACHE) or ROOT / "data" / "cache")
 
 
 def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] | None = None,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-
-if TYPE_CHECKING:
-    pass
 
 REPORTED = DATA / "reported"
 KINDS = ("recomputed", "replicated", "other population")
@@ -19,18 +16,7 @@ COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "
 
 
 def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
-    """Return the published numbers: claim_id, notebook, kind, reported, tolerance, source, claim.
-
-    Raises
-    ------
-    ValueError
-        When a claim stands twice or its kind is none of recomputed, replicated, other population.
-
-    Examples
-    --------
-    >>> set(load_reported().kind) <= set(KINDS)
-    True
-    """
+    """Return the published numbers: claim_id, notebook, kind, reported, tolerance, source, claim."""
     tables = [pd.read_csv(path, comment="#") for path in sorted(Path(folder).glob("*.csv"))]
     table = pd.concat(tables, ignore_index=True)
     twice = table.claim_id[table.claim_id.duplicated()].unique()
@@ -42,31 +28,14 @@ def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
 def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     """Put our numbers next to the reported ones and give each its verdict, by rules written before looking.
 
-    Parameters
-    ----------
-    ours : DataFrame
-        claim_id, ours, low, high and optionally why and kind. nan in `ours` means that it could not be computed here.
-        A kind of ours stands over the reported one: rows of another population than the claim foresees.
-    reported : DataFrame
-        As from `load_reported`.
+    `ours` has claim_id, ours, low, high and optionally why and kind. nan means that it could not be computed here; a
+    claim that data/reported does not have is a ValueError. A kind of ours stands over the reported one, for rows of
+    another population than the claim foresees. The answer adds reported, tolerance, verdict and a reason:
 
-    Returns
-    -------
-    DataFrame
-        claim_id, kind, reported, ours, low, high, tolerance, verdict, why. *recomputed* (the same rows): reproduced if
-        |ours - reported| <= tolerance, the rounding of the reported number, else differs. *replicated*: reproduced if
-        our whole interval lies within reported ± tolerance, differs if it lies wholly outside, else not comparable.
-        *other population*: always not comparable.
+    *recomputed* (the same rows): reproduced if |ours - reported| <= tolerance, the rounding of the reported number,
+    else differs. *replicated* (new rows): reproduced if our whole interval lies within reported ± tolerance, differs if
+    it lies wholly outside, else not comparable. *other population*: always not comparable.
 
-    Raises
-    ------
-    ValueError
-        When a claim of ours is not among the reported ones.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> reported = pd.DataFrame({"claim_id": ["a", "b"], "kind": ["recomputed", "replicated"],
     ...                          "reported": [0.5, 0.5], "tolerance": [0.005, 0.1]})
     >>> ours = pd.DataFrame({"claim_id": ["a", "b"], "ours": [0.502, 0.7], "low": [0.4, 0.65], "high": [0.6, 0.8]})

@@ -5,14 +5,10 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nbformat
 
 from fulcra_utils.common.paths import PACKAGE
-
-if TYPE_CHECKING:
-    pass
 from fulcra_utils.runs.profiles import NOTEBOOKS
 
 INFRASTRUCTURE = {"runs", "cli", "common.files", "common.paths"}  # a change here changes no result

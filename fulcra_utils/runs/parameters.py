@@ -7,32 +7,18 @@ import os
 import re
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.runs.profiles import PipelineError, load_profile, name_theory, open_theory
 from fulcra_utils.theory.theory import Theory
-
-if TYPE_CHECKING:
-    pass
-from fulcra_utils.runs.profiles import PipelineError, _find_theory, _name_theory, load_profile
 
 
 def read_parameters(notebook: Path) -> dict[str, Any]:
-    """Return the names and default values of a notebook's parameters cell.
-
-    Raises
-    ------
-    PipelineError
-        When no cell, or more than one, carries the tag `parameters`, or a default is no plain literal.
-
-    Examples
-    --------
-    >>> read_parameters(NOTEBOOKS / "02_value_analysis.ipynb")["profile"]
-    'quick'
-    """
+    """Return the names and default values of a notebook's one parameters cell, which must be plain literals."""
     cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise PipelineError(f"{notebook.name}: {len(cells)} cells carry the tag `parameters`, there must be one")
@@ -43,11 +29,12 @@ def read_parameters(notebook: Path) -> dict[str, Any]:
         raise PipelineError(f"{notebook.name}: a default in the parameters cell is no plain literal") from error
 
 
-def _collect_parameters(path: Path, profile: str, theory: Theory, run_dir: str | Path,
-                        given: dict[str, Any]) -> dict[str, Any]:
+def collect_parameters(path: Path, profile: str, theory: Theory, run_dir: str | Path,
+                       given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a notebook is run with: the profile's settings that it has as parameters, and over them `given`."""
     known = read_parameters(path)
     settings = load_profile(profile)["notebooks"].get(path.stem) or {}
-    fixed = {"profile": profile, "theory": _name_theory(theory), "run_dir": str(run_dir)}
+    fixed = {"profile": profile, "theory": name_theory(theory), "run_dir": str(run_dir)}
     unknown = sorted(set(fixed | given) - set(known))
     if unknown:
         raise PipelineError(f"{path.name} has no parameter {', '.join(map(repr, unknown))}; it has "
@@ -73,15 +60,8 @@ def read_value(name: str, given: Any, default: Any, place: str = "") -> Any:
     """Return a parameter's value in the kind of its default; a text is read as YAML and, for numbers, as Python.
 
     The items of a list are of the kind of the default's first item, texts when it has none; those of a mapping alike,
-    numbers when it has none.
+    numbers when it has none. A value of another kind is a PipelineError, never changed into one that would do.
 
-    Raises
-    ------
-    PipelineError
-        One line: the place, the name, the kind that is wanted, and an example.
-
-    Examples
-    --------
     >>> read_value("n", "1e1", 5), read_value("names", "[a, b]", []), read_value("encoder", "no", "tiny")
     (10, ['a', 'b'], 'no')
     """
@@ -128,11 +108,11 @@ def _check_name(name: str, value: Any, theory: Theory) -> None:
     if name.endswith(("_folder", "_file")) and value:
         kind = name.rpartition("_")[2]
         if not ((ROOT / value).is_dir() if kind == "folder" else (ROOT / value).is_file()):
-            raise PipelineError(f"{name}: there is no {kind} {value!r} (a relative path starts at the project's root)")
+            raise PipelineError(f"{name}: there is no {kind} {value!r} (a relative path starts at {ROOT})")
     if name == "sources" and value not in ("sample", "public"):
         raise PipelineError(f"sources is {value!r}; it can be sample or public")
     for other in value if name == "theories" else [value] if name == "second_theory" else ():
-        _find_theory(other)
+        open_theory(other)
     if name == "target":
         from fulcra_utils.theory.targets import choose_targets
         choose_targets([value], theory)

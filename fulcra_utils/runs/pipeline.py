@@ -22,25 +22,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fulcra_utils.common.files import write_atomic, write_json, write_table
-from fulcra_utils.common.paths import ROOT
-from fulcra_utils.theory.theory import Theory
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-from fulcra_utils.runs.parameters import _collect_parameters
+from fulcra_utils.common.paths import ROOT, SHIPPED
+from fulcra_utils.runs.parameters import collect_parameters
 from fulcra_utils.runs.profiles import (
     DEFAULT_THEORY,
     NOTEBOOKS,
     RUNS,
     PipelineError,
     StepError,
-    _find_theory,
-    _name_theory,
     list_notebooks,
     load_profile,
     name_run,
+    name_theory,
+    open_theory,
 )
+from fulcra_utils.theory.theory import Theory
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
@@ -91,7 +91,7 @@ class Run:
         if self.profile == "quick" and maker is not None and maker != self.notebook:
             print(f"{name} is missing: running {maker} in the quick profile first …", flush=True)
             command = [sys.executable, "-m", "fulcra_utils.cli", "run-notebook", maker, "--profile", self.profile,
-                       "--theory", _name_theory(self.theory), "--run-dir", str(self.folder)]
+                       "--theory", name_theory(self.theory), "--run-dir", str(self.folder)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if path.exists():
                 return path
@@ -118,18 +118,7 @@ class Run:
         return figure
 
     def compare(self, ours: pd.DataFrame) -> pd.DataFrame:
-        """Put this notebook's numbers next to the reported ones and keep the verdicts.
-
-        Parameters
-        ----------
-        ours : DataFrame
-            claim_id, ours, low, high and optionally why, for claims listed in data/reported/.
-
-        Returns
-        -------
-        DataFrame
-            claim_id, kind, reported, ours, low, high, tolerance, verdict, why.
-        """
+        """Put this notebook's numbers next to the reported ones and keep the verdicts; see `judge_claims`."""
         from fulcra_utils.runs.claims import judge_claims, load_reported
         table = judge_claims(ours, load_reported())
         self.save_table(table, f"reproduction/{self.notebook}.csv")
@@ -146,31 +135,21 @@ class Run:
 
 def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY,
              run_dir: str | Path = "") -> Run:
-    """Open the run folder for one notebook, making it when it is new.
+    """Open the run folder of a profile for one notebook, making it when it is new.
 
-    Parameters
-    ----------
-    notebook : str
-        Name without suffix, as in `list_notebooks()`.
-    profile, theory : str
-        A profile in profiles/; a theory in data/theories, or the path of a YAML file.
-    run_dir : path
-        Where the run lives; "" means runs/<profile>, relative paths start at the project's root.
+    `run_dir` empty means runs/<profile>, with -<theory> under another theory than the default; a relative path starts
+    at the study's folder (the checkout, or where `fulcra notebooks` copied to). The answer knows the run's theory,
+    settings and seed and gives paths in it: `run.require("data/dialogues.parquet")` is a file of an earlier notebook,
+    or an error that names its maker. An unknown profile or theory, or a folder that belongs to another one, is an error
+    of one line.
 
-    Raises
-    ------
-    PipelineError, TheoryError
-        Unknown profile or theory, or a folder that belongs to another profile or theory.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     open_run("02_value_analysis", run_dir=folder).theory.n_dims
     10
     """
     load_profile(profile)
-    loaded = _find_theory(theory)
+    loaded = open_theory(theory)
     folder = ROOT / run_dir if run_dir else RUNS / name_run(profile, loaded)
     _claim_folder(folder, profile, loaded.name)
     return Run(notebook, profile, loaded, folder)
@@ -196,29 +175,15 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     The profile's settings that stand in the parameters cell are passed, then `parameters`. The executed notebook
     appears only when it is finished; one that failed is kept as <name>.failed.ipynb.
 
-    Parameters
-    ----------
-    name : str
-        Name in notebooks/, or the path of a notebook.
-    profile, theory, run_dir
-        As in `open_run`.
-    parameters : dict, optional
-        Values over the profile's, or their texts; checked against the kinds of the defaults before anything runs.
-    progress : bool
-        Show a bar with the cells done, and what the notebook prints.
-
-    Raises
-    ------
-    PipelineError
-        Unknown notebook or parameter, a value of another kind than its default's, a name that stands for nothing,
-        missing `parameters` tag, or an error inside (named with its cell).
-
-    Source: ours; papermill itself only warns of an unknown parameter.
+    `parameters` are values or their texts, of the kinds of the notebook's defaults: an unknown name, another kind or a
+    name that stands for nothing is a PipelineError before anything runs (papermill itself only warns); an error inside
+    is a StepError with its cell. `progress` shows the cells done, and what the notebook prints.
     """
+    load_profile(profile)
     path = Path(name) if Path(name).suffix == ".ipynb" else NOTEBOOKS / f"{name}.ipynb"
     if not path.is_file():
         raise PipelineError(f"no notebook {name!r}; there are {', '.join(list_notebooks())}")
-    values = _collect_parameters(path, profile, _find_theory(theory), run_dir, parameters or {})
+    values = collect_parameters(path, profile, open_theory(theory), run_dir, parameters or {})
     run = open_run(path.stem, profile, theory, run_dir)
     target = run.path(f"notebooks/{path.stem}.ipynb")
     unfinished = target.with_name(f".{path.stem}.running.ipynb")
@@ -263,19 +228,8 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
               extra: tuple[str, ...] = ()) -> Path:
     """Run the whole pipeline of a profile with Snakemake, from where it stands, and return the report's index page.
 
-    Parameters
-    ----------
-    profile, theory
-        As in `open_run`.
-    mirror : path, optional
-        A folder with the public files, tried before the network.
-    extra : tuple of str
-        Further arguments for snakemake (an executor for a cluster, say).
-
-    Raises
-    ------
-    PipelineError
-        When a step failed, or another process works on the same run.
+    `mirror` is a folder with the public files, tried before the network; `extra` goes to snakemake (an executor for a
+    cluster, say). A step that failed, or another process at work on the same run, is a PipelineError.
     """
     run = open_run("", profile, theory)
     with _lock(run.folder):
@@ -283,7 +237,7 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
         page = run.folder / "report" / "index.html"
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
                    "--cores", "all", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input",
-                   "--quiet", "all", *extra, "--config", f"profile={profile}", f"theory={_name_theory(run.theory)}",
+                   "--quiet", "all", *extra, "--config", f"profile={profile}", f"theory={name_theory(run.theory)}",
                    "--", str(page.relative_to(ROOT))]
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         if mirror:
@@ -324,8 +278,8 @@ def _lock(folder: Path) -> Iterator[None]:
 def _code_version() -> str:
     """Return the git commit (with "+" when the tree differs), or the package version outside a checkout."""
     git = shutil.which("git")
-    if git and (ROOT / ".git").exists():
-        commit = subprocess.run([git, "-C", str(ROOT), "describe", "--always", "--dirty=+"], capture_output=True,
+    if git and (SHIPPED / ".git").exists():
+        commit = subprocess.run([git, "-C", str(SHIPPED), "describe", "--always", "--dirty=+"], capture_output=True,
                                 text=True, check=False)
         if commit.returncode == 0 and commit.stdout.strip():
             return commit.stdout.strip()

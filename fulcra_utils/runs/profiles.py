@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shutil import copyfile
+from typing import Any
 
 import yaml
 
-from fulcra_utils.common.paths import ROOT
+from fulcra_utils.common.files import write_atomic
+from fulcra_utils.common.paths import ROOT, SHIPPED
 from fulcra_utils.theory.theory import THEORIES, Theory, load_theory
-
-if TYPE_CHECKING:
-    pass
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ROOT / "profiles"
@@ -28,40 +27,36 @@ class StepError(PipelineError):
 
 
 def list_notebooks() -> tuple[str, ...]:
-    """Return the names of the numbered notebooks in order.
-
-    Examples
-    --------
-    >>> list_notebooks()[0]
-    '01_dataset_construction'
-    """
+    """Return the names of the numbered notebooks in order."""
     return tuple(sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
 
 
 def list_profiles() -> tuple[str, ...]:
-    """Return the names of the profiles.
+    """Return the names of the profiles; a PipelineError where there are none, as outside a study."""
+    if not (names := tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))):
+        raise PipelineError(f"there are no notebooks and profiles in {ROOT}: `fulcra notebooks DIR` copies them to a "
+                            "folder, and the same command works there")
+    return names
 
-    Examples
-    --------
-    >>> "laptop" in list_profiles()
-    True
-    """
-    return tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+
+def copy_notebooks(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """Copy what a study of one's own starts from, and return the files written and those that stood there already."""
+    sources = [SHIPPED / "Snakefile", *sorted(SHIPPED.glob("profiles/*.yaml")),
+               *sorted(SHIPPED.glob("notebooks/[0-9]*.ipynb"))]
+    written, kept = [], []
+    for source in sources:
+        target = Path(folder) / source.relative_to(SHIPPED)
+        if target.exists():
+            kept.append(target)
+            continue
+        with write_atomic(target) as tmp:
+            copyfile(source, tmp)
+        written.append(target)
+    return written, kept
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """Return a profile: description, seed, and the settings of each notebook.
-
-    Raises
-    ------
-    PipelineError
-        When there is no such profile; names those there are.
-
-    Examples
-    --------
-    >>> load_profile("quick")["seed"]
-    2023
-    """
+    """Return a profile: description, seed, and the settings of each notebook; an unknown name is a PipelineError."""
     if name not in list_profiles():
         raise PipelineError(f"no profile {name!r}; there are {', '.join(list_profiles())}")
     try:
@@ -73,8 +68,6 @@ def load_profile(name: str) -> dict[str, Any]:
 def name_run(profile: str, theory: Theory | str = DEFAULT_THEORY) -> str:
     """Return the name of a run's folder below runs/.
 
-    Examples
-    --------
     >>> name_run("quick"), name_run("quick", "moral_foundations")
     ('quick', 'quick-moral_foundations')
     """
@@ -82,11 +75,11 @@ def name_run(profile: str, theory: Theory | str = DEFAULT_THEORY) -> str:
     return profile if name == DEFAULT_THEORY else f"{profile}-{name}"
 
 
-def _find_theory(theory: str | Path) -> Theory:
-    """Load a theory by name or by path; a relative path starts at the project's root where it leads to a file."""
+def open_theory(theory: str | Path) -> Theory:
+    """Load a theory by name or by path; a relative path starts at the study's folder where it leads to a file."""
     return load_theory(theory if Path(theory).is_absolute() or not (ROOT / theory).is_file() else ROOT / theory)
 
 
-def _name_theory(theory: Theory) -> str:
+def name_theory(theory: Theory) -> str:
     """Return how to name a theory to another process: its name when it stands in data/theories, else its path."""
     return theory.name if theory.path.parent == THEORIES else str(theory.path.resolve())

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from fulcra_utils.common.paths import ROOT
-from fulcra_utils.runs import pipeline
+from fulcra_utils.common import paths
+from fulcra_utils.common.paths import ROOT, find_root
+from fulcra_utils.runs import dependencies, parameters, pipeline, profiles
 from fulcra_utils.runs.dependencies import _imported, modules_of
 from fulcra_utils.runs.parameters import KINDS, read_parameters, read_value
 from fulcra_utils.runs.pipeline import open_run, run_notebook
@@ -17,6 +18,7 @@ from fulcra_utils.runs.profiles import (
     NOTEBOOKS,
     PipelineError,
     StepError,
+    copy_notebooks,
     list_notebooks,
     list_profiles,
     load_profile,
@@ -102,10 +104,10 @@ def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
     theory = load_theory("schwartz10")
     for profile in list_profiles():
         for name in list_notebooks():
-            values = pipeline._collect_parameters(NOTEBOOKS / f"{name}.ipynb", profile, theory, "", {})
+            values = parameters.collect_parameters(NOTEBOOKS / f"{name}.ipynb", profile, theory, "", {})
             assert set(values) == set(read_parameters(NOTEBOOKS / f"{name}.ipynb"))
     wrong = {"notebooks": {"07_social_value_orientation": {"n_repeats": "many"}}}
-    monkeypatch.setattr(pipeline, "load_profile", lambda _: wrong)
+    monkeypatch.setattr(parameters, "load_profile", lambda _: wrong)
     with pytest.raises(PipelineError, match="profiles/quick.yaml, 07_social_value_orientation: n_repeats is 'many'"):
         run_notebook("07_social_value_orientation", run_dir=tmp_path / "run")
 
@@ -179,18 +181,20 @@ def package(tmp_path, monkeypatch):
     files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats.comparison",
              "theory/__init__.py": "attach(__name__, submod_attrs={'shape': ['Theory'], 'far': ['f']})",
              "theory/shape.py": "from fulcra_utils.deep.inner.low import thing", "deep/__init__.py": "",
-             "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory']})", "deep/inner/__init__.py": "",
+             "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory'], 'deep.inner.low': ['low']})",
+             "deep/inner/__init__.py": "",
              "deep/inner/low.py": ""}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(pipeline, "PACKAGE", tmp_path)
+    monkeypatch.setattr(dependencies, "PACKAGE", tmp_path)
 
 
 @pytest.mark.parametrize(("code", "modules"), [
     ("from fulcra_utils.theory.shape import Theory", {"theory.shape"}),
     ("from fulcra_utils.theory import Theory", {"theory.shape"}),          # through the door of a folder
     ("from fulcra_utils import Theory", {"theory.shape"}),                 # ... and of the package
+    ("from fulcra_utils import low", {"deep.inner.low"}),
     ("from fulcra_utils.theory import far", {"theory.far"}),
     ("from fulcra_utils import theory as t, stats\nt.f(t.Theory)", {"theory.far", "theory.shape", "stats"}),
     ("from fulcra_utils import theory\ntheory.f()", {"theory.far"}),
@@ -249,6 +253,37 @@ def test_conda_installs_the_same_thing():
               (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
     wanted = [d for group in (project["dependencies"], project["optional-dependencies"]["dev"]) for d in group]
     assert {d.split(">=")[0].split("==")[0].split("[")[0].lower() for d in wanted} <= pinned
+
+
+def test_notebooks_are_copied_and_never_over_existing_files(tmp_path):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "quick.yaml").write_text("mine")
+    written, kept = copy_notebooks(tmp_path)
+    assert kept == [tmp_path / "profiles" / "quick.yaml"] and kept[0].read_text() == "mine"
+    assert {p.stem for p in written if p.suffix == ".ipynb"} == set(list_notebooks())
+    assert (tmp_path / "Snakefile").read_bytes() == (ROOT / "Snakefile").read_bytes()
+    assert copy_notebooks(tmp_path)[0] == []
+
+
+def test_a_folder_without_notebooks_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    for start in (lambda: run_notebook("02_value_analysis"), lambda: open_run("x"), pipeline.reproduce):
+        with pytest.raises(PipelineError, match="`fulcra notebooks DIR` copies them"):
+            start()
+
+
+@pytest.mark.parametrize("below", ["", "notebooks"])
+def test_a_study_lies_where_its_snakefile_and_profiles_are(tmp_path, monkeypatch, below):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / below)
+    assert find_root() == paths.SHIPPED                     # a checkout: nothing is here
+    monkeypatch.setattr(paths, "SHIPPED", paths.PACKAGE)
+    assert find_root() == tmp_path / below                  # an installed package: what is done is done here
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / below)
+    (tmp_path / "Snakefile").write_text("")
+    (tmp_path / "profiles").mkdir()
+    assert find_root() == tmp_path
 
 
 def test_light_import_stays_light():
