@@ -15,10 +15,10 @@ import yaml
 
 from fulcra_utils.common.files import write_atomic, write_json, write_table, write_text
 from fulcra_utils.common.paths import DATA, ROOT
+from fulcra_utils.runs.claims import COLUMNS, load_reported
 
 if TYPE_CHECKING:
     from fulcra_utils.runs.pipeline import Run
-from fulcra_utils.runs.claims import COLUMNS, load_reported
 
 FIGURES = ROOT / "figures"
 HEADLINES = DATA / "reported" / "headlines.yaml"
@@ -28,13 +28,7 @@ README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcr
 
 
 def build_report(run: Run) -> Path:
-    """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index.
-
-    Parameters
-    ----------
-    run : Run
-        A run whose notebooks have been executed.
-    """
+    """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index."""
     folder = run.folder
     metrics, manifest = ({path.stem: _read_json(path) for path in sorted((folder / part).glob("*.json"))}
                          for part in ("metrics", "manifest"))
@@ -58,17 +52,8 @@ def publish(run: Run, target: str | Path = FIGURES) -> list[Path]:
     Only numbers and pictures are taken: captions, reproduction.csv, metrics.json, manifest.json and the tables below
     `published/` of the run, named by the notebook's number; no file above 1 MB. Notebooks this run has not executed
     keep what an earlier run of the same name published, so that a long profile can be published part by part; the
-    manifest says for each notebook which code and settings made it. The README's table is renewed.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    ValueError
-        When the run has no report yet.
+    manifest says for each notebook which code and settings made it. The README's table is renewed. Returns the files
+    written; a run without a report is a ValueError.
     """
     if not (run.folder / "report" / "index.html").is_file():
         raise ValueError(f"{run.folder} has no report yet: run `fulcra reproduce --profile {run.profile}` first")
@@ -110,14 +95,10 @@ def _join_published(source: Path, folder: Path) -> list[Path]:
 def render_headlines(folder: str | Path, headlines: str | Path = HEADLINES) -> str:
     """Return the README's table (Markdown): claim, notebook, figure, reported, ours, verdicts, from published runs.
 
-    Parameters
-    ----------
-    folder : path
-        A folder with metrics.json and reproduction.csv; other runs stand beside it.
-    headlines : path
-        YAML list; `ours` is a format text over the metrics ("{m[02_value_analysis][n_rows]:,}"), `claims` the
-        beginning of the claim ids whose verdicts are counted (numbers recomputed from the released rows apart), `run`
-        the name of another run than this folder's. A line whose metric its run lacks is shown as such.
+    `folder` has metrics.json and reproduction.csv; other runs stand beside it. In the list `headlines`, `ours` is a
+    format text over the metrics ("{m[02_value_analysis][n_rows]:,}"), `claims` the beginning of the claim ids whose
+    verdicts are counted (numbers recomputed from the released rows apart), `run` the name of another run than this
+    folder's. A line whose metric its run lacks is shown as such.
     """
     lines = ["| claim | notebook | figure | paper | ours | verdicts |", "|---|---|---|---|---|---|"]
     for row in yaml.safe_load(Path(headlines).read_text(encoding="utf-8")):
@@ -144,7 +125,7 @@ def render_headlines(folder: str | Path, headlines: str | Path = HEADLINES) -> s
 def _update_readme(figures: Path, readme: Path = ROOT / "README.md") -> None:
     """Put the table of the published runs between the marks in the README."""
     start, end = README_MARKS
-    text = readme.read_text(encoding="utf-8")
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if start in text and end in text:
         before, after = text.partition(start)[0], text.partition(end)[2]
         write_text(readme, f"{before}{start}\n{render_headlines(figures / README_RUN)}\n{end}{after}")
@@ -177,9 +158,9 @@ def _write_page(notebook: Path, folder: Path) -> Path:
 def _render_index(run: Run, claims: pd.DataFrame, manifest: dict[str, Any], pages: list[Path]) -> str:
     return PAGE.format(
         title=f"Value FULCRA, reproduced: {escape(run.folder.name)}", notice=_render_notice(run),
-        verdicts=_render_verdicts(claims), notebooks=_render_notebooks(manifest, pages),
-        claims=claims.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}"),
-        figures=_render_figures(run.folder))
+        notebooks="\n".join(_render_notebook(run.folder, page, manifest) for page in pages),
+        verdicts=_render_verdicts(claims), figures="\n".join(_render_figures(run.folder, page) for page in pages),
+        claims=claims.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}"))
 
 
 def _render_notice(run: Run) -> str:
@@ -197,6 +178,31 @@ def _render_notice(run: Run) -> str:
     return text
 
 
+def _render_notebook(folder: Path, page: Path, manifest: dict[str, Any]) -> str:
+    """Return what came out of a notebook, in its own words, with links and its time."""
+    from nbconvert.filters import markdown2html
+    seconds = manifest.get(page.stem, {}).get("seconds")
+    took = "" if seconds is None else f" <small>{seconds / 60:.1f} min</small>"
+    words = markdown2html(escape(_read_conclusion(folder / "notebooks" / f"{page.stem}.ipynb"), quote=False))
+    more = '<p><a href="compass.html">The value compass of models</a></p>' \
+        if page.stem.endswith("value_compass") and (page.parent / "compass.html").is_file() else ""
+    return f'<h3><a href="{page.name}">{escape(_name(page.stem))}</a>{took}</h3>{words}{more}'
+
+
+def _read_conclusion(notebook: Path) -> str:
+    """Return the Markdown that an executed notebook shows below its heading Conclusion; "" without one."""
+    import nbformat
+    cells = nbformat.read(notebook, as_version=4).cells
+    starts = [n for n, c in enumerate(cells) if c.cell_type == "markdown" and re.match(r"#+\s+Conclusion\b", c.source)]
+    shown = [output for c in cells[starts[-1]:] for output in c.get("outputs", ())] if starts else []
+    return "\n\n".join(o.data["text/markdown"] for o in shown if "text/markdown" in o.get("data", {}))
+
+
+def _name(stem: str) -> str:
+    """Return a file's name as words: 02_value_space is "02 value space"."""
+    return stem.replace("_", " ")
+
+
 def _render_verdicts(claims: pd.DataFrame) -> str:
     if claims.empty:
         return "<p>No published number could be compared in this run.</p>"
@@ -204,26 +210,15 @@ def _render_verdicts(claims: pd.DataFrame) -> str:
     return counts.rename_axis(columns=None).reset_index().to_html(border=0, index=False)
 
 
-def _render_notebooks(manifest: dict[str, Any], pages: list[Path]) -> str:
-    rows = []
-    for page in pages:
-        seconds = manifest.get(page.stem, {}).get("seconds")
-        took = "" if seconds is None else f"{seconds / 60:.1f} min"
-        rows.append(f'<tr><td><a href="{page.name}">{escape(page.stem.replace("_", " "))}</a></td><td>{took}</td></tr>')
-    extra = '<p><a href="compass.html">The value compass of models</a></p>'
-    compass = extra if pages and (pages[0].parent / "compass.html").is_file() else ""
-    return f"<table><tr><th>notebook</th><th>time</th></tr>{''.join(rows)}</table>{compass}"
-
-
-def _render_figures(folder: Path) -> str:
-    """Return the pictures of the run with their captions, each embedded in the page."""
+def _render_figures(folder: Path, page: Path) -> str:
+    """Return the pictures of a notebook in the order in which it made them, each embedded, with heading and caption."""
     import base64
     parts = []
-    for path in sorted(folder.glob("figures/*.png")):
-        caption = _read_json(path.with_suffix(".json")).get("caption", "")
+    for path in sorted(folder.glob(f"figures/{page.stem[:2]}_*.png"), key=lambda path: path.stat().st_mtime_ns):
+        caption = escape(_read_json(path.with_suffix(".json")).get("caption", ""))
         data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
-                     f"<figcaption><b>{escape(path.stem)}</b>. {escape(caption)}</figcaption></figure>")
+        parts.append(f'<h3>{escape(_name(path.stem))}</h3><figure><img src="data:image/png;base64,{data}" '
+                     f'alt="{caption}"><figcaption>{caption}</figcaption></figure>')
     return "\n".join(parts)
 
 
@@ -249,7 +244,8 @@ details {{ margin: 1em 0 }} summary {{ cursor: pointer; font-weight: 600 }}
 </style></head><body>
 <h1>{title}</h1>
 <p class="notice">{notice}</p>
-<h2>Notebooks</h2>{notebooks}
+<h2>What came out</h2>
+{notebooks}
 <h2>Reproduced versus reported</h2>
 <p>Verdicts follow rules that were written before looking: the same rows must agree to rounding (recomputed); on new
 rows our whole 95 % interval must lie within the tolerance (replicated); numbers of another population are shown and

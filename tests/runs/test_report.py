@@ -63,6 +63,31 @@ def test_report_shows_everything(finished):
     assert list(table) == ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
 
 
+def test_the_first_page_opens_with_what_came_out(finished):
+    words = "Values *matter*: a < b & c <script>alert(1)</script>."
+    shown = nbformat.v4.new_output("display_data", {"text/markdown": words, "text/plain": "an object"})
+    earlier = nbformat.v4.new_output("display_data", {"text/markdown": "not this"})
+    book = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("1", outputs=[earlier]), nbformat.v4.new_markdown_cell("## Conclusion"),
+        nbformat.v4.new_code_cell("2", outputs=[shown]), nbformat.v4.new_code_cell("run.finish()")])
+    nbformat.write(book, finished.path("notebooks/03_value_evaluator.ipynb"))
+    page = build_report(finished).read_text()
+    assert "<p>Values <em>matter</em>: a &lt; b &amp; c &lt;script&gt;" in page and "not this" not in page
+    places = [page.index(text) for text in ("What came out", "02 value analysis", "03 value evaluator", "matter",
+                                            "Reproduced versus reported", "Pictures")]
+    assert places == sorted(places)
+
+
+def test_pictures_stand_in_the_notebooks_order_under_headings(finished):
+    import matplotlib.pyplot as plt
+    nbformat.write(nbformat.v4.new_notebook(), finished.path("notebooks/01_dataset_construction.ipynb"))
+    for name in ("02_b", "01_z", "02_a"):
+        finished.save_figure(plt.subplots()[0], name, caption=name)
+    page = build_report(finished).read_text()
+    places = [page.index(f"<h3>{name}</h3><figure>") for name in ("01 z", "02 x", "02 b", "02 a")]
+    assert places == sorted(places)
+
+
 def test_publish_needs_a_report_and_takes_no_text(finished, tmp_path):
     with pytest.raises(ValueError, match="no report yet"):
         publish(finished, tmp_path / "figures")
