@@ -12,7 +12,7 @@ from scipy import stats as sps
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.stats.resampling import take_interval
-from fulcra_utils.systems.compass.scores import CompassError, ModelScores, _mean_known, _nanmean
+from fulcra_utils.systems.compass.scores import CompassError, ModelScores, mean_known, nanmean
 from fulcra_utils.theory.lifting import lift_to
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -21,17 +21,10 @@ COUNTRIES = DATA / "countries.yaml"
 
 @dataclass(frozen=True)
 class Countries:
-    """Populations next to which models are placed.
+    """Populations next to which models are placed: C names, titles and regions, and what is known of their values.
 
-    Attributes
-    ----------
-    names, titles, regions : tuple of str, length C
-    theory : Theory
-        Theory of the rankings and vectors; a theory refined from it is averaged up to it.
-    ranks : ndarray, shape (C, D)
-        1 = first value of the population; nan = no ranking known.
-    vectors : ndarray, shape (C, D)
-        Population value vectors; nan = not known.
+    `ranks` (C, D), 1 = first value, nan = no ranking known; `vectors` (C, D), nan = not known; both under `theory`, and
+    scores under a theory refined from it are averaged up to it.
     """
 
     names: tuple[str, ...]
@@ -43,25 +36,10 @@ class Countries:
 
 
 def load_countries(path: str | Path = COUNTRIES) -> Countries:
-    """Load the country rankings and vectors.
+    """Load country rankings (Value Compass) and value vectors (Value FULCRA) from data/countries.yaml or another file.
 
-    Parameters
-    ----------
-    path : path
+    A ranking that does not name every dimension of its theory once is a CompassError with the country.
 
-    Returns
-    -------
-    Countries
-
-    Raises
-    ------
-    CompassError
-        When a ranking does not name every dimension of its theory once; names the country.
-
-    Source: Value Compass (rankings) and Value FULCRA (vectors), see the file.
-
-    Examples
-    --------
     >>> countries = load_countries()
     >>> countries.names[0], countries.ranks[0].astype(int).tolist()
     ('france', [4, 8, 5, 9, 10, 3, 6, 7, 1, 2])
@@ -83,24 +61,11 @@ def load_countries(path: str | Path = COUNTRIES) -> Countries:
 
 
 def match_rankings(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Return Spearman's ρ between value profiles and population rankings.
+    """Return Spearman's ρ (…, C) between value profiles (…, D) and population rankings (C, D), 1 = first.
 
-    Parameters
-    ----------
-    values : ndarray, shape (..., D)
-        Scores; a larger score is an earlier rank.
-    ranks : ndarray, shape (C, D)
-        1 = first.
+    nan where fewer than three dimensions are known on both sides or one side is constant. Source: Value Compass
+    (arXiv 2501.07071); Spearman (1904), ties by average ranks.
 
-    Returns
-    -------
-    ndarray, shape (..., C)
-        In [-1, 1]; nan where fewer than three dimensions are known on both sides or one side is constant.
-
-    Source: Value Compass (arXiv 2501.07071); Spearman (1904), ties by average ranks.
-
-    Examples
-    --------
     >>> match_rankings(np.array([[0.9, 0.5, 0.1], [0.1, 0.5, 0.9]]), np.array([[1, 2, 3]])).ravel()
     array([ 1., -1.])
     """
@@ -121,29 +86,14 @@ def match_rankings(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 def match_countries(scores: ModelScores, theory: Theory | str, countries: Countries, draws: np.ndarray,
                     level: float = 0.95) -> pd.DataFrame:
-    """Match the value ranking of each model with the ranking of each country.
+    """Match the value ranking of each model with that of each country: model, country, rho in [-1, 1], low, high.
 
-    Parameters
-    ----------
-    scores : ModelScores
-    theory : Theory or str
-        Of the scores.
-    countries : Countries
-    draws : ndarray, shape (B, M, D)
-        From `draw_means`.
-    level : float
+    `scores` and `draws` are under `theory`; rho is nan where it cannot be computed, and there are no rows when the
+    theory is neither the countries' nor refined from it. Source: Value Compass (arXiv 2501.07071); intervals over
+    prompts are ours.
 
-    Returns
-    -------
-    DataFrame
-        model, country, rho, low, high (nan where it cannot be computed); no rows when the theory is not the countries'
-        or refined from it.
-
-    Source: Value Compass (arXiv 2501.07071); intervals over prompts are ours.
-
-    Examples
-    --------
     >>> countries = load_countries()
+    >>> from fulcra_utils.systems.compass.scores import draw_means
     >>> scores = ModelScores(("france",), ("x",), countries.theory.dimensions, -countries.ranks[:1, None], np.zeros(1))
     >>> match_countries(scores, countries.theory, countries, draw_means(scores, 10)).rho[0].item()
     1.0
@@ -163,31 +113,9 @@ def compare_regions(scores: ModelScores, theory: Theory | str, countries: Countr
                     level: float = 0.95) -> pd.DataFrame:
     """Return how much nearer the models are to the rankings of each region than to those of the other regions.
 
-    Parameters
-    ----------
-    scores : ModelScores
-    theory : Theory or str
-        Of the scores.
-    countries : Countries
-    draws : ndarray, shape (B, M, D)
-        From `draw_means`.
-    level : float
-
-    Returns
-    -------
-    DataFrame
-        region, difference (mean ρ with its countries minus mean ρ with the others, mean over models), low, high; no
-        rows when the theory does not fit or only one region has rankings.
-
-    Source: ours, to re-examine the finding of a Western bias (Value Compass).
-
-    Examples
-    --------
-    >>> countries = load_countries()
-    >>> scores = ModelScores(("m",), ("x", "y"), countries.theory.dimensions,
-    ...                      np.repeat(-countries.ranks[:1, None], 2, axis=1), np.arange(2))
-    >>> compare_regions(scores, countries.theory, countries, draw_means(scores, 9)).difference.round(2).tolist()
-    [0.44, -0.44]
+    region, difference (mean ρ with its countries minus mean ρ with the others, mean over models), low, high; no rows
+    when the theory does not fit or one region alone has rankings. It re-examines the Western bias found by the Value
+    Compass.
     """
     theory = load_theory(theory)
     lifted, drawn = (lift_to(v, theory, countries.theory) for v in (scores.means, draws))
@@ -197,27 +125,16 @@ def compare_regions(scores: ModelScores, theory: Theory | str, countries: Countr
     for region in dict.fromkeys(regions) if lifted is not None and len(set(regions)) > 1 else ():
         rhos = (match_rankings(values, countries.ranks[ranked]) for values in (lifted, drawn))
         gap, gaps = (rho[..., regions == region].mean(-1) - rho[..., regions != region].mean(-1) for rho in rhos)
-        bounds = take_interval(_mean_known(gaps, np.isfinite(gap)), level)
-        rows.append((region, float(_nanmean(gap, -1)), *map(float, bounds)))
+        bounds = take_interval(mean_known(gaps, np.isfinite(gap)), level)
+        rows.append((region, float(nanmean(gap, -1)), *map(float, bounds)))
     return pd.DataFrame(rows, columns=["region", "difference", "low", "high"])
 
 
 def centre_profiles(vectors: np.ndarray) -> np.ndarray:
-    """Subtract each profile's own mean and scale it to length 1, so that people and models are comparable.
+    """Subtract each profile's own mean and scale it to length 1: people and models use their scales differently.
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (..., D)
+    A profile without any contrast is all 0; nan stays nan. With D = 1 the vectors come back as they are.
 
-    Returns
-    -------
-    ndarray, shape (..., D)
-        A profile without any contrast is all 0; nan stays nan. With D = 1 the vectors come back as they are.
-
-    Source: ours; surveys and evaluators use their scales differently, the contrast between values is what they share.
-
-    Examples
-    --------
     >>> centre_profiles(np.array([[3.0, 1.0]])).round(4)
     array([[ 0.7071, -0.7071]])
     """
@@ -231,32 +148,10 @@ def centre_profiles(vectors: np.ndarray) -> np.ndarray:
 
 def nearest_countries(scores: ModelScores, theory: Theory | str, countries: Countries,
                       draws: np.ndarray) -> pd.DataFrame:
-    """Name for each model the country whose value vector is nearest.
+    """Name for each model the country whose value vector is nearest: model, country, distance, share.
 
-    Parameters
-    ----------
-    scores : ModelScores
-    theory : Theory or str
-        Of the scores.
-    countries : Countries
-    draws : ndarray, shape (B, M, D)
-        From `draw_means`.
-
-    Returns
-    -------
-    DataFrame
-        model, country, distance (0 to 2, between centred profiles of length 1), share (of the bootstrap draws in which
-        this country is the nearest; nan without draws); no rows when the theory does not fit.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> countries = load_countries()
-    >>> scores = ModelScores(("m",), ("x", "y"), countries.theory.dimensions,
-    ...                      np.repeat(countries.vectors[None, :1], 2, axis=1), np.arange(2))
-    >>> nearest_countries(scores, countries.theory, countries, draw_means(scores, 10)).round(3).values.tolist()
-    [['m', 'France', 0.0, 1.0]]
+    The distance (0 to 2) is between centred profiles of length 1; the share is that of the bootstrap draws in which
+    this country is the nearest (nan without draws). No rows when the theory does not fit.
     """
     theory = load_theory(theory)
     known = np.isfinite(countries.vectors).all(axis=1)
@@ -270,34 +165,11 @@ def nearest_countries(scores: ModelScores, theory: Theory | str, countries: Coun
     finite = np.isfinite(distances).all(axis=-1)                                              # (B, M)
     hits = np.where(finite, np.nan_to_num(distances).argmin(axis=-1) == best, np.nan)
     return pd.DataFrame({"model": scores.models, "country": np.where(usable, titles[best], None),
-                         "distance": distance[np.arange(len(best)), best], "share": _nanmean(hits, axis=0)})
+                         "distance": distance[np.arange(len(best)), best], "share": nanmean(hits, axis=0)})
 
 
 def gather_profiles(scores: ModelScores, theory: Theory, countries: Countries | None) -> tuple[np.ndarray, list[str]]:
-    """Return the centred profiles of the models and, where their theory fits, of the countries with a vector.
-
-    Parameters
-    ----------
-    scores : ModelScores
-    theory : Theory
-        Of the scores.
-    countries : Countries or None
-
-    Returns
-    -------
-    profiles : ndarray, shape (M + C, D)
-    labels : list of str
-        Models first.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> countries = load_countries()
-    >>> scores = ModelScores(("m",), ("x",), countries.theory.dimensions, countries.vectors[None, :1], np.zeros(1))
-    >>> gather_profiles(scores, countries.theory, countries)[1]
-    ['m', 'France', 'United Kingdom', 'Netherlands']
-    """
+    """Return the centred profiles (M + C, D) and names of the models and, where their theory fits, of the countries."""
     vectors, labels = scores.means, list(scores.models)
     lifted = None if countries is None else lift_to(vectors, theory, countries.theory)
     if lifted is not None:
@@ -308,31 +180,11 @@ def gather_profiles(scores: ModelScores, theory: Theory, countries: Countries | 
 
 
 def map_profiles(vectors: np.ndarray, method: str = "mds", seed: int = 2023) -> np.ndarray:
-    """Place profiles on a plane so that near profiles stand near each other.
+    """Place profiles (K, D) on a plane (K, 2), near ones near each other; nan rows for incomplete ones.
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (K, D)
-        Rows with nan get no place.
-    method : str
-        "mds": metric multidimensional scaling of the Euclidean distances. "tsne": t-SNE with perplexity
-        min(30, (K - 1) / 3); below five profiles there is nothing to embed and MDS is returned.
-    seed : int
+    "mds" is metric scaling of Euclidean distances. "tsne", as in the Value Compass, has perplexity min(30, (K - 1) /
+    3); below five profiles there is nothing to embed and MDS is returned.
 
-    Returns
-    -------
-    ndarray, shape (K, 2)
-        nan rows where the profile is incomplete.
-
-    Raises
-    ------
-    CompassError
-        For another method.
-
-    Source: Value Compass shows t-SNE; MDS is ours, because it keeps distances; both from scikit-learn.
-
-    Examples
-    --------
     >>> points = map_profiles(np.array([[0.0, 0.0], [3.0, 4.0], [np.nan, 1.0]]))
     >>> round(float(np.linalg.norm(points[0] - points[1])), 3), bool(np.isnan(points[2]).all())
     (5.0, True)

@@ -31,7 +31,6 @@ from fulcra_utils.systems.compass.countries import (
 )
 from fulcra_utils.systems.compass.scores import CompassError, ModelScores, pick_replies
 from fulcra_utils.theory.theory import Theory
-from fulcra_utils.theory.weights import resolve_weights, weigh_by_ranking
 
 PAGE = DATA / "page"
 PLOTLY_SHA256 = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"  # of the unpacked bundle, 4.1.1
@@ -44,51 +43,14 @@ DRAW_UNIT = 10_000       # scores in the page's draws are in ten-thousandths
 
 
 def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies: pd.DataFrame,
-                 countries: Countries | None = None, presets: Mapping[str, Mapping[str, float]] | None = None,
+                 countries: Countries | None = None, presets: Mapping[str, np.ndarray] | None = None,
                  scored_by: str = "", seed: int = 2023) -> dict[str, Any]:
-    """Gather what the page shows under one theory.
+    """Gather what the page shows under one theory, as plain values (`replies` still a table); see `write_page`.
 
-    Parameters
-    ----------
-    scores : ModelScores
-    theory : Theory
-    draws : ndarray, shape (B, M, D)
-        From `draw_means`; the page keeps the first 200.
-    replies : DataFrame
-        model, prompt, response and one column per dimension: the rows behind the scores.
-    countries : Countries, optional
-        For matches, map and weights by culture, where the theory allows.
-    presets : mapping, optional
-        Title to weights (as for `resolve_weights`), offered beside equal weights and the countries.
-    scored_by : str
-        One sentence on where the scores come from.
-    seed : int
-        Of the map.
-
-    Returns
-    -------
-    dict
-        Plain values; `replies` still a DataFrame (see `write_page`).
-
-    Raises
-    ------
-    CompassError
-        When a preset's weights cannot be used.
-
-    Source: ours, after the page of the Value Compass Leaderboard (arXiv 2501.07071).
-
-    Examples
-    --------
-    >>> from fulcra_utils.systems.compass.scores import draw_means, stack_scores
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("valuelex")
-    >>> rows = pd.DataFrame({"model": ["a", "b"], "prompt": "x", "response": "r", "competence": [1.0, 0.5],
-    ...                      "character": 0.0, "integrity": 0.0})
-    >>> scores = stack_scores(rows, theory)
-    >>> section = make_section(scores, theory, draw_means(scores, 10), rows)
-    >>> section["models"], section["means"][1], section["n_draws"]
-    (['a', 'b'], [0.5, 0.0, 0.0], 10)
+    `replies` are the rows behind the scores; the page keeps the first 200 `draws`. `presets` are weights (D,) by title,
+    as `choose_presets` gives them; None weighs all values alike. `seed` is that of the map.
     """
+    presets = presets or {"all values alike": np.ones(theory.n_dims)}
     notes = [scored_by] if scored_by else []
     notes += scores.notes or ()
     if scores.same_prompts:
@@ -102,44 +64,18 @@ def make_section(scores: ModelScores, theory: Theory, draws: np.ndarray, replies
             "definitions": list(theory.definitions), "models": list(scores.models),
             "means": scores.means.round(4).tolist(), "n_prompts": scores.n_answered.tolist(),
             "n_draws": min(PAGE_DRAWS, len(draws)), "draws": _pack_draws(draws[:PAGE_DRAWS]),
-            "presets": _list_presets(theory, countries, presets or {}), "matches": table.round(3).to_dict("records"),
+            "presets": [{"title": title, "weights": (w / w.max()).round(2)} for title, w in presets.items()],
+            "matches": table.round(3).to_dict("records"),
             "nearest": near.round(3).to_dict("records"), "map": _place(scores, theory, countries, seed),
             "replies": pick_replies(replies, theory, MAX_REPLIES)}
 
 
 def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str = "Value compass",
                about: str = "", score_range: tuple[float, float] = (-1, 1)) -> Path:
-    """Write the page, whole or not at all.
+    """Write the page with its sections (the first is shown at the start), whole or not at all.
 
-    Parameters
-    ----------
-    path : path
-        The HTML file.
-    sections : sequence of dict
-        From `make_section`, one per theory; the first is shown at the start.
-    title, about : str
-    score_range : tuple of float
-        Lowest and highest score, for colours and radar.
-
-    Returns
-    -------
-    Path
-        Replies are shortened until the page weighs at most 5 MB.
-
-    Raises
-    ------
-    CompassError
-        No section, a damaged plotting bundle, or a page that is too heavy even with the shortest replies.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> try:
-    ...     write_page("page.html", [])
-    ... except CompassError as error:
-    ...     print(error)
-    the page needs at least one theory with scores.
+    Replies are shortened until the page weighs at most 5 MB; a page that is too heavy even so, or has no section, is a
+    CompassError. `score_range` holds the lowest and highest score, for colours and radar.
     """
     if not sections:
         raise CompassError("the page needs at least one theory with scores.")
@@ -153,26 +89,7 @@ def write_page(path: str | Path, sections: Sequence[dict[str, Any]], title: str 
 
 def render_page(sections: Sequence[dict[str, Any]], title: str, about: str, score_range: tuple[float, float],
                 reply_chars: int) -> str:
-    """Return the page as text, replies cut after `reply_chars` characters (the cut is marked).
-
-    Parameters
-    ----------
-    sections, title, about, score_range
-        As for `write_page`.
-    reply_chars : int
-
-    Returns
-    -------
-    str
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> page = render_page([], "A <title>", "", (-1, 1), 100)
-    >>> "<title>A &lt;title&gt;</title>" in page
-    True
-    """
+    """Return the page as text, replies cut after `reply_chars` characters (the cut is marked)."""
     replies: dict[tuple[str, str], int] = {}
     plain = [{**s, "cells": _index_replies(s, replies), "replies": None} for s in sections]
     data = {"about": about, "range": list(score_range), "sections": plain,
@@ -188,21 +105,8 @@ def render_page(sections: Sequence[dict[str, Any]], title: str, about: str, scor
 
 
 def escape_json(value: Any) -> str:
-    """Return JSON that is safe inside a script element: no <, > or &, no line separators.
+    """Return JSON (nan = null) that is safe inside a script element: no <, > or &, no line separators.
 
-    Parameters
-    ----------
-    value : Any
-        As for `write_json`: nan becomes null.
-
-    Returns
-    -------
-    str
-
-    Source: ours; the HTML standard on script data.
-
-    Examples
-    --------
     >>> print(escape_json({"reply": "</script><b>"}))
     {"reply":"\\u003c/script\\u003e\\u003cb\\u003e"}
     """
@@ -213,24 +117,7 @@ def escape_json(value: Any) -> str:
 
 
 def read_plotly() -> str:
-    """Return the plotting library's code.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    CompassError
-        When the bundle in data/page is not the published one.
-
-    Source: npm package plotly.js-basic-dist-min 4.1.1, MIT (data/page/plotly-LICENSE.txt).
-
-    Examples
-    --------
-    >>> "plotly.js (basic - minified)" in read_plotly()[:60]
-    True
-    """
+    """Return the code of plotly.js-basic-dist-min 4.1.1 (npm, MIT); another bundle in data/page is an error."""
     code = gzip.decompress((PAGE / "plotly-basic.min.js.gz").read_bytes())
     if hashlib.sha256(code).hexdigest() != PLOTLY_SHA256:
         raise CompassError("data/page/plotly-basic.min.js.gz is not the published bundle (sha256 differs).")
@@ -260,15 +147,6 @@ def _index_replies(section: dict[str, Any], replies: dict[tuple[str, str], int])
 def _pack_draws(draws: np.ndarray) -> str:
     numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * DRAW_UNIT, -32767, 32767).round(), MISSING)
     return base64.b64encode(numbers.astype("<i2").tobytes()).decode()
-
-
-def _list_presets(theory: Theory, countries: Countries | None, given: Mapping[str, Mapping]) -> list[dict]:
-    """Return equal weights, the given ones, and one by each country's ranking where the theory is the countries'."""
-    presets = {"all values alike": np.ones(theory.n_dims), **{k: resolve_weights(v, theory) for k, v in given.items()}}
-    if countries is not None and countries.theory.name == theory.name:
-        presets |= {f"as ranked in {title}": weigh_by_ranking(ranks)
-                    for title, ranks in zip(countries.titles, countries.ranks, strict=True) if np.isfinite(ranks).all()}
-    return [{"title": title, "weights": (w / w.max()).round(2)} for title, w in presets.items()]
 
 
 def _place(scores: ModelScores, theory: Theory, countries: Countries | None, seed: int) -> dict[str, Any]:

@@ -29,19 +29,13 @@ class CompassError(ValueError):
 
 @dataclass(frozen=True)
 class ModelScores:
-    """Scores of M models on P prompts under a theory with D dimensions.
+    """Scores of M models on P prompts under a theory with D dimensions: what is ranked. Made by `stack_scores`.
 
-    Attributes
-    ----------
-    models, prompts, dimensions : tuple of str
-    values : ndarray, shape (M, P, D)
-        nan = no reply, or not scored on this dimension.
-    clusters : ndarray, shape (P,)
-        Prompts with one number are near-duplicates and resampled together.
-    same_prompts : bool
-        True when every model answered every one of these prompts.
-    notes : tuple of str
-        What a reader must know: prompts left out, gaps, several replies to one prompt.
+    `values` (M, P, D), nan = no reply or not scored; `clusters` (P,), prompts with one number are near-duplicates and
+    resampled together; `same_prompts`, whether every model answered every prompt; `notes`, what a reader must know.
+
+    >>> ModelScores(("a",), ("x", "y"), ("care",), np.array([[[1.0], [0.0]]]), np.arange(2)).means.tolist()
+    [[0.5]]
     """
 
     models: tuple[str, ...]
@@ -55,7 +49,7 @@ class ModelScores:
     @property
     def means(self) -> np.ndarray:
         """Return the (M, D) mean scores; nan where a model has no score on a dimension."""
-        return _nanmean(self.values, axis=1)
+        return nanmean(self.values, axis=1)
 
     @property
     def n_answered(self) -> np.ndarray:
@@ -66,30 +60,12 @@ class ModelScores:
 def stack_scores(table: pd.DataFrame, theory: Theory | str, prompts: str = "auto") -> ModelScores:
     """Arrange scored replies of several models by model and prompt.
 
-    Parameters
-    ----------
-    table : DataFrame
-        model, prompt, optionally cluster, and one column per dimension (nan = not scored).
-    theory : Theory or str
-    prompts : str
-        "common": only prompts that every model answered; "own": each model on its own prompts; "auto": common where
-        those are at least half of all prompts, else own.
+    `table` has model, prompt, optionally cluster, and one column per dimension (nan = not scored). `prompts` is
+    "common" (only those that every model answered), "own" (each model on its own), or "auto": common where those are at
+    least half of all prompts, else own. A prompt that stands several times in every model's list counts as often, in
+    one cluster; where only some models have several replies to it, those are averaged. A CompassError names what cannot
+    be used.
 
-    Returns
-    -------
-    ModelScores
-        Models in order of first appearance. A prompt that stands several times in every model's list counts as
-        often, in one cluster; where only some models have several replies to a prompt, those are averaged.
-
-    Raises
-    ------
-    CompassError
-        A missing column, no rows, an unknown choice of prompts, or no common prompt with "common".
-
-    Source: ours; models that answered other prompts are not comparable without saying so.
-
-    Examples
-    --------
     >>> table = pd.DataFrame({"model": ["a", "b", "a"], "prompt": ["x", "x", "y"], "care": [1, 0, 0],
     ...                       "fairness": 0, "loyalty": 0, "authority": 0, "sanctity": 0})
     >>> stack_scores(table, "moral_foundations").notes
@@ -153,27 +129,13 @@ def _choose_prompts(answered: np.ndarray, choice: str) -> tuple[np.ndarray, list
 
 
 def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame, list[str]]:
-    """Read the replies of models from a folder: one file per model, named after it.
+    """Read the replies of models from a folder: one file (.jsonl, .jsonl.gz, .parquet) per model, named after it.
 
-    Parameters
-    ----------
-    folder : path
-        Files <model>.jsonl, .jsonl.gz or .parquet with `prompt` and `response` (or `answer`), and optionally scores
-        (`value_vector`: {dimension: number}, as `fulcra score` writes them).
-    theory : Theory or str
+    Rows hold `prompt` and `response` (or `answer`), and optionally scores (`value_vector`, as `fulcra score` writes
+    them). Returns model, prompt, response and one column per dimension (nan = still to be scored), and one line for
+    each file or group of rows that is left out: a second file of a model, rows without prompt or reply, a file that
+    cannot be opened.
 
-    Returns
-    -------
-    DataFrame
-        model, prompt, response and one column per dimension (nan = still to be scored).
-    list of str
-        One line for each file or group of rows that is left out: a second file of the same model, rows without a
-        readable prompt or reply, a file that cannot be opened.
-
-    Source: ours, so that a model is added by dropping a file into a folder.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = (Path(folder) / "my-model.jsonl").write_text('{"prompt": "Hi", "response": "Hello."}')
@@ -208,22 +170,11 @@ def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame,
 
 
 def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np.ndarray:
-    """Draw the mean scores again over prompts, the same prompts for every model.
+    """Draw the mean scores again over prompts, the same prompts for every model: (B, M, D).
 
-    Parameters
-    ----------
-    scores : ModelScores
-    n_draws, seed : int
+    nan where a draw holds no score, and everywhere with fewer than two clusters of prompts. Source: cluster bootstrap,
+    Davison & Hinkley (1997), section 3.8; one matrix product for all models.
 
-    Returns
-    -------
-    ndarray, shape (B, M, D)
-        nan where a draw holds no score, and everywhere when there are fewer than two clusters of prompts.
-
-    Source: cluster bootstrap, Davison & Hinkley (1997), section 3.8; one matrix product for all models.
-
-    Examples
-    --------
     >>> scores = ModelScores(("a",), ("x", "y"), ("care",), np.ones((1, 2, 1)), np.arange(2))
     >>> draw_means(scores, n_draws=3).ravel()
     array([1., 1., 1.])
@@ -235,36 +186,24 @@ def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np
     return bootstrap_means(flat, scores.clusters, n_draws, seed).reshape(n_draws, n_models, n_dims)
 
 
-def rank_models(scores: ModelScores, weights: np.ndarray, draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
-    """Rank the models by their weighted score, with intervals of scores and of ranks.
+def rank_models(scores: ModelScores, weights: np.ndarray | None = None, draws: np.ndarray | None = None,
+                level: float = 0.95) -> pd.DataFrame:
+    """Rank models by their weighted score, best first, with intervals of scores and of ranks.
 
-    Parameters
-    ----------
-    scores : ModelScores
-    weights : ndarray, shape (D,)
-        From `resolve_weights`.
-    draws : ndarray, shape (B, M, D)
-        From `draw_means`.
-    level : float
+    `scores` come from `stack_scores`, `weights` (D,) sum to 1 (None weighs all values alike), `draws` (B, M, D) come
+    from `draw_means` (None draws here). Columns: model, score, low, high, rank (1 = highest, ties share the smallest),
+    rank_low, rank_high, n_prompts; all nan for a model that lacks a dimension with weight, the intervals nan with fewer
+    than two clusters of prompts. Source: Value Compass (arXiv 2501.07071) for the aggregate; the intervals are ours.
 
-    Returns
-    -------
-    DataFrame, best first
-        model, score, low, high, rank (1 = highest, ties share the smallest), rank_low, rank_high, n_prompts. All nan
-        for a model that lacks a dimension with weight; interval nan with fewer than two clusters of prompts.
-
-    Source: Value Compass (arXiv 2501.07071) for the aggregate; intervals are ours.
-
-    Examples
-    --------
     >>> values = np.array([[[1.0], [0.0]], [[0.5], [-0.5]]])
     >>> scores = ModelScores(("a", "b"), ("x", "y"), ("care",), values, np.arange(2))
-    >>> rank_models(scores, np.ones(1), draw_means(scores, 100))[["model", "score", "rank_low", "rank_high"]]
+    >>> rank_models(scores)[["model", "score", "rank_low", "rank_high"]]
       model  score  rank_low  rank_high
     0     a    0.5       1.0        1.0
     1     b    0.0       2.0        2.0
     """
-    score, drawn = weigh(scores.means, weights), weigh(draws, weights)
+    weights = np.full(len(scores.dimensions), 1 / len(scores.dimensions)) if weights is None else weights
+    score, drawn = weigh(scores.means, weights), weigh(draw_means(scores) if draws is None else draws, weights)
     low, high = take_interval(drawn, level)
     rank_low, rank_high = take_interval(rank_descending(drawn), level)
     table = pd.DataFrame({"model": scores.models, "score": score, "low": low, "high": high,
@@ -274,21 +213,8 @@ def rank_models(scores: ModelScores, weights: np.ndarray, draws: np.ndarray, lev
 
 
 def weigh(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Σ weight · score over the last axis; nan when a dimension with weight is missing.
+    """Return Σ weight · score over the last axis, (...,); nan when a dimension with weight is missing.
 
-    Parameters
-    ----------
-    values : ndarray, shape (..., D)
-    weights : ndarray, shape (D,)
-
-    Returns
-    -------
-    ndarray, shape (...)
-
-    Source: Value Compass (arXiv 2501.07071), aggregate.
-
-    Examples
-    --------
     >>> weigh(np.array([[1.0, np.nan], [np.nan, 1.0]]), np.array([1.0, 0.0]))
     array([ 1., nan])
     """
@@ -299,18 +225,6 @@ def weigh(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def rank_descending(values: np.ndarray) -> np.ndarray:
     """Rank along the last axis, 1 = largest; ties share the smallest rank, nan keeps nan and takes no place.
 
-    Parameters
-    ----------
-    values : ndarray, shape (..., K)
-
-    Returns
-    -------
-    ndarray of float, shape (..., K)
-
-    Source: ours; competition ranking.
-
-    Examples
-    --------
     >>> rank_descending(np.array([0.5, np.nan, 0.9, 0.5]))
     array([ 2., nan,  1.,  2.])
     """
@@ -322,28 +236,7 @@ def rank_descending(values: np.ndarray) -> np.ndarray:
 
 
 def score_cells(scores: ModelScores, draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
-    """Return score and rank of every model on every single dimension, with intervals.
-
-    Parameters
-    ----------
-    scores : ModelScores
-    draws : ndarray, shape (B, M, D)
-        From `draw_means`.
-    level : float
-
-    Returns
-    -------
-    DataFrame, M x D rows
-        model, dimension, score, low, high, rank, rank_low, rank_high, n_prompts; nan = not scored.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> scores = ModelScores(("a",), ("x", "y"), ("care",), np.array([[[1.0], [0.0]]]), np.arange(2))
-    >>> score_cells(scores, draw_means(scores, 50))[["model", "dimension", "score", "rank"]].values.tolist()
-    [['a', 'care', 0.5, 1.0]]
-    """
+    """Return score and rank of every model on every dimension (M x D rows) with intervals; nan = not scored."""
     means, (low, high) = scores.means, take_interval(draws, level)
     rank_low, rank_high = take_interval(rank_descending(np.swapaxes(draws, 1, 2)).swapaxes(1, 2), level)
     n = np.isfinite(scores.values).sum(axis=1)
@@ -355,80 +248,41 @@ def score_cells(scores: ModelScores, draws: np.ndarray, level: float = 0.95) -> 
 
 def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str], n_ends: int = 3,
                  level: float = 0.95) -> pd.DataFrame:
-    """Say where each value stands within the models: mean place, and how often among the first or the last.
+    """Say where each value stands within the models: mean place (1 = strongest), how often first or last.
 
-    Parameters
-    ----------
-    means : ndarray, shape (M, D)
-    draws : ndarray, shape (B, M, D)
-    dimensions : sequence of str, length D
-    n_ends : int
-        How many places count as first or last.
-    level : float
+    `means` (M, D), `draws` (B, M, D); the shares (first, last) are of the models, each with _low and _high over the
+    draws.
 
-    Returns
-    -------
-    DataFrame, D rows
-        dimension, place (mean over models, 1 = strongest value of the model), share_first, share_last (of the models),
-        each with _low and _high over the draws.
-
-    Source: ours, to re-examine which values lead and trail in models (Value Compass, findings).
-
-    Examples
-    --------
     >>> means = np.array([[0.9, 0.1, 0.5]])
-    >>> table = place_values(means, means[None], ["a", "b", "c"], n_ends=1)
-    >>> table[["dimension", "place", "share_last"]].values.tolist()
-    [['a', 1.0, 0.0], ['b', 3.0, 1.0], ['c', 2.0, 0.0]]
+    >>> place_values(means, means[None], ["a", "b", "c"], n_ends=1)[["place", "share_last"]].values.tolist()
+    [[1.0, 0.0], [3.0, 1.0], [2.0, 0.0]]
     """
     table = {"dimension": list(dimensions)}
     for name, of in (("place", lambda place, n: place), ("share_first", lambda place, n: place <= n_ends),
                      ("share_last", lambda place, n: place > n - n_ends)):
         values = [np.where(np.isfinite(place), of(place, np.isfinite(place).sum(-1, keepdims=True)), np.nan)
                   for place in (rank_descending(means), rank_descending(draws))]
-        table[name] = _nanmean(values[0], axis=0)
-        drawn = _mean_known(values[1], np.isfinite(values[0]))
+        table[name] = nanmean(values[0], axis=0)
+        drawn = mean_known(values[1], np.isfinite(values[0]))
         table[f"{name}_low"], table[f"{name}_high"] = take_interval(drawn, level)
     return pd.DataFrame(table)
 
 
-def _mean_known(drawn: np.ndarray, known: np.ndarray) -> np.ndarray:
+def mean_known(drawn: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return draws (B, M, …) averaged over the models known on all prompts; nan where a draw lacks one of them."""
     n = known.sum(axis=0)
     return np.where(known, drawn, 0).sum(axis=1) / np.where(n, n, np.nan)
 
 
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean over an axis of what is known; nan where nothing is, without a warning."""
     present = np.isfinite(values)
     n = present.sum(axis)
     return np.divide(np.where(present, values, 0).sum(axis), n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
 def pick_replies(table: pd.DataFrame, theory: Theory | str, n: int = 3) -> pd.DataFrame:
-    """Choose the replies that stand behind each cell of the leaderboard: those with the strongest scores.
-
-    Parameters
-    ----------
-    table : DataFrame
-        model, prompt, response and one column per dimension.
-    theory : Theory or str
-    n : int
-        At most so many per model and dimension; a score of 0 or nan shows nothing and is not chosen.
-
-    Returns
-    -------
-    DataFrame
-        model, dimension, score, prompt, response.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"model": "a", "prompt": ["x", "y"], "response": ["r", "s"], "care": [0.2, -0.9],
-    ...                       "fairness": 0.0, "loyalty": 0.0, "authority": 0.0, "sanctity": 0.0})
-    >>> pick_replies(table, "moral_foundations", n=1)[["dimension", "score", "response"]].values.tolist()
-    [['care', -0.9, 's']]
-    """
+    """Choose the replies behind each cell: the n strongest per model and dimension; 0 and nan show nothing."""
     theory = load_theory(theory)
     parts = []
     for name in theory.dimensions:

@@ -28,33 +28,14 @@ SCRIPTED: Mapping[str, str] = {
 
 
 def scripted_player(name: str, seed: int = 2023) -> Player:
-    """Return a player that follows a rule and needs no model; it reads the options off the prompt like one.
+    """Return a player that follows a rule of `SCRIPTED`: its known angle shows what the protocol measures.
 
-    Parameters
-    ----------
-    name : str
-        One of `SCRIPTED`; a tie goes to the option with the larger payoff to the other, then to the first shown.
-    seed : int
-        Seed of "random".
+    It reads the options off the prompt like a model. A tie goes to the larger payoff to the other, then to the first
+    shown.
 
-    Returns
-    -------
-    callable
-        From messages to a reply: a letter, or a fixed sentence when no options are offered.
-
-    Raises
-    ------
-    OrientationError
-        When the name is not known; the message lists the known ones.
-
-    Source: ours; players with known angles show that the protocol measures what it says.
-
-    Examples
-    --------
     >>> from fulcra_utils.systems.orientation.protocol import render_choice
-    >>> offer = [{"role": "user", "content": render_choice(3, range(9))}]
-    >>> scripted_player("minimal inequality")(offer), scripted_player("always-A")(offer)
-    ('D', 'A')
+    >>> scripted_player("minimal inequality")([{"role": "user", "content": render_choice(3, range(9))}])
+    'D'
     """
     if name not in SCRIPTED:
         raise OrientationError(f"no scripted player {name!r}; known are {', '.join(SCRIPTED)}.")
@@ -74,34 +55,13 @@ def scripted_player(name: str, seed: int = 2023) -> Player:
 
 def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200, timeout: float = 60.0,
                     max_retries: int = 4) -> Player:
-    """Return a player behind any OpenAI-compatible endpoint.
+    """Return a player behind any OpenAI-compatible endpoint: OPENAI_BASE_URL and, where it wants one, OPENAI_API_KEY.
 
-    Parameters
-    ----------
-    model : str
-        Model name; the endpoint and the key come from OPENAI_BASE_URL and OPENAI_API_KEY.
-    temperature, max_tokens
-        Sampling of each reply.
-    timeout : float
-        Seconds a request may take.
-    max_retries : int
-        Retries with growing waits after time-outs, dropped connections, 429 and 5xx.
+    `timeout` is in seconds a request; time-outs, dropped connections, 429 and 5xx are retried with growing waits. A
+    reply that is empty three times is "", which counts as not readable; a refused or withheld one raises
+    OrientationError, an endpoint that can answer nobody EndpointError. With neither variable set it is an error, so
+    that nothing is sent by accident.
 
-    Returns
-    -------
-    callable
-        An empty reply, asked for three times, is returned as "", which counts as not readable; a refused or withheld
-        one raises OrientationError, an endpoint that can answer nobody EndpointError.
-
-    Raises
-    ------
-    OrientationError
-        When neither variable is set, so that nothing is sent by accident.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> player = endpoint_player("some-model")           # doctest: +SKIP
     >>> run_protocol(player, "prosocial", n_repeats=5)   # doctest: +SKIP
     """
@@ -125,31 +85,12 @@ def _take(_: int, answer: Answer) -> tuple[str, list[str], float]:
 
 def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperature: float = 1.0,
                  seed: int = 2023) -> Player:
-    """Return a player that is a local transformers model with a chat template.
+    """Return a player that is a local transformers model: a `from_pretrained` folder or hub name, safetensors only.
 
-    Parameters
-    ----------
-    folder : path
-        A `from_pretrained` folder (or hub name), safetensors only.
-    max_new_tokens : int
-    temperature : float
-        0 takes the likeliest token.
-    seed : int
-        Seed of the sampling.
+    `temperature` 0 takes the likeliest token. Nothing is cut: a talk that does not fit into the model's context, or a
+    tokenizer without a chat template, is an OrientationError. The player's attribute `encode` gives the tokens of a
+    talk.
 
-    Returns
-    -------
-    callable
-        Nothing is cut: a talk that does not fit into the model's context is refused with an OrientationError. Its
-        attribute `encode` gives the tokens of a talk.
-
-    Raises
-    ------
-    OrientationError
-        When the tokenizer has no chat template.
-
-    Examples
-    --------
     >>> player = local_player("runs/quick/alignment/start")   # doctest: +SKIP
     """
     import torch
@@ -184,27 +125,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
 
 
 def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
-    """Save a tiny language model with random weights, which shows the way of a local model and knows nothing.
-
-    Parameters
-    ----------
-    folder : path
-    seed : int
-
-    Returns
-    -------
-    Path
-        A `from_pretrained` folder whose tokenizer has a chat template.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     (make_random_model(folder) / "config.json").is_file()
-    True
-    """
+    """Save a tiny language model with random weights, which shows the way of a local model and knows nothing."""
     from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
     from fulcra_utils.systems.orientation.protocol import render_choice, render_system
     slider = load_slider()
@@ -218,30 +139,8 @@ def gather_players(scripted: Sequence[str] = tuple(SCRIPTED), endpoints: Sequenc
                    local: Sequence[str | os.PathLike] = (), seed: int = 2023) -> tuple[dict[str, Player], list[str]]:
     """Return the players that can be had by name, and one line for each that cannot.
 
-    Parameters
-    ----------
-    scripted : sequence of str
-        Names from `SCRIPTED`.
-    endpoints : sequence of str
-        Model names behind OPENAI_BASE_URL.
-    local : sequence of path
-        `from_pretrained` folders or hub names.
-    seed : int
-
-    Returns
-    -------
-    dict of str to callable
-        A scripted player is named by its rule, a model by its name or folder.
-    list of str
-        Why a player is left out.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> players, left_out = gather_players(["altruist"], local=["/no/such/folder"])
-    >>> list(players), len(left_out)
-    (['altruist'], 1)
+    `endpoints` are model names behind OPENAI_BASE_URL, `local` folders or hub names; a local model is named by its
+    folder.
     """
     players: dict[str, Player] = {name: scripted_player(name, seed) for name in scripted}
     left_out = []
@@ -272,32 +171,10 @@ def _check_room(player: Player) -> None:
 
 def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int] = 10,
                 with_goal: Sequence[bool] = (True, False), seed: int = 2023, progress: bool = False) -> pd.DataFrame:
-    """Put every player through the protocol under every orientation, with and without a goal.
+    """Put every player through `run_protocol` under every orientation, with and without a goal; adds `player`.
 
-    Parameters
-    ----------
-    players : mapping of str to callable
-    n_repeats : int, or mapping of player to int
-        Passes of each player under each orientation and condition.
-    with_goal : sequence of bool
-        Conditions.
-    seed : int
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    DataFrame
-        The rows of `run_protocol` with a column `player`. A player that raises on the way (an endpoint that is gone)
-        leaves its remaining choices missing, and the reason as the reply.
-
-    Source: arXiv 2305.17147, protocol and ablation.
-
-    Examples
-    --------
-    >>> table = run_players({"altruist": scripted_player("altruist")}, n_repeats=1)
-    >>> len(table), table.orientation.nunique()
-    (48, 4)
+    A player that raises on the way (an endpoint that is gone) leaves its remaining choices missing, and the reason as
+    the reply. `n_repeats` may be given by player. Source: arXiv 2305.17147, protocol and ablation.
     """
     from tqdm import tqdm
     tasks = [(name, orientation, goal) for name in players for orientation in load_slider().orientations

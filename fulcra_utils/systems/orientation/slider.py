@@ -28,19 +28,9 @@ class OrientationError(ValueError):
 class Slider:
     """The slider measure: S items with K options each.
 
-    Attributes
-    ----------
-    self_pay, other_pay : ndarray, shape (S, K)
-        Payoffs of each option to oneself and to the other person.
-    centre : float
-        Payoff from which angles are measured.
-    classes : tuple of (str, float, float)
-        Name, lower edge (excluded) and upper edge (included) in degrees.
-    orientations : dict of str to str
-        Orientation to the sentence that describes it.
-    rules : dict of str to tuple of str
-        Orientation to the ideal players that have it.
-    source : str
+    `self_pay` and `other_pay` (S, K) are the payoffs to oneself and to the other; angles are measured from `centre`;
+    `classes` are (name, lower edge, excluded, upper edge, included) in degrees; `orientations` describes each
+    orientation in a sentence, and `rules` names the ideal players that have it.
     """
 
     self_pay: np.ndarray = field(repr=False)
@@ -54,18 +44,9 @@ class Slider:
 
 @cache
 def load_slider() -> Slider:
-    """Load the six published slider items from data/surveys/svo_slider.yaml.
+    """Load the six published slider items from data/surveys/svo_slider.yaml (arXiv 2305.17147; Murphy et al., 2011).
 
-    Returns
-    -------
-    Slider
-
-    Source: arXiv 2305.17147, table of items; Murphy et al. (2011).
-
-    Examples
-    --------
-    >>> slider = load_slider()
-    >>> slider.self_pay.shape, slider.other_pay[0, :3].tolist()
+    >>> load_slider().self_pay.shape, load_slider().other_pay[0, :3].tolist()
     ((6, 9), [85.0, 76.0, 68.0])
     """
     raw = yaml.safe_load(SLIDER.read_text(encoding="utf-8"))
@@ -79,29 +60,13 @@ def load_slider() -> Slider:
 
 
 def svo_angle(self_pay: Any, other_pay: Any) -> float | np.ndarray:
-    """Return the angle of social value orientation in degrees.
+    """Return the angle of social value orientation: atan2(mean(other) - 50, mean(self) - 50), degrees in (-180, 180].
 
-    Parameters
-    ----------
-    self_pay, other_pay : float or array, shape (..., S)
-        Payoffs of the S choices to oneself and to the other person, averaged over the last axis; a plain number is
-        taken as the mean already. nan = no choice.
+    The payoffs of S choices to oneself and to the other person, (..., S), are averaged over the last axis; a plain
+    number is taken as the mean already. nan where a choice is missing (nan), and where both means are 50, which has no
+    direction; two shapes are an OrientationError. Source: arXiv 2305.17147; Murphy et al. (2011), equation 1, with
+    atan2 so that a mean of 50 for oneself is 90.
 
-    Returns
-    -------
-    float or ndarray, shape (...)
-        atan2(mean(other) - 50, mean(self) - 50) in (-180, 180]. nan where a choice is missing, and where both means
-        are 50, which has no direction.
-
-    Raises
-    ------
-    OrientationError
-        When the two have different shapes.
-
-    Source: arXiv 2305.17147; Murphy et al. (2011), equation 1, with atan2 so that a mean of 50 for oneself is 90.
-
-    Examples
-    --------
     >>> round(svo_angle([85, 100, 50, 50, 50, 85], [85, 50, 100, 100, 100, 85]), 2)
     61.39
     >>> svo_angle(50, 80)
@@ -117,22 +82,10 @@ def svo_angle(self_pay: Any, other_pay: Any) -> float | np.ndarray:
 
 
 def classify_angle(angle: Any) -> str | None | np.ndarray:
-    """Return the orientation class of an angle.
+    """Return the orientation class of an angle in degrees; None for nan and for an angle that no class holds.
 
-    Parameters
-    ----------
-    angle : float or array
-        Degrees; nan = missing.
+    Edges belong to the class below them (arXiv 2305.17147); an array gives an array of names.
 
-    Returns
-    -------
-    str, None or ndarray of object
-        One of the slider's classes; None for nan and for an angle that no class holds (only altered payoffs give one).
-
-    Source: arXiv 2305.17147; edges belong to the class below them.
-
-    Examples
-    --------
     >>> [classify_angle(a) for a in (61.39, 57.15, 0, -12.04, float("nan"))]
     ['altruistic', 'prosocial', 'individualistic', 'competitive', None]
     """
@@ -144,27 +97,8 @@ def classify_angle(angle: Any) -> str | None | np.ndarray:
 
 
 def ideal_choices(rule: str) -> list[np.ndarray]:
-    """Return, for each item, every option that an ideal player may take (more than one on a tie).
+    """Return, for each item, every option that an ideal player of `UTILITIES` may take (more than one on a tie).
 
-    Parameters
-    ----------
-    rule : str
-        "altruist" (most for the other), "individualist" (most for oneself), "joint maximum" (largest sum),
-        "minimal inequality" (smallest difference) or "competitor" (largest lead over the other).
-
-    Returns
-    -------
-    list of ndarray of int, length S
-
-    Raises
-    ------
-    OrientationError
-        When the rule is not known; the message lists the known ones.
-
-    Source: arXiv 2305.17147; the rules follow Murphy et al. (2011).
-
-    Examples
-    --------
     >>> [c.tolist() for c in ideal_choices("joint maximum")]
     [[0], [8], [8], [0], [2, 6], [8]]
     """
@@ -175,25 +109,7 @@ def ideal_choices(rule: str) -> list[np.ndarray]:
 
 
 def ideal_angle(rule: str) -> tuple[float, float]:
-    """Return the lowest and the highest angle that an ideal player can have; equal when no item is a tie.
-
-    Parameters
-    ----------
-    rule : str
-        As for `ideal_choices`.
-
-    Returns
-    -------
-    low, high : float
-        Degrees.
-
-    Source: arXiv 2305.17147; recomputed from the payoffs.
-
-    Examples
-    --------
-    >>> [tuple(round(a, 2) for a in ideal_angle(rule)) for rule in ("minimal inequality", "individualist")]
-    [(37.48, 37.48), (-7.82, 7.82)]
-    """
+    """Return the lowest and the highest angle that an ideal player can have; equal when no item is a tie."""
     slider = load_slider()
     picks = np.array(list(itertools.product(*ideal_choices(rule))))   # (ways, S)
     items = np.arange(picks.shape[1])
@@ -202,20 +118,7 @@ def ideal_angle(rule: str) -> tuple[float, float]:
 
 
 def tabulate_ideals() -> pd.DataFrame:
-    """Return the angles of the ideal players, recomputed from the payoffs.
-
-    Returns
-    -------
-    DataFrame
-        rule, low, high (degrees; equal without a tie), class (of both ends).
-
-    Source: arXiv 2305.17147 gives the angles; these are recomputed.
-
-    Examples
-    --------
-    >>> tabulate_ideals().set_index("rule").low.round(2).to_dict()["minimal inequality"]
-    37.48
-    """
+    """Return the angles of the ideal players, recomputed from the payoffs: rule, low, high, class (of both ends)."""
     rows = [(rule, *ideal_angle(rule)) for rules in load_slider().rules.values() for rule in rules]
     return pd.DataFrame([(rule, low, high, classify_angle((low + high) / 2)) for rule, low, high in rows],
                         columns=["rule", "low", "high", "class"])
@@ -224,24 +127,8 @@ def tabulate_ideals() -> pd.DataFrame:
 def target_range(orientation: str) -> tuple[float, float]:
     """Return the angles between which a player of this orientation is ideal.
 
-    Parameters
-    ----------
-    orientation : str
+    The span of the orientation's ideal players is ours: the published form of θ* is not known.
 
-    Returns
-    -------
-    low, high : float
-        Degrees.
-
-    Raises
-    ------
-    OrientationError
-        When the orientation is not known; the message lists the known ones.
-
-    Source: ours; the span of the ideal players of the orientation, because the published form of θ* is not known.
-
-    Examples
-    --------
     >>> [round(a, 2) for a in target_range("prosocial")]
     [37.48, 48.96]
     """
@@ -253,23 +140,10 @@ def target_range(orientation: str) -> tuple[float, float]:
 
 
 def value_rationality(angle: Any, orientation: str) -> float | np.ndarray:
-    """Return minus the distance in degrees between behaviour and the orientation that was asked for.
+    """Return minus the distance in degrees between behaviour and the orientation asked for; 0 inside its ideal range.
 
-    Parameters
-    ----------
-    angle : float or array
-        Degrees; nan stays nan.
-    orientation : str
+    arXiv 2305.17147 publishes the idea, not the form: -|θ - θ*| to the nearest ideal angle is ours. nan stays nan.
 
-    Returns
-    -------
-    float or ndarray
-        At most 0; 0 inside the orientation's ideal range.
-
-    Source: arXiv 2305.17147 publishes the idea, not the form: -|θ - θ*| to the nearest ideal angle is ours.
-
-    Examples
-    --------
     >>> value_rationality(0.0, "individualistic"), round(value_rationality(0.0, "altruistic"), 2)
     (0.0, -61.39)
     """
@@ -282,27 +156,15 @@ def value_rationality(angle: Any, orientation: str) -> float | np.ndarray:
 def inequality_aversion(choices: Any) -> float | np.ndarray:
     """Return where a prosocial player stands between the largest joint gain (0) and equal shares (1).
 
-    Parameters
-    ----------
-    choices : array, shape (..., S)
-        Number of the chosen option from 0; nan or a negative number = no choice.
+    Of choices (..., S): the mean, over the items where the two aims differ, of d_joint / (d_joint + d_equal), distances
+    in payoff space to the nearest ideal option; nan unless the choices are complete and their angle is prosocial. After
+    the secondary index of Murphy et al. (2011), whose own nine items are not part of these six.
 
-    Returns
-    -------
-    float or ndarray, shape (...)
-        Mean over the items where the two aims differ of d_joint / (d_joint + d_equal), distances in payoff space to the
-        nearest ideal option. nan unless the choices are complete and their angle is prosocial.
-
-    Source: ours, after the secondary index of Murphy et al. (2011), whose own nine items are not part of these six.
-
-    Examples
-    --------
-    >>> equal = [c[0] for c in ideal_choices("minimal inequality")]
-    >>> inequality_aversion(equal), inequality_aversion([c[0] for c in ideal_choices("joint maximum")])
-    (1.0, 0.0)
+    >>> inequality_aversion([c[0] for c in ideal_choices("minimal inequality")])
+    1.0
     """
     slider = load_slider()
-    picks, own, other = _take_payoffs(choices)
+    picks, own, other = take_payoffs(choices)
     angle = svo_angle(own, other)
     shares = []
     for s, (joint, equal) in enumerate(zip(ideal_choices("joint maximum"), ideal_choices("minimal inequality"),
@@ -317,29 +179,16 @@ def inequality_aversion(choices: Any) -> float | np.ndarray:
 
 
 def choice_angle(choices: Any) -> float | np.ndarray:
-    """Return the angle of complete sets of choices.
+    """Return the angle of choices (..., S), numbers of options from 0; nan where one is missing (nan or negative).
 
-    Parameters
-    ----------
-    choices : array, shape (..., S)
-        Number of the chosen option from 0; nan or a negative number = no choice, which makes the angle nan.
-
-    Returns
-    -------
-    float or ndarray, shape (...), degrees
-
-    Source: arXiv 2305.17147; see `svo_angle`.
-
-    Examples
-    --------
     >>> round(choice_angle([4, 4, 4, 4, 4, 4]), 2), choice_angle([0, 0, -1, 0, 0, 0])
     (22.93, nan)
     """
-    _, own, other = _take_payoffs(choices)
+    _, own, other = take_payoffs(choices)
     return svo_angle(own, other)
 
 
-def _take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (choices, self payoffs, other payoffs), each (..., S), with nan payoffs where there is no choice."""
     slider = load_slider()
     picks = np.nan_to_num(np.asarray(choices, dtype=float), nan=-1).astype(int)

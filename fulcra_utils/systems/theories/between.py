@@ -22,29 +22,12 @@ MIN_PROMPTS = 10  # with fewer, a bootstrap over prompts knows nothing of their 
 def cross_dimensions(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, first_names: Sequence[str],
                      second_names: Sequence[str], n_draws: int = 1000, level: float = 0.95,
                      seed: int = 2023) -> pd.DataFrame:
-    """Correlate every dimension of one theory with every dimension of the other.
+    """Correlate every dimension of one theory with every dimension of the other, on replies complete under both.
 
-    Parameters
-    ----------
-    first : ndarray, shape (N, D)
-    second : ndarray, shape (N, E)
-        nan = not scored; only rows complete under both theories count.
-    clusters : ndarray, shape (N,)
-        Prompt of each reply.
-    first_names, second_names : sequence of str
-    n_draws, level, seed
-        Bootstrap over prompts.
+    `first` (N, D), `second` (N, E), nan = not scored, `clusters` (N,) the prompt of each reply. Returns first, second,
+    r (Pearson), low, high (bootstrap over prompts), n: nan where a dimension does not vary, no interval with fewer than
+    10 prompts.
 
-    Returns
-    -------
-    DataFrame, D x E rows
-        first, second, r (Pearson), low, high, n; nan where a dimension does not vary, and no interval (nan) with fewer
-        than 10 prompts.
-
-    Source: ours; see `correlate` and `bootstrap_correlations`.
-
-    Examples
-    --------
     >>> x = np.array([[1.0], [0.0], [-1.0], [0.5]])
     >>> cross_dimensions(x, -x, np.arange(4), ["a"], ["b"], n_draws=50).r.tolist()
     [-1.0]
@@ -67,32 +50,13 @@ def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.nd
                           seed: int = 2023) -> pd.DataFrame:
     """Find the mixtures of both theories' dimensions that go together most, and how much holds on new prompts.
 
-    Parameters
-    ----------
-    first : ndarray, shape (N, D)
-    second : ndarray, shape (N, E)
-    clusters : ndarray, shape (N,)
-    n_components : int
-        At most min(D, E) are found.
-    n_folds : int
-    penalty : float
-        Added to the variances of the standardised dimensions; keeps directions without variance out.
-    n_draws, level, seed
-        Bootstrap over prompts of the held-out mixtures; the refitting is not resampled.
+    `penalty` is added to the variances of the standardised dimensions and keeps directions without variance out.
+    Returns component (from 1), fitted (on all rows; optimistic), held_out, low, high (prompts drawn again, nothing
+    refitted); no rows with fewer prompts than twice the folds or without variance. Source: Hotelling (1936),
+    regularised after Vinod (1976); the held-out estimate is ours.
 
-    Returns
-    -------
-    DataFrame
-        component (from 1), fitted (on all rows; optimistic), held_out, low, high. No rows with fewer prompts than twice
-        the folds or without variance.
-
-    Source: Hotelling (1936), regularised after Vinod (1976); the held-out estimate is ours.
-
-    Examples
-    --------
     >>> x = np.random.default_rng(0).normal(size=(200, 2))
-    >>> table = correlate_canonically(x, x[:, :1] + 0.01, np.arange(200), n_draws=50)
-    >>> table.held_out.round(2).tolist()
+    >>> correlate_canonically(x, x[:, :1] + 0.01, np.arange(200), n_draws=50).held_out.round(2).tolist()
     [1.0]
     """
     x, y, prompts = _complete(first, second, clusters)
@@ -123,29 +87,12 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
                         penalty: float = 1.0, seed: int = 2023) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ask which theory tells better which of two replies to a prompt has the higher reward.
 
-    Parameters
-    ----------
-    features : mapping of str to ndarray, shape (N, K)
-        Theory to value vectors of the same replies.
-    rewards : ndarray, shape (N,)
-        nan = unknown.
-    prompts, clusters : ndarray, shape (N,)
-        Pairs are replies to one prompt; folds and draws keep clusters whole.
-    n_folds, n_permutations, n_draws, penalty, seed
-        As for `probe_preference`.
+    `features` holds value vectors (N, K) of the same replies by theory, `rewards` (N,) with nan = unknown; pairs are
+    replies to one prompt, folds and draws keep `clusters` whole. Returns theory, accuracy, low, high, null, p, n_pairs,
+    n_clusters, all on the same pairs and folds (see `probe_preference`); and first, second, difference (of accuracies),
+    low, high, p (two-sided, from the bootstrap over prompts), without rows when there are too few prompts. Source:
+    pairwise task of GPLA (arXiv 2502.02444); the paired test over prompts is ours.
 
-    Returns
-    -------
-    accuracies : DataFrame
-        theory, accuracy, low, high, null, p, n_pairs, n_clusters; all theories on the same pairs and folds.
-    differences : DataFrame
-        first, second, difference (accuracy of first minus second), low, high, p (two-sided, from the bootstrap over
-        prompts). No rows when there are too few prompts.
-
-    Source: pairwise task of GPLA (arXiv 2502.02444); the paired test over prompts is ours.
-
-    Examples
-    --------
     >>> random = np.random.default_rng(0)
     >>> x, prompts = random.normal(size=(200, 1)), np.repeat(np.arange(100), 2)
     >>> _, table = compare_predictions({"good": x, "bad": random.normal(size=(200, 1))}, x[:, 0], prompts, prompts,
@@ -168,24 +115,7 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
 
 
 def read_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
-    """Say in words which theory tells more of the reward, and whether the difference is sure.
-
-    Parameters
-    ----------
-    accuracies, differences : DataFrame
-        From `compare_predictions`.
-
-    Returns
-    -------
-    str
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> read_prediction(pd.DataFrame({"theory": ["a"], "accuracy": [np.nan], "n_pairs": [0]}), pd.DataFrame())
-    'Too few prompts have replies with different rewards, so the theories cannot be compared here.'
-    """
+    """Say in words which theory tells more of the reward, and whether the difference is sure."""
     if differences.empty:
         return "Too few prompts have replies with different rewards, so the theories cannot be compared here."
     parts = []

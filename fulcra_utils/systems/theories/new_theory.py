@@ -20,36 +20,15 @@ if TYPE_CHECKING:
 
 def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", epochs: float = 8,
                 max_length: int = 128, seed: int = 2023, progress: bool = False) -> tuple[ValueEvaluator, pd.DataFrame]:
-    """Train an evaluator of a new theory on its labelled dialogues.
+    """Train an evaluator of a new theory on its labelled dialogues, and return it with the history of the training.
 
-    Parameters
-    ----------
-    theory : Theory
-    dialogues : DataFrame
-        As made by `build_run_data`: prompt, response, split, one column per dimension.
-    encoder : str
-        As for `load_encoder`.
-    epochs : float
-    max_length : int
-        Tokens of prompt and reply together.
-    seed : int
-    progress : bool
+    `dialogues` are as `build_run_data` makes them: prompt, response, split, one column per dimension; `encoder` as for
+    `load_encoder`; `max_length` is in tokens of prompt and reply together. Without any label the evaluator is
+    untrained, and its scores mean nothing.
 
-    Returns
-    -------
-    ValueEvaluator
-        Without any label it is untrained, and its scores mean nothing.
-    DataFrame
-        The history of the training.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
-    >>> rows = build_run_data(theory).dialogues.head(20)
-    >>> evaluator, history = train_first(theory, rows, epochs=1)
+    >>> evaluator, history = train_first(theory, build_run_data(theory).dialogues.head(20), epochs=1)
     >>> evaluator.dimensions == theory.dimensions
     True
     """
@@ -65,28 +44,7 @@ def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", 
 
 
 def choose_replies(dialogues: pd.DataFrame, theory: Theory, scores: np.ndarray) -> pd.DataFrame:
-    """Return the dialogues with an evaluator's scores in place of their labels, for the choice among replies.
-
-    Parameters
-    ----------
-    dialogues : DataFrame, N rows
-    theory : Theory
-    scores : ndarray, shape (N, D)
-
-    Returns
-    -------
-    DataFrame, N rows
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("moral_foundations")
-    >>> rows = build_run_data(theory).dialogues.head(2)
-    >>> choose_replies(rows, theory, np.full((2, 5), 0.5)).care.tolist()
-    [0.5, 0.5]
-    """
+    """Return the dialogues with an evaluator's scores (N, D) in place of their labels, for the choice among replies."""
     return dialogues.assign(**dict(zip(theory.dimensions, np.asarray(scores).T, strict=True)))
 
 
@@ -94,17 +52,8 @@ def choose_replies(dialogues: pd.DataFrame, theory: Theory, scores: np.ndarray) 
 class Pairing:
     """The same replies under two theories.
 
-    Attributes
-    ----------
-    name : str
-        Which replies.
-    sources : dict of str to str
-        Theory to where its scores come from.
-    replies : DataFrame, N rows
-        prompt, response, cluster, reward.
-    vectors : dict of str to ndarray
-        Theory to (N, D) scores.
-    theories : tuple of Theory
+    `sources` says by theory where its scores come from, `vectors` (N, D) holds them; `replies` has prompt, response,
+    cluster, reward.
     """
 
     name: str
@@ -144,38 +93,8 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     """Put two theories on the same replies, each with the nearest labels that there are.
 
     The embedded sample by its labels under both; annotated replies by their labels and, where the second theory is not
-    refined by the first, its definitions; the run's replies by its evaluator, so that both have the same judge.
-
-    Parameters
-    ----------
-    first, second : Theory
-    dialogues, scored : DataFrame
-        The run's tables.
-    evaluator : ValueEvaluator
-        The run's; it scores what has no label.
-    n_prompts : int
-        Prompts whose replies the evaluator scores.
-    seed : int
-    progress : bool
-
-    Returns
-    -------
-    list of Pairing
-        The sample is left out when it is not labelled under both theories, annotated replies when there are none but
-        the sample's.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.evaluator.encoder import load_encoder
-    >>> from fulcra_utils.evaluator.model import make_evaluator
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> first, second = load_theory("moral_foundations"), load_theory("valuelex")
-    >>> rows, judge = build_run_data(first).dialogues.head(10), make_evaluator(load_encoder("tiny"), first)
-    >>> pairing = pair_theories(first, second, rows, rows.iloc[:0], judge, n_prompts=2)[-1]
-    >>> pairing.name, pairing.vectors["valuelex"].shape[1]
-    ('replies of the run', 3)
+    refined by the first, its definitions; the run's replies by its evaluator, so that both have the same judge. The
+    sample is left out when it is not labelled under both, annotated replies when there are none but the sample's.
     """
     pairings = []
     sample = list_replies(build_run_data(first, seed=seed).dialogues, scored.iloc[:0])
@@ -215,24 +134,7 @@ def _pair(name: str, first: Theory, second: Theory, replies: pd.DataFrame, table
 
 
 def read_cross(table: pd.DataFrame) -> str:
-    """Say in words which dimensions of two theories go together most.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `cross_dimensions`.
-
-    Returns
-    -------
-    str
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> read_cross(pd.DataFrame({"first": ["a"], "second": ["b"], "r": [0.5], "low": [0.4], "high": [0.6]}))
-    'Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0: 1 of 1 pairs.'
-    """
+    """Say in words which dimensions of two theories go together most, from `cross_dimensions`."""
     known = table.dropna(subset=["r"])
     if known.empty:
         return "No pair of dimensions varies on these replies, so nothing can be correlated."
@@ -246,30 +148,9 @@ def read_cross(table: pd.DataFrame) -> str:
 
 
 def check_scores(scores: np.ndarray, labels: np.ndarray, splits: pd.Series, theory: Theory) -> pd.DataFrame:
-    """Return how far scores agree with labels, on the rows that trained the evaluator and on those it did not see.
+    """Return how far scores (N, D) agree with labels, on rows that trained the evaluator and on those it did not see.
 
-    Parameters
-    ----------
-    scores, labels : ndarray, shape (N, D)
-        nan = not labelled.
-    splits : Series of str, length N
-        "train" and "validation" rows have been seen.
-    theory : Theory
-
-    Returns
-    -------
-    DataFrame
-        dimension, seen and unseen (correlations; nan where labels or scores do not vary), n_seen, n_unseen.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> splits, theory = pd.Series(["train"] * 4 + ["test"]), load_theory("moral_foundations")
-    >>> table = check_scores(np.eye(5), np.eye(5), splits, theory)
-    >>> table.seen.round(2).tolist(), table.n_unseen.max().item()
-    ([1.0, 1.0, 1.0, 1.0, nan], 1)
+    dimension, seen and unseen (correlations; nan where labels or scores do not vary), n_seen, n_unseen.
     """
     seen = splits.isin(["train", "validation"]).to_numpy()
     rows = []
@@ -286,30 +167,7 @@ def _correlate(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def claim_prediction(accuracies: pd.DataFrame, replies: str, reported: pd.DataFrame) -> pd.DataFrame:
-    """Return our numbers for the claims in data/reported/between.csv.
-
-    Parameters
-    ----------
-    accuracies : DataFrame
-        From `compare_predictions`.
-    replies : str
-        Which replies, for the reason.
-    reported : DataFrame
-        From `load_reported`; a claim "between/<theory>" is about that theory.
-
-    Returns
-    -------
-    DataFrame
-        claim_id, ours, low, high, why; nan for a theory that was not looked at.
-
-    Source: claims in data/reported/between.csv.
-
-    Examples
-    --------
-    >>> accuracies = pd.DataFrame({"theory": ["a"], "accuracy": [0.6], "low": [0.5], "high": [0.7]})
-    >>> claim_prediction(accuracies, "sample", pd.DataFrame({"claim_id": ["between/a", "between/b"]})).ours.tolist()
-    [0.6, nan]
-    """
+    """Return our numbers for the claims in data/reported/between.csv; nan for a theory that was not looked at."""
     found, rows = accuracies.set_index("theory"), []
     for claim in reported.claim_id[reported.claim_id.str.startswith("between/")]:
         name = claim.partition("/")[2]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fulcra_utils.systems.compass.boards import choose_presets
 from fulcra_utils.systems.compass.countries import load_countries
 from fulcra_utils.systems.compass.page import MAX_BYTES, make_section, render_page, write_page
 from fulcra_utils.systems.compass.scores import CompassError, draw_means, stack_scores
@@ -39,8 +40,10 @@ def make_page(path, theories=("schwartz10", "moral_foundations"), n_models=6, n_
     for theory in map(load_theory, theories):
         rows = make_replies(theory, n_models, n_prompts, **settings)
         scores = stack_scores(rows, theory)
-        sections.append(make_section(scores, theory, draw_means(scores, 200), rows, load_countries(),
-                                     {"first value only": {theory.dimensions[0]: 1}}, "Scores are made up."))
+        countries = load_countries()
+        presets = choose_presets(theory, {"first value only": {theory.dimensions[0]: 1}}, {}, countries)
+        sections.append(make_section(scores, theory, draw_means(scores, 200), rows, countries, presets,
+                                     "Scores are made up."))
     return write_page(path, sections, "Test compass", EVIL)
 
 

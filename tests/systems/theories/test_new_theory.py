@@ -288,3 +288,26 @@ def test_annotated_replies_bring_their_own_labels(sample):
 
 def test_every_theory_of_the_project_is_free_of_faults():
     assert {name: check_theory(name) for name in list_theories()} == {name: [] for name in list_theories()}
+
+
+def test_scores_are_checked_on_seen_and_unseen_rows():
+    splits, theory = pd.Series(["train"] * 4 + ["test"]), load_theory("moral_foundations")
+    table = new_theory.check_scores(np.eye(5), np.eye(5), splits, theory)
+    assert table.seen.round(2).tolist()[:4] == [1, 1, 1, 1] and np.isnan(table.seen[4]) and table.unseen.isna().all()
+    assert table.n_seen.tolist() == [4] * 5 and table.n_unseen.tolist() == [1] * 5
+
+
+def test_what_goes_together_is_said_with_its_doubt():
+    row = {"first": ["a"], "second": ["b"], "r": [0.5], "low": [0.4], "high": [0.6]}
+    assert new_theory.read_cross(pd.DataFrame(row)) == (
+        "Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0: 1 of 1 pairs.")
+    assert "too few prompts" in new_theory.read_cross(pd.DataFrame(row | {"low": [np.nan], "high": [np.nan]}))
+    assert "nothing can be correlated" in new_theory.read_cross(pd.DataFrame(row | {"r": [np.nan]}))
+    assert "cannot be compared here" in new_theory.between.read_prediction(pd.DataFrame(), pd.DataFrame())
+
+
+def test_a_claim_about_another_theory_has_no_number():
+    accuracies = pd.DataFrame({"theory": ["a"], "accuracy": [0.6], "low": [0.5], "high": [0.7]})
+    reported = pd.DataFrame({"claim_id": ["between/a", "between/b", "else/a"]})
+    claims = new_theory.claim_prediction(accuracies, "sample", reported)
+    assert claims.claim_id.tolist() == ["between/a", "between/b"] and claims.ours[0] == 0.6 and np.isnan(claims.ours[1])

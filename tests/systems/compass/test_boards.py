@@ -1,0 +1,99 @@
+"""Leaderboards: what they hold, which weights they take, and what is said about them in words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.systems.compass.boards import (
+    choose_presets,
+    compare_presets,
+    describe_boards,
+    least_without,
+    make_board,
+    map_board,
+    publish_page,
+    rank_by_presets,
+    read_places,
+    read_ranking,
+)
+from fulcra_utils.systems.compass.countries import compare_regions, gather_profiles, load_countries
+from fulcra_utils.systems.compass.page import make_section
+from fulcra_utils.systems.compass.scores import ModelScores, draw_means
+from fulcra_utils.theory.theory import load_theory
+
+
+def board(vectors, theory="moral_foundations"):
+    """Return a board of one prompt a row; `vectors` is {model: scores of its replies}."""
+    theory = load_theory(theory)
+    rows = [(model, f"prompt {n}", "r", *v) for model, part in vectors.items() for n, v in enumerate(part)]
+    table = pd.DataFrame(rows, columns=["model", "prompt", "response", *theory.dimensions])
+    return make_board("mine, hand", theory, table, "By hand.", n_draws=50)
+
+
+TWO = {"a": [(1, 0, 0, 0, 0)], "b": [(0, 1, 0, 0, 0)]}
+
+
+def test_a_board_without_a_score_is_none_and_rows_without_one_are_left_out():
+    assert board({"a": [(np.nan,) * 5]}) is None
+    made = board({"a": [(np.nan,) * 5, (1, np.nan, 0, 0, 0)]})
+    assert made.scores.models == ("a",) and len(made.replies) == 1
+    assert describe_boards([made]).prompts.tolist() == [1] and "fairness" in describe_boards([made]).notes[0]
+
+
+def test_weights_decide_who_is_first():
+    countries, made = load_countries(), board(TWO)
+    presets = choose_presets(made.theory, {"fair": {"fairness": 1}, "other": {"power": 1}}, {"care": 2}, countries)
+    assert list(presets) == ["all values alike", "fair", "my own"]
+    table = rank_by_presets(made, presets)
+    assert table[table["rank"] == 1].groupby("weights").model.agg(list).to_dict() == {
+        "all values alike": ["a", "b"], "fair": ["b"], "my own": ["a"]}
+    assert compare_presets(table[table.weights != "all values alike"]) == "First by weights: b (fair); a (my own)."
+    with pytest.raises(ValueError, match="securty"):
+        choose_presets(made.theory, {}, {"securty": 1}, countries)
+    cultures = choose_presets(countries.theory, {}, {}, countries)
+    assert all(w.sum() == pytest.approx(1) for w in cultures.values()) and "as ranked in France" in cultures
+
+
+def test_a_ranking_is_said_with_its_doubt():
+    table = pd.DataFrame({"model": ["a", "b"], "rank": [1, 2], "rank_low": [1, 1], "rank_high": [1, 2]})
+    assert read_ranking(table) == "First: **a**, rank 1 to 1. Models that may also be first: b."
+    assert "no ranking" in read_ranking(table.assign(rank=np.nan))
+    assert read_ranking(table.assign(rank_low=np.nan, rank_high=np.nan)).startswith("First: **a**. ")
+
+
+def test_leading_and_trailing_values_are_named():
+    places = pd.DataFrame({"dimension": list("abcde"), "place": [1, 2, 3, 4, 5.0]})
+    assert read_places(places) == "Strongest values over the models: a, b, c, d. Weakest: e, d, c."
+    assert "none leads" in read_places(places.assign(place=np.nan))
+
+
+def test_the_worst_model_counts_for_saturation():
+    made = board({"a": [(-1, 0, 0), (1, 0, 0)], "b": [(1, 0, 0), (1, 0, 0)]}, "valuelex")
+    share, low, high = least_without(made, "competence")
+    assert share == 0.5 and 0 <= low <= share <= high <= 1
+
+
+def test_a_model_that_ranks_as_one_region_is_nearer_to_it():
+    countries = load_countries()
+    scores = ModelScores(("m",), ("x", "y"), countries.theory.dimensions,
+                         np.repeat(-countries.ranks[:1, None], 2, axis=1), np.arange(2))
+    table = compare_regions(scores, countries.theory, countries, draw_means(scores, 9))
+    assert table.difference.round(2).tolist() == [0.44, -0.44] and table.region[0] == countries.regions[0]
+    assert compare_regions(scores, load_theory("valuelex"), countries, draw_means(scores, 9)).empty
+
+
+def test_models_and_countries_share_a_map():
+    countries = load_countries()
+    scores = ModelScores(("m",), ("x",), countries.theory.dimensions, countries.vectors[None, :1], np.zeros(1))
+    assert gather_profiles(scores, countries.theory, countries)[1] == ["m", "France", "United Kingdom", "Netherlands"]
+    maps, labels = map_board(board(TWO), countries)
+    assert list(maps) == ["MDS", "t-SNE"] and labels == ["a", "b"] and maps["MDS"].shape == (2, 2)
+
+
+def test_a_section_without_presets_weighs_all_alike_and_a_page_is_written(tmp_path):
+    made = board({"a": [(1, 0, 0)], "b": [(0.5, 0, 0)]}, "valuelex")
+    section = make_section(made.scores, made.theory, made.draws, made.replies)
+    assert section["means"] == [[1, 0, 0], [0.5, 0, 0]]
+    assert [(p["title"], p["weights"].tolist()) for p in section["presets"]] == [("all values alike", [1, 1, 1])]
+    page = publish_page(tmp_path / "page.html", [made], load_countries(), {"wise": {"competence": 1}}, "Compass")
+    assert '"title":"wise","weights":[1.0,0.0,0.0]' in page.read_text(encoding="utf-8")
