@@ -9,7 +9,7 @@ import numpy as np
 from fulcra_utils.alignment.selection import measure_commonness
 from fulcra_utils.dataset.rows import ROLES
 from fulcra_utils.dataset.thoughts import read_content, split_thoughts
-from fulcra_utils.theory.distance import Scorer, _resolve_target, value_distance
+from fulcra_utils.theory.distance import Scorer, resolve_target, value_distance
 from fulcra_utils.theory.targets import Target
 
 PROMPT_ROLES = ("user", "assistant")
@@ -64,7 +64,7 @@ def value_reward(
     >>> [round(r, 2) for r in reward(["q", "q"], ["a", "abc"])]
     [-0.05, -0.05]
     """
-    low, high, resolved = _resolve_target(target, weights)
+    low, high, resolved = resolve_target(target, weights)
     aim = Target("", "", "", (), low, high, resolved)  # what shapes the reward: numbers, not names
     if keep_weight and keep is None:
         raise ValueError("keep_weight needs keep, the mean value vector of the start model.")

@@ -10,29 +10,20 @@ from functools import cache
 from importlib import import_module
 from pathlib import PurePath
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblib.hashing import NumpyHasher
 
 from fulcra_utils.common.paths import ROOT
-
-if TYPE_CHECKING:
-    pass
 
 
 def digest(*things: Any) -> str:
     """Return a sha256 of everything that things are made of: data, weights, an object's state, code.
 
     Code counts by what it does (not by its comments or docstrings), with the variables it closes over and the globals
-    it names; installed packages count by their names. An object with a text `label` is known by that alone.
+    it names; installed packages count by their names. An object with a text `label` is known by that alone. TypeError
+    for a part that cannot be told from another one: a connection, a lock, a generator.
 
-    Raises
-    ------
-    TypeError
-        A part cannot be told from another one: a connection, a lock, a generator.
-
-    Examples
-    --------
     >>> digest({"a": 1, "b": [2]}) == digest({"b": (2,), "a": 1}), digest(lambda x: x + 1) == digest(lambda x: x + 2)
     (True, False)
     """

@@ -1,7 +1,4 @@
-"""Files that appear whole or not at all, and digests that tell what a kept one was made of.
-
-A file is written under a temporary name in the same folder, then renamed.
-"""
+"""Files that appear whole or not at all: written under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -21,31 +18,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def write_atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to `path` when the block ends without an error.
+    """Give a temporary path to write to, with the suffixes of `path`; rename it to `path` when the block ends well.
 
-    The temporary file keeps the suffixes of `path`, stands in the same folder and is removed on any error
-    (a full disk, Ctrl-C), so `path` is either the old file or the whole new one.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the finished file stands; its folder is made when missing.
-
-    Yields
-    ------
-    Path
-        The temporary file to write.
-
-    Source: ours, so that a killed run leaves nothing half-written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with write_atomic(Path(folder) / "a.txt") as tmp:
-    ...         _ = tmp.write_text("whole")
-    ...     [p.name for p in Path(folder).iterdir()]
-    ['a.txt']
+    On any error (a full disk, Ctrl-C) it is removed: `path` is either the old file or the whole new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,18 +38,10 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
 
 
 def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
-    """Return the path of a file that could be written there: of a known kind, in a folder that can take it.
+    """Return the path of a file that could be written there; else ValueError, before anything is spent on it.
 
-    Raises
-    ------
-    ValueError
-        In one line, before anything is spent on what could not be written; nothing is left on the disk.
-
-    Examples
-    --------
     >>> check_output("rows.csv", (".jsonl", ".jsonl.gz"))
     Traceback (most recent call last):
-    ...
     ValueError: rows.csv: can only be written as .jsonl or .jsonl.gz
     """
     path = Path(path)
@@ -93,11 +60,8 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
 def check_outputs(outputs: Iterable[tuple[str | Path, tuple[str, ...]]], inputs: Iterable[str | Path]) -> None:
     """Raise ValueError unless all outputs (path, suffixes) could be written, each to a place of its own.
 
-    Examples
-    --------
     >>> check_outputs([("a.csv", (".csv",))], ["b.csv", "./a.csv"])
     Traceback (most recent call last):
-    ...
     ValueError: a.csv: would replace an input, or another output
     """
     taken = {Path(path).resolve() for path in inputs}
@@ -110,12 +74,9 @@ def check_outputs(outputs: Iterable[tuple[str | Path, tuple[str, ...]]], inputs:
 
 @contextmanager
 def lock_output(path: str | Path) -> Iterator[None]:
-    """Keep every other run from writing `path` while the block runs; a killed run leaves no lock behind.
+    """Keep every other run from writing `path` while the block runs: ValueError at once when another holds the lock.
 
-    Raises
-    ------
-    ValueError
-        At once, when another run holds the lock (the file .<name>.lock beside the output).
+    A killed run leaves no lock behind (the file .<name>.lock beside the output).
     """
     from filelock import FileLock, Timeout
     path = Path(path)
@@ -134,13 +95,15 @@ def lock_output(path: str | Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` as UTF-8 to `path`, whole or not at all, and return the path.
+    """Write `text` as UTF-8 to `path`, whole or not at all, and return the path; its folder is made when missing.
+
+    A run that is killed on the way leaves the old file, or none: never half of one.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_text(Path(folder) / "b.txt", "né").read_bytes()
+    ...     write_text(Path(folder) / "notes" / "b.txt", "né").read_bytes()
     b'n\\xc3\\xa9'
     """
     with write_atomic(path) as tmp:
@@ -149,7 +112,9 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write `value` as indented JSON to `path`, whole or not at all; NumPy numbers are allowed, nan becomes null.
+    """Write `value` as indented JSON to `path`, whole or not at all, and return the path.
+
+    NumPy numbers and arrays, paths and times are allowed; nan and infinities become null, which strict JSON knows.
 
     Examples
     --------
@@ -167,8 +132,6 @@ def json_line(row: dict[str, Any]) -> str:
     What JSON has no form for becomes text: times by ISO 8601, decimals digit by digit, bytes in Base64, "Infinity";
     nan becomes null. Half a surrogate pair and the line separators of Unicode are escaped.
 
-    Examples
-    --------
     >>> json_line({"a": b"\\xff", "b": float("-inf"), "c": "\\u2028é"})
     '{"a": "/w==", "b": "-Infinity", "c": "\\\\u2028é"}\\n'
     """
@@ -187,8 +150,6 @@ def json_line(row: dict[str, Any]) -> str:
 def keep_fields(fields: dict[str, Any], added: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
     """Return a row's fields and what a step adds; input fields with names of the step get one more "input_" in front.
 
-    Examples
-    --------
     >>> keep_fields({"a": 1, "problem": "new", "input_problem": "old"}, {"vector": [0]}, ("vector", "problem"))
     {'a': 1, 'input_problem': 'new', 'input_input_problem': 'old', 'vector': [0]}
     """
@@ -199,12 +160,9 @@ def keep_fields(fields: dict[str, Any], added: dict[str, Any], own: Sequence[str
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> Path:
-    """Write a table as Parquet or CSV (by suffix, without its index), whole or not at all.
+    """Write a table without its index as .parquet or .csv, whole or not at all, and return the path.
 
-    Raises
-    ------
-    ValueError
-        When the suffix is neither .parquet nor .csv.
+    Parquet keeps types and nan apart from empty texts, CSV does not. ValueError for another suffix.
 
     Examples
     --------

@@ -1,4 +1,13 @@
-"""The three classes of a label, and the cuts that turn scores and probabilities into labels."""
+"""The three classes of a label, and the one way from scores and from probabilities to labels.
+
+At a border the smaller claim wins: a score on its cut is 0, and of two classes equally likely 0 is taken. Two cuts,
+for two kinds of scores:
+
+- `WEAK`, ±0.3, for scores that were *given* (the released reward's, a judge's): within it the released reward takes a
+  value as not expressed, and `value_distance` does the same;
+- `NEAREST`, ±0.5, for scores that a model *predicts* and for means: the label is the class that lies nearest, as in
+  the released evaluator.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +21,15 @@ NEAREST = 0.5  # a predicted score within ±0.5 is nearest to the label 0, as in
 def scores_to_labels(scores: np.ndarray, cuts: float | np.ndarray = WEAK) -> np.ndarray:
     """Return labels for scores: beyond a cut -1 or +1, on the cut and within it 0; nan stays nan.
 
-    The only way from scores to labels; scores of 32 bits are compared as such.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (N, D)
-    cuts : float, or ndarray, shape (D, 2) or (N, D, 2)
-        One number for ±cut, or pairs (low, high).
+    Scores have shape (N, D), of 32 bits they are compared as such. `cuts` is one number for ±cut (`WEAK` for given
+    scores, `NEAREST` for predicted ones), or pairs (low, high) of shape (D, 2) or (N, D, 2), as calibration fits them.
 
     Examples
     --------
     >>> scores_to_labels(np.array([[-0.7, 0.3, 0.31, np.nan]])).tolist()
     [[-1.0, 0.0, 1.0, nan]]
+    >>> scores_to_labels(np.array([[-0.7, 0.3]]), np.array([[-0.8, 0.2], [0.1, 0.2]])).tolist()
+    [[0.0, 1.0]]
     """
     scores = np.asarray(scores)
     scores = scores if scores.dtype.kind == "f" else scores.astype(float)
@@ -34,8 +40,6 @@ def scores_to_labels(scores: np.ndarray, cuts: float | np.ndarray = WEAK) -> np.
 def labels_of(probabilities: np.ndarray) -> np.ndarray:
     """Return the likeliest label of each cell, shape (N, D), from probabilities or logits (N, D, 3); a tie with 0 is 0.
 
-    Examples
-    --------
     >>> labels_of(np.array([[[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]]])).tolist()
     [[1, 0]]
     """

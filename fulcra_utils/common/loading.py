@@ -7,10 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def hash_file(path: Path) -> str:
@@ -26,13 +22,7 @@ def _sha256(path: Path, mtime: int, size: int) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide transformers' progress bars while weights are read from disk, so that errors stay one line.
-
-    Examples
-    --------
-    >>> with quiet_loading():
-    ...     pass
-    """
+    """Hide transformers' progress bars while weights are read from disk, so that errors stay one line."""
     from transformers.utils import logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -7,32 +7,12 @@ from typing import Any
 
 
 def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: str = "jobs") -> list[Any]:
-    """Call a function once for each job and return the results in the order of the jobs.
+    """Return `function(*job)` for each job, in order; with two or more workers each job runs in a process of its own.
 
-    Parameters
-    ----------
-    function : callable
-        A function of a module; it and what it takes and returns must be picklable when there are several workers.
-    jobs : sequence of tuple
-        Positional arguments of each call.
-    n_workers : int
-        Processes; below 2 the jobs run here, one after the other.
-    label : str
-        Of the progress bar.
+    Then the function stands in a module, and what it takes and returns is picklable. Whatever a job raises is raised,
+    and jobs that have not started by then are dropped. Small models leave cores idle: two at a time take little longer
+    than one.
 
-    Returns
-    -------
-    list
-
-    Raises
-    ------
-    Exception
-        Whatever a job raises; jobs that have not started by then are dropped.
-
-    Source: ours; small models leave cores idle, so two at a time take little longer than one.
-
-    Examples
-    --------
     >>> run_jobs(pow, [(2, 3), (3, 2)], n_workers=1)
     [8, 9]
     """

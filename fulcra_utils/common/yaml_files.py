@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-_READ_AS = {bool: "yes, no, on and off as true or false", NoneType: "null, ~ and an empty place as nothing",
+READ_AS = {bool: "yes, no, on and off as true or false", NoneType: "null, ~ and an empty place as nothing",
             (int, float): "digits as a number", date: "this as a date"}
 
 

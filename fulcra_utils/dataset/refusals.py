@@ -11,20 +11,12 @@ from fulcra_utils.dataset.rows import list_texts
 
 
 def is_refusal(responses: Iterable[str]) -> np.ndarray:
-    """Return whether each reply declines to do or to answer what was asked, judged by its first two sentences.
+    """Return whether each reply (N,) declines to do or answer what was asked, judged by its first two sentences.
 
     A flag for English replies: the speaker cannot, will not or declines to *serve* (help, provide, answer, write …), or
     apologises and calls the request not appropriate. "I can't wait to help", "I won't lie" and "I don't have opinions"
     decline nothing. It sees neither a refusal that comes later nor that a request is served after all;
     `analysis.check_refusals` says how often it is right.
-
-    Parameters
-    ----------
-    responses : iterable of str, length N
-
-    Returns
-    -------
-    array of bool, shape (N,)
 
     Examples
     --------

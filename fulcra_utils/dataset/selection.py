@@ -16,20 +16,8 @@ NO_CATEGORY = "none"
 
 
 def assign_strata(categories: Sequence[Sequence[str] | None]) -> np.ndarray:
-    """Return one category for each prompt: its rarest in the pool, "none" for a prompt without any.
+    """Return one category for each prompt: its rarest in the pool, so that rare risks get strata; "none" without any.
 
-    Parameters
-    ----------
-    categories : sequence of (sequence of str or None), length N
-
-    Returns
-    -------
-    array of str, shape (N,)
-
-    Source: ours; the rarest one, so that rare risks get strata of their own.
-
-    Examples
-    --------
     >>> assign_strata([["theft"], ["theft", "privacy"], []]).tolist()
     ['theft', 'privacy', 'none']
     """
@@ -42,20 +30,6 @@ def assign_strata(categories: Sequence[Sequence[str] | None]) -> np.ndarray:
 def allot_quotas(sizes: dict[str, int], n: int) -> dict[str, int]:
     """Share n places among strata as equally as their sizes allow; what a small stratum leaves goes to the others.
 
-    Parameters
-    ----------
-    sizes : dict of str to int
-    n : int
-
-    Returns
-    -------
-    dict of str to int
-        Sums to the smaller of n and all sizes together.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> allot_quotas({"a": 100, "b": 2, "c": 100}, 12)
     {'a': 5, 'b': 2, 'c': 5}
     """
@@ -67,33 +41,13 @@ def allot_quotas(sizes: dict[str, int], n: int) -> dict[str, int]:
 
 def select_prompts(embeddings: np.ndarray, categories: Sequence[Sequence[str] | None], n: int, method: str = "k-means",
                    seed: int = 0, allowed: np.ndarray | None = None) -> np.ndarray:
-    """Choose n prompts of a pool.
+    """Choose n prompts of a pool and return their indices, sorted; fewer when fewer are `allowed`, booleans (N,).
 
-    Parameters
-    ----------
-    embeddings : array, shape (N, H)
-        Unit vectors.
-    categories : sequence of (sequence of str or None), length N
-    n : int
-    method : {"random", "stratified", "k-centre", "k-means"}
-        "random" ignores categories; the others share the places among the categories. "stratified" draws at random
-        within a category, "k-centre" takes the prompt farthest from all chosen ones, "k-means" the prompt nearest to
-        the centre of each of as many clusters as there are places.
-    seed : int
-    allowed : array of bool, shape (N,), optional
-        Prompts that may be chosen; see `find_leaks`.
-
-    Returns
-    -------
-    array of int, shape (n,) or less
-        Sorted indices into the pool; fewer when fewer are allowed.
-
-    Raises
-    ------
-    ValueError
-        For an unknown method, or arrays of different lengths.
-
-    Source: ours; the paper's prompts were chosen for sparse values by a method that is not published here.
+    `embeddings`, shape (N, H), are unit vectors, `categories` N lists of risk categories. Method "random" ignores
+    categories; the others share the places among them: "stratified" draws at random within a category, "k-centre" takes
+    the prompt farthest from all chosen ones, "k-means" the prompt nearest to the centre of each of as many clusters as
+    there are places. The paper chose prompts for sparse values by a method that is not published. ValueError for an
+    unknown method or other lengths.
 
     Examples
     --------
@@ -120,49 +74,21 @@ def select_prompts(embeddings: np.ndarray, categories: Sequence[Sequence[str] | 
 
 
 def find_leaks(embeddings: np.ndarray, test_embeddings: np.ndarray, threshold: float = 0.9) -> np.ndarray:
-    """Return which prompts of a pool mean nearly the same as a test prompt (cosine of at least `threshold`).
+    """Return which prompts (N,) of a pool mean nearly the same as a test prompt: cosine of at least `threshold`.
 
-    Parameters
-    ----------
-    embeddings : array, shape (N, H)
-    test_embeddings : array, shape (M, H)
-    threshold : float
-
-    Returns
-    -------
-    array of bool, shape (N,)
-
-    Source: ours; it comes on top of the split by near-duplicate wording.
-
-    Examples
-    --------
-    >>> find_leaks(np.eye(2), np.eye(2)[:1]).tolist()
-    [True, False]
+    It comes on top of the split by near-duplicate wording.
     """
     return _nearest(embeddings, test_embeddings) <= 1 - threshold + 1e-6
 
 
 def measure_coverage(embeddings: np.ndarray, categories: Sequence[Sequence[str] | None],
                      chosen: np.ndarray) -> dict[str, float]:
-    """Return how well chosen prompts stand for a pool.
+    """Return how well chosen prompts (indices) stand for a pool of unit vectors (N, H).
 
-    Parameters
-    ----------
-    embeddings : array, shape (N, H)
-        Unit vectors of the pool.
-    categories : sequence of (sequence of str or None), length N
-    chosen : array of int, shape (n,)
+    mean_distance: mean cosine distance of a pool prompt to the nearest chosen one (lower is better); category_distance:
+    the same, averaged over categories with equal weight; worst_distance: its largest value; evenness: entropy of the
+    chosen strata over the largest possible (1 = all alike); rarest: chosen prompts in the stratum with the fewest.
 
-    Returns
-    -------
-    dict
-        mean_distance: mean cosine distance of a pool prompt to the nearest chosen one (lower is better);
-        category_distance: the same, averaged over categories with equal weight; worst_distance: its largest value;
-        evenness: entropy of the chosen strata over the largest possible (1 = all alike);
-        rarest: chosen prompts in the stratum with the fewest.
-
-    Examples
-    --------
     >>> measure_coverage(np.eye(2), [["a"], ["b"]], np.array([0]))["mean_distance"]
     0.5
     """
@@ -180,31 +106,9 @@ def measure_coverage(embeddings: np.ndarray, categories: Sequence[Sequence[str] 
 
 def compare_selections(embeddings: np.ndarray, categories: Sequence[Sequence[str] | None], n: int, n_seeds: int = 20,
                        allowed: np.ndarray | None = None, methods: Sequence[str] = METHODS) -> pd.DataFrame:
-    """Measure the coverage of several methods over several seeds, each seed also on a bootstrap of the pool.
+    """Measure the coverage of several methods over seeds 0, 1, …; one row a method and seed.
 
-    Parameters
-    ----------
-    embeddings, categories, allowed
-        As in `select_prompts`.
-    n : int
-    n_seeds : int
-        Seeds 0, 1, …; each draws the half of the pool that it works on, so that methods without chance vary too.
-    methods : sequence of str
-
-    Returns
-    -------
-    DataFrame
-        method, seed, and the measures of `measure_coverage`.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> pool = rng.normal(size=(60, 3))
-    >>> table = compare_selections(pool / np.linalg.norm(pool, axis=1, keepdims=True), [["a"]] * 60, 5, n_seeds=2)
-    >>> len(table)
-    8
+    Each seed draws the half of the pool that it works on, so that methods without chance vary too.
     """
     allowed = np.ones(len(embeddings), dtype=bool) if allowed is None else np.asarray(allowed, dtype=bool)
     rows = []
@@ -218,25 +122,7 @@ def compare_selections(embeddings: np.ndarray, categories: Sequence[Sequence[str
 
 
 def summarise_selections(comparison: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
-    """Return each method's mean and its paired difference from the baseline, with 95 % t intervals over seeds.
-
-    Parameters
-    ----------
-    comparison : DataFrame
-        From `compare_selections`.
-    baseline : str
-
-    Returns
-    -------
-    DataFrame
-        method, measure, mean, difference, low, high, n_seeds.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"method": ["random", "k-means"] * 2, "seed": [0, 0, 1, 1], "x": [1.0, 2, 2, 3.5]})
-    >>> summarise_selections(table)[["mean", "difference"]].values.tolist()
-    [[2.75, 1.25], [1.5, 0.0]]
-    """
+    """Return each method's mean and its paired difference from the baseline, with 95 % t intervals over seeds."""
     from scipy import stats
 
     rows = []

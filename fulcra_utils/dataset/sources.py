@@ -56,13 +56,7 @@ class Fetched:
 
 
 def load_sources(path: str | Path = SOURCES) -> dict[str, Source]:
-    """Return the public files listed in a sources file, by name.
-
-    Examples
-    --------
-    >>> load_sources()["trustworthy_data"].rows
-    1718
-    """
+    """Return the public files listed in a sources file, by name."""
     sets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     return {name: _read_source(name, **{**common, **entry})
             for common in sets.values() for name, entry in common.pop("files").items()}
@@ -84,27 +78,10 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
                   say: Callable[[str], None] = lambda _: None) -> Fetched:
     """Get every public file that can be had; report the others.
 
-    Parameters
-    ----------
-    mirror : path, optional
-        A folder tried before the network, with the sets' folders (`fulcra/`, `valueeval23/`, …) or the FULCRA files
-        themselves; default: the environment's FULCRA_DATA_MIRROR.
-    sources : dict, optional
-        Default: what a notebook reads of data/sources.yaml.
-    cache : path, optional
-        Where the files are kept; default: `cache_folder()`. A file already there is verified and not fetched again.
-    progress : bool
-        Show a progress bar for each download.
-    network : bool
-        False never touches the network.
-    say : callable
-        Receives one line for each file.
-
-    Returns
-    -------
-    Fetched
-
-    Source: ours; files and hashes as in data/sources.yaml.
+    A file already in the `cache` (None: FULCRA_CACHE, or data/cache) is verified and not fetched again. The `mirror`
+    (None: FULCRA_DATA_MIRROR), a folder with the sets' folders (`fulcra/`, `valueeval23/`, …) or the FULCRA files
+    themselves, is tried before the network, which `network=False` never touches. `sources` are what a notebook reads of
+    data/sources.yaml when None; `say` receives one line for each file.
 
     Examples
     --------
@@ -134,18 +111,7 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
 
 
 def verify_file(path: str | Path, source: Source) -> None:
-    """Raise SourceError when a file is not the one that the source describes (sha256, or git blob id).
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> source = Source(name="x", url="", mirror_path="x", role="prompts", licence="MIT",
-    ...                 git_blob="ce013625030ba8dba906f756967f9e9ca394464a")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "x"
-    ...     _ = path.write_bytes(b"hello\\n")
-    ...     verify_file(path, source)
-    """
+    """Raise SourceError when a file is not the one that the source describes (sha256, or git blob id)."""
     if source.sha256:
         kind, expected, found = "sha256", source.sha256, pooch.file_hash(str(path), alg="sha256")
     elif source.git_blob:

@@ -20,21 +20,10 @@ PUBLISHED_SEED = 2023  # of the splits in data/splits.csv
 def group_prompts(prompts: Sequence[str], threshold: float = 0.8, batch_size: int = 2000) -> np.ndarray:
     """Put near-duplicate prompts into one cluster, in the order given: a prompt behind moves none before it.
 
-    Two prompts are near-duplicates when the cosine of their vectors of character 4-grams within words is at least
-    `threshold`; rare 4-grams weigh more (TF-IDF), counted in the first 1, 2, 4, 8, … prompts, those before the pair.
-    A prompt joins the cluster of the near-duplicates before it. Equal prompts always share a cluster.
-
-    Parameters
-    ----------
-    prompts : sequence of str, length N
-    threshold : float in (0, 1]
-    batch_size : int
-        Rows of the similarity matrix computed at a time.
-
-    Returns
-    -------
-    array of int, shape (N,)
-        Cluster numbers from 0 in order of first appearance; below 0 a prompt between two clusters, which joins neither.
+    Returns cluster numbers (N,) from 0 in order of first appearance; below 0 a prompt between two clusters, which joins
+    neither. Two prompts are near-duplicates when the cosine of their vectors of character 4-grams within words is at
+    least `threshold`; rare 4-grams weigh more (TF-IDF), counted in the first 1, 2, 4, 8, … prompts, those before the
+    pair. Equal prompts always share a cluster. `batch_size` rows of the similarity matrix are in memory at a time.
 
     Examples
     --------
@@ -74,25 +63,13 @@ def _find_near(texts: Sequence[str], threshold: float, batch_size: int) -> Itera
 
 
 def assign_splits(prompts: Sequence[str], clusters: np.ndarray, seed: int = 2023) -> pd.DataFrame:
-    """Assign every prompt cluster to train, validation, calibration or test, and train clusters to half A or B.
+    """Assign prompt clusters to train, validation, calibration or test (60/10/10/20), train clusters to half A or B.
 
-    The share is 60/10/10/20. The choice hangs only on the seed and on the cluster's first prompt in the order given, so
-    prompts that are added behind move no other. A prompt between two clusters (a number below 0) is left out of all
-    splits, so that no near-duplicate of a test prompt is trained on.
-
-    Parameters
-    ----------
-    prompts : sequence of str, length N
-    clusters : array of int, shape (N,)
-        From `group_prompts`.
-    seed : int
-        Under 2023 the prompts marked in data/splits.csv (public ones with near-duplicates; the start of the SHA-256 of
-        each text) keep their published split, or are left out where their cluster has another.
-
-    Returns
-    -------
-    DataFrame
-        prompt (unique), cluster, split (None = left out), half ("A" or "B" in train, else None).
+    Returns a table of unique prompts with cluster (of `group_prompts`), split (None = left out) and half (None outside
+    train). The choice hangs only on the seed and on the cluster's first prompt in the order given, so prompts that are
+    added behind move no other. A prompt between two clusters (a number below 0) is left out of all splits, so that no
+    near-duplicate of a test prompt is trained on. Under seed 2023 the public prompts in data/splits.csv (known by the
+    start of the SHA-256 of their text) keep their published split, or are left out where their cluster has another.
 
     Examples
     --------

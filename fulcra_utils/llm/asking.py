@@ -94,38 +94,16 @@ def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cac
             done: Callable[[int, Outcome], None] = lambda *_: None, paid: float = 0.0) -> list[Outcome]:
     """Ask every question, many at a time, and return one outcome for each, in order.
 
-    Parameters
-    ----------
-    endpoint : Endpoint
-    questions : iterable of Question
-        Taken one by one as places become free.
-    check : callable
-        Takes the number of the question and an Answer; returns (value, faults, worth): what can be used of it, what is
-        wrong with it, and a number to choose by when every ask left faults. An answer with faults is asked again.
-    cache : AnswerCache
-        An answer without faults is not asked again. Faulty ones are looked at first: where they hold nothing to use,
-        three new asks follow, where they hold something, what is left of three, at least one.
-    price : Price, optional
-        None leaves the cost unknown (counted as 0).
-    budget : float, optional
-        Dollars for these questions, earlier starts included; a question that could exceed it is not asked. What is
-        under way is reckoned by the dearest answer so far, if not more; before the first, one is asked at a time.
-    done : callable
-        Receives (number, outcome) as soon as a question is finished, in any order.
-    paid : float
-        Dollars that count in the budget already: what the stored answers cost (`plan_questions`).
+    `check` takes the number of a question and an Answer and returns (value, faults, worth): what can be used of it,
+    what is wrong with it, and a number to choose by when every ask left faults. An answer without faults is not asked
+    again; faulty ones in the cache are looked at first: where they hold nothing to use, three new asks follow, else
+    what is left of three, at least one. `budget` is in dollars, what earlier starts `paid` included (`plan_questions`):
+    a question that could exceed it is not asked, what is under way is reckoned by the dearest answer so far, if not
+    more, and before the first, one is asked at a time. `done` receives (number, outcome) as soon as a question is
+    finished, in any order.
 
-    Returns
-    -------
-    list of Outcome
-
-    Raises
-    ------
-    EndpointError
-        When what went wrong concerns every question (key, credits, address, model, no server, or one question after
-        the other comes to nothing), or a budget has no price. Answers until then are kept.
-
-    Source: ours.
+    EndpointError when what went wrong concerns every question (key, credits, address, model, no server, or one question
+    after the other comes to nothing), or a budget has no price. Answers until then are kept.
     """
     if budget is not None and price is None:
         raise EndpointError(f"a budget needs a price: {endpoint.model} is not in {PRICES.name}")
@@ -137,8 +115,7 @@ def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: Ans
     """Return what is ahead (requests, tokens_in, tokens_out, cost) and what is kept (stored, paid_before).
 
     Equal questions count once; stored are those with an answer that `check` (see `ask_all`) finds no fault in.
-    `paid_before` is what all stored answers cost, in dollars. Tokens are estimates, second asks are not counted; cost
-    is nan without a price.
+    `paid_before` is what all stored answers cost, in dollars. Tokens are estimates; cost is nan without a price.
     """
     counts, seen, paid_before = dict.fromkeys(("requests", "stored", "tokens_in", "tokens_out"), 0), set(), 0.0
     for number, question in enumerate(questions):
@@ -175,10 +152,10 @@ def _run(coroutine: Any) -> Any:
 
 
 class _Fault(Exception):
-    """A request without an answer.
+    """A request without an answer: `again` worth another attempt, `early` but few while nothing is answered.
 
     `whose`: "row" this question's, "start" every question's if it is met first, "run" every question's, "" not known;
-    `again`: worth another attempt, `early`: but few while nothing is answered; `wait`: seconds the server asks for.
+    `wait`: seconds the server asks for.
     """
 
     def __init__(self, reason: str, whose: str = "", again: bool = False, early: bool = False,
@@ -188,10 +165,7 @@ class _Fault(Exception):
 
 
 class _Session:
-    """The state of one `ask_all`.
-
-    At most `limit` requests are under way: one more after as many successes, half as many after a fault.
-    """
+    """One `ask_all`: at most `limit` requests are under way, one more after as many successes, half after a fault."""
 
     def __init__(self, endpoint, check, cache, price, budget, paid):
         self.endpoint, self.check, self.cache, self.price = endpoint, check, cache, price
@@ -472,11 +446,5 @@ def _count(usage: Any, name: str, estimate: int) -> int:
 
 
 def sum_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return calls, calls paid for now, tokens, cost now and cost before over outcomes.
-
-    Examples
-    --------
-    >>> sum_outcomes([Outcome(n_calls=2, cost=0.5), Outcome(n_calls=1)])["n_calls"]
-    3
-    """
+    """Return calls, calls paid for now, tokens, cost now and cost before over outcomes."""
     return {name: sum(getattr(outcome, name) for outcome in outcomes) for name in COUNTED}

@@ -35,7 +35,19 @@ class EndpointError(ValueError):
 
 
 class Endpoint(BaseModel):
-    """One model behind an OpenAI-compatible endpoint, with its options. The key is named, never given."""
+    """One model behind an OpenAI-compatible endpoint, with its options. The key is named, never given.
+
+    `options` go into the body of each request: null leaves one out, `extra_body` is merged. `base_url` is the
+    environment's OPENAI_BASE_URL when empty, else OpenAI's; the key is read from the variable `api_key_env` names.
+    `timeout` is in seconds; of `attempts`, only faults of the way take more than one, `backoff` seconds apart, doubling
+    to 30; `concurrency` is the most requests at a time.
+
+    Examples
+    --------
+    >>> endpoint = Endpoint(model="my-model", base_url="http://127.0.0.1:8000/v1/?token=secret")
+    >>> endpoint.address, endpoint.is_local, endpoint.body
+    ('http://127.0.0.1:8000/v1', True, {'temperature': 0})
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: str = Field(min_length=1)
@@ -111,10 +123,7 @@ class Endpoint(BaseModel):
     def read_key(self) -> str:
         """Return the key from the environment; a placeholder for an address of one's own that needs none.
 
-        Raises
-        ------
-        EndpointError
-            When OpenAI's own address is asked without a key, or the key cannot stand in a header.
+        EndpointError when OpenAI's own address is asked without a key, or the key cannot stand in a header.
         """
         key = os.environ.get(self.api_key_env, "").strip()
         if not key and self.url == DEFAULT_URL:
@@ -145,13 +154,7 @@ class Price:
     name: str = ""
 
     def describe(self) -> str:
-        """Return the price in words, with its date, and that it is assumed where it is.
-
-        Examples
-        --------
-        >>> Price(1.0, 10.0, "2025-01-01", assumed=True).describe()
-        'an assumed price of 1 and 10 USD for a million tokens in and out (the model is not in the table of 2025-01-01)'
-        """
+        """Return the price in words, with its date, and that it is assumed where it is."""
         found = f"{self.input:g} and {self.output:g} USD for a million tokens in and out"
         if self.assumed and self.name == LOCAL:
             return f"no price: the server is on this machine, and the model is not in the table of {self.date}"
@@ -160,13 +163,7 @@ class Price:
         return f"the listed price of {found} ({f'{self.name} in the ' if self.name else ''}table of {self.date})"
 
     def cost(self, tokens_in: float, tokens_out: float) -> float:
-        """Return the dollars for so many tokens.
-
-        Examples
-        --------
-        >>> Price(1.0, 10.0, "2025-01-01").cost(1_000_000, 100_000)
-        2.0
-        """
+        """Return the dollars for so many tokens."""
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
@@ -175,15 +172,6 @@ def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) ->
 
     One that is not listed costs nothing on this machine or as ":free", else the table's `default`, as assumed.
 
-    Raises
-    ------
-    EndpointError
-        When the table cannot be read or holds neither the model nor a default.
-
-    Examples
-    --------
-    >>> load_price("gpt-4o-mini").assumed, load_price("a model nobody lists").assumed
-    (False, True)
     >>> load_price("azure/gpt-4o-2024-08-06").name, load_price("llama3:8b", is_local=True).input
     ('gpt-4o', 0.0)
     """
@@ -213,14 +201,8 @@ class Question:
     def key(self, endpoint: Endpoint, attempt: int = 0) -> str:
         """Return the name of its answer in the cache: a hash of everything that shapes it, and of no key or password.
 
-        What an address serves under a model's name is taken to stay the same; options count as asked for, also where
-        an endpoint turns out not to take one.
-
-        Examples
-        --------
-        >>> question = Question(({"role": "user", "content": "Hi"},))
-        >>> question.key(Endpoint(model="a")) == question.key(Endpoint(model="b"))
-        False
+        What an address serves under a model's name is taken to stay the same; options count as asked for, also where an
+        endpoint turns out not to take one.
         """
         whole = {"address": endpoint.address, "model": endpoint.model, "options": endpoint.body, "attempt": attempt,
                  "messages": self.messages, "schema": self.schema, "context": self.context}
@@ -228,26 +210,12 @@ class Question:
 
 
 def count_tokens(text: str) -> int:
-    """Estimate the tokens of a text: one for four bytes of UTF-8, at least one.
-
-    Source: ours; a rule of thumb for plans, replaced by the endpoint's own count where it gives one.
-
-    Examples
-    --------
-    >>> count_tokens("eight by")
-    2
-    """
+    """Estimate the tokens of a text, where an endpoint counts none: one for four bytes of UTF-8, at least one."""
     return max(1, round(len(text.encode("utf-8", "replace")) / 4))
 
 
 def count_question(question: Question) -> int:
-    """Estimate the tokens of a question, messages only.
-
-    Examples
-    --------
-    >>> count_question(Question(({"role": "user", "content": "eight by"},)))
-    6
-    """
+    """Estimate the tokens of a question, messages only."""
     return sum(count_tokens(message["content"]) + 4 for message in question.messages)
 
 
@@ -288,7 +256,8 @@ class Answer:
 class AnswerCache:
     """Answers on disk, one SQLite file in a folder; each is flushed when `put` returns, and never changed.
 
-    Several processes may use one folder. `folder=None` keeps the answers in memory.
+    Several processes may use one folder. `folder=None` keeps the answers in memory. EndpointError when the file cannot
+    be opened or written.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.common.labels import WEAK
 from fulcra_utils.theory.targets import Target
 
 ABSENCES = ("penalise", "zero", "mask")
@@ -21,44 +22,21 @@ class Scorer(Protocol):
         ...
 
 
-def value_distance(
-    vectors: np.ndarray,
-    target: np.ndarray | Target,
-    weights: np.ndarray | None = None,
-    order: int = 1,
-    absence: str = "penalise",
-    threshold: float = 0.3,
-) -> np.ndarray:
-    """Return the weighted distance of each value vector to a target.
+def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np.ndarray | None = None, order: int = 1,
+                   absence: str = "penalise", threshold: float = WEAK) -> np.ndarray:
+    """Return the weighted distance of each value vector to a target, shape (N,): 0 at the target.
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (N, D), or DataFrame
-        Scores in [-1, 1]; nan where a dimension is not known. Columns are found by the names of a `Target`.
-    target : ndarray, shape (D,), or Target
-        Wanted score per dimension. A `Target` may hold ranges; the distance within a range is 0.
-    weights : ndarray, shape (D,), optional
-        Non-negative. None means the target's own weights, which are abs(target) for an array.
-    order : {1, 2}
-        1 gives sum(w * |v - t|), 2 gives sqrt(sum(w * (v - t)^2)).
-    absence : {"penalise", "zero", "mask"}
-        What to do with a weakly expressed value, |v| <= threshold: take it as it is, set it to 0, or drop the dimension
-        from the sum (the released reward, under which a reply that expresses nothing is at distance 0).
-    threshold : float
-        Used by "zero" and "mask".
+    Vectors have shape (N, D), scores in [-1, 1]; columns of a DataFrame are found by the names of a `Target`. A row
+    that misses a dimension with a weight above 0 is nan. The target is one number a dimension, shape (D,), or a
+    `Target`, which may hold ranges: within one the distance is 0. Weights are the target's own when None, abs(target)
+    for an array.
 
-    Returns
-    -------
-    ndarray, shape (N,)
-        0 at the target; nan for a row that misses a dimension with a weight above 0.
+    With order 1 the distance is sum(w · |v - t|), with 2 sqrt(sum(w · (v - t)²)). `absence` says what becomes of a
+    weakly expressed value, |v| <= threshold: "penalise" takes it as it is, "zero" sets it to 0, "mask" drops the
+    dimension from the sum: the released training reward, under which a reply that expresses nothing is at distance 0.
+    Without mask, order 1 and 2 are the released h_distance and e_distance. "zero" and ranges are our own.
 
-    Raises
-    ------
-    ValueError
-        Wrong shape, not a finite target, negative or all-zero weights, unknown order or absence.
-
-    Source: released alignment code for order 1 with "mask" (training reward) and for order 1 and 2 without mask
-    (h_distance and e_distance); ours: "zero", "penalise" for every target, ranges.
+    ValueError for a wrong shape, a target that is not finite, negative or all-zero weights, unknown order or absence.
 
     Examples
     --------
@@ -72,7 +50,7 @@ def value_distance(
             raise ValueError(f"the vectors have no column {missing[0]!r}, which target {target.name} names.")
         vectors = vectors[list(target.dimensions)]
     vectors = np.asarray(vectors, dtype=float)
-    low, high, weights = _resolve_target(target, weights)
+    low, high, weights = resolve_target(target, weights)
     _check_distance(vectors, low, weights, order, absence)
     weak = np.abs(vectors) <= threshold
     values = np.where(weak, 0.0, vectors) if absence == "zero" else vectors
@@ -83,9 +61,8 @@ def value_distance(
     return gaps @ weights if order == 1 else np.sqrt(np.square(gaps) @ weights)
 
 
-def _resolve_target(
-    target: np.ndarray | Target, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def resolve_target(target: np.ndarray | Target,
+                   weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return low, high and weights, each (D,)."""
     if isinstance(target, Target):
         low, high, own = target.low, target.high, target.weights

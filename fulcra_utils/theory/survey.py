@@ -46,20 +46,12 @@ class Questionnaire(BaseModel):
 
 
 def load_questionnaire(name: str | Path = "pvq21") -> Questionnaire:
-    """Load the key of a questionnaire by name (in data/surveys) or path.
+    """Load the published key of a questionnaire by name (in data/surveys) or path.
 
-    Raises
-    ------
-    SurveyError
-        No such key, or one that does not use every question once.
+    SurveyError when there is no such key, or one that does not use every question once.
 
-    Source: the questionnaire's published key, named in its file.
-
-    Examples
-    --------
-    >>> key = load_questionnaire()
-    >>> len(key.columns), key.key["universalism"]
-    (21, [3, 8, 19])
+    >>> load_questionnaire().key["universalism"]
+    [3, 8, 19]
     """
     path = SURVEYS / f"{name}.yaml"
     path = path if path.is_file() else Path(name)
@@ -75,44 +67,16 @@ def load_questionnaire(name: str | Path = "pvq21") -> Questionnaire:
     return key
 
 
-def score_respondents(
-    rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None, centred: bool = False
-) -> pd.DataFrame:
-    """Score each respondent on each value.
+def score_respondents(rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None,
+                      centred: bool = False) -> pd.DataFrame:
+    """Score each respondent on each value: (mean answer - middle) / half the scale, more = more important.
 
-    Answers that are neither a code of the scale nor a known code for a missing one are named in a warning.
+    Within [-1, 1] when not centred: the released country targets' t = (reverse-coded mean - 3.5) / 2.5. nan for a value
+    without an answer and for a respondent with too many missing ones; answers that are no code are named in a warning.
+    `centred` subtracts the respondent's own mean (Schwartz): for comparing means and for correlations, not for targets.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        One row for each respondent, with the questionnaire's columns; a code outside the scale is a missing answer.
-    theory : Theory or str
-        The questionnaire's theory.
-    questionnaire : Questionnaire, optional
-        None takes the 21 portrait values.
-    centred : bool
-        Subtract the respondent's mean over all answers: for comparing means and for correlations. Uncentred scores are
-        for reliabilities and as targets.
-
-    Returns
-    -------
-    DataFrame
-        One column for each dimension and the index of `rows`: the mean answer, turned so that more is more important,
-        minus the middle of the scale, divided by half its width, so within [-1, 1] when not centred. nan for a value
-        without an answer and for a respondent with too many missing answers.
-
-    Raises
-    ------
-    SurveyError
-        Missing columns, or another theory.
-
-    Source: facts of the released country targets, t = (reverse-coded mean - 3.5) / 2.5; centring after Schwartz.
-
-    Examples
-    --------
     >>> key = load_questionnaire()
-    >>> rows = pd.DataFrame([dict.fromkeys(key.columns, 2)])
-    >>> score_respondents(rows, "schwartz10").iloc[0].unique().tolist()
+    >>> score_respondents(pd.DataFrame([dict.fromkeys(key.columns, 2)]), "schwartz10").iloc[0].unique().tolist()
     [0.6]
     """
     questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
@@ -132,37 +96,20 @@ def _score(answers: pd.DataFrame, theory: Theory, questionnaire: Questionnaire, 
     return pd.DataFrame(columns).sub(middle, axis=0) / ((high - low) / 2)
 
 
-def average_countries(
-    rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None, centred: bool = False,
-    weighted: bool = True, drop_alike: bool = True,
-) -> pd.DataFrame:
-    """Average respondents by country, with survey weights and intervals.
+def average_countries(rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None,
+                      centred: bool = False, weighted: bool = True, drop_alike: bool = True) -> pd.DataFrame:
+    """Average survey respondents by country, with survey weights and 95 % intervals.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        As in `score_respondents`, with the country column and, when weighted, the weight column.
-    theory, questionnaire, centred
-        As in `score_respondents`.
-    weighted : bool
-        Use the survey weights; 0 leaves a respondent out.
-    drop_alike : bool
-        Leave out respondents with more than `max_alike` answers alike (Schwartz, ESS instructions). A country in which
-        nobody else answered is kept whole.
+    Rows hold one respondent each, in the questionnaire's columns (21 portrait values when None), its country column
+    and, when weighted, its weight column, where 0 leaves a respondent out. `drop_alike` leaves out who gave more than
+    `max_alike` answers alike (Schwartz, instructions of the European Social Survey), unless nobody else of the country
+    answered. `centred`: see `score_respondents`; targets take means that are not centred.
 
-    Returns
-    -------
-    DataFrame
-        country, dimension, value, low, high (95 %, linearised, for weights treated as fixed; nan below 10 effective
-        respondents), n, n_effective, and how many of the country are left out: n_alike, n_missing (too few answers).
-        `.attrs["answers"]` counts every answer off the scale: country, question, answer, n, is_code.
-
-    Raises
-    ------
-    SurveyError
-        As `score_respondents`; a weight that is no number from 0 up, a row without a country.
-
-    Source: ours; weighted mean and its linearised variance (Horvitz and Thompson; Kish for n_effective).
+    The table has country, dimension, value, low, high, n, n_effective (Kish), and how many of the country are left out:
+    n_alike, n_missing (too few answers). Intervals are linearised (Horvitz and Thompson) for weights treated as fixed;
+    nan below 10 effective respondents. `.attrs["answers"]` counts every answer off the scale: country, question,
+    answer, n, is_code. SurveyError for missing columns, another theory, a weight that is no number from 0 up, a row
+    without country.
 
     Examples
     --------
@@ -195,26 +142,10 @@ def average_countries(
 
 
 def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> Target:
-    """Make a target of a country's means: a population's target, not one reply's.
+    """Make a target of a country's means (`average_countries`, not centred): a population's, not one reply's.
 
-    Parameters
-    ----------
-    averages : DataFrame
-        From `average_countries`, not centred.
-    country : str
-    theory : Theory or str
-
-    Returns
-    -------
-    Target
-        Weights are the absolute means, as for the released country targets; `save_target` writes it.
-
-    Raises
-    ------
-    SurveyError
-        Unknown country, or a value without an answer.
-
-    Source: released country targets.
+    Weights are the absolute means, as for the released country targets; `save_target` writes it. SurveyError for an
+    unknown country, or a value without an answer.
 
     Examples
     --------

@@ -23,18 +23,17 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where in the value space a model is wanted.
+    """Where in the value space a model is wanted: a range and a weight for each dimension of a theory.
 
-    Attributes
-    ----------
-    name, title, source : str
-        Identifier, words for a reader, where the numbers come from.
-    dimensions : tuple of str, length D
-        The dimensions of the theory that the target belongs to.
-    low, high : ndarray, shape (D,)
-        Admissible range per dimension; equal where the target is one number.
-    weights : ndarray, shape (D,)
-        Non-negative weight of each dimension in the distance; 0 where nothing is asked for.
+    `low` and `high`, shape (D,), are the admissible range, equal where the target is one number; `weights`, shape (D,),
+    are not negative, and 0 where nothing is asked for. Made by `load_target`, `uniform_target` or, from a survey,
+    `build_target`.
+
+    Examples
+    --------
+    >>> target = load_target("harmless", "schwartz10")
+    >>> dict(zip(target.dimensions, target.values.tolist()))["security"], int(target.aimed.sum())
+    (1.0, 2)
     """
 
     name: str
@@ -57,19 +56,7 @@ class Target:
 
 
 def list_targets(theory: Theory | str) -> tuple[str, ...]:
-    """Return the names of the targets in data/targets that can be used under a theory.
-
-    Parameters
-    ----------
-    theory : Theory or str
-        A target fits when it is written for this theory or for its parent.
-
-    Returns
-    -------
-    tuple of str
-        Empty when no target fits.
-
-    Source: ours, so that a theory without published targets is a normal case.
+    """Return the names of the targets in data/targets that are written for a theory or for its parent; often none.
 
     Examples
     --------
@@ -84,29 +71,14 @@ def list_targets(theory: Theory | str) -> tuple[str, ...]:
 
 
 def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
-    """Load a target for a theory, by name in data/targets or by path.
+    """Load a target for a theory, by name in data/targets or by path; a `Target` is returned as it is.
 
-    Parameters
-    ----------
-    target : str, Path or Target
-        A `Target` of the same theory is returned as it is.
-    theory : Theory or str
-        Theory whose dimensions the target must name. A target of the parent theory is handed down: every child takes
-        its parent's number, and the children share the parent's weight equally.
+    A dimension that the file leaves out has target 0 and weight 0. A number t has weight abs(t) and a range weight 1
+    unless the file has a weight for that dimension; the released code's numbers do the same. A target of the parent
+    theory is handed down: every child takes its parent's number, and the children share the parent's weight equally.
 
-    Returns
-    -------
-    Target
-        A dimension that the file leaves out has target 0 and weight 0. A number t has weight abs(t) and a range weight
-        1 unless the file has a weight for that dimension.
-
-    Raises
-    ------
-    TargetError
-        Unknown name, wrong theory, unknown dimension, a dimension named twice (with its line), number outside the score
-        range, or no dimension with a weight.
-
-    Source: facts of the released code for the numbers; ours for ranges, weights and inheritance.
+    TargetError names the place: unknown name, wrong theory, unknown dimension, a dimension named twice, a number
+    outside the score range, or no dimension with a weight.
 
     Examples
     --------
@@ -129,20 +101,9 @@ def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
 
 
 def uniform_target(theory: Theory | str, value: float = 1.0) -> Target:
-    """Return the target that asks the same number of every dimension, for theories without published targets.
+    """Return the target that asks the same number (not 0, with weight abs(value)) of every dimension.
 
-    Parameters
-    ----------
-    theory : Theory or str
-    value : float
-        Number within the theory's score range, not 0.
-
-    Returns
-    -------
-    Target
-        All D weights are abs(value).
-
-    Source: ours, the simplest target that every theory has.
+    It serves theories without published targets.
 
     Examples
     --------
@@ -156,20 +117,9 @@ def uniform_target(theory: Theory | str, value: float = 1.0) -> Target:
 
 
 def choose_targets(names: list[str], theory: Theory | str) -> list[Target]:
-    """Return the named targets that fit a theory, or the uniform target when none of them does.
+    """Return the named targets (names or paths) that fit a theory, or the uniform target alone when none of them does.
 
-    Parameters
-    ----------
-    names : list of str
-        Wanted targets, by name or path.
-    theory : Theory or str
-
-    Returns
-    -------
-    list of Target
-        At least one.
-
-    Source: ours, so that a notebook written for one theory runs under every other.
+    So a notebook that is written for one theory runs under every other.
 
     Examples
     --------
@@ -185,25 +135,12 @@ def choose_targets(names: list[str], theory: Theory | str) -> list[Target]:
 
 
 def save_target(target: Target, path: str | Path, theory: Theory | str) -> Path:
-    """Write a target as a YAML file that `load_target` reads back.
-
-    Parameters
-    ----------
-    target : Target
-    path : str or Path
-        Ends in .yaml.
-    theory : Theory or str
-        The theory of the target.
-
-    Returns
-    -------
-    Path
+    """Write a target of a theory as a YAML file that `load_target` reads back, ranges and weights included.
 
     Examples
     --------
     >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> path = save_target(load_target("uk", "schwartz10"), f"{folder}/mine.yaml", "schwartz10")
+    >>> path = save_target(load_target("uk", "schwartz10"), f"{tempfile.mkdtemp()}/mine.yaml", "schwartz10")
     >>> load_target(path, "schwartz10").values[0].item()
     0.4809
     """
@@ -217,20 +154,10 @@ def save_target(target: Target, path: str | Path, theory: Theory | str) -> Path:
 
 
 def write_system_prompt(target: Target, theory: Theory | str) -> str:
-    """Write a system prompt that asks a model for the target's values in words.
+    """Write a system prompt that asks for the target's values in words: for a model that can only be called.
 
-    Parameters
-    ----------
-    target : Target
-    theory : Theory or str
-        Gives the definitions.
-
-    Returns
-    -------
-    str
-        One line per dimension with a weight, strongest first, then two lines that keep the reply useful.
-
-    Source: ours; the way to align a model that can only be called, not trained.
+    One line per dimension with a weight, strongest first, in the words of the theory's definitions; values within ±0.05
+    are left out. Two lines keep the reply useful.
 
     Examples
     --------

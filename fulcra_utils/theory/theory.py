@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.yaml_files import _READ_AS, read_yaml
+from fulcra_utils.common.yaml_files import READ_AS, read_yaml
 
 THEORIES = DATA / "theories"
 
@@ -73,30 +73,19 @@ class _TheoryFile(BaseModel):
 
 @dataclass(frozen=True)
 class Theory:
-    """A value theory with D dimensions and I items.
+    """A value theory with D dimensions and I items, read from one YAML file by `load_theory`.
 
-    Attributes
-    ----------
-    name, title, citation : str
-        Identifier, words for a reader, where the theory comes from.
-    dimensions : tuple of str, length D
-        Lower-case hyphenated names in canonical order: the keys everywhere.
-    definitions : tuple of str, length D
-        One sentence each, our own wording.
-    items : tuple of str, length I
-        Value items in canonical order, grouped by dimension.
-    groups : dict of str to tuple of str
-        Higher-order group to its dimensions; a dimension may stand in several groups.
-    circle : tuple of str or None
-        Dimensions in the order of the theory's circle; None for a theory without one.
-    labels : dict of int to str
-        Words for the labels -1, 0 and +1.
-    score_range : tuple of float
-        Lowest and highest score a dimension can take.
-    parent : str or None
-        Name of the coarser theory this one refines.
-    parents : tuple of (str or None), length D
-        For each dimension its dimension in the parent theory.
+    `dimensions` are lower-case hyphenated names in canonical order: the keys everywhere; `definitions` says each in a
+    sentence. `items` are grouped by dimension, `item_dims`, shape (I,), has the index of each one's dimension. `groups`
+    maps a higher-order group to its dimensions, of which one may stand in several. `circle` is their order on the
+    theory's circle, None without one. `labels` has the words for -1, 0 and +1, `score_range` the lowest and highest
+    score. `parent` names the coarser theory that this one refines, `parents` each dimension's dimension there.
+
+    Examples
+    --------
+    >>> theory = load_theory("schwartz19")
+    >>> theory.n_dims, theory.parent, theory.parents[theory.dimensions.index("humility")]
+    (19, 'schwartz10', 'conformity')
     """
 
     name: str
@@ -140,55 +129,30 @@ class Theory:
         return np.eye(self.n_dims, dtype=np.int8)[self.item_dims]
 
     def find_item(self, text: str) -> int | None:
-        """Return the index of the item that `text` names (or is an alias of), or None.
-
-        Case and repeated white space do not matter.
-
-        Examples
-        --------
-        >>> theory = load_theory("schwartz10")
-        >>> theory.items[theory.find_item("Have  Social Justice")]
-        'social justice'
-        >>> theory.find_item("be respectful") is None
-        True
-        """
+        """Return the index of the item of that name or alias, whatever its case and white space, or None."""
         return self.item_names.get(normalise(text))
 
     def find_dimension(self, text: str) -> int | None:
         """Return the index of the dimension that `text` names (or is an alias of), or None.
 
-        Examples
-        --------
         >>> load_theory("schwartz10").find_dimension("Humility")
         7
         """
         return self.dimension_names.get(normalise(text))
 
     def items_of(self, dimension: str) -> tuple[str, ...]:
-        """Return the items of one dimension in canonical order.
-
-        Examples
-        --------
-        >>> load_theory("schwartz10").items_of("hedonism")
-        ('have pleasure', 'enjoying life', 'be self-indulgent')
-        """
+        """Return the items of one dimension in canonical order."""
         k = self.dimensions.index(dimension)
         return tuple(item for item, d in zip(self.items, self.item_dims, strict=True) if d == k)
 
 
 def normalise(text: str) -> str:
-    """Return `text` in the form under which names are looked up: lower case, single spaces.
-
-    Examples
-    --------
-    >>> normalise("  Be   Daring ")
-    'be daring'
-    """
+    """Return `text` in the form under which names are looked up: lower case, single spaces."""
     return " ".join(text.casefold().split())
 
 
 def list_theories() -> tuple[str, ...]:
-    """Return the names of the theories in data/theories.
+    """Return the names of the theories in data/theories, in alphabetical order.
 
     Examples
     --------
@@ -199,13 +163,7 @@ def list_theories() -> tuple[str, ...]:
 
 
 def find_theory(name: str | Path) -> Path:
-    """Return the path of a theory given by name (in data/theories) or by path.
-
-    Raises
-    ------
-    TheoryError
-        When neither a known name nor an existing file; the message lists the known names.
-    """
+    """Return the path of a theory given by name or by path; TheoryError lists the known names."""
     path = THEORIES / f"{name}.yaml"
     if path.is_file() and re.fullmatch(r"[\w-]+", str(name)):
         return path
@@ -216,21 +174,9 @@ def find_theory(name: str | Path) -> Path:
 
 
 def load_theory(name: str | Path | Theory) -> Theory:
-    """Load a value theory by name or path.
+    """Load a value theory by its name in data/theories or by the path of a YAML file; a `Theory` is returned as it is.
 
-    Parameters
-    ----------
-    name : str or Path
-        A name in data/theories, or the path of a YAML file. A `Theory` is returned as it is.
-
-    Returns
-    -------
-    Theory
-
-    Raises
-    ------
-    TheoryError
-        With every fault of the file and its place.
+    TheoryError lists every fault of the file with its place.
 
     Examples
     --------
@@ -248,9 +194,7 @@ def load_theory(name: str | Path | Theory) -> Theory:
 
 
 def check_theory(path: str | Path) -> list[str]:
-    """Return every fault of a theory file, each with its place ("line 12, dimensions.3.definition: …").
-
-    An empty list means that the file can be used.
+    """Return every fault of a theory file, each with its place ("line 12, dimensions.3.definition: …"); none = usable.
 
     Examples
     --------
@@ -279,7 +223,7 @@ def _read(path: Path) -> tuple[dict | None, list[str]]:
 def _schema_fault(node: yaml.Node, error: dict) -> str:
     text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping"}.get(
         error["type"], error["msg"])
-    words = next((words for kind, words in _READ_AS.items() if isinstance(error["input"], kind)), "")
+    words = next((words for kind, words in READ_AS.items() if isinstance(error["input"], kind)), "")
     if error["type"] == "string_type" and words:
         text += f" (YAML reads {words}: put it in quotes)"
     place = [step for step in error["loc"] if step != "[key]"]

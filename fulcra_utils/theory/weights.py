@@ -14,27 +14,11 @@ class WeightError(ValueError):
 
 
 def resolve_weights(weights: Mapping[str, float] | Sequence[float] | None, theory: Theory | str) -> np.ndarray:
-    """Return weights that sum to 1.
+    """Return weights (D,) that sum to 1, from a mapping (left out = 0), D numbers, or None for all alike.
 
-    Parameters
-    ----------
-    weights : mapping, sequence of D numbers, or None
-        Not negative; a mapping may leave dimensions out (weight 0); None weighs all alike.
-    theory : Theory or str
+    Value Compass (arXiv 2501.07071) ranks by Σ weight · score; dividing by the sum keeps the score's range. WeightError
+    names the dimension: unknown, a negative or missing number, a wrong length, or all zero.
 
-    Returns
-    -------
-    ndarray, shape (D,)
-
-    Raises
-    ------
-    WeightError
-        Unknown dimension, wrong length, a negative or missing number, or all zero; names the dimension.
-
-    Source: Value Compass (arXiv 2501.07071), aggregate Σ weight · score; dividing by their sum keeps the score's range.
-
-    Examples
-    --------
     >>> resolve_weights({"care": 2, "fairness": 1, "loyalty": 1}, "moral_foundations")
     array([0.5 , 0.25, 0.25, 0.  , 0.  ])
     """
@@ -59,21 +43,8 @@ def resolve_weights(weights: Mapping[str, float] | Sequence[float] | None, theor
 
 
 def weigh_by_ranking(ranks: Sequence[float]) -> np.ndarray:
-    """Turn a population's ranks of D values (1 = first) into weights: (D - rank + 1) / sum, nan stays out with 0.
+    """Turn ranks of D values (1 = first, nan = not ranked, weight 0) into weights: (n - rank + 1) / sum.
 
-    Parameters
-    ----------
-    ranks : sequence of D numbers
-        1 = first; nan = not ranked.
-
-    Returns
-    -------
-    ndarray, shape (D,)
-
-    Source: ours; a ranking carries no distances, so the weights fall in equal steps.
-
-    Examples
-    --------
     >>> weigh_by_ranking([1, 3, 2])
     array([0.5       , 0.16666667, 0.33333333])
     """
