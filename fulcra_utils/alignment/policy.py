@@ -26,7 +26,7 @@ from fulcra_utils.evaluator.encoder import has_bf16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from fulcra_utils.llm.local import PolicyError, _ask, _batches, _pad, measure_bits
+from fulcra_utils.llm.local import PolicyError, draw_batches, encode_prompts, measure_bits, pad_texts
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 PAD, END = "<|pad|>", "<|end|>"
@@ -144,7 +144,7 @@ def encode_dialogues(
     """
     if not prompts:
         return []
-    heads = _ask(tokenizer, prompts)
+    heads = encode_prompts(tokenizer, prompts)
     tails = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
     return [((head + tail + [tokenizer.eos_token_id])[:context], len(head))
             for head, tail in zip(heads, tails, strict=True) if len(head) <= context - 8]
@@ -197,7 +197,7 @@ def train_policy(
     if not dialogues:
         raise PolicyError("there is no dialogue to train the language model on.")
     folder = Path(folder)
-    steps = epochs * len(_batches(dialogues, batch_tokens, seed))
+    steps = epochs * len(draw_batches(dialogues, batch_tokens, seed))
     matrices, gains = ([p for p in model.parameters() if (p.dim() > 1) == kind] for kind in (True, False))
     optimizer = torch.optim.AdamW([{"params": matrices}, {"params": gains, "weight_decay": 0.0}], lr=learning_rate,
                                   betas=(0.9, 0.95), weight_decay=0.1)
@@ -208,7 +208,8 @@ def train_policy(
         torch.manual_seed(seed * 1000 + epoch)
         model.train()
         losses = [_train_step(model, dialogues, batch, tokenizer.pad_token_id, optimizer, schedule)
-                  for batch in tqdm(_batches(dialogues, batch_tokens, seed * 1000 + epoch), desc=f"epoch {epoch + 1}")]
+                  for batch in tqdm(draw_batches(dialogues, batch_tokens, seed * 1000 + epoch),
+                                    desc=f"epoch {epoch + 1}")]
         bits = measure_bits(model, tokenizer, held_out) if held_out else np.nan
         rows.append({"epoch": epoch + 1, "train_loss": float(np.mean(losses)), "held_out_bits": bits})
         with write_atomic(folder / "epoch.pt") as tmp:
@@ -246,7 +247,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def _train_step(model, dialogues, batch, pad, optimizer, schedule) -> float:
-    ids, labels = _pad([dialogues[r] for r in batch], pad, only_reply=False)
+    ids, labels = pad_texts([dialogues[r] for r in batch], pad, only_reply=False)
     # the weights stay float32; without bfloat16 in hardware autocast is many times slower than float32
     with torch.autocast(model.device.type, torch.bfloat16, enabled=has_bf16()):
         logits = model(input_ids=ids.to(model.device)).logits[:, :-1]

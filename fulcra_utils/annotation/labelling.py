@@ -27,7 +27,7 @@ from fulcra_utils.annotation.questions import (
 from fulcra_utils.annotation.review import apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
-from fulcra_utils.dataset.rows import Dialogue, RowError, iter_rows, read_dialogue
+from fulcra_utils.dataset.rows import Dialogue, pick_rows, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.llm.asking import ask_all, plan_questions, sum_outcomes
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Price
@@ -109,14 +109,9 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
     ...     [row.problem for row in read_rows(path)]
     ['', 'response is missing']
     """
-    rows = []
-    for line, fields, reason in iter_rows(path):
-        try:
-            if fields is None:
-                raise RowError(f"line {line}", f"is {reason}")
-            rows.append(Row(fields, read_dialogue(fields, prompt_field, response_field)))
-        except RowError as error:
-            rows.append(Row(fields or {}, None, str(error)))
+    rows = [Row(fields, dialogue, str(fault or "").replace("the line", f"line {line}"))
+            for line, fields, dialogue, fault in pick_rows(path, lambda row: read_dialogue(
+                row, prompt_field, response_field))]
     if not rows:
         raise DatasetError(f"{path}: has no rows")
     return rows

@@ -16,14 +16,8 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.labelled import (
-    SIGNS,
-    ValueDataset,
-    read_dataset,
-    read_preferences,
-    read_prompts,
-    read_scored,
-)
+from fulcra_utils.dataset.labelled import SIGNS, ValueDataset, read_dataset, read_scored
+from fulcra_utils.dataset.pools import read_preferences, read_prompts
 from fulcra_utils.dataset.refusals import is_refusal
 from fulcra_utils.dataset.rows import iter_rows
 from fulcra_utils.dataset.sources import Fetched, Source, load_sources
@@ -40,26 +34,15 @@ LEADING = ("row_id", "prompt", "response", "query_source", "response_source", "s
 class RunData:
     """The tables that the later steps of a run read.
 
-    Attributes
-    ----------
-    dialogues : DataFrame
-        Annotated replies: the columns of `LEADING`, then one float column per dimension (nan = not annotated).
-    items : DataFrame
-        row_id and one int8 column per value item.
-    scored : DataFrame
-        Replies with the released scores: as `dialogues`, with e_distance and h_distance after `reward`.
-    prompts : DataFrame
-        prompt, source, safety_issues, cluster, split, half.
-    preferences : DataFrame
-        prompt, chosen, rejected, cluster, split.
-    splits : DataFrame
-        prompt (unique over all files), cluster, split, half.
-    problems : DataFrame
-        source, line, field, text, reason.
-    labels : DataFrame
-        source, name, label, raw, after: how often each dimension label stands in a file and in the vectors.
-    sources : dict
-        "had": name → rows read and kept; "missing": name → reason; "labels_from": words.
+    - dialogues: annotated replies, the columns of `LEADING`, then one float column a dimension (nan = not annotated);
+    - items: row_id and one int8 column a value item;
+    - scored: replies with the released scores, as `dialogues`, with e_distance and h_distance after `reward`;
+    - prompts: prompt, source, safety_issues, cluster, split, half; preferences: prompt, chosen, rejected, cluster,
+      split;
+    - splits: prompt (unique over all files), cluster, split, half;
+    - problems: source, line, field, text, reason;
+    - labels: source, name, label, raw, after: how often each dimension label stands in a file and in the vectors;
+    - sources: "had": name → rows read and kept; "missing": name → reason; "labels_from": words.
     """
 
     dialogues: pd.DataFrame
@@ -78,13 +61,6 @@ def locate_sample(theory: Theory) -> tuple[Path, bool]:
 
     Looked for: `<stem>.jsonl` beside the theory's file, the sample of the theory's name, that of the parent theory (its
     item labels serve); else any sample, for its dialogues alone.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> path, has_labels = locate_sample(load_theory("schwartz19"))
-    >>> path.name, has_labels
-    ('schwartz10.jsonl', True)
     """
     candidates = [theory.labels_path, SAMPLES / f"{theory.name}.jsonl"]
     if theory.parent:
@@ -94,14 +70,7 @@ def locate_sample(theory: Theory) -> tuple[Path, bool]:
 
 
 def locate_labels(theory: Theory, fetched: Fetched) -> Path:
-    """Return the first public file with labels under the theory (or its parent), else the sample's.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> locate_labels(load_theory("moral_foundations"), Fetched()).name
-    'moral_foundations.jsonl'
-    """
+    """Return the first public file with labels under the theory (or its parent), else the sample's."""
     sources = load_sources()
     public = (path for name, path in fetched.paths.items()
               if sources[name].role == "annotated" and sources[name].theory in {theory.name, theory.parent})
@@ -110,26 +79,10 @@ def locate_labels(theory: Theory, fetched: Fetched) -> Path:
 
 def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2023,
                    sources: dict[str, Source] | None = None) -> RunData:
-    """Read everything that can be had into the tables of a run.
+    """Read everything that can be had (None: the embedded sample alone) into the tables of a run.
 
-    Parameters
-    ----------
-    theory : Theory
-    fetched : Fetched, optional
-        What `fetch_sources` got; None (or nothing got) uses the embedded sample alone.
-    seed : int
-        Of the splits.
-    sources : dict, optional
-        Default: data/sources.yaml.
+    The split keeps near-duplicate prompts together, because released test prompts occur in train.
 
-    Returns
-    -------
-    RunData
-
-    Source: ours; the split keeps near-duplicate prompts together, because released test prompts occur in train.
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.theory import load_theory
     >>> data = build_run_data(load_theory("schwartz10"))
     >>> len(data.dialogues) >= 300, len(data.scored), data.sources["labels_from"]
@@ -153,20 +106,7 @@ def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2
 
 
 def split_dimensions(table: pd.DataFrame, theory: Theory) -> np.ndarray:
-    """Return the value vectors (N, D) of a table with one column per dimension.
-
-    Raises
-    ------
-    ValueError
-        When a dimension has no column; names the first.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("schwartz10")
-    >>> split_dimensions(build_run_data(theory).dialogues, theory).shape[1]
-    10
-    """
+    """Return the value vectors (N, D) of a table with one column per dimension; ValueError names the first without."""
     missing = [name for name in theory.dimensions if name not in table]
     if missing:
         raise ValueError(f"the table has no column {missing[0]!r}: it was made under another theory.")
@@ -174,14 +114,7 @@ def split_dimensions(table: pd.DataFrame, theory: Theory) -> np.ndarray:
 
 
 def summarise_sources(data: RunData) -> pd.DataFrame:
-    """Return one row per file: what was read, what was kept, or why it is missing.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> summarise_sources(build_run_data(load_theory("moral_foundations"))).columns.tolist()
-    ['source', 'read', 'kept', 'annotated', 'remark']
-    """
+    """Return one row per file: what was read, what was kept, or why it is missing."""
     rows = [{"source": name, "remark": "", **counts} for name, counts in data.sources["had"].items()]
     rows += [{"source": name, "remark": f"missing: {why}"} for name, why in data.sources["missing"].items()]
     table = pd.DataFrame(rows, columns=["source", "read", "kept", "annotated", "remark"])
@@ -189,40 +122,18 @@ def summarise_sources(data: RunData) -> pd.DataFrame:
 
 
 def summarise_problems(problems: pd.DataFrame) -> pd.DataFrame:
-    """Return how often each kind of problem stands in each source and field, most frequent first.
-
-    Names and signs inside a reason are kept, texts are not.
-
-    Examples
-    --------
-    >>> summarise_problems(pd.DataFrame({"source": ["a"] * 2, "line": [1, 2], "field": ["f"] * 2, "text": ["x", "y"],
-    ...                                  "reason": ["bad"] * 2})).values.tolist()
-    [['a', 'f', 'bad', 2]]
-    """
+    """Return how often each kind of problem stands in each source and field, most frequent first."""
     counts = problems.groupby(["source", "field", "reason"], sort=True).size().rename("n").reset_index()
     return counts.sort_values("n", ascending=False, kind="stable").reset_index(drop=True)
 
 
 def measure_prevalence(vectors: np.ndarray, theory: Theory) -> pd.DataFrame:
-    """Return the share of annotated replies in which each dimension is supported and opposed, in per cent.
+    """Return the per cent of annotated replies in which each dimension is supported and opposed; nan without any.
 
-    Parameters
-    ----------
-    vectors : array, shape (N, D)
-        -1, 0, +1, nan = not annotated.
-    theory : Theory
-
-    Returns
-    -------
-    DataFrame
-        dimension, aligned, opposed, mentioned (per cent of n), n; nan where n is 0.
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.theory import load_theory
     >>> vectors = np.array([[1.0, 0, 0, 0, np.nan], [-1, 0, 0, 0, np.nan]])
-    >>> measure_prevalence(vectors, load_theory("moral_foundations")).loc[0, ["aligned", "opposed"]].tolist()
-    [50.0, 50.0]
+    >>> measure_prevalence(vectors, load_theory("moral_foundations")).loc[0, ["aligned", "opposed", "n"]].tolist()
+    [50.0, 50.0, 2.0]
     """
     n = np.isfinite(vectors).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -234,21 +145,8 @@ def measure_prevalence(vectors: np.ndarray, theory: Theory) -> pd.DataFrame:
 def load_published_prevalence(theory: Theory) -> pd.DataFrame | None:
     """Return the published prevalence of the theory's dimensions in per cent, or None when none is published.
 
-    Returns
-    -------
-    DataFrame or None
-        dimension, aligned, opposed, mentioned; the first two are nan where only the sum is published.
-
-    Source: read off the published bars (data/reported/analysis_prevalence.csv, +-0.5 points).
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> table = load_published_prevalence(load_theory("schwartz10")).set_index("dimension")
-    >>> round(float(table.loc["benevolence", "aligned"]), 1), round(float(table.loc["benevolence", "opposed"]), 1)
-    (28.0, 8.0)
-    >>> load_published_prevalence(load_theory("moral_foundations")) is None
-    True
+    Read off the published bars (data/reported/analysis_prevalence.csv, ±0.5 points); aligned and opposed are nan where
+    only their sum, mentioned, is published.
     """
     claims = pd.read_csv(DATA / "reported" / "analysis_prevalence.csv", comment="#")
     reported = claims.set_index("claim_id").reported * 100
@@ -263,29 +161,10 @@ def load_published_prevalence(theory: Theory) -> pd.DataFrame | None:
 def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
     """Return how often each rule from items to dimensions gives the dimension labels that stand in a file.
 
-    Parameters
-    ----------
-    path : str or Path
-        Annotated rows with `value_items` and `value_types`.
-    theory : Theory
-        The theory of both lists; nothing can be compared where the file holds no dimension labels under it, or for a
-        theory whose labels come from its parent's file.
-
-    Returns
-    -------
-    DataFrame
-        rule, n (rows with items or dimension labels), equal, share. Rules: "sign-sum": the sign of a dimension's
-        summed item labels, nothing on a tie; "released": every sign that any item of the dimension carries, so that
-        a dimension may stand with both.
-
-    Source: the sign-sum rule gives 1,666 of the 1,718 released rows; the second rule is ours, read off the rows with
-    both signs.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> compare_vector_rules(SAMPLES / "schwartz10.jsonl", load_theory("schwartz10")).rule.tolist()
-    ['sign-sum', 'released']
+    "sign-sum": the sign of a dimension's summed item labels, nothing on a tie; it gives 1,666 of the 1,718 released
+    rows. "released": every sign that any item of the dimension carries, so that a dimension may stand with both. No
+    rows where the file holds no dimension labels under the theory, or for a theory whose labels come from its parent's
+    file.
     """
     rows = [row for _, row, _ in iter_rows(path) if row is not None and ("value_types" in row or "value_items" in row)]
     items = np.array([_read_signs(row, "value_items", theory.find_item, theory.n_items) for row in rows])
@@ -301,25 +180,9 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
 
 
 def count_claims(data: RunData, rules: pd.DataFrame) -> pd.DataFrame:
-    """Return our numbers for the claims of data/reported/dataset.csv: rows, raw label counts, the sign-sum rule.
+    """Return our numbers for data/reported/dataset.csv (rows, label counts, sign-sum rule); nan without the file.
 
-    Parameters
-    ----------
-    data : RunData
-    rules : DataFrame
-        From `compare_vector_rules` on the file of `locate_labels`; used when that is the trustworthy file.
-
-    Returns
-    -------
-    DataFrame
-        claim_id, ours, low, high, why; `ours` is nan when the file is missing. A count has no interval.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> table = count_claims(build_run_data(load_theory("schwartz10")), pd.DataFrame(columns=["rule", "equal"]))
-    >>> table.claim_id[0], bool(table.ours.isna().any())
-    ('dataset/size', True)
+    `rules` is from `compare_vector_rules` on the file of `locate_labels`. A count has no interval.
     """
     had, name = data.sources["had"], "trustworthy_data"
     ours = {"dataset/size": len(data.dialogues), "dataset/trustworthy/rows": had.get(name, {}).get("kept", np.nan)}
@@ -432,13 +295,7 @@ def _with_distances() -> list[str]:
 
 def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Return the rows of several files as one table with source and row_id, their vectors and item labels."""
-    if not datasets:
-        columns = ["prompt", "response", "query_source", "response_source", "safety_issues", "reward", "e_distance",
-                   "h_distance", "line", "source", "row_id"]
-        empty = pd.DataFrame({name: pd.Series(dtype=object if name == "safety_issues" else
-                                              float if name in columns[5:8] else int if name == "line" else str)
-                              for name in columns})
-        return empty, np.empty((0, theory.n_dims)), np.empty((0, theory.n_items), dtype=np.int8)
+    datasets = datasets or {"": ValueDataset.of_nothing(theory)}
     tables = [_name_rows(data.table, name) for name, data in datasets.items()]
     return (pd.concat(tables, ignore_index=True), np.concatenate([d.vectors for d in datasets.values()]),
             np.concatenate([d.item_labels for d in datasets.values()]))
@@ -452,9 +309,7 @@ def _name_rows(table: pd.DataFrame, source: str) -> pd.DataFrame:
 
 def _stack_plain(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     parts = [table[list(columns)].assign(source=name) for name, table in tables.items() if len(table)]
-    if not parts:
-        return pd.DataFrame({name: pd.Series(dtype=object) for name in [*columns, "source"]})
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "source"], dtype=object)
 
 
 def _stack_problems(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> pd.DataFrame:

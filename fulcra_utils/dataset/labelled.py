@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fulcra_utils.dataset.rows import Dialogue, RowError, _find_turns, iter_rows
-from fulcra_utils.dataset.texts import DatasetError, _clean, _has_words, _short
+from fulcra_utils.dataset.rows import Dialogue, RowError, find_turns, pick_rows
+from fulcra_utils.dataset.texts import DatasetError, clean_text, shorten
 from fulcra_utils.theory.theory import Theory, load_theory
 
 SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+": 1, "=1": 1, "1-": -1, "=-1": -1,
@@ -31,23 +31,22 @@ SCHEMA = pa.schema([
 
 @dataclass(frozen=True)
 class ValueDataset:
-    """Annotated replies as a table and a value matrix.
+    """Annotated replies as a table of N rows and value vectors; `read_dataset` and `read_scored` return it.
 
-    Attributes
-    ----------
-    table : DataFrame, N rows
-        prompt, response, query_source, response_source, safety_issues (list of str, None when the row has no such
-        field), reward (nan when absent), line; scored files also e_distance and h_distance. Text is kept in Arrow.
-    vectors : array, shape (N, D)
-        Labels -1, 0, +1, or scores in [-1, 1]; nan = not annotated.
-    item_labels : array of int8, shape (N, I)
-        Labels of the value items; 0 = not mentioned.
-    problems : DataFrame
-        line, field, text, reason: one row for each thing that was read by a rule or set aside.
-    n_read : int
-        Rows in the file; always `len(table) + n_set_aside`.
-    raw_labels : Counter
-        Each dimension label as it stands in the file ("security: +1") → how often.
+    - table: prompt, response, query_source, response_source, safety_issues (list of str, None when the row has no such
+      field), reward (nan when absent), line; scored files also e_distance and h_distance. Text is kept in Arrow.
+    - vectors, shape (N, D): labels -1, 0, +1, or scores in [-1, 1]; nan = not annotated.
+    - item_labels, int8, shape (N, I): labels of the value items; 0 = not mentioned.
+    - problems: line, field, text, reason; one row for each thing that was read by a rule or set aside.
+    - n_read: rows in the file, always `len(table) + n_set_aside`.
+    - raw_labels: each dimension label as it stands in the file ("security: +1") → how often.
+
+    Examples
+    --------
+    >>> from fulcra_utils.common.paths import DATA
+    >>> data = read_dataset(DATA / "sample" / "schwartz10.jsonl", "schwartz10")
+    >>> data.vectors.shape == (len(data.table), 10), data.n_set_aside
+    (True, 0)
     """
 
     table: pd.DataFrame
@@ -62,14 +61,13 @@ class ValueDataset:
         """Return how many rows could not be read."""
         return self.n_read - len(self.table)
 
-    def count_labels(self, theory: Theory) -> pd.DataFrame:
-        """Return how often each label stands in the file (raw) and in the vectors (after the rules).
+    @classmethod
+    def of_nothing(cls, theory: Theory) -> ValueDataset:
+        """Return what an empty file gives."""
+        return _join([], theory, Problems(Path()).frame(), 0, Counter())
 
-        Returns
-        -------
-        DataFrame
-            name, label, raw, after; a name or sign that is not the theory's own has `after` = 0.
-        """
+    def count_labels(self, theory: Theory) -> pd.DataFrame:
+        """Return how often each label stands in the file (raw) and in the vectors (after; 0 for strange names)."""
         counts = Counter()
         for text, n in self.raw_labels.items():
             name, _, sign = text.rpartition(":")
@@ -82,34 +80,20 @@ class ValueDataset:
 
 
 def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -> ValueDataset:
-    """Read annotated rows (released shape; .jsonl, .jsonl.gz or .parquet) into a table and a value matrix.
+    """Read annotated rows (released shape; .jsonl, .jsonl.gz or .parquet) into a table and value vectors.
 
-    Parameters
-    ----------
-    path : str or Path
-        Rows with `dialogue` ("Human: …\\nBob: …") or `prompt` and `response`, `value_items` and `value_types`
-        (["security: -1", …]) and optionally `not_annotated` ([{"item", "reason"}]).
-    theory : Theory or str
-        A theory with a parent takes its vectors from the items (the sign of the summed item labels); one without takes
-        the dimension labels where a row has any, else the items.
-    strict : bool
-        Raise the first problem of the file instead of counting them.
+    Rows have `dialogue` ("Human: …\\nBob: …") or `prompt` and `response`, or what else `read_dialogue` reads;
+    `value_items` and `value_types` (["security: -1", …]); optionally `not_annotated` ([{"item", "reason"}]). A theory
+    with a parent takes its vectors from the items (the sign of the summed item labels); one without takes the dimension
+    labels where a row has any, else the items. The rules for the quirks of the released files are in `dataset.rows`;
+    each use is a problem.
 
-    Returns
-    -------
-    ValueDataset
-        `vectors` holds -1, 0, +1 and nan for what was not annotated.
-
-    Raises
-    ------
-    DatasetError
-        When the file cannot be opened, or in strict mode for the first problem of the file; names file, line and field.
-
-    Source: row shape and quirks as in the released files; the rules are ours.
+    DatasetError when the file cannot be opened or, with `strict`, for the first problem of the file; it names file,
+    line and field.
 
     Examples
     --------
-    >>> import tempfile
+    >>> import json, tempfile
     >>> row = {"dialogue": "Human: Hi\\nBob: Hello.", "value_items": ["be polite: +1"],
     ...        "value_types": ["conformity: 1+"]}
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -126,21 +110,14 @@ def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -
 
 
 def read_scored(path: str | Path, theory: Theory | str, strict: bool = False) -> ValueDataset:
-    """Read replies with one score per dimension (`value_reward`: D numbers; or `value_vector`: {dimension: number}).
+    """Read replies with a score in [-1, 1] per dimension (`value_reward`: D numbers; `value_vector`: by name).
 
-    Parameters
-    ----------
-    path, theory, strict
-        As in `read_dataset`. `value_reward` has no names: the caller vouches that the theory is the file's.
-
-    Returns
-    -------
-    ValueDataset
-        `vectors` holds the scores in [-1, 1]; a row without usable scores has nan and a problem.
+    A row without usable scores has nan and a problem. `value_reward` has no names: the caller vouches that the theory
+    is the file's. Otherwise as `read_dataset`.
 
     Examples
     --------
-    >>> import tempfile
+    >>> import json, tempfile
     >>> row = {"prompt": "Hi", "answer": "Hello.", "value_vector": {"care": 0.5, "fairness": -1}}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "rows.jsonl"
@@ -152,61 +129,10 @@ def read_scored(path: str | Path, theory: Theory | str, strict: bool = False) ->
     return _read(path, theory, _ScoreReader(theory), strict)
 
 
-def read_prompts(path: str | Path) -> pd.DataFrame:
-    """Read a prompt pool: one row per line with prompt, safety_issues (list of str) and line.
-
-    Rows without a readable prompt are set aside and returned in `.attrs["problems"]`.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "p.jsonl"
-    ...     _ = path.write_text('{"prompt": "Why?", "safety_issues": "[\\'drug\\']"}')
-    ...     read_prompts(path).safety_issues[0]
-    ['drug']
-    """
-    return _read_plain(path, lambda row: {"prompt": _text(row, "prompt"),
-                                          "safety_issues": _read_list(row, "safety_issues")})
-
-
-def read_preferences(path: str | Path) -> pd.DataFrame:
-    """Read preference pairs in the HH-RLHF shape: prompt (the last Human turn), chosen and rejected replies, line.
-
-    Rows that cannot be read are set aside and returned in `.attrs["problems"]`.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> row = {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello.", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: Go."}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "p.jsonl"
-    ...     _ = path.write_text(json.dumps(row))
-    ...     read_preferences(path)[["prompt", "chosen", "rejected"]].values.tolist()
-    [['Hi', 'Hello.', 'Go.']]
-    """
-    def pick(row):
-        prompt, chosen = _last_turn(_text(row, "chosen"))
-        return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(_text(row, "rejected"))[1]}
-
-    return _read_plain(path, pick)
-
-
 def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
-    """Return the value vectors by the sign-sum rule: the sign of a dimension's summed item labels.
+    """Return the value vectors (N, D) of item labels (N, I): the sign of each dimension's summed labels; nan stays.
 
-    Parameters
-    ----------
-    item_labels : array, shape (N, I)
-        Labels -1, 0, +1; nan = this item was not annotated, which makes its dimension nan.
-    theory : Theory
-
-    Returns
-    -------
-    array, shape (N, D)
-        -1.0, 0.0, +1.0 or nan.
-
-    Source: facts of the released data, where this rule gives the dimension labels in 1,666 of 1,718 rows.
+    On the released data this sign-sum rule gives the dimension labels of 1,666 of 1,718 rows.
 
     Examples
     --------
@@ -224,27 +150,7 @@ def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
     return np.where(missing @ members > 0, np.nan, np.sign(np.where(missing, 0, labels) @ members).astype(float))
 
 
-def _text(row: dict, name: str) -> str:
-    """Return a field as text; set the row aside when there is none."""
-    if row.get(name) is None:
-        raise RowError(name, "is missing")
-    if not isinstance(row[name], str):
-        raise RowError(name, "is not text", row[name])
-    if not _has_words(row[name]):
-        raise RowError(name, "is empty")
-    return row[name]
-
-
-def _last_turn(text: str) -> tuple[str, str]:
-    """Return the last Human turn and the Assistant's answer to it."""
-    before, found, answer = text.rpartition("\n\nAssistant:")
-    prompt = before.rpartition("\n\nHuman:")[2].strip()
-    if not found or not prompt or not answer.strip():
-        raise RowError("chosen/rejected", "is not of the form 'Human: … Assistant: …'", text)
-    return prompt, answer.strip()
-
-
-def _read_list(row: dict, name: str) -> list | None:
+def read_list(row: dict, name: str) -> list | None:
     """Return a list field that may be a stringified list; None when absent, RowError when it is no list."""
     value = row.get(name)
     if isinstance(value, str):
@@ -257,7 +163,7 @@ def _read_list(row: dict, name: str) -> list | None:
     raise RowError(name, f"is no list but {type(value).__name__}", row[name])
 
 
-def _read_number(row: dict[str, Any], name: str, line: int, problems: _Problems) -> float:
+def _read_number(row: dict[str, Any], name: str, line: int, problems: Problems) -> float:
     """Return a field's number; nan without one, and a problem when there is something else."""
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -272,18 +178,23 @@ def check_scores(scores: dict[str, Any]) -> dict[str, float]:
     """Return scores by dimension as numbers, null as nan; raise ValueError for what is no number from -1 to 1."""
     for name, value in scores.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1):
-            raise ValueError(f"gives {name} as {_short(value)}, not a number from -1 to 1")
+            raise ValueError(f"gives {name} as {shorten(value)}, not a number from -1 to 1")
     return {name: np.nan if value is None else float(value) for name, value in scores.items()}
 
 
-class _Problems:
+class Problems:
     """Collect (line, field, text, reason)."""
 
-    def __init__(self, path: Path, strict: bool):
+    def __init__(self, path: Path, strict: bool = False):
         self.path, self.strict, self.rows = path, strict, []
 
     def add(self, line: int, name: str, text: Any, reason: str) -> None:
-        self.rows.append((line, name, _short(text), reason))
+        """Keep one, its text shortened."""
+        self.rows.append((line, name, shorten(text), reason))
+
+    def set_aside(self, line: int, fault: RowError) -> None:
+        """Keep why a row could not be read."""
+        self.add(line, fault.field.removeprefix("the "), fault.text, f"{fault.reason}: row set aside")
 
     def stop(self) -> None:
         """In strict mode raise the problem that comes first in the file."""
@@ -292,6 +203,7 @@ class _Problems:
             raise DatasetError(f"{self.path}, line {line}, {name}: {text!r} {reason}")
 
     def frame(self) -> pd.DataFrame:
+        """Return the table of problems."""
         return pd.DataFrame(self.rows, columns=["line", "field", "text", "reason"])
 
 
@@ -303,27 +215,27 @@ class _LabelReader:
         self.parent = load_theory(_parent_of(theory)) if theory.parent else None
         self.known: dict[tuple[str, str], tuple] = {}
 
-    def read(self, rows: list[dict], lines: list[int], problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, rows: list[tuple[int, dict, Dialogue]], problems: Problems) -> tuple[np.ndarray, np.ndarray]:
         theory, n = self.theory, len(rows)
         items = np.zeros((n, theory.n_items), dtype=np.int16)
         plus, minus = (np.zeros((n, theory.n_dims), dtype=np.int16) for _ in range(2))
         missing, looked = np.zeros((n, theory.n_dims), dtype=bool), np.zeros(n, dtype=bool)
         told = np.zeros_like(missing)  # by a person: stands whatever the items say
-        for i, row in enumerate(rows):
+        for i, (line, row, _) in enumerate(rows):
             if isinstance(row.get("decided_by"), dict):
                 told[i] = [bool(row["decided_by"].get(name)) for name in theory.dimensions]
-            for index, sign in self._labels(row, "value_items", lines[i], problems):
+            for index, sign in self._labels(row, "value_items", line, problems):
                 items[i, index] += sign
                 looked[i] = True
-            for index, sign in self._labels(row, "value_types", lines[i], problems):
+            for index, sign in self._labels(row, "value_types", line, problems):
                 (plus if sign > 0 else minus)[i, index] += sign != 0
                 looked[i] = True
-            if "not_annotated" in row and row["not_annotated"] is not None:
+            if row.get("not_annotated") is not None:
                 looked[i] = True
-                for dims in self._missing(row["not_annotated"], lines[i], problems):
+                for dims in self._missing(row["not_annotated"], line, problems):
                     missing[i, dims] = True
         items = np.sign(items).astype(np.int8)
-        return self._vectors(items, plus, minus, missing, told, looked, lines, problems), items
+        return self._vectors(items, plus, minus, missing, told, looked, [line for line, *_ in rows], problems), items
 
     def _vectors(self, items, plus, minus, missing, told, looked, lines, problems) -> np.ndarray:
         summed = items_to_vectors(items, self.theory)
@@ -341,9 +253,9 @@ class _LabelReader:
             problems.add(lines[i], "value_types", "", "row has no label: kept, all values not annotated")
         return vectors
 
-    def _labels(self, row: dict, name: str, line: int, problems: _Problems) -> Iterator[tuple[int, int]]:
+    def _labels(self, row: dict, name: str, line: int, problems: Problems) -> Iterator[tuple[int, int]]:
         try:
-            entries = _read_list(row, name) or ()
+            entries = read_list(row, name) or ()
         except RowError as fault:
             problems.add(line, name, fault.text, fault.reason)
             return
@@ -380,7 +292,7 @@ class _LabelReader:
             reasons.append(f"read as {proper!r}")
         return index, SIGNS[sign], "; ".join(reasons)
 
-    def _missing(self, value: Any, line: int, problems: _Problems) -> Iterator[Any]:
+    def _missing(self, value: Any, line: int, problems: Problems) -> Iterator[Any]:
         """Yield the dimensions that `not_annotated` leaves open."""
         for entry in value if isinstance(value, list) else [value]:
             text = entry.get("item") if isinstance(entry, dict) else entry
@@ -398,14 +310,14 @@ class _ScoreReader:
     def __init__(self, theory: Theory):
         self.theory, self.raw = theory, Counter()
 
-    def read(self, rows: list[dict], lines: list[int], problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, rows: list[tuple[int, dict, Dialogue]], problems: Problems) -> tuple[np.ndarray, np.ndarray]:
         vectors = np.full((len(rows), self.theory.n_dims), np.nan)
-        for i, row in enumerate(rows):
+        for i, (line, row, _) in enumerate(rows):
             name = "value_vector" if row.get("value_vector") is not None else "value_reward"
             reason = self._fill(vectors[i], row.get(name))
             if reason:
                 vectors[i] = np.nan
-                problems.add(lines[i], name, row.get(name), reason)
+                problems.add(line, name, row.get(name), reason)
         return vectors, np.zeros((len(rows), self.theory.n_items), dtype=np.int8)
 
     def _fill(self, vector: np.ndarray, scores: Any) -> str:
@@ -433,64 +345,51 @@ def _parent_of(theory: Theory) -> Path | str:
 
 
 def _read(path: str | Path, theory: Theory, reader: _LabelReader | _ScoreReader, strict: bool) -> ValueDataset:
-    path = Path(path)
-    problems, n_read = _Problems(path, strict), 0
-    chunks, rows, lines, texts = [], [], [], []
+    problems, n_read = Problems(Path(path), strict), 0
+    chunks: list[tuple[pa.RecordBatch, np.ndarray, np.ndarray]] = []
+    rows: list[tuple[int, dict, Dialogue]] = []
 
     def flush():
         if rows:
-            vectors, items = reader.read(rows, lines, problems)
-            chunks.append((_batch(rows, lines, texts, problems), vectors, items))
-            for kept in (rows, lines, texts):
-                kept.clear()
+            vectors, items = reader.read(rows, problems)
+            chunks.append((_batch(rows, problems), vectors, items))
+            rows.clear()
         problems.stop()
 
-    for line, row, reason in iter_rows(path):
+    for line, row, dialogue, fault in pick_rows(path, lambda row: Dialogue(tuple(find_turns(row)))):
         n_read += 1
-        try:
-            if row is None:
-                raise RowError("line", f"is {reason}")
-            dialogue = Dialogue(tuple(_find_turns(row)))
-        except RowError as fault:
-            problems.add(line, fault.field, fault.text, f"{fault.reason}: row set aside")
-            if strict:  # a row before it, not looked at yet, may hold an earlier fault
-                flush()
-            continue
-        rows.append(row)
-        lines.append(line)
-        texts.append((dialogue.prompt, dialogue.response))
-        if len(rows) >= CHUNK:
+        if fault:
+            problems.set_aside(line, fault)
+        else:
+            rows.append((line, row, dialogue))
+        if len(rows) >= CHUNK or strict and fault:  # a row before it, not looked at yet, may hold an earlier fault
             flush()
     flush()
     return _join(chunks, theory, problems.frame(), n_read, reader.raw)
 
 
-def _batch(rows: list[dict], lines: list[int], texts: list[tuple[str, str]], problems: _Problems) -> pa.RecordBatch:
+def _batch(rows: list[tuple[int, dict, Dialogue]], problems: Problems) -> pa.RecordBatch:
     """Return the texts and plain fields of a chunk of rows as Arrow."""
-    issues = []
-    for row, line in zip(rows, lines, strict=True):
+    def read(row: dict, line: int, dialogue: Dialogue) -> dict[str, Any]:
         try:
-            value = _read_list(row, "safety_issues")
-            issues.append(None if value is None else [str(v) for v in value])
+            issues = read_list(row, "safety_issues")
         except RowError as fault:
             problems.add(line, fault.field, fault.text, fault.reason)
-            issues.append(None)
-    columns = {
-        "prompt": [_clean_told(p, line, "prompt", problems) for (p, _), line in zip(texts, lines, strict=True)],
-        "response": [_clean_told(r, line, "response", problems) for (_, r), line in zip(texts, lines, strict=True)],
-        "safety_issues": issues, "line": lines,
-        "reward": [_read_number(row, "rating" if row.get("reward") is None else "reward", line, problems)
-                   for row, line in zip(rows, lines, strict=True)],
-    }
-    for name in ("query_source", "response_source"):
-        columns[name] = [None if row.get(name) is None else str(row[name]) for row in rows]
-    for name in ("e_distance", "h_distance"):
-        columns[name] = [_read_number(row, name, line, problems) for row, line in zip(rows, lines, strict=True)]
-    return pa.RecordBatch.from_pydict({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+            issues = None
+        reward = "rating" if row.get("reward") is None else "reward"
+        return {
+            "prompt": _clean_told(dialogue.prompt, line, "prompt", problems),
+            "response": _clean_told(dialogue.response, line, "response", problems), "line": line,
+            "safety_issues": None if issues is None else [str(v) for v in issues],
+            "reward": _read_number(row, reward, line, problems),
+            **{name: _read_number(row, name, line, problems) for name in ("e_distance", "h_distance")},
+            **{name: None if row.get(name) is None else str(row[name]) for name in ("query_source", "response_source")}}
+
+    return pa.RecordBatch.from_pylist([read(row, line, dialogue) for line, row, dialogue in rows], schema=SCHEMA)
 
 
-def _clean_told(text: str, line: int, name: str, problems: _Problems) -> str:
-    cleaned = _clean(text)
+def _clean_told(text: str, line: int, name: str, problems: Problems) -> str:
+    cleaned = clean_text(text)
     if cleaned != text:
         what = "NUL characters" if "\x00" in text else "half a character"
         problems.add(line, name, text.replace("\x00", "\\0").encode("utf-8", "replace").decode(),
@@ -508,16 +407,3 @@ def _join(chunks: list, theory: Theory, problems: pd.DataFrame, n_read: int, raw
     return ValueDataset(table, vectors, items, problems, n_read, raw)
 
 
-def _read_plain(path: str | Path, pick: Any) -> pd.DataFrame:
-    """Read rows with `pick`; what cannot be read is set aside into `.attrs["problems"]`."""
-    problems, kept = _Problems(Path(path), strict=False), []
-    for line, row, reason in iter_rows(path):
-        try:
-            if row is None:
-                raise RowError("line", f"is {reason}")
-            kept.append({**pick(row), "line": line})
-        except RowError as fault:
-            problems.add(line, fault.field, fault.text, f"{fault.reason}: row set aside")
-    table = pd.DataFrame(kept)
-    table.attrs["problems"] = problems.frame().to_dict("records")
-    return table

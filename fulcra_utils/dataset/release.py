@@ -21,30 +21,20 @@ def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made
                   licences: dict[str, str] | None = None, title: str = "Replies annotated with values") -> Path:
     """Write a labelled file as a data set folder: `data/train.jsonl`, `data/train.parquet` and the card README.md.
 
-    Parameters
-    ----------
-    folder : str or Path
-    labelled : str or Path
-        Rows in the released shape, as `annotate` writes them.
-    theory : Theory
-    made : dict, optional
-        How the labels were made: model, endpoint, form, rule, costs, price, forms; agreement, and between which
-        annotators.
-    licences : dict, optional
-        Source → licence, for the card.
-    title : str
+    `labelled` holds rows in the released shape, as `annotate` writes them; every number in the card is counted from
+    them. `made` says how the labels were made (model, endpoint, form, rule, costs, price, forms; agreement,
+    annotators), `licences` maps a source to its licence. `datasets.load_dataset` opens the folder. DatasetError when
+    the file cannot be opened.
 
-    Returns
-    -------
-    Path
-        The folder. Every number in the card is counted from the rows.
-
-    Raises
-    ------
-    DatasetError
-        When the file cannot be opened.
-
-    Source: ours; the shape of the card follows the Hugging Face data set cards.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.common.paths import DATA
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_release(folder, DATA / "sample" / "schwartz10.jsonl", load_theory("schwartz10"))
+    ...     print((Path(folder) / "README.md").read_text().splitlines()[10])
+    # Replies annotated with values
     """
     folder = Path(folder)
     data = read_dataset(labelled, theory)
@@ -57,18 +47,7 @@ def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made
 
 def describe_release(data: ValueDataset, theory: Theory, made: dict[str, Any], licences: dict[str, str],
                      title: str) -> str:
-    """Return the data card in Markdown: what it is, how it was made, counts, agreement, licences, limits.
-
-    Examples
-    --------
-    >>> from fulcra_utils.common.paths import DATA
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("moral_foundations")
-    >>> data = read_dataset(DATA / "sample" / "moral_foundations.jsonl", theory)
-    >>> card = describe_release(data, theory, {}, {}, "Sample")
-    >>> f"{len(data.table)} rows" in card
-    True
-    """
+    """Return the data card in Markdown: what it is, how it was made, counts, agreement, licences, limits."""
     n_prompts = data.table.prompt.nunique()
     parts = [
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.parquet\n"
@@ -104,17 +83,15 @@ def _copy(source: str | Path, target: Path) -> None:
 
 
 def _tabulate(data: ValueDataset, theory: Theory) -> pa.Table:
-    vectors = [{name: None if np.isnan(v) else float(v) for name, v in zip(theory.dimensions, row, strict=True)}
-               for row in data.vectors]
-    vector_type = pa.struct([(name, pa.float64()) for name in theory.dimensions])
-    columns = {name: pa.array([None if pd.isna(v) else str(v) for v in data.table[name]], pa.string())
-               for name in ("prompt", "response", "query_source", "response_source")}
+    texts = {name: pa.array(data.table[name].astype(object), pa.string(), from_pandas=True)
+             for name in ("prompt", "response", "query_source", "response_source")}
     items = [[f"{theory.items[i]}: {int(row[i]):+d}" for i in np.flatnonzero(row)] for row in data.item_labels]
-    issues = [None if v is None else list(v) for v in data.table.safety_issues]
+    vectors = [pa.array(column, from_pandas=True) for column in data.vectors.T]  # nan becomes null
+    lists = pa.list_(pa.string())
     return pa.table({
-        **columns, "safety_issues": pa.array(issues, pa.list_(pa.string())),
-        "value_items": pa.array(items, pa.list_(pa.string())), "value_vector": pa.array(vectors, vector_type),
-        "is_refusal": pa.array(is_refusal(data.table.response).tolist())})
+        **texts, "safety_issues": pa.array(data.table.safety_issues.tolist(), lists),
+        "value_items": pa.array(items, lists), "value_vector": pa.StructArray.from_arrays(vectors, theory.dimensions),
+        "is_refusal": is_refusal(data.table.response)})
 
 
 def _describe_making(made: dict[str, Any]) -> str:
@@ -169,7 +146,5 @@ def _describe_limits(data: ValueDataset) -> str:
 
 def _markdown(table: pd.DataFrame) -> str:
     """Return a table in Markdown; nan is shown as a dash."""
-    shown = [["–" if isinstance(v, float) and np.isnan(v) else str(v) for v in row]
-             for row in table.astype(object).to_numpy()]
-    lines = [" | ".join(map(str, table.columns)), " | ".join("---" for _ in table.columns), *map(" | ".join, shown)]
-    return "\n".join(f"| {line} |" for line in lines)
+    rows = [table.columns, ["---"] * table.shape[1], *table.astype(object).where(table.notna(), "–").to_numpy()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)

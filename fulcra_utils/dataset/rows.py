@@ -1,4 +1,4 @@
-"""Annotated rows ↔ table and value matrix, what was wrong with each row, and splits grouped by prompt.
+"""Rows of files, read one way: any usual shape in, a dialogue out, and what was wrong with each row.
 
 Rules for the labels of the released files (all counted in `ValueDataset.problems`):
 
@@ -20,7 +20,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fulcra_utils.dataset.texts import DatasetError, _clean, _has_words, _short
+from fulcra_utils.dataset.texts import DatasetError, clean_text, has_words, shorten
 from fulcra_utils.dataset.thoughts import read_content, split_thoughts
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -39,13 +39,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 def list_texts(texts: Iterable[str], name: str = "Text", error: type[ValueError] = DatasetError) -> list[str]:
     """Return the texts of a list, column, array or generator; raise `error` for all else, which would go by letters.
 
-    Examples
-    --------
     >>> list_texts(pd.Series(["a", "b"], index=[7, 3])), list_texts(text for text in "ab")
     (['a', 'b'], ['a', 'b'])
-    >>> list_texts({"a": 1})
-    Traceback (most recent call last):
-    fulcra_utils.dataset.texts.DatasetError: Texts come as lists of strings, not as dict.
     """
     odd = isinstance(texts, str | bytes | Mapping | Set) or any(hasattr(texts, n) for n in ("columns", "column_names"))
     if odd or not isinstance(texts, Iterable):
@@ -60,17 +55,9 @@ def list_texts(texts: Iterable[str], name: str = "Text", error: type[ValueError]
 def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[str], list[str]]:
     """Return the prompts and the responses of rows: pairs, or rows with names as `read_dialogue` reads them.
 
-    Parameters
-    ----------
-    rows : iterable of pairs or of mappings, DataFrame, Arrow table, `datasets.Dataset`, or mapping of columns
+    Rows are a list, a DataFrame, an Arrow table, a `datasets.Dataset` or a mapping of columns; an `error` names the
+    row.
 
-    Raises
-    ------
-    ValueError
-        Of the class `error`; names the row.
-
-    Examples
-    --------
     >>> list_pairs([("a", "b"), {"question": "c", "answer": "d"}])
     (['a', 'c'], ['b', 'd'])
     """
@@ -93,7 +80,7 @@ def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[
         except RowError as fault:
             raise error(f"Row {place}: {fault}.") from None
         if dialogue is None and (isinstance(row, str | bytes | Set) or not isinstance(row, Iterable) or len(row) != 2):
-            raise error(f"Row {place} is no pair of prompt and response but {_short(row)!r}.")
+            raise error(f"Row {place} is no pair of prompt and response but {shorten(row)!r}.")
         found.append((dialogue.prompt, dialogue.response) if dialogue else tuple(row))
     return [prompt for prompt, _ in found], [response for _, response in found]
 
@@ -134,6 +121,20 @@ def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, st
         raise DatasetError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def pick_rows(path: str | Path, pick: Callable[[dict[str, Any]], Any] | None = None
+              ) -> Iterator[tuple[int, dict[str, Any], Any, RowError | None]]:
+    """Yield (line, row, what `pick`, by default `read_dialogue`, makes of it, None), or the RowError that it raises."""
+    for line, row, reason in iter_rows(path):
+        picked = fault = None
+        try:
+            if row is None:
+                raise RowError("the line", f"is {reason}")
+            picked = (pick or read_dialogue)(row)
+        except RowError as error:
+            fault = error
+        yield line, row or {}, picked, fault
+
+
 _KINDS = {
     "Parquet": "is a Parquet file; its name must end in .parquet",
     "gzip": "is compressed by gzip; its name must end in .jsonl.gz", "zip": "is a ZIP or Excel file, not JSON Lines",
@@ -168,12 +169,9 @@ def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A dialogue that ends in the assistant's reply that is judged.
+    """A dialogue that ends in the assistant's reply that is judged: `turns` are pairs (role, text).
 
-    Attributes
-    ----------
-    turns : tuple of (role, text)
-        The last turn is the assistant's: all its words since the user's last turn, without tool calls and results.
+    The last turn is the assistant's: all its words since the user's last turn, without tool calls and results.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -193,13 +191,7 @@ class Dialogue:
 
     @property
     def released(self) -> str:
-        """Return the dialogue in the released shape, "Human: …" and "Bob: …" on a line of its own.
-
-        Examples
-        --------
-        >>> Dialogue((("user", "Hi"), ("assistant", "Hello."))).released
-        'Human: Hi\\nBob: Hello.'
-        """
+        """Return the dialogue in the released shape, "Human: …" and "Bob: …" on a line of its own."""
         prompt, response = self.prompt.replace("\nBob:", "\n Bob:"), self.response.replace("\nHuman:", "\n Human:")
         return f"Human: {prompt}\nBob: {response}"
 
@@ -220,24 +212,11 @@ class RowError(ValueError):
 def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response") -> Dialogue:
     """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
 
-    Parameters
-    ----------
-    row : dict
-        With the two fields that are named. Left at their defaults: the first of `prompt`, `question`, `instruction`
-        (with `input`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or a list
-        of messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or
-        ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …").
-    prompt_field, response_field : str
-
-    Returns
-    -------
-    Dialogue
-        NUL characters and half characters are replaced; thoughts of the assistant are left out.
-
-    Raises
-    ------
-    RowError
-        One line that names the field.
+    With field names of one's own, those two. Left at their defaults: the first of `prompt`, `question`, `instruction`
+    (with `input`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or a list of
+    messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or ShareGPT's
+    [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). NUL characters and half characters are
+    replaced; thoughts of the assistant are left out. RowError names the field in one line.
 
     Examples
     --------
@@ -246,7 +225,7 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     >>> read_dialogue({"instruction": "Say hi", "input": "", "output": "Hello."}).response
     'Hello.'
     """
-    return Dialogue(tuple((role, _clean(text)) for role, text in _find_turns(row, prompt_field, response_field)))
+    return Dialogue(tuple((role, clean_text(text)) for role, text in find_turns(row, prompt_field, response_field)))
 
 
 PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
@@ -257,22 +236,23 @@ ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TO
     **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "ai", "function_call"), "assistant")}
 
 
-def _find_turns(row: dict[str, Any], prompt_field: str = "prompt",
-                response_field: str = "response") -> list[tuple[str, str]]:
+# the turns of a row as they stand: the reply last, without thoughts, not yet cleaned
+def find_turns(row: dict[str, Any], prompt_field: str = "prompt",  # noqa: D103
+               response_field: str = "response") -> list[tuple[str, str]]:
     fields = _find_fields(row, prompt_field, response_field)
     turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
              for turn in _read_turns(row, name, role)]
-    thought = bool(turns and _has_words(turns[-1][1]))
+    thought = bool(turns and has_words(turns[-1][1]))
     turns = [(role, split_thoughts(text)[1] if role == "assistant" else text) for role, text in turns]
     if not turns or turns[-1][0] != "assistant":
         raise RowError(fields[-1], "does not end in a reply of the assistant")
     start = 1 + max((n for n, (role, _) in enumerate(turns) if role not in ("assistant", *TOOLS)), default=-1)
-    reply = "\n".join(text for role, text in turns[start:] if role == "assistant" and _has_words(text))
+    reply = "\n".join(text for role, text in turns[start:] if role == "assistant" and has_words(text))
     before = [(role, text) for n, (role, text) in enumerate(turns)
-              if role != "assistant" or n < start and _has_words(text)]
-    if not _has_words(reply):
+              if role != "assistant" or n < start and has_words(text)]
+    if not has_words(reply):
         raise RowError("reply", "holds thoughts only" if thought else "is empty")
-    if not any(_has_words(text) for role, text in before if role not in TOOLS):
+    if not any(has_words(text) for role, text in before if role not in TOOLS):
         raise RowError("prompt", "is empty")
     return [*before, ("assistant", reply)]
 
@@ -322,6 +302,17 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
             raise RowError(name, f"has no usable role and content in message {number}", message)
         turns.append((speaker, text or ""))
     return turns
+
+
+def read_text(row: dict, name: str) -> str:
+    """Return a field as text; set the row aside when there is none."""
+    if row.get(name) is None:
+        raise RowError(name, "is missing")
+    if not isinstance(row[name], str):
+        raise RowError(name, "is not text", row[name])
+    if not has_words(row[name]):
+        raise RowError(name, "is empty")
+    return row[name]
 
 
 def _read_words(message: dict[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fulcra_utils.dataset.texts import _has_words
+from fulcra_utils.dataset.texts import has_words
 
 
 def split_thoughts(text: str) -> tuple[str, str]:
@@ -16,12 +16,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
     it; all that stands before an end without a beginning (a template put that into the prompt); and every channel but
     "final" of <|channel|> text. Marks in code or quotes, within a sentence, or announced by ":" are part of the answer.
 
-    Examples
-    --------
     >>> split_thoughts("<think>A? No.</think> B"), split_thoughts("A? No.</think>B"), split_thoughts("<think>A?")
     (('A? No.', 'B'), ('A? No.', 'B'), ('A?', ''))
-    >>> split_thoughts("Write `</think>` to end it.")
-    ('', 'Write `</think>` to end it.')
     """
     finals = [mark for mark in _FINAL.finditer(text) if not _is_quoted(text, mark)]
     if finals or _CHANNEL.match(text):
@@ -32,7 +28,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
         if _is_quoted(text, mark, start):
             continue
         before, starts_line = text[start:mark.start()], not text[:mark.start()].rpartition("\n")[2].strip()
-        is_first = not _has_words("".join([*kept, before]))
+        is_first = not has_words("".join([*kept, before]))
         if depth:
             depth += 1 if mark["open"] else -1
             if not depth:
@@ -56,13 +52,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
 
 
 def read_content(message: dict[str, Any]) -> tuple[str, str]:
-    """Return (thoughts, text) of a chat message: its text or text parts, and what stands in its reasoning fields.
-
-    Examples
-    --------
-    >>> read_content({"content": None, "reasoning_content": "Hm."})
-    ('Hm.', '')
-    """
+    """Return (thoughts, text) of a chat message: its text or text parts, and what stands in its reasoning fields."""
     content = message.get("content")
     parts = [part if isinstance(part, dict) else {"text": part}
              for part in (content if isinstance(content, list) else [content])]

@@ -36,7 +36,7 @@ from fulcra_utils.common.files import (
     write_json,
     write_text,
 )
-from fulcra_utils.dataset.rows import SUFFIXES, RowError, iter_rows, read_dialogue
+from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
 from fulcra_utils.theory.theory import Theory, load_theory
 
 if TYPE_CHECKING:
@@ -202,14 +202,8 @@ def _read_parts(parts: Path) -> Iterator[dict]:
 
 def _read_texts(source: Path) -> Iterator[tuple[int, str, str, str]]:
     """Yield line, prompt and response of each row, and why it has none."""
-    for line, row, reason in iter_rows(source):
-        try:
-            if row is None:
-                raise RowError("the line", f"is {reason}")
-            dialogue = read_dialogue(row)
-            yield line, dialogue.prompt, dialogue.response, ""
-        except RowError as error:
-            yield line, "", "", str(error)
+    for line, _, dialogue, fault in pick_rows(source):
+        yield (line, "", "", str(fault)) if fault else (line, dialogue.prompt, dialogue.response, "")
 
 
 def _split(rows: Iterable, size: int) -> Iterator[list]:

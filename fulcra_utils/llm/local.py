@@ -27,31 +27,22 @@ class PolicyError(ValueError):
     """A language model, its tokenizer or its texts cannot be used; the message is one sentence."""
 
 
-def load_policy(
-    model: str | Path | PreTrainedModel, chat_template: str | None = None, revision: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer and check that both can be aligned.
+def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None = None,
+                revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, from a folder or by hub name (and revision), ready to be aligned.
 
-    Parameters
-    ----------
-    model : str or Path
-        A folder, or a name on the hub.
-    chat_template : str, optional
-        Jinja template for a tokenizer that has none.
-    revision : str, optional
-        Of a hub name.
+    Weights are read from safetensors alone. The tokenizer pads on the left; a missing pad token is replaced by the eos
+    token, a missing chat template by `chat_template` (Jinja). PolicyError when it is no causal language model, has no
+    eos token, or no chat template and none is given.
 
-    Returns
-    -------
-    (PreTrainedModel, PreTrainedTokenizerBase)
-        The tokenizer pads on the left; a missing pad token is replaced by the eos token.
-
-    Raises
-    ------
-    PolicyError
-        Not a causal language model, no eos token, or no chat template and none given.
-
-    Source: ours.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, tokenizer = load_policy(make_random_model(folder))
+    >>> model.training, tokenizer.padding_side
+    (False, 'left')
     """
     from transformers import AutoModelForCausalLM
 
@@ -61,9 +52,8 @@ def load_policy(
     return loaded.eval(), tokenizer
 
 
-def load_tokenizer(
-    model: str | Path, chat_template: str | None = None, revision: str | None = None
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str | Path, chat_template: str | None = None,
+                   revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a causal language model, as `load_policy` does."""
     from transformers import AutoTokenizer
 
@@ -82,12 +72,7 @@ def load_tokenizer(
 def hash_model(model: str | Path, revision: str | None = None, config: PretrainedConfig | None = None) -> str:
     """Return what tells a model from any other: a hash of all files of its folder, or hub name and commit.
 
-    The commit is that of `config` where the model has been loaded, else it is looked up.
-
-    Raises
-    ------
-    PolicyError
-        Neither a folder nor a name that can be looked up.
+    The commit is that of `config` where the model has been loaded, else it is looked up; PolicyError when it cannot be.
     """
     if Path(model).is_dir():
         return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
@@ -100,19 +85,13 @@ def hash_model(model: str | Path, revision: str | None = None, config: Pretraine
 
 
 def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[str]:
-    """Return the prompts that take at most `max_tokens` tokens under the chat template, in their order.
+    """Return the prompts that take at most `max_tokens` tokens under the chat template; PolicyError when none does.
 
-    Raises
-    ------
-    PolicyError
-        When none does.
-
-    Examples
-    --------
+    >>> from fulcra_utils.alignment.policy import train_tokenizer
     >>> keep_short_prompts(train_tokenizer(["be kind"], 300), ["be kind", "be kind " * 50], 16)
     ['be kind']
     """
-    lengths = [len(ids) for ids in _ask(tokenizer, prompts)]
+    lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)]
     kept = [p for p, n in zip(prompts, lengths, strict=True) if n <= max_tokens]
     if not kept:
         raise PolicyError(f"none of {len(lengths)} prompts fits into {max_tokens} tokens.")
@@ -120,45 +99,29 @@ def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
 
 
 @torch.no_grad()
-def sample_replies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int = 48,
-    seed: int = 0,
-    temperature: float = 1.0,
-    batch_size: int = 64,
-    system: str | None = None,
-) -> pd.DataFrame:
-    """Sample one reply for each prompt.
+def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
+                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0, batch_size: int = 64,
+                   system: str | None = None) -> pd.DataFrame:
+    """Sample one reply for each prompt; the same seed gives the same replies.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-    tokenizer : PreTrainedTokenizerBase
-        Pads on the left.
-    prompts : sequence of str, length N
-    max_new_tokens : int
-    seed : int
-        Same seed, same replies.
-    temperature : float
-        1 samples from the model itself, as training does.
-    batch_size : int
-    system : str, optional
-        System prompt put before each prompt.
+    Temperature 1 samples from the model itself, as training does. The N rows, in the order of the prompts, have prompt,
+    response (text without special tokens), prompt_ids, reply_ids (eos included) and is_finished (the reply ended by
+    itself within `max_new_tokens`).
 
-    Returns
-    -------
-    DataFrame
-        prompt, response (text without special tokens), prompt_ids, reply_ids (eos included), is_finished (the reply
-        ended by itself); N rows in the order of the prompts.
-
-    Source: ours.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, tokenizer = load_policy(make_random_model(folder))
+    >>> replies = sample_replies(model, tokenizer, ["Hi", "Why?"], max_new_tokens=5)
+    >>> replies.prompt.tolist(), bool((replies.reply_ids.str.len() <= 5).all())
+    (['Hi', 'Why?'], True)
     """
     model.eval()
     torch.manual_seed(seed)
     prompts = list_texts(prompts, "Prompt")
-    ids = _ask(tokenizer, prompts, system)
+    ids = encode_prompts(tokenizer, prompts, system)
     replies: list[list[int]] = [[] for _ in ids]
     order = np.argsort([len(i) for i in ids], kind="stable")
     for start in tqdm(range(0, len(order), batch_size), desc="sample", leave=False):
@@ -174,35 +137,19 @@ def sample_replies(
 
 
 @torch.no_grad()
-def score_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],
-    batch_size: int = 64, temperature: float = 1.0
-) -> np.ndarray:
-    """Return the log probability of each reply given its prompt.
+def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],
+                 batch_size: int = 64, temperature: float = 1.0) -> np.ndarray:
+    """Return the log probability (N,) of each reply given its prompt: natural, summed over the reply's tokens.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-    tokenizer : PreTrainedTokenizerBase
-    texts : list of (list of int, int)
-        Token ids of prompt and reply, and the place where the reply begins.
-    batch_size : int
-    temperature : float
-        Of the sampling whose probabilities are asked for.
-
-    Returns
-    -------
-    ndarray, shape (N,)
-        Natural logarithm, summed over the tokens of the reply.
-
-    Source: ours.
+    `texts` are token ids of prompt and reply with the place where the reply begins; `temperature` is that of the
+    sampling.
     """
     model.eval()
     sums = np.zeros(len(texts))
     order = np.argsort([len(ids) for ids, _ in texts], kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start:start + batch_size]
-        ids, labels = _pad([texts[r] for r in rows], tokenizer.pad_token_id, only_reply=True)
+        ids, labels = pad_texts([texts[r] for r in rows], tokenizer.pad_token_id, only_reply=True)
         ids, labels = ids.to(model.device), labels.to(model.device)
         logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
@@ -210,24 +157,11 @@ def score_tokens(
     return sums
 
 
-def measure_bits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[int], int]]
-) -> float:
-    """Return the bits that a model needs for each byte of the replies, given their prompts.
+def measure_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 dialogues: list[tuple[list[int], int]]) -> float:
+    """Return the bits that a model needs for each byte of the replies: 8 for one that knows nothing of bytes.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-    tokenizer : PreTrainedTokenizerBase
-    dialogues : list of (list of int, int)
-        From `encode_dialogues`.
-
-    Returns
-    -------
-    float
-        Above 0; 8 for a model that knows nothing of bytes. The end token counts, its text does not.
-
-    Source: ours; comparable between tokenizers.
+    Comparable between tokenizers; the end token counts, its text does not. `dialogues` are from `encode_dialogues`.
     """
     return float(-score_tokens(model, tokenizer, dialogues).sum() / np.log(2) / count_bytes(tokenizer, dialogues))
 
@@ -248,7 +182,8 @@ def _one_line(model: str | Path) -> Iterator[None]:
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
 
 
-def _ask(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system: str | None = None) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
+                   system: str | None = None) -> list[list[int]]:
     """Return the token ids of each prompt under the chat template, up to where the reply begins."""
     before = [{"role": "system", "content": system}] if system else []
     texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": p}], tokenize=False,
@@ -256,9 +191,8 @@ def _ask(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system: str
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], n_new: int, temperature: float
-) -> list[list[int]]:
+def _generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], n_new: int,
+              temperature: float) -> list[list[int]]:
     width = max(map(len, ids))
     rows = torch.tensor([[tokenizer.pad_token_id] * (width - len(i)) + i for i in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids], device=model.device)
@@ -269,7 +203,7 @@ def _generate(
     return [r[:end] for r, end in zip(out, ends, strict=True)]
 
 
-def _pad(texts: list[tuple[list[int], int]], pad: int, only_reply: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_texts(texts: list[tuple[list[int], int]], pad: int, only_reply: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels (B, T), padded on the right, where causal attention never sees the padding."""
     width = max(len(ids) for ids, _ in texts)
     ids = torch.full((len(texts), width), pad)
@@ -280,7 +214,7 @@ def _pad(texts: list[tuple[list[int], int]], pad: int, only_reply: bool) -> tupl
     return ids, labels
 
 
-def _batches(dialogues: list[tuple[list[int], int]], batch_tokens: int, seed: int) -> list[list[int]]:
+def draw_batches(dialogues: list[tuple[list[int], int]], batch_tokens: int, seed: int) -> list[list[int]]:
     """Return batches of row numbers: texts of similar length together, batches in random order."""
     rng = np.random.default_rng(seed)
     lengths = np.array([len(ids) for ids, _ in dialogues])

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import keep_fields
-from fulcra_utils.dataset.rows import iter_rows, list_texts
+from fulcra_utils.dataset.rows import list_texts, pick_rows, read_text
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.dataset.thoughts import CHANNEL_MARK, THOUGHT_MARK
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
@@ -36,7 +36,15 @@ OWN = ("response", "response_source", "problem", "thoughts", "cut_off")
 
 
 class LocalModel(BaseModel):
-    """A transformers model on this machine, by folder or hub name, with its sampling options."""
+    """A transformers model on this machine, by folder or hub name, with its sampling options.
+
+    `options` go to `generate`; the same `seed` and prompts give the same replies.
+
+    Examples
+    --------
+    >>> LocalModel(model="runs/laptop/alignment/start", options={"max_new_tokens": 40, "do_sample": True}).seed
+    0
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: str = Field(min_length=1)
@@ -48,12 +56,7 @@ class LocalModel(BaseModel):
 
 
 def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
-    """Return who writes replies: the `endpoints` and the `local_models` of a YAML file.
-
-    Raises
-    ------
-    EndpointError
-        Naming file, entry and field.
+    """Return who writes replies: `endpoints` and `local_models` of a YAML file; EndpointError names the field.
 
     Examples
     --------
@@ -76,32 +79,18 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
 
 def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path,
                   system: str = "", progress: bool = False, budget: float | None = None) -> pd.DataFrame:
-    """Let every writer answer every prompt.
+    """Let every writer answer every prompt, after a `system` message; what the `cache` folder holds is not asked.
 
-    Parameters
-    ----------
-    prompts : sequence of str, length N
-    writers : sequence of Endpoint or LocalModel
-    cache : path
-        Folder of the stored replies; what is there is not asked again.
-    system : str
-        A system message before each prompt.
-    progress : bool
-    budget : float, optional
-        Dollars for all replies of all endpoints to these prompts, what earlier calls paid for them included.
+    `budget` is in dollars for all replies of all endpoints to these prompts, what earlier calls paid for them included.
+    The table has prompt, response (None when there is none), response_source, problem, row (number of the prompt),
+    thoughts (never part of the response), cut_off (the length limit ended it); writer by writer, prompts in order. The
+    paper's replies come from eight models. EndpointError when an endpoint refuses everything, or a model cannot be
+    loaded.
 
-    Returns
-    -------
-    DataFrame
-        prompt, response (None when there is none), response_source, problem, row (number of the prompt), thoughts
-        (never part of the response), cut_off (whether the length limit ended it); writer by writer, prompts in order.
-
-    Raises
-    ------
-    EndpointError
-        When an endpoint refuses everything, or a model cannot be loaded.
-
-    Source: ours; the paper's replies come from eight models.
+    Examples -------- >>> import tempfile >>> from fulcra_utils.systems.orientation.players import make_random_model >>>
+    with tempfile.TemporaryDirectory() as folder: ...     writer = LocalModel(model=str(make_random_model(folder)),
+    name="tiny", options={"max_new_tokens": 4}) ...     write_replies(["Hi", "Why?"], [writer],
+    cache=f"{folder}/cache")[["prompt", "response_source"]].values.tolist() [['Hi', 'tiny'], ['Why?', 'tiny']]
     """
     prompts, tables = list_texts(prompts, "Prompt"), []
     with closing(AnswerCache(cache)) as store:
@@ -130,27 +119,22 @@ def _ask_for_replies(prompts: Sequence[str], system: str) -> list[Question]:
 def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalModel], cache: str | Path,
                      prompt_field: str = "prompt", system: str = "", progress: bool = False,
                      budget: float | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a prompt file, once for each writer, with `response`, `response_source` and `problem`.
+    """Return the rows of a prompt file (.jsonl, .jsonl.gz or .parquet), once for each writer, with its replies.
 
-    Parameters
-    ----------
-    input_path : path
-        .jsonl, .jsonl.gz or .parquet with prompts as text.
-    writers, cache, system, progress, budget
-        As in `write_replies`.
-    prompt_field : str
+    All fields of the input are kept, those of `OWN` with "input_" before their names. `response`, `response_source` and
+    `problem` are added, `thoughts` and `cut_off` (True) where there are any. A row without a usable prompt comes once,
+    with its problem. DatasetError when the file cannot be read, EndpointError when nobody can be asked.
 
-    Returns
-    -------
-    list of dict
-        All fields of the input kept, those of `OWN` with "input_" before their names. A row without a usable
-        prompt comes once, with its problem. `thoughts` and
-        `cut_off` (True) stand in the rows that have them.
-
-    Raises
-    ------
-    DatasetError, EndpointError
-        When the file cannot be read, or nobody can be asked.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     writer = LocalModel(model=str(make_random_model(folder)), name="tiny", options={"max_new_tokens": 4})
+    ...     _ = Path(f"{folder}/prompts.jsonl").write_text('{"id": 7, "prompt": "Hi"}')
+    ...     row = write_reply_rows(f"{folder}/prompts.jsonl", [writer], f"{folder}/cache")[0]
+    >>> row["id"], row["prompt"], row["response_source"]
+    (7, 'Hi', 'tiny')
     """
     fields, prompts, bad = read_reply_prompts(input_path, prompt_field)
     replies = write_replies(prompts, writers, cache, system, progress, budget)
@@ -162,18 +146,13 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
 
 def read_reply_prompts(path: str | Path, prompt_field: str = "prompt") -> tuple[list[dict], list[str], list[dict]]:
     """Return the rows with a prompt, their prompts, and the other rows, each with its `problem`."""
-    fields, prompts, bad = [], [], []
-    for line, row, reason in iter_rows(path):
-        text = (row or {}).get(prompt_field)
-        if isinstance(text, str) and text.strip():
-            fields.append(row)
-            prompts.append(text)
-        else:
-            why = reason or f"{prompt_field} is no text"
-            bad.append(keep_fields(row or {}, {"response": None, "problem": f"line {line}: {why}"}, OWN))
-    if not prompts and not bad:
+    rows = list(pick_rows(path, lambda row: read_text(row, prompt_field)))
+    if not rows:
         raise DatasetError(f"{path}: has no rows")
-    return fields, prompts, bad
+    good = [(row, prompt) for _, row, prompt, fault in rows if not fault]
+    bad = [keep_fields(row, {"response": None, "problem": f"line {line}: {fault}"}, OWN)
+           for line, row, _, fault in rows if fault]
+    return [row for row, _ in good], [prompt for _, prompt in good], bad
 
 
 def _write_one(prompts: list[str], writer: Endpoint | LocalModel, store: AnswerCache, system: str,

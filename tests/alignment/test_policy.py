@@ -122,7 +122,7 @@ def test_interrupted_training_ends_in_the_same_weights(tokenizer, tmp_path, monk
 
     def breaks(*args):
         steps.append(1)
-        if len(steps) > 2 * len(policy_module._batches(dialogues(tokenizer), 128, 0)) + 1:
+        if len(steps) > 2 * len(policy_module.draw_batches(dialogues(tokenizer), 128, 0)) + 1:
             raise KeyboardInterrupt
         return real(*args)
 
@@ -210,7 +210,7 @@ def test_interrupted_epochs_of_another_training_are_not_gone_on_with(tokenizer, 
 
         def breaks(*args):
             steps.append(1)
-            if len(steps) > len(policy_module._batches(dialogues(tokenizer), 128, 0)):
+            if len(steps) > len(policy_module.draw_batches(dialogues(tokenizer), 128, 0)):
                 raise KeyboardInterrupt
             return real(*args)
 

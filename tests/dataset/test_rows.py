@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.dataset import labelled, splits
-from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset, read_preferences, read_prompts, read_scored
+from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset, read_scored
+from fulcra_utils.dataset.pools import read_preferences, read_prompts
 from fulcra_utils.dataset.refusals import is_refusal
-from fulcra_utils.dataset.rows import iter_rows
+from fulcra_utils.dataset.rows import iter_rows, list_pairs
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.dataset.thoughts import read_content, split_thoughts
@@ -588,3 +589,58 @@ def test_a_number_that_is_none_is_told(tmp_path, name):
     column = data.table["reward" if name == "rating" else name]
     assert column[1:3].tolist() == [3.0, 0.5] and column.isna().sum() == len(given) - 1
     assert data.problems[["line", "field"]].values.tolist() == [[line, name] for line in range(5, 11)]
+
+
+SHAPES = [
+    {"prompt": "Hi?", "response": "Hello."}, {"question": "Why?", "answer": "So."},
+    {"instruction": "Say hi.", "input": "To Ann.", "output": "Hi, Ann."},
+    {"dialogue": "Human: May I?\nBob: Yes."}, {"prompt": None, "question": "Null?", "answer": "Missing."},
+    {"prompt": "Sum?", "response": "<think>2 and 2</think>It is 4."},
+    {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Go on."},
+                  {"role": "assistant", "content": "No.\x00"}]},
+    {"conversations": [{"from": "human", "value": "First?"}, {"from": "gpt", "value": "One."},
+                       {"from": "human", "value": "Then?"}, {"from": "gpt", "value": "Two."}]},
+    {"prompt": "Empty?", "response": " "}, {"prompt": "Only a prompt"}, {"prompt": "Hm?", "response": "<think>Hm."}]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_every_reader_takes_the_same_pairs_from_a_file(tmp_path, suffix):
+    from fulcra_utils.annotation.labelling import read_rows
+    from fulcra_utils.evaluator.scoring import _read_texts
+    from fulcra_utils.llm.replies import read_reply_prompts
+
+    path = tmp_path / f"rows{suffix}"
+    text = "\n".join([*map(json.dumps, SHAPES), "{", '["no object"]'])
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
+    scored = list(_read_texts(path))
+    pairs = [(prompt, reply) if not problem else None for _, prompt, reply, problem in scored]
+    assert pairs.count(None) == 5 and pairs[7] == ("[user] First?\n[assistant] One.\n[user] Then?", "Two.")
+    assert pairs[5] == ("Sum?", "It is 4."), "without the thoughts"
+    good = [pair for pair in pairs if pair]
+    assert list(zip(*list_pairs(SHAPES[:8]), strict=True)) == good, "rows in memory"
+    annotated = read_rows(path)
+    assert [row.dialogue and (row.dialogue.prompt, row.dialogue.response) for row in annotated] == pairs
+    data = [read(path, "schwartz10").table for read in (read_dataset, read_scored)]
+    assert all(list(zip(table.prompt, table.response, strict=True)) == good for table in data)
+    assert data[0].line.tolist() == [line for line, *_, problem in scored if not problem]
+    said = {line: problem for line, *_, problem in scored if problem}
+    reasons = read_dataset(path, "schwartz10").problems
+    reasons = reasons[reasons.reason.str.endswith("row set aside")]
+    assert {r.line: f"{r.field} {r.reason.removesuffix(': row set aside')}" for r in reasons.itertuples()} == {
+        line: problem.removeprefix("the ") for line, problem in said.items()}
+    assert [row.problem.replace(f"line {n}", "the line") for n, row in enumerate(annotated, 1) if row.problem] == [
+        *said.values()]
+    fields, prompts, bad = read_reply_prompts(path)
+    assert prompts == [row["prompt"] for row in fields] == [row["prompt"] for row in SHAPES if row.get("prompt")]
+    assert [row["problem"] for row in bad[-2:]] == [f"line {line}: {said[line]}" for line in (12, 13)]
+
+
+def test_a_file_of_parquet_gives_the_same_pairs(tmp_path):
+    from fulcra_utils.annotation.labelling import read_rows
+
+    plain = [row for row in SHAPES if set(row) == {"prompt", "response"}]
+    pd.DataFrame(plain).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, plain)))
+    told = [[(row.dialogue, row.problem) for row in read_rows(tmp_path / f"rows.{kind}")]
+            for kind in ("parquet", "jsonl")]
+    assert told[0] == told[1] and sum(bool(problem) for _, problem in told[0]) == 2
