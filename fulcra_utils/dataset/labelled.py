@@ -1,4 +1,15 @@
-"""Labelled and scored files read into a table and a value matrix, with what was wrong with each row."""
+"""Labelled and scored files read into a table and value vectors, with what was wrong with each row.
+
+Rules for the labels of the released files (all counted in `ValueDataset.problems`):
+
+- a sign written "1+", "=1" or "1" is read as +1, "1-" or "=-1" as -1; upper case and aliases are read as the name;
+- a name of a finer theory in a list of dimensions ("humility") is read by the dimension's aliases;
+- a name in no list ("be respectful") costs that label, never the row;
+- a dimension given with both signs takes the sign of the sum of its item labels, 0 on a tie;
+- a row without any label is kept with an all-nan vector, unless it carries the field `not_annotated`, which says that
+  everything else was looked at;
+- a row is set aside only when its prompt or its reply cannot be read.
+"""
 
 from __future__ import annotations
 

@@ -1,15 +1,6 @@
-"""Rows of files, read one way: any usual shape in, a dialogue out, and what was wrong with each row.
+"""Rows of files, read one way: any usual shape in, a dialogue out, or the reason why there is none.
 
-Rules for the labels of the released files (all counted in `ValueDataset.problems`):
-
-- a sign written "1+", "=1" or "1" is read as +1, "1-" or "=-1" as -1; upper case and aliases are read as the name;
-- a name of a finer theory in a list of dimensions ("humility") is read by the dimension's aliases;
-- a name in no list ("be respectful") costs that label, never the row;
-- a dimension given with both signs takes the sign of the sum of its item labels, 0 on a tie;
-- a row without any label is kept with an all-nan vector, unless it carries the field `not_annotated`, which says that
-  everything else was looked at;
-- a field that is null counts as one that is missing, in every kind of file;
-- a row is set aside only when its prompt or its reply cannot be read.
+A field that is null counts as one that is missing, in every kind of file.
 """
 
 from __future__ import annotations
