@@ -12,32 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.stats.resampling import code_clusters, draw_sums, sum_by_cluster, take_interval
+
 SCALE = (-1.0, 0.0, 1.0)
 STATISTICS = ("observed", "alpha_nominal", "alpha_ordinal", "ac1", "cohen", "fleiss")
 
 
 def count_labels(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
-    """Count how many annotators gave each label to each unit.
+    """Count how many annotators gave each of L labels to each unit: ratings (A, N), nan = not rated, to (N, L).
 
-    Parameters
-    ----------
-    ratings : array, shape (A, N)
-        nan = not rated.
-    labels : sequence of float, length L
-
-    Returns
-    -------
-    array of float, shape (N, L)
-
-    Raises
-    ------
-    ValueError
-        When a rating is neither nan nor one of `labels`; names the first such rating and its place.
-
-    Examples
-    --------
-    >>> count_labels(np.array([[1, 0, np.nan], [1, -1, np.nan]]), (-1, 0, 1)).tolist()
-    [[0.0, 0.0, 2.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    A rating that is none of the labels is a ValueError that names its place.
     """
     ratings = np.asarray(ratings, dtype=float)
     counts = np.stack([(ratings == label).sum(axis=0) for label in labels], axis=-1).astype(float)
@@ -49,31 +33,12 @@ def count_labels(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
 
 
 def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal", labels: Sequence[float] | None = None) -> float:
-    """Return Krippendorff's alpha.
+    """Return Krippendorff's alpha: 1 is perfect agreement, 0 what chance gives, negative less.
 
-    Parameters
-    ----------
-    ratings : array, shape (A, N)
-        nan = not rated; units with fewer than two ratings are left out.
-    level : {"nominal", "ordinal", "interval"}
-        How far apart two labels count.
-    labels : sequence of float, optional
-        The labels in ascending order; None takes those that occur.
+    Ratings are (A, N), nan = not rated; units with fewer than two ratings are left out; nan when all that are left are
+    the same label. `level` says how far apart two labels count: nominal, ordinal or interval; `labels` are the scale in
+    ascending order (None: those that occur). Source: Krippendorff (2011), coincidence form.
 
-    Returns
-    -------
-    float
-        1 is perfect agreement, 0 what chance gives, negative less; nan when all pairable ratings are the same label.
-
-    Raises
-    ------
-    ValueError
-        For an unknown level.
-
-    Source: Krippendorff, K. (2011), Computing Krippendorff's alpha-reliability; coincidence form.
-
-    Examples
-    --------
     >>> krippendorff_alpha(np.array([[1, 2, 3], [1, 2, 3]]))
     1.0
     """
@@ -87,23 +52,10 @@ def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal", labels: Sequ
 def gwet_ac1(ratings: np.ndarray, labels: Sequence[float] | None = None) -> float:
     """Return Gwet's AC1, which stays high when nearly all units carry one label and the annotators agree on it.
 
-    Parameters
-    ----------
-    ratings : array, shape (A, N)
-        nan = not rated. Units with one rating count for the chance term only.
-    labels : sequence of float, optional
-        The scale: its length enters the chance term; None takes the labels that occur.
+    Ratings are (A, N), nan = not rated; a unit with one rating counts for the chance term only, in which the number of
+    `labels` (None: those that occur) stands; nan when no unit has two. Source: Gwet (2008), British Journal of
+    Mathematical and Statistical Psychology 61.
 
-    Returns
-    -------
-    float
-        At most 1; nan when no unit has two ratings.
-
-    Source: Gwet, K. L. (2008), Computing inter-rater reliability and its variance in the presence of high agreement,
-    British Journal of Mathematical and Statistical Psychology 61, 29-48.
-
-    Examples
-    --------
     >>> ratings = np.repeat([[0, 0, 1, 1], [0, 1, 0, 1]], [118, 5, 2, 0], axis=1)
     >>> round(gwet_ac1(ratings), 4)
     0.9408
@@ -113,24 +65,10 @@ def gwet_ac1(ratings: np.ndarray, labels: Sequence[float] | None = None) -> floa
 
 
 def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] | None = None) -> float:
-    """Return Cohen's kappa of two annotators, unweighted, over the units that both rated.
+    """Return Cohen's unweighted kappa of two annotators, (N,) each, over the units that both rated (nan = not rated).
 
-    Parameters
-    ----------
-    first, second : array, shape (N,)
-        nan = not rated.
-    labels : sequence of float, optional
-        None takes the labels that occur.
+    nan without such a unit, or when both give one and the same label throughout. Source: Cohen (1960).
 
-    Returns
-    -------
-    float
-        nan when there is no common unit or both give one and the same label throughout.
-
-    Source: Cohen (1960).
-
-    Examples
-    --------
     >>> first, second = np.repeat([[1, 1, 0, 0], [1, 0, 1, 0]], [20, 5, 10, 15], axis=1)
     >>> round(cohen_kappa(first, second), 12)
     0.4
@@ -141,38 +79,13 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] |
 
 def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.ndarray | None = None, draws: int = 1000,
                       seed: int = 0, labels: Sequence[float] = SCALE) -> pd.DataFrame:
-    """Return every agreement statistic for each name and overall, with 95 % bootstrap intervals over prompts.
+    """Return every agreement statistic for each name and for all ("overall"), with 95 % intervals over prompts.
 
-    Parameters
-    ----------
-    ratings : array, shape (A, N, K)
-        nan = not rated.
-    names : sequence of str, length K
-        Value dimensions or items.
-    clusters : array of int, shape (N,), optional
-        Prompt cluster of each reply: clusters are drawn whole. None takes each reply for itself.
-    draws : int
-        Bootstrap draws R.
-    seed : int
-    labels : sequence of float
-        The scale in ascending order.
+    Ratings are (A, N, K) for K value dimensions or items, nan = not rated; `clusters` (N,) names the prompt of each
+    reply (None: each its own), `labels` is the scale in ascending order. Columns: name, statistic, value, low, high,
+    n_units (with two ratings or more), n_ratings; nan where a statistic is not defined, "cohen" only for two
+    annotators.
 
-    Returns
-    -------
-    DataFrame
-        name ("overall" pools all names), statistic, value, low, high, n_units (with two ratings or more), n_ratings.
-        nan where a statistic is not defined; "cohen" only for two annotators.
-
-    Raises
-    ------
-    ValueError
-        When the shapes do not fit each other.
-
-    Source: statistics as in their own functions; percentile bootstrap, ours, because replies to one prompt depend on
-    each other.
-
-    Examples
-    --------
     >>> ratings = np.array([[[1.0], [0], [-1], [0]], [[1], [0], [-1], [1]]])
     >>> table = measure_agreement(ratings, ["care"], draws=50)
     >>> table[table.name == "care"][["statistic", "value"]].round(3).values.tolist()[:2]
@@ -182,12 +95,12 @@ def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.nd
     if ratings.ndim != 3 or ratings.shape[2] != len(names):
         raise ValueError(f"ratings have shape {ratings.shape}, which is not (annotators, units, {len(names)} names).")
     n_units = ratings.shape[1]
-    clusters = np.arange(n_units) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    clusters = np.arange(n_units) if clusters is None else code_clusters(clusters)[0]
     if len(clusters) != n_units:
         raise ValueError(f"there are {len(clusters)} clusters for {n_units} units.")
     sums = np.stack([_cluster_sums(ratings[:, :, k], clusters, labels) for k in range(len(names))])  # (K, P, S)
     pooled = np.concatenate([sums, sums.sum(axis=0, keepdims=True)])  # (K + 1, P, S)
-    drawn = _draw_sums(pooled, draws, np.random.default_rng(seed))  # (R, K + 1, S)
+    drawn = _draw_sums(pooled, draws, seed)  # (R, K + 1, S)
     points = _statistics(pooled.sum(axis=1), len(ratings), labels)
     spread = _statistics(drawn, len(ratings), labels)
     rated = np.isfinite(ratings).sum(axis=0)  # (N, K)
@@ -196,9 +109,9 @@ def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.nd
     rows = []
     for k, name in enumerate([*names, "overall"]):
         for statistic in STATISTICS:
-            low, high = _interval(spread[statistic][:, k]) if draws else (np.nan, np.nan)
-            value = float(points[statistic][k])
-            rows.append((name, statistic, value, low, high, int(n_pairable[k]), int(n_ratings[k])))
+            low, high = (float(end) for end in take_interval(spread[statistic][:, k]))
+            rows.append((name, statistic, float(points[statistic][k]), low, high, int(n_pairable[k]),
+                         int(n_ratings[k])))
     return pd.DataFrame(rows, columns=["name", "statistic", "value", "low", "high", "n_units", "n_ratings"])
 
 
@@ -245,25 +158,17 @@ def _cluster_sums(ratings: np.ndarray, clusters: np.ndarray, labels: Sequence[fl
     if len(ratings) == 2:
         parts.append(_confusions(ratings, labels).reshape(len(counts), -1))
     units = np.concatenate(parts, axis=1)
-    n_clusters = clusters.max(initial=-1) + 1
-    return np.stack([np.bincount(clusters, weights=column, minlength=n_clusters) for column in units.T], axis=1)
+    return sum_by_cluster(units, clusters, clusters.max(initial=-1) + 1)
 
 
-def _draw_sums(sums: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return (R, K, S): the sums of `draws` bootstrap samples of the clusters of `sums` (K, P, S)."""
+def _draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Return (R, K, S): the sums of bootstrap samples of the clusters of `sums` (K, P, S)."""
     n_names, n_clusters, n_sums = sums.shape
     flat = np.ascontiguousarray(sums.transpose(1, 0, 2).reshape(n_clusters, -1))  # (P, K * S)
-    out = np.zeros((draws, flat.shape[1]))
-    if not n_clusters:
-        return out.reshape(draws, n_names, n_sums)
     # clusters with equal sums are interchangeable: draw how often each kind comes, not which cluster
     kinds = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
     _, first, n_kind = np.unique(kinds, return_index=True, return_counts=True)
-    chunk = max(1, 4_000_000 // len(first))
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        out[start:start + rows] = rng.multinomial(n_clusters, n_kind / n_clusters, size=rows) @ flat[first]
-    return out.reshape(draws, n_names, n_sums)
+    return draw_sums(flat[first], draws, seed, n_kind).reshape(draws, n_names, n_sums)
 
 
 def _statistics(sums: np.ndarray, n_annotators: int, labels: Sequence[float]) -> dict[str, np.ndarray]:
@@ -330,11 +235,3 @@ def _finish_fleiss(sums: np.ndarray, n_annotators: int) -> np.ndarray:
         observed = (squares - n * n_annotators) / (n * n_annotators * (n_annotators - 1))
         chance = ((counts / (n * n_annotators)[..., None]) ** 2).sum(axis=-1)
         return np.where(chance < 1 - 1e-12, (observed - chance) / (1 - chance), np.nan)
-
-
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles; nan when a quarter of the draws or more is not defined."""
-    known = drawn[np.isfinite(drawn)]
-    if len(known) <= 0.75 * len(drawn):
-        return np.nan, np.nan
-    return tuple(float(q) for q in np.percentile(known, (2.5, 97.5)))

@@ -13,31 +13,18 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from fulcra_utils.common.labels import CLASSES, NEAREST
+from fulcra_utils.stats.resampling import wilson_interval
 
 MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
 MIN_CONFORMAL = 30      # calibration cases a class of a value needs for a conformal limit
 
 
 def fit_temperatures(logits: np.ndarray, labels: np.ndarray, min_touched: int = MIN_CELLS) -> np.ndarray:
-    """Fit the temperature of each value by likelihood on held-out rows.
+    """Fit the temperature (D,) in [0.1, 10] of each value by likelihood on held-out rows; above 1 flattens.
 
-    Parameters
-    ----------
-    logits : ndarray, shape (N, D, 3)
-        Before any temperature; log-probabilities do as well.
-    labels : ndarray, shape (N, D), nan = no label
-    min_touched : int
-        A value with fewer labels -1 or +1 takes the temperature of all values together.
+    Logits are (N, D, 3), log-probabilities do as well; labels (N, D), nan = none. A value with fewer than `min_touched`
+    labels -1 or +1 takes the temperature of all values together; 1 without any label. Source: Guo et al. (2017).
 
-    Returns
-    -------
-    ndarray, shape (D,)
-        In [0.1, 10]; 1 without any label. Above 1 flattens.
-
-    Source: Guo et al. (2017), On calibration of modern neural networks.
-
-    Examples
-    --------
     >>> logits = np.log(np.array([[[0.01, 0.01, 0.98]]] * 100))
     >>> labels = np.array([[1.0]] * 70 + [[0.0]] * 15 + [[-1.0]] * 15)
     >>> float(fit_temperatures(logits, labels).round(1)[0])
@@ -62,38 +49,17 @@ def _fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
 
 
 def rescale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
-    """Return probabilities (N, D, 3) at other temperatures (D,).
-
-    Examples
-    --------
-    >>> rescale(np.array([[[0.2, 0.2, 0.6]]]), np.array([1e9])).round(3).tolist()
-    [[[0.333, 0.333, 0.333]]]
-    """
+    """Return probabilities (N, D, 3) at other temperatures (D,)."""
     return softmax(np.log(np.maximum(probabilities, 1e-12)) / np.asarray(temperatures)[:, None], axis=-1)
 
 
 def fit_cuts(scores: np.ndarray, labels: np.ndarray, min_touched: int = MIN_CELLS,
              grid: Sequence[float] = tuple(np.arange(0.1, 0.91, 0.05))) -> np.ndarray:
-    """Fit where a score becomes a label, for the best macro-F1 on held-out rows.
+    """Fit where a score becomes a label, for the best F1 of -1 and +1 on held-out rows: (D, 2), below and above.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (N, D), values in [-1, 1]
-    labels : ndarray, shape (N, D), nan = no label
-    min_touched : int
-        A side of a value with fewer labels takes the cut of all values together.
-    grid : sequence of float
-        Cuts that are tried.
+    A side of a value with fewer than `min_touched` labels takes the cut of all values together; ±0.5 without any, which
+    is where the released evaluator cuts.
 
-    Returns
-    -------
-    ndarray, shape (D, 2)
-        Below the first number the label is -1, above the second +1; ±0.5 without any label.
-
-    Source: ours; the released evaluator cuts at ±0.5.
-
-    Examples
-    --------
     >>> scores = np.array([[0.2], [0.3], [0.0], [0.1], [-0.9]])
     >>> fit_cuts(scores, np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]]), min_touched=1).round(2).tolist()
     [[-0.5, 0.15]]
@@ -126,26 +92,9 @@ def _binary_f1(truth: np.ndarray, said: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> list[dict]:
-    """Return for each class how often it is true where its probability falls into each bin.
+    """Return how often each class is true where its probability falls into each bin (Kull et al. 2019).
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-    n_bins : int
-        Bins of equal width over [0, 1].
-
-    Returns
-    -------
-    list of dict
-        label, bin, n, confidence (mean probability), frequency; empty bins are left out.
-
-    Source: Kull et al. (2019), class-wise reliability.
-
-    Examples
-    --------
-    >>> reliability(np.array([[[0.0, 0.25, 0.75]]]), np.array([[1.0]]), n_bins=2)[-1]
-    {'label': 1, 'bin': 1, 'n': 1, 'confidence': 0.75, 'frequency': 1.0}
+    One record a class and bin that is not empty: label, bin, n, confidence (mean probability), frequency.
     """
     known = ~np.isnan(labels)
     rows = []
@@ -160,24 +109,11 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10)
 
 
 def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> np.ndarray:
-    """Return the expected calibration error of each class, shape (3,).
+    """Return the expected calibration error of each class, (3,) in [0, 1]; nan without labels.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-    n_bins : int
-        Bins of equal width over [0, 1].
+    Probabilities are (N, D, 3), labels (N, D), nan = none; all values are taken together, in `n_bins` bins of equal
+    width. Source: Kull et al. (2019), whose class-wise error is the mean of the three.
 
-    Returns
-    -------
-    ndarray, shape (3,)
-        In [0, 1]; nan without labels. Their mean is the class-wise expected calibration error.
-
-    Source: Kull et al. (2019).
-
-    Examples
-    --------
     >>> p = np.array([[[0.0, 0.2, 0.8]]] * 10)
     >>> classwise_calibration_error(p, np.array([[1.0]] * 8 + [[0.0]] * 2)).round(6).tolist()
     [0.0, 0.0, 0.0]
@@ -193,31 +129,9 @@ def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n
 
 def draw_chance_errors(probabilities: np.ndarray, labels: np.ndarray, n_draws: int = 500, seed: int = 2023,
                        n_bins: int = 10) -> np.ndarray:
-    """Return class-wise calibration errors that perfect calibration would show on so many cells, shape (R,).
+    """Return mean class-wise errors (R,) that perfect calibration would show on so many labelled cells.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-        Only where they are known matters.
-    n_draws : int
-        How often labels are drawn from the probabilities themselves, each cell for itself.
-    seed : int
-    n_bins : int
-
-    Returns
-    -------
-    ndarray, shape (R,)
-        In [0, 1]; nan without labels.
-
-    Source: consistency resampling, Bröcker and Smith (2007).
-
-    Examples
-    --------
-    >>> sure = np.zeros((50, 1, 3))
-    >>> sure[..., 2] = 1.0
-    >>> draw_chance_errors(sure, np.ones((50, 1)), n_draws=2).tolist()
-    [0.0, 0.0]
+    Labels are drawn from the probabilities themselves: consistency resampling, Bröcker and Smith (2007).
     """
     p = probabilities[~np.isnan(labels)]
     if not len(p):
@@ -232,29 +146,13 @@ def draw_chance_errors(probabilities: np.ndarray, labels: np.ndarray, n_draws: i
 
 def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 0.9,
                   min_cases: int = MIN_CONFORMAL) -> np.ndarray:
-    """Fit class-conditional conformal limits on rows that nothing else was fitted on.
+    """Fit class-conditional conformal limits (D, 3) on rows that nothing else was fitted on.
 
     A label belongs to the set of a cell when 1 - P(label) is at most the limit of that value and label; among cells
-    whose label is y, the set holds y in at least `level` of them, whatever the evaluator's errors.
+    whose label is y, the set then holds y in at least `level` of them, whatever the evaluator's errors. nan = fewer
+    than `min_cases` cells: that label can never be ruled out. Source: Vovk (2012), conditional validity of inductive
+    conformal predictors.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-    level : float
-        Wanted coverage of each class.
-    min_cases : int
-        With fewer cells of that class there is no limit.
-
-    Returns
-    -------
-    ndarray, shape (D, 3)
-        nan = too few cases: the label can never be ruled out.
-
-    Source: Vovk (2012), Conditional validity of inductive conformal predictors.
-
-    Examples
-    --------
     >>> p = np.linspace(0.01, 0.99, 99); probabilities = np.stack([np.zeros(99), 1 - p, p], axis=-1)[:, None]
     >>> fit_conformal(probabilities, np.ones((99, 1)), level=0.9).round(2).tolist()
     [[nan, nan, 0.9]]
@@ -271,46 +169,26 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 
 
 def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray,
                  dimensions: Sequence[str]) -> list[dict]:
-    """Return coverage and size of label sets by value and class, and what could not be calibrated.
+    """Return coverage and size of label sets (N, D, 3) by value and class, and which could not be calibrated.
 
-    Parameters
-    ----------
-    sets : ndarray of bool, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-    limits : ndarray, shape (D, 3)
-        As `fit_conformal` returns them.
-    dimensions : sequence of str, length D
-
-    Returns
-    -------
-    list of dict
-        value, label, n (test cells), coverage, size (mean labels a set), calibrated.
-
-    Examples
-    --------
-    >>> measure_sets(np.array([[[False, True, True]]]), np.array([[1.0]]), np.array([[np.nan, 1, 1]]), ["v"])[2]
-    {'value': 'v', 'label': 1, 'n': 1, 'coverage': 1.0, 'size': 2.0, 'calibrated': True}
+    Records of value, label, n (test cells), coverage with its Wilson interval low to high, size (mean labels a set),
+    calibrated.
     """
     rows = []
     for d, name in enumerate(dimensions):
         for c, label in enumerate(CLASSES):
             cells = labels[:, d] == label
-            n = int(cells.sum())
-            rows.append({"value": name, "label": label, "n": n,
-                         "coverage": float(sets[cells, d, c].mean()) if n else float("nan"),
+            n, hits = int(cells.sum()), int(sets[cells, d, c].sum())
+            low, high = map(float, wilson_interval(hits, n))
+            rows.append({"value": name, "label": label, "n": n, "coverage": hits / n if n else float("nan"),
+                         "low": low, "high": high,
                          "size": float(sets[cells, d].sum(-1).mean()) if n else float("nan"),
                          "calibrated": bool(np.isfinite(limits[d, c]))})
     return rows
 
 
 def tabulate_support(labels: np.ndarray, dimensions: Sequence[str], min_cells: int = MIN_CELLS) -> list[dict]:
-    """Return how many labels each value has and what can be said with so many.
-
-    Examples
-    --------
-    >>> tabulate_support(np.array([[1.0], [0.0]]), ["hedonism"])[0]["reading"]
-    'too few labels to say anything (1 touched, 50 needed)'
-    """
+    """Return how many labels each value has and what can be said with so many."""
     rows = []
     for d, name in enumerate(dimensions):
         minus, zero, plus = ((labels[:, d] == label).sum() for label in CLASSES)

@@ -10,30 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from fulcra_utils.common.labels import CLASSES
-from fulcra_utils.stats.resampling import draw_weights
+from fulcra_utils.stats.resampling import code_clusters, draw_sums
 
 
 def count_confusions(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
-    """Count (true, predicted) classes.
+    """Count (true, predicted) classes by group and value: (G, D, 3, 3).
 
-    Parameters
-    ----------
-    labels : ndarray, shape (N, D), values -1, 0, +1, nan = no label
-    predicted : ndarray, shape (N, D), values -1, 0, +1, nan = nothing said, which is not counted
-    groups : ndarray of int, shape (N,), optional
-        Cluster of each row, numbered from 0; None takes all rows as one group.
-
-    Returns
-    -------
-    ndarray, shape (G, D, 3, 3)
-        Counts by group, value, true class, predicted class.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> count_confusions(np.array([[1.0, np.nan], [-1.0, 0.0]]), np.array([[1, 0], [0, 0]]))[0, 0].tolist()
-    [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    Labels and predictions are (N, D) in {-1, 0, 1}; a nan in either is not counted; groups (N,) are numbered from 0.
     """
     labels, predicted = np.asarray(labels, dtype=float), np.asarray(predicted)
     groups = np.zeros(len(labels), dtype=np.intp) if groups is None else np.asarray(groups)
@@ -45,25 +28,7 @@ def count_confusions(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarr
 
 
 def f1_by_class(counts: np.ndarray) -> np.ndarray:
-    """Return F1 of each class from confusion counts.
-
-    Parameters
-    ----------
-    counts : ndarray, shape (..., 3, 3)
-        By true and predicted class; may be weighted.
-
-    Returns
-    -------
-    ndarray, shape (..., 3)
-        nan for a class that neither occurs nor is predicted.
-
-    Source: 2 TP / (true + predicted).
-
-    Examples
-    --------
-    >>> f1_by_class(np.array([[1, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
-    [0.667, 0.8, nan]
-    """
+    """Return F1 = 2 TP / (true + predicted) of each class, (..., 3), nan for one that neither occurs nor is said."""
     counts = np.asarray(counts, dtype=float)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(-1) + counts.sum(-2)
@@ -71,39 +36,14 @@ def f1_by_class(counts: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean F1 of the classes -1, 0, +1 over all labelled cells together.
+    """Return the mean F1 of the classes -1, 0, +1 over all labelled cells together; nan without any.
 
-    Parameters
-    ----------
-    labels : ndarray, shape (N, D), nan = no label
-    predicted : ndarray, shape (N, D)
+    Labels and predictions are (N, D), nan = not counted. A class that neither occurs nor is predicted is left out.
 
-    Returns
-    -------
-    float
-        In [0, 1]; nan without any labelled cell. A class that neither occurs nor is predicted is left out.
-
-    Source: ours; the paper's accuracy figures are not published.
-
-    Examples
-    --------
     >>> macro_f1(np.array([[1.0, 0.0, -1.0]]), np.array([[1, 0, 0]])).__round__(4)
     0.5556
     """
     return _mean(f1_by_class(count_confusions(labels, predicted).sum((0, 1))))
-
-
-def macro_f1_by_value(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return macro-F1 of each value, shape (D,); only classes that occur in the labels count, nan without labels.
-
-    Examples
-    --------
-    >>> macro_f1_by_value(np.array([[1.0, np.nan], [0.0, np.nan]]), np.array([[1, 0], [0, 0]])).tolist()
-    [1.0, nan]
-    """
-    counts = count_confusions(labels, predicted).sum(0)                    # (D, 3, 3)
-    f1 = np.where(counts.sum(-1) > 0, f1_by_class(counts), np.nan)
-    return np.array([_mean(row) for row in f1])
 
 
 def _mean(values: np.ndarray) -> float:
@@ -113,41 +53,21 @@ def _mean(values: np.ndarray) -> float:
 
 def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], groups: Sequence,
                        n_draws: int = 1000, seed: int = 2023) -> dict[str, np.ndarray]:
-    """Return the pooled macro-F1 of several labellings in the same bootstrap samples of prompts.
+    """Return the pooled macro-F1 (R,) of several labellings, by name, in the same samples of prompt clusters.
 
-    Parameters
-    ----------
-    labels : ndarray, shape (N, D), nan = no label
-    predictions : dict of name to ndarray, shape (N, D)
-    groups : sequence, length N
-        Prompt cluster of each row: whole clusters are drawn.
-    n_draws : int
-        R, bootstrap samples.
-    seed : int
+    The classes are those of `macro_f1` on all rows. A sample without a true cell of one of them estimates another mean
+    and is nan, for every name alike: to average what is left (scikit-learn's default labels) is biased upward, to count
+    0 (its `zero_division=0` with fixed labels) downward. A class that is only predicted is 0 in every sample, as on all
+    rows.
 
-    Returns
-    -------
-    dict of name to ndarray, shape (R,)
-        Paired: draw r is the same sample for every name. The classes are those of `macro_f1` on all rows. A sample
-        without a true cell of one of them estimates another mean and is nan, for every name alike: to average what is
-        left (scikit-learn's default labels) is biased upward, to count 0 (its `zero_division=0` with fixed labels)
-        downward. A class that is only predicted is 0 in every sample, as on all rows.
-
-    Source: percentile bootstrap over prompt clusters, given that every class occurs.
-
-    Examples
-    --------
     >>> labels = np.array([[1.0, 0.0, -1.0], [0.0, -1.0, 1.0]])
-    >>> draws = bootstrap_macro_f1(labels, {"perfect": labels}, groups=[0, 1], n_draws=5)
-    >>> draws["perfect"].tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0]
+    >>> bootstrap_macro_f1(labels, {"perfect": labels}, groups=[0, 1], n_draws=3)["perfect"].tolist()
+    [1.0, 1.0, 1.0]
     """
-    ids = np.unique(np.asarray(groups), return_inverse=True)[1]
-    weights = draw_weights(int(ids.max(initial=-1)) + 1, n_draws, seed)
-    result = {}
+    ids, result = code_clusters(groups)[0], {}
     for name, predicted in predictions.items():
         counts = count_confusions(labels, predicted, ids).sum(1)                       # (G, 3, 3)
-        drawn = (weights @ counts.reshape(len(counts), -1)).reshape(-1, 3, 3)
+        drawn = draw_sums(counts.reshape(len(counts), -1), n_draws, seed).reshape(-1, 3, 3)
         counted, occurs = counts.sum((0, 1)) + counts.sum((0, 2)) > 0, counts.sum((0, 2)) > 0
         f1 = np.where(occurs, np.where(drawn.sum(2) > 0, f1_by_class(drawn), np.nan), 0)[:, counted]
         result[name] = f1.mean(1) if f1.size else np.full(n_draws, np.nan)
@@ -155,25 +75,7 @@ def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], g
 
 
 def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the area under the precision-recall curve of each value and class.
-
-    Parameters
-    ----------
-    labels : ndarray, shape (N, D), nan = no label
-    probabilities : ndarray, shape (N, D, 3)
-
-    Returns
-    -------
-    ndarray, shape (D, 3)
-        nan where the class does not occur.
-
-    Source: average precision as in scikit-learn.
-
-    Examples
-    --------
-    >>> average_precision(np.array([[1.0], [0.0]]), np.array([[[0, .1, .9]], [[0, .8, .2]]])).tolist()
-    [[nan, 1.0, 1.0]]
-    """
+    """Return the area under the precision-recall curve of each value and class, (D, 3); nan without the class."""
     from sklearn.metrics import average_precision_score
     result = np.full(probabilities.shape[1:], np.nan)
     for d in range(labels.shape[1]):
@@ -187,26 +89,9 @@ def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 def tabulate_quality(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray,
                      dimensions: Sequence[str]) -> list[dict]:
-    """Return one record per value and class with support, precision, recall, F1 and PR-AUC.
+    """Return one record per value and class: value, label, n (true cells), n_predicted, precision, recall, f1, pr_auc.
 
-    Parameters
-    ----------
-    labels : ndarray, shape (N, D), nan = no label
-    predicted : ndarray, shape (N, D)
-    probabilities : ndarray, shape (N, D, 3)
-    dimensions : sequence of str, length D
-
-    Returns
-    -------
-    list of dict
-        value, label, n (true cells), n_predicted, precision, recall, f1, pr_auc; nan where undefined.
-
-    Examples
-    --------
-    >>> labels = np.array([[1.0], [0.0]])
-    >>> rows = tabulate_quality(labels, labels, np.array([[[0, .1, .9]], [[0, .8, .2]]]), ["honesty"])
-    >>> rows[2]["value"], rows[2]["label"], rows[2]["n"], rows[2]["f1"]
-    ('honesty', 1, 1, 1.0)
+    Undefined numbers are nan.
     """
     counts = count_confusions(labels, predicted).sum(0)
     f1, areas = f1_by_class(counts), average_precision(labels, probabilities)

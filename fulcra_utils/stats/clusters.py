@@ -19,32 +19,11 @@ from threadpoolctl import threadpool_limits
 
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats.comparison import adjust_p
-from fulcra_utils.stats.resampling import code_clusters, draw_clusters, sum_by_cluster
+from fulcra_utils.stats.resampling import code_clusters, draw_rows, sum_by_cluster
 
 
 def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_starts: int = 2) -> np.ndarray:
-    """Group value vectors by k-means.
-
-    Parameters
-    ----------
-    vectors : (N, D) array
-        Complete.
-    n_clusters : int
-        K; fewer when there are fewer different vectors.
-
-    Returns
-    -------
-    (N,) int array
-        Cluster of each row, 0 … K-1.
-
-    Source: MacQueen (1967), scikit-learn's k-means++.
-
-    Examples
-    --------
-    >>> labels = cluster_vectors([[0.0], [0.1], [1.0]], 2)
-    >>> bool(labels[0] == labels[1]), bool(labels[0] == labels[2])
-    (True, False)
-    """
+    """Group complete value vectors (N, D) by k-means++: the cluster of each row, 0 … K-1, K at most `n_clusters`."""
     vectors = np.asarray(vectors, float)
     k = min(n_clusters, len(np.unique(vectors.round(6), axis=0)))
     with warnings.catch_warnings(), threadpool_limits(1):  # small problems: threads only wait for each other
@@ -54,28 +33,12 @@ def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_start
 
 
 def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_shuffles: int = 10) -> np.ndarray:
-    """Measure how much denser each cluster is than independent values would make it.
+    """Measure how much denser each cluster is than independent values would make it: (K,), 0 = no denser.
 
-    Around each cluster's centre lies a ball with the root mean square distance of its members as radius (at least
-    0.3). The statistic is -log10 of the Poisson chance to find as many rows in it as there are, when the columns are
-    shuffled independently: configural frequency analysis (von Eye 2002) with a ball as configuration.
+    Around each cluster's centre lies a ball with the root mean square distance of its members as radius (at least 0.3).
+    The statistic is -log10 of the Poisson chance to find as many rows in it as there are, when the columns are shuffled
+    independently, capped at 300: configural frequency analysis (von Eye 2002) with a ball as configuration.
 
-    Parameters
-    ----------
-    vectors : (N, D) array
-        Complete.
-    labels : (N,) int array
-        0 … K-1.
-
-    Returns
-    -------
-    (K,) array
-        0 = no denser than chance; capped at 300.
-
-    Source: von Eye (2002), configural frequency analysis; the ball is ours.
-
-    Examples
-    --------
     >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
     >>> measure_density(rows, np.repeat([0, 1], 20)) > 1.5
     array([ True,  True])
@@ -93,20 +56,11 @@ def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_sh
 
 def assess_density(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, n_permutations: int = 99,
                    seed: int = 0) -> np.ndarray:
-    """Test each cluster's density against the densest cluster of data without any association.
+    """Test each cluster's density against the densest cluster of data without any association: p values (K,).
 
     Each permutation shuffles every column, clusters again and keeps its best statistic: the p values hold for all
-    clusters at once and account for the fact that k-means looked for dense places.
+    clusters at once (Westfall & Young 1993) and account for the fact that k-means looked for dense places.
 
-    Returns
-    -------
-    (K,) array
-        Permutation p values, at least 1 / (n_permutations + 1).
-
-    Source: ours; maximum-statistic permutation test of Westfall & Young (1993).
-
-    Examples
-    --------
     >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
     >>> assess_density(rows, np.repeat([0, 1], 20), 4, n_permutations=19)
     array([0.05, 0.05])
@@ -122,86 +76,39 @@ def assess_density(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, n_p
 
 def measure_stability(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarray, n_clusters: int,
                       n_draws: int = 50, seed: int = 0) -> np.ndarray:
-    """Return how well each cluster comes back in bootstrap samples of prompts (mean best Jaccard).
+    """Return how well each cluster comes back in bootstrap samples of prompts, (K,): mean best Jaccard.
 
-    Returns
-    -------
-    (K,) array
-        In [0, 1]; below 0.6 a cluster is not to be trusted. nan for a cluster that no draw contained.
+    Below 0.6 a cluster is not to be trusted (Hennig 2007); nan for one that no draw contained.
 
-    Source: Hennig (2007), Computational Statistics & Data Analysis 52.
-
-    Examples
-    --------
     >>> rows = np.repeat([[0.0], [1.0]], 10, axis=0)
     >>> measure_stability(rows, np.repeat([0, 1], 10), np.arange(20), 2, n_draws=5)
     array([1., 1.])
     """
-    vectors, (codes, n_prompts) = np.asarray(vectors, float), code_clusters(prompts)
-    drawn = draw_clusters(n_prompts, n_draws, seed)[:, codes] > 0
-    overlaps = np.full((n_draws, labels.max() + 1), np.nan)
-    for b, kept in enumerate(drawn):
+    vectors, overlaps = np.asarray(vectors, float), np.full((n_draws, labels.max() + 1), np.nan)
+    for b, rows in enumerate(draw_rows(prompts, n_draws, seed)):
+        kept = np.unique(rows)
         again = cluster_vectors(vectors[kept], n_clusters, seed + b, n_starts=1)
-        rows, overlap = _best_jaccard(labels[kept], again)
-        overlaps[b, rows] = overlap
+        found, overlap = _best_jaccard(labels[kept], again)
+        overlaps[b, found] = overlap
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a cluster that no draw contained: nan
         return np.nanmean(overlaps, axis=0)
 
 
 def measure_recurrence(vectors: np.ndarray, labels: np.ndarray, numbers: Sequence[int], seed: int = 0) -> np.ndarray:
-    """Return how well each cluster comes back when other numbers of clusters are made (mean best Jaccard).
-
-    Parameters
-    ----------
-    vectors : (N, D) array
-        Complete.
-    labels : (N,) int array
-        0 … K-1.
-    numbers : sequence of int
-        Numbers of clusters to try.
-
-    Returns
-    -------
-    (K,) array
-        In [0, 1]; low for a cluster that hangs on the chosen number.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> rows = np.repeat([[0.0], [1.0], [9.0]], 10, axis=0)
-    >>> measure_recurrence(rows, np.repeat([0, 1, 2], 10), [3])
-    array([1., 1., 1.])
-    """
+    """Return how well each cluster comes back when other numbers of clusters are made, (K,): mean best Jaccard."""
     found = [_best_jaccard(labels, cluster_vectors(vectors, k, seed + k))[1] for k in numbers]
     return np.mean(found, axis=0)
 
 
 def compare_categories(labels: np.ndarray, categories: np.ndarray, prompts: np.ndarray, n_permutations: int = 500,
                        seed: int = 0) -> dict[str, np.ndarray]:
-    """Test which clusters a known category explains.
+    """Test which clusters a known category explains; categories (N, C) are 1 where the row's prompt touches one.
 
-    Parameters
-    ----------
-    labels : (N,) int array
-        Cluster of each row.
-    categories : (N, C) array
-        1 where the row's prompt touches a category; a prompt may touch several or none.
-    prompts : (N,) array
-        The categories belong to the prompt: the null shuffles them over prompts.
+    purity (K,): share of the commonest category; category: its column; p: chance that any category is as far above its
+    overall share (standardised) when categories are shuffled over prompts; p_adjusted: Benjamini-Hochberg over the
+    clusters. Without any category: purity 0, category -1, p 1.
 
-    Returns
-    -------
-    dict
-        purity (K,): share of the commonest category; category (K,): its column; p (K,): chance that any category is
-        as far above its overall share (standardised), over all categories of the cluster; p_adjusted (K,):
-        Benjamini-Hochberg over the clusters. Without any category: purity 0, category -1, p 1.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> labels, prompts = np.repeat([0, 1], 30), np.arange(60)
     >>> found = compare_categories(labels, labels[:, None], prompts, n_permutations=99)
     >>> found["purity"], found["p"]
@@ -225,25 +132,9 @@ def compare_categories(labels: np.ndarray, categories: np.ndarray, prompts: np.n
 
 def measure_information(labels: np.ndarray, categories: np.ndarray, prompts: np.ndarray, n_permutations: int = 99,
                         seed: int = 0) -> dict[str, float]:
-    """Return the adjusted mutual information of clusters and categories, with its permutation null over prompts.
+    """Return the adjusted mutual information of clusters and categories (0 = chance, 1 = the same partition).
 
-    Parameters
-    ----------
-    labels, categories : (N,) arrays
-        One category a row.
-
-    Returns
-    -------
-    dict
-        ami (0 = chance, 1 = the same partition), null (95 % quantile), p.
-
-    Source: Vinh et al. (2010), JMLR 11; scikit-learn.
-
-    Examples
-    --------
-    >>> labels = np.repeat([0, 1], 20)
-    >>> measure_information(labels, labels, np.arange(40), n_permutations=19)["ami"]
-    1.0
+    With it stand its null (95 % quantile with categories shuffled over prompts) and p. Source: Vinh et al. (2010).
     """
     codes, n_prompts = code_clusters(prompts)
     by_prompt = np.asarray(categories)[np.unique(codes, return_index=True)[1]]
@@ -255,23 +146,8 @@ def measure_information(labels: np.ndarray, categories: np.ndarray, prompts: np.
 
 
 def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = NEAREST) -> np.ndarray:
-    """Find the rows that show every part of a profile.
+    """Find the rows (N, D) that show every part of a profile (D,) in {-1, 0, 1}; 0 = any value will do.
 
-    Parameters
-    ----------
-    vectors : (N, D) array
-        nan = not annotated: no match.
-    profile : (D,) array
-        In {-1, 0, 1}; 0 = any value will do.
-
-    Returns
-    -------
-    (N,) bool array
-
-    Source: the profiles named on the paper's value-space figure.
-
-    Examples
-    --------
     >>> match_profile([[1, -1, 0], [1, 0, 0]], [1, -1, 0])
     array([ True, False])
     """

@@ -9,59 +9,20 @@ from scipy import stats as sps
 from statsmodels.stats.multitest import multipletests
 
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
-from fulcra_utils.stats.resampling import _matrix, code_clusters
+from fulcra_utils.stats.resampling import as_matrix, code_clusters
 
 
 def count_signs(vectors: np.ndarray, cut: float = NEAREST) -> np.ndarray:
-    """Count the rows that oppose, leave out and support each value.
-
-    Parameters
-    ----------
-    vectors : (N, D) array
-        Labels in {-1, 0, 1} or scores in [-1, 1]; nan = not annotated.
-    cut : float
-        As in `scores_to_labels`.
-
-    Returns
-    -------
-    (D, 3) int array
-        Opposed, no connection, supported; a row sums to the number of annotated rows.
-
-    Source: nearest label, as in the released evaluator (cuts at 0.5).
-
-    Examples
-    --------
-    >>> count_signs([[1, -0.7], [0.2, np.nan], [0.5, 0]])
-    array([[0, 2, 1],
-           [1, 1, 0]])
-    """
-    labels = scores_to_labels(_matrix(vectors), cut)
+    """Count the rows that oppose, leave out and support each value, (D, 3); nan = not annotated, in no count."""
+    labels = scores_to_labels(as_matrix(vectors), cut)
     return np.stack([(labels == label).sum(axis=0) for label in CLASSES], axis=1)
 
 
 def adjust_p(p: np.ndarray, method: str = "bh") -> np.ndarray:
-    """Adjust the p values of one declared family.
+    """Adjust the p values of one declared family; nan = not tested, stays nan and does not count.
 
-    Parameters
-    ----------
-    p : array, any shape
-        In [0, 1]; nan = not tested, stays nan and does not count in the family.
-    method : {"bh", "holm"}
-        Benjamini-Hochberg (share of false findings) or Holm (any false finding).
+    "bh": Benjamini & Hochberg (1995), share of false findings; "holm": Holm (1979), any false finding.
 
-    Returns
-    -------
-    array of the same shape
-
-    Raises
-    ------
-    ValueError
-        For another method.
-
-    Source: Benjamini & Hochberg (1995); Holm (1979); computed by statsmodels.
-
-    Examples
-    --------
     >>> adjust_p([0.01, 0.04, 0.03, np.nan])
     array([0.03, 0.04, 0.04,  nan])
     """
@@ -77,79 +38,42 @@ def adjust_p(p: np.ndarray, method: str = "bh") -> np.ndarray:
 
 def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
                    clusters: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Compare two models on the same prompts, value by value, by a t interval with prompts as the unit.
+    """Compare two models on the same prompts, (N, D) each, value by value, by a t interval with prompts as the unit.
 
-    Parameters
-    ----------
-    first, second : (N, D) arrays
-        Row n of both answers the same prompt; nan = missing, the pair is left out in that column.
-    clusters : (N,) array, optional
-        Cluster of near-duplicate prompts of each row: errors sum over a cluster first, and G - 1 is the number of
-        degrees of freedom.
+    A pair with nan is left out in its column. `clusters` (N,) are groups of near-duplicate prompts: errors sum over a
+    group first and G - 1 is the number of degrees of freedom (Liang & Zeger 1986). Returned (D,) arrays: n, difference
+    first - second, low, high, t, p, effect (Cohen's d_z: mean over standard deviation of the differences). nan with
+    fewer than two groups; with constant differences t, p and effect are nan.
 
-    Returns
-    -------
-    dict of (D,) arrays
-        n pairs; difference first - second; low, high; t; p (two-sided t test); p_wilcoxon; effect (Cohen's d_z: mean
-        over standard deviation of the differences). nan with fewer than two pairs; with constant differences the
-        difference and its (empty) interval stay, t, p and effect are nan.
-
-    Raises
-    ------
-    ValueError
-        When the two have different shapes.
-
-    Source: Student (1908); Liang & Zeger (1986) for clusters; Wilcoxon (1945), over the clusters' means; Cohen (1988),
-    section 2.3.5 for d_z.
-
-    Examples
-    --------
     >>> result = compare_paired([[3.0], [5.0], [4.0]], [[1.0], [2.0], [3.0]])
     >>> [round(float(result[k][0]), 3) for k in ("difference", "t", "effect")]
     [2.0, 3.464, 2.0]
     """
-    first, second = _matrix(first), _matrix(second)
+    first, second = as_matrix(first), as_matrix(second)
     if first.shape != second.shape:
         raise ValueError(f"paired rows must have one shape, not {first.shape} and {second.shape}")
     groups = np.arange(len(first)) if clusters is None else np.asarray(clusters)
     rows = [_paired_one(column[known], groups[known], level)
             for column in (first - second).T for known in [np.isfinite(column)]]
-    names = ("n", "difference", "low", "high", "t", "p", "p_wilcoxon", "effect")
+    names = ("n", "difference", "low", "high", "t", "p", "effect")
     return {name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
 def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float = 0.95,
                       clusters: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Return the paired difference that is left when both replies are alike in the controls.
+    """Return the paired difference (D,) that is left when both replies are alike in the controls, low, high and p.
 
-    The differences are regressed on the differences of the controls (refusal, log-length); the constant is what
-    remains when those are 0. Standard errors are robust against unequal variance (HC1).
+    The differences (N, D) are regressed on those of the controls (N, C), refusal and log-length; the constant is what
+    remains when those are 0. Standard errors are robust (HC1, MacKinnon & White 1985), with `clusters` summed over
+    them. nan where fewer than C + 2 pairs are there.
 
-    Parameters
-    ----------
-    difference : (N, D) array
-        First minus second, per prompt; nan = missing.
-    controls : (N, C) array
-        Differences of the controls, complete. Constant columns of 0 are left out.
-    clusters : (N,) array, optional
-        As in `compare_paired`: errors then sum over clusters.
-
-    Returns
-    -------
-    dict of (D,) arrays
-        difference (adjusted), low, high, p; nan where fewer than C + 2 pairs are there.
-
-    Source: ours (first-difference regression); HC1 of MacKinnon & White (1985), computed by statsmodels.
-
-    Examples
-    --------
     >>> d = adjust_difference([[1.0], [2.0], [3.1], [4.0]], [[0.0], [1.0], [2.0], [3.0]])
     >>> round(float(d["difference"][0]), 2)
     1.01
     """
     import statsmodels.api as sm
 
-    difference, controls = _matrix(difference), _matrix(controls)
+    difference, controls = as_matrix(difference), as_matrix(controls)
     controls = controls[:, (controls != 0).any(axis=0)]
     result = {name: np.full(difference.shape[1], np.nan) for name in ("difference", "low", "high", "p")}
     for k, column in enumerate(difference.T):
@@ -167,28 +91,12 @@ def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float
 
 
 def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray, level: float = 0.95) -> dict[str, float]:
-    """Fit one value on columns such as model and refusal, with the prompt as random intercept.
+    """Fit one value (N,) on columns such as model and refusal (N, K), with the prompt as random intercept (REML).
 
-    Parameters
-    ----------
-    values : (N,) array
-        nan = missing.
-    indicator : (N, K) array
-        Fixed effects without the constant, complete.
-    prompts : (N,) array
-        Prompt of each row.
+    effect, low, high, p are (K,); icc is the share of the left-over variance that lies between prompts. All nan and
+    converged False when it cannot be fitted: a constant column, fewer rows than 3 + K, no prompt with two rows. Source:
+    Laird & Ware (1982).
 
-    Returns
-    -------
-    dict
-        effect, low, high, p: (K,) arrays; icc: share of the left-over variance that lies between prompts; converged.
-        All nan (converged False) when the model cannot be fitted: a constant column, fewer rows than 3 + K, no prompt
-        with two rows.
-
-    Source: Laird & Ware (1982), REML, computed by statsmodels.
-
-    Examples
-    --------
     >>> y = np.array([0.0, 1.1, 0.5, 1.4, 0.1, 1.3, 0.9, 1.8])
     >>> fit = fit_mixed(y, np.tile([[0.0], [1.0]], (4, 1)), np.repeat(np.arange(4), 2))
     >>> round(float(fit["effect"][0]), 3)
@@ -196,7 +104,7 @@ def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray, le
     """
     import statsmodels.api as sm
 
-    values, indicator = np.asarray(values, float), _matrix(indicator)
+    values, indicator = np.asarray(values, float), as_matrix(indicator)
     present = np.isfinite(values)
     y, x, (codes, n_groups) = values[present], indicator[present], code_clusters(np.asarray(prompts)[present])
     empty = np.full(x.shape[1], np.nan)
@@ -218,24 +126,11 @@ def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray, le
 
 
 def agree_with_table(ours: np.ndarray, reported: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the correlation of two tables over their cells, and the share of cells with the same sign.
+    """Return the correlation of two tables (D, R) over their cells, and the share of cells with the same sign.
 
-    Parameters
-    ----------
-    ours : (…, D, R) array
-        One table, or many (bootstrap draws) along leading axes; nan cells are left out.
-    reported : (D, R) array
-        nan cells are left out.
+    `ours` may be many tables (…, D, R); nan cells are left out. nan with fewer than 3 shared cells; the correlation
+    also when a table is constant over them.
 
-    Returns
-    -------
-    correlation, sign_agreement : float or (…,) arrays
-        nan with fewer than 3 shared cells; the correlation also when a table is constant over them.
-
-    Source: ours: the two figures by which a published table is compared as a whole.
-
-    Examples
-    --------
     >>> r, signs = agree_with_table([[1.0, -1.0], [2.0, np.nan]], [[2.0, -2.0], [4.0, 0.0]])
     >>> round(float(r), 6), float(signs)
     (1.0, 1.0)
@@ -255,16 +150,14 @@ def agree_with_table(ours: np.ndarray, reported: np.ndarray) -> tuple[np.ndarray
 
 
 def _paired_one(d: np.ndarray, groups: np.ndarray, level: float) -> tuple[float, ...]:
-    """Return n, mean, low, high, t, p, Wilcoxon p and d_z of one column of differences."""
+    """Return n, mean, low, high, t, p and d_z of one column of differences."""
     n, (codes, n_groups) = len(d), code_clusters(groups)
     if n_groups < 2:
-        return (n, d.mean() if n else np.nan, *[np.nan] * 6)
+        return (n, d.mean() if n else np.nan, *[np.nan] * 5)
     mean, spread = d.mean(), d.std(ddof=1)
     error = np.sqrt(n_groups / (n_groups - 1) * np.square(np.bincount(codes, d - mean)).sum()) / n
     if error <= 1e-12 * (1 + abs(mean)):
-        return (n, mean, mean, mean, *[np.nan] * 4)
+        return (n, mean, mean, mean, *[np.nan] * 3)
     half = sps.t.ppf((1 + level) / 2, n_groups - 1) * error
     t = mean / error
-    means = np.bincount(codes, d) / np.bincount(codes)
-    wilcoxon = sps.wilcoxon(means, method="approx").pvalue if np.count_nonzero(means) >= 10 else np.nan
-    return n, mean, mean - half, mean + half, t, 2 * sps.t.sf(abs(t), n_groups - 1), wilcoxon, mean / spread
+    return n, mean, mean - half, mean + half, t, 2 * sps.t.sf(abs(t), n_groups - 1), mean / spread

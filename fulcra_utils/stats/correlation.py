@@ -7,42 +7,22 @@ import warnings
 import numpy as np
 from scipy import stats as sps
 
-from fulcra_utils.stats.resampling import _matrix, code_clusters, draw_clusters, sum_by_cluster
+from fulcra_utils.stats.resampling import as_matrix, code_clusters, draw_sums, sum_by_cluster
 
 
 def correlate(x: np.ndarray, y: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Correlate every column of x with every column of y (Pearson; point-biserial where y is 0/1).
+    """Correlate every column of x (N, D) with every column of y (N, R): r and p, (D, R) each.
 
-    Parameters
-    ----------
-    x : (N, D) array
-        Values; nan = missing, left out column by column.
-    y : (N, R) array
-        Indicators or numbers, complete.
-    clusters : (N,) array, optional
-        Prompt of each row. With clusters the p value comes from the cluster-robust t of the standardised slope
-        (G-1 degrees of freedom), without them from Student's t.
+    Pearson, so point-biserial where y is 0/1, and Spearman for the ranks of `rank_columns`. nan in x is left out column
+    by column. With `clusters` (the prompt of each row) p comes from the cluster-robust t of the standardised slope, G -
+    1 degrees of freedom (Liang & Zeger 1986, with the small-sample factor of Stata), without them from Student's t. nan
+    where a column is constant or fewer than 3 rows (clusters) are left; unequal lengths or nan in y are a ValueError.
 
-    Returns
-    -------
-    r, p : (D, R) arrays
-        nan where a column is constant or fewer than 3 rows (clusters) are left.
-
-    Raises
-    ------
-    ValueError
-        When x and y differ in length, or y has missing cells.
-
-    Source: Liang & Zeger (1986) for the robust variance, with the small-sample factor of Stata and statsmodels.
-    For Spearman's coefficient give the ranks of `rank_columns`.
-
-    Examples
-    --------
     >>> r, p = correlate([[1.0], [2.0], [3.0], [4.0]], [[0], [0], [1], [1]])
     >>> round(float(r[0, 0]), 4), round(float(p[0, 0]), 4)
     (0.8944, 0.1056)
     """
-    x, y = _matrix(x), _matrix(y)
+    x, y = as_matrix(x), as_matrix(y)
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} rows and y has {len(y)}: they must be the same rows")
     if np.isnan(y).any():
@@ -55,87 +35,38 @@ def correlate(x: np.ndarray, y: np.ndarray, clusters: np.ndarray | None = None) 
 
 def bootstrap_correlations(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, n_draws: int = 2000,
                            seed: int = 0) -> np.ndarray:
-    """Draw the correlations of `correlate` again over prompts.
+    """Draw the correlations of `correlate` again over prompts: (B, D, R), nan where a column becomes constant.
 
-    Every draw is a weighted sum of per-prompt sums, so all draws are one matrix product.
+    For Spearman give ranks; they are then taken once, on all rows.
 
-    Parameters
-    ----------
-    x : (N, D) array
-        nan = missing. For Spearman give ranks; they are then taken once, on all rows.
-    y : (N, R) array
-        Complete.
-    clusters : (N,) array
-        Prompt of each row.
-
-    Returns
-    -------
-    (B, D, R) array
-        nan where a draw leaves a column constant.
-
-    Source: ours; the estimator is the cluster bootstrap of Davison & Hinkley (1997), section 3.8.
-
-    Examples
-    --------
     >>> x = np.arange(8.0)[:, None]
     >>> draws = bootstrap_correlations(x, x, np.arange(8), n_draws=50)
     >>> draws.shape, bool(np.allclose(draws, 1))
     ((50, 1, 1), True)
     """
-    x, y = _matrix(x), _matrix(y)
-    codes, n_clusters = code_clusters(clusters)
-    n_dims, n_cols = x.shape[1], y.shape[1]
-    sums = sum_by_cluster(_moments(x, y), codes, n_clusters)
-    return _pearson(draw_clusters(n_clusters, n_draws, seed) @ sums, n_dims, n_cols)
+    x, y = as_matrix(x), as_matrix(y)
+    sums = sum_by_cluster(_moments(x, y), *code_clusters(clusters))
+    return _pearson(draw_sums(sums, n_draws, seed), x.shape[1], y.shape[1])
 
 
 def rank_columns(x: np.ndarray) -> np.ndarray:
-    """Replace each column by its average ranks (ties share a rank); nan stays nan.
-
-    Source: mid-ranks, computed by SciPy.
-
-    Examples
-    --------
-    >>> rank_columns([[3.0], [1.0], [3.0], [np.nan]]).ravel()
-    array([2.5, 1. , 2.5, nan])
-    """
-    return sps.rankdata(_matrix(x), axis=0, nan_policy="omit")
+    """Replace each column by its average ranks (ties share a rank); nan stays nan."""
+    return sps.rankdata(as_matrix(x), axis=0, nan_policy="omit")
 
 
 def find_components(vectors: np.ndarray, n_components: int = 2) -> dict[str, np.ndarray]:
-    """Find the principal components of the value space.
+    """Find the principal components of the value space from the (D, D) covariance (Hotelling 1933).
 
-    Works on the (D, D) covariance, so that a million rows cost one matrix product.
+    mean (D,), axes (n_components, D) with the largest loading of each positive, share of the variance (nan when nothing
+    varies), scores (N, n_components), nan for a row with a missing cell. Fewer than two complete rows are a ValueError.
 
-    Parameters
-    ----------
-    vectors : (N, D) array
-        Rows with a missing cell get nan scores and do not count.
-    n_components : int
-        At most min(N, D) are returned.
-
-    Returns
-    -------
-    dict
-        mean (D,), axes (n_components, D) with the largest loading of each positive, share (n_components,) of the
-        variance, scores (N, n_components). Share is nan when nothing varies.
-
-    Raises
-    ------
-    ValueError
-        With fewer than two complete rows.
-
-    Source: Hotelling (1933).
-
-    Examples
-    --------
     >>> result = find_components([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]], 1)
     >>> result["share"].round(6), result["axes"].round(3)
     (array([1.]), array([[0.707, 0.707]]))
     """
     from sklearn.decomposition import PCA
 
-    vectors = _matrix(vectors)
+    vectors = as_matrix(vectors)
     complete = np.isfinite(vectors).all(axis=1)
     if complete.sum() < 2:
         raise ValueError("principal components need at least two complete rows")

@@ -11,37 +11,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fulcra_utils.stats.resampling import bootstrap_means, code_clusters, draw_clusters, sum_by_cluster, take_interval
+from fulcra_utils.stats.resampling import (
+    bootstrap_means,
+    code_clusters,
+    draw_clusters,
+    draw_sums,
+    sum_by_cluster,
+    take_interval,
+)
 
 
 def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.ndarray:
-    """Deal whole clusters into folds of nearly equal numbers of clusters.
-
-    Parameters
-    ----------
-    clusters : (N,) array
-        Prompt of each row.
-    n_folds : int
-        At least 2.
-
-    Returns
-    -------
-    (N,) int array
-        Fold of each row, 0 … n_folds - 1.
-
-    Raises
-    ------
-    ValueError
-        With fewer clusters than folds.
-
-    Source: ours: a prompt must not stand on both sides.
-
-    Examples
-    --------
-    >>> folds = assign_folds(["a", "a", "b", "c"], n_folds=3)
-    >>> bool(folds[0] == folds[1]), sorted(set(folds.tolist()))
-    (True, [0, 1, 2])
-    """
+    """Deal whole clusters into folds of nearly equal numbers of clusters: the fold of each row, (N,)."""
     codes, n_clusters = code_clusters(clusters)
     if n_clusters < n_folds:
         raise ValueError(f"{n_clusters} prompts cannot be dealt into {n_folds} folds")
@@ -49,25 +30,9 @@ def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.nd
 
 
 def permute_clusters(clusters: np.ndarray, n_permutations: int, seed: int = 0) -> np.ndarray:
-    """Shuffle whole clusters among clusters of the same size.
+    """Shuffle whole clusters among clusters of the same size: row indices (n_permutations, N).
 
-    Parameters
-    ----------
-    clusters : (N,) array
-        Prompt of each row.
-
-    Returns
-    -------
-    (n_permutations, N) int array
-        Row indices: row n gets what row `indices[p, n]` had. The rows of one prompt stay together, in mixed order.
-
-    Source: ours: the exchangeable unit is the prompt.
-
-    Examples
-    --------
-    >>> moved = permute_clusters(["a", "b", "a", "b", "c"], 4)
-    >>> bool((moved[:, 4] == 4).all()), sorted(moved[0].tolist())
-    (True, [0, 1, 2, 3, 4])
+    Row n gets what row `indices[p, n]` had; the rows of one prompt stay together, in mixed order.
     """
     codes, n_clusters = code_clusters(clusters)
     order = np.argsort(codes, kind="stable")
@@ -83,23 +48,8 @@ def permute_clusters(clusters: np.ndarray, n_permutations: int, seed: int = 0) -
 
 
 def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return all pairs of replies to one prompt that have different scores.
+    """Return all pairs of replies to one prompt with different scores: row indices (M, 2), the lower one first.
 
-    Parameters
-    ----------
-    prompts : (N,) array
-    scores : (N,) array
-        nan = unknown: the reply is in no pair.
-
-    Returns
-    -------
-    (M, 2) int array
-        Row indices, the lower one first; (0, 2) when there is no pair.
-
-    Source: ours; ties tell nothing and are left out.
-
-    Examples
-    --------
     >>> pair_replies(["a", "b", "a", "a"], [1.0, 5.0, 2.0, 1.0])
     array([[0, 2],
            [2, 3]])
@@ -115,35 +65,11 @@ def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0,
                    weights: np.ndarray | None = None, n_steps: int = 25) -> np.ndarray:
-    """Fit a Bradley-Terry model whose strengths are linear in the features.
+    """Fit a Bradley-Terry model whose strengths are linear in the features: weights w (K,), by Newton's method.
 
-    P(first is preferred) = 1 / (1 + exp(-w · (x_first - x_second))); no constant, so swapping the two replies swaps
-    the answer. Ridge penalty/2 · |w|² keeps w finite under perfect separation.
+    P(first is preferred) = 1 / (1 + exp(-w · (x_first - x_second))); no constant, so swapping the two replies swaps the
+    answer. The ridge penalty/2 · |w|² keeps w finite under perfect separation. Source: Bradley & Terry (1952).
 
-    Parameters
-    ----------
-    differences : (M, K) array
-        Features of the first reply minus those of the second; complete.
-    wins : (M,) array
-        1 where the first is preferred, else 0.
-    penalty : float > 0
-    weights : (M,) array, optional
-        How often each pair counts.
-
-    Returns
-    -------
-    (K,) array
-        The weights w.
-
-    Raises
-    ------
-    ValueError
-        When the penalty is not above 0 or there is no pair.
-
-    Source: Bradley & Terry (1952), Biometrika 39; Newton's method.
-
-    Examples
-    --------
     >>> w = fit_preference([[1.0], [1.0], [1.0], [1.0]], [1, 1, 1, 0], penalty=1e-9)
     >>> round(float(w[0]), 4)                                         # log(3 / 1)
     1.0986
@@ -166,26 +92,9 @@ def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1
 
 def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
                  penalty: float = 1.0, seed: int = 2023) -> np.ndarray:
-    """Return for each pair whether the preference model of the other folds finds the preferred reply.
+    """Return whether the preference model of the other folds finds the preferred reply of each pair, (M,).
 
-    Parameters
-    ----------
-    differences : ndarray, shape (M, K)
-    wins : ndarray, shape (M,)
-    clusters : ndarray, shape (M,)
-
-    Returns
-    -------
-    ndarray, shape (M,)
-        1 right, 0 wrong, 0.5 undecided.
-
-    Source: as `probe_preference`, whose accuracy is the mean of these.
-
-    Examples
-    --------
-    >>> x = np.array([[1.0], [-1.0]] * 10)
-    >>> answer_pairs(x, x[:, 0] > 0, np.arange(20)).mean()
-    np.float64(1.0)
+    1 right, 0 wrong, 0.5 undecided; features are scaled by their root mean square.
     """
     x, y = np.asarray(differences, float), np.asarray(wins, float)
     x = x / np.sqrt(np.where((x**2).any(axis=0), (x**2).mean(axis=0), 1))
@@ -201,26 +110,11 @@ def probe_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.nda
                      seed: int = 0) -> dict[str, float]:
     """Measure how well features alone tell which of two replies is preferred, on prompts not used for fitting.
 
-    Parameters
-    ----------
-    differences : (M, K) array
-        Feature differences, complete; they are scaled by their root mean square.
-    wins : (M,) array
-        1 where the first reply is preferred, else 0.
-    clusters : (M,) array
-        Prompt of each pair.
+    Differences are (M, K), first minus second; wins (M,) are 1 where the first is preferred. accuracy is the share of
+    right pairs, low to high a bootstrap over prompts of the out-of-fold answers (the refitting is not resampled), null
+    the 95 % quantile when the preferences of whole prompts are turned round at random, p its p value. All nan with
+    fewer prompts than twice the folds. Source: pairwise task of GPLA (2502.02444).
 
-    Returns
-    -------
-    dict
-        accuracy (share of right pairs, an undecided pair counts ½), low, high (bootstrap over prompts of the
-        out-of-fold answers; the refitting is not resampled), null (95 % quantile when the preferences of whole prompts
-        are turned round at random), p, n_pairs, n_clusters. All nan with fewer prompts than twice the folds.
-
-    Source: pairwise task of GPLA (2502.02444); grouped cross-validation and null: ours.
-
-    Examples
-    --------
     >>> d = np.random.default_rng(0).normal(size=(200, 1))
     >>> found = probe_preference(d, d[:, 0] > 0, np.arange(200), n_permutations=19)
     >>> found["accuracy"], found["p"]
@@ -242,26 +136,7 @@ def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters:
                  n_draws: int = 2000, penalty: float = 1.0, seed: int = 0) -> dict[str, float]:
     """Measure how many more preferences are told right when features are added, paired over the same pairs.
 
-    Parameters
-    ----------
-    base, more : (M, K) and (M, L) arrays
-        Feature differences without and with the additions.
-    wins, clusters
-        As in `probe_preference`, with the same folds.
-
-    Returns
-    -------
-    dict
-        gain (difference of the accuracies), low, high (bootstrap over prompts, paired). nan with fewer prompts than
-        twice the folds.
-
-    Source: ours: "more than the controls" is a difference, and needs an interval of its own.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).normal(size=(200, 2))
-    >>> measure_gain(x[:, :1], x, x[:, 1] > 0, np.arange(200))["gain"] > 0.3
-    True
+    gain is the difference of the accuracies, with its own interval; nan with fewer prompts than twice the folds.
     """
     y, (codes, n_clusters) = np.asarray(wins, float), code_clusters(clusters)
     if n_clusters < 2 * n_folds:
@@ -273,22 +148,7 @@ def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters:
 
 def bootstrap_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_draws: int = 500,
                          penalty: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the preference model on all pairs, and again on bootstrap draws of prompts.
-
-    Returns
-    -------
-    weights : (K,) array
-        Log-odds for one unit of the feature.
-    draws : (B, K) array
-
-    Source: cluster bootstrap, Davison & Hinkley (1997), section 3.8.
-
-    Examples
-    --------
-    >>> w, draws = bootstrap_preference([[1.0], [1.0], [1.0], [1.0]], [1, 1, 1, 0], range(4), n_draws=5)
-    >>> w.shape, draws.shape
-    ((1,), (5, 1))
-    """
+    """Fit the preference model on all pairs (K,), and again on draws of prompts (B, K), in log-odds."""
     codes, n_clusters = code_clusters(clusters)
     drawn = draw_clusters(n_clusters, n_draws, seed)[:, codes]
     fits = [fit_preference(differences, wins, penalty, weights) for weights in drawn]
@@ -296,24 +156,8 @@ def bootstrap_preference(differences: np.ndarray, wins: np.ndarray, clusters: np
 
 
 def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, penalty: float = 1.0) -> np.ndarray:
-    """Predict each row's targets from its features by ridge regressions fitted on the other folds.
+    """Predict targets (N, P) from standardised features (N, K) by ridge regressions fitted on the other folds.
 
-    Parameters
-    ----------
-    features : (N, K) array
-        Complete; standardised inside each fit.
-    targets : (N, P) array
-        Any number of targets (or of their permutations): one solve per fold serves all.
-    folds : (N,) int array
-
-    Returns
-    -------
-    (N, P) array
-
-    Source: Hoerl & Kennard (1970).
-
-    Examples
-    --------
     >>> x = np.arange(6.0)[:, None]
     >>> predict_ridge(x, 2 * x, np.array([0, 1, 0, 1, 0, 1]), penalty=1e-9).round(3).ravel()
     array([ 0.,  2.,  4.,  6.,  8., 10.])
@@ -331,32 +175,10 @@ def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, 
 def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
                  n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
                  seed: int = 0) -> dict[str, float]:
-    """Measure how well features predict a number on new prompts (cross-validated R²).
+    """Measure how well features (N, K) predict a number (N,) on new prompts: cross-validated R².
 
-    Parameters
-    ----------
-    features : (N, K) array
-        Complete.
-    target : (N,) array
-        Complete.
-    clusters : (N,) array
-        Prompt of each row.
-
-    Returns
-    -------
-    dict
-        r2 (1 = perfect, 0 = no better than the mean, may be negative), low, high (bootstrap over prompts), null
-        (95 % quantile when whole prompts are shuffled), p, n_rows, n_clusters. nan with fewer prompts than twice the
-        folds or a constant target.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).normal(size=(100, 2))
-    >>> found = probe_number(x, x[:, 0], np.arange(100), n_permutations=19)
-    >>> found["r2"] > 0.99, found["p"]
-    (True, 0.05)
+    1 = perfect, 0 = no better than the mean, may be negative; the null shuffles whole prompts, the rest is as in
+    `probe_preference`. nan with fewer prompts than twice the folds or a constant target.
     """
     y, (codes, n_clusters) = np.asarray(target, float), code_clusters(clusters)
     sizes = {"n_rows": len(y), "n_clusters": n_clusters}
@@ -367,8 +189,7 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
     errors = (shuffled - predict_ridge(features, shuffled, folds, penalty)) ** 2
     spread = (y - y.mean()) ** 2
     r2 = 1 - errors.sum(axis=0) / spread.sum()
-    sums = draw_clusters(n_clusters, n_draws, seed) @ sum_by_cluster(
-        np.column_stack([errors[:, 0], spread]), codes, n_clusters)
+    sums = draw_sums(sum_by_cluster(np.column_stack([errors[:, 0], spread]), codes, n_clusters), n_draws, seed)
     draws = 1 - np.divide(*sums.T, out=np.full(n_draws, np.nan), where=sums[:, 1] > 0)
     return _describe("r2", r2[0], draws, r2[1:]) | sizes
 
@@ -376,28 +197,11 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
 def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
                    n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
                    seed: int = 0) -> dict[str, float]:
-    """Measure how well features tell the category of a row on new prompts (balanced accuracy).
+    """Measure how well features tell the category of a row on new prompts: balanced accuracy, 1 / C = chance.
 
-    Parameters
-    ----------
-    features : (N, K) array
-        Complete.
-    categories : (N,) array
-        One category a row.
-    clusters : (N,) array
-        Prompt of each row.
+    Least-squares classifier with equal priors (Hastie et al. 2009, section 4.2): linear in the labels, so that all
+    permutations are one solve. nan with one category or too few prompts; the rest is as in `probe_preference`.
 
-    Returns
-    -------
-    dict
-        accuracy (mean share of right answers over the categories; 1 / C = chance), low, high, null, p as in
-        `probe_preference`, n_rows, n_clusters, n_categories. nan with one category or too few prompts.
-
-    Source: least-squares classifier with equal priors (Hastie et al. 2009, section 4.2): linear in the labels, so that
-    all permutations are one solve.
-
-    Examples
-    --------
     >>> x = np.repeat(np.eye(3), 20, axis=0)
     >>> probe_category(x, x.argmax(axis=1), np.arange(60), n_permutations=19)["accuracy"]
     1.0
@@ -420,26 +224,7 @@ def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.nd
 
 
 def draw_directions(vectors: np.ndarray, n_directions: int, n_draws: int, seed: int = 0) -> list[np.ndarray]:
-    """Project the value vectors on random directions: what any few numbers of the same space would tell.
-
-    Parameters
-    ----------
-    vectors : (N, D) array
-    n_directions : int
-        Columns of each projection.
-    n_draws : int
-
-    Returns
-    -------
-    list of (N, n_directions) arrays
-
-    Source: ours: the comparison that a named value has to beat.
-
-    Examples
-    --------
-    >>> [m.shape for m in draw_directions(np.ones((3, 5)), 2, 2)]
-    [(3, 2), (3, 2)]
-    """
+    """Project the value vectors (N, D) on random directions: what any few numbers of the same space would tell."""
     vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
     return [vectors @ rng.normal(size=(vectors.shape[1], n_directions)) for _ in range(n_draws)]
 

@@ -89,15 +89,14 @@ def test_reliability_without_any_row():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("ordinal", [False, True])
-def test_scaling_is_as_good_as_scikit_learn(seed, ordinal):
+def test_scaling_is_as_good_as_scikit_learn(seed):
     distance = structure.measure_dissimilarity(np.random.default_rng(seed).normal(size=(50, 8)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        oracle = MDS(2, metric="precomputed", metric_mds=not ordinal, normalized_stress=False, n_init=4,
+        oracle = MDS(2, metric="precomputed", normalized_stress=False, n_init=4,
                      random_state=0, max_iter=300, eps=1e-6).fit(distance)
-    _, stress = structure.scale_values(distance, 20, ordinal=ordinal)
-    assert stress <= structure._majorise(distance, oracle.embedding_, ordinal, 1)[1] + 2e-3
+    _, stress = structure.scale_values(distance, 20)
+    assert stress <= structure._majorise(distance, oracle.embedding_, 1)[1] + 2e-3
 
 
 def test_exact_distances_have_no_stress():
@@ -110,7 +109,7 @@ def test_exact_distances_have_no_stress():
 
 def test_stress_of_one_wrong_distance():
     """Places 0, 1, 2 on a line for dissimilarities 1, 1, 1: best multiple 4/3, Stress-1 = sqrt(2/3) / sqrt(6) = 1/3."""
-    assert structure._majorise(1 - np.eye(3), np.array([[0.0, 0], [1, 0], [2, 0]]), False, 1)[1] == pytest.approx(1 / 3)
+    assert structure._majorise(1 - np.eye(3), np.array([[0.0, 0], [1, 0], [2, 0]]), 1)[1] == pytest.approx(1 / 3)
 
 
 def test_fit_equals_scipy_procrustes():
@@ -140,9 +139,9 @@ def test_circle_is_found_and_noise_is_not():
 def test_stress_of_data_and_shuffles_comes_from_as_many_starts(monkeypatch):
     real, starts = structure.scale_values, []
 
-    def spy(dissimilarity, n_starts=10, seed=0, ordinal=False):
+    def spy(dissimilarity, n_starts=10, seed=0):
         starts.append(n_starts)
-        places, stress = real(dissimilarity, n_starts, seed, ordinal)
+        places, stress = real(dissimilarity, n_starts, seed)
         return places, stress - (0.3 if n_starts else 0)  # what further starts would gain at best
 
     monkeypatch.setattr(structure, "scale_values", spy)
