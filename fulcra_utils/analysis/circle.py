@@ -28,26 +28,13 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
                    seed: int = 0) -> Finding:
     """Test the theory's circle on the replies: pooled and by model, raw and centred, with and without the controls.
 
-    Parameters
-    ----------
-    replies : Replies
-    min_share : float
-        Values expressed in a smaller share of the rows are left out.
+    The table has subset, variant ("values", "non-refusals", "what refusal + length predict", "refusal + length
+    removed"), centred, n, n_values (those expressed in at least `min_share` of the rows), stress, fit and inversions
+    with their p (see `assess_circle`), why (when not estimable) and p_adjusted (the larger of the p values of fit and
+    order, Benjamini-Hochberg). `extra["places"]`: value, x, y, ideal_x, ideal_y of the pooled raw values. Source:
+    Schwartz (1992).
 
-    Returns
-    -------
-    Finding
-        subset, variant ("values", "non-refusals", "what refusal + length predict", "refusal + length removed"),
-        centred, n, n_values, stress, stress_p, fit, fit_null, fit_p, inversions, inversions_null, inversions_p, why
-        (when not estimable), p_adjusted (the larger of the p values of fit and order, Benjamini-Hochberg).
-        `extra["places"]`: value, x, y, ideal_x, ideal_y of the pooled raw values.
-
-    Source: Schwartz (1992); tests against shuffled names and columns: ours.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> found = examine_circle(make_example(load_theory("schwartz10")), 0, 9)
     >>> found.table.subset.unique().tolist(), len(found.extra["places"])
@@ -116,32 +103,7 @@ def _read_circle(table: pd.DataFrame) -> str:
 
 def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 50, n_draws: int = 300,
                         seed: int = 0) -> Finding:
-    """Estimate for each value how reliably its items measure it.
-
-    Parameters
-    ----------
-    items : DataFrame
-        row_id and one column for each item (data/items.parquet).
-    replies : Replies
-        The annotated replies; their row_id finds the items.
-
-    Returns
-    -------
-    Finding
-        value, n_items, n_expressed, method, reliability, low, high, omega, why.
-
-    Source: Cronbach (1951), McDonald (1999), Spearman-Brown for two items; thresholds ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
-    >>> examine_reliability(items, replies).reading
-    'Reliability is left out: the annotated replies carry no item labels.'
-    """
+    """Estimate how reliably each value's items (row_id and a column each) measure it: `estimate_reliability`."""
     labels = _align_items(items, replies)
     if labels is None:
         return leave_out("Reliability", "the annotated replies carry no item labels")
@@ -157,26 +119,7 @@ def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 5
 
 
 def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
-    """Check per value that the label is the sign of the summed item labels.
-
-    Returns
-    -------
-    Finding
-        value, agree, n (cells in which rule or label is not 0), share, low, high.
-
-    Source: the released labels.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> items = pd.DataFrame(0, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
-    >>> agree = check_items(items.assign(**{"be creative": 1}), replies).table.agree[0]
-    >>> int(agree) == int((replies.vectors[:, 0] == 1).sum())
-    True
-    """
+    """Check per value that the label is the sign of the summed item labels, as in the released data."""
     labels = _align_items(items, replies)
     if labels is None:
         return leave_out("The item-value rule", "the annotated replies carry no item labels")
@@ -205,28 +148,9 @@ def _align_items(items: pd.DataFrame, replies: Replies) -> np.ndarray | None:
 
 
 def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Finding:
-    """Measure how many cells are ambiguous: a score near the cut, or items of both signs within a value.
+    """Measure how many expressed cells are ambiguous: items of both signs, or without items a score near the cut.
 
-    Parameters
-    ----------
-    replies : Replies
-    items : DataFrame, optional
-        Item labels of annotated replies. Without them scores are judged by their distance from the cut.
-
-    Returns
-    -------
-    Finding
-        value, ambiguous, n (cells in which the value is expressed at all), share, low, high.
-
-    Source: clarity, the first aim of the paper's framework; measured by ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> measure_clarity(make_example(load_theory("schwartz10"))).is_left_out
-    True
+    Clarity is the first aim of the paper's framework.
     """
     labels = None if items is None else _align_items(items, replies)
     if len(replies) == 0 or (items is not None and labels is None):
@@ -250,33 +174,9 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
                          seed: int = 0) -> Finding:
     """Run the same analysis under other theories, carried over by the items that they share.
 
-    Parameters
-    ----------
-    items : DataFrame
-        row_id and one column for each item of the run's theory.
-    replies : Replies
-        The annotated replies.
-    theories : mapping of name to Theory
-
-    Returns
-    -------
-    Finding
-        theory, n_values, shared_items (of the run's theory), n_expressed (rows in which a value is expressed),
-        two_axes (share of the variance in two principal components), preference (accuracy of the pairwise probe; nan
-        without rewards), remark.
-
-    Source: adaptability, the second aim of the paper's framework; measured by ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> items = pd.DataFrame(1, index=range(80), columns=replies.theory.items).assign(row_id=replies.table.row_id)
-    >>> other = load_theory("schwartz19")
-    >>> int(measure_adaptability(items, replies, {other.name: other}).table.n_expressed[0])
-    80
+    Adaptability is the second aim of the paper's framework. Columns: theory, n_values, shared_items (share of the run's
+    items), n_expressed (rows), two_axes (share of the variance in two principal components), preference (accuracy of
+    the pairwise probe; nan without rewards), remark.
     """
     labels = _align_items(items, replies)
     if labels is None:

@@ -44,33 +44,23 @@ class Finding:
 
 
 def leave_out(what: str, why: str, columns: Sequence[str] = ()) -> Finding:
-    """Return the finding of an analysis that these rows do not allow.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> leave_out("The circle", "the theory has none").reading
-    'The circle is left out: the theory has none.'
-    """
+    """Return the finding of an analysis that these rows do not allow."""
     text = f"{what} is left out: {why}."
     return Finding(pd.DataFrame(columns=list(columns)), text, text)
 
 
 @dataclass(frozen=True)
 class Replies:
-    """N replies with complete value vectors under one theory.
+    """N replies with complete value vectors (N, D) in [-1, 1] under one theory.
 
-    Attributes
-    ----------
-    table : DataFrame
-        row_id, prompt, cluster, model, query_source, reward (nan = unknown), is_refusal, n_words, safety_issues (list,
-        None = unknown).
-    vectors : (N, D) array
-        In [-1, 1], complete.
-    theory : Theory
-    kind : {"scored", "annotated", "sample", "none"}
-        Released evaluator scores, released labels, the embedded sample's labels, or no labelled row at all.
+    The table has row_id, prompt, cluster, model, query_source, reward (nan = unknown), is_refusal, n_words,
+    safety_issues (list, None = unknown). `kind` is "scored" (by the released evaluator), "annotated" (released labels),
+    "sample" (labels of the embedded sample) or "none" (no labelled row at all). `make_replies` makes them from a table.
+
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> replies = make_example(load_theory("schwartz10"))
+    >>> len(replies), replies.models, replies.categories[1]
+    (80, ['a', 'b'], ['privacy_violation', 'self_harm'])
     """
 
     table: pd.DataFrame
@@ -134,27 +124,9 @@ class Replies:
 
 
 def read_replies(dialogues: str | Path, scored: str | Path, theory: Theory) -> tuple[Replies, Replies]:
-    """Read a run's replies: those that carry the most, and the annotated ones.
+    """Read a run's data/dialogues.parquet and data/scored.parquet: the main replies, and the annotated ones.
 
-    Parameters
-    ----------
-    dialogues, scored : path
-        data/dialogues.parquet and data/scored.parquet of a run.
-    theory : Theory
-        Their theory: one column per dimension.
-
-    Returns
-    -------
-    main, annotated : Replies
-        `main` are the scored replies where there are any, else the annotated ones. Rows with a missing dimension are
-        left out of both.
-
-    Raises
-    ------
-    ValueError
-        When a dimension has no column; names it.
-
-    Source: ours; the released scores stand for all models on the same prompts, the labels do not.
+    Main are the scored replies where there are any (all models answered the same prompts), else the annotated ones.
     """
     labelled, scores = (pd.read_parquet(path) for path in (dialogues, scored))
     is_sample = len(labelled) > 0 and labelled.source.isin(["sample"]).all()
@@ -166,21 +138,9 @@ def read_replies(dialogues: str | Path, scored: str | Path, theory: Theory) -> t
 def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:
     """Turn a run's table into `Replies`, without the rows that lack a dimension.
 
-    Parameters
-    ----------
-    table : DataFrame
-        prompt, response and one column per dimension; cluster, response_source, reward, is_refusal, safety_issues
-        where they are known.
+    Needed are prompt, response and one column per dimension (a missing one is a ValueError that names it); cluster,
+    response_source, reward, is_refusal, safety_issues are taken where they are known.
 
-    Raises
-    ------
-    ValueError
-        When a dimension has no column; names it.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.theory import load_theory
     >>> theory = load_theory("moral_foundations")
     >>> labels = dict.fromkeys(theory.dimensions, [1.0, None])
@@ -212,10 +172,6 @@ def make_example(theory: Theory, n_prompts: int = 40, seed: int = 0) -> Replies:
 
     The reward is the first value plus noise, every third prompt touches privacy, model "b" opposes the last value.
 
-    Source: ours.
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.theory import load_theory
     >>> make_example(load_theory("schwartz10")).describe()
     'n = 80 replies scored by the released evaluator by 2 models to 40 prompts'

@@ -46,17 +46,11 @@ class RiskMap:
 
 
 def load_risks(path: str | Path = RISKS) -> RiskMap:
-    """Load the mapping of harm categories to risks, and the published profiles.
+    """Load how detailed harm categories go to a few risks, and the published profiles, from YAML.
 
-    Raises
-    ------
-    ValueError
-        When a category goes to a risk that is not listed; names it.
+    Each line is justified in data/risks.yaml; the paper's mapping is not published, so disputable lines name an
+    alternative (`RiskMap.variants`). A category that goes to a risk that is not listed is a ValueError that names it.
 
-    Source: ours, each line justified in data/risks.yaml; the paper's mapping is not published.
-
-    Examples
-    --------
     >>> risks = load_risks()
     >>> len(risks.risks), len(risks.mapping), risks.mapping["privacy_violation"], len(list(risks.variants()))
     (5, 14, 'privacy-violation', 16)

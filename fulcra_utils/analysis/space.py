@@ -39,18 +39,7 @@ NO_RISK, SEVERAL, UNKNOWN = "no listed risk", "several risks", "not known"
 
 
 def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
-    """Return the risk of each reply's prompt in words (N,): its one risk, several, none listed, or not known.
-
-    Source: ours; the mapping is in data/risks.yaml.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> name_risks(make_example(load_theory("schwartz10"), 2), load_risks()).tolist()
-    ['Privacy violation', 'Privacy violation', 'Unethical behaviour', 'Unethical behaviour']
-    """
+    """Return the risk of each reply's prompt in words (N,): its one risk, several, none listed, or not known."""
     y = risks.indicators(*replies.categories)
     titles = np.array([*risks.risks.values()], dtype=object)
     names = np.where(y.sum(axis=1) == 1, titles[y.argmax(axis=1)], np.where(y.sum(axis=1) > 1, SEVERAL, NO_RISK))
@@ -59,32 +48,13 @@ def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
 
 def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = ("pca", "tsne"),
                     max_points: int = 3000, seed: int = 0) -> Finding:
-    """Project the value vectors to the plane, with the published poles among them.
+    """Project the value vectors to the plane ("pca", "tsne", "umap"), with the published poles among them.
 
-    Parameters
-    ----------
-    replies : Replies
-    risks : RiskMap
-    methods : sequence of {"pca", "tsne", "umap"}
-        PCA is fitted on the replies alone; the other two see the poles as further points.
-    max_points : int
-        More replies than this are sampled (for the picture only).
+    PCA is fitted on the replies alone; the other two see the poles as further points. More than `max_points` replies
+    are sampled, for the picture only. Columns: method, x, y, pole ("" for a reply), row_id, model, risk, refusal,
+    reward; `extra["axes"]`: axis, value, loading, share. Source: value-space figure of the paper; its projection is not
+    published.
 
-    Returns
-    -------
-    Finding
-        method, x, y, pole ("" for a reply), row_id, model, risk, refusal, reward. `extra["axes"]`: axis, value,
-        loading, share.
-
-    Raises
-    ------
-    ValueError
-        For an unknown method.
-
-    Source: value-space figure of the paper; its projection is not published.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
@@ -154,31 +124,17 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     """Look for clusters of replies that oppose a value and that no known risk category explains.
 
     A candidate is (1) denser than the densest cluster of shuffled columns (p <= 0.05 over all clusters), (2) stable
-    (mean Jaccard of at least 0.6), (3) of at least 5 prompts, (4) not enriched in any known category (adjusted
-    p > 0.05) nor half filled by one (catch-all categories such as "unethical behaviour" name no risk and explain
-    nothing), and (5) opposed to at least one value (centre below -0.5).
+    (mean Jaccard of at least 0.6), (3) of at least 5 prompts, (4) not enriched in any known category (adjusted p >
+    0.05) nor half filled by one (catch-all categories such as "unethical behaviour" name no risk and explain nothing),
+    and (5) opposed to at least one value (centre below -0.5). Rows whose prompt's categories are unknown are left out.
 
-    Parameters
-    ----------
-    replies : Replies
-        Rows whose prompt's categories are unknown are left out.
-    risks : RiskMap
-    n_clusters : int
-        At most; k-means.
+    One row a cluster, candidates first, then by density: cluster, size, n_prompts, profile (values beyond ±0.5),
+    opposes (number of values), density_p, stability, recurrence (mean best Jaccard when half to one and a half times as
+    many clusters are made), category (commonest), purity, category_p (adjusted), refusals (share), reward (mean),
+    is_candidate, typical (up to 3 row ids next to the centre), one column a value (centre). `extra["information"]`:
+    adjusted mutual information of clusters and risks with its null. Source: the paper's claim that clusters outside
+    known risks are new ones.
 
-    Returns
-    -------
-    Finding
-        One row a cluster, candidates first, then by density: cluster, size, n_prompts, profile (values beyond ±0.5),
-        opposes (number of values), density_p, stability, recurrence (mean best Jaccard when half to one and a half
-        times as many clusters are made), category (commonest), purity, category_p (adjusted), refusals (share), reward
-        (mean), is_candidate, typical (up to 3 row ids next to the centre), one column a value (centre).
-        `extra["information"]`: adjusted mutual information of clusters and risks with its null.
-
-    Source: the paper's claim that clusters outside known risks are new risks; tests ours.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
@@ -233,10 +189,6 @@ def _describe_cluster(replies: Replies, mask: np.ndarray) -> dict:
 def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = NEAREST) -> str:
     """Return a profile in words: the values beyond the cut, with their sign.
 
-    Source: ours.
-
-    Examples
-    --------
     >>> write_profile([0.9, -0.6, 0.1], ["security", "power", "hedonism"])
     'security +, power −'
     """
@@ -263,33 +215,7 @@ def _read_clusters(table: pd.DataFrame, information: dict) -> str:
 
 
 def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width: int = 110) -> pd.DataFrame:
-    """Return the most typical prompts of the first clusters that oppose a value, shortened, for the reader's own run.
-
-    Parameters
-    ----------
-    clusters : Finding
-        From `find_unknown_risks`.
-    replies : Replies
-    width : int
-        Characters of a prompt.
-
-    Returns
-    -------
-    DataFrame
-        profile, is_candidate, row_id, model, prompt; empty when no cluster opposes a value.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> found = find_unknown_risks(replies, load_risks(), 4, 3, 9)
-    >>> bool(show_typical(found, replies, 1).prompt.str.startswith("prompt").all())
-    True
-    """
+    """Return the most typical prompts of the first clusters that oppose a value, shortened to `width` characters."""
     columns = ["profile", "is_candidate", "row_id", "model", "prompt"]
     if clusters.is_left_out:
         return pd.DataFrame(columns=columns)
@@ -300,40 +226,14 @@ def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width
 
 
 def has_whole_set(path: str | Path) -> bool:
-    """Return whether the whole published set stands behind a run (its data/sources.json).
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from fulcra_utils.common.files import write_json
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     has_whole_set(write_json(Path(folder) / "sources.json", {"had": {"data_hybrid": {}}}))
-    True
-    """
+    """Return whether the whole published set stands behind a run (its data/sources.json)."""
     return "data_hybrid" in json.loads(Path(path).read_text(encoding="utf-8")).get("had", {})
 
 
 def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
-    """Search the published profiles: which replies show every part of them.
-
-    Returns
-    -------
-    Finding
-        profile, parts (words), matches, n, share, low, high, verdict ("found", "undetermined" below 3
-        matches), row_ids (up to 10).
+    """Search the published profiles: which replies show every part of them; below 3 matches "undetermined".
 
     Source: poles and "workplace manipulation" of the paper's value-space figure.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> found = search_profiles(make_example(load_theory("schwartz10")), load_risks())
-    >>> found.table.profile.tolist()
-    ['safe pole', 'unsafe pole', 'workplace manipulation']
     """
     profiles = risks.profile_vectors(replies.theory)
     if not profiles or len(replies) == 0:
@@ -354,19 +254,7 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
 
 
 def claim_profiles(profiles: Finding) -> pd.DataFrame:
-    """Return our rows for the published poles, whose shares are not published: shown only.
-
-    Source: value-space figure of the paper.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> claims = claim_profiles(search_profiles(make_example(load_theory("schwartz10")), load_risks()))
-    >>> claims.kind.unique().tolist()
-    ['other population']
-    """
+    """Return our rows for the published poles, whose shares are not published: shown only."""
     columns = ["claim_id", "kind", "ours", "low", "high", "why"]
     ids = {"unsafe pole": "space/unsafe-pole/share", "workplace manipulation": "space/workplace-manipulation/share"}
     rows = [(ids[r.profile], "other population", r.share, r.low, r.high,

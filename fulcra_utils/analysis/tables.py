@@ -1,8 +1,7 @@
 """The tables of the value analysis: prevalence, value x risk, probes, models. Replies in, Findings out.
 
-Each function composes the pure functions of `stats` and `probes` into one table, states in one computed sentence what
-the table shows, and says how many rows and which interval stand behind it. What the rows do not allow is left out with
-its reason. The companion `exploration` holds the value space, unknown risks, structure and clarity.
+Each function composes the pure functions of `stats` into one table, states in one computed sentence what the table
+shows, and says how many rows and which interval stand behind it. What the rows do not allow is left out, and why.
 """
 
 from __future__ import annotations
@@ -41,22 +40,10 @@ CLAIM = ["claim_id", "kind", "ours", "low", "high", "why"]
 def tabulate_prevalence(replies: Replies) -> Finding:
     """Count how often each value is supported, opposed and expressed at all: by model, prompt source, non-refusals.
 
-    Parameters
-    ----------
-    replies : Replies
+    Columns: value, by ("all", "model", "query_source", "rows" = non-refusals only), group, sign, count, n, share, low,
+    high (95 %, `share_interval`). Source: prevalence figure of the paper.
 
-    Returns
-    -------
-    Finding
-        value, by ("all", "model", "query_source", "rows" = non-refusals only), group, sign ("supported", "opposed",
-        "expressed"), count, n, share, low, high (95 %, `share_interval`).
-
-    Source: prevalence figure of the paper.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = tabulate_prevalence(make_example(load_theory("schwartz10"))).table
     >>> row = table[(table.by == "model") & (table.group == "b") & (table.value == "universalism")]
@@ -91,29 +78,10 @@ def _count_group(replies: Replies, by: str, group: str) -> pd.DataFrame:
 
 
 def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
-    """Check the refusal flag against replies that were read and labelled.
+    """Check the refusal flag against replies that were read and labelled: precision and recall, weighted.
 
-    Parameters
-    ----------
-    replies : Replies
-        Each labelled row that is among them counts once.
-    labels : path
-        CSV with row_id, is_refusal (0, 1), half ("tune": the rule was made on these, "measure": not), weight (how many
-        released replies one stands for).
-
-    Returns
-    -------
-    Finding
-        half, measure ("precision": share of the flagged replies that are refusals, "recall": share of the refusals that
-        are flagged), share, low, high (95 %, weighted), n (replies).
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> check_refusals(make_example(load_theory("schwartz10"))).is_left_out
-    True
+    The labels' CSV has row_id, is_refusal, half ("tune": the rule was made on these, "measure": not), weight (how many
+    released replies one stands for).
     """
     truth = pd.read_csv(labels, comment="#").rename(columns={"is_refusal": "truth"})
     rows = pd.concat([r.table[["row_id", "cluster", "is_refusal"]] for r in replies]).drop_duplicates("row_id")
@@ -133,35 +101,7 @@ def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
 
 
 def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool) -> pd.DataFrame:
-    """Return our rows for the published prevalence bars.
-
-    Parameters
-    ----------
-    prevalence : Finding
-        From `tabulate_prevalence` on the annotated replies.
-    reported : DataFrame
-        claim_id of data/reported.
-    is_whole : bool
-        Whether the whole published file of 20k dialogues was had: then the same rows are recomputed.
-
-    Returns
-    -------
-    DataFrame
-        claim_id, kind, ours, low, high, why.
-
-    Source: prevalence figure of the paper.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.runs.claims import load_reported
-    >>> prevalence = tabulate_prevalence(make_example(load_theory("schwartz10")))
-    >>> claims = claim_prevalence(prevalence, load_reported(), is_whole=False)
-    >>> len(claims), claims.kind[0]
-    (18, 'other population')
-    """
+    """Return our rows for the published prevalence bars; recomputed only from the whole published file."""
     words = {"supported": "aligned", "expressed": "expressed"}
     rows = prevalence.table[prevalence.table.by == "all"] if not prevalence.is_left_out else prevalence.table
     why = "" if is_whole else "the whole 20k file could not be had: these are other dialogues than the published ones"
@@ -174,32 +114,16 @@ def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool
 
 def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_draws: int = 2000,
                     seed: int = 0) -> Finding:
-    """Correlate values with risks in every declared way, next to the published table.
+    """Correlate values with risks in every declared way, next to the published table ("risk/<value>/<risk>").
 
     Declared beforehand: the primary table is the point-biserial correlation of |v| over prompts with exactly one risk
     (`PRIMARY`); the other ways show how much depends on that choice. The family of each correction is one table.
+    Columns: value, risk, measure ("strength" = |v|, "signed" = v), prompts ("all", "single risk"), rows ("all",
+    "non-refusals"), coefficient ("point-biserial", "Spearman"), r, low, high (bootstrap over prompts), p
+    (cluster-robust), p_adjusted (Benjamini-Hochberg), n, n_prompts, reported, tolerance. `extra["summary"]`: one line a
+    way with the correlation over cells, its interval, the share of equal signs and how many cells differ. Source: value
+    x risk figure of the paper; its coefficient, subset and mapping are not published.
 
-    Parameters
-    ----------
-    replies : Replies
-    risks : RiskMap
-    reported : DataFrame
-        claim_id ("risk/<value>/<risk>"), reported, tolerance; other rows are ignored.
-    n_draws : int
-        Bootstrap draws over prompts.
-
-    Returns
-    -------
-    Finding
-        value, risk, measure ("strength" = |v|, "signed" = v), prompts ("all", "single risk"), rows ("all",
-        "non-refusals"), coefficient ("point-biserial", "Spearman"), r, low, high, p (cluster-robust), p_adjusted
-        (Benjamini-Hochberg), n, n_prompts, reported, tolerance. `extra["summary"]`: one line for each way with the
-        correlation over cells, its interval, the share of equal signs and how many cells differ.
-
-    Source: value x risk figure of the paper; its coefficient, subset and mapping are not published.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
@@ -291,26 +215,7 @@ def _read_risks(summary: pd.DataFrame) -> str:
 
 
 def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Finding:
-    """Show how far the declared value x risk table depends on the disputable lines of the mapping.
-
-    Returns
-    -------
-    Finding
-        One row for each mapping that the alternatives allow (the declared one first): changed (words),
-        cell_correlation, same_sign.
-
-    Source: ours; the paper's mapping is not published.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.runs.claims import load_reported
-    >>> found = vary_mapping(make_example(load_theory("schwartz10")), load_risks(), load_reported())
-    >>> len(found.table), found.table.changed[0]
-    (16, 'as declared')
-    """
+    """Show how far the declared value x risk table depends on the disputable lines of the mapping."""
     known = replies.keep(replies.has_issues)
     values = known.theory.dimensions
     published, _ = _published_cells(values, risks, reported)
@@ -332,28 +237,7 @@ def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Fi
 
 
 def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
-    """Return our rows for the published value x risk cells: the primary way.
-
-    Parameters
-    ----------
-    correlations : Finding
-        From `correlate_risks`.
-    kind : str
-        Kind of the replies; only released replies can replicate the published table.
-
-    Source: value x risk figure of the paper.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.runs.claims import load_reported
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> claims = claim_risks(correlate_risks(replies, load_risks(), load_reported(), 20), replies.kind)
-    >>> len(claims), claims.kind[0]
-    (50, 'replicated')
-    """
+    """Return our rows for the published value x risk cells: the primary way; only released replies replicate it."""
     if correlations.is_left_out:
         return pd.DataFrame(columns=CLAIM)
     table = pick_declared(correlations)
@@ -372,24 +256,11 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     Three tasks, each on prompts that were not used for fitting: *preference* (of two replies to one prompt, which has
     the higher reward), *reward* (R²), *risk* (which of the risks, balanced accuracy). Each is answered from the values,
     the groups of values, as many random directions, refusal flag + log-length, both, the model's name, and again among
-    non-refusals only.
+    non-refusals only. Columns: task, features, rows, score, low, high, chance, null (95 % quantile under permutation),
+    p, p_adjusted (Benjamini-Hochberg over the table), n, n_prompts. `extra["gain"]`: what the values add to refusal +
+    length in telling preferences, paired. Source: pairwise task of GPLA (2502.02444); controls ours, because the
+    released reward model punishes refusals.
 
-    Parameters
-    ----------
-    replies : Replies
-    risks : RiskMap
-
-    Returns
-    -------
-    Finding
-        task, features, rows ("all", "non-refusals"), score, low, high, chance, null (95 % quantile under permutation),
-        p, p_adjusted (Benjamini-Hochberg over the table), n, n_prompts. `extra["gain"]`: what the values add to
-        refusal + length in telling preferences, paired.
-
-    Source: pairwise task of GPLA (2502.02444); controls ours, because the released reward model punishes refusals.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
@@ -438,20 +309,9 @@ def _pair_up(replies: Replies) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def make_features(replies: Replies) -> dict[str, np.ndarray]:
-    """Return the feature sets that the probes compare, by name; each (N, K).
+    """Return the feature sets (N, K) that the probes compare, by name, without those that say nothing here.
 
-    Sets that say nothing here are left out: groups where the theory has none, the model where there is one only, the
-    refusal flag where it is constant.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> {name: x.shape[1] for name, x in make_features(make_example(load_theory("schwartz10"))).items()}
-    {'10 values': 10, '4 groups': 4, 'refusal + length': 2, 'values + refusal + length': 12, "model's name": 1}
+    Left out are groups where the theory has none, the model where there is one only, a constant refusal flag.
     """
     theory, controls = replies.theory, replies.controls
     controls = controls[:, np.ptp(controls, axis=0) > 0] if len(replies) else controls
@@ -549,28 +409,10 @@ def _read_probes(table: pd.DataFrame, replies: Replies, gain: dict[str, float]) 
 
 
 def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding:
-    """Return the coefficients by which the preference probe decides: which values speak for and against a reply.
+    """Return by which weights the preference probe decides: the change in the log-odds when a value goes from 0 to 1.
 
-    Parameters
-    ----------
-    replies : Replies
-
-    Returns
-    -------
-    Finding
-        value, with ("values alone", "refusal + length held fixed"), weight (change in the log-odds of being preferred
-        when the value goes from 0 to 1), low, high, n_pairs, n_prompts.
-
-    Source: transparency, the third aim of the paper's framework; measured by ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> table = weigh_values(make_example(load_theory("schwartz10")), n_draws=20).table
-    >>> table.loc[table.weight.idxmax(), "value"]
-    'self-direction'
+    Transparency is the third aim of the paper's framework. The values stand alone, and with refusal + length held
+    fixed.
     """
     first, second, wins, clusters = _pair_up(replies)
     if len(wins) < MIN_ROWS:
@@ -596,18 +438,8 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
 def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
     """Return our rows for the pairwise accuracies that GPLA publishes for Schwartz's values and groups.
 
-    Another population than ours (theirs predicts safety): shown only, and only under a theory with those ten values.
-
-    Source: safety table of GPLA (2502.02444).
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("schwartz10")
-    >>> claim_probes(probe_replies(make_example(theory), load_risks(), 5, 20), theory).claim_id.tolist()
-    ['preference/values', 'preference/groups']
+    Another population than ours (theirs predicts safety, table of 2502.02444): shown only, and only under those ten
+    values.
     """
     if probes.is_left_out or theory.parent is not None or len(theory.groups) != 4:
         return pd.DataFrame(columns=CLAIM)
@@ -622,22 +454,10 @@ def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
 def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Finding:
     """Return each model's mean value vector, reward and released distances, with intervals over prompts.
 
-    Parameters
-    ----------
-    replies : Replies
+    Columns: model, rows ("all", "non-refusals"), quantity (a value, "reward", "e_distance", "h_distance"), mean, low,
+    high, n, n_prompts. Source: released scored replies; means over the 1,523 test prompts.
 
-    Returns
-    -------
-    Finding
-        model, rows ("all", "non-refusals"), quantity (a value, "reward", "e_distance", "h_distance"), mean, low, high,
-        n, n_prompts.
-
-    Source: released scored replies; means over the 1,523 test prompts.
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = average_models(make_example(load_theory("schwartz10")), n_draws=20).table
     >>> row = table[(table.model == "b") & (table.quantity == "universalism")].iloc[0]
@@ -671,20 +491,7 @@ def _by_model(replies: Replies) -> Iterator[tuple[str, str, Replies]]:
 
 
 def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Return our rows for the released models' means; a model whose file could not be had is named as missing.
-
-    Source: released scored replies.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.runs.claims import load_reported
-    >>> means = average_models(make_example(load_theory("schwartz10")), n_draws=20)
-    >>> claim_models(means, load_reported(), "scored").why.unique().tolist()
-    ["this model's scored replies could not be had"]
-    """
+    """Return our rows for the released models' means; a model whose file could not be had is named as missing."""
     if kind != "scored":
         return pd.DataFrame(columns=CLAIM)
     table = means.table[means.table.rows == "all"]
@@ -699,26 +506,13 @@ def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFr
 def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     """Compare every two models on the prompts that both answered, value by value, with and without the controls.
 
-    Parameters
-    ----------
-    replies : Replies
-    with_mixed : bool
-        Also fit mixed models with the prompt as random effect (seconds a value).
+    Columns: first, second, value, n, difference, low, high, p, p_adjusted (Holm over the table), effect (d_z), adjusted
+    with its ends (refusal and length alike), from_controls (the part that refusal + length account for), n_both_answer,
+    both_answer with its ends (neither reply is a refusal). `with_mixed` also fits mixed models with the prompt as
+    random effect (seconds a value) into `extra["mixed"]`: value, model (against the first), controls, effect, low,
+    high, p, icc.
 
-    Returns
-    -------
-    Finding
-        first, second, value, n, difference, low, high, p, p_adjusted (Holm over the table), effect (d_z), adjusted,
-        adjusted_low, adjusted_high (refusal and length alike), from_controls (the part that refusal + length
-        account for), n_both_answer, both_answer, both_answer_low, both_answer_high (neither reply is a refusal).
-        `extra["mixed"]`: value, model (against the first), controls, effect, low, high, p, icc.
-
-    Source: models' comparison of the paper, made paired; Holm (1979).
-
-    Examples
-    --------
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = compare_models(make_example(load_theory("schwartz10")), with_mixed=False).table
     >>> last = table[table["value"] == "universalism"].iloc[0]
@@ -784,45 +578,12 @@ def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
 
 
 def pick_declared(correlations: Finding) -> pd.DataFrame:
-    """Return the value x risk cells of the way that was declared beforehand (`PRIMARY`).
-
-    Parameters
-    ----------
-    correlations : Finding
-        From `correlate_risks`.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> from fulcra_utils.runs.claims import load_reported
-    >>> replies = make_example(load_theory("schwartz10"))
-    >>> len(pick_declared(correlate_risks(replies, load_risks(), load_reported(), 20)))
-    50
-    """
+    """Return the value x risk cells of the way that was declared beforehand (`PRIMARY`)."""
     return correlations.table if correlations.is_left_out else _pick(correlations.table, PRIMARY)
 
 
 def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
-    """Return the headline numbers for metrics.json: the table's agreement and each probe's score.
-
-    Parameters
-    ----------
-    correlations, probes : Finding
-        From `correlate_risks` and `probe_replies`.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import leave_out
-    >>> probes = Finding(pd.DataFrame({"task": ["risk"], "rows": ["all"], "features": ["x"], "score": [0.5]}), "")
-    >>> pick_metrics(leave_out("Value x risk", "nothing is known"), probes)
-    {'risk/all/x': 0.5}
-    """
+    """Return the headline numbers for metrics.json: the table's agreement and each probe's score."""
     metrics = {}
     if not correlations.is_left_out:
         main = _pick(correlations.extra["summary"], PRIMARY)
@@ -835,28 +596,7 @@ def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
 
 def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Finding, unknown: Finding,
                      circle: Finding) -> Finding:
-    """Say in plain words which of the paper's claims held on these rows, and with how much certainty.
-
-    Parameters
-    ----------
-    verdicts : DataFrame
-        From `Run.compare`: claim_id, kind, verdict.
-    correlations, probes, unknown, circle : Finding
-
-    Returns
-    -------
-    Finding
-        claim, finding.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.analysis.replies import leave_out
-    >>> nothing, verdicts = leave_out("All", "no rows"), pd.DataFrame(columns=["kind", "verdict"])
-    >>> summarise_claims(verdicts, *[nothing] * 4).table.finding[0]
-    'none on these rows.'
-    """
+    """Say in plain words which of the paper's claims held on these rows, and with how much certainty."""
     counts = verdicts.groupby(["kind", "verdict"]).size()
     told = "; ".join(f"{n} {kind}: {verdict}" for (kind, verdict), n in counts.items()) or "none on these rows"
     rows = [("Published numbers", f"{told}."), ("Risks have their own pattern of values", correlations.reading),
