@@ -11,7 +11,7 @@ from fulcra_utils.common.paths import PACKAGE, ROOT
 BELOW = {  # what each folder may import; itself and `common` always
     "common": set(), "theory": set(), "stats": {"theory"}, "dataset": {"theory", "stats"},
     "llm": {"theory", "stats", "dataset"}, "evaluator": {"theory", "stats", "dataset"},
-    "analysis": {"theory", "stats", "dataset"}, "plots": {"theory", "stats", "systems"},
+    "analysis": {"theory", "stats", "dataset"}, "plots": {"theory", "systems"},
     "runs": {"theory", "dataset"}}
 BELOW["annotation"] = {"theory", "stats", "dataset", "llm", "evaluator", "analysis"}
 BELOW["alignment"] = BELOW["annotation"] | {"annotation"}

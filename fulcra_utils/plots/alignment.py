@@ -10,45 +10,36 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.style import draw_matrix, finish
+from fulcra_utils.plots.style import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREY,
+    ORANGE,
+    PINK,
+    finish,
+    label_points,
+    name_rows,
+    plot_matrix,
+    styled,
+)
 
-BLUE, ORANGE, GREY, GREEN, PINK, BLACK = "#0072B2", "#D55E00", "#999999", "#009E73", "#CC79A7", "#000000"  # Okabe, Ito
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
 
 
+@styled
 def plot_targets(targets: pd.DataFrame, title: str = "Targets") -> Figure:
-    """Draw targets as a table of coloured cells; a dot marks a dimension without weight.
-
-    Parameters
-    ----------
-    targets : DataFrame
-        target, dimension, value (within the score range), weight.
-    title : str
-
-    Returns
-    -------
-    Figure
-    """
+    """Draw targets (target, dimension, value, weight) as coloured cells; a dot marks a dimension without weight."""
     values = targets.pivot_table(index="target", columns="dimension", values="value", sort=False)
     weights = targets.pivot_table(index="target", columns="dimension", values="weight", sort=False)
     size = (2.2 + 0.62 * values.shape[1], 1.7 + 0.42 * values.shape[0])
     words = values.map("{:.2g}".format).mask(weights == 0, "·")
-    return draw_matrix(values, words, size, title, "wanted score", shrink=1)
+    return plot_matrix(values, words, size, title, "wanted score", shrink=1)
 
 
+@styled
 def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest reply") -> Figure:
-    """Draw distance, reward and drift before and after choosing the nearest reply, one row for each target.
-
-    Parameters
-    ----------
-    selection : DataFrame
-        From `measure_selection`.
-    title : str
-
-    Returns
-    -------
-    Figure
-    """
+    """Draw distance, reward and drift before and after choosing the nearest reply, a row a target."""
     panels = [("distance_mean", "distance_chosen", "mean L1 distance (lower is nearer)")]
     if selection["reward_mean"].notna().any():
         panels.append(("reward_mean", "reward_chosen", "mean reward of the replies"))
@@ -59,28 +50,15 @@ def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest 
         axes.hlines(rows, selection[before], selection[after], color=GREY, linewidth=1.5)
         axes.plot(selection[before], rows, "o", color=GREY, markersize=8, label="a reply drawn at random")
         axes.plot(selection[after], rows, "D", color=BLUE, markersize=7, label="the nearest reply")
-        axes.set_xlabel(label)
-    last = grid[0][-1]
-    last.barh(rows, selection["drift"].fillna(0), height=0.5, color=ORANGE)
-    last.set_xlabel("mean shift of values without weight")
-    grid[0][0].set_yticks(rows, selection["target"])
-    grid[0][0].invert_yaxis()
+        name_rows(axes, selection["target"], label)
+    grid[0][-1].barh(rows, selection["drift"].fillna(0), height=0.5, color=ORANGE)
+    name_rows(grid[0][-1], selection["target"], "mean shift of values without weight")
     return finish(figure, title, ncols=2)
 
 
+@styled
 def plot_audit(audit: pd.DataFrame, title: str = "Reward audit") -> Figure:
-    """Draw the mean reward of real and degenerate replies, one panel for each absence policy; a cross marks a fault.
-
-    Parameters
-    ----------
-    audit : DataFrame
-        Rows of `audit_reward` under one or more policies.
-    title : str
-
-    Returns
-    -------
-    Figure
-    """
+    """Draw the mean reward of real and degenerate replies, a panel an absence policy; a cross marks a fault."""
     policies = list(dict.fromkeys(audit["absence"]))
     kinds = list(dict.fromkeys(audit["kind"]))
     figure, grid = plt.subplots(1, len(policies), figsize=(4.2 * len(policies) + 1, 1.6 + 0.38 * len(kinds)),
@@ -91,28 +69,18 @@ def plot_audit(audit: pd.DataFrame, title: str = "Reward audit") -> Figure:
                    for k, f in zip(kinds, part["is_fault"], strict=True)]
         axes.barh(range(len(kinds)), part["reward"], color=colours)
         axes.axvline(part.loc["good", "reward"], color=BLACK, linewidth=0.9, linestyle="--")
-        axes.set_title(f"absence = {policy}", fontsize=10)
-        axes.set_xlabel("mean reward (0 is best)")
+        axes.set_title(f"absence = {policy}")
+        name_rows(axes, kinds, "mean reward (0 is best)")
         for row in np.flatnonzero(part["is_fault"]):
             axes.text(part["reward"].iloc[row], row, "✗ ", ha="right", va="center", color=BLACK)
-    grid[0][0].set_yticks(range(len(kinds)), kinds)
-    grid[0][0].invert_yaxis()
     return finish(figure, title)
 
 
+@styled
 def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
-    """Draw reward, KL to the start model and reply length over the steps of each run.
+    """Draw reward, KL to the start model and reply length over the steps of each policy, as far as they are known.
 
-    Parameters
-    ----------
-    histories : DataFrame
-        policy, step and some of reward, kl, length; runs repeated with another seed, price or number of prompts are
-        left out of the picture.
-    title : str
-
-    Returns
-    -------
-    Figure
+    Runs repeated with another seed, price or number of prompts are left out of the picture.
     """
     labels = {"reward": "mean reward of a step", "kl": "KL to start, nats a token", "length": "reply length, tokens"}
     shown = [c for c in labels if c in histories]
@@ -120,30 +88,21 @@ def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
     figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2 + 0.15 * (len(runs) // 4)),
                                 layout="constrained", squeeze=False)
     for axes, column in zip(grid[0], shown, strict=True):
-        for k, ((name, part), colour) in enumerate(zip(runs, _colours(), strict=False)):
+        for k, ((name, part), colour) in enumerate(zip(runs, COLOURS * 3, strict=False)):
             if len(runs) <= 5:  # more raw lines hide the smooth ones
                 axes.plot(part["step"], part[column], color=colour, linewidth=0.7, alpha=0.35)
             smooth = part[column].rolling(7, min_periods=1, center=True).mean()
-            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name, linestyle=("-", "--")[k >= 9])
+            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name, linestyle=("-", "--")[k >= 10])
         axes.set_xlabel("step")
-        axes.set_title(labels[column], fontsize=10)
+        axes.set_title(labels[column])
     return finish(figure, title, ncols=min(4, len(runs)))
 
 
+@styled
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Distance on held-out prompts") -> Figure:
-    """Draw each policy's distance by the reward evaluator and by the judge, with its controls and real models as lines.
+    """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by the judge, with its controls.
 
-    Parameters
-    ----------
-    summary : DataFrame
-        From `summarise_policies`.
-    references : DataFrame
-        response_source, by, distance; may be empty.
-    title : str
-
-    Returns
-    -------
-    Figure
+    References (response_source, by, distance; may be empty) are real models as lines.
     """
     marks = {"distance": ("o", BLUE, "the policy's replies"), "swapped": ("s", ORANGE, "swapped between prompts"),
              "shuffled": ("x", BLACK, "words shuffled"), "constant": ("^", PINK, "the best constant reply")}
@@ -154,72 +113,51 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Di
             axes.plot(summary[f"{kind}_{by}"], rows, mark, color=colour, label=label, markersize=8, alpha=0.85)
         for line, style in zip(references[references["by"] == by].itertuples(), ("--", ":", "-."), strict=False):
             axes.axvline(line.distance, color=GREY, linestyle=style, label=f"{line.response_source}, real replies")
-        axes.set_title(f"by {name}", fontsize=10)
-        axes.set_xlabel("mean L1 distance to the target")
-    grid[0].set_yticks(rows, summary["policy"])
-    grid[0].invert_yaxis()
+        axes.set_title(f"by {name}")
+        name_rows(axes, summary["policy"], "mean L1 distance to the target")
     return finish(figure, title, ncols=3)
 
 
+@styled
 def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
-                  title: str = "What moving costs in variety") -> Figure:
+                  title: str = "What moving costs in variety") -> Figure | None:
     """Draw how far each policy moved against how varied its replies still are, both relative to the start model.
 
-    Parameters
-    ----------
-    summary : DataFrame
-        From `summarise_policies`.
-    aim : str
-        Target of the distances: runs to other targets and with fewer prompts are left out; "" keeps all.
-    start : str
-        The start model's name.
-    title : str
-
-    Returns
-    -------
-    Figure
+    With an `aim` runs to other targets and with fewer prompts are left out; another seed is a point without a name.
     """
     table = summary.set_index("policy")
     moved = table.drop(index=start)
     if aim:
         kept = moved.index.str.startswith("rlhf") | moved.index.str.contains(rf"^[a-z]+-{re.escape(aim)}(?:-|$)")
         moved = moved[kept & ~moved.index.str.contains(r"-p\d+")]
-    variety = moved["distinct_2"] / table.loc[start, "distinct_2"]
-    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
-    for by, mark, colour, label in (("reward", "o", BLUE, "by the reward evaluator"),
-                                    ("judge", "s", ORANGE, "by the judge")):
-        axes.plot(variety, 100 * moved[f"drop_{by}"], mark, color=colour, label=label, alpha=0.85)
-    for name, x in variety.items():
-        ends = 100 * moved.loc[name, ["drop_reward", "drop_judge"]].astype(float)
-        axes.plot([x, x], ends, color=GREY, linewidth=0.8, zorder=0)
-        if not re.search(r"-s\d+$", name):  # another seed is a point without a name
-            axes.annotate(name, (x, ends.max()), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
+    if moved.empty:
+        return None
+    variety = (moved["distinct_2"] / table.loc[start, "distinct_2"]).to_numpy(float)
+    falls = 100 * moved[["drop_reward", "drop_judge"]].to_numpy(float)
+    figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
+    axes.vlines(variety, *falls.T, color=GREY, linewidth=0.8, zorder=0)
+    for fall, mark, colour, label in ((falls[:, 0], "o", BLUE, "by the reward evaluator"),
+                                      (falls[:, 1], "s", ORANGE, "by the judge")):
+        axes.plot(variety, fall, mark, color=colour, label=label, alpha=0.85)
     axes.plot(1, 0, "*", color=BLACK, markersize=11, label="the start model")
     axes.axvline(0.8, color=GREY, linestyle=":", label="wanted: at least 0.8 of the variety")
     axes.axhline(40, color=BLUE, linestyle=":", linewidth=0.9, label="wanted by the reward evaluator: 40 %")
-    axes.set_xlabel("distinct word pairs, start model = 1")
-    axes.set_ylabel("fall of the distance, %")
+    axes.set(xlabel="distinct word pairs, start model = 1", ylabel="fall of the distance, %")
     axes.margins(0.12)
-    axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return finish(figure)
+    finish(figure, title, ncols=2)
+    names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index]
+    marks = np.column_stack([[*variety, *variety, 1], [*falls[:, 0], *falls[:, 1], 0]])    # no label covers a mark
+    label_points(axes, marks, [*names, *[""] * (len(names) + 1)],
+                 bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8})
+    return figure
 
 
+@styled
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where each model went") -> Figure:
-    """Draw mean value vectors before and after alignment and the targets' numbers.
+    """Draw mean value vectors (a row a policy) before and after alignment, and the targets' numbers.
 
-    Parameters
-    ----------
-    means : DataFrame
-        Index: policy, the start model among them; one column for each dimension.
-    targets : DataFrame
-        target, dimension, value, weight. One target: all runs in one panel, but repeated ones. Several: a panel for
-        each, with the start model and the run `rloo-<target>`.
-    title : str
-
-    Returns
-    -------
-    Figure
+    One target: all runs in one panel, but repeated ones. Several: a panel each, with the start model and
+    `rloo-<target>`.
     """
     names, n_dims = list(dict.fromkeys(targets["target"])), means.shape[1]
     n_columns = min(2, len(names))
@@ -229,22 +167,22 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where e
     for axes, name in zip(grid.flat, names, strict=False):
         runs = ["start", f"rloo-{name}"] if len(names) > 1 else [n for n in means.index if not REPEAT.search(n)]
         _draw_moves(axes, means.loc[[n for n in runs if n in means.index]], targets[targets["target"] == name])
-        axes.set_title(f"to {name}" if len(names) > 1 else title, fontsize=10)
+        axes.set_title(f"to {name}" if len(names) > 1 else title)
         if len(names) == 1:
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     for axes in grid.flat[len(names):]:
         axes.axis("off")
     for axes in grid[:, 0]:
         axes.set_ylabel("mean score by the judge")
     if len(names) > 1:
         figure.legend(grid[0, 0].get_legend_handles_labels()[0], ["the start model", "after RLOO", "the target"],
-                      loc="outside lower center", ncols=3, frameon=False)
+                      loc="outside lower center", ncols=3)
     return finish(figure, title if len(names) > 1 else "")
 
 
 def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
     places = np.arange(means.shape[1])
-    for (name, row), colour in zip(means.iterrows(), _colours(), strict=False):
+    for (name, row), colour in zip(means.iterrows(), COLOURS * 3, strict=False):
         axes.plot(places, row, marker="o", color=colour, linewidth=2.5 if name == "start" else 1.4, label=name,
                   linestyle=":" if name == "start" else "-")
     aimed = target[target["weight"] > 0].set_index("dimension")["value"].reindex(means.columns)
@@ -254,57 +192,35 @@ def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
     axes.set_xticks(places, means.columns, rotation=40, ha="right")
 
 
+@styled
 def plot_efficiency(table: pd.DataFrame, title: str = "What more prompts bring") -> Figure:
-    """Draw distance and harmless proxy against the number of training prompts.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `measure_efficiency`.
-    title : str
-
-    Returns
-    -------
-    Figure
-    """
+    """Draw distance and harmless proxy (`measure_efficiency`) against the number of training prompts."""
     measures = list(dict.fromkeys(table["measure"]))
     figure, grid = plt.subplots(1, len(measures), figsize=(4.6 * len(measures), 3.6), layout="constrained",
                                 squeeze=False)
     for axes, measure in zip(grid[0], measures, strict=True):
         part = table[table["measure"] == measure]
-        for (name, rows), colour in zip(part.groupby("method"), _colours(), strict=False):
-            axes.errorbar(rows["n_prompts"], rows["value"], [rows["value"] - rows["low"], rows["high"] - rows["value"]],
-                          fmt="o-", color=colour, capsize=3, label=name)
+        for (name, rows), colour in zip(part.groupby("method"), COLOURS * 3, strict=False):
+            axes.vlines(rows["n_prompts"], rows["low"], rows["high"], color=colour, linewidth=1.5)
+            axes.plot(rows["n_prompts"], rows["value"], "o-", color=colour, label=name)
         axes.set_xscale("log")
         axes.set_xlabel("training prompts")
-        axes.set_title({"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure], fontsize=10)
+        axes.set_title({"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure])
     return finish(figure, title, ncols=3)
 
 
-def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the paper's bars and ours") -> Figure:
-    """Draw the paper's four bars next to ours; the scales differ, so each has its own axis.
-
-    Parameters
-    ----------
-    claims : DataFrame
-        claim_id ("alignment/helpful/start", …), reported, ours (nan where missing).
-    title : str
-
-    Returns
-    -------
-    Figure
-    """
+@styled
+def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the paper's bars and ours") -> Figure | None:
+    """Draw the paper's four bars (`reported`) next to `ours`, where they are known; each has its own scale and axis."""
+    bars = claims[claims["claim_id"].str.contains(r"^alignment/(?:helpful|harmless)/")]
+    if bars["ours"].isna().all():
+        return None
     figure, grid = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
     for row, proxy in enumerate(("helpful", "harmless")):
-        part = claims[claims["claim_id"].str.startswith(f"alignment/{proxy}/")]
+        part = bars[bars["claim_id"].str.startswith(f"alignment/{proxy}/")]
         names = part["claim_id"].str.split("/").str[-1]
         for axes, column, colour in zip(grid[row], ("reported", "ours"), (GREY, BLUE), strict=True):
             axes.bar(names, part[column].fillna(0.0), color=colour)
             axes.axhline(0, color=BLACK, linewidth=0.8)
-            axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}",
-                           fontsize=10)
+            axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}")
     return finish(figure, title)
-
-
-def _colours() -> list[str]:
-    return [BLUE, ORANGE, GREEN, PINK, BLACK, GREY, "#56B4E9", "#E69F00", "#F0E442"] * 3

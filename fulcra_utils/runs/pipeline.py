@@ -107,8 +107,16 @@ class Run:
         """Write a table (.csv or .parquet) into the run folder and return its path."""
         return write_table(self.path(name), table)
 
-    def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
-        """Write a figure as PNG and PDF with its caption into figures/ of the run, and return it for display."""
+    def save_figure(self, figure: Figure | None, name: str, caption: str, left_out: str = "") -> Any:
+        """Write a figure as PNG and PDF with its caption into figures/ of the run, and return it for display.
+
+        With nothing to draw (None) no file is left, and a sentence is returned in its place: `left_out` or a plain one.
+        """
+        if figure is None:
+            from IPython.display import Markdown
+            for suffix in (".png", ".pdf", ".json"):
+                self.path(f"figures/{name}{suffix}").unlink(missing_ok=True)
+            return Markdown(left_out or "There is nothing to draw: the rows of this run do not allow it.")
         import matplotlib.pyplot as plt
         for suffix, options in ((".png", {"dpi": 150}), (".pdf", {"metadata": {"CreationDate": None}})):
             with write_atomic(self.path(f"figures/{name}{suffix}")) as tmp:

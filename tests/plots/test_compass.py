@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from fulcra_utils.plots import compass as plots_compass
 from fulcra_utils.plots.orientation import plot_orientations, plot_slider
@@ -34,9 +35,26 @@ def test_a_long_theory_runs_down_the_page():
 def test_ranking_draws_forty_models_at_most_and_survives_gaps():
     table = pd.DataFrame({"model": [f"m{k}" for k in range(50)], "score": np.linspace(1, 0, 50), "low": np.nan,
                           "high": np.nan, "rank": np.arange(1, 51.0), "rank_low": np.nan, "rank_high": np.nan})
-    figure = plots_compass.plot_ranking(table, "t")
-    assert len(figure.axes[0].get_yticklabels()) == 40
-    assert figure.axes[0].yaxis_inverted()
+    axes = plots_compass.plot_ranking(table, "t").axes[0]
+    assert len(axes.get_yticklabels()) == 40
+    assert axes.yaxis_inverted()
+
+
+def test_ranking_writes_each_models_rank_beside_it():
+    table = pd.DataFrame({"model": list("abc"), "score": [0.5, 0.4, np.nan], "low": [0.4, 0.3, np.nan],
+                          "high": [0.6, 0.5, np.nan], "rank": [1, 2, np.nan], "rank_low": [1, 1, np.nan],
+                          "rank_high": [1, 3, np.nan]})
+    ranks = plots_compass.plot_ranking(table, "t").axes[0].child_axes[0]
+    assert [t.get_text() for t in ranks.get_yticklabels()] == ["1", "2  (1 to 3)", "–"]
+
+
+def test_thirty_models_on_a_map_have_labels_that_do_not_overlap():
+    places = np.random.default_rng(0).normal(size=(33, 2))
+    figure = plots_compass.plot_maps({"MDS": places}, [f"org/model-{k}-chat" for k in range(30)] + list("ABC"), 30, "t")
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(t).shrunk(0.95, 0.8) for t in figure.axes[0].texts]
+    assert len(boxes) == 33
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1:])
 
 
 def test_labels_of_points_that_lie_close_do_not_overlap():

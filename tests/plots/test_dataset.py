@@ -42,10 +42,10 @@ def test_agreement_survives_what_is_not_defined():
                           "low": [0.4, np.nan], "high": [0.6, np.nan]})
     axes = plot_agreement(table, {"alpha_nominal": "alpha", "ac1": "AC1"}).axes[0]
     assert axes.lines[0].get_xdata()[0] == 0.5
-    assert len(axes.get_legend().get_texts()) == 2
+    assert len(axes.figure.legends[0].get_texts()) == 2
 
 
 def test_queue_counts_cases_and_may_be_empty():
     queue = pd.DataFrame({"name": ["a", "a", "b"], "why": ["they disagree", "opposite signs", "they disagree"]})
     assert widths(plot_queue(queue).axes[0]) == [0, 1, 1, 1]
-    assert not plot_queue(queue.head(0)).axes[0].patches
+    assert plot_queue(queue.head(0)) is None

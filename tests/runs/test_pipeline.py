@@ -154,6 +154,8 @@ def test_run_keeps_its_parts(tmp_path, any_theory):
     import matplotlib.pyplot as plt
     run = open_run("02_value_analysis", theory=any_theory.path, run_dir=tmp_path)
     run.save_figure(plt.subplots()[0], "02_x", caption="n = 3")
+    run.save_figure(plt.subplots()[0], "02_y", caption="of an earlier run")
+    assert run.save_figure(None, "02_y", "n = 0", left_out="No rows.").data == "No rows."
     run.save_table(pd.DataFrame({"a": [1]}), "analysis/a.csv")
     run.record(n=3, x=float("nan"))
     run.finish()

@@ -14,6 +14,7 @@ from fulcra_utils.stats.calibration import (
     rescale,
     tabulate_support,
 )
+from fulcra_utils.stats.resampling import wilson_interval
 
 
 def draw_cells(n, n_dims, sharpness, seed=0):
@@ -77,6 +78,9 @@ def test_too_few_cases_give_no_limit():
     limits = fit_conformal(np.repeat(p, 2, axis=0), np.ones((58, 1)))
     assert np.isfinite(limits[0, 2]) and np.isnan(limits[0, :2]).all()
     assert measure_sets(np.ones((29, 1, 3), dtype=bool), labels, limits, ["v"])[0]["calibrated"] is False
+    labels[:] = 1
+    half = measure_sets(np.arange(29)[:, None, None] < np.full((1, 1, 3), 10), labels, limits, ["v"])[2]
+    assert (half["coverage"], half["low"], half["high"]) == pytest.approx((10 / 29, *wilson_interval(10, 29)))
 
 
 def test_cuts_are_those_of_the_grid_that_win():
