@@ -26,8 +26,9 @@ from fulcra_utils.theory.theory import Theory, load_theory
 
 SAMPLES = DATA / "sample"
 NO_NAME = "a model without name"  # of a reply whose row names none
-LEADING = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward", "source",
-           "line", "cluster", "split", "half", "is_refusal")
+REPLY = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward")
+PLACE = ("source", "line", "cluster", "split", "half", "is_refusal")
+LEADING = (*REPLY, *PLACE)
 
 
 @dataclass(frozen=True)
@@ -252,13 +253,9 @@ def _count_rows(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame
     counts = {name: {"read": data.n_read, "kept": len(data.table),
                      "annotated": int(np.isfinite(data.vectors).any(axis=1).sum())} for name, data in labelled.items()}
     for name, table in plain.items():
-        if name not in counts:
-            counts[name] = {"read": len(table) + len(_set_aside(table)), "kept": len(table)}
+        n_aside = sum("set aside" in problem["reason"] for problem in table.attrs.get("problems", []))
+        counts.setdefault(name, {"read": len(table) + n_aside, "kept": len(table)})
     return counts
-
-
-def _set_aside(table: pd.DataFrame) -> list[dict]:
-    return [p for p in table.attrs.get("problems", []) if "set aside" in p["reason"]]
 
 
 def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs: dict, report: dict,
@@ -277,20 +274,16 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
     known = prompts.set_index("prompt").safety_issues
     dialogues, scores = (_finish(t, splits, known) for t in (dialogues, scores))
     dims, item_names = list(theory.dimensions), list(theory.items)
+    scores = scores[[*REPLY, "e_distance", "h_distance", *PLACE]]
     labels = [data.count_labels(theory).assign(source=name) for name, data in annotated.items()]
     return RunData(
         dialogues=pd.concat([dialogues[list(LEADING)], pd.DataFrame(vectors, columns=dims)], axis=1),
         items=pd.concat([dialogues[["row_id"]], pd.DataFrame(items, columns=item_names)], axis=1),
-        scored=pd.concat([scores[_with_distances()], pd.DataFrame(score_vectors, columns=dims)], axis=1),
+        scored=pd.concat([scores, pd.DataFrame(score_vectors, columns=dims)], axis=1),
         prompts=_join_splits(prompts, splits)[["prompt", "source", "safety_issues", "cluster", "split", "half"]],
         preferences=_join_splits(preferences, splits)[["prompt", "chosen", "rejected", "cluster", "split"]],
         splits=splits, problems=problems,
         labels=pd.concat(labels, ignore_index=True)[["source", "name", "label", "raw", "after"]], sources=report)
-
-
-def _with_distances() -> list[str]:
-    after = LEADING.index("reward") + 1
-    return [*LEADING[:after], "e_distance", "h_distance", *LEADING[after:]]
 
 
 def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:

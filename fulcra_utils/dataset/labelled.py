@@ -96,8 +96,8 @@ def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -
     Rows have `dialogue` ("Human: …\\nBob: …") or `prompt` and `response`, or what else `read_dialogue` reads;
     `value_items` and `value_types` (["security: -1", …]); optionally `not_annotated` ([{"item", "reason"}]). A theory
     with a parent takes its vectors from the items (the sign of the summed item labels); one without takes the dimension
-    labels where a row has any, else the items. The rules for the quirks of the released files are in `dataset.rows`;
-    each use is a problem.
+    labels where a row has any, else the items. The rules for quirks of the released files stand at the head of this
+    module; each use is counted in `problems`.
 
     DatasetError when the file cannot be opened or, with `strict`, for the first problem of the file; it names file,
     line and field.

@@ -47,7 +47,7 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(model, chat_template, revision)
-    with quiet_loading(), _one_line(model):
+    with quiet_loading(), one_line(model):
         loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
     return loaded.eval(), tokenizer
 
@@ -57,7 +57,7 @@ def load_tokenizer(model: str | Path, chat_template: str | None = None,
     """Load the tokenizer of a causal language model, as `load_policy` does."""
     from transformers import AutoTokenizer
 
-    with _one_line(model):
+    with one_line(model):
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision or "main")
     if tokenizer.eos_token_id is None:
         raise PolicyError(f"{model}: the tokenizer has no eos token, so a reply could never end.")
@@ -79,7 +79,7 @@ def hash_model(model: str | Path, revision: str | None = None, config: Pretraine
                        if path.suffix in READ and path.name not in NOTES])
     from transformers import AutoConfig
 
-    with _one_line(model):
+    with one_line(model):
         config = config or AutoConfig.from_pretrained(model, revision=revision or "main")
     return f"{model}@{config._commit_hash}"
 
@@ -173,7 +173,7 @@ def count_bytes(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[i
 
 
 @contextmanager
-def _one_line(model: str | Path) -> Iterator[None]:
+def one_line(model: str | Path) -> Iterator[None]:
     """Say in one line that a model cannot be loaded."""
     try:
         yield

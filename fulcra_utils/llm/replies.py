@@ -184,45 +184,36 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
     """Return one answer a question; those not stored yet are generated batch by batch, each stored when it is done."""
     from tqdm import tqdm
 
-    weights = _hash_local(writer) if questions else ""
-    keys = [_local_key(question, writer, weights) for question in questions]
-    known = {key: answer for key in keys if (answer := store.get(key)) is not None}
-    open_ = [n for n in {key: n for n, key in reversed(list(enumerate(keys)))}.values() if keys[n] not in known]
-    open_.sort(key=lambda n: len(questions[n].messages[-1]["content"]))
-    if open_:
-        model, tokenizer = _load_local(writer)
-        for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress):
-            batch = open_[start:start + writer.batch_size]
-            made = _generate([questions[n] for n in batch], model, tokenizer, writer)
-            for n, known[keys[n]] in zip(batch, made, strict=True):
-                store.put(keys[n], known[keys[n]])
-    return [known[key] for key in keys]
-
-
-def _local_key(question: Question, writer: LocalModel, weights: str) -> str:
-    """Return the name of a stored reply; which prompts share its batch only moves the draw, so it is left out."""
-    return digest(weights, writer.options, writer.seed, question.messages, digest_code(_generate))
-
-
-def _hash_local(writer: LocalModel) -> str:
     from fulcra_utils.llm.local import PolicyError, hash_model
 
     try:
-        return hash_model(writer.model, writer.revision)
+        weights = hash_model(writer.model, writer.revision) if questions else ""
+        # which prompts share its batch only moves the draw of a reply, so they are not part of its name
+        keys = [digest(weights, writer.options, writer.seed, q.messages, digest_code(_generate)) for q in questions]
+        known = {key: answer for key in keys if (answer := store.get(key)) is not None}
+        open_ = [n for n in {key: n for n, key in reversed(list(enumerate(keys)))}.values() if keys[n] not in known]
+        model, tokenizer = _load_local(writer) if open_ else (None, None)
     except PolicyError as error:
         raise EndpointError(f"local model {error}") from None
+    open_.sort(key=lambda n: len(questions[n].messages[-1]["content"]))
+    for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress or not open_):
+        batch = open_[start:start + writer.batch_size]
+        made = _generate([questions[n] for n in batch], model, tokenizer, writer)
+        for n, known[keys[n]] in zip(batch, made, strict=True):
+            store.put(keys[n], known[keys[n]])
+    return [known[key] for key in keys]
 
 
 def _load_local(writer: LocalModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model that need not know how to chat, and so without what `load_policy` asks of one that is trained."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
+    from fulcra_utils.llm.local import one_line
+
+    with one_line(writer.model):
         tokenizer = AutoTokenizer.from_pretrained(writer.model, revision=writer.revision, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(writer.model, revision=writer.revision).eval()
-    except (OSError, ValueError) as error:
-        raise EndpointError(f"local model {writer.model!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model, tokenizer
 
 

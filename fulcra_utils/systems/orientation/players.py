@@ -87,18 +87,16 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
                  seed: int = 2023) -> Player:
     """Return a player that is a local transformers model: a `from_pretrained` folder or hub name, safetensors only.
 
-    `temperature` 0 takes the likeliest token. Nothing is cut: a talk that does not fit into the model's context, or a
-    tokenizer without a chat template, is an OrientationError. The player's attribute `encode` gives the tokens of a
-    talk.
+    `temperature` 0 takes the likeliest token. Nothing is cut: a talk that does not fit into the model's context is an
+    OrientationError, a model that `load_policy` cannot load a PolicyError. The player's attribute `encode` gives the
+    tokens of a talk.
 
     >>> player = local_player("runs/quick/alignment/start")   # doctest: +SKIP
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
-    if not tokenizer.chat_template:
-        raise OrientationError(f"the tokenizer in {folder} has no chat template.")
+
+    from fulcra_utils.llm.local import load_policy
+    model, tokenizer = load_policy(folder)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     generator = torch.Generator().manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -116,8 +114,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             out = model.generate(ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device),
-                                 max_new_tokens=max_new_tokens,
-                                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, **sampling)
+                                 max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)
         return decode_reply(out[0, ids.shape[1]:].tolist(), tokenizer.decode(ids[0]), tokenizer)
 
     play.encode = encode
@@ -155,7 +152,7 @@ def gather_players(scripted: Sequence[str] = tuple(SCRIPTED), endpoints: Sequenc
             _check_room(player)
             players[f"local model {Path(folder).name}"] = player
         except (OSError, ValueError, TemplateError) as error:
-            left_out.append(f"{folder}: {str(error).splitlines()[0]}")
+            left_out.append(f"{folder}: {str(error).splitlines()[0].removeprefix(f'{folder}: ')}")
     return players, left_out
 
 

@@ -282,6 +282,9 @@ def test_a_template_without_a_system_role_leaves_the_model_out(tmp_path):
     folder = make_random_model(tmp_path / "random")
     (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
     assert gather_players([], local=[folder])[1] == [f"{folder}: System role not supported"]
+    (folder / "chat_template.jinja").unlink()
+    assert gather_players([], local=[folder])[1] == [
+        f"{folder}: the tokenizer has no chat template; give one as chat_template."]
 
 
 def test_a_player_that_fails_leaves_gaps_with_the_reason():
