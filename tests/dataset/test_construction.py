@@ -14,6 +14,9 @@ from fulcra_utils.dataset.construction import (
     LEADING,
     build_run_data,
     compare_vector_rules,
+    count_claims,
+    load_published_prevalence,
+    locate_labels,
     locate_sample,
     measure_prevalence,
     split_dimensions,
@@ -212,3 +215,33 @@ def test_rows_without_a_model_get_a_name_and_a_file_without_rows_is_named(tmp_pa
     (tmp_path / "mine.jsonl").write_text(json.dumps(row | {"dialogue": "Eve: hello"}) + "\n")
     with pytest.raises(ValueError, match="mine.jsonl: no row could be read; line 1, dialogue"):
         build_run_data(theory)
+
+
+def test_labels_come_from_the_public_file_of_the_theory_or_its_parent_else_the_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(construction, "load_sources", lambda: {
+        name: Source(name=name, url="", mirror_path=name, role=role, licence="MIT", theory="schwartz10")
+        for name, role in (("pool", "prompts"), ("first", "annotated"))})
+    fetched = Fetched({"pool": tmp_path / "pool", "first": tmp_path / "first"})
+    for theory, name in (("schwartz10", "first"), ("schwartz19", "first"), ("moral_foundations",
+                                                                            "moral_foundations.jsonl")):
+        assert locate_labels(load_theory(theory), fetched).name == name
+    assert locate_labels(load_theory("schwartz19"), Fetched()).name == "schwartz10.jsonl"
+
+
+def test_published_prevalence_is_per_cent_and_whole_or_none():
+    table = load_published_prevalence(load_theory("schwartz10")).set_index("dimension")
+    assert table.loc["benevolence"].round(1).tolist() == [28.0, 8.0, 36.0]
+    known = table.dropna()
+    assert ((known >= 0) & (known <= 100)).all(axis=None)
+    np.testing.assert_allclose(known.aligned + known.opposed, known.mentioned)
+    assert load_published_prevalence(load_theory("moral_foundations")) is None
+
+
+def test_claims_are_missing_without_their_file():
+    rules = pd.DataFrame({"rule": ["sign-sum"], "equal": [1666]})
+    data = build_run_data(load_theory("schwartz10"))
+    table = count_claims(data, rules).set_index("claim_id")
+    assert table.ours["dataset/size"] == len(data.dialogues) and "embedded sample" in table.why["dataset/size"]
+    trustworthy = table[table.index.str.startswith("dataset/trustworthy")]
+    assert len(trustworthy) == 2 + 2 * 10 and trustworthy.ours.isna().all(), "the rule of another file is no answer"
+    assert table.low.equals(table.ours.rename("low")) and table.high.equals(table.ours.rename("high"))
