@@ -6,7 +6,7 @@ shows, and says how many rows and which interval stand behind it. What the rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -274,9 +274,8 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     for name, subset in (("all", replies), ("non-refusals", replies.keep(~replies.refusals))):
         if len(subset) < MIN_ROWS:
             continue
-        for task in (_probe_pairs, _probe_reward, _probe_risk):
-            for found in task(subset, risks, knobs, n_directions):
-                rows.append({"rows": name, **found})
+        for task in _list_tasks(subset, risks):
+            rows += [{"rows": name, **found} for found in _probe_all(*task, knobs, n_directions)]
     if not rows:
         return leave_out("Probing", "fewer than 20 replies, or neither rewards nor risk categories are known")
     columns = ["task", "features", "rows", "score", "low", "high", "chance", "null", "p", "p_adjusted", "n",
@@ -329,53 +328,36 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
     return features
 
 
-def _probe_pairs(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
+def _list_tasks(replies: Replies, risks: RiskMap) -> Iterator[tuple[str, str, float, Replies, Callable[..., dict]]]:
+    """Yield the tasks that enough rows allow: name, score, chance level, rows, and the probe of their features."""
     first, second, wins, clusters = _pair_up(replies)
-    if len(wins) < MIN_ROWS:
-        return
-
-    def run(x: np.ndarray, **changes: int) -> dict:
-        return probe_preference(x[first] - x[second], wins, clusters, **(knobs | changes))
-
-    yield from _probe_all("preference", "accuracy", 0.5, replies, run, n_directions)
-
-
-def _probe_reward(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
+    if len(wins) >= MIN_ROWS:
+        yield "preference", "accuracy", 0.5, replies, lambda x, **knobs: probe_preference(
+            x[first] - x[second], wins, clusters, **knobs)
     rated = replies.keep(replies.table.reward.notna())
-    if len(rated) < MIN_ROWS:
-        return
-
-    def run(x: np.ndarray, **changes: int) -> dict:
-        return probe_number(x, rated.table.reward.to_numpy(), rated.clusters, **(knobs | changes))
-
-    yield from _probe_all("reward", "r2", 0.0, rated, run, n_directions)
-
-
-def _probe_risk(replies: Replies, risks: RiskMap, knobs: dict, n_directions: int) -> Iterable[dict]:
+    if len(rated) >= MIN_ROWS:
+        yield "reward", "r2", 0.0, rated, lambda x, **knobs: probe_number(
+            x, rated.table.reward.to_numpy(), rated.clusters, **knobs)
     known = replies.keep(replies.has_issues)
     y = risks.indicators(*known.categories)
-    single = y.sum(axis=1) == 1
+    single = (y.sum(axis=1) == 1) & (y[:, y[y.sum(axis=1) == 1].sum(axis=0) >= 10].sum(axis=1) == 1)
     known, labels = known.keep(single), y[single].argmax(axis=1)
-    enough = np.isin(labels, np.flatnonzero(np.bincount(labels, minlength=y.shape[1]) >= 10)) if len(labels) else single
-    known, labels = known.keep(enough[:len(labels)]), labels[enough[:len(labels)]]
-    if len(known) < MIN_ROWS:
-        return
-
-    def run(x: np.ndarray, **changes: int) -> dict:
-        return probe_category(x, labels, known.clusters, **(knobs | changes))
-
-    yield from _probe_all("risk", "accuracy", 1 / max(1, len(np.unique(labels))), known, run, n_directions)
+    if len(known) >= MIN_ROWS:
+        yield "risk", "accuracy", 1 / len(np.unique(labels)), known, lambda x, **knobs: probe_category(
+            x, labels, known.clusters, **knobs)
 
 
-def _probe_all(task: str, score: str, chance: float, replies: Replies, run, n_directions: int) -> Iterable[dict]:
+def _probe_all(task: str, score: str, chance: float, replies: Replies, run: Callable[..., dict], knobs: dict,
+               n_directions: int) -> Iterator[dict]:
     """Yield one row for each feature set, and the mean over random directions."""
     for name, x in make_features(replies).items():
-        found = run(x)
+        found = run(x, **knobs)
         yield {"task": task, "features": name, "score": found[score], "chance": chance,
                "n": found.get("n_pairs", found.get("n_rows")), "n_prompts": found["n_clusters"],
                **{k: found[k] for k in ("low", "high", "null", "p")}}
     k = min(4, replies.theory.n_dims - 1)
-    draws = [run(x, n_permutations=0, n_draws=2)[score] for x in draw_directions(replies.vectors, k, n_directions)]
+    draws = [run(x, **knobs | {"n_permutations": 0, "n_draws": 2})[score]
+             for x in draw_directions(replies.vectors, k, n_directions)]
     if draws and k:
         low, high = take_interval(np.array(draws))
         yield {"task": task, "features": f"{k} random directions", "score": float(np.mean(draws)), "low": float(low),
