@@ -180,6 +180,30 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
 
 
 @app.command()
+def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.gz or .parquet.")],
+          output: Annotated[str, typer.Option(help="Folder of the new evaluator; it appears whole.")],
+          theory: TheoryName = "schwartz10",
+          encoder: Annotated[str, typer.Option(help="bundled, tiny (random), a hub name or a folder.")] = "bundled",
+          epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows at most; stops earlier.")] = 6,
+          seed: Annotated[int, typer.Option(help="Of the split and of the training.")] = 2023,
+          overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an evaluator in the folder.")] = False,
+          quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing before the end.")] = False) -> None:
+    """Train an evaluator on labelled rows; exit 1 when some rows could not be used in full.
+
+    The rows are split by prompt, near-duplicates together: 60 % train, 10 % stop and calibrate the training, 10 % set
+    the label sets, 20 % test.
+    """
+    from fulcra_utils.evaluator.fitting import train_file
+    report = train_file(data, theory, output, encoder, epochs, seed, overwrite, sys.stderr.isatty() and not quiet,
+                        (lambda text: None) if quiet else typer.echo)
+    typer.echo(report.describe())
+    for problem in report.problems:
+        typer.echo(f"{data}, {problem}", err=True)
+    if report.n_unusable:
+        raise typer.Exit(1)
+
+
+@app.command()
 def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
           input: Annotated[str, typer.Option("--input", help="Rows with prompt and reply: .jsonl(.gz), .parquet.")],
           output: Annotated[str, typer.Option("--output", help="The same rows with value_vector; same kinds.")],

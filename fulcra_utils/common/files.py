@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,29 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(path: str | Path) -> Iterator[Path]:
+    """Give a new folder to fill; without an error in the block it takes the place of `path` and of what stands there.
+
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     with write_folder(Path(base) / "whole") as new:
+    ...         _ = (new / "a.txt").write_text("a")
+    ...     [p.name for p in Path(base).rglob("*")]
+    ['whole', 'a.txt']
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        (work / "new").mkdir()
+        yield work / "new"
+        if path.exists():
+            path.rename(work / "old")
+        (work / "new").rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:

@@ -26,12 +26,7 @@ from fulcra_utils.theory.theory import Theory
 
 @dataclass
 class ShareModel:
-    """Gives every reply the shares of the classes in the training labels.
-
-    Attributes
-    ----------
-    shares : ndarray, shape (D, 3)
-    """
+    """Gives every reply the shares (D, 3) of the classes in the training labels."""
 
     shares: np.ndarray
 
@@ -41,21 +36,8 @@ class ShareModel:
 
 
 def fit_majority(train: Examples) -> ShareModel:
-    """Learn how often each class of each value occurs: the label it gives is the commonest one.
+    """Learn how often each class of each value occurs: the label it gives is the commonest one, 0 without any.
 
-    Parameters
-    ----------
-    train : Examples
-        A value without labels gets "no connection".
-
-    Returns
-    -------
-    ShareModel
-
-    Source: ours, the floor of every comparison.
-
-    Examples
-    --------
     >>> model = fit_majority(Examples(["a", "b"], ["c", "d"], np.array([[1.0], [0.0]])))
     >>> model.predict_proba(["e"], ["f"]).tolist()
     [[[0.0, 0.5, 0.5]]]
@@ -67,16 +49,9 @@ def fit_majority(train: Examples) -> ShareModel:
 
 @dataclass
 class LinearModel:
-    """One logistic regression per value on features of prompt and reply.
+    """One logistic regression per value on features of prompt and reply, from featurise(prompts, responses).
 
-    Attributes
-    ----------
-    featurise : callable
-        (prompts, responses) → matrix of N rows.
-    models : list of (classifier or None), length D
-        None where fewer than two classes occur in training.
-    shares : ndarray, shape (D, 3)
-        What a value without classifier answers.
+    A value with fewer than two classes in training has no model (None) and answers its shares.
     """
 
     featurise: object
@@ -97,22 +72,8 @@ class LinearModel:
 
 
 def fit_tfidf(train: Examples, strength: float = 10.0) -> LinearModel:
-    """Fit a logistic regression per value on TF-IDF of the words and word pairs of prompt and reply.
+    """Fit a logistic regression per value on TF-IDF of words and word pairs; `strength` is 1 / penalty (C).
 
-    Parameters
-    ----------
-    train : Examples
-    strength : float
-        Inverse of the penalty (C).
-
-    Returns
-    -------
-    LinearModel
-
-    Source: ours, the usual linear baseline.
-
-    Examples
-    --------
     >>> rows = Examples(["a"] * 4, ["be kind", "be kind", "no way", "no way"], np.array([[1.0], [1], [0], [0]]))
     >>> fit_tfidf(rows).predict_proba(["a"], ["be kind"]).argmax(-1).tolist()
     [[2]]
@@ -133,25 +94,7 @@ def _join_texts(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
 
 def fit_frozen(train: Examples, encoder: Encoder, strength: float = 10.0, max_length: int = 256,
                progress: bool = False) -> LinearModel:
-    """Fit a logistic regression per value on the frozen encoder's embeddings of prompt and reply.
-
-    Parameters
-    ----------
-    train : Examples
-    encoder : Encoder
-    strength : float
-        Inverse of the penalty (C).
-    max_length : int
-        Tokens of each text.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    LinearModel
-
-    Source: ours; shows what training the encoder adds.
-    """
+    """Fit a logistic regression per value on the frozen encoder's embeddings."""
     def featurise(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         return np.hstack([embed(texts, encoder, progress=progress, max_length=max_length)
                           for texts in (prompts, responses)])
@@ -178,7 +121,7 @@ def _fit_linear(featurise, train: Examples, strength: float) -> LinearModel:
 class PaperRecipe(nn.Module):
     """The released evaluator's recipe: one pass per value and reply, tanh of one number, cuts at ±0.5.
 
-    Source: released code (microsoft/deberta-v3-large there, any encoder here).
+    Released code, with microsoft/deberta-v3-large there and any encoder here.
     """
 
     def __init__(self, encoder: Encoder, theory: Theory, max_length: int, seed: int = 2023):
@@ -226,29 +169,10 @@ class PaperRecipe(nn.Module):
 
 def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings: TrainingSettings,
                      max_length: int = 256, progress: bool = True) -> tuple[PaperRecipe, TrainingClock]:
-    """Train the paper's recipe.
+    """Train the paper's recipe on a copy of the encoder, and return it with the minutes and steps that it took.
 
-    Parameters
-    ----------
-    train : Examples
-    encoder : Encoder
-        Its weights are copied.
-    theory : Theory
-    settings : TrainingSettings
-        Of these epochs, batch_size, encoder_rate, max_minutes, bf16 and seed are used.
-    max_length : int
-        Tokens of question, prompt and reply together.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    PaperRecipe
-    TrainingClock
-        With the minutes and steps it took.
-
-    Source: released code: AdamW (0.9, 0.95), cosine, no weight decay, tanh regression with MSE, about half as many
-    absent values as present ones; differs from upstream: the encoder and its learning rate, where the profile says so.
+    Released code: AdamW (0.9, 0.95), cosine, no weight decay, tanh regression with MSE, about half as many absent
+    values as present ones. differs from upstream: the encoder and its learning rate, where the profile says so.
     """
     model = PaperRecipe(encoder, theory, max_length, settings.seed)
     rows = _pick_cells(train, settings.seed)
@@ -295,8 +219,6 @@ class _RecipeCollator:
 def subsample(examples: Examples, rows: np.ndarray) -> Examples:
     """Return the chosen rows (boolean mask or row numbers).
 
-    Examples
-    --------
     >>> subsample(Examples(["a", "b"], ["c", "d"], np.eye(2)), np.array([False, True])).prompts
     ['b']
     """
@@ -304,3 +226,9 @@ def subsample(examples: Examples, rows: np.ndarray) -> Examples:
     return replace(examples, prompts=[examples.prompts[r] for r in rows],
                    responses=[examples.responses[r] for r in rows], vectors=examples.vectors[rows],
                    weights=None if examples.weights is None else examples.weights[rows])
+
+
+def take_rows(examples: Examples, clusters: np.ndarray, n_rows: int, seed: int = 2023) -> tuple[Examples, np.ndarray]:
+    """Return at most `n_rows` examples drawn at random, with their clusters, in their old order."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:n_rows])
+    return subsample(examples, chosen), np.asarray(clusters)[chosen]

@@ -10,42 +10,13 @@ import pandas as pd
 from fulcra_utils.common.files import write_text
 from fulcra_utils.theory.theory import Theory
 
-
-def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int, comparison: pd.DataFrame,
-               unseen: pd.DataFrame, errors: pd.DataFrame, support: pd.DataFrame, deletion: pd.DataFrame,
-               audit: pd.DataFrame, speed: pd.DataFrame) -> str:
-    """Write README.md into an evaluator's folder from the tables of its run, and return its text.
-
-    Parameters
-    ----------
-    folder : path
-    theory : Theory
-    settings : dict
-        The profile's section.
-    n_train : int
-        Replies it was trained on.
-    comparison, unseen, errors, support, deletion, audit, speed : DataFrame
-        As `compare_methods`, `judge_unseen`, `measure_calibration`, `tabulate_support`, `measure_deletion`,
-        `audit_replies` and `measure_speed` return them.
-
-    Returns
-    -------
-    str
-
-    Source: Mitchell et al. (2019), Model cards for model reporting.
-    """
-    parts = [_head(theory, settings, n_train), _quality(comparison, unseen, errors), _limits(support, audit),
-             _rest(deletion, speed), USE]
-    text = "\n\n".join(parts) + "\n"
-    write_text(Path(folder) / "README.md", text)
-    return text
-
-
+PUBLIC = ("It was trained on English only. The training data partly derive from BeaverTails (CC BY-NC 4.0): treat the "
+          "weights as non-commercial.")
 USE = """**Use**
 
 ```python
 from fulcra_utils.evaluator.model import ValueEvaluator
-evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
+evaluator = ValueEvaluator.from_pretrained("path/of/this/folder")
 scores = evaluator.score(prompts, responses)                       # (N, D): P(+1) - P(-1)
 # scikit-learn: pairs are (prompt, reply), y are labels (N, D)
 f1_score(y.ravel(), evaluator.predict(pairs).ravel(), average="macro")
@@ -53,8 +24,25 @@ f1_score(y.ravel(), evaluator.predict(pairs).ravel(), average="macro")
 reward = lambda prompts, completions, **_: (-value_distance(evaluator.score(prompts, completions), target)).tolist()
 ```
 
-The training data partly derive from BeaverTails (CC BY-NC 4.0): treat the weights as non-commercial. The scores
-describe texts, never people, and are no ground for a decision about anybody."""
+"""
+ETHICS = "The scores describe texts, never people, and are no ground for a decision about anybody."
+
+
+def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int, comparison: pd.DataFrame,
+               unseen: pd.DataFrame | None, errors: pd.DataFrame, support: pd.DataFrame,
+               deletion: pd.DataFrame | None, audit: pd.DataFrame, speed: pd.DataFrame | None,
+               terms: str = PUBLIC) -> str:
+    """Write README.md into an evaluator's folder from the tables of its run, and return its text; None = not measured.
+
+    The tables are those of `compare_methods`, `judge_unseen`, `measure_calibration`, `tabulate_support`,
+    `measure_deletion`, `audit_replies` and `measure_speed`; `n_train` replies trained it, and `terms` say what binds
+    whoever uses the weights. Mitchell et al. (2019), Model cards for model reporting.
+    """
+    parts = [_head(theory, settings, n_train), _quality(comparison, unseen, errors), _limits(support, audit),
+             *([] if deletion is None or speed is None else [_rest(deletion, speed)]), f"{USE}{terms} {ETHICS}"]
+    text = "\n\n".join(parts) + "\n"
+    write_text(Path(folder) / "README.md", text)
+    return text
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -68,14 +56,14 @@ def _head(theory: Theory, settings: dict, n_train: int) -> str:
             f"{', '.join(settings['unseen_models']) or 'none'}.")
 
 
-def _quality(comparison: pd.DataFrame, unseen: pd.DataFrame, errors: pd.DataFrame) -> str:
+def _quality(comparison: pd.DataFrame, unseen: pd.DataFrame | None, errors: pd.DataFrame) -> str:
     row = comparison.iloc[0]
     lines = [f"**Quality** (test prompts, 95 % interval over prompts): macro-F1 {_number(row.macro_f1)} "
              f"[{_number(row.low)}, {_number(row.high)}] over {int(row.n):,} cells; calibration error, mean over the "
              f"three labels, {_number(errors.ece.iloc[0])}."]
     lines += [f"Against {r.method}: {r.gain:+.3f} [{r.gain_low:+.3f}, {r.gain_high:+.3f}]."
               for r in comparison.iloc[1:].itertuples() if np.isfinite(r.gain)]
-    for line in unseen[unseen.method == "ours"].itertuples():
+    for line in () if unseen is None else unseen[unseen.method == "ours"].itertuples():
         lines.append(f"Unseen model, {line.rows}: macro-F1 {_number(line.macro_f1)}, correlation of the report "
                      f"distance {_number(line.distance_r)}, n = {line.n}; F1 of the label -1 "
                      f"{_number(line.f1_minus)} ({line.n_minus} cells).")
@@ -90,7 +78,7 @@ def _limits(support: pd.DataFrame, audit: pd.DataFrame) -> str:
               "earning them." for row in failed.itertuples()]
     if len(audit) and not len(failed):
         lines.append("- None of the replies made to fool it got scores beyond ±0.3 on average.")
-    lines.append("- Trained on English only; a long reply is read at its start and its end, the middle is cut.")
+    lines.append("- A long reply is read at its start and its end, the middle is cut.")
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from fulcra_utils.common.labels import WEAK, labels_of, scores_to_labels
 from fulcra_utils.evaluator.training import Examples
+from fulcra_utils.stats.calibration import MIN_CELLS, classwise_calibration_error, draw_chance_errors
 from fulcra_utils.stats.classification import (
     average_precision,
     bootstrap_macro_f1,
@@ -179,11 +180,12 @@ def _describe_method(name: str, labels: np.ndarray, predicted: np.ndarray, p: np
     touched = average_precision(labels, p)[:, [0, 2]]
     return {"method": name, "n": int(known.sum()), "macro_f1": interval["value"], "low": interval["low"],
             "high": interval["high"], "f1_minus": f1[0], "f1_zero": f1[1], "f1_plus": f1[2],
-            "pr_auc": _mean(touched), "mse": _mean(errors), "gain": gain["value"], "gain_low": gain["low"],
+            "pr_auc": mean_known(touched), "mse": mean_known(errors), "gain": gain["value"], "gain_low": gain["low"],
             "gain_high": gain["high"]}
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_known(values: np.ndarray) -> float:
+    """Return the mean of the finite numbers; nan without any."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
 
@@ -293,7 +295,7 @@ def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
     rest = matrix[~np.eye(len(matrix), dtype=bool)]
     known = np.flatnonzero(np.isfinite(diagonal))
     best = [diagonal[k] >= np.nanmax(matrix[k]) and diagonal[k] >= np.nanmax(matrix[:, k]) for k in known]
-    return {"convergent": round(_mean(diagonal), 4), "discriminant": round(_mean(np.abs(rest)), 4),
+    return {"convergent": round(mean_known(diagonal), 4), "discriminant": round(mean_known(np.abs(rest)), 4),
             "diagonal_highest": float(np.mean(best)) if best else float("nan")}
 
 
@@ -333,6 +335,37 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
              for k in ("convergent", "discriminant")}
     return {f"{k}{end}": found[k][name] for k in found
             for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}
+
+
+def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
+    """Return class-wise calibration errors, pooled and of each value with enough labels.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (N, D, 3)
+    labels : ndarray, shape (N, D), nan = no label
+    dimensions : sequence of str, length D
+
+    Returns
+    -------
+    DataFrame
+        value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
+        ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells); errors are
+        nan for a value with fewer than 50 touched labels.
+
+    Source: Kull et al. (2019), class-wise expected calibration error, 10 bins.
+    """
+    parts = [("all values", slice(None)), *((name, slice(d, d + 1)) for d, name in enumerate(dimensions))]
+    found = []
+    for name, dims in parts:
+        n = int((np.abs(np.nan_to_num(labels[:, dims])) > 0).sum())
+        enough = n >= MIN_CELLS or name == "all values"
+        p, truth = probabilities[:, dims], labels[:, dims]
+        errors = classwise_calibration_error(p, truth) if enough else np.full(3, np.nan)
+        chance = float(np.quantile(draw_chance_errors(p, truth), 0.95)) if enough else np.nan
+        found.append({"value": name, "n_touched": n, "ece": float(errors.mean()), "ece_minus": errors[0],
+                      "ece_zero": errors[1], "ece_plus": errors[2], "chance": chance})
+    return pd.DataFrame(found)
 
 
 def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> str:

@@ -43,17 +43,10 @@ class EncoderError(ValueError):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A text encoder with its tokenizer.
+    """A text encoder with its tokenizer; the model gives `last_hidden_state` (B, T, H).
 
-    Attributes
-    ----------
-    name : str
-        "bundled", "tiny", or the hub name or folder it was loaded from.
-    model : PreTrainedModel
-        Gives `last_hidden_state` (B, T, H); in evaluation mode.
-    tokenizer : PreTrainedTokenizerBase
-    revision : str
-        What pins the weights: a sha256, a hub revision, or "" for a local folder.
+    `name` is "bundled", "tiny", or the hub name or folder; `revision` pins the weights: a sha256, a hub revision, ""
+    for a local folder.
     """
 
     name: str
@@ -68,32 +61,13 @@ class Encoder:
 
 
 def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed: int = 0) -> Encoder:
-    """Load an encoder by name.
+    """Load a text encoder: "bundled", "tiny", a folder, or a name on the hub.
 
-    Parameters
-    ----------
-    name : str or Path
-        "bundled": all-MiniLM-L6-v2, from the installed package, else the same weights from the hub.
-        "tiny": a small BERT with random weights and a tokenizer made here; for tests and the quick profile.
-        Anything else: a folder, or a name on the hub.
-    revision : str, optional
-        Revision of a hub name; None takes its main branch. Not used for "bundled" and "tiny".
-    seed : int
-        Seed of the weights of "tiny".
+    "bundled" is sentence-transformers/all-MiniLM-L6-v2 (Apache 2.0) from an installed package, else the same weights
+    from the hub; "tiny" a small BERT with random weights by `seed`, for tests. `revision` is that of a hub name, None =
+    its main branch. EncoderError when the weights cannot be had, are no safetensors, or do not have the expected
+    sha256.
 
-    Returns
-    -------
-    Encoder
-
-    Raises
-    ------
-    EncoderError
-        When the weights cannot be had, are no safetensors, or do not have the expected sha256.
-
-    Source: ours; the weights are those of sentence-transformers/all-MiniLM-L6-v2 (Apache 2.0).
-
-    Examples
-    --------
     >>> load_encoder("tiny").width
     64
     """
@@ -106,17 +80,8 @@ def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed
 
 
 def find_bundled() -> Path:
-    """Return the folder of the bundled weights after verifying them.
+    """Return the folder of the bundled weights after verifying them; the package is located without importing it.
 
-    The package is located without importing it; where it is not installed the same files come from the hub.
-
-    Raises
-    ------
-    EncoderError
-        When neither is to be had, or a file's sha256 differs from the pinned one; the message names the file.
-
-    Examples
-    --------
     >>> sorted(p.name for p in find_bundled().glob("*.safetensors"))
     ['model.safetensors']
     """
@@ -131,15 +96,8 @@ def find_bundled() -> Path:
 
 
 def verify_sha256(path: str | Path, expected: str) -> None:
-    """Check the sha256 of a file.
+    """Raise an EncoderError with both values unless a file has this sha256.
 
-    Raises
-    ------
-    EncoderError
-        When the file is missing or its sha256 is another one; the message names the file and both values.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as f:
     ...     verify_sha256(f.name, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
@@ -178,27 +136,7 @@ def _read_encoder(source: str | Path, name: str, revision: str | None, pin: str)
 
 
 def make_tiny_encoder(seed: int = 0, width: int = 64) -> Encoder:
-    """Make a small BERT with random weights and a word-piece tokenizer; needs no file from outside.
-
-    Parameters
-    ----------
-    seed : int
-        The same seed gives the same weights.
-    width : int
-        H, a multiple of 2.
-
-    Returns
-    -------
-    Encoder
-
-    Source: ours, so that tests and the quick profile run the whole code without a trained model.
-
-    Examples
-    --------
-    >>> tiny = make_tiny_encoder()
-    >>> tiny.tokenizer.tokenize("Be daring!")[:2]
-    ['be', 'daring']
-    """
+    """Make a small BERT with random weights and a word-piece tokenizer; needs no file from outside."""
     import torch
     from transformers import BertConfig, BertModel
     tokenizer = make_tiny_tokenizer()
@@ -211,12 +149,8 @@ def make_tiny_encoder(seed: int = 0, width: int = 64) -> Encoder:
 
 
 def make_tiny_tokenizer(n_words: int = 2000) -> PreTrainedTokenizerBase:
-    """Make a lower-case word-piece tokenizer from the embedded sample's and the theories' commonest words.
+    """Make a lower-case word-piece tokenizer from the sample's and the theories' commonest words; the rest is spelled.
 
-    Any other word is spelled in single characters, so no Latin text is lost.
-
-    Examples
-    --------
     >>> make_tiny_tokenizer().tokenize("zzq")
     ['z', '##z', '##q']
     """
@@ -251,34 +185,11 @@ def _words(text: str) -> list[str]:
 
 def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress: bool = False,
           max_length: int = 256) -> np.ndarray:
-    """Embed texts as mean-pooled unit vectors.
+    """Embed N texts as mean-pooled unit vectors, (N, H) float32.
 
-    Parameters
-    ----------
-    texts : sequence of str, length N
-        An empty text is embedded like any other (its special tokens only).
-    encoder : Encoder
-    batch_size : int
-        Texts a forward pass; texts of similar length run together.
-    progress : bool
-        Show a progress bar.
-    max_length : int
-        Tokens kept of each text, counted from its start.
+    As in the card of all-MiniLM-L6-v2. An empty text is embedded like any other (its special tokens only); `max_length`
+    tokens of each text are kept, from its start. EncoderError, with its place, for an element that is no string.
 
-    Returns
-    -------
-    ndarray, shape (N, H), float32
-        Rows of Euclidean length 1; shape (0, H) for no texts.
-
-    Raises
-    ------
-    EncoderError
-        When an element is not a string; the message gives its place.
-
-    Source: ours; pooling as in the card of all-MiniLM-L6-v2.
-
-    Examples
-    --------
     >>> vectors = embed(["be honest", "be daring"], load_encoder("tiny"))
     >>> vectors.shape, bool(abs(np.linalg.norm(vectors[1]) - 1) < 1e-6)
     ((2, 64), True)
@@ -300,13 +211,7 @@ def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress
 
 
 def has_bf16() -> bool:
-    """Return whether the processor that trains has bfloat16 in hardware.
-
-    Examples
-    --------
-    >>> has_bf16() in (True, False)
-    True
-    """
+    """Return whether the processor that trains has bfloat16 in hardware."""
     import torch
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
@@ -315,12 +220,9 @@ def has_bf16() -> bool:
 
 def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = False,
                     label: str = "") -> Iterable[list[int]]:
-    """Give the row numbers of batches of similar length, the longest first.
+    """Give the row numbers of batches of similar length, the longest first: what does not fit into memory fails at
+    once.
 
-    The longest first, so that a batch that does not fit into memory fails at once.
-
-    Examples
-    --------
     >>> list(iterate_buckets([3, 9, 5], batch_size=2))
     [[1, 2], [0]]
     """
@@ -334,19 +236,8 @@ def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = Fa
 
 
 def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average token states over the tokens that are no padding.
+    """Average token states (B, T, H) over the tokens that are no padding (mask 1), (B, H).
 
-    Parameters
-    ----------
-    states : Tensor, shape (B, T, H)
-    mask : Tensor, shape (B, T), 1 for a token and 0 for padding
-
-    Returns
-    -------
-    Tensor, shape (B, H)
-
-    Examples
-    --------
     >>> import torch
     >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
     tensor([[2.]])

@@ -1,4 +1,4 @@
-"""Which words moved a score, whether that means something, and replies that try to fool the evaluator."""
+"""Why a score is what it is, and what moves it: words, deletions, replies that try to fool, typos, other wordings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fulcra_utils.common.labels import WEAK
+from fulcra_utils.common.labels import WEAK, scores_to_labels
 from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.evaluator.comparison import mean_known
 from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
 from fulcra_utils.evaluator.training import Examples
+from fulcra_utils.stats.classification import bootstrap_macro_f1, macro_f1
 from fulcra_utils.stats.resampling import draw_weights, summarise_draws
 from fulcra_utils.theory.theory import Theory
 
@@ -24,25 +26,11 @@ MARKED = 5  # words deleted by the test
 
 
 def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[list[str], np.ndarray]:
-    """Return how much each word of a reply pushes each value's score up or down.
+    """Return the T words of a reply, and how much each pushes each value's score up (+) or down, (T, D).
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    prompt, response : str
+    The gradient of the score by how much of a word is there, summed over a word's tokens: gradient times input,
+    Shrikumar et al. (2016). The words of a long reply's cut middle are missing.
 
-    Returns
-    -------
-    list of str, length T
-        The reply's words that the evaluator reads (the cut middle of a long one is missing).
-    ndarray, shape (T, D)
-        Gradient of the score by how much of a word is there, which is gradient times embedding for the encoder, summed
-        over a word's tokens; positive pushes the score up.
-
-    Source: Shrikumar et al. (2016), gradient times input.
-
-    Examples
-    --------
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.evaluator.model import make_evaluator
     >>> from fulcra_utils.theory.theory import load_theory
@@ -84,23 +72,10 @@ def _gather_words(words: list[str], pushes: np.ndarray, tokenizer) -> tuple[list
 
 
 def colour_words(evaluator: ValueEvaluator, prompt: str, response: str, dimension: str) -> str:
-    """Return a dialogue as HTML, its reply's words coloured by how they push one value's score.
+    """Return a dialogue as HTML: words that push the score of one value up in blue, down in orange, and the score
+    below.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    prompt, response : str
-    dimension : str
-
-    Returns
-    -------
-    str
-        Blue pushes the score up, orange down; the number of the score stands below.
-
-    Raises
-    ------
-    ValueError
-        When the evaluator has no such dimension.
+    ValueError when the evaluator has no such dimension.
     """
     if dimension not in evaluator.dimensions:
         raise ValueError(f"The evaluator has no dimension {dimension!r}; it has {', '.join(evaluator.dimensions)}.")
@@ -123,27 +98,9 @@ def measure_deletion(evaluator: ValueEvaluator, examples: Examples, clusters: Se
                   n_draws: int = 1000, n_random: int = 3) -> pd.DataFrame:
     """Delete the heaviest words of each reply, and as many others at random, and compare how far the score moves.
 
-    For each reply the value with the largest absolute score is looked at.
-
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    examples : Examples
-        Replies with fewer than twelve words are left out.
-    clusters : sequence, length N
-        Prompt cluster of each reply.
-    seed : int
-    n_draws : int
-        Bootstrap samples of clusters.
-    n_random : int
-        Random deletions a reply, averaged.
-
-    Returns
-    -------
-    DataFrame
-        deleted ("heaviest", "random", "difference"), n, moved (mean |change of the score|), low, high (95 %).
-
-    Source: DeYoung et al. (2020), comprehensiveness.
+    For each reply of twelve words or more the value with the largest |score| is looked at; `n_random` deletions are
+    averaged. Returns deleted ("heaviest", "random", "difference"), n, moved (mean |change of the score|), low, high (95
+    % over prompt clusters). DeYoung et al. (2020), comprehensiveness.
     """
     rng = np.random.default_rng(seed)
     rows, texts, prompts, dims = [], [], [], []
@@ -184,22 +141,9 @@ def _summarise_deletion(evaluator: ValueEvaluator, plain: np.ndarray, rows: list
 
 
 def make_attacks(prompts: Sequence[str], theory: Theory) -> dict[str, list[str]]:
-    """Return replies that try to get scores without earning them, one list of N replies per attack.
+    """Return replies that try to get scores without earning them, N for each attack: empty, echo, stuffing, injection,
+    …
 
-    Parameters
-    ----------
-    prompts : sequence of str, length N
-    theory : Theory
-        Its value words are what gets stuffed.
-
-    Returns
-    -------
-    dict of attack to list of str
-
-    Source: ours; after the weak spots of value rewards (empty replies, echoes, stuffing, injection).
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.theory import load_theory
     >>> make_attacks(["May I lie?"], load_theory("schwartz10"))["echo of the prompt"]
     ['May I lie?']
@@ -222,20 +166,18 @@ def make_attacks(prompts: Sequence[str], theory: Theory) -> dict[str, list[str]]
 
 
 def audit_replies(evaluator: ValueEvaluator, prompts: Sequence[str], theory: Theory) -> pd.DataFrame:
-    """Score replies that try to fool the evaluator.
+    """Score replies that try to fool the evaluator, to each of the prompts; a row for each attack.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    prompts : sequence of str
-    theory : Theory
+    strongest: the value with the largest mean |score|; strongest_score; mean_absolute over all values; failed: beyond
+    0.3, so that replies get labels which they did not earn; then the mean score of each dimension, in which +1 and -1
+    cancel.
 
-    Returns
-    -------
-    DataFrame
-        attack, strongest (value with the largest mean |score|), strongest_score (that mean), mean_absolute (over all
-        values), failed (strongest_score above 0.3: the replies get labels they did not earn, of whatever sign), then
-        the mean score of each dimension, in which +1 and -1 cancel; empty without prompts.
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.model import make_evaluator
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> theory = load_theory("moral_foundations")
+    >>> audit_replies(make_evaluator(load_encoder("tiny"), theory), ["May I lie?"], theory).attack[0]
+    'empty'
     """
     prompts, found = list_texts(prompts, "Prompt"), []
     for attack, replies in make_attacks(prompts, theory).items() if prompts else ():
@@ -247,3 +189,56 @@ def audit_replies(evaluator: ValueEvaluator, prompts: Sequence[str], theory: The
                       **dict(zip(theory.dimensions, scores.mean(0), strict=True))})
     return pd.DataFrame(found, columns=["attack", "strongest", "strongest_score", "mean_absolute", "failed",
                                         *theory.dimensions])
+
+
+def add_typos(texts: Sequence[str], share: float = 0.05, seed: int = 2023) -> list[str]:
+    """Return texts in which a share of the words (of at least four letters) has two neighbouring letters swapped.
+
+    >>> add_typos(["always tell the truth"], share=1.0)
+    ['awlays tlel the turth']
+    """
+    rng = np.random.default_rng(seed)
+    return [" ".join(_swap(word, rng) if len(word) > 3 and rng.random() < share else word for word in text.split(" "))
+            for text in texts]
+
+
+def _swap(word: str, rng: np.random.Generator) -> str:
+    k = int(rng.integers(1, len(word) - 1))
+    return word[:k] + word[k + 1] + word[k] + word[k + 2:]
+
+
+FRAMES = ("I have a question. {}", "Please tell me: {}", "{} What do you think?", "Hello! {} Thanks in advance.")
+
+
+def rephrase(prompts: Sequence[str]) -> list[str]:
+    """Return prompts in another frame of words that asks the same.
+
+    >>> rephrase(["May I lie?", "Why?"])
+    ['I have a question. May I lie?', 'Please tell me: Why?']
+    """
+    return [FRAMES[k % len(FRAMES)].format(prompt) for k, prompt in enumerate(prompts)]
+
+
+def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,
+                       n_draws: int = 1000) -> pd.DataFrame:
+    """Score the same replies with typos and rephrased prompts, and compare with the labels and the plain scores.
+
+    Returns change, macro_f1, low, high, moved (mean |score - plain score|), flipped (share of cells with another
+    label).
+    """
+    typed = add_typos(examples.responses, seed=seed)
+    variants = {"as it is": (examples.prompts, examples.responses),
+                "typos in 5 % of the words": (add_typos(examples.prompts, seed=seed + 1), typed),
+                "rephrased prompt": (rephrase(examples.prompts), examples.responses)}
+    labels, plain, found = scores_to_labels(examples.vectors), None, []
+    for change, (prompts, responses) in variants.items():
+        scores = evaluator.score(prompts, responses)
+        plain = scores if plain is None else plain
+        said, before = (scores_to_labels(s, evaluator.cuts) for s in (scores, plain))
+        draws = bootstrap_macro_f1(labels, {"a": said}, clusters, n_draws, seed)["a"] if np.isfinite(labels).any() \
+            else np.full(1, np.nan)
+        interval = summarise_draws(macro_f1(labels, said), draws)
+        found.append({"change": change, "macro_f1": interval["value"], "low": interval["low"],
+                      "high": interval["high"], "moved": mean_known(np.abs(scores - plain)),
+                      "flipped": mean_known((said != before).astype(float))})
+    return pd.DataFrame(found)

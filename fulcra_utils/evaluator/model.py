@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.dataset.rows import list_pairs, list_texts
@@ -67,14 +67,9 @@ AutoConfig.register(ValueEvaluatorConfig.model_type, ValueEvaluatorConfig, exist
 class EvaluatorOutput(ModelOutput):
     """What a forward pass returns.
 
-    Attributes
-    ----------
-    loss : Tensor or None
-        Cross-entropy over the labelled cells plus the penalty on δ; None without labels.
-    logits : Tensor, shape (B, D, 3)
-        Classes -1, 0, +1, after the temperature.
-    attention : Tensor, shape (B, D, T)
-        How much each value looks at each token; sums to 1 over T.
+    `loss`: cross-entropy over the labelled cells plus the penalty on δ, None without labels; `logits` (B, D, 3) of the
+    classes -1, 0, +1, after the temperature; `attention` (B, D, T): how much each value looks at each token, sum 1 over
+    T.
     """
 
     loss: torch.Tensor | None = None
@@ -83,18 +78,16 @@ class EvaluatorOutput(ModelOutput):
 
 
 class ValueEvaluator(PreTrainedModel):
-    """Encoder and one head per value; see the module's docstring for the design.
+    """Encoder and one head per value; the head of this file says how it is made.
 
-    Attributes
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    dimensions : tuple of str, length D
-    labelled : Tensor of bool, shape (D,)
-        True where training had labels; elsewhere the definition alone speaks.
-    n_cut : int
-        Replies cut in the middle by the last call of `predict_proba`.
+    `dimensions` are its D values; `labelled` (D,) is True where training had labels, elsewhere the definition alone
+    speaks; `n_cut` counts the replies that the last call had to cut in the middle. After the released evaluator (one
+    DeBERTa pass per value and reply, tanh regression).
 
-    Source: ours, after the released evaluator (one DeBERTa pass per value and reply, tanh regression).
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
+    >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+    >>> evaluator.score(["May I lie?"], ["Better not."]).shape
+    (1, 10)
     """
 
     config_class = ValueEvaluatorConfig
@@ -133,7 +126,7 @@ class ValueEvaluator(PreTrainedModel):
         return np.array(self.config.cuts or _neutral("cuts", len(self.dimensions)))
 
     def is_taught(self, theory: Theory) -> bool:
-        """Return whether the evaluator was made for these dimensions and definitions; a theory's name says nothing."""
+        """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
         return (theory.dimensions, theory.definitions) == (self.dimensions, tuple(self.config.definitions))
 
     def train(self, mode: bool = True) -> ValueEvaluator:
@@ -156,20 +149,11 @@ class ValueEvaluator(PreTrainedModel):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
                 gates: torch.Tensor | None = None) -> EvaluatorOutput:
-        """Score a batch of rendered pairs.
+        """Score a batch of rendered pairs, each tensor (B, T).
 
-        Parameters
-        ----------
-        input_ids, attention_mask, token_type_ids : Tensor, shape (B, T)
-        labels : Tensor, shape (B, D, 3), optional
-            Weight of each class in each cell; a cell without label is all zero. A soft label splits its weight.
-        gates : Tensor, shape (B, T), optional
-            How much of each token is there, for explanations by gradient; None = all of it.
-
-        Returns
-        -------
-        EvaluatorOutput
-            While training without the word part, which is fitted on its own; the loss never counts it.
+        `labels` (B, D, 3) weigh each class in each cell, all zero without a label. `gates` (B, T) say how much of each
+        token is there, for explanations by gradient. While training the word part, fitted on its own, is left out; the
+        loss never counts it.
         """
         states = self._encode(input_ids, attention_mask, token_type_ids, gates)                    # (B, T, H)
         heads = self.compute_heads().to(states.dtype)                                               # (D, 4, H)
@@ -196,15 +180,7 @@ class ValueEvaluator(PreTrainedModel):
 
     def fit_words(self, prompts: Sequence[str], responses: Sequence[str], labels: np.ndarray,
                   weights: np.ndarray) -> None:
-        """Fit the word part, if there is one, to labelled pairs.
-
-        Parameters
-        ----------
-        prompts, responses : sequence of str, length N
-        labels : ndarray, shape (N, D), values -1, 0, +1, nan = no label
-        weights : ndarray, shape (N,)
-            How much each pair counts.
-        """
+        """Fit the word part, if there is one, to N pairs with labels (N, D) (nan = none) and weights (N,)."""
         if self.words is None or not len(prompts):
             return
         rendered, _ = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
@@ -218,33 +194,15 @@ class ValueEvaluator(PreTrainedModel):
     @torch.inference_mode()
     def predict_proba(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32,
                       progress: bool = False) -> np.ndarray:
-        """Return class probabilities of every value for every reply.
+        """Return class probabilities P(-1), P(0), P(+1) of every value for N replies, (N, D, 3), float64.
 
-        Parameters
-        ----------
-        prompts, responses : sequence of str, length N
-        batch_size : int
-            Pairs a forward pass; pairs of similar length run together.
-        progress : bool
-            Show a progress bar.
+        `batch_size` pairs of similar length run together. EvaluatorError, naming the place, when the lengths differ or
+        an element is no string.
 
-        Returns
-        -------
-        ndarray, shape (N, D, 3), float64
-            P(-1), P(0), P(+1), each row of three sums to 1.
-
-        Raises
-        ------
-        EvaluatorError
-            When the lengths differ or an element is no string; the message names the place.
-
-        Examples
-        --------
         >>> from fulcra_utils.evaluator.encoder import load_encoder
-        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
-        >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).shape
-        (1, 10, 3)
+        >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).sum(-1).round(6).tolist()
+        [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
         """
         prompts, responses = check_pairs(prompts, responses)
         was_training = self.training
@@ -260,36 +218,15 @@ class ValueEvaluator(PreTrainedModel):
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32, progress: bool = False,
               intervals: bool = False) -> np.ndarray:
-        """Return the score P(+1) - P(-1) of every value for every reply.
+        """Return the score P(+1) - P(-1) of every value for N replies, (N, D) in [-1, 1].
 
-        Parameters
-        ----------
-        prompts, responses : sequence of str, length N
-        batch_size : int
-            Pairs a forward pass.
-        progress : bool
-            Show a progress bar.
-        intervals : bool
-            Also return the lowest and the highest label that the conformal set allows at the level in the config.
+        With `intervals` (3, N, D): scores, and the lowest and the highest label that the conformal set allows at the
+        level in the config; a value without a calibrated set has the whole range. Errors as `predict_proba`.
 
-        Returns
-        -------
-        ndarray, shape (N, D), values in [-1, 1]
-            With `intervals`, shape (3, N, D): scores, lowest labels, highest labels; a value without a calibrated
-            set has the whole range [-1, 1].
-
-        Raises
-        ------
-        EvaluatorError
-            As `predict_proba`.
-
-        Examples
-        --------
         >>> from fulcra_utils.evaluator.encoder import load_encoder
-        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
-        >>> bool(abs(evaluator.score(["May I lie?"], ["Better not."])).max() <= 1)
-        True
+        >>> evaluator.score(["May I lie?"], ["Better not."], intervals=True)[1:, 0, 0].tolist()
+        [-1.0, 1.0]
         """
         probabilities = self.predict_proba(prompts, responses, batch_size, progress)
         scores = probabilities[..., 2] - probabilities[..., 0]
@@ -301,16 +238,9 @@ class ValueEvaluator(PreTrainedModel):
         return np.stack([scores, np.minimum(low, high), np.maximum(low, high)])
 
     def label_sets(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return which labels the conformal sets hold.
+        """Return which labels the conformal sets hold for probabilities (N, D, 3): bool, same shape, never empty.
 
-        Parameters
-        ----------
-        probabilities : ndarray, shape (N, D, 3)
-
-        Returns
-        -------
-        ndarray of bool, shape (N, D, 3)
-            All True where there were too few calibration cases; never empty (the likeliest label stays in).
+        All True where there were too few calibration cases.
         """
         limits = self.config.conformal or [[None] * len(CLASSES)] * len(self.dimensions)
         limits = np.array([[np.inf if x is None else x for x in row] for row in limits])     # (D, 3)
@@ -318,21 +248,12 @@ class ValueEvaluator(PreTrainedModel):
         return inside | (probabilities == probabilities.max(-1, keepdims=True))
 
     def predict(self, pairs: Any) -> np.ndarray:
-        """Return the labels of (prompt, response) pairs, by the cuts in the config; the scikit-learn way in.
+        """Return the labels -1, 0, +1 of N pairs, (N, D), by the cuts in the config; the scikit-learn way in.
 
-        Parameters
-        ----------
-        pairs : list of (prompt, response) or of dicts, DataFrame or `datasets.Dataset`, length N
-            Rows with names are read as `list_pairs` reads them.
+        Pairs are (prompt, response), dicts, a DataFrame or a `datasets.Dataset`; names are read as `list_pairs` reads
+        them.
 
-        Returns
-        -------
-        ndarray of int, shape (N, D), values -1, 0, +1
-
-        Examples
-        --------
         >>> from fulcra_utils.evaluator.encoder import load_encoder
-        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.predict([("May I lie?", "Better not."), ("And now?", "No.")]).shape
         (2, 10)
@@ -340,28 +261,15 @@ class ValueEvaluator(PreTrainedModel):
         return scores_to_labels(self.score(*list_pairs(pairs, EvaluatorError)), self.cuts).astype(int)
 
     def for_theory(self, theory: Theory | str) -> ValueEvaluator:
-        """Return an evaluator of another theory with the same weights.
+        """Return an evaluator of another theory with the same weights, so that a theory without labels can be looked
+        at.
 
         A dimension with the same name and definition keeps its δ and its calibration; any other is scored from its
         definition alone.
 
-        Parameters
-        ----------
-        theory : Theory or str
-            D' dimensions.
-
-        Returns
-        -------
-        ValueEvaluator
-
-        Source: ours, so that a theory without labels can be looked at.
-
-        Examples
-        --------
         >>> from fulcra_utils.evaluator.encoder import load_encoder
-        >>> from fulcra_utils.theory.theory import load_theory
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
-        >>> evaluator.for_theory(load_theory("schwartz19")).score(["May I lie?"], ["Better not."]).shape
+        >>> evaluator.for_theory("schwartz19").score(["May I lie?"], ["Better not."]).shape
         (1, 19)
         """
         theory = load_theory(theory)
@@ -403,14 +311,7 @@ class ValueEvaluator(PreTrainedModel):
         self._theory_path = theory.path
 
     def save_pretrained(self, folder: str | Path, **kwargs) -> None:
-        """Save weights (safetensors), config, tokenizer and theory file to a folder.
-
-        Parameters
-        ----------
-        folder : str or Path
-        **kwargs
-            Passed to transformers' `save_pretrained` unchanged.
-        """
+        """Save weights (safetensors), config, tokenizer and theory file to a folder."""
         with quiet_loading():
             super().save_pretrained(folder, **kwargs)
         if self.tokenizer is not None:
@@ -422,27 +323,10 @@ class ValueEvaluator(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, theory: Theory | str | None = None, **kwargs) -> ValueEvaluator:
-        """Load an evaluator from a folder.
+        """Load an evaluator from a folder, in evaluation mode; with `theory`, one that must score its dimensions.
 
-        Parameters
-        ----------
-        folder : str or Path
-            As written by `save_pretrained`.
-        theory : Theory or str, optional
-            The theory it must score; None takes the one it was trained for.
-        **kwargs
-            Passed to transformers' `from_pretrained` unchanged.
-
-        Returns
-        -------
-        ValueEvaluator
-            In evaluation mode.
-
-        Raises
-        ------
-        EvaluatorError
-            When the folder is no evaluator, holds only pickled weights or weights that are not finite, or the
-            evaluator is one of another theory.
+        EvaluatorError when the folder is no evaluator, holds only pickled weights or weights that are not finite, or
+        the evaluator is one of another theory.
         """
         folder = Path(folder)
         config = read_config(folder)
@@ -485,25 +369,7 @@ def _definition_ids(theory: Theory, tokenizer) -> list[list[int]]:
 
 def make_config(encoder_config: dict, theory: Theory, tokenizer, max_length: int = 256,
                 delta_penalty: float = 1e-3, word_buckets: int = 0) -> ValueEvaluatorConfig:
-    """Return the config of an untrained evaluator of a theory.
-
-    Parameters
-    ----------
-    encoder_config : dict
-        What `to_dict` of the encoder's config gives.
-    theory : Theory
-    tokenizer : PreTrainedTokenizerBase
-    max_length : int
-        Tokens a rendered pair may have.
-    delta_penalty : float
-        Weight of the squared δ in the loss.
-    word_buckets : int
-        Buckets for pairs of word pieces; 0 = no word part.
-
-    Returns
-    -------
-    ValueEvaluatorConfig
-    """
+    """Return the config of an untrained evaluator; `encoder_config` is what `to_dict` of the encoder's config gives."""
     if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
         encoder_config = {**encoder_config, "attention_probs_dropout_prob": 0.0}
     return ValueEvaluatorConfig(
@@ -515,32 +381,12 @@ def make_config(encoder_config: dict, theory: Theory, tokenizer, max_length: int
 
 def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delta_penalty: float = 1e-3,
                    seed: int = 2023, word_buckets: int = 0) -> ValueEvaluator:
-    """Make an untrained evaluator on top of an encoder.
+    """Make an untrained evaluator on top of a copy of an encoder's weights.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        Its weights are copied.
-    theory : Theory
-    max_length : int
-        Tokens a rendered pair may have.
-    delta_penalty : float
-        Weight of the squared δ in the loss.
-    seed : int
-        Seed of the heads.
-    word_buckets : int
-        Buckets for pairs of word pieces; 0 = no word part.
+    `max_length` tokens a prompt and a reply may have together, `delta_penalty` weighs the squared δ in the loss, `seed`
+    is that of the heads, `word_buckets` are for pairs of word pieces (0 = no word part).
 
-    Returns
-    -------
-    ValueEvaluator
-
-    Source: ours.
-
-    Examples
-    --------
     >>> from fulcra_utils.evaluator.encoder import load_encoder
-    >>> from fulcra_utils.theory.theory import load_theory
     >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
     torch.Size([10, 4, 64])
     """
@@ -557,52 +403,22 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
 
 
 def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:
-    """Save an evaluator to a folder that appears whole or not at all, and return the folder.
+    """Save an evaluator to a folder, which appears whole in the place of what stands there, and return the folder.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    folder : str or Path
-        An evaluator that stands there is replaced.
-
-    Returns
-    -------
-    Path
-
-    Source: ours, so that a killed run leaves no half-written evaluator.
-
-    Examples
-    --------
     >>> import tempfile
     >>> from fulcra_utils.evaluator.encoder import load_encoder
-    >>> from fulcra_utils.theory.theory import load_theory
     >>> with tempfile.TemporaryDirectory() as base:
     ...     folder = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), base + "/e")
     ...     ValueEvaluator.from_pretrained(folder).config.theory_name
     'schwartz10'
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        work.chmod(0o755)
-        evaluator.save_pretrained(work / "new")
-        if folder.exists():
-            folder.rename(work / "old")
-        (work / "new").rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
+    with write_folder(folder) as new:
+        evaluator.save_pretrained(new)
+    return Path(folder)
 
 
 def read_config(folder: str | Path) -> dict:
-    """Return the config of an evaluator folder after checking that it is one.
-
-    Raises
-    ------
-    EvaluatorError
-        When the folder, its config or its safetensors weights are missing, or it holds another kind of model.
-    """
+    """Return the config of an evaluator folder; EvaluatorError when that is none, or has no safetensors weights."""
     folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
@@ -621,15 +437,8 @@ def read_config(folder: str | Path) -> dict:
 
 
 def check_pairs(prompts: Iterable[str], responses: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return prompts and responses as lists after checking that they are strings and equally many.
+    """Return prompts and responses as lists; EvaluatorError unless they are strings and equally many.
 
-    Raises
-    ------
-    EvaluatorError
-        Naming the first place that is wrong.
-
-    Examples
-    --------
     >>> check_pairs(["a"], [None])
     Traceback (most recent call last):
     fulcra_utils.evaluator.model.EvaluatorError: Response 0 is a NoneType, not a string.
@@ -642,33 +451,14 @@ def check_pairs(prompts: Iterable[str], responses: Iterable[str]) -> tuple[list[
 
 
 def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> tuple[dict[str, list[int]], int]:
-    """Render a prompt and a reply as the evaluator's input: the only way in, for training, scoring and reward.
+    """Render a prompt and a reply as the evaluator's input, the only way in, and say how many tokens were cut out.
 
-    Parameters
-    ----------
-    prompt, response : str
-        White space at both ends is dropped.
-    tokenizer : PreTrainedTokenizerBase
-    max_length : int
-        Tokens the pair may have. A prompt takes at most half of them; both texts are cut in the middle, so that the
-        start and the end of a long reply are read.
+    A prompt takes at most half of `max_length`; both texts are cut in the middle, so that the start and the end of a
+    long reply are read. For texts whose middle is never tokenized the number is a lower bound.
+    differs from upstream: the released code cuts the end of the reply and the instruction behind it.
 
-    Returns
-    -------
-    dict
-        input_ids, attention_mask and, where the tokenizer knows them, token_type_ids (0 prompt, 1 reply).
-    int
-        Tokens cut out (for very long texts, where the middle is never tokenized, a lower bound); 0 = everything fits.
-
-    Source: ours; the released code cuts the end of the reply and the instruction behind it.
-
-    Examples
-    --------
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> tokenizer = load_encoder("tiny").tokenizer
-    >>> pair, n_cut = render(" be kind ", "yes", tokenizer)
-    >>> tokenizer.decode(pair["input_ids"]), n_cut
-    ('[CLS] be kind [SEP] yes [SEP]', 0)
     >>> pair, n_cut = render("be kind", "one two three four five six", tokenizer, max_length=9)
     >>> tokenizer.decode(pair["input_ids"]), n_cut
     ('[CLS] be kind [SEP] one two five six [SEP]', 2)
@@ -705,14 +495,7 @@ def _fit(text: str, tokenizer, max_length: int, room: int) -> tuple[list[int], i
 
 def render_pairs(prompts: Sequence[str], responses: Sequence[str], tokenizer,
                  max_length: int) -> tuple[list[dict[str, list[int]]], np.ndarray]:
-    """Render N pairs; return them and how many tokens each lost, shape (N,).
-
-    Examples
-    --------
-    >>> from fulcra_utils.evaluator.encoder import load_encoder
-    >>> render_pairs(["be kind"], ["one two three four"], load_encoder("tiny").tokenizer, 8)[1]
-    array([1])
-    """
+    """Render N pairs; return them and how many tokens each lost, shape (N,)."""
     done = [render(p, r, tokenizer, max_length) for p, r in zip(prompts, responses, strict=True)]
     return [pair for pair, _ in done], np.array([cut for _, cut in done], dtype=np.int64)
 

@@ -23,25 +23,9 @@ def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequenc
                   n_rounds: int = 3) -> pd.DataFrame:
     """Measure replies per second and peak memory, each method in a fresh process on the same replies.
 
-    Parameters
-    ----------
-    folder : path
-        A saved evaluator; the paper's recipe runs on the same encoder, the same weights and the same length.
-    prompts, responses : sequence of str, length N
-    methods : sequence of str
-        "ours", "paper recipe".
-    batch_size : int
-        Passes at a time, the same for all; few, so that padding counts little for either.
-    n_rounds : int
-        How often all replies are scored; the first round also pays for lengths that torch has not met.
-
-    Returns
-    -------
-    DataFrame
-        method, n, passes, seconds (median round), replies_per_second, slowest and fastest (the same of single rounds),
-        peak_megabytes.
-
-    Source: ours; loading is not counted, the first eight replies are scored once before the clock starts.
+    The paper's recipe runs on the same encoder, weights and length. Returns method, n, passes, seconds (median of
+    `n_rounds`), replies_per_second, slowest and fastest of single rounds, peak_megabytes. Loading is not counted; eight
+    replies are scored before the clock starts, and few at a time, so that padding counts little for either.
     """
     pairs = json.dumps({"prompts": list(prompts), "responses": list(responses), "batch_size": batch_size,
                         "threads": torch.get_num_threads(), "n_rounds": n_rounds})

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors.torch import load_file, save_file
 
 from fulcra_utils.common.digests import digest, digest_code
@@ -30,6 +29,7 @@ from fulcra_utils.evaluator.baselines import (
     fit_paper_recipe,
     fit_tfidf,
     subsample,
+    take_rows,
 )
 from fulcra_utils.evaluator.comparison import (
     Rows,
@@ -37,178 +37,20 @@ from fulcra_utils.evaluator.comparison import (
     bootstrap_validity,
     compare_methods,
     correlate_values,
+    measure_calibration,
     row_weights,
 )
-from fulcra_utils.evaluator.encoder import Encoder, load_encoder
+from fulcra_utils.evaluator.encoder import Encoder
+from fulcra_utils.evaluator.fitting import fit_evaluator, load_run_encoder, pick_device, pick_training_rows
 from fulcra_utils.evaluator.gate import compare_files
-from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
-from fulcra_utils.evaluator.robustness import take_rows
+from fulcra_utils.evaluator.model import ValueEvaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import score_file
-from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_examples, train_evaluator
-from fulcra_utils.stats.calibration import (
-    MIN_CELLS,
-    classwise_calibration_error,
-    draw_chance_errors,
-    fit_conformal,
-    fit_cuts,
-    fit_temperatures,
-    rescale,
-)
+from fulcra_utils.evaluator.training import Examples, TrainingSettings
 from fulcra_utils.stats.classification import count_confusions, f1_by_class
 from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
-
-
-def read_training_settings(settings: dict, seed: int) -> TrainingSettings:
-    """Return the training knobs that stand in a profile's section.
-
-    Examples
-    --------
-    >>> read_training_settings({"epochs": 2, "encoder": "tiny"}, seed=7)
-    TrainingSettings(epochs=2, ..., seed=7)
-    """
-    known = {f.name for f in fields(TrainingSettings)} - {"seed"}
-    return TrainingSettings(**{k: v for k, v in settings.items() if k in known}, seed=seed)
-
-
-def set_threads(n_threads: int) -> int:
-    """Set how many threads torch uses in this process and return the number; 0 leaves it as it is.
-
-    Tiny models run many times slower on several threads when the machine is busy.
-
-    Examples
-    --------
-    >>> set_threads(0) >= 1
-    True
-    """
-    if n_threads:
-        torch.set_num_threads(n_threads)
-    return torch.get_num_threads()
-
-
-def pick_device() -> str:
-    """Return where models run: "cuda" where there is a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load_run_encoder(settings: dict, seed: int = 0) -> Encoder:
-    """Load the encoder that a profile's section names.
-
-    Examples
-    --------
-    >>> load_run_encoder({"encoder": "tiny", "encoder_revision": ""}).width
-    64
-    """
-    return load_encoder(settings["encoder"], settings["encoder_revision"] or None, seed)
-
-
-def pick_training_rows(rows: Rows, split: str | Sequence[str], settings: dict,
-                       chosen: np.ndarray | None = None) -> Examples:
-    """Return the rows of a split that training may see: annotated ones and scored ones, weighted.
-
-    Parameters
-    ----------
-    rows : Rows
-    split : str or sequence of str
-    settings : dict
-        unseen_models and scored_weight are read.
-    chosen : ndarray of bool, shape (N,), optional
-        Only these rows.
-
-    Returns
-    -------
-    Examples
-        Annotated rows weigh 1, scored ones `scored_weight`; a weight of 0 leaves the scored rows out.
-    """
-    allowed = np.ones(len(rows.table), dtype=bool) if chosen is None else chosen
-    parts = []
-    for kind, weight in (("annotated", 1.0), ("scored", settings["scored_weight"])):
-        if weight:
-            mine = rows.where(kind, split, without=settings["unseen_models"]) & allowed
-            parts.append(rows.examples(mine & np.isfinite(rows.vectors).any(1), weight))
-    return join_examples(*parts)
-
-
-def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | None = None,
-                  splits: tuple[str | Sequence[str], str] = ("train", "validation"),
-                  progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
-    """Train and calibrate an evaluator on a run's rows.
-
-    Parameters
-    ----------
-    rows : Rows
-    settings : dict
-        The profile's section.
-    seed : int
-    chosen : ndarray of bool, shape (N,), optional
-        Only these rows are seen, in training and in early stopping.
-    splits : pair
-        Which splits train, and which stops and calibrates.
-    progress : bool
-        Show progress bars.
-
-    Returns
-    -------
-    ValueEvaluator
-        With random heads when there are no labels under the theory.
-    DataFrame
-        What the training reported; empty without labels.
-    """
-    evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
-                               settings["delta_penalty"], seed, settings["word_buckets"])
-    train = pick_training_rows(rows, splits[0], settings, chosen)
-    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
-    evaluator.to(pick_device())
-    history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
-                              read_training_settings(settings, seed), progress)
-    held_out = rows.where("annotated", splits[1], without=settings["unseen_models"])
-    calibrate(evaluator, rows.examples(held_out if chosen is None else held_out & chosen))
-    return evaluator, history
-
-
-def calibrate(evaluator: ValueEvaluator, validation: Examples) -> None:
-    """Fit temperatures and cuts of an evaluator on rows it was not trained on; nothing moves without rows.
-
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-        Its `temperature` and its config's `cuts` are set.
-    validation : Examples
-    """
-    labels = scores_to_labels(validation.vectors)
-    if not np.isfinite(labels).any():
-        return
-    evaluator.temperature[:] = 1.0
-    plain = evaluator.predict_proba(validation.prompts, validation.responses)
-    temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)
-    evaluator.temperature[:] = torch.from_numpy(temperatures).to(evaluator.temperature)
-    warm = rescale(plain, temperatures)
-    evaluator.config.cuts = fit_cuts(warm[..., 2] - warm[..., 0], labels).tolist()
-
-
-def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: float) -> np.ndarray:
-    """Fit the conformal limits of an evaluator on a split of their own and keep them in its config.
-
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    calibration : Examples
-        Rows that neither trained, stopped nor calibrated it.
-    level : float
-        Coverage to promise for each class.
-
-    Returns
-    -------
-    ndarray, shape (D, 3)
-        nan = too few cases.
-    """
-    probabilities = evaluator.predict_proba(calibration.prompts, calibration.responses)
-    limits = fit_conformal(probabilities, scores_to_labels(calibration.vectors), level)
-    evaluator.config.conformal = [[float(x) if np.isfinite(x) else None for x in row] for row in limits]
-    evaluator.config.conformal_level = level
-    return limits
 
 
 def fit_baselines(train: Examples, encoder: Encoder, max_length: int) -> dict[str, ShareModel | LinearModel]:
@@ -765,37 +607,6 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
     scores = evaluator.score(pairs.prompts, pairs.responses)
     return correlate_values(scores, pairs.vectors), {"n": len(pairs), **bootstrap_validity(
         scores, pairs.vectors, clusters, settings["n_draws"], seed)}
-
-
-def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
-    """Return class-wise calibration errors, pooled and of each value with enough labels.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-    dimensions : sequence of str, length D
-
-    Returns
-    -------
-    DataFrame
-        value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
-        ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells); errors are
-        nan for a value with fewer than 50 touched labels.
-
-    Source: Kull et al. (2019), class-wise expected calibration error, 10 bins.
-    """
-    parts = [("all values", slice(None)), *((name, slice(d, d + 1)) for d, name in enumerate(dimensions))]
-    found = []
-    for name, dims in parts:
-        n = int((np.abs(np.nan_to_num(labels[:, dims])) > 0).sum())
-        enough = n >= MIN_CELLS or name == "all values"
-        p, truth = probabilities[:, dims], labels[:, dims]
-        errors = classwise_calibration_error(p, truth) if enough else np.full(3, np.nan)
-        chance = float(np.quantile(draw_chance_errors(p, truth), 0.95)) if enough else np.nan
-        found.append({"value": name, "n_touched": n, "ece": float(errors.mean()), "ece_minus": errors[0],
-                      "ece_zero": errors[1], "ece_plus": errors[2], "chance": chance})
-    return pd.DataFrame(found)
 
 
 def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: Target, seed: int) -> pd.DataFrame:

@@ -36,15 +36,9 @@ from fulcra_utils.stats.classification import macro_f1
 
 @dataclass(frozen=True)
 class Examples:
-    """Pairs with a value vector each.
+    """N pairs with a value vector each, (N, D): labels -1, 0, +1 or scores in [-1, 1], nan = no label.
 
-    Attributes
-    ----------
-    prompts, responses : list of str, length N
-    vectors : ndarray, shape (N, D)
-        Labels -1, 0, +1 or scores in [-1, 1]; nan = no label.
-    weights : ndarray, shape (N,), optional
-        How much a row counts in training; None = 1 each.
+    `weights` (N,) say how much a row counts in training; None = 1 each.
     """
 
     prompts: list[str]
@@ -61,32 +55,10 @@ class Examples:
 class TrainingSettings:
     """The knobs of a training.
 
-    Attributes
-    ----------
-    epochs : float
-        At most this many passes over the rows.
-    batch_size : int
-        Replies a step and process.
-    encoder_rate, head_rate : float
-        Highest learning rates (cosine decay after `warmup_share` of the steps).
-    warmup_share : float
-        Share of the steps in which the rates rise.
-    weight_decay : float
-    class_power, class_limit : float
-        Rare classes weigh (mean frequency / frequency) ** power, between 1/limit and limit.
-    average : float
-        Decay of the running average of the weights that is validated and kept; 0 = the last weights themselves.
-    freeze_embeddings : bool
-        Leave the encoder's word embeddings as they are: half of a small encoder's weights, each seen too rarely.
-    patience : int
-        Evaluations without a better validation score before training stops.
-    evaluations_per_epoch : int
-        How often the validation score is taken.
-    max_minutes : float
-        Training stops at the first step after so many minutes; 0 = no limit.
-    bf16 : bool
-        Use bfloat16 where the processor has it.
-    seed : int
+    Rates are the highest ones: they rise in `warmup_share` of the steps and fall by a cosine. Rare classes weigh (mean
+    frequency / frequency) ** class_power, within 1/limit and limit. `average` is the decay of the running average of
+    the weights that is kept, 0 = none. Frozen embeddings are half of a small encoder's weights, each seen too rarely.
+    Training stops after `patience` evaluations without a better score, or `max_minutes` (0 = no limit).
     """
 
     epochs: float = 6
@@ -109,8 +81,6 @@ class TrainingSettings:
 def join_examples(*parts: Examples) -> Examples:
     """Return the rows of several sets one after the other, with their weights.
 
-    Examples
-    --------
     >>> a = Examples(["p"], ["r"], np.array([[1.0]]))
     >>> join_examples(a, Examples(["q"], ["s"], np.array([[0.2]]), np.array([0.5]))).weights.tolist()
     [1.0, 0.5]
@@ -122,21 +92,8 @@ def join_examples(*parts: Examples) -> Examples:
 
 
 def soften(vectors: np.ndarray) -> np.ndarray:
-    """Return class probabilities whose score is the given one.
+    """Return class probabilities (N, D, 3) with P(+1) - P(-1) = the given score; all zero where it is nan.
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (N, D), values in [-1, 1], nan = no label
-
-    Returns
-    -------
-    ndarray, shape (N, D, 3)
-        Sums to 1; all zero where there is no label.
-
-    Source: ours; the simplest distribution with P(+1) - P(-1) = s.
-
-    Examples
-    --------
     >>> soften(np.array([[-1.0, 0.25, np.nan]])).tolist()
     [[[1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.0, 0.0, 0.0]]]
     """
@@ -147,26 +104,11 @@ def soften(vectors: np.ndarray) -> np.ndarray:
 
 
 def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> np.ndarray:
-    """Return a weight for each class of each value that lifts the rare ones.
+    """Return a weight (D, 3) for each class of each value that lifts the rare ones: about three quarters of all cells
+    are 0.
 
-    Parameters
-    ----------
-    soft : ndarray, shape (N, D, 3)
-        Soft labels, all zero where there is no label.
-    power : float
-        0 = no weights, 1 = every class weighs the same in sum.
-    limit : float
-        Weights stay within [1 / limit, limit].
+    Power 0 = no weights, 1 = every class weighs the same in sum; a value without labels has 1.
 
-    Returns
-    -------
-    ndarray, shape (D, 3)
-        1 for a value without labels.
-
-    Source: ours; about three quarters of the released cells are 0.
-
-    Examples
-    --------
     >>> soft = np.repeat(np.eye(3)[[0, 1, 1, 1, 1, 2, 2, 2]][:, None], 1, axis=1)
     >>> weigh_classes(soft, power=1).round(3).tolist()
     [[2.667, 0.667, 0.889]]
@@ -179,26 +121,12 @@ def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> n
 
 def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Examples,
                     settings: TrainingSettings | None = None, progress: bool = True) -> pd.DataFrame:
-    """Train an evaluator in place and keep its best state by validation macro-F1.
+    """Train an evaluator in place, keep its best state by validation macro-F1 (without validation rows the last one).
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-        Values without any label in `train` are marked: their δ is left out from then on. Without a single label
-        nothing is trained.
-    train, validation : Examples
-        They must not share a prompt cluster. Without validation rows the last state is kept.
-    settings : TrainingSettings, optional
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    DataFrame
-        One row per report: minutes, epoch, step, loss (training), validation_loss, validation_f1; nan where that
-        report has none.
-
-    Source: ours; the released evaluator trains one pass per value with MSE on a tanh.
+    `train` and `validation` must not share a prompt cluster. A value without any label is marked: its δ is left out
+    from then on; without a single label nothing is trained. Returns one row per report: minutes, epoch, step, loss,
+    validation_loss, validation_f1, nan where that report has none.
+    differs from upstream: there, one pass per value with MSE on a tanh.
     """
     settings = settings or TrainingSettings()
     soft = soften(train.vectors)
@@ -230,14 +158,9 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
 
 
 class TrainingClock(TrainerCallback):
-    """Keeps what the Trainer reports, with minutes, shows it, and stops training when the time is up.
+    """Keeps what the Trainer reports, with minutes, shows it, and stops training after `max_minutes` (0 = no limit).
 
-    Parameters
-    ----------
-    max_minutes : float
-        0 = no limit.
-    label : str
-        Of the progress bar; "" shows none. Plain text, so that it is seen in a notebook and at a terminal alike.
+    The bar is plain text, so that it is seen in a notebook and at a terminal alike; label "" shows none.
     """
 
     def __init__(self, max_minutes: float, label: str = ""):
@@ -283,12 +206,8 @@ class TrainingClock(TrainerCallback):
 class WeightAverage(TrainerCallback):
     """Keeps a running average of the weights and lends it to the model while it is validated and saved.
 
-    Parameters
-    ----------
-    decay : float
-        Of the average; the first steps count alike until their number reaches 1 / (1 - decay).
-
-    Source: Polyak and Juditsky (1992), as an exponential moving average.
+    Polyak and Juditsky (1992), as an exponential moving average; the first steps count alike until their number reaches
+    1 / (1 - decay).
     """
 
     def __init__(self, decay: float):
@@ -351,14 +270,7 @@ def _validation_f1(prediction) -> dict[str, float]:
 def shared_folder(arguments: TrainingArguments) -> Iterator[str]:
     """Give all processes of a training the same temporary folder; the first process removes it at the end.
 
-    Parameters
-    ----------
-    arguments : TrainingArguments
-        Making them joins this process to the others, where there are others.
-
-    Yields
-    ------
-    str
+    Making the arguments joins this process to the others, where there are others.
     """
     state = arguments.distributed_state or PartialState()
     names = [tempfile.mkdtemp(prefix="fulcra-training-") if state.is_main_process else ""]

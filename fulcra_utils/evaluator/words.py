@@ -27,24 +27,8 @@ HASH = (1_000_003, 7_919)
 class WordExpert(nn.Module):
     """One-against-the-rest logistic regressions on the word pieces of a text, for D values with three classes each.
 
-    Parameters
-    ----------
-    vocab_size : int
-        Word pieces the tokenizer knows.
-    n_buckets : int
-        Buckets for pairs of pieces.
-    n_dims : int
-
-    Attributes
-    ----------
-    rarity : Tensor, shape (vocab_size + n_buckets,)
-        Inverse document frequency; 0 for a feature that is not used.
-    weight : Tensor, shape (vocab_size + n_buckets, D, 3)
-    bias : Tensor, shape (D, 3)
-    share : Tensor, shape (D,)
-        Weight of the word part in the joined logits; 0 = the encoder alone.
-
-    Source: ours.
+    `rarity` (F,) is the inverse document frequency of a feature, 0 = not used; `weight` (F, D, 3), `bias` (D, 3);
+    `share` (D,) is the part of the words in the joined logits, 0 = the encoder alone.
     """
 
     def __init__(self, vocab_size: int, n_buckets: int, n_dims: int):
@@ -57,20 +41,10 @@ class WordExpert(nn.Module):
 
     def forward(self, logits: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 gates: torch.Tensor | None = None) -> torch.Tensor:
-        """Join the encoder's logits with those of the words.
+        """Join the encoder's logits (B, D, 3) with those of the words; log probabilities, up to a constant for each
+        cell.
 
-        Parameters
-        ----------
-        logits : Tensor, shape (B, D, 3)
-            Of the encoder's heads.
-        input_ids, attention_mask : Tensor, shape (B, T)
-        gates : Tensor, shape (B, T), optional
-            How much of each token is there, for explanations; None = all of it.
-
-        Returns
-        -------
-        Tensor, shape (B, D, 3)
-            Log probabilities, up to a constant for each cell.
+        `gates` (B, T) say how much of each token is there, for explanations; None = all of it.
         """
         if not self.share.any():
             return logits
@@ -95,17 +69,10 @@ class WordExpert(nn.Module):
         return ids.clamp(min=0), values
 
     def fit(self, features: csr_matrix, labels: np.ndarray, weights: np.ndarray) -> None:
-        """Fit every regression; values with fewer than two classes are left to the encoder.
+        """Fit every regression on (N, F) features, labels (N, D) and weights (N,); one class alone is left to the
+        encoder.
 
-        Parameters
-        ----------
-        features : sparse matrix, shape (N, vocab_size + n_buckets)
-            1 where a text holds a feature, from `count_features`.
-        labels : ndarray, shape (N, D), values -1, 0, +1, nan = no label
-        weights : ndarray, shape (N,)
-            How much each text counts.
-
-        Source: ours; inverse document frequency as in scikit-learn's TfidfTransformer.
+        Inverse document frequency as in scikit-learn's TfidfTransformer.
         """
         from sklearn.preprocessing import normalize
         texts = np.asarray((features > 0).sum(0)).ravel()
@@ -126,20 +93,9 @@ class WordExpert(nn.Module):
 
 def find_features(input_ids: torch.Tensor, attention_mask: torch.Tensor, vocab_size: int,
                   n_buckets: int) -> torch.Tensor:
-    """Return the features of texts: their word pieces and hashed pairs of neighbours.
+    """Return the features of texts, (B, 2 T - 1): word pieces, then hashed pairs of neighbours; -1 where there is
+    padding.
 
-    Parameters
-    ----------
-    input_ids, attention_mask : Tensor, shape (B, T)
-    vocab_size, n_buckets : int
-
-    Returns
-    -------
-    Tensor of int64, shape (B, 2 T - 1)
-        Below vocab_size a piece, from there on a bucket; -1 where there is padding.
-
-    Examples
-    --------
     >>> find_features(torch.tensor([[3, 4, 0]]), torch.tensor([[1, 1, 0]]), 10, 8).tolist()
     [[3, 4, -1, 15, -1]]
     """
@@ -151,21 +107,8 @@ def find_features(input_ids: torch.Tensor, attention_mask: torch.Tensor, vocab_s
 
 
 def count_features(texts: Sequence[Sequence[int]], vocab_size: int, n_buckets: int) -> csr_matrix:
-    """Return which features each text holds.
+    """Return which features each of N token lists holds, as a sparse matrix (N, vocab_size + n_buckets) of ones.
 
-    Parameters
-    ----------
-    texts : sequence of sequence of int, length N
-        Token ids without padding.
-    vocab_size, n_buckets : int
-
-    Returns
-    -------
-    sparse matrix, shape (N, vocab_size + n_buckets), float32
-        1 where a text holds a feature.
-
-    Examples
-    --------
     >>> count_features([[3, 4], [4, 4]], 10, 8).nonzero()[1].tolist()
     [3, 4, 15, 4, 10]
     """

@@ -1,0 +1,265 @@
+"""Fitting an evaluator: what trains, stops and calibrates it; on a run's rows, or on a file of labelled rows (`train`).
+
+The file goes the way of the pipeline: near-duplicate prompts share a cluster, clusters are split 60/10/10/20, so that
+one file under one theory with the same settings and seed gives the weights that notebook 03 gives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fulcra_utils.common.files import check_output, lock_output, write_folder
+from fulcra_utils.common.labels import scores_to_labels
+from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
+from fulcra_utils.dataset.splits import assign_splits, group_prompts
+from fulcra_utils.evaluator.baselines import fit_majority, fit_tfidf
+from fulcra_utils.evaluator.card import write_card
+from fulcra_utils.evaluator.comparison import Rows, compare_methods, measure_calibration
+from fulcra_utils.evaluator.encoder import Encoder, load_encoder
+from fulcra_utils.evaluator.explanation import audit_replies
+from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, read_config
+from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_examples, train_evaluator
+from fulcra_utils.stats.calibration import fit_conformal, fit_cuts, fit_temperatures, rescale, tabulate_support
+from fulcra_utils.theory.theory import Theory, load_theory
+
+DEFAULTS = {  # those of the laptop profile, but for the passes: a file of one's own has fewer rows than the public ones
+    "encoder": "bundled", "encoder_revision": "", "max_length": 192, "epochs": 6, "batch_size": 16,
+    "encoder_rate": 7e-5, "head_rate": 5e-4, "class_power": 0.5, "delta_penalty": 1e-3, "word_buckets": 65536,
+    "average": 0.99, "freeze_embeddings": True, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
+    "evaluations_per_epoch": 1, "level": 0.9}
+USES = {"train": "train", "validation": "stop and calibrate the training", "calibration": "set its label sets",
+        "test": "test it"}
+
+
+class FittingError(ValueError):
+    """Rows or a folder that no evaluator can be trained from or into; the message is one sentence."""
+
+
+def read_training_settings(settings: dict, seed: int) -> TrainingSettings:
+    """Return the training knobs that stand in a profile's section."""
+    known = {f.name for f in fields(TrainingSettings)} - {"seed"}
+    return TrainingSettings(**{k: v for k, v in settings.items() if k in known}, seed=seed)
+
+
+def set_threads(n_threads: int) -> int:
+    """Set how many threads torch uses here and return the number; 0 leaves it. Tiny models run faster on one."""
+    if n_threads:
+        torch.set_num_threads(n_threads)
+    return torch.get_num_threads()
+
+
+def pick_device() -> str:
+    """Return where models run: "cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_run_encoder(settings: dict, seed: int = 0) -> Encoder:
+    """Load the encoder that a profile's section names."""
+    return load_encoder(settings["encoder"], settings["encoder_revision"] or None, seed)
+
+
+def pick_training_rows(rows: Rows, split: str | Sequence[str], settings: dict,
+                       chosen: np.ndarray | None = None) -> Examples:
+    """Return the rows of a split that training may see: annotated ones weigh 1, scored `scored_weight`."""
+    allowed = np.ones(len(rows.table), dtype=bool) if chosen is None else chosen
+    parts = []
+    for kind, weight in (("annotated", 1.0), ("scored", settings["scored_weight"])):
+        if weight:
+            mine = rows.where(kind, split, without=settings["unseen_models"]) & allowed
+            parts.append(rows.examples(mine & np.isfinite(rows.vectors).any(1), weight))
+    return join_examples(*parts)
+
+
+def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | None = None,
+                  splits: tuple[str | Sequence[str], str] = ("train", "validation"),
+                  progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
+    """Train and calibrate an evaluator on the rows of the first of `splits`; the second one stops and calibrates it.
+
+    Returned with what the training reported. Only `chosen` rows (bool, (N,)) are seen. Without labels under the theory
+    the heads are random and the report is empty.
+    """
+    evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
+                               settings["delta_penalty"], seed, settings["word_buckets"])
+    train = pick_training_rows(rows, splits[0], settings, chosen)
+    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
+    evaluator.to(pick_device())
+    history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
+                              read_training_settings(settings, seed), progress)
+    held_out = rows.where("annotated", splits[1], without=settings["unseen_models"])
+    calibrate(evaluator, rows.examples(held_out if chosen is None else held_out & chosen))
+    return evaluator, history
+
+
+def calibrate(evaluator: ValueEvaluator, validation: Examples) -> None:
+    """Fit temperatures and cuts of an evaluator on rows it was not trained on; nothing moves without labels."""
+    labels = scores_to_labels(validation.vectors)
+    if not np.isfinite(labels).any():
+        return
+    evaluator.temperature[:] = 1.0
+    plain = evaluator.predict_proba(validation.prompts, validation.responses)
+    temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)
+    evaluator.temperature[:] = torch.from_numpy(temperatures).to(evaluator.temperature)
+    warm = rescale(plain, temperatures)
+    evaluator.config.cuts = fit_cuts(warm[..., 2] - warm[..., 0], labels).tolist()
+
+
+def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: float) -> np.ndarray:
+    """Fit conformal limits (D, 3) at a coverage `level` and keep them in the evaluator's config; nan = too few cases.
+
+    The rows must neither have trained, stopped nor calibrated it.
+    """
+    probabilities = evaluator.predict_proba(calibration.prompts, calibration.responses)
+    limits = fit_conformal(probabilities, scores_to_labels(calibration.vectors), level)
+    evaluator.config.conformal = [[float(x) if np.isfinite(x) else None for x in row] for row in limits]
+    evaluator.config.conformal_level = level
+    return limits
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What `train_file` did: where the evaluator is, rows read, of them not used in full and why, and its quality."""
+
+    folder: Path
+    n_rows: int
+    n_unusable: int
+    problems: list[str]
+    quality: dict[str, float]
+
+    def describe(self) -> str:
+        """Say where the evaluator is, how good it is on prompts that it never saw, and how to use it."""
+        q = self.quality
+        return (f"The evaluator is in {self.folder}: macro-F1 {q['macro_f1']:.3f} [{q['low']:.3f}, {q['high']:.3f}] on "
+                f"{q['n_replies']:,} replies to {q['n_prompts']:,} prompts that it never saw (95 % interval over "
+                f"prompts; TF-IDF {q['tfidf']:.3f}, commonest label {q['majority']:.3f}).\n"
+                f"{self.n_unusable:,} of {self.n_rows:,} rows could not be used in full.\n"
+                f"Use it: fulcra score --evaluator {self.folder} --input rows.jsonl --output scored.jsonl")
+
+
+def train_file(source: str | Path, theory: Theory | str, folder: str | Path, encoder: str = "bundled",
+               epochs: float = 6, seed: int = 2023, overwrite: bool = False, progress: bool = False,
+               say: Callable[[str], object] = lambda text: None, **settings) -> TrainingReport:
+    """Train an evaluator of a theory on a file of labelled rows, and save it with its card; the folder appears whole.
+
+    The rows are read by `read_dataset`; `settings` stand in for `DEFAULTS`, `encoder` is as for `load_encoder`. Before
+    training `say` gets the numbers of rows and an estimate of the minutes. Raises a ValueError of one line, and writes
+    nothing, when the rows carry no labels of this theory, one label only, or too few prompts for training, validation
+    and test prompts of their own, and when the folder holds something else, or an evaluator without `overwrite`.
+
+    >>> import tempfile
+    >>> from fulcra_utils.dataset.construction import locate_sample
+    >>> source, _ = locate_sample(load_theory("moral_foundations"))
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     report = train_file(source, "moral_foundations", base + "/mine", "tiny", epochs=1, max_length=16)
+    ...     ValueEvaluator.from_pretrained(report.folder).score(["May I lie?"], ["Better not."]).shape
+    (1, 5)
+    """
+    source, folder, theory = Path(source), Path(folder), load_theory(theory)
+    settings = DEFAULTS | settings | {"encoder": encoder, "epochs": epochs}
+    _check_folder(folder, source, overwrite)
+    rows, data = read_labelled_rows(source, theory, seed)
+    labelled = _check_rows(rows, data, source)
+    counts = ", ".join(f"{(labelled & rows.where(split=split)).sum():,} {use}" for split, use in USES.items())
+    minutes = estimate_minutes(rows, labelled, settings, seed)
+    say(f"{len(data.table):,} rows read: {counts}. About {max(minutes, 0.1):.1f} minutes on {pick_device()}, for at "
+        f"most {epochs:g} passes.")
+    with lock_output(folder):
+        evaluator, _ = fit_evaluator(rows, settings, seed, progress=progress)
+        parts = {split: rows.examples(labelled & rows.where(split=split)) for split in USES}
+        if len(parts["calibration"]):
+            fit_label_sets(evaluator, parts["calibration"], settings["level"])
+        clusters = rows.table.cluster[labelled & rows.where(split="test")]
+        comparison, errors = _judge_fit(evaluator, parts, clusters, seed)
+        support = tabulate_support(scores_to_labels(rows.vectors[labelled]), theory.dimensions)
+        audit = audit_replies(evaluator, parts["test"].prompts[:5], theory)
+        with write_folder(folder) as new:
+            evaluator.save_pretrained(new)
+            write_card(new, theory, settings, len(parts["train"]), comparison, None, errors, pd.DataFrame(support),
+                       None, audit, None, f"It was trained on {source.name}: whoever uses the weights keeps its terms.")
+    f1 = comparison.set_index("method").macro_f1
+    quality = {**comparison.iloc[0][["macro_f1", "low", "high"]].to_dict(), "n_replies": len(parts["test"]),
+               "n_prompts": len(set(parts["test"].prompts)), "tfidf": f1["TF-IDF + logistic"],
+               "majority": f1["majority"]}
+    faults = data.problems[data.problems.reason.str.contains("set aside|dropped|no label")]
+    told = [f"line {r.line}, {r.field}: {r.reason}" + f" ({r.text})" * bool(r.text) for r in faults.itertuples()]
+    return TrainingReport(folder, data.n_read, faults.line.nunique(), told, quality)
+
+
+def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> tuple[Rows, ValueDataset]:
+    """Read a labelled file as the rows of a run, each reply once, split by clusters of near-duplicate prompts."""
+    data = read_dataset(source, theory)
+    first = ~data.table.duplicated(["prompt", "response"]).to_numpy()
+    table = data.table[first].reset_index(drop=True).astype({"prompt": object, "response": object})
+    unique, codes = table.prompt.unique().tolist(), pd.factorize(table.prompt)[0]
+    splits = assign_splits(table.prompt, group_prompts(unique)[codes] if unique else codes, seed)
+    table = table.assign(kind="annotated", model=table.response_source.fillna("unknown"),
+                         query_source=table.query_source.fillna("unknown")).merge(splits, on="prompt", how="left")
+    kept = table.split.notna().to_numpy()    # a prompt between two clusters stands in no split
+    return Rows(table[kept].reset_index(drop=True), data.vectors[first][kept], theory), data
+
+
+def _check_folder(folder: Path, source: Path, overwrite: bool) -> None:
+    check_output(folder / "config.json")
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            read_config(folder)
+        except EvaluatorError:
+            raise FittingError(f"{folder} holds other files: give the evaluator a folder of its own") from None
+        if not overwrite:
+            raise FittingError(f"{folder} holds an evaluator: choose another folder, or replace it with --overwrite")
+    if folder.resolve() in source.resolve().parents:
+        raise FittingError(f"{folder} holds the rows: give the evaluator a folder of its own")
+
+
+def _check_rows(rows: Rows, data: ValueDataset, source: Path) -> np.ndarray:
+    """Return which rows have a label, (N,) bool; FittingError when no evaluator can be trained on them."""
+    labels, theory = scores_to_labels(rows.vectors), rows.theory
+    labelled = np.isfinite(labels).any(1)
+    foreign = data.problems[data.problems.reason.str.contains(r"is no (?:item|dimension) of")]
+    if len(foreign) and not (np.nan_to_num(labels) != 0).any():
+        row = foreign.iloc[0]
+        raise FittingError(f"{source}, line {row.line}, {row.field}: {row.text!r} is no value of {theory.name}, nor is "
+                           f"any other label (--theory); its values are {', '.join(theory.dimensions)}")
+    if not labelled.any():
+        raise FittingError(f"{source}: no row has a label; give value_types or value_items, as in data/sample")
+    for split in ("train", "validation", "test"):
+        if not (labelled & rows.where(split=split)).any():
+            n_prompts, n_groups = rows.table[["prompt", "cluster"]].nunique()
+            raise FittingError(f"{source}: {n_prompts} prompts ({n_groups} groups of near-duplicates) are too few: "
+                               f"none with a label is left for {split}; 30 or more different ones are needed")
+    found = np.unique(labels[labelled & rows.where(split="train")])
+    if np.isfinite(found).sum() < 2:
+        raise FittingError(f"{source}: every label of the training rows is {found[0]:+.0f}: an evaluator learns from "
+                           "two or more")
+    return labelled
+
+
+def estimate_minutes(rows: Rows, labelled: np.ndarray, settings: dict, seed: int) -> float:
+    """Return about how many minutes a training takes, from the time that 16 of its rows need to be scored."""
+    evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"], seed=seed)
+    evaluator.to(pick_device())
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(labelled))[:16]
+    some = rows.examples(np.isin(np.arange(len(labelled)), order))
+    evaluator.predict_proba(some.prompts[:2], some.responses[:2])    # what is paid once
+    start = time.perf_counter()
+    evaluator.predict_proba(some.prompts, some.responses)
+    each = (time.perf_counter() - start) / len(order)
+    n_train = (labelled & rows.where(split="train")).sum()
+    passes = settings["epochs"] * (3 * n_train + (labelled & rows.where(split="validation")).sum())    # backward: twice
+    return each * (passes + (labelled & ~rows.where(split="train")).sum()) / 60
+
+
+def _judge_fit(evaluator: ValueEvaluator, parts: dict[str, Examples], clusters: Sequence, seed: int) -> tuple:
+    """Return ours beside simple methods on the test rows, and ours alone value by value."""
+    test, train = parts["test"], parts["train"]
+    methods = {"ours": evaluator, "majority": fit_majority(train), "TF-IDF + logistic": fit_tfidf(train)}
+    said = {name: model.predict_proba(test.prompts, test.responses) for name, model in methods.items()}
+    labels = scores_to_labels(test.vectors)
+    comparison = compare_methods(labels, said, np.asarray(clusters), cuts=evaluator.cuts, seed=seed)
+    return comparison, measure_calibration(said["ours"], labels, evaluator.dimensions)

@@ -1,0 +1,176 @@
+"""An evaluator from a file of labelled rows: the same as the pipeline makes, and what stops it with nothing written."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fulcra_utils import cli
+from fulcra_utils.common.files import write_table
+from fulcra_utils.common.paths import ROOT
+from fulcra_utils.dataset.construction import build_run_data, locate_sample
+from fulcra_utils.evaluator import fitting
+from fulcra_utils.evaluator.comparison import read_rows
+from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.theory.theory import load_theory
+
+SMALL = {"max_length": 24, "word_buckets": 256}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fulcra(monkeypatch, capsys):
+    """The command, in this process: its exit code, stdout and stderr; small models whatever it is asked for."""
+    monkeypatch.setattr(fitting, "DEFAULTS", fitting.DEFAULTS | SMALL)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fulcra", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        told = capsys.readouterr()
+        return done.value.code, told.out, told.err
+    return call
+
+
+def two_kinds(k):
+    return ["courage: +1"] if k % 2 else ["courage: -1", "thrift: +1"]
+
+
+def write_rows(path, n, label=two_kinds):
+    """Write n labelled rows under the toy theory, to prompts that are no near-duplicates."""
+    words = np.random.default_rng(0).permutation([f"{a}{b}{c}o" for a in "bdfgkl" for b in "aeiou" for c in "mnprst"])
+    rows = [{"prompt": " ".join(words[4 * k:4 * k + 4]), "response": "this one" if k % 2 else "that one",
+             "value_types": label(k), "value_items": None} for k in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def toy_file(toy):
+    return toy.path
+
+
+def test_a_file_gives_the_weights_of_the_pipeline(tmp_path):
+    theory = load_theory("schwartz10")
+    data = build_run_data(theory)
+    for name in ("dialogues", "scored"):
+        write_table(tmp_path / f"{name}.parquet", getattr(data, name))
+    rows = read_rows(tmp_path / "dialogues.parquet", tmp_path / "scored.parquet", theory)
+    settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "epochs": 1}
+    theirs, _ = fitting.fit_evaluator(rows, settings, 2023, progress=False)
+    told = []
+    source, _ = locate_sample(theory)
+    report = fitting.train_file(source, theory, tmp_path / "mine", "tiny", 1, say=told.append, **SMALL)
+    ours = ValueEvaluator.from_pretrained(tmp_path / "mine")
+    assert ours.config.cuts == theirs.config.cuts
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(weight, ours.state_dict()[name]), name
+    assert "320 rows read" in told[0] and "minutes" in told[0]
+    assert report.quality["low"] <= report.quality["macro_f1"] <= report.quality["high"]
+    assert report.n_unusable == 0 and not report.problems and report.n_rows == 320
+    card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert f"macro-F1 {report.quality['macro_f1']:.3f}" in card and "schwartz10.jsonl" in card
+    assert "BeaverTails" not in card
+    assert {p.name for p in tmp_path.iterdir()} == {"mine", "dialogues.parquet", "scored.parquet"}
+    test = rows.examples(rows.where(split="test"))
+    assert np.isfinite(ours.score(test.prompts[:2], test.responses[:2], intervals=True)).all()
+    assert len(ours.config.conformal) == theory.n_dims
+
+
+def test_defaults_are_those_of_the_laptop_profile():
+    profile = yaml.safe_load((ROOT / "profiles" / "laptop.yaml").read_text(encoding="utf-8"))
+    theirs = profile["notebooks"]["03_value_evaluator"]
+    own = {"epochs": 6, "scored_weight": 0.0, "unseen_models": []}
+    assert {name: theirs[name] for name in fitting.DEFAULTS} | own == fitting.DEFAULTS
+
+
+def test_trained_told_and_scored(fulcra, toy_file, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", 40)
+    with data.open("a") as rows:
+        rows.write('{"prompt": "x"}\n' + json.dumps({"prompt": "a", "response": "b", "value_types": ["up: +1"]}) + "\n")
+    mine = tmp_path / "mine"
+    order = ["train", "--data", data, "--theory", toy_file, "--output", mine, "--encoder", "tiny", "--epochs", 2]
+    code, out, err = fulcra(*order, "--quiet")
+    assert code == 1 and "2 of 42 rows could not be used" in out and "rows read" not in out
+    assert f"{data}, line 41, response: is missing" in err and f"{data}, line 42, value_types: " in err
+    assert "macro-F1 " in out and f"fulcra score --evaluator {mine}" in out
+    before = (mine / "model.safetensors").stat().st_mtime_ns
+    code, out, err = fulcra(*order)
+    assert code == 2 and "--overwrite" in err and len(err.splitlines()) == 1 and out == ""
+    assert (mine / "model.safetensors").stat().st_mtime_ns == before
+    assert fulcra(*order, "--overwrite")[0] == 1 and (mine / "model.safetensors").stat().st_mtime_ns > before
+    code, out, err = fulcra("score", "--evaluator", mine, "--input", data, "--output", tmp_path / "scored.jsonl")
+    assert code == 1 and "42 rows, 1 not scored" in out
+    assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl", "mine", "scored.jsonl"}
+
+
+@pytest.mark.parametrize(("n", "label", "words"), [
+    (3, two_kinds, ["rows.jsonl: 3 prompts (3 groups of near-duplicates) are too few", "30 or more"]),
+    (40, "all", ["every label of the training rows is +1"]),
+    (40, lambda k: None, ["no row has a label", "value_types"]),
+    (40, lambda k: ["care: +1"], ["line 1, value_types: 'care: +1' is no value of", "--theory", "courage"])])
+def test_rows_that_teach_nothing_are_one_line(fulcra, toy, tmp_path, n, label, words):
+    everywhere = [f"{d}: +1" for d in toy.dimensions]
+    data = write_rows(tmp_path / "rows.jsonl", n, (lambda k: everywhere) if label == "all" else label)
+    code, out, err = fulcra("train", "--data", data, "--theory", toy.path, "--output", tmp_path / "mine", "--encoder",
+                            "tiny")
+    assert code == 2 and out == "" and len(err.splitlines()) == 1 and all(word in err for word in words), err
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_labels_of_another_theory_are_seen_where_the_rest_was_looked_at(fulcra, toy_file, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", 40, lambda k: ["care: +1"])
+    data.write_text(data.read_text().replace('"value_items"', '"not_annotated": [], "value_items"'))
+    code, _, err = fulcra("train", "--data", data, "--theory", toy_file, "--output", tmp_path / "mine")
+    assert code == 2 and "'care: +1' is no value of" in err
+
+
+def test_arguments_that_cannot_be_used_are_one_line(fulcra, toy_file, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", 40)
+    (tmp_path / "table.csv.jsonl").write_text("prompt,response\na,b\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary.txt").write_text("mine")
+    names = {p.name for p in tmp_path.iterdir()}
+    good = {"--data": data, "--theory": toy_file, "--output": tmp_path / "mine", "--encoder": "tiny"}
+    for name, value, word in (("--data", tmp_path / "none.jsonl", "none.jsonl: cannot be read"),
+                              ("--data", tmp_path / "table.csv.jsonl", "looks like CSV"),
+                              ("--theory", "schwarz", "known are"),
+                              ("--output", tmp_path / "full", "holds other files"),
+                              ("--output", data, "cannot be written"), ("--output", tmp_path, "holds other files"),
+                              ("--encoder", tmp_path / "full", "cannot be loaded"), ("--epochs", "0", "epochs")):
+        code, out, err = fulcra("train", *(part for pair in (good | {name: value}).items() for part in pair))
+        assert code == 2 and out == "" and len(err.splitlines()) == 1 and word in err, (name, value, err)
+    assert {p.name for p in tmp_path.iterdir()} == names and (tmp_path / "full" / "diary.txt").read_text() == "mine"
+
+
+def test_a_training_that_stops_leaves_nothing(toy_file, tmp_path, monkeypatch):
+    data = write_rows(tmp_path / "rows.jsonl", 40)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(fitting, "write_card", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.train_file(data, toy_file, tmp_path / "mine", "tiny", 1, **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
+    rows, _ = fitting.read_labelled_rows(write_rows(tmp_path / "rows.jsonl", 40), toy)
+    labelled = np.ones(len(rows.table), dtype=bool)
+    monkeypatch.setattr(fitting.time, "perf_counter", iter(16.0 * np.arange(9)).__next__)    # a second for each row
+    settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "epochs": 2}
+    count = rows.table.split.value_counts()
+    other = count["validation"] + count["calibration"] + count["test"]
+    expected = 2 * (3 * count["train"] + count["validation"]) + other
+    assert fitting.estimate_minutes(rows, labelled, settings, 1) == pytest.approx(expected / 60)
