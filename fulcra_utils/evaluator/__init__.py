@@ -1,1 +1,8 @@
-"""The value evaluator: encoder, model, training, comparison with others, explanation, scoring of files, card."""
+"""The value evaluator: trained, saved and loaded; scores of texts and files; two files compared; why a score is so."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "comparison": ["compare_methods"], "encoder": ["embed", "load_encoder"], "fitting": ["train_file"],
+    "explanation": ["audit_replies", "weigh_words"], "gate": ["compare_files", "pass_gate", "plan_prompts"],
+    "model": ["EvaluatorError", "ValueEvaluator", "make_evaluator", "save_evaluator"], "scoring": ["score_file"]})

@@ -32,15 +32,10 @@ from fulcra_utils.theory.theory import Theory
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a run that an evaluator can learn from or be judged by.
+    """The N rows of a run that an evaluator can learn from or be judged by, with labels or scores (N, D), nan = none.
 
-    Attributes
-    ----------
-    table : DataFrame, N rows
-        kind (annotated or scored), prompt, response, model, query_source, cluster, split; scored rows also e_distance.
-    vectors : ndarray, shape (N, D)
-        Labels or scores; nan = none.
-    theory : Theory
+    `table`: kind (annotated or scored), prompt, response, model, query_source, cluster, split; scored rows also
+    e_distance.
     """
 
     table: pd.DataFrame
@@ -49,20 +44,7 @@ class Rows:
 
     def where(self, kind: str | None = None, split: str | Sequence[str] | None = None,
               models: Sequence[str] | None = None, without: Sequence[str] = ()) -> np.ndarray:
-        """Return which rows are of a kind, in one of the splits, by one of the models and by none of `without`.
-
-        Parameters
-        ----------
-        kind : str, optional
-            "annotated" or "scored"; None takes both.
-        split : str or sequence of str, optional
-        models : sequence of str, optional
-        without : sequence of str
-
-        Returns
-        -------
-        ndarray of bool, shape (N,)
-        """
+        """Return which rows (N,) are of a kind, in one of the splits, by one of the models, by none of `without`."""
         table = self.table
         chosen = ~table.model.isin(list(without)).to_numpy()
         if kind is not None:
@@ -81,21 +63,7 @@ class Rows:
 
 
 def read_rows(dialogues: str | Path, scored: str | Path, theory: Theory) -> Rows:
-    """Read the annotated and the scored rows of a run.
-
-    Parameters
-    ----------
-    dialogues, scored : path
-        data/dialogues.parquet and data/scored.parquet of a run.
-    theory : Theory
-
-    Returns
-    -------
-    Rows
-        Rows without split are left out.
-
-    Source: ours.
-    """
+    """Read the annotated and the scored rows of a run from its two Parquet files; rows without split are left out."""
     parts, vectors = [], []
     for kind, path in (("annotated", dialogues), ("scored", scored)):
         table = pd.read_parquet(path)
@@ -112,13 +80,7 @@ def read_rows(dialogues: str | Path, scored: str | Path, theory: Theory) -> Rows
 
 
 def describe_rows(rows: Rows) -> pd.DataFrame:
-    """Return how many rows of each kind and model stand in each split.
-
-    Returns
-    -------
-    DataFrame
-        kind, model, then one column of counts per split.
-    """
+    """Return how many rows of each kind and model stand in each split."""
     order = [s for s in ("train", "validation", "calibration", "test") if s in set(rows.table.split)]
     counts = rows.table.groupby(["kind", "model", "split"]).size().unstack("split", fill_value=0)
     return counts.reindex(columns=order).reset_index()
@@ -127,33 +89,13 @@ def describe_rows(rows: Rows) -> pd.DataFrame:
 def compare_methods(labels: np.ndarray, probabilities: dict[str, np.ndarray], clusters: Sequence,
                     reference: str = "ours", cuts: np.ndarray | None = None, n_draws: int = 1000,
                     seed: int = 2023) -> pd.DataFrame:
-    """Compare methods on the same rows, paired.
+    """Compare methods on the same rows, paired: labels (N, D), nan = none, and probabilities (N, D, 3) of each method.
 
-    Parameters
-    ----------
-    labels : ndarray, shape (N, D), nan = no label
-    probabilities : dict of name to ndarray, shape (N, D, 3)
-    clusters : sequence, length N
-        Prompt cluster of each row.
-    reference : str
-        The method the others are compared with; its labels follow `cuts` when given, all other methods take their
-        likeliest label.
-    cuts : ndarray, shape (D, 2) or (N, D, 2), optional
-        They decide labels only: pr_auc and mse take the probabilities as they are.
-    n_draws : int
-        Bootstrap samples.
-    seed : int
+    The labels of `reference` follow `cuts`, (D, 2) or (N, D, 2), when given; all other methods take their likeliest
+    label. Cuts decide labels only. Returns method, n (labelled cells), macro_f1, low, high (95 %, over prompt
+    clusters), f1_minus, f1_zero, f1_plus, pr_auc (mean over values and labels ±1 that occur), mse (of P(+1) - P(-1)),
+    gain, gain_low, gain_high (reference minus method).
 
-    Returns
-    -------
-    DataFrame
-        method, n (labelled cells), macro_f1, low, high (95 %), f1_minus, f1_zero, f1_plus, pr_auc (mean over values
-        and labels ±1 that occur), mse (of P(+1) - P(-1)), gain, gain_low, gain_high (reference minus method).
-
-    Source: ours.
-
-    Examples
-    --------
     >>> labels = np.array([[1.0], [0.0], [-1.0]])
     >>> sure = np.eye(3)[[2, 1, 0]][:, None]
     >>> compare_methods(labels, {"ours": sure}, [0, 1, 2], n_draws=20)[["n", "macro_f1"]].values.tolist()
@@ -193,28 +135,11 @@ def mean_known(values: np.ndarray) -> float:
 def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequence, theory: Theory,
                       target: np.ndarray | Target, cut: float = WEAK, n_draws: int = 1000,
                       seed: int = 2023) -> dict[str, float]:
-    """Measure how near scores come to the authors' own scores of the same replies.
+    """Measure how near scores (N, D) come to the authors' own scores of the same replies.
 
-    Parameters
-    ----------
-    scores, released : ndarray, shape (N, D), values in [-1, 1]
-    clusters : sequence, length N
-    theory : Theory
-    target : Target, or ndarray of shape (D,)
-        Of the distance, as `value_distance` takes it.
-    cut : float
-        Scores beyond ±cut are labels ±1.
-    n_draws : int
-    seed : int
-
-    Returns
-    -------
-    dict
-        n, macro_f1 (labels by `cut`, with low and high), f1_minus, f1_zero, f1_plus, n_minus (cells that the authors'
-        scores label -1), distance_r (Pearson of the Euclidean value distances, with low and high), mse. nan without
-        rows.
-
-    Source: the cut and the distance are the released ones.
+    n, macro_f1 (labels by `cut`, the released one), f1_minus, f1_zero, f1_plus, n_minus (cells that the authors' scores
+    label -1), distance_r (Pearson of the Euclidean value distances, as released), mse; 95 % ends _low and _high over
+    prompt clusters; nan without rows.
     """
     names = ("macro_f1", "macro_f1_low", "macro_f1_high", "f1_minus", "f1_zero", "f1_plus", "distance_r",
              "distance_r_low", "distance_r_high", "mse")
@@ -234,13 +159,7 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
 
 
 def row_weights(clusters: Sequence, n_draws: int, seed: int) -> np.ndarray:
-    """Return how often each row is drawn when whole clusters are drawn, shape (R, N).
-
-    Examples
-    --------
-    >>> row_weights([7, 7, 9], n_draws=1, seed=0).shape
-    (1, 3)
-    """
+    """Return how often each of N rows is drawn when whole clusters are drawn, shape (R, N)."""
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     return draw_weights(int(ids.max(initial=-1)) + 1, n_draws, seed)[:, ids]
 
@@ -255,21 +174,10 @@ def _correlate(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def correlate_values(scores: np.ndarray, released: np.ndarray) -> np.ndarray:
-    """Correlate every value of one scoring with every value of another: convergence and discrimination.
+    """Correlate (Spearman) every value i of one scoring with every value j of another, (D, D): multitrait-multimethod.
 
-    Parameters
-    ----------
-    scores, released : ndarray, shape (N, D)
+    Campbell and Fiske (1959). nan for a value without spread or with under 3 rows.
 
-    Returns
-    -------
-    ndarray, shape (D, D)
-        Spearman correlation of value i here with value j there; nan for a value without spread or with under 3 rows.
-
-    Source: Campbell and Fiske (1959), the multitrait-multimethod matrix.
-
-    Examples
-    --------
     >>> scores = np.array([[0.0, 3.0], [1.0, 2.0], [2.0, 1.0]])
     >>> correlate_values(scores, scores).round(3).tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
@@ -286,8 +194,6 @@ def _rank_known(scores: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, n
 def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
     """Return the mean of the diagonal, of the rest, and how often a diagonal beats its row and column.
 
-    Examples
-    --------
     >>> summarise_validity(np.array([[0.9, 0.1], [0.3, 0.8]]))
     {'convergent': 0.85, 'discriminant': 0.2, 'diagonal_highest': 1.0}
     """
@@ -301,26 +207,13 @@ def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
 
 def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Sequence, n_draws: int = 1000,
                        seed: int = 2023) -> dict[str, float]:
-    """Return convergent and discriminant correlations between two scorings with 95 % intervals over prompt clusters.
+    """Return convergent and discriminant correlations between two scorings (N, D), with _low and _high over prompt
+    clusters.
 
-    Parameters
-    ----------
-    scores, released : ndarray, shape (N, D)
-    clusters : sequence, length N
-    n_draws : int
-    seed : int
+    convergent: mean Spearman correlation of a value with itself; discriminant: mean absolute one with the others. The
+    ranks are those of all rows, in every draw; a draw in which a value that varies is constant does not count. nan
+    under 3 rows.
 
-    Returns
-    -------
-    dict
-        convergent (mean Spearman correlation of a value with itself), discriminant (mean absolute one with the others),
-        each with _low and _high. The ranks are those of all rows, in every draw; a draw in which a value that varies is
-        constant does not count. nan with fewer than three rows.
-
-    Source: Campbell and Fiske (1959); the intervals are ours.
-
-    Examples
-    --------
     >>> scores = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 0.0]])
     >>> found = bootstrap_validity(scores, scores, [0, 1, 2, 3], n_draws=20)
     >>> round(found["convergent"], 6), round(found["discriminant"], 6)
@@ -338,22 +231,11 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
 
 
 def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
-    """Return class-wise calibration errors, pooled and of each value with enough labels.
+    """Return class-wise calibration errors (10 bins; Kull et al. 2019), of all values together and of each.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (N, D, 3)
-    labels : ndarray, shape (N, D), nan = no label
-    dimensions : sequence of str, length D
-
-    Returns
-    -------
-    DataFrame
-        value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
-        ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells); errors are
-        nan for a value with fewer than 50 touched labels.
-
-    Source: Kull et al. (2019), class-wise expected calibration error, 10 bins.
+    value ("all values" first), n_touched (labels -1 or +1), ece (mean over the three labels), ece_minus, ece_zero,
+    ece_plus, chance (an error that perfect calibration exceeds once in twenty times on so many cells); nan for a value
+    with fewer than 50 touched labels.
     """
     parts = [("all values", slice(None)), *((name, slice(d, d + 1)) for d, name in enumerate(dimensions))]
     found = []
@@ -369,17 +251,8 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimension
 
 
 def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> str:
-    """Say in words whether the reference reaches what is wanted over all folds, and against whom it wins.
+    """Say whether the reference reaches what is wanted over all folds, and against whom it wins.
 
-    Parameters
-    ----------
-    folds : DataFrame
-        method, macro_f1, low, high, gain, gain_low, gain_high, as `compare_methods` gives it; may be empty.
-    wanted : float
-    reference : str
-
-    Examples
-    --------
     >>> table = pd.DataFrame({"method": ["ours", "b"], "macro_f1": [0.7, 0.6], "low": [0.6, 0.5], "high": [0.8, 0.7],
     ...                       "gain": [0.0, 0.1], "gain_low": [0.0, -0.01], "gain_high": [0.0, 0.2]})
     >>> read_folds(table, wanted=0.8)
@@ -397,22 +270,7 @@ def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> s
 
 
 def read_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method: str = "ours") -> str:
-    """Say in words how scores of a model never seen agree with the authors', and on which label it hangs.
-
-    Parameters
-    ----------
-    unseen : DataFrame
-        method, rows and the columns of `agree_with_scores`, as `judge_unseen` gives it; may be empty.
-    wanted_f1, wanted_r : float
-    method : str
-
-    Examples
-    --------
-    >>> one = agree_with_scores(np.array([[1.0, 0.0], [0.0, -1.0]]), np.array([[1.0, 0.0], [0.0, -0.9]]), [0, 1], None,
-    ...                         np.ones(2), n_draws=20)
-    >>> read_unseen(pd.DataFrame([{"method": "ours", "rows": "new prompts", **one}]), 0.78, 0.80)[:52]
-    '- ours, new prompts (n = 2): macro-F1 1.000 [1.000, '
-    """
+    """Say how scores of a model never seen (`judge_unseen`) agree with the authors', and on which label it hangs."""
     lines = [f"- {r.method}, {r.rows} (n = {r.n:,}): macro-F1 {r.macro_f1:.3f} [{r.macro_f1_low:.3f}, "
              f"{r.macro_f1_high:.3f}], wanted {wanted_f1:.2f}; correlation of the value distance {r.distance_r:.3f} "
              f"[{r.distance_r_low:.3f}, {r.distance_r_high:.3f}], wanted {wanted_r:.2f}. F1 of -1, 0, +1: "
@@ -423,16 +281,8 @@ def read_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method:
 
 
 def read_calibration(errors: pd.DataFrame, wanted: float) -> str:
-    """Say in words where the calibration error is as small as wanted, and where chance alone could explain it.
+    """Say where the calibration error is as small as wanted, and where chance alone could explain it.
 
-    Parameters
-    ----------
-    errors : DataFrame
-        value, ece, chance, as `measure_calibration` gives it; the first row is all values together.
-    wanted : float
-
-    Examples
-    --------
     >>> read_calibration(pd.DataFrame({"value": ["all values", "a", "b", "c"], "ece": [0.01, 0.02, 0.06, np.nan],
     ...                                "chance": [0.02, 0.04, 0.07, np.nan]}), wanted=0.05)
     'All values together 0.010 (wanted 0.05 at most); single values: 1 of 2 within. Above: b 0.060 (by chance 0.070).'
@@ -449,15 +299,8 @@ def read_calibration(errors: pd.DataFrame, wanted: float) -> str:
 
 
 def read_left_out(left: pd.DataFrame) -> str:
-    """Say in words how what was left out is judged, kind by kind: the worst and the best of each.
+    """Say how what was left out is judged, kind by kind: the worst and the best of each.
 
-    Parameters
-    ----------
-    left : DataFrame
-        left_out, name, rows, n, macro_f1, low, high, as `leave_out` gives it; may be empty.
-
-    Examples
-    --------
     >>> read_left_out(pd.DataFrame({"left_out": ["value"], "name": ["power"], "rows": ["test"], "n": [9],
     ...                             "macro_f1": [0.41], "low": [0.3], "high": [0.5]}))
     '- without one value: macro-F1 from 0.41 [0.30, 0.50] (power, test) to 0.41 [0.30, 0.50] (power, test).'

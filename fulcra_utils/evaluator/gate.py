@@ -21,23 +21,9 @@ MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, what
 
 
 def read_scored_file(path: str | Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Read a file that `score_file` wrote.
+    """Read a file that `score_file` wrote: prompt and one column per dimension (nan = not scored), and the dimensions.
 
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    DataFrame
-        prompt, then one column per dimension (nan = not scored).
-    tuple of str
-        The dimensions, in the file's order.
-
-    Raises
-    ------
-    ScoringError
-        When no row has a value vector, or two rows are scored under different theories.
+    ScoringError when no row has a value vector, or two rows are scored under different theories.
     """
     prompts, scores, dimensions = _read_scores(path, lambda prompt: prompt)
     return pd.DataFrame(scores, columns=list(dimensions)).assign(prompt=prompts), dimensions
@@ -77,37 +63,26 @@ def _score(value: Any) -> float:
 
 def compare_files(first: str | Path, second: str | Path, target: Target | dict[str, float] | None = None,
                   level: float = 0.95, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
-    """Compare two scored files prompt by prompt, by t intervals over prompts.
+    r"""Compare two scored files prompt by prompt, by t intervals over prompts; replies to one prompt are averaged.
 
-    The interval holds its level where two files that do not differ have differences alike to both sides (3 to 8 % are
-    called clear from 5 prompts on; fewer where most differences are 0). Where they are as skewed as an exponential
-    distribution, it is 11, 10, 8 and 7 % with 5, 10, 20 and 50 prompts.
+    Returns value (and "distance", the `value_distance` to `target`), n (prompts), first, second (means), difference
+    (second - first), low, high, sd of the paired differences, clear (the interval excludes 0), clear_holm (still so
+    with all rows of the table corrected together; Holm 1979). With fewer than 5 prompts low and high are nan. `.attrs`:
+    only_first, only_second (prompts), unscored_first, unscored_second (rows). `n_draws` and `seed` are without effect.
 
-    Parameters
-    ----------
-    first, second : path
-        As `score_file` writes them; prompts that both have are compared, several replies to a prompt are averaged.
-    target : Target, or dict of dimension to number, optional
-        Also compare the `value_distance` of the replies to this target.
-    level : float
-        Of the intervals.
-    n_draws, seed : int
-        Without effect: nothing is drawn.
+    The interval (Student 1908) holds its level where two files that do not differ have differences alike to both sides:
+    3 to 8 % are called clear from 5 prompts on. Where they are as skewed as an exponential distribution, it is 11, 10,
+    8 and 7 % with 5, 10, 20 and 50 prompts. ScoringError when the files share no scored prompt or have other
+    dimensions.
 
-    Returns
-    -------
-    DataFrame
-        value (and "distance"), n (prompts), first, second (means), difference (second - first), low, high,
-        sd (of the paired differences), clear (the interval excludes 0), clear_holm (still so when all rows of the table
-        are corrected together). With fewer than 5 prompts low and high are nan and nothing is clear. `.attrs`:
-        only_first, only_second (prompts scored in one file only), unscored_first, unscored_second (rows).
-
-    Raises
-    ------
-    ScoringError
-        When the files share no scored prompt or have other dimensions.
-
-    Source: Student (1908); Holm (1979).
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     files = [Path(base) / "a.jsonl", Path(base) / "b.jsonl"]
+    ...     for file, score in zip(files, (0.5, 0.25)):
+    ...         rows = [{"prompt": f"{k}?", "response": "x", "value_vector": {"care": score}} for k in range(6)]
+    ...         _ = file.write_text("\n".join(map(json.dumps, rows)))
+    ...     compare_files(*files).difference.tolist()
+    [-0.25]
     """
     a, b = _average_prompts(first, target), _average_prompts(second, target)
     if set(a) != set(b):
@@ -169,23 +144,12 @@ def _average(column: np.ndarray, codes: np.ndarray, n_groups: int) -> np.ndarray
 
 
 def pass_gate(table: pd.DataFrame, tolerance: float = 0.0) -> bool:
-    """Return whether the second file may be released: its distance is not clearly larger than the first one's.
+    """Return whether the second file may be released: its distance is not clearly (by `tolerance`) larger than the
+    first's.
 
-    Parameters
-    ----------
-    table : DataFrame
-        As `compare_files` returns it, with a row "distance".
-    tolerance : float
-        How much larger the distance may clearly be.
+    False when the whole interval of the difference lies above `tolerance`; True without a row "distance", or without an
+    interval, when the gate is undecided.
 
-    Returns
-    -------
-    bool
-        False when the whole interval of the difference lies above `tolerance`; True without a row "distance", or
-        without an interval, when the gate is undecided.
-
-    Examples
-    --------
     >>> pass_gate(pd.DataFrame({"value": ["distance"], "low": [0.02], "high": [0.1]}))
     False
     """
@@ -198,8 +162,6 @@ def pass_gate(table: pd.DataFrame, tolerance: float = 0.0) -> bool:
 def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: float = 0.0) -> str:
     """Return a comparison as text or JSON, with the prompts that narrower intervals would need and the gate's verdict.
 
-    Examples
-    --------
     >>> one = pd.DataFrame({"value": ["fairness"], "n": [9], "first": [0.1], "second": [0.2], "difference": [0.1],
     ...                     "low": [0.0], "high": [0.2], "sd": [0.3], "clear": [False]})
     >>> json.loads(describe_comparison(one, as_json=True))["passed"]
@@ -233,24 +195,11 @@ def _describe_prompts(table: pd.DataFrame) -> str:
 
 
 def plan_prompts(table: pd.DataFrame, widths: Sequence[float] = (0.2, 0.1, 0.05, 0.02)) -> pd.DataFrame:
-    """Return how many prompts an interval of a given width needs, from the spread of the paired differences.
+    """Return how many prompts a 95 % interval of a given whole width needs, from the spread of the paired differences.
 
-    Parameters
-    ----------
-    table : DataFrame
-        value and sd, as `compare_files` returns them.
-    widths : sequence of float
-        Whole widths of a 95 % interval.
+    n = (2 · 1.96 · sd / width)² + 1.96² / 2, which allows for the t interval being wider; at least 5; missing where the
+    spread (`sd` of `compare_files`) is unknown.
 
-    Returns
-    -------
-    DataFrame
-        value, sd, then one column per width; missing where the spread is unknown.
-
-    Source: n = (2 · 1.96 · sd / width)² + 1.96² / 2, which allows for the t interval being wider; at least 5.
-
-    Examples
-    --------
     >>> int(plan_prompts(pd.DataFrame({"value": ["security"], "sd": [0.5]}), widths=[0.1])["width 0.1"].iloc[0])
     387
     """

@@ -51,20 +51,10 @@ class ScoringError(ValueError):
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What `score_file` did.
+    """What `score_file` did: rows of input and output, of them without a value vector, and the first of these ("line 3:
+    …").
 
-    Attributes
-    ----------
-    n_rows : int
-        Rows in the input, and in the output.
-    n_unusable : int
-        Rows without a value vector.
-    problems : list of str
-        The first of them, "line 3: …".
-    n_resumed : int
-        Rows that an earlier, interrupted run had finished.
-    notes : list of str
-        Fields that Parquet cannot hold as they are, and how they are kept.
+    `n_resumed` rows had an earlier, interrupted run finished; `notes` name fields that Parquet cannot hold as they are.
     """
 
     n_rows: int
@@ -77,40 +67,25 @@ class ScoreReport:
 def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_size: int = 1024, batch_size: int = 32,
                intervals: bool = False, progress: bool = False, workers: int = 0,
                theory: Theory | str | None = None) -> ScoreReport:
-    """Score the rows of a file into another file.
+    """Score the rows of a file into another one (.jsonl, .jsonl.gz, .parquet); the head of this file says how.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator or path
-        A path is loaded.
-    source : path
-        .jsonl, .jsonl.gz or .parquet; rows as `read_dialogue` reads them.
-    target : path
-        Of one of the same kinds; replaced when it exists. From Parquet to Parquet every column keeps its type. Other
-        Parquet output has the columns of all rows; a field whose values fit no one type is text there, with all that is
-        no text as JSON, see `notes`. In JSON, what has no form of its own is text, as `json_line` says.
-    shard_size : int
-        Rows held in memory at a time; the unit that a killed run keeps.
-    batch_size : int
-        Pairs a forward pass.
-    intervals : bool
-        Also write "value_low" and "value_high", the label sets' ends.
-    progress : bool
-        Show a progress bar.
-    workers : int
-        Score through Ray Data by so many, each with an evaluator of its own from the path; 0 = here.
-    theory : Theory or str, optional
-        Theory that the evaluator must be one of.
+    Rows are read as `read_dialogue` reads them. From Parquet to Parquet every column keeps its type; in other Parquet
+    output a field whose values fit no one type is text, with all that is no text as JSON, see `notes`. `shard_size`
+    rows are held in memory, and kept by a killed run. `intervals` adds value_low and value_high, the label sets' ends.
+    `workers` score through Ray Data, each with an evaluator of its own from its folder; 0 = here. With `theory`, the
+    evaluator must be of it. ScoringError, EvaluatorError, DatasetError in one line: no rows, no evaluator, no Ray,
+    another run writes the target.
 
-    Returns
-    -------
-    ScoreReport
-
-    Raises
-    ------
-    ScoringError, EvaluatorError, DatasetError, ValueError
-        When the source cannot be read or has no rows, the evaluator cannot be loaded, Ray is asked for and not
-        installed, or another run writes the target.
+    >>> import tempfile
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
+    >>> from fulcra_utils.evaluator.model import make_evaluator
+    >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     source, target = Path(base) / "rows.jsonl", Path(base) / "scored.jsonl"
+    ...     _ = source.write_text('{"prompt": "May I lie?", "response": "No."}')
+    ...     report = score_file(evaluator, source, target)
+    ...     report.n_rows, len(json.loads(target.read_text())["value_vector"])
+    (1, 10)
     """
     source, target = _check_files(source, target)
     if shard_size < 1 or batch_size < 1 or workers < 0:
@@ -366,46 +341,16 @@ def _to_text(value: Any) -> str | None:
 def list_replies(dialogues: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """Return the run's replies for scoring: the released scored ones where there are any, else the dialogues.
 
-    Parameters
-    ----------
-    dialogues, scored : DataFrame
-        The run's tables, with response_source, prompt, response, cluster.
-
-    Returns
-    -------
-    DataFrame
-        model, prompt, response, cluster, then the score columns of the table it came from.
-
-    Source: ours; the scored files answer the same prompts, the dialogues do not.
-
-    Examples
-    --------
-    >>> rows = pd.DataFrame({"response_source": ["a"], "prompt": ["x"], "response": ["r"], "cluster": [0]})
-    >>> list_replies(rows, rows.iloc[:0]).model.tolist()
-    ['a']
+    The scored files answer the same prompts, the dialogues do not. model, prompt, response, cluster, then the other
+    columns.
     """
     table = scored if len(scored) else dialogues
     return table.rename(columns={"response_source": "model"}).astype({"model": object}).reset_index(drop=True)
 
 
 def sample_prompts(replies: pd.DataFrame, n_prompts: int, seed: int = 2023) -> pd.DataFrame:
-    """Keep the replies to a random choice of prompts, those that most models answered first.
+    """Keep all models' replies to a random choice of prompts, those that most models answered first.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        model, prompt, …
-    n_prompts : int
-
-    Returns
-    -------
-    DataFrame
-        Every model's replies to the chosen prompts.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> rows = pd.DataFrame({"model": ["a", "b", "a"], "prompt": ["x", "x", "y"]})
     >>> sample_prompts(rows, 1).prompt.tolist()
     ['x', 'x']
@@ -420,23 +365,9 @@ def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator:
                    progress: bool = False) -> list[pd.DataFrame]:
     """Score replies under several theories in one pass, by definitions alone where a theory is not the evaluator's.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        model, prompt, response, optionally cluster.
-    theories : sequence of Theory
-    evaluator : ValueEvaluator
-    progress : bool
-        Show a progress bar.
+    Per theory model, prompt, response, cluster and one column per dimension: what `evaluator.for_theory(theory)`
+    scores, whatever the theory's name. The text is encoded once for all theories.
 
-    Returns
-    -------
-    list of DataFrame
-        Per theory model, prompt, response, cluster and one column per dimension: what `evaluator.for_theory(theory)`
-        scores, whatever the theory's name. The text is encoded once for all theories.
-
-    Examples
-    --------
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.evaluator.model import make_evaluator
     >>> theories = [load_theory("gpla5"), load_theory("valuelex")]
@@ -457,25 +388,10 @@ def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator:
 
 
 def label_from_sample(theory: Theory, replies: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the sample's labels under another theory for the run's replies, or None when it has none for all of them.
+    """Return the sample's labels under another theory for the run's replies, or None when it lacks them for any of
+    these.
 
-    Parameters
-    ----------
-    theory : Theory
-    replies : DataFrame
-        model, prompt, response, cluster.
-
-    Returns
-    -------
-    DataFrame or None
-        model, prompt, response, cluster and one column per dimension.
-
-    Source: ours; a label written by a person comes before a score by definition.
-
-    Examples
-    --------
-    >>> label_from_sample(load_theory("gpla5"), pd.DataFrame({"prompt": ["x"], "response": ["y"]})) is None
-    True
+    A label written by a person comes before a score by definition. As `score_theories` returns its tables.
     """
     from fulcra_utils.dataset.construction import locate_sample
     from fulcra_utils.dataset.labelled import read_dataset

@@ -54,38 +54,16 @@ from fulcra_utils.theory.theory import Theory
 
 
 def fit_baselines(train: Examples, encoder: Encoder, max_length: int) -> dict[str, ShareModel | LinearModel]:
-    """Fit majority, TF-IDF and frozen encoder on the same examples.
-
-    Returns
-    -------
-    dict of name to model with `predict_proba`
-    """
+    """Fit majority, TF-IDF and frozen encoder on the same examples."""
     return {"majority": fit_majority(train), "TF-IDF + logistic": fit_tfidf(train),
             "frozen encoder + logistic": fit_frozen(train, encoder, max_length=max_length)}
 
 
 def fit_recipe(train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int, minutes: float,
                progress: bool = True) -> tuple[PaperRecipe, dict[str, float]]:
-    """Train the paper's recipe on the same rows and the same encoder within the given minutes.
+    """Train the paper's recipe on the same rows and encoder, for as many minutes as ours took, or as the settings say.
 
-    Parameters
-    ----------
-    train : Examples
-    encoder : Encoder
-    rows : Rows
-        For the theory.
-    settings : dict
-        recipe_rate, recipe_epochs, recipe_minutes, batch_size and max_length are read.
-    seed : int
-    minutes : float
-        What ours took; used when recipe_minutes is 0.
-    progress : bool
-
-    Returns
-    -------
-    PaperRecipe
-    dict
-        minutes, epochs (finished part of the planned ones), steps.
+    Returned with minutes, epochs (finished part of the planned ones) and steps.
     """
     knobs = TrainingSettings(epochs=settings["recipe_epochs"], batch_size=2 * settings["batch_size"],
                              encoder_rate=settings["recipe_rate"], max_minutes=_limit_recipe(settings, minutes),
@@ -103,26 +81,9 @@ def _limit_recipe(settings: dict, minutes: float) -> float:
 def keep_piece(folder: str | Path, name: str, key: dict, make, beside: Path | None = None) -> dict:
     """Return a finished piece of an experiment from its file, or make it and keep it.
 
-    Parameters
-    ----------
-    folder : path
-    name : str
-        Name of the file, without suffix.
-    key : dict
-        Everything that shapes the piece; a file with another key is made again.
-    make : callable
-        Takes nothing, returns a dict of numbers, strings and lists.
-    beside : path, optional
-        The weights that belong to the piece; without them it is made again.
+    `key` is everything that shapes the piece: a file with another key is made again, as is one whose weights (`beside`)
+    are gone.
 
-    Returns
-    -------
-    dict
-
-    Source: ours, so that hours of trainings survive a kill.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = keep_piece(folder, "one", {"a": 1}, lambda: {"x": 1.0})
@@ -142,20 +103,7 @@ def keep_piece(folder: str | Path, name: str, key: dict, make, beside: Path | No
 
 
 def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) -> tuple[ValueEvaluator, pd.DataFrame]:
-    """Return the run's evaluator and what its training reported; a finished training is loaded, not done again.
-
-    Parameters
-    ----------
-    folder : path
-        Where the finished training is kept.
-    rows, settings, seed
-        As for `fit_evaluator`.
-
-    Returns
-    -------
-    ValueEvaluator
-    DataFrame
-    """
+    """Return the run's evaluator and what its training reported; a finished training is loaded, not done again."""
     place = Path(folder) / "main"
 
     def make() -> dict:
@@ -176,22 +124,7 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 
 def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int,
                 minutes: float, name: str = "recipe") -> tuple[PaperRecipe, dict[str, float]]:
-    """Return the paper's recipe as `fit_recipe` trains it; a finished training is loaded, not done again.
-
-    Parameters
-    ----------
-    folder : path
-        Where the finished training is kept.
-    train, encoder, rows, settings, seed, minutes
-        As for `fit_recipe`.
-    name : str
-        Of its files.
-
-    Returns
-    -------
-    PaperRecipe
-    dict
-    """
+    """Return the paper's recipe as `fit_recipe` trains it; a finished training is loaded, not done again."""
     place = Path(folder) / f"{name}.safetensors"
 
     def make() -> dict:
@@ -210,23 +143,8 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
 
 
 def divide_folds(clusters: Sequence, is_test: np.ndarray, n_folds: int = 5, seed: int = 2023) -> np.ndarray:
-    """Number the rows by fold, whole prompt clusters together; fold 0 is the test split.
+    """Number N rows by fold, whole prompt clusters together; fold 0 is the test split, so its row is the same number.
 
-    Parameters
-    ----------
-    clusters : sequence, length N
-    is_test : ndarray of bool, shape (N,)
-    n_folds : int
-    seed : int
-
-    Returns
-    -------
-    ndarray of int, shape (N,)
-
-    Source: ours; fold 0 equals the split of the kept evaluator, so its row is the same number.
-
-    Examples
-    --------
     >>> divide_folds([1, 1, 2, 3], np.array([False, False, True, False]), n_folds=3).tolist()
     [1, 1, 0, 2]
     """
@@ -239,20 +157,8 @@ def divide_folds(clusters: Sequence, is_test: np.ndarray, n_folds: int = 5, seed
 def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame:
     """Show how far the TF-IDF baseline moves from one grouped test split of the annotated rows to the next.
 
-    Parameters
-    ----------
-    rows : Rows
-    n_folds : int
-        Folds of whole prompt clusters over all annotated rows of all models.
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        fold (a number, then "all"), n_train, n_test (replies), n_minus (test cells with the label -1), macro_f1,
-        f1_minus; empty with fewer clusters than folds.
-
-    Source: ours; an outside measurement on one split of the same rows gave 0.77.
+    fold (a number, then "all"), n_train, n_test (replies), n_minus (test cells with the label -1), macro_f1, f1_minus;
+    empty with fewer clusters than folds. An outside measurement on one split of the same rows gave 0.77.
     """
     annotated = np.flatnonzero(rows.where("annotated") & np.isfinite(rows.vectors).any(1))
     clusters = rows.table.cluster.to_numpy()[annotated]
@@ -277,25 +183,9 @@ def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
                     shares: Sequence[float] = (0.125, 0.25, 0.5, 1.0)) -> pd.DataFrame:
     """Train the TF-IDF baseline on growing shares of the training prompts: does more of the same data still help?
 
-    Parameters
-    ----------
-    rows : Rows
-    settings : dict
-        unseen_models, scored_weight and n_draws are read.
-    target : Target
-        Of the distance.
-    seed : int
-    shares : sequence of float
-        Shares of the prompt clusters of the split train; a smaller share is part of a larger one.
-
-    Returns
-    -------
-    DataFrame
-        rows ("annotated", "unseen model"), measure ("macro_f1", "distance_r"), share, n_train (replies), n_minus
-        (training cells with the label -1), n_test, value, low, high (95 %, over prompt clusters). Annotated rows are
-        those of the test split; the unseen model's are on new prompts, against the authors' scores. Empty without rows.
-
-    Source: ours.
+    rows ("annotated": the test split; "unseen model": new prompts, against the authors' scores), measure ("macro_f1",
+    "distance_r"), share (a smaller one is part of a larger one), n_train, n_minus (training cells that say -1), n_test,
+    value, low, high (95 %, over prompt clusters). Empty without rows.
     """
     tested = rows.where("annotated", "test") & np.isfinite(rows.vectors).any(1)
     seen = set(rows.table.cluster[rows.where(split="train", without=settings["unseen_models"])])
@@ -330,27 +220,12 @@ def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
 
 def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
                    progress: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare all methods over grouped folds of the annotated rows, pooled, one finished fold a file.
+    """Compare all methods over grouped folds of the annotated rows, pooled, one finished fold a file; empty for one
+    fold.
 
-    The models of folds other than the first see prompts of the test split in training; they serve this table only
-    and are thrown away.
-
-    Parameters
-    ----------
-    rows : Rows
-    settings : dict
-        The profile's section; `folds` says how many, `workers` how many at a time.
-    seed : int
-    folder : path
-        Where finished folds are kept.
-    progress : bool
-
-    Returns
-    -------
-    DataFrame
-        As `compare_methods`, over all folds together, with minutes (training, all folds) as well; empty for one fold.
-    DataFrame
-        Calibration of ours over all folds together, as `measure_calibration`; empty for one fold.
+    Returns `compare_methods` with minutes (training, all folds), and `measure_calibration` of ours, over all folds
+    together. Models of folds other than the first see prompts of the test split: they serve this table only and are
+    thrown away.
     """
     if settings["folds"] < 2:
         return pd.DataFrame(), pd.DataFrame()
@@ -361,7 +236,7 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
     used = _settings_of_folds(rows, annotated, settings)
     key = _describe_piece("fold", used, (*_SHAPE_EVALUATOR, *_SHAPE_RECIPE, "recipe_minutes", "unseen_models",
                                          "scored_weight", "folds"), seed, load_run_encoder(settings, seed),
-                          *_asked(rows.theory), _fingerprint(rows))
+                          *_asked(rows.theory), _hash_rows(rows))
     jobs = [(folder, f"fold-{k}", {**key, "fold": k},
              partial(_run_fold, rows, annotated, fold, k, used, seed, progress)) for k in range(settings["folds"])]
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")
@@ -396,7 +271,7 @@ def _asked(theory: Theory) -> tuple:
     return theory.dimensions, theory.definitions, theory.labels
 
 
-def _fingerprint(rows: Rows, *more: str) -> str:
+def _hash_rows(rows: Rows, *more: str) -> str:
     told = rows.table[["prompt", "response", "model", "kind", "cluster", "split", *more]]
     text = pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()
     return hashlib.sha256(text + np.nan_to_num(rows.vectors, nan=9).tobytes()).hexdigest()
@@ -434,36 +309,18 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target:
               progress: bool = True) -> tuple[pd.DataFrame, np.ndarray]:
     """Train again without one model, one prompt source, one value, or without the authors' scores, and judge there.
 
-    Parameters
-    ----------
-    rows : Rows
-    settings : dict
-        `left_out` lists what is left out in turn: model, query_source, value, scores; `left_out_epochs` are passes of
-        each training. Only where a scored model is left out do the authors' scores teach.
-    seed : int
-    folder : path
-        Where finished pieces are kept: the predictions of each training, so that judging them costs seconds.
-    target : Target
-        Of the distance.
-    progress : bool
-
-    Returns
-    -------
-    DataFrame
-        left_out, name, rows (which of its rows are judged), n (replies), macro_f1, low, high; distance_r, convergent
-        and discriminant (correlations with the authors' scores), each with _low and _high, nan where labels judge.
-        Empty when nothing is left out.
-    ndarray, shape (D, D)
-        Spearman correlations with the authors' scores of all test replies, by the training without them; nan without.
-
-    Source: ours.
+    `left_out` lists these in turn. Only where a scored model is left out do the authors' scores teach. Finished
+    predictions are kept, so that judging them again costs seconds. Returns left_out, name, rows (which of its rows), n,
+    macro_f1, low, high; distance_r, convergent, discriminant (correlations with the authors' scores) with _low and
+    _high, nan where labels judge; and the Spearman correlations (D, D) with the authors' scores by the training without
+    them, nan without.
     """
     encoder, jobs = load_run_encoder(settings, seed), []
     for what, name in _list_left_out(rows, settings["left_out"]):
         slug, used = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12], _settings_without(rows, name, settings)
         key = _describe_piece("left out", used, (*_SHAPE_EVALUATOR, "scored_weight"), seed, encoder,
                               rows.theory.dimensions, rows.theory.definitions,
-                              _fingerprint(rows, *([what] if what == "query_source" else [])))
+                              _hash_rows(rows, *([what] if what == "query_source" else [])))
         jobs.append((folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
                      partial(_leave_one_out, rows, what, name, used, seed, progress)))
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "left out")
@@ -547,26 +404,9 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
                  seed: int, most: int = 400) -> pd.DataFrame:
     """Hold scores of the unseen models' replies against the authors' scores, or against labels where there are none.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    others : dict of name to model with `predict_proba`
-        Judged on new prompts only.
-    rows : Rows
-    settings : dict
-        unseen_models, recipe_rows and n_draws are read.
-    target : Target
-        Of the distance.
-    seed : int
-    most : int
-        Replies a row of the table uses at most, drawn at random.
-
-    Returns
-    -------
-    DataFrame
-        method, rows (new or same prompts), and as `agree_with_scores`; empty when the unseen models have no rows.
-
-    Source: ours; cut ±0.3 and Euclidean distance as released.
+    Cut ±0.3 and Euclidean distance as released; `others` are judged on new prompts only, `most` replies a row are
+    drawn. Returns method, rows (new or same prompts), and as `agree_with_scores`; empty when the unseen models have no
+    rows.
     """
     table, unseen = rows.table, settings["unseen_models"]
     kind = "scored" if (rows.where("scored", models=unseen)).any() else "annotated"
@@ -594,12 +434,7 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
                      seed: int) -> tuple[np.ndarray, dict[str, float]]:
     """Correlate our scores with the authors' on test prompts, over the unseen models' replies where there are any.
 
-    Returns
-    -------
-    ndarray, shape (D, D)
-        Spearman correlations; all nan without scored rows.
-    dict
-        n (replies used), and as `bootstrap_validity`.
+    Spearman (D, D), nan without scored rows; n (replies), and as `bootstrap_validity`.
     """
     chosen = rows.where("scored", "test", models=settings["unseen_models"])
     chosen = chosen if chosen.any() else rows.where("scored", "test")
@@ -612,20 +447,7 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
 def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: Target, seed: int) -> pd.DataFrame:
     """Return the unseen model's mean scores and mean Euclidean distance by our evaluator, as claims with intervals.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    rows : Rows
-    settings : dict
-    target : Target
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        claim_id, ours, low, high; empty without released scores of an unseen model.
-
-    Source: the means of the authors' evaluator over its released scores.
+    The claims are the means of the authors' evaluator over its released scores; empty without those.
     """
     found = []
     for model in settings["unseen_models"]:
@@ -646,27 +468,10 @@ def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target:
 
 def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder: str | Path,
                    settings: dict, seed: int) -> tuple[pd.DataFrame, tuple[str, str] | None]:
-    """Score the test replies of the two models that share most prompts through files, and compare them.
+    """Score the test replies of the two models that share most prompts through files in `folder`, and compare them.
 
-    Parameters
-    ----------
-    evaluator : ValueEvaluator
-    rows : Rows
-    target : Target
-        Of the distance.
-    folder : path
-        Where the scored files stand.
-    settings : dict
-        n_draws is read.
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        As `compare_files`, and released: the same difference by the authors' own scores of these replies (nan where
-        there are none); empty when no two models share a prompt.
-    tuple of str, or None
-        The two models.
+    As `compare_files`, and released: the same difference by the authors' own scores (nan where there are none); then
+    the two models. Empty and None when no two models share a prompt.
     """
     table = rows.table[rows.where(split="test")]
     shared = table.groupby("prompt").model.unique()
