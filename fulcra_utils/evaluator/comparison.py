@@ -24,7 +24,7 @@ from fulcra_utils.stats.classification import (
     macro_f1,
 )
 from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
-from fulcra_utils.stats.resampling import draw_weights, summarise_draws
+from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
@@ -147,30 +147,17 @@ def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequen
         return {"n": 0, "n_minus": 0, **dict.fromkeys(names, float("nan"))}
     truth, said = scores_to_labels(released, cut), scores_to_labels(scores, cut)
     f1 = summarise_draws(macro_f1(truth, said), bootstrap_macro_f1(truth, {"a": said}, clusters, n_draws, seed)["a"])
-    ours, theirs = (value_distance(v, target, order=2) for v in (scores, released))
-    r = summarise_draws(_correlate(ours, theirs, np.ones((1, len(ours))))[0],
-                        _correlate(ours, theirs, row_weights(clusters, n_draws, seed)))
+    distances = np.column_stack([value_distance(v, target, order=2) for v in (scores, released)])
+    known = np.isfinite(distances).all(1)
+    ours, theirs = distances[known].T
+    r = summarise_draws(correlate(ours, theirs)[0].item(),
+                        bootstrap_correlations(ours, theirs, np.asarray(clusters)[known], n_draws, seed)[:, 0, 0])
     by_label = f1_by_class(count_confusions(truth, said).sum((0, 1)))
     return {"n": len(scores), "macro_f1": f1["value"], "macro_f1_low": f1["low"], "macro_f1_high": f1["high"],
             **dict(zip(("f1_minus", "f1_zero", "f1_plus"), by_label.tolist(), strict=True)),
             "n_minus": int((truth == -1).sum()),
             "distance_r": r["value"], "distance_r_low": r["low"], "distance_r_high": r["high"],
             "mse": float(np.nanmean((scores - released) ** 2))}
-
-
-def row_weights(clusters: Sequence, n_draws: int, seed: int) -> np.ndarray:
-    """Return how often each of N rows is drawn when whole clusters are drawn, shape (R, N)."""
-    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    return draw_weights(int(ids.max(initial=-1)) + 1, n_draws, seed)[:, ids]
-
-
-def _correlate(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Pearson correlations under R sets of row weights, shape (R,); nan without spread."""
-    total = weights.sum(1)
-    mean_x, mean_y = weights @ x / total, weights @ y / total
-    cov = weights @ (x * y) / total - mean_x * mean_y
-    var = (weights @ x ** 2 / total - mean_x ** 2) * (weights @ y ** 2 / total - mean_y ** 2)
-    return np.divide(cov, np.sqrt(np.maximum(var, 0)), out=np.full(len(cov), np.nan), where=var > 1e-12)
 
 
 def correlate_values(scores: np.ndarray, released: np.ndarray) -> np.ndarray:
@@ -192,17 +179,13 @@ def _rank_known(scores: np.ndarray, released: np.ndarray) -> tuple[np.ndarray, n
 
 
 def summarise_validity(matrix: np.ndarray) -> dict[str, float]:
-    """Return the mean of the diagonal, of the rest, and how often a diagonal beats its row and column.
+    """Return the mean of the diagonal, and of the rest without signs.
 
     >>> summarise_validity(np.array([[0.9, 0.1], [0.3, 0.8]]))
-    {'convergent': 0.85, 'discriminant': 0.2, 'diagonal_highest': 1.0}
+    {'convergent': 0.85, 'discriminant': 0.2}
     """
-    diagonal = np.diag(matrix)
     rest = matrix[~np.eye(len(matrix), dtype=bool)]
-    known = np.flatnonzero(np.isfinite(diagonal))
-    best = [diagonal[k] >= np.nanmax(matrix[k]) and diagonal[k] >= np.nanmax(matrix[:, k]) for k in known]
-    return {"convergent": round(mean_known(diagonal), 4), "discriminant": round(mean_known(np.abs(rest)), 4),
-            "diagonal_highest": float(np.mean(best)) if best else float("nan")}
+    return {"convergent": round(mean_known(np.diag(matrix)), 4), "discriminant": round(mean_known(np.abs(rest)), 4)}
 
 
 def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Sequence, n_draws: int = 1000,
@@ -224,8 +207,7 @@ def bootstrap_validity(scores: np.ndarray, released: np.ndarray, clusters: Seque
     if known.sum() >= 3:
         matrices = bootstrap_correlations(ours, theirs, np.asarray(clusters)[known], n_draws, seed)
         drawn = [summarise_validity(m) for m in matrices if np.isfinite(m[np.isfinite(matrix)]).all()]
-    found = {k: summarise_draws(ends[k], np.array([d[k] for d in drawn] or [np.nan]))
-             for k in ("convergent", "discriminant")}
+    found = {k: summarise_draws(end, np.array([d[k] for d in drawn] or [np.nan])) for k, end in ends.items()}
     return {f"{k}{end}": found[k][name] for k in found
             for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}
 

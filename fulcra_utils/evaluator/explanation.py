@@ -15,7 +15,7 @@ from fulcra_utils.evaluator.comparison import mean_known
 from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import bootstrap_macro_f1, macro_f1
-from fulcra_utils.stats.resampling import draw_weights, summarise_draws
+from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
 from fulcra_utils.theory.theory import Theory
 
 # Written for this project: shown in the notebook instead of any released text.
@@ -132,9 +132,7 @@ def _summarise_deletion(evaluator: ValueEvaluator, plain: np.ndarray, rows: list
     moved = np.abs(after - before[:, None])
     pair = np.column_stack([moved[:, 0], moved[:, 1:].mean(1)])
     pair = np.column_stack([pair, pair[:, 0] - pair[:, 1]])
-    ids = np.unique(clusters[rows], return_inverse=True)[1]
-    weights = draw_weights(int(ids.max()) + 1, n_draws, seed)[:, ids]
-    draws = weights @ pair / np.maximum(weights.sum(1, keepdims=True), 1)
+    draws = bootstrap_means(pair, clusters[rows], n_draws, seed)
     found = [{"deleted": name, "n": len(rows), **summarise_draws(pair[:, k].mean(), draws[:, k])}
              for k, name in enumerate(("heaviest", "random", "difference"))]
     return pd.DataFrame(found).rename(columns={"value": "moved"})[["deleted", "n", "moved", "low", "high"]]

@@ -124,7 +124,7 @@ def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: floa
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What `train_file` did: where the evaluator is, rows read, of them not used in full and why, and its quality."""
+    """What `train_file` did: where the evaluator is, rows, of them not used in full, the first 20 reasons, quality."""
 
     folder: Path
     n_rows: int
@@ -161,6 +161,8 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
     (1, 5)
     """
     source, folder, theory = Path(source), Path(folder), load_theory(theory)
+    if unknown := settings.keys() - DEFAULTS.keys():
+        raise FittingError(f"No setting is called {min(unknown)!r}; there are {', '.join(DEFAULTS)}")
     settings = DEFAULTS | settings | {"encoder": encoder, "epochs": epochs}
     _check_folder(folder, source, overwrite)
     rows, data = read_labelled_rows(source, theory, seed)
@@ -187,7 +189,7 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
                "n_prompts": len(set(parts["test"].prompts)), "tfidf": f1["TF-IDF + logistic"],
                "majority": f1["majority"]}
     faults = data.problems[data.problems.reason.str.contains("set aside|dropped|no label")]
-    told = [f"line {r.line}, {r.field}: {r.reason}" + f" ({r.text})" * bool(r.text) for r in faults.itertuples()]
+    told = [f"line {r.line}, {r.field}: {r.reason}" + f" ({r.text})" * bool(r.text) for r in faults[:20].itertuples()]
     return TrainingReport(folder, data.n_read, faults.line.nunique(), told, quality)
 
 

@@ -20,16 +20,7 @@ from fulcra_utils.theory.targets import Target
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
 
 
-def read_scored_file(path: str | Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Read a file that `score_file` wrote: prompt and one column per dimension (nan = not scored), and the dimensions.
-
-    ScoringError when no row has a value vector, or two rows are scored under different theories.
-    """
-    prompts, scores, dimensions = _read_scores(path, lambda prompt: prompt)
-    return pd.DataFrame(scores, columns=list(dimensions)).assign(prompt=prompts), dimensions
-
-
-def _read_scores(path: str | Path, name: Callable) -> tuple[list, np.ndarray, tuple[str, ...]]:
+def read_scores(path: str | Path, name: Callable = hash) -> tuple[list, np.ndarray, tuple[str, ...]]:
     """Return name(prompt) of each row, the scores (N, D), nan where there are none, and the dimensions."""
     names, scores, dimensions = [], array("d"), ()
     for line, row, _ in iter_rows(path):
@@ -116,7 +107,7 @@ def _compare_column(first: pd.Series, second: pd.Series, level: float) -> dict[s
 
 def _average_prompts(path: str | Path, target: Target | dict[str, float] | None) -> pd.DataFrame:
     """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes."""
-    prompts, scores, dimensions = _read_scores(path, hash)
+    prompts, scores, dimensions = read_scores(path)
     columns = dict(zip(dimensions, scores.T, strict=True))
     if target is not None:
         names = list(target.dimensions if isinstance(target, Target) else target)
@@ -127,20 +118,11 @@ def _average_prompts(path: str | Path, target: Target | dict[str, float] | None)
         order = [dimensions.index(name) for name in names]
         columns["distance"] = np.concatenate([  # in parts, for a file may have millions of rows
             value_distance(scores[k:k + 65536, order], wanted) for k in range(0, len(scores), 65536)])
-    prompts, scored = pd.array(prompts, dtype="Int64"), np.isfinite(scores).any(axis=1)
-    prompts[~scored] = pd.NA
-    codes, index = pd.factorize(prompts)
-    means = pd.DataFrame({name: _average(column, codes, len(index)) for name, column in columns.items()}, index=index,
-                         copy=False)
+    scored = np.isfinite(scores).any(axis=1)
+    names = np.array([0 if prompt is None else prompt for prompt in prompts])
+    means = pd.DataFrame(columns, copy=False)[scored].groupby(names[scored], sort=False).mean()
     means.attrs["unscored"] = int((~scored).sum())
     return means
-
-
-def _average(column: np.ndarray, codes: np.ndarray, n_groups: int) -> np.ndarray:
-    """Return the mean of each group 0 … n_groups - 1, nan left out; code -1 is no group."""
-    known = np.isfinite(column) & (codes >= 0)
-    with np.errstate(invalid="ignore"):
-        return (np.bincount(codes[known], column[known], n_groups) / np.bincount(codes[known], minlength=n_groups))
 
 
 def pass_gate(table: pd.DataFrame, tolerance: float = 0.0) -> bool:

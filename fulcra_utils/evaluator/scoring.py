@@ -11,7 +11,6 @@ can be scored again.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import secrets
 import shutil
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import (
@@ -36,6 +36,7 @@ from fulcra_utils.common.files import (
     write_json,
     write_text,
 )
+from fulcra_utils.common.loading import hash_file
 from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -107,11 +108,11 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
                       if not _part(parts, k).is_file())
             made = _score_by_ray(shards, folder, workers, batch_size, intervals) if workers else \
                 ((k, _score_rows(evaluator, rows, batch_size, intervals)) for k, rows in shards)
-            with _progress_bar(progress) as bar:
+            with tqdm(desc="scoring", unit="row", disable=not progress) as bar:
                 for k, scored in made:
                     write_text(_part(parts, k), "".join(map(json_line, scored)))
                     bar.update(len(scored))
-            if _hash_file(source) != job["input"]:
+            if hash_file(source) != job["input"]:
                 raise ScoringError(f"The input {source} changed while it was scored.")
             notes = _join_parts(source, parts, target, evaluator.dimensions, shard_size, intervals)
         except ValueError:  # no later run can do better with these parts
@@ -132,24 +133,14 @@ def _check_files(source: str | Path, target: str | Path) -> tuple[Path, Path]:
     return source, target
 
 
-def _progress_bar(progress: bool):
-    from tqdm import tqdm
-    return tqdm(desc="scoring", unit="row", disable=not progress)
-
-
 def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool) -> dict:
     """Return what a resumed run must have in common with the one that was killed: all that shapes the parts."""
     try:
         mark = digest(evaluator)
     except TypeError:  # it cannot be told from another one: never the same
         mark = secrets.token_hex()
-    return {"input": _hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,
+    return {"input": hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,
             "intervals": intervals}
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _part(parts: Path, k: int) -> Path:

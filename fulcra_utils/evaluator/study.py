@@ -38,7 +38,6 @@ from fulcra_utils.evaluator.comparison import (
     compare_methods,
     correlate_values,
     measure_calibration,
-    row_weights,
 )
 from fulcra_utils.evaluator.encoder import Encoder
 from fulcra_utils.evaluator.fitting import fit_evaluator, load_run_encoder, pick_device, pick_training_rows
@@ -47,7 +46,7 @@ from fulcra_utils.evaluator.model import ValueEvaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import score_file
 from fulcra_utils.evaluator.training import Examples, TrainingSettings
 from fulcra_utils.stats.classification import count_confusions, f1_by_class
-from fulcra_utils.stats.resampling import summarise_draws
+from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
@@ -457,8 +456,7 @@ def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target:
         pairs = rows.examples(chosen)
         scores = evaluator.score(pairs.prompts, pairs.responses)
         numbers = np.column_stack([scores, value_distance(scores, target, order=2)])
-        weights = row_weights(rows.table.cluster[chosen], settings["n_draws"], seed)
-        draws = weights @ numbers / weights.sum(1, keepdims=True)
+        draws = bootstrap_means(numbers, rows.table.cluster[chosen], settings["n_draws"], seed)
         for d, name in enumerate([f"mean/{model}/{v}" for v in rows.theory.dimensions] + [f"distance/{model}"]):
             interval = summarise_draws(numbers[:, d].mean(), draws[:, d])
             found.append({"claim_id": f"evaluator/{name}", "ours": interval["value"], "low": interval["low"],

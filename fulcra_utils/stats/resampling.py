@@ -168,6 +168,3 @@ def as_matrix(values: np.ndarray) -> np.ndarray:
     if values.ndim != 2:
         raise ValueError(f"expected rows and columns, not an array of shape {values.shape}")
     return values
-
-
-draw_weights = draw_clusters    # the name under which the evaluator's modules still ask for it

@@ -165,6 +165,11 @@ def test_a_training_that_stops_leaves_nothing(toy_file, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_a_setting_that_is_none_is_named(toy_file, tmp_path):
+    with pytest.raises(fitting.FittingError, match="'max_lenght'; there are .*max_length"):
+        fitting.train_file(write_rows(tmp_path / "rows.jsonl", 40), toy_file, tmp_path / "mine", "tiny", max_lenght=9)
+
+
 def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
     rows, _ = fitting.read_labelled_rows(write_rows(tmp_path / "rows.jsonl", 40), toy)
     labelled = np.ones(len(rows.table), dtype=bool)

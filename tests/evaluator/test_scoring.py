@@ -34,9 +34,9 @@ from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator import scoring
 from fulcra_utils.evaluator.comparison import agree_with_scores
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate, plan_prompts, read_scored_file
+from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate, plan_prompts, read_scores
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
-from fulcra_utils.evaluator.scoring import ScoringError, score_file
+from fulcra_utils.evaluator.scoring import ScoringError, score_file, score_theories
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
@@ -114,9 +114,9 @@ def test_kinds_of_files(tmp_path, suffix):
     else:
         source = tmp_path / "plain.jsonl"
     assert score_file(CountingEvaluator(), source, target, shard_size=4, intervals=True).n_rows == 9
-    table, dims = read_scored_file(target)
-    assert dims == ("first", "second") and table.prompt.tolist() == [r["prompt"] for r in rows]
-    assert np.isfinite(table["first"]).all()
+    prompts, scores, dims = read_scores(target, str)
+    assert dims == ("first", "second") and prompts == [r["prompt"] for r in rows]
+    assert np.isfinite(scores[:, 0]).all()
 
 
 def test_unusable_files_are_one_line(tmp_path):
@@ -375,7 +375,7 @@ def test_sample_files_and_every_usual_shape_are_scored(tmp_path, folder):
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, shapes)))
     assert score_file(folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl").n_unusable == 0
     assert len({json.dumps(row["value_vector"]) for row in read_lines(tmp_path / "out.jsonl")}) == 1
-    assert read_scored_file(tmp_path / "out.jsonl")[0].prompt.tolist() == ["May I?"] * 6
+    assert read_scores(tmp_path / "out.jsonl", str)[0] == ["May I?"] * 6
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
@@ -392,10 +392,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_file_and_call_give_the_same_scores(tmp_path, folder):
     source = write_rows(tmp_path / "in.jsonl", 6)
     score_file(folder, source, tmp_path / "out.jsonl", shard_size=4)
-    table, dims = read_scored_file(tmp_path / "out.jsonl")
+    scores = read_scores(tmp_path / "out.jsonl")[1]
     rows = read_lines(source)
     direct = ValueEvaluator.from_pretrained(folder).score([r["prompt"] for r in rows], [r["response"] for r in rows])
-    np.testing.assert_allclose(table[list(dims)].to_numpy(), direct, atol=1e-5)
+    np.testing.assert_allclose(scores, direct, atol=1e-5)
 
 
 def test_another_theory_and_a_folder_in_the_way_are_refused(tmp_path, folder):
@@ -781,3 +781,19 @@ def test_a_score_that_is_none_is_left_out(pair, tmp_path, value):
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table = compare_files(pair[0], tmp_path / "bad.jsonl")
     assert table.n.tolist() == [59, 60] and table.difference[0] == 0
+
+
+def test_scores_by_definition_are_those_of_each_theory_alone(toy):
+    evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 48, word_buckets=64)
+    torch.nn.init.normal_(evaluator.delta, std=0.3, generator=torch.Generator().manual_seed(0))
+    evaluator.temperature[:] = torch.linspace(0.5, 2, 10)
+    texts = [f"question {k}?" for k in range(8)], ["be kind", "win at any price"] * 4
+    evaluator.fit_words(*texts, np.tile([[1.0], [-1.0]], (4, 10)), np.ones(8))
+    rows = pd.DataFrame({"model": "m", "prompt": texts[0], "response": texts[1]})
+    theories = [load_theory("schwartz19"), load_theory("moral_foundations"), load_theory("schwartz10"), toy]
+    tables = score_theories(rows, theories, evaluator)
+    for theory, table in zip(theories, tables, strict=True):
+        alone = evaluator.for_theory(theory).score(*texts)
+        np.testing.assert_allclose(table[list(theory.dimensions)].to_numpy(), alone, atol=2e-6)
+        assert table.prompt.tolist() == texts[0] and alone.std() > 1e-3
+    np.testing.assert_allclose(tables[2][list(evaluator.dimensions)].to_numpy(), evaluator.score(*texts), atol=2e-6)
