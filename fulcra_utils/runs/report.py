@@ -190,12 +190,16 @@ def _render_notebook(folder: Path, page: Path, manifest: dict[str, Any]) -> str:
 
 
 def _read_conclusion(notebook: Path) -> str:
-    """Return the Markdown that an executed notebook shows below its heading Conclusion; "" without one."""
+    """Return what an executed notebook shows below its heading Conclusion, or says after the word; "" without one."""
     import nbformat
-    cells = nbformat.read(notebook, as_version=4).cells
-    starts = [n for n, c in enumerate(cells) if c.cell_type == "markdown" and re.match(r"#+\s+Conclusion\b", c.source)]
-    shown = [output for c in cells[starts[-1]:] for output in c.get("outputs", ())] if starts else []
-    return "\n\n".join(o.data["text/markdown"] for o in shown if "text/markdown" in o.get("data", {}))
+    told, below = "", False
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        below = below or cell.cell_type == "markdown" and re.match(r"#+\s+Conclusion\b", cell.source) is not None
+        for output in cell.get("outputs", ()):
+            text = output.get("data", {}).get("text/markdown", "")
+            if text and (below or text.startswith("**Conclusion.**")):
+                told = f"{told}\n\n{text.removeprefix('**Conclusion.**').strip()}".strip()
+    return told
 
 
 def _name(stem: str) -> str:

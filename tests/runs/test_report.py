@@ -71,7 +71,11 @@ def test_the_first_page_opens_with_what_came_out(finished):
         nbformat.v4.new_code_cell("1", outputs=[earlier]), nbformat.v4.new_markdown_cell("## Conclusion"),
         nbformat.v4.new_code_cell("2", outputs=[shown]), nbformat.v4.new_code_cell("run.finish()")])
     nbformat.write(book, finished.path("notebooks/03_value_evaluator.ipynb"))
+    said = nbformat.v4.new_output("display_data", {"text/markdown": "**Conclusion.** It moved."})
+    cells = [nbformat.v4.new_markdown_cell("## The end"), nbformat.v4.new_code_cell("1", outputs=[earlier, said])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), finished.path("notebooks/04_value_alignment.ipynb"))
     page = build_report(finished).read_text()
+    assert "<p>It moved.</p>" in page
     assert "<p>Values <em>matter</em>: a &lt; b &amp; c &lt;script&gt;" in page and "not this" not in page
     places = [page.index(text) for text in ("What came out", "02 value analysis", "03 value evaluator", "matter",
                                             "Reproduced versus reported", "Pictures")]
