@@ -101,7 +101,7 @@ def tree(tmp_path):
         lines = ["from fulcra_utils.runs.pipeline import open_run", "import time", "time.sleep(1)",
                  f"run = open_run({path.stem!r}, profile=profile, theory=theory, run_dir=run_dir)"]
         lines += [f"run.path({name!r}).write_text('x')" for name in makes.get(path.stem[:2], [])]
-        lines += ["if False: from fulcra_utils import evaluator"] * (path.stem[:2] == "03")
+        lines += ["if False: from fulcra_utils.evaluator import model"] * (path.stem[:2] == "03")
         lines += ["(open(run.folder / 'ran.txt', 'a')).write(run.notebook[:2] + ' ')", "run.finish()"]
         book.cells = [parameters, nbformat.v4.new_code_cell("\n".join(lines))]
         nbformat.write(book, path)
@@ -128,7 +128,7 @@ def test_snakemake_runs_each_step_once_and_only_what_changed(tree):
     book = tree / "notebooks" / "04_value_alignment.ipynb"
     book.write_text(book.read_text().replace("time.sleep(1)", "time.sleep(0)"))
     assert fulcra(tree, "reproduce", "--profile", "quick").communicate() and ran(tree) == ["04"]
-    module = tree / "fulcra_utils" / "evaluator.py"
+    module = tree / "fulcra_utils" / "evaluator" / "model.py"
     module.write_text(module.read_text() + "\n")
     assert fulcra(tree, "reproduce", "--profile", "quick").communicate()
     assert ran(tree) == ["03", "04", "05", "06"]  # the notebook that uses it, and those that read what it wrote
