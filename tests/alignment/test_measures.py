@@ -363,7 +363,7 @@ def test_several_targets_and_data_efficiency():
 
 @pytest.mark.parametrize("name", ["toy.yaml", "schwartz19"])
 def test_figures_take_any_number_of_dimensions(name):
-    theory = load_theory(Path(__file__).parent / name if name.endswith("yaml") else name)
+    theory = load_theory(Path(__file__).parents[1] / name if name.endswith("yaml") else name)
     target = choose_targets(["ideal"], theory)[0]
     texts = {n: make_replies(["be kind", "so what", ""] * 4) for n in ("start", "rloo-x")}
     done = make_trial(texts, target)
