@@ -65,24 +65,11 @@ def audit_reward(
 ) -> pd.DataFrame:
     """Compare the reward of degenerate replies with that of real ones, before anything is trained on it.
 
-    Parameters
-    ----------
-    evaluator : Scorer
-    prompts, responses : sequence of str, length N
-        Real replies, at least one.
-    target, theory, absence, order, threshold
-        As in `value_distance`.
-    quantile : float
-        The good replies are those whose reward reaches this quantile of the real ones.
-
-    Returns
-    -------
-    DataFrame
-        One row for each kind (real, good, then the degenerate ones): reward (mean), beats (share of the real replies to
-        which it is preferred on the same prompt; nan for real and good), is_fault (its mean reward is at least that
-        of the good replies).
-
-    Source: ours; answers the weak spot of the released reward, which an empty reply maximises.
+    `prompts` and `responses` are real; the good ones reach `quantile` of the real rewards; the other arguments as in
+    `value_distance`. One row a kind (real, good, then empty, repeated, refusing, stuffed and echoed replies): reward
+    (mean), beats (share of the real replies to which it is preferred on the same prompt; nan for real and good),
+    is_fault (its mean reward is at least that of the good replies). Answers the weak spot of the released reward
+    (absence "mask"), which an empty reply maximises.
 
     Examples
     --------
@@ -113,31 +100,7 @@ def compare_rewards(
     kinds: dict[str, list[str]],
     quantile: float = 0.75,
 ) -> pd.DataFrame:
-    """Compare any reward of degenerate replies with that of real ones.
-
-    Parameters
-    ----------
-    reward : callable
-        reward(prompts, completions) -> list of float.
-    prompts, responses : list of str, length N
-    kinds : dict of str to list of str
-        Degenerate replies to the same prompts.
-    quantile : float
-        As in `audit_reward`.
-
-    Returns
-    -------
-    DataFrame
-        kind, reward, beats, is_fault, as in `audit_reward`.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> audit = compare_rewards(lambda p, r: [float(len(x)) for x in r], ["q", "q"], ["ab", "abc"], {"empty": ["", ""]})
-    >>> audit.set_index("kind").reward.to_dict()
-    {'real': 2.5, 'good': 3.0, 'empty': 0.0}
-    """
+    """Compare any reward(prompts, completions) of degenerate replies with that of real ones, as `audit_reward`."""
     real = np.array(reward(prompts, responses))
     good = real[real >= np.quantile(real, quantile)].mean()
     rows = [{"kind": "real", "reward": real.mean(), "beats": np.nan, "is_fault": False},
@@ -149,33 +112,7 @@ def compare_rewards(
 
 
 def check_audit(audit: pd.DataFrame, allow: bool = False) -> list[str]:
-    """Refuse a reward whose audit found a fault.
-
-    Parameters
-    ----------
-    audit : DataFrame
-        From `audit_reward`.
-    allow : bool
-        Go on in spite of faults (to show what such a reward does).
-
-    Returns
-    -------
-    list of str
-        Kinds of reply that outrank the good ones.
-
-    Raises
-    ------
-    RewardAuditError
-        There is a fault and it is not allowed.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> audit = pd.DataFrame({"kind": ["empty"], "is_fault": [True], "absence": "mask", "target": "ideal"})
-    >>> check_audit(audit, allow=True)
-    ['empty']
-    """
+    """Return the kinds of reply that outrank the good ones; RewardAuditError where they are not allowed."""
     faults = audit.loc[audit["is_fault"].astype(bool), "kind"].tolist()
     if faults and not allow:
         first = audit.iloc[0]

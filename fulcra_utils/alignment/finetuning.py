@@ -3,13 +3,13 @@
 Choices: TRL's trainers with dropout off and one pass over each batch; the reward is any function that TRL can call, so
 the scalar baselines and BaseAlign run through the same lines; KL to the start model in the reward and as an early stop;
 a reward audit before the first step; checkpoints that a killed run continues from with the same random numbers; a
-folder that belongs to another run is never touched.
+folder that belongs to another run is never touched. Differs from upstream: the released PPO script's reward, moved to
+TRL's RLOO (default) and GRPO.
 
 In ten lines (no command line needed):
 
-    from fulcra_utils.alignment.reward import value_reward
+    from fulcra_utils.alignment import AlignSettings, align, value_reward
     from fulcra_utils.evaluator.model import ValueEvaluator
-    from fulcra_utils.finetuning import AlignSettings, align
     from fulcra_utils.theory.targets import load_target
     evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
     target = load_target("ideal", "schwartz10")
@@ -58,30 +58,17 @@ Reward = Callable[..., list[float]]
 class AlignSettings:
     """Everything that decides an alignment run besides the model, the reward and the prompts.
 
-    Attributes
-    ----------
-    method : {"rloo", "grpo", "dpo", "best-of-n", "system-prompt"}
-    steps : int
-        Optimiser steps.
-    prompts_per_step, replies_per_prompt : int
-        Samples of one step: their product. For best-of-n the second is n; for DPO it is the number of replies from
-        which the best and the worst make a pair.
-    micro_batch : int
-        Samples of one forward pass on one process; 0 = all of a step.
-    max_new_tokens, max_prompt_tokens : int
-        Longer prompts are left out beforehand, longer replies are cut.
-    learning_rate : float
-        Constant.
-    beta : float
-        Price of one nat of KL to the start model.
-    max_kl : float
-        Training stops when a step's KL per token exceeds it.
-    lora_rank, lora_alpha : int
-        Rank 0 trains every weight.
-    save_every : int
-        Steps between checkpoints.
-    temperature : float
-    seed : int
+    `method` is rloo, grpo, dpo, best-of-n or system-prompt. One of `steps` optimiser steps has `prompts_per_step` times
+    `replies_per_prompt` samples, `micro_batch` of them in one forward pass (0 = all); for best-of-n the second is n,
+    for DPO the best and the worst of so many replies make a pair. Lengths are in tokens: longer prompts are left out
+    beforehand, longer replies are cut. `beta` is the price of one nat of KL to the start model; training stops when a
+    step's KL per token exceeds `max_kl`. `lora_rank` 0 trains every weight. Settings that cannot work raise
+    PolicyError.
+
+    Examples
+    --------
+    >>> AlignSettings(method="grpo", steps=10).replies_per_prompt
+    8
     """
 
     method: str = "rloo"
@@ -116,15 +103,14 @@ class AlignSettings:
 class Aligned:
     """An aligned way to reply.
 
-    Attributes
-    ----------
-    folder : Path
-        A `from_pretrained` folder: the trained model, or the start model for best-of-n and a system prompt.
-    settings : AlignSettings
-    history : DataFrame
-        One row for each training step: step, reward, reward_std, kl (per token), loss, length; empty without training.
-    stopped : str
-        Why training ended before its last step; "" when it did not.
+    `folder` opens with `from_pretrained`: the trained model, or the start model for best-of-n and a system prompt.
+    `history` has one row a step: reward, reward_std, kl (per token), loss, length; empty without training. `stopped`
+    says why training ended before its last step, "" when it did not.
+
+    Examples
+    --------
+    >>> Aligned(Path("start"), AlignSettings(method="system-prompt"), pd.DataFrame(), system="Be kind.").stopped
+    ''
     """
 
     folder: Path
@@ -162,44 +148,29 @@ def align(
 ) -> Aligned:
     """Align a causal language model with a reward, by any of the methods.
 
-    A finished run is only read again; an interrupted one goes on from its last checkpoint and ends as it would have.
-    It is the same run when settings, prompts, chat template, the start model's files (of a hub name: its commit), the
+    `start` is a `from_pretrained` folder or a name on the hub, `reward` a function reward(prompts, completions, ...) ->
+    list of float: `value_reward`, `scalar_reward`, or your own; the model stands in `folder` at the end. `system` is
+    the text for the method system-prompt, `chat_template` for a tokenizer that has none. A reward that prefers
+    degenerate replies is refused (RewardAuditError) unless `allow_faults`. Started by `accelerate launch
+    your_script.py`, training runs on several devices.
+
+    A finished run is only read again; an interrupted one goes on from its last checkpoint and ends as it would have. It
+    is the same run when settings, prompts, chat template, the start model's files (of a hub name: its commit), the
     training code and the reward are the same. A reward is known by its text attribute `label`; without one by its code,
-    by what it closes over, and by the evaluator's weights or state, less what calling it changes (a counter).
+    by what it closes over, and by the evaluator's weights or state, less what calling it changes (a counter). The
+    folder of another run is refused, or emptied with `replace`. PolicyError: a model, tokenizer or prompts that cannot
+    be used, such a folder, a reward that cannot be told from another one (it holds a connection), too little memory.
 
-    Parameters
-    ----------
-    start : str or Path
-        A `from_pretrained` folder, or a name on the hub.
-    reward : callable
-        reward(prompts, completions, ...) -> list of float: `value_reward`, `scalar_reward`, or your own.
-    prompts : sequence of str
-        Training prompts; those longer than `max_prompt_tokens` are left out.
-    folder : str or Path
-        Where the aligned model stands at the end.
-    settings : AlignSettings, optional
-    system : str, optional
-        The text for the method "system-prompt".
-    allow_faults : bool
-        Train although the audit found that the reward prefers degenerate replies.
-    replace : bool
-        Start over in the folder of another run, whose files are removed; otherwise such a folder is refused.
-    chat_template : str, optional
-        For a tokenizer that has none.
-
-    Returns
-    -------
-    Aligned
-
-    Raises
-    ------
-    PolicyError
-        A model, tokenizer or prompts that cannot be used, a folder of another run or of a reward without a label that
-        cannot be told from another one (it holds a connection), memory that does not suffice.
-    RewardAuditError
-        The reward prefers degenerate replies.
-
-    Source: the released PPO script, moved to TRL's RLOO (default) and GRPO; ours: the audit, the early stop, resuming.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
+    >>> start, tokenizer = tempfile.mkdtemp(), train_tokenizer(["be kind"], 300)
+    >>> _ = save_policy(build_policy(tokenizer, layers=1, width=16, heads=2, context=64), tokenizer, start)
+    >>> settings = AlignSettings("best-of-n", replies_per_prompt=2, max_new_tokens=4)
+    >>> aligned = align(start, lambda prompts, completions: [len(c) for c in completions], ["Why?"], "unused", settings)
+    >>> len(aligned.reply(["Why?", "How?"]))
+    2
     """
     settings, folder, prompts = settings or AlignSettings(), Path(folder), list_texts(prompts, "Prompt")
     model, tokenizer = load_policy(start, chat_template)
@@ -230,24 +201,7 @@ def align(
 
 
 def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settings: AlignSettings) -> pd.DataFrame:
-    """Compare the reward of degenerate replies with that of the start model's own samples.
-
-    Parameters
-    ----------
-    model, tokenizer
-        The start model.
-    reward : callable
-    prompts : sequence of str
-        The first 64 are used.
-    settings : AlignSettings
-
-    Returns
-    -------
-    DataFrame
-        As `audit_reward`.
-
-    Source: ours.
-    """
+    """Compare the reward of degenerate replies with that of the start model's own samples for the first 64 prompts."""
     asked = list(prompts[:64])
     own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
     kinds = {"empty": [""] * len(asked), "repeat": ["the " * 20] * len(asked), "refusal": [REFUSAL] * len(asked),
@@ -259,25 +213,11 @@ def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settin
 def scalar_reward(
     predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str | None = None
 ) -> Reward:
-    """Make a TRL reward function of a scalar reward model (the RLHF baseline).
+    """Make a TRL reward function of a scalar reward model (the paper's RLHF baseline).
 
-    Parameters
-    ----------
-    predict : callable
-        predict(prompts, responses) -> (N,) numbers.
-    label : str, optional
-        Names the model: what was trained with it is taken for the same reward's. None tells it by its code and weights.
-
-    Returns
-    -------
-    callable
-
-    Raises
-    ------
-    ValueError
-        When called: a reward that is not finite.
-
-    Source: the paper's RLHF baseline.
+    `predict(prompts, responses)` gives (N,) numbers. `label` names the model: what was trained with it is taken for the
+    same reward's; without one it is told by its code and weights. A reward that is not finite raises ValueError when
+    called.
 
     Examples
     --------
@@ -298,23 +238,8 @@ def scalar_reward(
 
 
 def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> pd.DataFrame:
-    """Make preference pairs for DPO: the best and the worst reply to each prompt.
+    """Make preference pairs for DPO: prompt, chosen (best), rejected (worst); prompts with equal rewards are left out.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        prompt, response.
-    rewards : sequence of float
-
-    Returns
-    -------
-    DataFrame
-        prompt, chosen, rejected; prompts whose replies all earn the same are left out.
-
-    Source: ours.
-
-    Examples
-    --------
     >>> replies = pd.DataFrame({"prompt": ["a", "a", "b", "b"], "response": ["x", "y", "z", "z"]})
     >>> rank_pairs(replies, [0.0, 1.0, 0.5, 0.5]).to_dict("records")
     [{'prompt': 'a', 'chosen': 'y', 'rejected': 'x'}]

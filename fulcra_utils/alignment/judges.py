@@ -30,12 +30,7 @@ N_NETWORKS, N_EPOCHS, MIN_STEPS = 3, 15, 200  # of an embedding scorer
 
 @dataclass
 class TextMemory:
-    """An encoder that embeds each different text once.
-
-    Attributes
-    ----------
-    encoder : Encoder
-    """
+    """An encoder that embeds each different text once."""
 
     encoder: Encoder
     known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -53,15 +48,9 @@ class TextMemory:
 class EmbeddingScorer:
     """Networks on the frozen embeddings of prompt and reply; what they say is averaged.
 
-    Attributes
-    ----------
-    memory : TextMemory
-    networks : sequence of torch.nn.Module
-        Each maps (N, 3 H) features to (N, K) outputs.
-    bounded : bool
-        Outputs pass through tanh (value scores); otherwise they are rewards of unit variance.
-    label : str
-        Hash of what it was trained from, by which a kept policy knows its reward: weights differ a little with threads.
+    Each network maps (N, 3 H) features to (N, K) outputs; bounded ones pass through tanh (value scores), others are
+    rewards of unit variance. By `label`, a hash of what it was trained from, a kept policy knows its reward: weights
+    differ a little with threads.
     """
 
     memory: TextMemory
@@ -82,16 +71,8 @@ class EmbeddingScorer:
 class NgramScorer:
     """Ridge regression on words: what a word says may depend on whether the reply speaks of what was asked.
 
-    Features: word uni- and bigrams of the reply, the same times the reply's likeness to the prompt in words, words of
-    the prompt.
-
-    Attributes
-    ----------
-    reply_words, prompt_words, shared_words : TfidfVectorizer
-        The last one, without stop words, measures the likeness.
-    regression : Ridge
-    bounded : bool
-        Outputs are cut to [-1, 1] (value scores).
+    Features: word uni- and bigrams of the reply, the same times the reply's likeness to the prompt in words (without
+    stop words), words of the prompt. Bounded outputs are cut to [-1, 1].
     """
 
     reply_words: Any = field(repr=False)
@@ -122,18 +103,7 @@ class NgramScorer:
 
 @dataclass
 class LatentScorer:
-    """Networks on latent topics of words of prompt and reply; what they say is averaged.
-
-    Attributes
-    ----------
-    words : TfidfVectorizer
-        Word uni- and bigrams.
-    topics : TruncatedSVD
-    networks : sequence of torch.nn.Module
-        Each maps the topics of prompt and reply and their product to (N, D) outputs.
-
-    Source: Deerwester et al. (1990), latent semantic analysis.
-    """
+    """Networks on latent topics of words of prompt and reply (Deerwester et al. 1990); what they say is averaged."""
 
     words: Any = field(repr=False)
     topics: Any = field(repr=False)
@@ -165,16 +135,7 @@ class MeanScorer:
 
 
 def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-    """Return (N, 3 H) features: embeddings of prompt and reply and their product.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.evaluator.encoder import load_encoder
-    >>> pair_features(TextMemory(load_encoder("tiny")), ["a", "a"], ["b", "c"]).shape
-    (2, 192)
-    """
+    """Return (N, 3 H) features: embeddings of prompt and reply and their product."""
     first, second = memory.look_up(prompts), memory.look_up(responses)
     scale = np.sqrt(first.shape[1])  # unit variance features
     return np.concatenate([first * scale, second * scale, first * second * scale**2], axis=1).astype(np.float32)
@@ -186,32 +147,9 @@ def teach_absence(
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Cut replies to the length a small policy writes, and add replies that express nothing with label 0.
 
-    Parameters
-    ----------
-    prompts, responses : sequence of str, length N
-    vectors : ndarray, shape (N, D)
-        nan = unknown, and stays so in the added rows.
-    theory : Theory
-        Its item names are stuffed.
-    seed : int
-    mismatch : float
-        Share of the N prompts that also come with the reply to another one, within [0, 1].
-
-    Returns
-    -------
-    prompts, responses, vectors
-        3 N rows and those of another prompt: the first 40 words with their labels; the same words shuffled; empty,
-        echoed, repeated and stuffed replies in turn; replies to another prompt. All but the first N have label 0.
-
-    Source: ours; a reward that was never shown nonsense can be led anywhere by it, and one that was never shown a reply
-    to another prompt is best served by one stock reply to all.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> p, r, v = teach_absence(["q", "s"], ["be kind now", "no"], np.ones((2, 5)), load_theory("moral_foundations"))
-    >>> len(r), float(v.sum())
-    (6, 10.0)
+    3 N rows and those of another prompt: the first 40 words with their labels; the same words shuffled; empty, echoed,
+    repeated and stuffed replies in turn; a share `mismatch` of replies to another prompt. All but the first N have
+    label 0, unknown labels (nan) stay so. A reward that was never shown nonsense can be led anywhere by it.
     """
     rng = np.random.default_rng(seed)
     short = [cut_words(r) for r in responses]
@@ -225,24 +163,12 @@ def teach_absence(
 
 
 def cut_words(text: str, n_words: int = PREFIX_WORDS) -> str:
-    """Return the first words of a text.
-
-    Examples
-    --------
-    >>> cut_words("one two  three", 2)
-    'one two'
-    """
+    """Return the first words of a text."""
     return " ".join(text.split()[:n_words])
 
 
 def shuffle_words(text: str, rng: np.random.Generator) -> str:
-    """Return the words of a text in random order.
-
-    Examples
-    --------
-    >>> shuffle_words("a", np.random.default_rng(0))
-    'a'
-    """
+    """Return the words of a text in random order."""
     words = text.split()
     return " ".join(words[i] for i in rng.permutation(len(words)))
 
@@ -253,22 +179,8 @@ def fit_value_scorer(
 ) -> MeanScorer:
     """Train the reward evaluator: tanh networks on embeddings and a ridge regression on words, squared error.
 
-    Parameters
-    ----------
-    memory : TextMemory
-    prompts, responses : sequence of str, length N
-    vectors : ndarray, shape (N, D)
-        Labels or scores in [-1, 1]; nan = unknown, which teaches nothing.
-    theory : Theory
-    seed : int
-    mismatch : float
-        As in `teach_absence`.
-
-    Returns
-    -------
-    MeanScorer
-
-    Source: released evaluator (tanh and squared error); ours: frozen embeddings, words, replies that express nothing.
+    Labels (N, D) in [-1, 1], nan teaches nothing. Source: released evaluator (tanh and squared error); ours: frozen
+    embeddings, words, replies that express nothing.
     """
     label = digest(digest_code(fit_value_scorer), memory.encoder.model, memory.encoder.tokenizer, list(prompts),
                    list(responses), vectors, theory.items, seed, mismatch)
@@ -281,25 +193,7 @@ def fit_value_scorer(
 def fit_reward_model(
     memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray, seed: int = 0
 ) -> EmbeddingScorer:
-    """Train a scalar reward model on given rewards, which are brought to mean 0 and variance 1.
-
-    Parameters
-    ----------
-    memory : TextMemory
-    prompts, responses : sequence of str, length N
-    rewards : ndarray, shape (N,)
-        Rows with nan are left out.
-    seed : int
-
-    Returns
-    -------
-    EmbeddingScorer
-        `predict` gives standardised rewards.
-
-    Raises
-    ------
-    ValueError
-        With fewer than 8 usable rows.
+    """Train a scalar reward model on rewards, brought to mean 0 and variance 1; nan is left out, 8 rows are needed.
 
     Source: the paper's RLHF baseline, and its harmless measure as a proxy.
     """
@@ -318,19 +212,7 @@ def fit_reward_model(
 def fit_preference(
     memory: TextMemory, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str], penalty: float = 1.0
 ) -> EmbeddingScorer:
-    """Fit a Bradley-Terry model of pairwise preference, linear in the features.
-
-    Parameters
-    ----------
-    memory : TextMemory
-    prompts, chosen, rejected : sequence of str, length N
-    penalty : float
-        Of the squared weights.
-
-    Returns
-    -------
-    EmbeddingScorer
-        `predict` gives the strength of a reply: P(a over b) = sigmoid(strength a - strength b).
+    """Fit a Bradley-Terry model of pairwise preference, linear in the features: P(a over b) = sigmoid(a - b).
 
     Source: Bradley and Terry (1952) on the helpful pairs; the helpful measure as a proxy.
     """
@@ -350,26 +232,7 @@ def fit_judge(
     prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
     mismatch: float = 0.25, n_topics: int = 200
 ) -> LatentScorer:
-    """Train the judge: networks on latent topics of words, on rows that the reward evaluator never saw.
-
-    Parameters
-    ----------
-    prompts, responses : sequence of str, length N
-    vectors : ndarray, shape (N, D)
-        nan = unknown.
-    theory : Theory
-    seed : int
-    mismatch : float
-        As in `teach_absence`.
-    n_topics : int
-        At most; fewer for few words.
-
-    Returns
-    -------
-    LatentScorer
-
-    Source: ours.
-    """
+    """Train the judge: networks on latent topics of words, on rows that the reward evaluator never saw."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -388,41 +251,13 @@ def fit_ngram_reward(prompts: Sequence[str], responses: Sequence[str], rewards: 
     """Train a regressor of the released reward on word n-grams: the harmless proxy.
 
     It punishes refusals as the released reward does, so it is a proxy of that reward and not of harmlessness.
-
-    Parameters
-    ----------
-    prompts, responses : sequence of str, length N
-    rewards : ndarray, shape (N,)
-        On the released scale.
-
-    Returns
-    -------
-    NgramScorer
-        `predict` gives rewards on the released scale.
-
-    Source: ours, after the paper's harmless reward.
     """
     short = [cut_words(r) for r in responses]
     return _fit_ngrams(prompts, short, np.asarray(rewards, dtype=float)[:, None], bounded=False)
 
 
 def measure_scorer(scorer: Any, rows: pd.DataFrame, theory: Theory) -> dict[str, float]:
-    """Measure how well a scorer agrees with labels on rows it was not trained on.
-
-    Parameters
-    ----------
-    scorer : anything with `score`
-    rows : DataFrame
-        prompt, response and one column for each dimension.
-    theory : Theory
-
-    Returns
-    -------
-    dict
-        n, correlation (of all cells), mae; nan without labelled rows.
-
-    Source: ours.
-    """
+    """Measure how well a scorer agrees with labels it was not trained on: n, correlation of all cells, mae."""
     vectors = rows[list(theory.dimensions)].to_numpy(dtype=float)
     known = np.isfinite(vectors)
     if len(rows) < 2 or not known.any() or np.nanstd(vectors) == 0:

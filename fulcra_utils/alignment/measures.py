@@ -29,15 +29,7 @@ VARIANTS = ("reply", "swapped", "shuffled", "constant")
 
 @dataclass(frozen=True)
 class Judges:
-    """Who measures: the reward evaluator, the judge, and two proxies.
-
-    Attributes
-    ----------
-    values : dict of str to Scorer
-        "reward" (the evaluator used as reward) and "judge".
-    proxies : dict of str to callable
-        "harmless" and "helpful": predict(prompts, responses) -> (N,); may be empty.
-    """
+    """Who measures: `values` "reward" (the reward evaluator) and "judge"; proxies "harmless", "helpful"."""
 
     values: dict[str, Scorer]
     proxies: dict[str, Any]
@@ -49,27 +41,20 @@ def draw_replies(
 ) -> pd.DataFrame:
     """Sample a policy's replies and their log probability under the policy and under the start model.
 
-    Parameters
-    ----------
-    folder, start : str or Path
-        `from_pretrained` folders.
-    prompts : sequence of str, length N
-    max_new_tokens : int
-    seed : int
-    temperature : float
-        Of the sampling, and of the probabilities that are returned.
-    keep : str or Path, optional
-        Parquet file in which the replies are kept with a key of models, prompts, template and sampling; a file with
-        the same key is read, another one is replaced.
-    chat_template : str, optional
-        For a tokenizer that has none.
+    `folder` and `start` open with `from_pretrained`; `temperature` is that of the sampling and of the probabilities;
+    `chat_template` is for a tokenizer that has none. Returns prompt, response, n_tokens (eos included), logp and
+    logp_start (nats, summed over the reply), is_finished, one row a prompt. With `keep`, a Parquet file holds the
+    replies under a key of models, prompts, template and sampling: the same key is read, another one replaced.
 
-    Returns
-    -------
-    DataFrame
-        prompt, response, n_tokens (eos included), logp and logp_start (nats, summed over the reply), is_finished.
-
-    Source: ours.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
+    >>> start, tokenizer = tempfile.mkdtemp(), train_tokenizer(["be kind"], 300)
+    >>> _ = save_policy(build_policy(tokenizer, layers=1, width=16, heads=2, context=64), tokenizer, start)
+    >>> replies = draw_replies(start, start, ["Why?"], max_new_tokens=4, seed=0)
+    >>> bool(replies.logp[0] == replies.logp_start[0] < 0)
+    True
     """
     from fulcra_utils.llm.local import hash_model, load_policy, load_tokenizer, sample_replies, score_tokens
 
@@ -93,23 +78,12 @@ def draw_replies(
 
 
 def measure_text(replies: pd.DataFrame, n_pairs: int | None = None) -> dict[str, float]:
-    """Measure what alignment cost the language.
+    """Measure what alignment cost the language, from the table of `draw_replies`.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        From `draw_replies`.
-    n_pairs : int, optional
-        Word pairs of the corpus that count for distinct-2, so that corpora are compared at equal length; None = all.
-
-    Returns
-    -------
-    dict
-        n, kl_token and kl_reply (nats, estimated on the policy's own samples), nll_start (nats a token under the start
-        model), distinct_2 (share of different word pairs), top_share (share of the most frequent reply), empty_share,
-        mean_words, finished_share.
-
-    Source: ours; distinct-n after Li et al. (2016).
+    n, kl_token and kl_reply (nats, estimated on the policy's own samples), nll_start (nats a token under the start
+    model), distinct_2 (share of different word pairs, after Li et al. 2016, among the first `n_pairs`, so that corpora
+    are compared at equal length), top_share (share of the most frequent reply), empty_share, mean_words,
+    finished_share.
 
     Examples
     --------
@@ -133,29 +107,11 @@ def measure_text(replies: pd.DataFrame, n_pairs: int | None = None) -> dict[str,
 
 
 def make_controls(replies: pd.DataFrame, constants: dict[str, str], seed: int = 0) -> dict[str, dict[str, list[str]]]:
-    """Make the replies that share what alignment must not be: form without content.
+    """Make the replies that share what alignment must not be, form without content: scorer → variant → N replies.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        prompt, response.
-    constants : dict of str to str
-        The best constant reply for each scorer.
-    seed : int
-
-    Returns
-    -------
-    dict of str to dict of str to list of str
-        Scorer name to variant ("reply", "swapped" between prompts, "shuffled" words, "constant") to N replies. None is
-        swapped with a reply to its own prompt; where one prompt has more than half of the rows there is no "swapped".
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"prompt": ["p", "q"], "response": ["a b", "c"]})
-    >>> make_controls(table, {"judge": "yes"})["judge"]["swapped"]
-    ['c', 'a b']
+    Variants: "reply", "swapped" between prompts, "shuffled" words, "constant" (the best constant reply of each scorer).
+    None is swapped with a reply to its own prompt; where one prompt has more than half of the rows there is no
+    "swapped".
     """
     rng, texts = np.random.default_rng(seed), replies["response"].tolist()
     codes, common, half = pd.factorize(replies["prompt"])[0], {"reply": texts}, len(texts) // 2
@@ -167,31 +123,9 @@ def make_controls(replies: pd.DataFrame, constants: dict[str, str], seed: int = 
 
 
 def find_constant(scorer: Scorer, prompts: Sequence[str], candidates: Sequence[str], target: Target) -> str:
-    """Return the one reply that is nearest to the target when it answers every prompt.
+    """Return the one reply that is nearest to the target when it answers every prompt: what a reward hacker would find.
 
-    Parameters
-    ----------
-    scorer : Scorer
-    prompts : sequence of str
-        Training prompts, never those of the test.
-    candidates : sequence of str
-        The empty reply and a stock refusal are always among them.
-    target : Target
-
-    Returns
-    -------
-    str
-
-    Source: ours; the reply that a reward hacker would find.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import uniform_target
-    >>> class Stub:
-    ...     def score(self, prompts, responses):
-    ...         return np.array([[len(r) / 50] * 5 for r in responses])
-    >>> find_constant(Stub(), ["p"], ["a", "x" * 50], uniform_target("moral_foundations"))[:3]
-    'xxx'
+    The prompts are of the training, never of the test; the empty reply and a stock refusal are always candidates.
     """
     candidates = list(dict.fromkeys(["", REFUSAL, *candidates]))
     vectors = scorer.score([p for _ in candidates for p in prompts], [c for c in candidates for _ in prompts])
@@ -202,25 +136,10 @@ def find_constant(scorer: Scorer, prompts: Sequence[str], candidates: Sequence[s
 def score_policy(
     replies: pd.DataFrame, judges: Judges, target: Target, constants: dict[str, str], seed: int = 0
 ) -> pd.DataFrame:
-    """Score replies and their controls on every prompt.
+    """Score N replies and their controls on every prompt.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        prompt, response; N rows.
-    judges : Judges
-    target : Target
-    constants : dict of str to str
-        From `find_constant`, for each scorer of `judges.values`.
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        row (0 to N - 1), by (scorer), variant, distance (L1, penalise), one column for each dimension, and for the
-        policy's own replies one column for each proxy.
-
-    Source: ours.
+    row (0 to N - 1), by (scorer), variant, distance (L1, penalise), one column a dimension, and for the policy's own
+    replies one column a proxy.
     """
     prompts, parts = replies["prompt"].tolist(), []
     for name, variants in make_controls(replies, constants, seed).items():
@@ -241,25 +160,11 @@ def score_policy(
 def summarise_policies(scores: pd.DataFrame, texts: pd.DataFrame, target: Target, start: str = "start") -> pd.DataFrame:
     """Summarise each policy: distances by both judges against the start model, controls, proxies, cost.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of `score_policy` with a column policy.
-    texts : DataFrame
-        Rows of `measure_text` with a column policy.
-    target : Target
-    start : str
-        The policy to compare with.
-
-    Returns
-    -------
-    DataFrame
-        One row for each policy: distance_<by>, change_<by> with low_<by> and high_<by> (paired over prompts, 95 %),
-        drop_<by> (share of the start model's distance), swapped_<by>, shuffled_<by>, constant_<by>, confirmed (drop by
-        the judge over drop by the reward evaluator; nan unless the latter is above 0), drift (mean |change| of values
-        without weight, by the judge), the proxies and the columns of `texts`.
-
-    Source: ours.
+    From rows of `score_policy` and `measure_text` with a column policy, one row a policy: distance_<by>, change_<by>
+    with low_<by> and high_<by> (paired over prompts, 95 %), drop_<by> (share of the start model's distance),
+    swapped_<by>, shuffled_<by>, constant_<by>, confirmed (drop by the judge over drop by the reward evaluator; nan
+    unless the latter is above 0), drift (mean |change| of values without weight, by the judge), the proxies and the
+    columns of `texts`.
     """
     rows = []
     for policy in dict.fromkeys(scores["policy"]):
@@ -275,25 +180,7 @@ def summarise_policies(scores: pd.DataFrame, texts: pd.DataFrame, target: Target
 
 
 def compare_policies(scores: pd.DataFrame, policy: str, others: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Compare one policy with others prompt by prompt, by the judge.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of `score_policy` with a column policy.
-    policy : str
-    others : sequence of str
-        Those that are missing are left out.
-    measures : sequence of str
-        "distance" and names of proxies.
-
-    Returns
-    -------
-    DataFrame
-        other, measure, difference (policy minus other), low, high (95 %, over prompts).
-
-    Source: ours.
-    """
+    """Return the differences of one policy to others by the judge, with 95 % intervals over prompts."""
     own = scores[(scores["variant"] == "reply") & (scores["by"] == "judge")]
     rows = []
     for other in [o for o in others if o in set(own["policy"])]:
@@ -304,21 +191,7 @@ def compare_policies(scores: pd.DataFrame, policy: str, others: Sequence[str], m
 
 
 def judge_goals(summary: pd.DataFrame, policy: str, start: str = "start") -> pd.DataFrame:
-    """Hold a policy against what was asked of it before training.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        From `summarise_policies`.
-    policy, start : str
-
-    Returns
-    -------
-    DataFrame
-        goal, value, bound, is_met.
-
-    Source: ours; the goals were set before looking.
-    """
+    """Hold a policy against what was asked of it before training: goal, value, bound, is_met."""
     table = summary.set_index("policy")
     own, first = table.loc[policy], table.loc[start]
     goals = [
@@ -338,19 +211,7 @@ def judge_goals(summary: pd.DataFrame, policy: str, start: str = "start") -> pd.
 
 
 def read_goals(goals: pd.DataFrame) -> str:
-    """Say in words how many goals were met, and which were not.
-
-    Parameters
-    ----------
-    goals : DataFrame
-        From `judge_goals`; may be empty.
-
-    Examples
-    --------
-    >>> read_goals(pd.DataFrame({"goal": ["a", "b"], "value": [0.5, 0.2], "bound": [">= 0.4", ">= 0.4"],
-    ...                          "is_met": [True, False]}))
-    '1 of 2 goals met. Not met: b (0.20, wanted >= 0.4).'
-    """
+    """Say in words how many goals were met, and which were not."""
     if goals.empty:
         return "No policy was trained to the target in this run."
     missed = "; ".join(f"{g.goal} ({g.value:.2f}, wanted {g.bound})" for g in goals[~goals["is_met"]].itertuples())
@@ -358,19 +219,7 @@ def read_goals(goals: pd.DataFrame) -> str:
 
 
 def read_comparison(against: pd.DataFrame) -> str:
-    """Say in words which way each policy differs from each other one, by its interval.
-
-    Parameters
-    ----------
-    against : DataFrame
-        Rows of `compare_policies` with a column policy; may be empty.
-
-    Examples
-    --------
-    >>> read_comparison(pd.DataFrame({"policy": ["a"], "other": ["b"], "measure": ["distance"], "difference": [-0.5],
-    ...                               "low": [-0.6], "high": [-0.4]}))
-    '- *a* against *b*: distance lower (-0.50, -0.60 to -0.40).'
-    """
+    """Say in words which way each policy differs from each other one, by its interval."""
     lines = []
     for (policy, other), part in against.groupby(["policy", "other"], sort=False) if len(against) else []:
         told = [f"{r.measure} {'lower' if r.high < 0 else 'higher' if r.low > 0 else 'not settled'} "
@@ -382,29 +231,8 @@ def read_comparison(against: pd.DataFrame) -> str:
 def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: dict[str, str]) -> pd.DataFrame:
     """Find for each target which policy's mean vector is nearest to it.
 
-    Parameters
-    ----------
-    vectors : DataFrame
-        Index: the target a policy was trained to; columns: dimensions; its mean value vector.
-    targets : sequence of Target
-    classes : dict of str to str
-        Target name to class; targets that cannot be told apart share one.
-
-    Returns
-    -------
-    DataFrame
-        Index: policies; one column for each target: `value_distance` to it; two last rows: nearest (the policy) and
-        is_right (its class is the target's).
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import uniform_target
-    >>> up, down = uniform_target("moral_foundations"), uniform_target("moral_foundations", -1.0)
-    >>> table = pd.DataFrame([up.values, down.values], index=["up", "down"], columns=up.dimensions)
-    >>> confuse_targets(table, [up], {"uniform": "up", "up": "up"}).loc["nearest"].item()
-    'up'
+    Rows: the policies (of `vectors`, by the target they were trained to) with their `value_distance` to each target;
+    then nearest (the policy) and is_right (its class, of `classes`, is the target's).
     """
     known = list(dict.fromkeys(vectors.index))
     table = pd.DataFrame({t.name: value_distance(vectors[list(t.dimensions)], t) for t in targets}, index=known,
@@ -416,23 +244,8 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
 
 
 def group_targets(targets: Sequence[Target], threshold: float = 0.9) -> dict[str, str]:
-    """Put targets that correlate strongly into one class, named after its first member.
+    """Put targets whose values correlate from `threshold` on into one class, named after its first member.
 
-    Parameters
-    ----------
-    targets : sequence of Target
-    threshold : float
-        Correlation over dimensions from which two targets count as one.
-
-    Returns
-    -------
-    dict of str to str
-        Target name to class.
-
-    Source: ours; the three countries correlate above 0.9 and cannot be told apart by one policy's mean.
-
-    Examples
-    --------
     >>> from fulcra_utils.theory.targets import load_target
     >>> group_targets([load_target(n, "schwartz10") for n in ("ideal", "uk", "france")])
     {'ideal': 'ideal', 'uk': 'uk', 'france': 'uk'}
@@ -446,24 +259,7 @@ def group_targets(targets: Sequence[Target], threshold: float = 0.9) -> dict[str
 
 
 def average_vectors(scores: pd.DataFrame, dimensions: Sequence[str], by: str = "judge") -> pd.DataFrame:
-    """Return each policy's mean value vector over its own replies.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of `score_policy` with a column policy.
-    dimensions : sequence of str
-    by : str
-        Whose scores.
-
-    Returns
-    -------
-    DataFrame
-        Index: policy; one column for each dimension.
-
-    Source: ours; a country's target is a population's mean, so the distance of the mean counts beside the mean of
-    distances.
-    """
+    """Return each policy's mean value vector over its own replies; a country's target is a population's mean, too."""
     own = scores[(scores["variant"] == "reply") & (scores["by"] == by)]
     return own.groupby("policy", sort=False)[list(dimensions)].mean()
 
@@ -471,24 +267,8 @@ def average_vectors(scores: pd.DataFrame, dimensions: Sequence[str], by: str = "
 def pick_examples(
     replies: dict[str, pd.DataFrame], scores: pd.DataFrame, before: str, after: str, n: int = 10
 ) -> pd.DataFrame:
-    """Pick before and after replies by rule: every (N / n)-th prompt in the order of the judge's change.
-
-    Parameters
-    ----------
-    replies : dict of str to DataFrame
-        Policy to replies; same prompts.
-    scores : DataFrame
-        Rows of `score_policy` with a column policy.
-    before, after : str
-        Policies.
-    n : int
-
-    Returns
-    -------
-    DataFrame
-        row, prompt, before, after, change (of the distance by the judge); n rows, most improved first.
-
-    Source: ours; for the run's report only, never committed.
+    """Pick before and after replies by rule: every (N / n)-th prompt in the order of the judge's change, for the report
+    only.
     """
     own = scores[(scores["variant"] == "reply") & (scores["by"] == "judge")]
     wide = own.pivot(index="row", columns="policy", values="distance")
@@ -500,29 +280,7 @@ def pick_examples(
 
 
 def take_test_prompts(table: pd.DataFrame, split: str, n: int, seed: int) -> list[str]:
-    """Return n prompts of a split, one for each cluster, in random but fixed order.
-
-    Parameters
-    ----------
-    table : DataFrame
-        prompt, cluster, split, as data/prompts.parquet of a run.
-    split : str
-    n : int
-        Fewer come back when the split has fewer clusters.
-    seed : int
-
-    Returns
-    -------
-    list of str
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"prompt": ["a", "b"], "cluster": [1, 1], "split": ["test", "test"]})
-    >>> take_test_prompts(table, "test", 5, 0)
-    ['a']
-    """
+    """Return at most n prompts of a split, one for each cluster, in random but fixed order."""
     part = table[table["split"] == split].drop_duplicates("cluster")
     return part.sample(n=min(n, len(part)), random_state=seed)["prompt"].tolist()
 

@@ -1,4 +1,4 @@
-"""An interpolated Kneser-Ney n-gram model: the yardstick that a small neural language model has to beat."""
+"""A study: an interpolated Kneser-Ney n-gram model, the yardstick that a small neural language model has to beat."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ import numpy as np
 
 
 class KneserNey:
-    """Interpolated Kneser-Ney model over token ids, one discount for each order.
-
-    Parameters
-    ----------
-    texts : sequence of sequences of int
-        Token ids in [0, vocab_size).
-    vocab_size : int
-        vocab_size ** order must stay below 2 ** 63.
-    order : int
-        Longest n-gram.
+    """Interpolated Kneser-Ney model over token ids in [0, vocab_size), one discount for each order.
 
     Source: Kneser and Ney (1995); interpolated form and discounts n1 / (n1 + 2 n2) as in Chen and Goodman (1999).
 
-    Examples
-    --------
     >>> model = KneserNey([[0, 1, 0, 1, 2]], vocab_size=3, order=2)
     >>> round(float(np.exp([model.score([1, w], 1) for w in range(3)]).sum()), 9)  # a distribution
     1.0
@@ -40,10 +29,7 @@ class KneserNey:
             grams, counts = np.unique(grams % vocab_size ** (n - 1), return_counts=True)
 
     def score(self, text: Sequence[int], start: int = 0) -> float:
-        """Return the natural log probability of text[start:] given what stands before it.
-
-        Source: as the class.
-        """
+        """Return the natural log probability of text[start:] given what stands before it."""
         codes = _codes(text, self.vocab_size, self.order)[start:]
         prob = np.full(len(codes), 1.0 / self.vocab_size)
         for n, level in enumerate(self.levels, start=1):

@@ -1,9 +1,8 @@
-"""A small causal language model: tokenizer and model trained from scratch, sampled, and measured against n-grams.
+"""A study: a small causal language model, tokenizer and weights trained from scratch.
 
 Choices: byte-level BPE, so every text can be written; a small Llama (rotary positions, so left padding changes nothing;
-no dropout, because reinforcement learning with dropout compares a noisy model with itself): on the replies of this
-project it needs fewer bits than a GPT-NeoX of twice the weights with dropout, in half the time; the loss counts prompt
-and reply; batches of similar length; one file per epoch.
+no dropout, because reinforcement learning with dropout compares a noisy model with itself); the loss counts prompt and
+reply; batches of similar length; one file per epoch.
 """
 
 from __future__ import annotations
@@ -38,27 +37,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedTokenizerBase:
-    """Train a byte-level BPE tokenizer with a chat template.
-
-    Parameters
-    ----------
-    texts : sequence of str
-    vocab_size : int
-        Upper bound; at least 256 bytes and the special tokens.
-
-    Returns
-    -------
-    PreTrainedTokenizerBase
-        Pads on the left, ends a reply with its eos token, knows the roles system, user and assistant.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> tokenizer = train_tokenizer(["be kind", "be honest"], vocab_size=300)
-    >>> tokenizer.decode(tokenizer("née ✓")["input_ids"])
-    'née ✓'
-    """
+    """Train a byte-level BPE tokenizer with a chat template; it pads on the left and ends a reply with eos."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -81,30 +60,7 @@ def build_policy(
     context: int = 256,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Build a causal language model with random weights for a tokenizer.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    layers, width, heads : int
-        Size of the model; `width` is a multiple of `heads`.
-    context : int
-        Longest text in tokens.
-    seed : int
-
-    Returns
-    -------
-    PreTrainedModel
-        On the CPU, in float32.
-
-    Source: ours; sizes from the trial of a small model on two cores.
-
-    Examples
-    --------
-    >>> model = build_policy(train_tokenizer(["be kind"], 300), layers=1, width=16, heads=2, context=32)
-    >>> model.config.num_hidden_layers, model.config.hidden_size
-    (1, 16)
-    """
+    """Build a causal language model with random weights for a tokenizer, on the CPU, in float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -118,29 +74,9 @@ def build_policy(
 def encode_dialogues(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str], context: int
 ) -> list[tuple[list[int], int]]:
-    """Encode prompt and reply under the chat template, cut to the context.
+    """Encode prompt and reply under the chat template, cut to the context: token ids, and where the reply begins.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    prompts, responses : sequence of str, length N
-    context : int
-        Longest text in tokens.
-
-    Returns
-    -------
-    list of (list of int, int)
-        Token ids and the place where the reply begins. A prompt that leaves less than 8 tokens for the reply is left
-        out, so the list may be shorter than N.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> tokenizer = train_tokenizer(["be kind"], 300)
-    >>> ids, start = encode_dialogues(tokenizer, ["be"], ["kind"], 64)[0]
-    >>> tokenizer.decode(ids[start:])
-    'kind<|end|>'
+    A prompt that leaves less than 8 tokens for the reply is left out.
     """
     if not prompts:
         return []
@@ -164,35 +100,8 @@ def train_policy(
     """Train a language model on dialogues; save the finished model as a `from_pretrained` folder.
 
     A started training of the same model on the same dialogues goes on from its last finished epoch; each epoch draws
-    its random numbers from `seed` and the epoch, so an interrupted training ends in the same weights.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Trained in place.
-    tokenizer : PreTrainedTokenizerBase
-    dialogues, held_out : list of (list of int, int)
-        From `encode_dialogues`; `held_out` is only measured.
-    folder : str or Path
-        Where the model and the tokenizer stand at the end.
-    epochs : int
-    batch_tokens : int
-        Upper bound of tokens (with padding) in a batch.
-    learning_rate : float
-        Highest rate, reached after 5 % of the steps, then falling along a cosine to a tenth.
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        One row for each epoch: epoch, train_loss (nats a token), held_out_bits (bits a byte of the replies).
-
-    Raises
-    ------
-    PolicyError
-        Without any dialogue.
-
-    Source: ours.
+    its random numbers from `seed` and the epoch, so an interrupted training ends in the same weights. One row an epoch:
+    epoch, train_loss (nats a token), held_out_bits (bits a byte of the replies).
     """
     if not dialogues:
         raise PolicyError("there is no dialogue to train the language model on.")
@@ -221,21 +130,7 @@ def train_policy(
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
-    """Save model and tokenizer as a folder for `from_pretrained`, with every dropout switched off.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-    tokenizer : PreTrainedTokenizerBase
-    folder : str or Path
-
-    Returns
-    -------
-    Path
-        The folder; config.json is written last, so its presence means that the rest is whole.
-
-    Source: ours.
-    """
+    """Save model and tokenizer for `from_pretrained`, dropout off; config.json comes last."""
     folder = Path(folder)
     for name in [k for k in model.config.to_dict() if k.endswith("dropout")]:
         setattr(model.config, name, 0.0)

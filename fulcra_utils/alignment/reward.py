@@ -28,30 +28,15 @@ def value_reward(
 ) -> Callable[..., list[float]]:
     """Make a reward function for TRL: minus the distance to the target, the drift of values not aimed at, sameness.
 
-    Parameters
-    ----------
-    evaluator : Scorer
-        Its `score` is called once for each batch.
-    target, weights, order, absence, threshold
-        As in `value_distance`.
-    keep : ndarray, shape (D,), optional
-        Mean vector of the start model; the drift is sum |v - keep| over dimensions without weight.
-    keep_weight : float
-        Price of one unit of drift.
-    common_weight : float
-        Price of saying what every other reply of the batch says, from `measure_commonness`: without it a policy can
-        answer every prompt with the one reply that the evaluator likes best.
+    `evaluator.score` is called once a batch; target, weights, order, absence and threshold as in `value_distance`.
+    `keep` (D,) is the mean vector of the start model, `keep_weight` the price of one unit of drift, sum |v - keep| over
+    the dimensions without weight. `common_weight` is the price of saying what every other reply of the batch says
+    (`measure_commonness`): without it a policy can answer every prompt with the one reply that the evaluator likes
+    best.
 
-    Returns
-    -------
-    callable
-        reward(prompts, completions, ...) -> list of float, one for each completion, plain or conversational, as TRL's
-        trainers call it; of a conversation only the words that `read_words` takes are judged.
-
-    Raises
-    ------
-    ValueError
-        When called: a reward that is not finite, with the number of the reply.
+    The function is reward(prompts, completions, ...) -> list of float, for plain or conversational rows, as TRL's
+    trainers call it; of a conversation only the assistant's own words are judged. A reward that is not finite raises
+    ValueError with the number of the reply.
 
     Source: released alignment code (reward = -distance); ours: the terms for drift and sameness.
 
@@ -95,12 +80,6 @@ def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str]
 
     Content may be missing, text or parts, of which only texts count; tool calls, tool results, system messages and the
     thoughts of a completion are nobody's words. A message without a role is of the first of the roles.
-
-    Examples
-    --------
-    >>> read_words([{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "4"},
-    ...             {"role": "assistant", "content": [{"type": "text", "text": "It is 4."}]}])
-    'It is 4.'
     """
     turns = [{"content": message}] if message is None or isinstance(message, str) else \
         [message] if isinstance(message, dict) else message

@@ -17,22 +17,10 @@ SELECTION = ("target", "n_prompts", "n_replies", "distance_mean", "distance_chos
 
 
 def measure_commonness(responses: Sequence[str]) -> np.ndarray:
-    """Measure how much each reply says what the other replies say as well.
+    """Measure how much each of N replies says what the others say: 0 nobody else's words, 1 everybody's.
 
-    Parameters
-    ----------
-    responses : sequence of str, length N
+    Mean over a reply's word pairs of the share of other replies that have the pair; fewer than two words are one pair.
 
-    Returns
-    -------
-    ndarray, shape (N,)
-        Mean over the word pairs of a reply of the share of other replies that have this pair: 0 nobody else's words,
-        1 everybody's. A reply of fewer than two words counts as a pair of its own. 0 for a single reply.
-
-    Source: ours, against collapse onto one reply.
-
-    Examples
-    --------
     >>> measure_commonness(["be kind", "be kind", "so it goes"]).tolist()
     [0.5, 0.5, 0.0]
     """
@@ -44,19 +32,8 @@ def measure_commonness(responses: Sequence[str]) -> np.ndarray:
 def choose_best(distances: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     """Return the row of the nearest reply for each prompt (best of n); the first one on a tie.
 
-    Parameters
-    ----------
-    distances : ndarray, shape (N,)
-        Distance of each reply; a reply with nan is never chosen.
-    prompts : sequence of str, length N
-        Replies to the same text compete.
-
-    Returns
-    -------
-    ndarray of int, shape (P,)
-        Row numbers, one for each distinct prompt with a usable reply, in order of first appearance.
-
-    Source: ours, alignment without training.
+    `distances` (N,) of replies to N `prompts`: replies to the same text compete, one with nan is never chosen. Returns
+    row numbers, one for each prompt with a usable reply, in order of first appearance.
 
     Examples
     --------
@@ -72,26 +49,11 @@ def choose_best(distances: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
 def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: int = 1) -> pd.DataFrame:
     """Measure what choosing the nearest reply does to distance, reward and values not aimed at.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        Columns prompt, response_source, reward (nan where unknown) and one column for each dimension. Only prompts
-        answered at least twice count.
-    targets : sequence of Target
-        T targets of one theory.
-    order : {1, 2}
-        Of the distance.
-
-    Returns
-    -------
-    DataFrame
-        One row for each target: n_prompts, n_replies, distance_mean (a reply drawn at random), distance_chosen,
-        distance_change with low and high (95 % interval over prompts), reward_mean, reward_chosen, reward_change with
-        reward_low and reward_high (over the prompts whose nearest reply has a reward; nan without), drift (mean
-        |change| of dimensions without weight; nan when the target weighs all) and one share column for each source,
-        share/<source>.
-
-    Source: ours; alignment without training, absence "penalise".
+    `replies` has prompt, response_source, reward (nan where unknown) and one column a dimension; only prompts answered
+    at least twice count. One row a target: n_prompts, n_replies, distance_mean (a reply drawn at random),
+    distance_chosen, distance_change with low and high (95 % over prompts), the same of the reward (over the prompts
+    whose nearest reply has one), drift (mean |change| of the dimensions without weight; nan when the target weighs all)
+    and share/<source>, how often each source is chosen. Absence "penalise".
 
     Examples
     --------
@@ -136,54 +98,16 @@ def _selection_row(frame: pd.DataFrame, target: Target) -> dict[str, float]:
 
 
 def tabulate_targets(targets: Sequence[Target]) -> pd.DataFrame:
-    """Return targets as a long table.
-
-    Parameters
-    ----------
-    targets : sequence of Target
-
-    Returns
-    -------
-    DataFrame
-        target, title, dimension, value, low, high, weight; one row for each target and dimension.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import load_target
-    >>> len(tabulate_targets([load_target("uk", "schwartz10")]))
-    10
-    """
+    """Return targets as a long table: target, title, dimension, value, low, high, weight."""
     return pd.concat([pd.DataFrame({"target": t.name, "title": t.title, "dimension": t.dimensions, "value": t.values,
                                     "low": t.low, "high": t.high, "weight": t.weights}) for t in targets],
                      ignore_index=True)
 
 
 def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Measure how far each source of replies is from a target, with both orders and two absence policies.
+    """Measure how far each source of replies is from a target: l1 and l2 (95 % intervals), l1_mask, mean reward.
 
-    Parameters
-    ----------
-    replies : DataFrame
-        Columns response_source, reward and one for each dimension.
-    target : Target
-
-    Returns
-    -------
-    DataFrame
-        response_source, n, l1 with low and high (95 %), l2 with l2_low and l2_high, l1_mask (the released training
-        reward, negated), reward.
-
-    Source: released evaluation code for l1 and l2, released training code for l1_mask.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import uniform_target
-    >>> target = uniform_target("moral_foundations")
-    >>> rows = pd.DataFrame([{"response_source": "x", "reward": 1.0, **dict.fromkeys(target.dimensions, 0.2)}])
-    >>> measure_sources(rows, target)[["l1", "l1_mask"]].iloc[0].tolist()
-    [4.0, 0.0]
+    Source: released evaluation code for l1 and l2; l1_mask is the released training reward, negated.
     """
     rows = []
     for source, part in replies.groupby("response_source", sort=True):
@@ -198,30 +122,7 @@ def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
 
 
 def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Compare `value_distance` with the distances that were released with the scored replies.
-
-    Parameters
-    ----------
-    scored : DataFrame
-        As data/scored.parquet of a run; may be empty.
-    target : Target
-        The report target.
-
-    Returns
-    -------
-    DataFrame
-        response_source, n, l2_gap, l1_gap: largest absolute difference to e_distance and h_distance.
-
-    Source: released scored replies.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import uniform_target
-    >>> target = uniform_target("moral_foundations")
-    >>> row = {"response_source": "x", "e_distance": 2.0, "h_distance": 4.0, **dict.fromkeys(target.dimensions, 0.2)}
-    >>> check_released(pd.DataFrame([row]), target).l1_gap.item()
-    0.0
-    """
+    """Return the largest gaps of `value_distance` to the released e_distance (l2_gap) and h_distance (l1_gap)."""
     vectors = scored[list(target.dimensions)].to_numpy(dtype=float)
     gaps = scored[["response_source"]].assign(
         l2_gap=np.abs(value_distance(vectors, target, order=2) - scored["e_distance"].astype(float)),
@@ -231,29 +132,7 @@ def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
 
 
 def claim_distances(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Return our numbers for the published mean distances of the released scored replies.
-
-    Parameters
-    ----------
-    scored : DataFrame
-        As data/scored.parquet of a run; may be empty.
-    target : Target
-        The report target.
-
-    Returns
-    -------
-    DataFrame
-        claim_id, ours, low, high for GPT-4, GPT-3.5 and Mistral; nan where the file could not be had.
-
-    Source: released scored replies (means over 1,523 prompts).
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import load_target
-    >>> target = load_target("report", "schwartz10")
-    >>> len(claim_distances(pd.DataFrame(columns=["response_source", "reward", *target.dimensions]), target))
-    6
-    """
+    """Return our numbers for the published mean distances of the released scored replies; nan where missing."""
     known = {"gpt-4": "gpt-4", "gpt-3.5-turbo": "gpt-35-turbo", "mistral-large": "mistral-large",
              "mistral-large-latest": "mistral-large"}
     rows = {}

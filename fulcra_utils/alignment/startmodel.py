@@ -1,8 +1,8 @@
-"""The start model of alignment: a small one trained here from scratch, or one from a folder or the hub.
+"""A study: the start model of alignment, a small one trained here from scratch, or one from a folder or the hub.
 
 A model of a few million weights that has read half a million tokens writes sentence-like text in the style of its
-sources and understands next to nothing. It stands here so that the whole way, reward to proof, can be walked on two
-cores; what it shows is whether the method moves a distribution of replies, not how good a large model would become.
+sources and understands next to nothing. With it the whole way, reward to proof, can be walked on two cores: it shows
+whether the method moves a distribution of replies, not how good a large model would become.
 """
 
 from __future__ import annotations
@@ -22,19 +22,7 @@ from fulcra_utils.common.files import write_json, write_table
 
 @dataclass(frozen=True)
 class StartModel:
-    """Where alignment starts.
-
-    Attributes
-    ----------
-    source : str
-        Folder or hub name for `from_pretrained`.
-    bits : DataFrame
-        model, bits_per_byte, n_replies on held-out replies; empty for a model that was not trained here.
-    history : DataFrame
-        One row for each epoch; empty likewise.
-    size : dict of str to int
-        n_weights, n_replies and n_tokens of the training texts, n_epochs; empty likewise.
-    """
+    """Where alignment starts: `source` for `from_pretrained`; the rest is empty unless it was trained here."""
 
     source: str
     bits: pd.DataFrame = field(repr=False)
@@ -42,14 +30,7 @@ class StartModel:
     size: dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """Return one line: how large the model is and what it has read.
-
-        Examples
-        --------
-        >>> size = {"n_weights": 5, "n_replies": 2, "n_tokens": 9, "n_epochs": 3}
-        >>> StartModel("x", pd.DataFrame(), pd.DataFrame(), size).describe()
-        'A model of 5 weights that read 2 replies (9 tokens with their prompts) 3 times.'
-        """
+        """Return one line: how large the model is and what it has read."""
         if not self.size:
             return f"Start model: `{self.source}`."
         return ("A model of {n_weights:,} weights that read {n_replies:,} replies ({n_tokens:,} tokens with their "
@@ -59,29 +40,7 @@ class StartModel:
 def collect_dialogues(
     dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, split: str
 ) -> pd.DataFrame:
-    """Collect the replies of one split from every file of a run.
-
-    Parameters
-    ----------
-    dialogues, scored, preferences : DataFrame
-        As data/*.parquet of a run; both replies of a preference count.
-    split : str
-        Only prompts of this split, so that no test prompt is learnt.
-
-    Returns
-    -------
-    DataFrame
-        prompt, response; empty replies are left out.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> row = pd.DataFrame({"prompt": ["p"], "response": ["r"], "split": ["train"]})
-    >>> pair = pd.DataFrame({"prompt": ["p"], "chosen": ["c"], "rejected": ["d"], "split": ["train"]})
-    >>> collect_dialogues(row, row.head(0), pair, "train").response.tolist()
-    ['r', 'c', 'd']
-    """
+    """Collect prompt and response of one split from every file of a run; both replies of a preference count."""
     parts = [dialogues[["prompt", "response", "split"]], scored[["prompt", "response", "split"]]]
     parts += [preferences[["prompt", name, "split"]].rename(columns={name: "response"})
               for name in ("chosen", "rejected")]
@@ -93,21 +52,7 @@ def collect_dialogues(
 def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dict[str, Any], seed: int) -> StartModel:
     """Train the small start model, or name the given one; a finished one is read again.
 
-    Parameters
-    ----------
-    texts : dict of str to DataFrame
-        "train" (learnt), "validation" (measured after each epoch) and "test" (measured once): prompt, response.
-    folder : str or Path
-        Where the small model stands.
-    settings : dict
-        train (off: nothing is trained), start_model ("small", a folder or a hub name), the keys that begin with lm_.
-    seed : int
-
-    Returns
-    -------
-    StartModel
-
-    Source: ours.
+    `texts` holds "train" (learnt), "validation" (measured after each epoch) and "test" (measured once).
     """
     folder, size = Path(folder), {k: v for k, v in settings.items() if k.startswith("lm_")}
     if settings["start_model"] != "small" or not settings["train"]:
@@ -131,27 +76,7 @@ def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dic
 
 def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, Any], seed: int, n: int = 20
                  ) -> pd.DataFrame:
-    """Draw replies of the start model to test prompts, none of them selected.
-
-    Parameters
-    ----------
-    start : StartModel
-    prompts : DataFrame
-        prompt, cluster, split, as data/prompts.parquet of a run.
-    settings : dict
-        train (off: nothing is drawn), chat_template, max_prompt_tokens and max_new_tokens are read.
-    seed : int
-        Of the prompts and of the sampling.
-    n : int
-        Prompts, one reply each.
-
-    Returns
-    -------
-    DataFrame
-        prompt, response; prompts that are too long are left out.
-
-    Source: ours.
-    """
+    """Draw replies of the start model to n test prompts, none selected; too long prompts are left out."""
     from fulcra_utils.alignment.measures import take_test_prompts
     from fulcra_utils.llm.local import keep_short_prompts, load_policy, sample_replies
 
@@ -189,22 +114,7 @@ def _measure_small(texts: dict[str, pd.DataFrame], folder: Path, size: dict[str,
 
 
 def compare_bits(model: Any, tokenizer: Any, train: list, held_out: list) -> pd.DataFrame:
-    """Compare a model with a Kneser-Ney 5-gram over the same tokens on held-out replies.
-
-    Parameters
-    ----------
-    model, tokenizer
-        From `build_policy`.
-    train, held_out : list of (list of int, int)
-        From `encode_dialogues`.
-
-    Returns
-    -------
-    DataFrame
-        model ("neural", "kneser-ney"), bits_per_byte (nan without held-out replies), n_replies.
-
-    Source: ours.
-    """
+    """Compare a model with a Kneser-Ney 5-gram over the same tokens on held-out replies, in bits a byte."""
     from fulcra_utils.alignment.ngrams import KneserNey
     from fulcra_utils.llm.local import count_bytes, measure_bits
 

@@ -1,4 +1,4 @@
-"""The proof of alignment as one plan: who is trained by which reward, who measures, one kept result for each run.
+"""A study: the proof of alignment as one plan: who is trained by which reward, who measures, a kept result a run.
 
 A run's name says what it is: `rloo-ideal` (method and target; `rloo-aim` in a plan stands for the notebook's target),
 with `-mask` (the released reward), `-1x` (an evaluator trained on a fifth of the scored rows), `-s7` (another seed),
@@ -67,14 +67,8 @@ class Plan:
 class Panel:
     """Who rewards and who measures.
 
-    Attributes
-    ----------
-    judges : Judges
-    rewards : dict
-        "values", "values-1x": value scorers; "rlhf-1x", "rlhf-5x": scalar reward models. Those without enough labelled
-        rows are missing.
-    quality : DataFrame
-        scorer, trained_on, n_train, n_test, measure, value: agreement with labels on test rows.
+    `rewards` holds "values", "values-1x" (value scorers) and "rlhf-1x", "rlhf-5x" (scalar reward models); those without
+    enough labelled rows are missing. `quality` is the agreement with labels on test rows.
     """
 
     judges: Judges
@@ -84,22 +78,9 @@ class Panel:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the runs of a plan showed.
+    """What the runs of a plan showed: tables of `summarise_policies` and `score_policy`, replies on the same prompts.
 
-    Attributes
-    ----------
-    summary : DataFrame
-        From `summarise_policies`, one row for each policy, the start model first.
-    scores : DataFrame
-        Rows of `score_policy` with a column policy.
-    replies : dict of str to DataFrame
-        Policy to replies on the same held-out prompts.
-    histories : DataFrame
-        Rows of training history with a column policy.
-    stopped : dict of str to str
-        Runs that ended early, and why.
-    skipped : list of str
-        Runs whose reward could not be trained from this run's rows.
+    `stopped` says which runs ended early and why, `skipped` which had too few rows for their reward.
     """
 
     summary: pd.DataFrame = field(repr=False)
@@ -111,32 +92,8 @@ class Trial:
 
 
 def read_plan(name: str, target: str, seed: int) -> Plan:
-    """Read an alignment run from its name.
+    """Read an alignment run from its name; target and seed stand in where it names none.
 
-    Parameters
-    ----------
-    name : str
-        As in the module's docstring.
-    target : str
-        Target of the measures of a run that has none of its own (the scalar baselines).
-    seed : int
-        Of a run that names none.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    ValueError
-        When the name says nothing.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> read_plan("rloo-ideal-mask", "ideal", 1).absence
-    'mask'
     >>> read_plan("rlhf-5x-s7", "ideal", 1)
     Plan(name='rlhf-5x-s7', ..., reward='rlhf-5x', absence='penalise', n_prompts=0, seed=7, common_weight=None)
     """
@@ -151,24 +108,7 @@ def read_plan(name: str, target: str, seed: int) -> Plan:
 
 
 def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
-    """Return whether both halves of the training prompts hold a labelled row, without which nothing can be trained.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        split, half and one column per dimension (nan = no label).
-    theory : Theory
-
-    Source: ours; a theory may come with definitions alone.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("moral_foundations")
-    >>> rows = pd.DataFrame(0.0, index=range(2), columns=theory.dimensions).assign(split="train", half=["A", "B"])
-    >>> has_labels(rows, theory), has_labels(rows[:1], theory)
-    (True, False)
-    """
+    """Return whether both halves of the training prompts hold a labelled row, without which nothing can be trained."""
     labelled = rows[rows[list(theory.dimensions)].notna().any(axis=1) & (rows["split"] == "train")]
     return {"A", "B"} <= set(labelled["half"])
 
@@ -177,28 +117,11 @@ def prepare_panel(
     dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory, encoder: Any,
     seed: int = 0, train: bool = True, mismatch: float = 0.25,
 ) -> Panel:
-    """Train everything that rewards or measures, on rows that are kept apart.
+    """Train everything that rewards or measures, on rows that are kept apart; an empty panel unless `train`.
 
     Half A of the training prompts trains the reward evaluator, half B the judge and the harmless proxy, both of another
-    kind. The scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x).
-
-    Parameters
-    ----------
-    dialogues, scored, preferences : DataFrame
-        As data/*.parquet of a run. Without scored rows the annotated rows and their rating stand in.
-    theory : Theory
-    encoder : Encoder
-    seed : int
-    train : bool
-        Off: an empty panel, for a run that trains nothing.
-    mismatch : float
-        Share of the rows that also teach that a reply to another prompt expresses nothing.
-
-    Returns
-    -------
-    Panel
-
-    Source: ours; the baselines and their sizes after the paper.
+    kind. The scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x), sizes
+    after the paper. Without scored rows the annotated rows and their rating stand in.
     """
     if not train:
         return Panel(Judges({}, {}), {}, pd.DataFrame())
@@ -230,32 +153,7 @@ def run_trial(
     start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFrame, folder: str | Path, theory: Theory,
     aim: Target, settings: dict[str, Any], seed: int,
 ) -> Trial:
-    """Train every run of a plan, draw replies to held-out prompts, and measure them.
-
-    Parameters
-    ----------
-    start : str
-        Folder or hub name of the start model.
-    panel : Panel
-    names : sequence of str
-        Runs, as `read_plan` reads them.
-    prompts : DataFrame
-        prompt, cluster, split; training takes the split train, the measures the split test.
-    folder : str or Path
-        Holds one folder for each run.
-    theory : Theory
-    aim : Target
-        The measures' target for runs without one of their own.
-    settings : dict
-        The notebook's section of the profile.
-    seed : int
-
-    Returns
-    -------
-    Trial
-
-    Source: ours.
-    """
+    """Train every run of a plan, draw replies to held-out prompts, and measure them."""
     from fulcra_utils.alignment.measures import take_test_prompts
     from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
 
@@ -284,25 +182,7 @@ def run_trial(
 def measure_trial(
     replies: dict[str, pd.DataFrame], judges: Judges, aim: Target, train_prompts: Sequence[str], seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure several policies' replies to the same prompts.
-
-    Parameters
-    ----------
-    replies : dict of str to DataFrame
-        Policy to rows of `draw_replies`; the start model is called "start".
-    judges : Judges
-    aim : Target
-    train_prompts : sequence of str
-        On which the best constant reply is looked for.
-    seed : int
-
-    Returns
-    -------
-    scores, summary : DataFrame
-        As in `Trial`.
-
-    Source: ours.
-    """
+    """Measure several policies' replies to the same prompts; the start model is called "start"."""
     candidates = [t for table in replies.values() for t in table["response"].value_counts().index[:15]]
     constants = {name: find_constant(scorer, list(train_prompts[:25]), candidates, aim)
                  for name, scorer in judges.values.items()}
@@ -314,22 +194,7 @@ def measure_trial(
 
 
 def measure_references(scored: pd.DataFrame, judges: Judges, target: Target) -> pd.DataFrame:
-    """Measure real models' replies to test prompts with the same judges, cut to the same length.
-
-    Parameters
-    ----------
-    scored : DataFrame
-        As data/scored.parquet of a run; may be empty.
-    judges : Judges
-    target : Target
-
-    Returns
-    -------
-    DataFrame
-        response_source, by, n, distance, low, high (95 % over prompts): the reference lines.
-
-    Source: ours.
-    """
+    """Measure real models' replies to test prompts with the same judges, cut to the same length."""
     rows = []
     for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
         for by, scorer in judges.values.items():
@@ -339,20 +204,7 @@ def measure_references(scored: pd.DataFrame, judges: Judges, target: Target) -> 
 
 
 def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
-    """Say for each target which policy's mean vector is nearest, when policies were trained to several.
-
-    Parameters
-    ----------
-    done : Trial
-    targets : sequence of Target
-
-    Returns
-    -------
-    DataFrame
-        As `confuse_targets`, by the judge; empty with fewer than two trained targets.
-
-    Source: ours.
-    """
+    """Say for each target which policy's mean vector is nearest (`confuse_targets`); empty below two targets."""
     trained = [t for t in targets if f"rloo-{t.name}" in done.replies]
     if len(trained) < 2:
         return pd.DataFrame()
@@ -362,46 +214,13 @@ def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
 
 
 def count_right(confusion: pd.DataFrame) -> list[int]:
-    """Count the targets whose nearest policy is of their own class, and all targets.
-
-    Parameters
-    ----------
-    confusion : DataFrame
-        From `compare_targets`; may be empty.
-
-    Examples
-    --------
-    >>> count_right(pd.DataFrame({"a": [0.1, "a", True], "b": [0.2, "a", False]}, index=["a", "nearest", "is_right"]))
-    [1, 2]
-    >>> count_right(pd.DataFrame())
-    [0, 0]
-    """
+    """Count the targets whose nearest policy is of their own class, and all targets."""
     right = confusion.loc["is_right"].tolist() if len(confusion) else []
     return [int(sum(right)), len(right)]
 
 
 def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
-    """List the runs that were repeated with other seeds, each as a point: three seeds make no interval.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        From `summarise_policies`.
-
-    Returns
-    -------
-    DataFrame
-        run, seed ("own" for the profile's), drop_reward, drop_judge, kl_token, distinct_2, top_share, harmless; runs
-        with one seed are left out.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"policy": ["start", "rloo-a", "rloo-a-s1"], "drop_judge": [0.0, 0.2, 0.3]})
-    >>> list_seeds(table).values.tolist()
-    [['rloo-a', 'own', 0.2], ['rloo-a', '1', 0.3]]
-    """
+    """List the runs that were repeated with other seeds, each as a point: three seeds make no interval."""
     parts = summary["policy"].str.extract(r"^(.*?)(?:-s(\d+))?$")
     table = summary.assign(run=parts[0], seed=parts[1].fillna("own"))
     kept = ["run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share", "harmless"]
@@ -410,23 +229,9 @@ def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
-    """Measure distance and harmless proxy against the number of training prompts.
+    """Measure distance and harmless proxy, by the judge, against the number of training prompts (95 % over prompts).
 
-    Parameters
-    ----------
-    done : Trial
-    aim : str
-        Target of BaseAlign.
-    n_prompts : int
-        Prompts of a run that names no number.
-
-    Returns
-    -------
-    DataFrame
-        method ("BaseAlign, 1x", "RLHF, 1x", "RLHF, 5x"), n_prompts, measure ("distance", "harmless"), value, low, high
-        (95 % over prompts, by the judge); empty unless a method ran with at least two numbers of prompts.
-
-    Source: ours, after the paper's claim of data efficiency.
+    Empty unless a method ran with at least two numbers of prompts. After the paper's claim of data efficiency.
     """
     families = {f"rloo-{aim}-1x": "BaseAlign, 1x", "rlhf-1x": "RLHF, 1x", "rlhf-5x": "RLHF, 5x"}
     rows = []
@@ -442,13 +247,7 @@ def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
 
 
 def show(table: pd.DataFrame, note: str) -> Any:
-    """Return a table for display, its texts whole and escaped, or a note where there is nothing to show.
-
-    Examples
-    --------
-    >>> show(pd.DataFrame(), "Left out.").data
-    'Left out.'
-    """
+    """Return a table for display, its texts whole and escaped, or a note where there is nothing to show."""
     from IPython.display import HTML, Markdown
 
     if not len(table):
@@ -458,27 +257,7 @@ def show(table: pd.DataFrame, note: str) -> Any:
 
 
 def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
-    """Return our numbers for the paper's four bars, by the proxies of this run.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        From `summarise_policies`; empty when nothing was trained.
-    aim : str
-        Target of BaseAlign.
-
-    Returns
-    -------
-    DataFrame
-        claim_id, ours, low, high, why; nan where a policy or proxy is missing.
-
-    Source: the paper's bars; ours are a small model's, by proxies of another scale.
-
-    Examples
-    --------
-    >>> claim_bars(pd.DataFrame(), "ideal").ours.isna().all().item()
-    True
-    """
+    """Return our numbers for the paper's four bars, by a small model and other proxies; nan where missing."""
     policies = {"start": "start", "rlhf-5x": "rlhf-5x", "rlhf-1x": "rlhf-1x", "basealign": f"rloo-{aim}"}
     table = summary.set_index("policy") if len(summary) else pd.DataFrame(dtype=float)
     table = table.reindex(index=[*policies.values()], columns=["helpful", "harmless"])

@@ -30,21 +30,8 @@ from fulcra_utils.annotation.review import (
 def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
     """Write `config.xml` and `tasks.json` for a Label Studio project: one task for each case of a queue.
 
-    Parameters
-    ----------
-    folder : str or Path
-    queue : DataFrame
-        From `build_queue`, over items or dimensions of the theory.
-    texts : DataFrame
-        row_id, prompt, response.
-    theory : Theory
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Source: Label Studio's documented tags (View, Header, Text, Choices, TextArea) and its JSON task format.
+    `queue` is of `build_queue`, `texts` has row_id, prompt and response; the vote is given as a prediction. Returns the
+    folder. The way back is `import_label_studio`.
 
     Examples
     --------
@@ -74,14 +61,7 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
 
 
 def build_label_config(theory: Theory) -> str:
-    """Return the labelling configuration of Label Studio, with the theory's words for the labels.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> '<Choice value="+1"' in build_label_config(load_theory("schwartz10"))
-    True
-    """
+    """Return the labelling configuration of Label Studio, with the theory's words for the labels."""
     choices = "\n".join(f'    <Choice value="{value}" hint="{html.escape(theory.labels[label], quote=True)}" '
                         f'hotkey="{key}"/>' for key, (label, value) in enumerate(_CHOICES.items(), 1))
     return f'''<View>
@@ -101,23 +81,9 @@ def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.D
     """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
 
     Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
-    of a task are marked as ground truth, only these count. `completions` of old exports are read as well.
-
-    Parameters
-    ----------
-    path : str or Path
-    names : Theory or sequence of str
-        The known items or dimensions.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `DECISION_COLUMNS`.
-
-    Raises
-    ------
-    ReviewError
-        Naming every task that is not of such an export, or whose choice is none of -1, 0, 1.
+    of a task are marked as ground truth, only these count. `completions` of old exports are read as well. Returns the
+    columns of `DECISION_COLUMNS`, ready for `append_decisions`; `fulcra annotate --decisions` takes the export itself.
+    ReviewError names every task that is not of such an export, or whose choice is none of -1, 0, 1.
 
     Examples
     --------

@@ -60,24 +60,10 @@ class Row:
 class Annotation:
     """Labels of N replies by F forms, with everything that led to them.
 
-    Attributes
-    ----------
-    forms : tuple of str, length F
-    form_labels : array, shape (F, N, I)
-        -1, 0, +1, nan = not annotated.
-    labels, margin : array, shape (N, I)
-        The vote of the forms and its margin (1 = unanimous); with one form its labels and 1.
-    reasons : list of dict, length N
-        Item → the annotator's reason, for items with a label other than 0.
-    open : list of dict, length N
-        Item → why it is not annotated.
-    costs : DataFrame
-        form, replies, calls, paid_now, tokens_in, tokens_out, cost (of this start), paid_before (dollars for the
-        answers that were stored). Equal questions count once.
-    thoughts : list of str, length N
-        What the annotator thought before its answers; no label is read from it.
-    told : array, shape (N, D), optional
-        Labels that people gave to dimensions; nan = none.
+    `form_labels` (F, N, I) hold -1, 0, +1, nan = not annotated; `labels` and `margin` (N, I) the vote and its margin;
+    `told` (N, D) what people said of dimensions. `reasons`, `open` and `people` map an item, for each reply, to the
+    annotator's reason, to why it is not annotated, and to who decided. `costs` has one row a form: calls, tokens and
+    dollars of this start, and what was paid before; equal questions count once.
     """
 
     forms: tuple[str, ...]
@@ -93,22 +79,7 @@ class Annotation:
 
 
 def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: str = "response") -> list[Row]:
-    """Read rows to be annotated (.jsonl, .jsonl.gz, .parquet); a row that cannot be read stays, with its problem.
-
-    Raises
-    ------
-    DatasetError
-        When the file itself cannot be read, or has no rows.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "rows.jsonl"
-    ...     _ = path.write_text('{"prompt": "Hi", "response": "Hello."}\\n{"prompt": "Hi"}')
-    ...     [row.problem for row in read_rows(path)]
-    ['', 'response is missing']
-    """
+    """Read rows to be annotated (.jsonl, .jsonl.gz, .parquet); a row that cannot be read stays, with its problem."""
     rows = [Row(fields, dialogue, str(fault or "").replace("the line", f"line {line}"))
             for line, fields, dialogue, fault in pick_rows(path, lambda row: read_dialogue(
                 row, prompt_field, response_field))]
@@ -118,15 +89,7 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
 
 
 def identify_rows(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
-    """Return the id of each row, made of its text where rows of other texts have the same id, and those shared ids.
-
-    Examples
-    --------
-    >>> rows = [Row({"id": 1}, Dialogue((("user", "Hi"), ("assistant", text)))) for text in ("A", "A", "B")]
-    >>> ids, shared = identify_rows(rows)
-    >>> shared, ids[0] == ids[1] == rows[0].dialogue.row_id != ids[2]
-    ({'1'}, True)
-    """
+    """Return the id of each row, made of its text where rows of other texts have the same id, and those shared ids."""
     texts: dict[str, set[str]] = {}
     for number, row in enumerate(rows):
         texts.setdefault(row.row_id, set()).add(row.dialogue.row_id if row.dialogue else str(number))
@@ -136,14 +99,7 @@ def identify_rows(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
 
 
 def rows_of(dialogues: pd.DataFrame) -> list[Row]:
-    """Return the rows of a table with row_id, prompt and response, ready to be annotated.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"row_id": ["r1"], "prompt": ["Hi"], "response": ["Hello."]})
-    >>> rows_of(table)[0].dialogue.released
-    'Human: Hi\\nBob: Hello.'
-    """
+    """Return the rows of a table with row_id, prompt and response, ready to be annotated."""
     fields = [name for name in ("row_id", "query_source", "response_source", "safety_issues") if name in dialogues]
     plain = dialogues[fields].astype(object).where(dialogues[fields].notna(), None).to_dict("records")
     return [Row({k: list(v) if isinstance(v, np.ndarray) else v for k, v in known.items()},
@@ -153,36 +109,10 @@ def rows_of(dialogues: pd.DataFrame) -> list[Row]:
 
 def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
                decided: pd.DataFrame | None = None) -> list[dict[str, Any]]:
-    """Return dialogues that are labelled already as rows in the released shape.
+    """Return dialogues that are labelled already as rows in the released shape; `value_types` are the columns as they
+    stand.
 
-    Parameters
-    ----------
-    dialogues : DataFrame
-        row_id, prompt, response and one column per dimension (nan = not annotated).
-    items : DataFrame
-        row_id and one column per item, in the same order.
-    theory : Theory
-    decided : DataFrame, optional
-        People's decisions on dimensions, already in `dialogues`; named in `decided_by`.
-
-    Returns
-    -------
-    list of dict
-        `value_types` are the dimension columns as they stand.
-
-    Raises
-    ------
-    ValueError
-        When the two tables do not have the same rows.
-
-    Examples
-    --------
-    >>> from fulcra_utils.dataset.construction import build_run_data
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("schwartz10")
-    >>> data = build_run_data(theory)
-    >>> len(label_rows(data.dialogues, data.items, theory)) == len(data.dialogues)
-    True
+    `items` has the rows of `dialogues`; people's decisions on dimensions, already in `dialogues`, go to `decided_by`.
     """
     if dialogues.row_id.tolist() != items.row_id.tolist():
         raise ValueError("dialogues and items do not have the same rows in the same order.")
@@ -200,34 +130,9 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
 
 def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, forms: Sequence[str],
                     cache: AnswerCache | None = None, price: Price | None = None) -> pd.DataFrame:
-    """Return what an annotation would take, before anything is spent.
+    """Return what each form would take before anything is spent: replies, requests, stored, tokens, cost, paid_before.
 
-    Parameters
-    ----------
-    rows : sequence of Row
-    theory : Theory
-    endpoint : Endpoint
-    forms : sequence of str
-    cache : AnswerCache, optional
-        Questions with an answer without faults are counted as stored.
-    price : Price, optional
-
-    Returns
-    -------
-    DataFrame
-        One row a form: form, replies, requests, stored, tokens_in, tokens_out, cost (nan without a price), paid_before
-        (dollars for all stored answers). Requests, tokens and cost leave out what is stored, and count equal questions
-        once; tokens are estimates (four bytes each), second asks are not counted.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> rows = [Row({}, Dialogue((("user", "Hi"), ("assistant", "Hello."))))]
-    >>> plan = plan_annotation(rows, load_theory("moral_foundations"), Endpoint(model="m"), ["all", "single"])
-    >>> plan[["form", "requests"]].values.tolist()
-    [['all', 1], ['single', 20]]
+    What is stored is left out, equal questions count once; tokens are estimates, second asks are not counted.
     """
     table = []
     usable = [row.dialogue for row in rows if row.dialogue is not None]
@@ -245,30 +150,7 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
                   progress: bool = False) -> Annotation:
     """Ask the endpoint about every readable row in every form, and let the forms vote.
 
-    Parameters
-    ----------
-    rows : sequence of Row
-    theory : Theory
-    endpoint : Endpoint
-    cache : AnswerCache
-        Questions with an answer without faults are not asked again; new answers are stored the moment they arrive.
-    forms : sequence of str
-        Of "all", "sets", "single".
-    price, budget
-        As in `ask_all`.
-    progress : bool
-        Show a bar.
-
-    Returns
-    -------
-    Annotation
-
-    Raises
-    ------
-    EndpointError
-        When the endpoint refuses everything.
-
-    Source: the three forms as reported for the paper; prompts and merge rule are ours.
+    Questions with an answer without faults are not asked again; new answers are stored the moment they arrive.
     """
     from tqdm import tqdm
 
@@ -349,31 +231,9 @@ class _Sheet:
 
 
 def compare_forms(annotation: Annotation, people: np.ndarray | None = None) -> pd.DataFrame:
-    """Return what each form costs and how far it agrees with the others and with people.
+    """Return what each form costs and how far it agrees with the vote of the *other* forms and with people.
 
-    Parameters
-    ----------
-    annotation : Annotation
-    people : array, shape (N, I), optional
-        Labels that people gave; nan = none.
-
-    Returns
-    -------
-    DataFrame
-        form, calls, tokens_in, tokens_out, cost, n_others, agree_others, kappa_others, n_people, agree_people,
-        kappa_people. "Others" is the vote of the *other* forms, ties left out; agree is the share of equal labels,
-        kappa Cohen's. nan where there is nothing to compare with.
-
-    Source: ours; a form is never compared with a vote it took part in.
-
-    Examples
-    --------
-    >>> FORMS = ("all", "sets", "single")
-    >>> labels = np.array([[[1.0, 0.0]], [[1.0, 0.0]], [[1.0, 1.0]]])
-    >>> costs = pd.DataFrame({"form": FORMS, "calls": 1, "tokens_in": 1, "tokens_out": 1, "cost": 0.0})
-    >>> annotation = Annotation(FORMS, labels, labels[0], labels[0], [{}], [{}], costs)
-    >>> compare_forms(annotation).agree_others.tolist()
-    [1.0, 1.0, 0.5]
+    n, share of equal labels and Cohen's kappa of each, ties left out; nan where there is nothing to compare with.
     """
     rows = []
     for f in range(len(annotation.forms)):
@@ -399,41 +259,6 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
     """Return a labelled row in the released shape: the input's fields, then dialogue, labels and what stays open.
 
     Input fields with a name of `OWN`, and a `dialogue` that reads otherwise, are kept with "input_" before it.
-
-    Parameters
-    ----------
-    row : Row
-    labels : array, shape (I,)
-        -1, 0, +1, nan = not annotated.
-    theory : Theory
-    open_items : dict, optional
-        Item → why it is not annotated.
-    extra : dict, optional
-        More fields.
-    rule : {"sign-sum", "released"}
-        From items to dimensions: the sign of the sum, or every sign that an item of the dimension carries.
-
-    Returns
-    -------
-    dict
-        A dimension with an open item has no label and is read back as nan.
-
-    Raises
-    ------
-    ValueError
-        For an unknown rule.
-
-    Source: row shape as released; the sign-sum rule gives the released dimension labels in 1,666 of 1,718 rows.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("moral_foundations")
-    >>> labels = np.zeros(theory.n_items)
-    >>> labels[0] = 1
-    >>> row = Row({"id": 7}, Dialogue((("user", "Hi"), ("assistant", "Hello."))))
-    >>> build_output(row, labels, theory)["value_types"]
-    ['care: +1']
     """
     given = row.fields.get("dialogue")
     out = {name: None for name in ("query_source", "response_source") if name not in row.fields}
@@ -450,46 +275,17 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
 
 
 def write_labels(names: Sequence[str], labels: np.ndarray) -> list[str]:
-    """Return the labels that are neither 0 nor nan in words.
-
-    Examples
-    --------
-    >>> write_labels(("care", "fairness"), np.array([1.0, np.nan]))
-    ['care: +1']
-    """
+    """Return the labels that are neither 0 nor nan in words: "care: +1"."""
     return [f"{names[i]}: {int(labels[i]):+d}" for i in np.flatnonzero(np.nan_to_num(labels))]
 
 
 def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum",
                    told: np.ndarray | None = None) -> list[str]:
-    """Return the dimension labels ("security: -1") that follow from the item labels of one reply.
+    """Return the dimension labels ("security: -1") that follow from the item labels (I,) of one reply.
 
-    Parameters
-    ----------
-    labels : array, shape (I,)
-        -1, 0, +1, nan = not annotated, which leaves its dimension without a label.
-    theory : Theory
-    rule : {"sign-sum", "released"}
-    told : array, shape (D,), optional
-        Labels that people gave to dimensions, whatever the items say; nan = none.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    ValueError
-        For an unknown rule.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("moral_foundations")
-    >>> labels = np.zeros(theory.n_items)
-    >>> labels[:3] = [1, 1, -1]
-    >>> items_to_types(labels, theory), items_to_types(labels, theory, "released")
-    (['care: +1'], ['care: +1', 'care: -1'])
+    By the sign of the sum ("sign-sum", which gives the released labels in 1,666 of 1,718 rows) or every sign that an
+    item carries ("released"); a nan item leaves its dimension without a label; `told` (D,) stands whatever the items
+    say.
     """
     sums = items_to_vectors(labels, theory)
     known = np.isfinite(sums)
@@ -506,20 +302,7 @@ def items_to_types(labels: np.ndarray, theory: Theory, rule: str = "sign-sum",
 
 
 def write_rows(path: str | Path, rows: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> Path:
-    """Write rows as JSONL (.jsonl, or .jsonl.gz), whole or not at all, and return the path.
-
-    Raises
-    ------
-    ValueError
-        For another suffix.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_rows(Path(folder) / "a.jsonl", [{"é": 1}]).read_text(encoding="utf-8")
-    '{"é": 1}\\n'
-    """
+    """Write rows as JSONL (.jsonl, or .jsonl.gz), whole or not at all, and return the path."""
     path = check_output(path, ROWS)
     with write_atomic(path) as tmp, (gzip.open if path.suffix == ".gz" else open)(tmp, "wb") as lines:
         lines.writelines(json_line(row).encode() for row in rows)

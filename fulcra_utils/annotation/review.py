@@ -45,27 +45,11 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
                 decided: pd.DataFrame | None = None, limit: int | None = None) -> pd.DataFrame:
     """Return the cells that are worth a person's time, the most urgent first.
 
-    Parameters
-    ----------
-    ratings : array, shape (A, N, K)
-        Labels of A annotators (forms, models, people) for N replies and K names; nan = none.
-    names : sequence of str, length K
-        Items or dimensions.
-    row_ids : sequence of str, length N
-    annotators : sequence of str, length A
-    decided : DataFrame, optional
-        Decisions; their cells are left out.
-    limit : int, optional
-        Most rows returned.
-
-    Returns
-    -------
-    DataFrame
-        row_id, name, why, margin, share (how often the name is supported or opposed at all), vote, and one column an
-        annotator. Order: first opposite signs and cells that nobody could label, then other disagreement; within these
-        the lower margin, then the rarer name. Cells on which all agree are not listed.
-
-    Source: ours: disagreement, low margin, rare values first.
+    `ratings` (A, N, K) are the labels of A annotators (forms, models, people) for N replies (`row_ids`) and K `names`
+    (items or dimensions), nan = none; cells that are `decided` already are left out. One row a cell: row_id, name, why,
+    margin of the vote, share (how often the name is supported or opposed at all), vote, and one column an annotator.
+    First come opposite signs and cells that nobody could label, then other disagreement; within these the lower margin,
+    then the rarer name. Cells on which all agree are not listed.
 
     Examples
     --------
@@ -95,25 +79,13 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
 
 
 def read_decisions(path: str | Path, names: Theory | Sequence[str] | None = None) -> pd.DataFrame:
-    """Read decisions from a CSV file; rows without a label are not decided yet and are left out.
+    """Read people's decisions from a CSV file; rows without a label are not decided yet and are left out.
 
-    Parameters
-    ----------
-    path : str or Path
-        With at least row_id, name, label (-1, 0, +1) and who, in any order; separated by comma, semicolon or tab, in
-        UTF-8 or a spreadsheet's UTF-16.
-    names : Theory or sequence of str, optional
-        The known items and dimensions; a theory's aliases are read as what they stand for, and case does not matter.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `DECISION_COLUMNS`, label as float, in the order of the file.
-
-    Raises
-    ------
-    ReviewError
-        Naming the line and the field: unknown name, label that is none of -1, 0, 1, nobody named, no ISO time.
+    The file has at least row_id, name, label (-1, 0, +1) and who, in any order, separated by comma, semicolon or tab,
+    in UTF-8 or a spreadsheet's UTF-16. With `names` (a theory, or items and dimensions) a name must be known; a
+    theory's aliases are read as what they stand for, and case does not matter. Returns the columns of
+    `DECISION_COLUMNS`, label as float, in the order of the file. ReviewError names line and field: an unknown name, a
+    label that is none of -1, 0, 1, nobody named, no ISO time.
 
     Examples
     --------
@@ -227,12 +199,8 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     """Add decisions to a file, making it when it is new; the file is whole at every moment. Return the path.
 
     A decision equal to the one before it on its cell (label, who, when) is not added again, so an import can be
-    repeated. What else stands in the file, undecided rows and further columns, is kept.
-
-    Raises
-    ------
-    ReviewError
-        A label that is none of -1, 0, 1, no row, nobody named: nothing is written then.
+    repeated. What else stands in the file, undecided rows and further columns, is kept. ReviewError, and nothing is
+    written: a label that is none of -1, 0, 1, no row, nobody named.
 
     Examples
     --------
@@ -258,31 +226,9 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
 
 def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[str],
                     decisions: pd.DataFrame) -> tuple[np.ndarray, list[dict[str, str]]]:
-    """Return labels in which people's decisions have replaced what was there, and who decided what.
+    """Return labels (N, K) in which people's decisions have replaced what was there, and who decided what in each row.
 
-    Parameters
-    ----------
-    labels : array, shape (N, K)
-        -1, 0, +1, nan = not annotated.
-    names : sequence of str, length K
-    row_ids : sequence of str, length N
-        Rows of equal text share a row_id, and a decision on it.
-    decisions : DataFrame
-        From `read_decisions`. Decisions on other rows and names are ignored (`match_decisions` names them); the latest
-        one on a cell counts, whoever took it.
-
-    Returns
-    -------
-    labels : array, shape (N, K)
-    people : list of dict, length N
-        Name → who decided.
-
-    Examples
-    --------
-    >>> decisions = pd.DataFrame({"row_id": ["r2"], "name": ["care"], "label": [1.0], "who": ["Ann"]})
-    >>> apply_decisions(np.array([[np.nan], [0.0]]), ["care"], ["r1", "r2"], decisions)
-    (array([[nan],
-           [ 1.]]), [{}, {'care': 'Ann'}])
+    The latest decision on a cell counts, whoever took it; rows of one row_id share it.
     """
     labels, people = np.array(labels, dtype=float), [{} for _ in row_ids]
     columns = {normalise(name): k for k, name in enumerate(names)}
@@ -301,19 +247,7 @@ def match_decisions(decisions: pd.DataFrame, row_ids: Iterable[str],
                     shared: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """Return the decisions that surely belong to a row, and for each of the others why it does not.
 
-    Parameters
-    ----------
-    decisions : DataFrame
-    row_ids : iterable of str
-        The rows that a decision can name.
-    shared : iterable of str
-        Ids that stand for rows of different texts, so that a decision by such an id is on none of them.
-
-    Examples
-    --------
-    >>> decisions = pd.DataFrame({"row_id": ["123"], "name": ["care"], "label": [1.0], "who": ["Ann"]})
-    >>> match_decisions(decisions, ["00123"])[1]
-    ["row_id '123' (care): no row has this id; a spreadsheet may have changed it"]
+    `shared` ids stand for rows of different texts, so that a decision by such an id is on none of them.
     """
     ids, shared = decisions.row_id.astype(str), set(shared)
     found, lost = ids.isin(set(map(str, row_ids)) - shared), []
@@ -326,33 +260,9 @@ def match_decisions(decisions: pd.DataFrame, row_ids: Iterable[str],
 
 
 def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return dialogues in which the decisions of a file have replaced the labels, and those decisions.
+    """Return dialogues in which a file's decisions on dimensions have replaced the labels, and those decisions.
 
-    Parameters
-    ----------
-    dialogues : DataFrame
-        row_id and one column per dimension.
-    path : str or Path
-        Decisions on dimensions, and on items, which change no label here; a file that is not there holds none. Those
-        that belong to no row are named in a warning and left out.
-    theory : Theory
-
-    Returns
-    -------
-    dialogues, decisions : DataFrame
-
-    Raises
-    ------
-    ReviewError
-        When the file holds something that is no decision.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("moral_foundations")
-    >>> table = pd.DataFrame([["r1", *[0.0] * 5]], columns=["row_id", *theory.dimensions])
-    >>> len(decide_dialogues(table, "not/there.csv", theory)[1])
-    0
+    A file that is not there holds none; decisions that belong to no row are named in a warning and left out.
     """
     if not Path(path).exists():
         return dialogues, pd.DataFrame(columns=DECISION_COLUMNS)
@@ -365,29 +275,15 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
 
 
 def collect_people(decisions: pd.DataFrame, names: Sequence[str], row_ids: Sequence[str]) -> np.ndarray:
-    """Return people's labels as an array (N, K), nan where nobody decided.
-
-    Examples
-    --------
-    >>> decisions = pd.DataFrame({"row_id": ["r2"], "name": ["care"], "label": [1.0], "who": ["Ann"]})
-    >>> collect_people(decisions, ["care"], ["r1", "r2"]).tolist()
-    [[nan], [1.0]]
-    """
+    """Return people's labels as an array (N, K), nan where nobody decided."""
     return apply_decisions(np.full((len(row_ids), len(names)), np.nan), names, row_ids, decisions)[0]
 
 
 def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame) -> Path:
     """Write a queue as CSV for a spreadsheet: the case, its texts, and empty columns label, who and note to fill in.
 
-    The filled-in file is read by `read_decisions`, and never replaced by another queue.
-
-    Parameters
-    ----------
-    path : str or Path
-    queue : DataFrame
-        From `build_queue`.
-    texts : DataFrame
-        row_id, prompt, response.
+    `queue` is of `build_queue`, `texts` has row_id, prompt and response. The filled-in file is read by
+    `read_decisions`, and never replaced by another queue (ReviewError).
 
     Examples
     --------
@@ -421,14 +317,7 @@ def _add_texts(queue: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_name(name: str, theory: Theory) -> str:
-    """Return an item or a dimension with the definition that a person needs to judge it.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> describe_name("be polite", load_theory("schwartz10")).partition(" (")[0]
-    'be polite'
-    """
+    """Return an item or a dimension with the definition that a person needs to judge it."""
     if name in theory.dimensions:
         return f"{name}: {theory.definitions[theory.dimensions.index(name)]}"
     d = int(theory.item_dims[theory.items.index(name)])
@@ -437,23 +326,19 @@ def describe_name(name: str, theory: Theory) -> str:
 
 def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, decisions: str | Path,
                   who: str = "") -> VBox:
-    """Return a small form for a notebook that shows one case after the other and stores each decision at once.
+    """Return a form for a notebook (ipywidgets) that shows one case after the other and stores each decision.
 
-    Parameters
-    ----------
-    queue : DataFrame
-        From `build_queue`.
-    texts : DataFrame
-        row_id, prompt, response.
-    theory : Theory
-    decisions : path
-        The CSV file that decisions are added to.
-    who : str
-        Name of the person; can be typed in. Without a name nothing is stored.
+    Queue and texts as in `write_review_csv`; every click is added to the CSV file `decisions` at once, under the name
+    typed in (`who`); without a name nothing is stored.
 
-    Returns
-    -------
-    ipywidgets.VBox
+    Examples
+    --------
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> queue = pd.DataFrame({"row_id": ["r1"], "name": ["care"], "why": ["they disagree"], "vote": [1.0]})
+    >>> texts = pd.DataFrame({"row_id": ["r1"], "prompt": ["Hi"], "response": ["Hello."]})
+    >>> form = review_widget(queue, texts, load_theory("moral_foundations"), "decisions.csv", who="Ann")
+    >>> form.children[-1].value
+    '0 of 1 cases seen'
     """
     import ipywidgets as widgets
 

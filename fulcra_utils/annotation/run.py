@@ -43,27 +43,10 @@ from fulcra_utils.theory.theory import Theory, load_theory
 
 @dataclass
 class AnnotateReport:
-    """What a call of `annotate_file` did.
+    """What a call of `annotate_file` did: the `plan` and what was spent (`costs`, None after a dry run), a row a form.
 
-    Attributes
-    ----------
-    plan : DataFrame
-        The requests, tokens and cost foreseen (see `plan_annotation`).
-    n_rows : int
-    price : Price
-        What the cost is reckoned with.
-    failed : dict
-        Number of the row in the input (from 1) → why it could not be annotated in full.
-    costs : DataFrame or None
-        What was spent, one row a form; None after a dry run.
-    forms : DataFrame or None
-        The comparison of the forms, when there were several.
-    files : list of Path
-        What was written.
-    unused : list of str
-        Each decision that surely belongs to no row, and why; nothing else was done with it.
-    cache : Path or None
-        Folder of every answer that was paid for, the unusable ones too.
+    `failed` maps the number of a row (from 1) to why it could not be annotated in full; `unused` lists the decisions
+    that belong to no row; `forms` compares several; `cache` is the folder of every answer that was paid for.
     """
 
     plan: pd.DataFrame
@@ -106,46 +89,26 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
                   rule: str = "sign-sum", prices: str | Path = PRICES, progress: bool = False) -> AnnotateReport:
     """Annotate every reply of a file and write rows in the released shape, one for each input row, in order.
 
-    Parameters
-    ----------
-    input_path, output_path : path
-        Input .jsonl, .jsonl.gz or .parquet; output .jsonl or .jsonl.gz.
-    theory : Theory or str
-    endpoint : Endpoint
-    form : {"all", "sets", "single", "vote"}
-        "vote" asks in all three forms.
-    cache : path, optional
-        Folder of the stored answers; default: `<input>.cache`, whatever the output is called. One without faults is
-        never asked for again.
-    budget : float, optional
-        Dollars for all answers to the questions of this call, what earlier calls paid for them included; reached,
-        nothing more is asked, and the rest is recorded as not annotated.
-    dry_run : bool
-        Plan only: nothing is asked and nothing is written. Files are checked, and rows read, as for a real run.
-    prompt_field, response_field : str
-    decisions : path, optional
-        People's decisions (CSV) on items or dimensions; the latest on a cell wins. Default:
-        `<output>.decisions.csv` when it exists.
-    review : path, optional
-        Where the review queue goes as CSV.
-    card : bool
-        Also write a folder for `datasets.load_dataset` with a data card: the output's name with `.dataset`.
-    rule : {"sign-sum", "released"}
-        From items to dimensions.
-    prices : path
-        The price table.
-    progress : bool
+    Input is .jsonl, .jsonl.gz or .parquet, output .jsonl or .jsonl.gz. `form` is "all" (every item at once), "sets",
+    "single", or "vote" (all three). Answers are kept in `cache` (default `<input>.cache`): a usable one is never paid
+    twice. `budget` counts the dollars of all answers to these questions, those of earlier calls included; once it is
+    reached the rest is recorded as not annotated. `dry_run` plans only. `decisions` (CSV, or a Label Studio export in
+    .json; default `<output>.decisions.csv` when it exists) are people's, the latest on a cell wins. `review` names a
+    CSV file for the queue, `card` also writes a folder for `datasets.load_dataset`, `rule` ("sign-sum", "released")
+    leads from items to dimensions. Unusable input, arguments or output names raise a ValueError of one line before
+    anything is asked.
 
-    Returns
-    -------
-    AnnotateReport
+    Source: the paper's pipeline as far as it is reported, three prompt forms; prompts and merge rule are ours.
 
-    Raises
-    ------
-    DatasetError, TheoryError, EndpointError, ReviewError, ValueError
-        Unusable input or arguments, outputs that could not be written: in one line, before anything is asked.
-
-    Source: the paper's pipeline as far as it is reported; everything else is ours.
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rows = Path(folder) / "rows.jsonl"
+    ...     _ = rows.write_text('{"prompt": "Hi", "response": "Hello."}')
+    ...     report = annotate_file(rows, f"{folder}/out.jsonl", "schwartz10", Endpoint(model="m"), "sets", dry_run=True)
+    >>> report.plan.requests.item()
+    10
     """
     theory, input_path, output_path = load_theory(theory), Path(input_path), Path(output_path)
     if form not in (*FORMS, "vote"):
@@ -186,37 +149,9 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
 
 def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str = "",
               decided: pd.DataFrame | None = None, progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Return what the three forms would take, and, where a model is named, what they gave.
+    """Return what the three forms would take (`plan_annotation`), and, where a model is named, what they gave.
 
-    Parameters
-    ----------
-    rows : sequence of Row
-    theory : Theory
-    model : str
-        At OPENAI_BASE_URL; "" asks nobody.
-    cache : path
-        Folder of the stored answers.
-    price_like : str
-        Model of the price table that a plan without a model is priced by.
-    decided : DataFrame, optional
-        People's decisions on items, to compare the forms with.
-    progress : bool
-
-    Returns
-    -------
-    plan : DataFrame
-        See `plan_annotation`.
-    comparison : DataFrame or None
-        See `compare_forms`; None without a model.
-
-    Examples
-    --------
-    >>> from fulcra_utils.dataset.construction import build_run_data
-    >>> from fulcra_utils.annotation.labelling import rows_of
-    >>> theory = load_theory("moral_foundations")
-    >>> plan, comparison = try_forms(rows_of(build_run_data(theory).dialogues[:3]), theory, "", "unused", "gpt-4o")
-    >>> plan.requests.tolist(), comparison
-    ([3, 15, 60], None)
+    A plan without a model is priced as `price_like`; the second table (`compare_forms`) is None then.
     """
     endpoint = Endpoint(model=model or price_like or "unnamed")
     price = load_price(endpoint.model, is_local=bool(model) and endpoint.is_local)

@@ -17,24 +17,10 @@ def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.
                         seed: int = 0) -> np.ndarray:
     """Predict each reply's labels from the labels of the other prompt clusters.
 
-    Parameters
-    ----------
-    texts : sequence of str, length N
-        Prompt and reply together.
-    vectors : array, shape (N, D)
-        -1, 0, +1; nan = not annotated: not learned from.
-    clusters : array of int, shape (N,)
-        Prompt clusters; a cluster is never divided between learning and predicting.
-    n_folds : int
-    seed : int
-
-    Returns
-    -------
-    array, shape (N, D)
-        -1.0, 0.0, +1.0; nan for a dimension without two labels of its own in some fold's learning part, and
-        everywhere when there are fewer clusters than two.
-
-    Source: ours; linear support vector machines on TF-IDF of words and word pairs, classes weighted evenly.
+    From N `texts` (prompt and reply together), labels (N, D) of -1, 0, +1 (nan is not learned from) and prompt
+    `clusters` (N,), none of which is divided between learning and predicting: labels (N, D), nan for a dimension
+    without two labels of its own in some fold's learning part, and everywhere when there are fewer clusters than two.
+    Linear support vector machines on TF-IDF of words and word pairs, classes weighted evenly.
 
     Examples
     --------
