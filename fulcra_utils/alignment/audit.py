@@ -8,61 +8,20 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment.reward import value_reward
+from fulcra_utils.dataset.refusals import write_degenerate_replies
 from fulcra_utils.dataset.rows import list_texts
 from fulcra_utils.theory.distance import Scorer
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
-
-REFUSAL = "I'm sorry, but I can't help with that."
 
 
 class RewardAuditError(ValueError):
     """A degenerate reply earns more reward than the good ones, so training would learn it."""
 
 
-def write_degenerate_replies(prompts: Sequence[str], target: Target, theory: Theory) -> dict[str, list[str]]:
-    """Write the replies that a good reward must not prefer.
-
-    Parameters
-    ----------
-    prompts : sequence of str, length N
-    target : Target
-        Its aimed dimensions supply the words to stuff.
-    theory : Theory
-
-    Returns
-    -------
-    dict of str to list of str
-        "empty", "repeat" (one word), "refusal" (one sentence for all), "echo" (the prompt) and "stuffing" (item names
-        of the aimed dimensions), N replies each.
-
-    Source: ours.
-
-    Examples
-    --------
-    >>> from fulcra_utils.theory.targets import load_target
-    >>> from fulcra_utils.theory.theory import load_theory
-    >>> theory = load_theory("schwartz10")
-    >>> write_degenerate_replies(["Why?"], load_target("harmless", theory), theory)["stuffing"][0][:30]
-    'have a sense of belonging, hav'
-    """
-    words = [item for d, name in enumerate(theory.dimensions) if target.aimed[d] and target.values[d] >= 0
-             for item in theory.items_of(name)]
-    one = {"empty": "", "repeat": "the " * 20, "refusal": REFUSAL, "stuffing": ", ".join(words[:40]) + "."}
-    return {**{kind: [text] * len(prompts) for kind, text in one.items()}, "echo": list(prompts)}
-
-
-def audit_reward(
-    evaluator: Scorer,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    target: Target,
-    theory: Theory,
-    absence: str = "penalise",
-    order: int = 1,
-    threshold: float = 0.3,
-    quantile: float = 0.75,
-) -> pd.DataFrame:
+def audit_reward(evaluator: Scorer, prompts: Sequence[str], responses: Sequence[str], target: Target, theory: Theory,
+                 absence: str = "penalise", order: int = 1, threshold: float = 0.3,
+                 quantile: float = 0.75) -> pd.DataFrame:
     """Compare the reward of degenerate replies with that of real ones, before anything is trained on it.
 
     `prompts` and `responses` are real; the good ones reach `quantile` of the real rewards; the other arguments as in
@@ -88,27 +47,22 @@ def audit_reward(
     """
     prompts, responses = list_texts(prompts, "Prompt"), list_texts(responses, "Response")
     reward = value_reward(evaluator, target, order=order, absence=absence, threshold=threshold)
-    kinds = write_degenerate_replies(prompts, target, theory)
-    audit = compare_rewards(reward, prompts, responses, kinds, quantile)
-    return audit.assign(absence=absence, target=target.name)
+    words = [item for d, name in enumerate(theory.dimensions) if target.aimed[d] and target.values[d] >= 0
+             for item in theory.items_of(name)]
+    kinds = write_degenerate_replies(prompts, stuffing=", ".join(words[:40]) + ".")
+    return compare_rewards(reward, prompts, responses, kinds, quantile).assign(absence=absence, target=target.name)
 
 
-def compare_rewards(
-    reward: Callable[..., list[float]],
-    prompts: list[str],
-    responses: list[str],
-    kinds: dict[str, list[str]],
-    quantile: float = 0.75,
-) -> pd.DataFrame:
+def compare_rewards(reward: Callable[..., list[float]], prompts: list[str], responses: list[str],
+                    kinds: dict[str, list[str]], quantile: float = 0.75) -> pd.DataFrame:
     """Compare any reward(prompts, completions) of degenerate replies with that of real ones, as `audit_reward`."""
     real = np.array(reward(prompts, responses))
     good = real[real >= np.quantile(real, quantile)].mean()
-    rows = [{"kind": "real", "reward": real.mean(), "beats": np.nan, "is_fault": False},
-            {"kind": "good", "reward": good, "beats": np.nan, "is_fault": False}]
+    rows = [("real", real.mean(), np.nan, False), ("good", good, np.nan, False)]
     for kind, texts in kinds.items():
         got = np.array(reward(prompts, texts))
-        rows.append({"kind": kind, "reward": got.mean(), "beats": (got > real).mean(), "is_fault": got.mean() >= good})
-    return pd.DataFrame(rows)
+        rows.append((kind, got.mean(), (got > real).mean(), got.mean() >= good))
+    return pd.DataFrame(rows, columns=["kind", "reward", "beats", "is_fault"])
 
 
 def check_audit(audit: pd.DataFrame, allow: bool = False) -> list[str]:

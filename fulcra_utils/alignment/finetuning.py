@@ -25,8 +25,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,12 +38,13 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from fulcra_utils.alignment.audit import REFUSAL, check_audit, compare_rewards
+from fulcra_utils.alignment.audit import check_audit, compare_rewards
 from fulcra_utils.alignment.policy import save_policy
-from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words, value_reward
+from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words
 from fulcra_utils.alignment.selection import choose_best
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
+from fulcra_utils.dataset.refusals import write_degenerate_replies
 from fulcra_utils.dataset.rows import list_texts
 from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies
 
@@ -135,17 +134,9 @@ class Aligned:
         return drawn.iloc[choose_best(-rewards, place)].reset_index(drop=True)
 
 
-def align(
-    start: str | Path,
-    reward: Reward,
-    prompts: Sequence[str],
-    folder: str | Path,
-    settings: AlignSettings | None = None,
-    system: str | None = None,
-    allow_faults: bool = False,
-    replace: bool = False,
-    chat_template: str | None = None,
-) -> Aligned:
+def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str | Path,
+          settings: AlignSettings | None = None, system: str | None = None, allow_faults: bool = False,
+          replace: bool = False, chat_template: str | None = None) -> Aligned:
     """Align a causal language model with a reward, by any of the methods.
 
     `start` is a `from_pretrained` folder or a name on the hub, `reward` a function reward(prompts, completions, ...) ->
@@ -179,7 +170,7 @@ def align(
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
-    mark = _fingerprint(hash_model(start, config=model.config), tokenizer.chat_template, usable, settings)
+    mark = mark_run(hash_model(start, config=model.config), tokenizer.chat_template, usable, settings)
     known, fault = _identify(reward)
     if done := _read_finished(folder, mark, known, fault, settings, reward, replace):
         return done
@@ -204,15 +195,12 @@ def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settin
     """Compare the reward of degenerate replies with that of the start model's own samples for the first 64 prompts."""
     asked = list(prompts[:64])
     own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
-    kinds = {"empty": [""] * len(asked), "repeat": ["the " * 20] * len(asked), "refusal": [REFUSAL] * len(asked),
-             "echo": asked, **{k: [t] * len(asked) for k, t in getattr(reward, "degenerate", {}).items()}}
+    kinds = write_degenerate_replies(asked, **getattr(reward, "degenerate", {}))
     label = getattr(reward, "label", getattr(reward, "__name__", "reward"))
     return compare_rewards(reward, asked, own["response"].tolist(), kinds).assign(absence=label, target="")
 
 
-def scalar_reward(
-    predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str | None = None
-) -> Reward:
+def scalar_reward(predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str | None = None) -> Reward:
     """Make a TRL reward function of a scalar reward model (the paper's RLHF baseline).
 
     `predict(prompts, responses)` gives (N,) numbers. `label` names the model: what was trained with it is taken for the
@@ -249,55 +237,6 @@ def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> pd.DataFrame:
              "rejected": part.loc[part["reward"].idxmin(), "response"]}
             for prompt, part in ranked if part["reward"].max() > part["reward"].min()]
     return pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
-
-
-def launch(spec: dict[str, Any], folder: str | Path, n_processes: int = 1) -> Path:
-    """Run `align` in processes of its own, through accelerate, and return the folder of the aligned model.
-
-    Parameters
-    ----------
-    spec : dict
-        start, prompts (list of str), settings (dict), and evaluator, theory, target, absence of the reward.
-    folder : str or Path
-    n_processes : int
-        One for each GPU; on a CPU they share the cores.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    PolicyError
-        With the last line of what the processes wrote.
-
-    Source: ours; the paper's scale.
-    """
-    place = Path(folder).absolute()
-    path = write_json(place.with_name(f"{place.name}.spec.json"), {**spec, "folder": str(folder)})
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(n_processes),
-               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--multi_gpu"] if torch.cuda.is_available() and n_processes > 1 else []
-    command += [] if torch.cuda.is_available() else ["--cpu"]
-    done = subprocess.run([*command, "-m", __name__, str(path)], capture_output=True, text=True,
-                          check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["unknown error"]
-        raise PolicyError(f"the training processes failed: {lines[0].strip()}")
-    return Path(folder)
-
-
-def _main(path: str) -> None:
-    """Run the alignment that a spec file describes; started by `launch`."""
-    from fulcra_utils.evaluator.model import ValueEvaluator
-    from fulcra_utils.theory.targets import load_target
-
-    spec = json.loads(Path(path).read_text(encoding="utf-8"))
-    evaluator = ValueEvaluator.from_pretrained(spec["evaluator"])
-    target = load_target(spec["target"], spec["theory"])
-    reward = value_reward(evaluator, target, absence=spec.get("absence", "penalise"))
-    align(spec["start"], reward, spec["prompts"], spec["folder"], AlignSettings(**spec["settings"]),
-          allow_faults=spec.get("allow_faults", False), chat_template=spec.get("chat_template"))
 
 
 class _Watch(TrainerCallback):
@@ -411,10 +350,9 @@ def _fit_prompts(model, tokenizer, prompts, settings: AlignSettings) -> list[str
     return keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
 
 
-def _fingerprint(model_hash: str, chat_template: str, prompts: Sequence[str], settings: AlignSettings) -> str:
+def mark_run(model_hash: str, chat_template: str, prompts: Sequence[str], settings: AlignSettings) -> str:
     """Return what makes this run this run, but for its reward; how often it is saved shapes nothing."""
-    return digest(model_hash, chat_template, list(prompts), {**asdict(settings), "save_every": 0},
-                  digest_code(_train))
+    return digest(model_hash, chat_template, list(prompts), {**asdict(settings), "save_every": 0}, digest_code(_train))
 
 
 def _identify(reward: Reward) -> tuple[str, str]:
@@ -458,7 +396,3 @@ def _read_history(log: list[dict]) -> pd.DataFrame:
 
 def _is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.alignment.audit import REFUSAL
 from fulcra_utils.alignment.judges import shuffle_words
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_table
+from fulcra_utils.dataset.refusals import STOCK_REFUSAL
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import Scorer, value_distance
 from fulcra_utils.theory.targets import Target
@@ -35,10 +35,9 @@ class Judges:
     proxies: dict[str, Any]
 
 
-def draw_replies(
-    folder: str | Path, start: str | Path, prompts: Sequence[str], max_new_tokens: int, seed: int,
-    temperature: float = 1.0, keep: str | Path | None = None, chat_template: str | None = None
-) -> pd.DataFrame:
+def draw_replies(folder: str | Path, start: str | Path, prompts: Sequence[str], max_new_tokens: int, seed: int,
+                 temperature: float = 1.0, keep: str | Path | None = None,
+                 chat_template: str | None = None) -> pd.DataFrame:
     """Sample a policy's replies and their log probability under the policy and under the start model.
 
     `folder` and `start` open with `from_pretrained`; `temperature` is that of the sampling and of the probabilities;
@@ -127,15 +126,14 @@ def find_constant(scorer: Scorer, prompts: Sequence[str], candidates: Sequence[s
 
     The prompts are of the training, never of the test; the empty reply and a stock refusal are always candidates.
     """
-    candidates = list(dict.fromkeys(["", REFUSAL, *candidates]))
+    candidates = list(dict.fromkeys(["", STOCK_REFUSAL, *candidates]))
     vectors = scorer.score([p for _ in candidates for p in prompts], [c for c in candidates for _ in prompts])
     distance = value_distance(vectors, target).reshape(len(candidates), len(prompts)).mean(axis=1)
     return candidates[int(np.argmin(distance))]
 
 
-def score_policy(
-    replies: pd.DataFrame, judges: Judges, target: Target, constants: dict[str, str], seed: int = 0
-) -> pd.DataFrame:
+def score_policy(replies: pd.DataFrame, judges: Judges, target: Target, constants: dict[str, str],
+                 seed: int = 0) -> pd.DataFrame:
     """Score N replies and their controls on every prompt.
 
     row (0 to N - 1), by (scorer), variant, distance (L1, penalise), one column a dimension, and for the policy's own
@@ -170,10 +168,10 @@ def summarise_policies(scores: pd.DataFrame, texts: pd.DataFrame, target: Target
     for policy in dict.fromkeys(scores["policy"]):
         row: dict[str, Any] = {"policy": policy}
         for by in dict.fromkeys(scores["by"]):
-            row |= _compare(scores[scores["by"] == by], policy, start, by)
+            row |= _compare(scores, policy, start, by)
         row["confirmed"] = row["drop_judge"] / row["drop_reward"] if row["drop_reward"] > 0 else np.nan
         row["drift"] = _drift(scores, policy, start, target)
-        own = scores[(scores["policy"] == policy) & (scores["variant"] == "reply") & (scores["by"] == "judge")]
+        own = _own(scores[scores["policy"] == policy])
         row |= {name: own[name].mean() for name in ("harmless", "helpful") if name in scores}
         rows.append(row)
     return pd.DataFrame(rows).merge(texts, on="policy", how="left")
@@ -181,12 +179,9 @@ def summarise_policies(scores: pd.DataFrame, texts: pd.DataFrame, target: Target
 
 def compare_policies(scores: pd.DataFrame, policy: str, others: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
     """Return the differences of one policy to others by the judge, with 95 % intervals over prompts."""
-    own = scores[(scores["variant"] == "reply") & (scores["by"] == "judge")]
-    rows = []
-    for other in [o for o in others if o in set(own["policy"])]:
-        for measure in [m for m in measures if m in own]:
-            wide = own.pivot(index="row", columns="policy", values=measure)
-            rows.append((other, measure, *mean_interval(wide[policy] - wide[other])))
+    wide = {m: _by_prompt(scores, m) for m in measures if m in scores}
+    rows = [(other, m, *mean_interval(table[policy] - table[other])) for other in others
+            for m, table in wide.items() if other in table]
     return pd.DataFrame(rows, columns=["other", "measure", "difference", "low", "high"])
 
 
@@ -235,8 +230,7 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
     then nearest (the policy) and is_right (its class, of `classes`, is the target's).
     """
     known = list(dict.fromkeys(vectors.index))
-    table = pd.DataFrame({t.name: value_distance(vectors[list(t.dimensions)], t) for t in targets}, index=known,
-                         dtype=object)
+    table = pd.DataFrame({t.name: value_distance(vectors, t) for t in targets}, index=known, dtype=object)
     nearest = {t.name: table[t.name].astype(float).idxmin() for t in targets}
     table.loc["nearest"] = pd.Series(nearest)
     table.loc["is_right"] = pd.Series({t: classes.get(n, n) == classes.get(t, t) for t, n in nearest.items()})
@@ -260,23 +254,17 @@ def group_targets(targets: Sequence[Target], threshold: float = 0.9) -> dict[str
 
 def average_vectors(scores: pd.DataFrame, dimensions: Sequence[str], by: str = "judge") -> pd.DataFrame:
     """Return each policy's mean value vector over its own replies; a country's target is a population's mean, too."""
-    own = scores[(scores["variant"] == "reply") & (scores["by"] == by)]
-    return own.groupby("policy", sort=False)[list(dimensions)].mean()
+    return _own(scores, by).groupby("policy", sort=False)[list(dimensions)].mean()
 
 
-def pick_examples(
-    replies: dict[str, pd.DataFrame], scores: pd.DataFrame, before: str, after: str, n: int = 10
-) -> pd.DataFrame:
-    """Pick before and after replies by rule: every (N / n)-th prompt in the order of the judge's change, for the report
-    only.
-    """
-    own = scores[(scores["variant"] == "reply") & (scores["by"] == "judge")]
-    wide = own.pivot(index="row", columns="policy", values="distance")
+def pick_examples(replies: dict[str, pd.DataFrame], scores: pd.DataFrame, before: str, after: str,
+                  n: int = 10) -> pd.DataFrame:
+    """Pick before and after replies by rule: every (N / n)-th prompt in the order of the judge's change."""
+    wide = _by_prompt(scores)
     order = (wide[after] - wide[before]).sort_values(kind="stable")
     rows = order.index[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]
-    return pd.DataFrame({"row": rows, "prompt": replies[before].loc[rows, "prompt"].tolist(),
-                         "before": replies[before].loc[rows, "response"].tolist(),
-                         "after": replies[after].loc[rows, "response"].tolist(), "change": order.loc[rows].tolist()})
+    picked = replies[before].loc[rows, ["prompt", "response"]].rename(columns={"response": "before"})
+    return picked.assign(after=replies[after].loc[rows, "response"], change=order).rename_axis("row").reset_index()
 
 
 def take_test_prompts(table: pd.DataFrame, split: str, n: int, seed: int) -> list[str]:
@@ -285,9 +273,18 @@ def take_test_prompts(table: pd.DataFrame, split: str, n: int, seed: int) -> lis
     return part.sample(n=min(n, len(part)), random_state=seed)["prompt"].tolist()
 
 
+def _own(scores: pd.DataFrame, by: str = "judge") -> pd.DataFrame:
+    """Return the scores of the policies' own replies by one scorer."""
+    return scores[(scores["variant"] == "reply") & (scores["by"] == by)]
+
+
+def _by_prompt(scores: pd.DataFrame, measure: str = "distance", by: str = "judge") -> pd.DataFrame:
+    return _own(scores, by).pivot(index="row", columns="policy", values=measure)
+
+
 def _compare(scores: pd.DataFrame, policy: str, start: str, by: str) -> dict[str, float]:
-    means = scores[scores["policy"] == policy].groupby("variant")["distance"].mean()
-    wide = scores[scores["variant"] == "reply"].pivot(index="row", columns="policy", values="distance")
+    means = scores[(scores["policy"] == policy) & (scores["by"] == by)].groupby("variant")["distance"].mean()
+    wide = _by_prompt(scores, by=by)
     change, low, high = mean_interval(wide[policy] - wide[start])
     drop = -change / wide[start].mean() if policy != start else 0.0
     return {f"distance_{by}": means["reply"], f"change_{by}": change, f"low_{by}": low, f"high_{by}": high,
@@ -296,8 +293,7 @@ def _compare(scores: pd.DataFrame, policy: str, start: str, by: str) -> dict[str
 
 def _drift(scores: pd.DataFrame, policy: str, start: str, target: Target) -> float:
     idle = [d for d, aimed in zip(target.dimensions, target.aimed, strict=True) if not aimed]
-    own = scores[(scores["variant"] == "reply") & (scores["by"] == "judge")]
     if not idle:
         return np.nan
-    means = own.groupby("policy")[idle].mean()
+    means = average_vectors(scores, idle)
     return float((means.loc[policy] - means.loc[start]).abs().mean())

@@ -15,17 +15,9 @@ from fulcra_utils.theory.targets import Target
 PROMPT_ROLES = ("user", "assistant")
 
 
-def value_reward(
-    evaluator: Scorer,
-    target: np.ndarray | Target,
-    weights: np.ndarray | None = None,
-    order: int = 1,
-    absence: str = "penalise",
-    threshold: float = 0.3,
-    keep: np.ndarray | None = None,
-    keep_weight: float = 0.0,
-    common_weight: float = 0.0,
-) -> Callable[..., list[float]]:
+def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.ndarray | None = None, order: int = 1,
+                 absence: str = "penalise", threshold: float = 0.3, keep: np.ndarray | None = None,
+                 keep_weight: float = 0.0, common_weight: float = 0.0) -> Callable[..., list[float]]:
     """Make a reward function for TRL: minus the distance to the target, the drift of values not aimed at, sameness.
 
     `evaluator.score` is called once a batch; target, weights, order, absence and threshold as in `value_distance`.

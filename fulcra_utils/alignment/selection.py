@@ -14,6 +14,7 @@ from fulcra_utils.theory.targets import Target
 
 SELECTION = ("target", "n_prompts", "n_replies", "distance_mean", "distance_chosen", "distance_change", "low", "high",
              "reward_mean", "reward_chosen", "reward_change", "reward_low", "reward_high", "drift")
+SOURCES = ["response_source", "n", "l1", "low", "high", "l2", "l2_low", "l2_high", "l1_mask", "reward"]
 
 
 def measure_commonness(responses: Sequence[str]) -> np.ndarray:
@@ -68,8 +69,7 @@ def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: i
     """
     rows = []
     for target in targets:
-        vectors = replies[list(target.dimensions)].to_numpy(dtype=float)
-        distance = value_distance(vectors, target, order=order)
+        distance = value_distance(replies, target, order=order)
         frame = replies.assign(distance=distance)[np.isfinite(distance)].reset_index(drop=True)
         frame = frame[frame.groupby("prompt")["response_source"].transform("size") >= 2].reset_index(drop=True)
         rows.append({"target": target.name, **_selection_row(frame, target)})
@@ -111,22 +111,17 @@ def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
     """
     rows = []
     for source, part in replies.groupby("response_source", sort=True):
-        vectors = part[list(target.dimensions)].to_numpy(dtype=float)
-        l1, low, high = mean_interval(value_distance(vectors, target))
-        l2, l2_low, l2_high = mean_interval(value_distance(vectors, target, order=2))
-        masked = mean_interval(value_distance(vectors, target, absence="mask"))[0]
-        rows.append({"response_source": source, "n": len(part), "l1": l1, "low": low, "high": high, "l2": l2,
-                     "l2_low": l2_low, "l2_high": l2_high, "l1_mask": masked, "reward": part["reward"].mean()})
-    columns = ("response_source", "n", "l1", "low", "high", "l2", "l2_low", "l2_high", "l1_mask", "reward")
-    return pd.DataFrame(rows, columns=list(columns))
+        rows.append((source, len(part), *mean_interval(value_distance(part, target)),
+                     *mean_interval(value_distance(part, target, order=2)),
+                     mean_interval(value_distance(part, target, absence="mask"))[0], part["reward"].mean()))
+    return pd.DataFrame(rows, columns=SOURCES)
 
 
 def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
     """Return the largest gaps of `value_distance` to the released e_distance (l2_gap) and h_distance (l1_gap)."""
-    vectors = scored[list(target.dimensions)].to_numpy(dtype=float)
     gaps = scored[["response_source"]].assign(
-        l2_gap=np.abs(value_distance(vectors, target, order=2) - scored["e_distance"].astype(float)),
-        l1_gap=np.abs(value_distance(vectors, target) - scored["h_distance"].astype(float)))
+        l2_gap=np.abs(value_distance(scored, target, order=2) - scored["e_distance"].astype(float)),
+        l1_gap=np.abs(value_distance(scored, target) - scored["h_distance"].astype(float)))
     groups = gaps.groupby("response_source", sort=True)
     return groups[["l2_gap", "l1_gap"]].max().assign(n=groups.size()).reset_index()
 

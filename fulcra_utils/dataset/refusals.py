@@ -1,9 +1,9 @@
-"""Replies that refuse, told by how they open."""
+"""Replies that refuse, told by how they open, and those that say nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,6 +27,17 @@ def is_refusal(responses: Iterable[str]) -> np.ndarray:
     return np.array([bool(REFUSAL.search(OPENING.match(text)[0])) for text in texts], dtype=bool)
 
 
+def write_degenerate_replies(prompts: Sequence[str], **more: str) -> dict[str, list[str]]:
+    """Write replies that say nothing, N of each kind: empty, one word, one refusal, `more` texts, the prompt itself.
+
+    >>> {kind: replies[0][:9] for kind, replies in write_degenerate_replies(["Why?"], stuffing="be kind").items()}
+    {'empty': '', 'repeat': 'the the t', 'refusal': "I'm sorry", 'stuffing': 'be kind', 'echo': 'Why?'}
+    """
+    one = {"empty": "", "repeat": "the " * 20, "refusal": STOCK_REFUSAL, **more}
+    return {**{kind: [text] * len(prompts) for kind, text in one.items()}, "echo": list(prompts)}
+
+
+STOCK_REFUSAL = "I'm sorry, but I can't help with that."
 OPENING = re.compile(r"(?:[^.!?\n]*[.!?\s]+){0,2}(?:[^.!?\n]*$)?")  # two sentences
 _UNABLE = (r"(?:can ?not|can't|could not|couldn't|will not|won't|unable to|refuse to|"
            r"(?:do not|don't) have the ability to|(?:rather|prefer) not(?: to)?|"

@@ -11,7 +11,7 @@ import torch
 
 from fulcra_utils.alignment import finetuning
 from fulcra_utils.alignment.audit import RewardAuditError
-from fulcra_utils.alignment.finetuning import AlignSettings, align, launch, rank_pairs, scalar_reward
+from fulcra_utils.alignment.finetuning import AlignSettings, align, rank_pairs, scalar_reward
 from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.reward import value_reward
 from fulcra_utils.common.files import write_json
@@ -166,19 +166,19 @@ def test_lora_on_a_tiny_llama_is_merged(llama, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_from_a_spec(llama, tmp_path):
-    from fulcra_utils.evaluator.encoder import load_encoder
-    from fulcra_utils.evaluator.model import make_evaluator
-    from fulcra_utils.theory.theory import load_theory
-
-    make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).save_pretrained(tmp_path / "evaluator")
-    spec = {"start": str(llama), "prompts": PROMPTS, "settings": SMALL | {"lora_rank": 4}, "target": "harmless",
-            "theory": "schwartz10", "evaluator": str(tmp_path / "evaluator"), "allow_faults": True}
-    folder = launch(spec, tmp_path / "policy", n_processes=2)
-    assert not same(weights(llama), weights(folder))
-    assert json.loads((folder / "align.json").read_text())["finished"]
-    with pytest.raises(PolicyError, match="no such theory|processes failed"):
-        launch(spec | {"theory": "nothing"}, tmp_path / "other", n_processes=2)
+def test_a_script_trains_in_two_processes(llama, tmp_path):
+    (tmp_path / "mine.py").write_text(f"""
+import numpy as np
+from fulcra_utils.alignment import AlignSettings, align, scalar_reward
+reward = scalar_reward(lambda prompts, responses: np.array([float(r.count("e")) for r in responses]))
+align({str(llama)!r}, reward, {PROMPTS!r}, {str(tmp_path / "policy")!r}, AlignSettings(**{SMALL | {"lora_rank": 4}!r}),
+      allow_faults=True)
+""")
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+                    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                    str(tmp_path / "mine.py")], check=True, capture_output=True)
+    assert not same(weights(llama), weights(tmp_path / "policy"))
+    assert json.loads((tmp_path / "policy" / "align.json").read_text())["finished"]
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -346,33 +346,33 @@ def test_everything_that_shapes_a_policy_makes_another_run(start, tmp_path):
 
     settings, reward = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1}), scalar_reward(count_e)
     train(start, reward, PROMPTS, tmp_path / "p", settings)
-    mark = finetuning._fingerprint(hash_model(start), "t", PROMPTS, settings)
-    others = {"chat template": finetuning._fingerprint(hash_model(start), "u", PROMPTS, settings),
-              "prompts": finetuning._fingerprint(hash_model(start), "t", PROMPTS[1:], settings)}
+    mark = finetuning.mark_run(hash_model(start), "t", PROMPTS, settings)
+    others = {"chat template": finetuning.mark_run(hash_model(start), "u", PROMPTS, settings),
+              "prompts": finetuning.mark_run(hash_model(start), "t", PROMPTS[1:], settings)}
     changes = {"method": "grpo", "steps": 2, "prompts_per_step": 2, "replies_per_prompt": 2, "micro_batch": 1,
                "max_new_tokens": 9, "max_prompt_tokens": 33, "learning_rate": 1e-4, "beta": 0.1, "max_kl": 1.0,
                "lora_rank": 1, "lora_alpha": 8, "temperature": 0.5, "seed": 1}
     for name, value in changes.items():
         changed = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1} | {name: value})
-        others[name] = finetuning._fingerprint(hash_model(start), "t", PROMPTS, changed)
+        others[name] = finetuning.mark_run(hash_model(start), "t", PROMPTS, changed)
     for number, file in enumerate(sorted(p.name for p in start.iterdir())):
         twin = tmp_path / str(number)
         shutil.copytree(start, twin)
-        assert finetuning._fingerprint(hash_model(twin), "t", PROMPTS, settings) == mark
+        assert finetuning.mark_run(hash_model(twin), "t", PROMPTS, settings) == mark
         if file.endswith(".safetensors"):
             table = load_file(twin / file)
             table[sorted(table)[-1]].flatten()[-1] += 1.0
             save_file(table, twin / file)
         else:
             (twin / file).write_text((twin / file).read_text() + " ")
-        others[file] = finetuning._fingerprint(hash_model(twin), "t", PROMPTS, settings)
+        others[file] = finetuning.mark_run(hash_model(twin), "t", PROMPTS, settings)
     assert mark not in others.values() and len(set(others.values())) == len(others)
     often = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1, "save_every": 7})
-    assert finetuning._fingerprint(hash_model(start), "t", PROMPTS, often) == mark, "saving shapes nothing"
+    assert finetuning.mark_run(hash_model(start), "t", PROMPTS, often) == mark, "saving shapes nothing"
     (tmp_path / "noted").mkdir()
     shutil.copytree(start, tmp_path / "noted", dirs_exist_ok=True)
     (tmp_path / "noted" / "notes.md").write_text("mine")
-    assert finetuning._fingerprint(hash_model(tmp_path / "noted"), "t", PROMPTS, settings) == mark
+    assert finetuning.mark_run(hash_model(tmp_path / "noted"), "t", PROMPTS, settings) == mark
     with pytest.raises(PolicyError, match="cannot be loaded"):
         hash_model("no/such-model")
 
@@ -416,15 +416,6 @@ def test_a_given_chat_template_is_used_by_every_method(start, tmp_path, method):
                     chat_template=template)
     text = tokenizer.decode(aligned.reply(["be"]).prompt_ids[0])
     assert text.endswith("<|user|>be<|assistant|>")
-
-
-@pytest.mark.parametrize(("first", "second"), [("ideal-0.5", "ideal-0.1"), ("a.b", "a.c"), ("x", "x.y")])
-def test_each_folder_has_a_spec_of_its_own(tmp_path, monkeypatch, first, second):
-    monkeypatch.setattr(finetuning.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "", ""))
-    for name in (first, second):
-        launch({"start": name}, tmp_path / name)
-    specs = [json.loads((tmp_path / f"{name}.spec.json").read_text())["start"] for name in (first, second)]
-    assert specs == [first, second]
 
 
 @pytest.mark.parametrize(("samples", "micro", "world"), [(2, 0, 4), (8, 3, 1), (6, 0, 4), (8, 0, 3), (4, 8, 1)])

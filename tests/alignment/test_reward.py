@@ -300,3 +300,41 @@ def test_words_of_any_message_are_text():
         turns = [{"role": role, "content": contents[place]} for role, place in drawn]
         own = sum(role in ("assistant", None) and place in (2, 4, 5, 6) for role, place in drawn)
         assert read_words(turns) == "\n".join(["w"] * own)
+
+
+def test_the_same_degenerate_replies_are_feared_everywhere():
+    from fulcra_utils.dataset.refusals import is_refusal, write_degenerate_replies
+    from fulcra_utils.evaluator.explanation import make_attacks
+
+    theory, told = load_theory("schwartz10"), {}
+
+    class Spy:
+        def score(self, prompts, responses):
+            told.setdefault(responses[0], prompts)
+            return np.zeros((len(responses), theory.n_dims))
+
+    audit_reward(Spy(), ["Why?", "How?"], ["Real.", "Real."], load_target("ideal", theory), theory)
+    kinds = write_degenerate_replies(["Why?", "How?"])
+    assert {replies[0] for replies in kinds.values()} | {"Real."} < set(told)
+    assert len(told) == 6, "the words of the target are stuffed, too"
+    assert is_refusal(kinds["refusal"]).all()
+    attacks = make_attacks(["Why?", "How?"], theory)
+    assert [attacks[name] for name in ("empty", "refusal only", "echo of the prompt")] == [
+        kinds[name] for name in ("empty", "refusal", "echo")]
+
+
+def test_compare_takes_the_one_distance(tmp_path):
+    from fulcra_utils.evaluator.gate import compare_files
+
+    names, rng = ("a", "b", "c"), np.random.default_rng(0)
+    low, high = np.array([0.5, -1.0, -0.2]), np.array([1.0, -0.5, -0.2])
+    target = Target("t", "t", "", names, low, high, np.array([2.0, 1.0, 0.5]))
+    vectors = {name: rng.uniform(-1, 1, (8, 3)) for name in "xy"}
+    for name, scores in vectors.items():   # another order of the values in the files
+        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(
+            {"prompt": f"p{n}", "response": "r", "value_vector": dict(zip("cab", row[[2, 0, 1]], strict=True))}) + "\n"
+            for n, row in enumerate(scores)))
+    row = compare_files(tmp_path / "x.jsonl", tmp_path / "y.jsonl", target).set_index("value").loc["distance"]
+    assert [row["first"], row["second"]] == pytest.approx([value_distance(vectors[n], target).mean() for n in "xy"])
+    first = pd.DataFrame(vectors["x"][:, [2, 0, 1]], columns=list("cab"))
+    np.testing.assert_allclose(value_distance(first, target), value_distance(vectors["x"], target))
