@@ -7,24 +7,14 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from fulcra_utils.annotation import review
+from fulcra_utils.annotation.review import CHOICES, ReviewError
 from fulcra_utils.common.files import write_json, write_text
 from fulcra_utils.theory.theory import Theory
-
-if TYPE_CHECKING:
-    pass
-from fulcra_utils.annotation.review import (
-    _CHOICES,
-    DECISION_COLUMNS,
-    ReviewError,
-    _add_texts,
-    _find_name,
-    _read_decision,
-    describe_name,
-)
 
 
 def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
@@ -47,13 +37,13 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
     folder = Path(folder)
     write_text(folder / "config.xml", build_label_config(theory))
     tasks = []
-    for number, case in enumerate(_add_texts(queue, texts).itertuples(), 1):
+    for number, case in enumerate(review.add_texts(queue, texts).itertuples(), 1):
         data = {"row_id": case.row_id, "name": case.name, "why": case.why, "prompt": case.prompt,
-                "response": case.response, "question": describe_name(case.name, theory)}
+                "response": case.response, "question": review.describe_name(case.name, theory)}
         task: dict[str, Any] = {"id": number, "data": data}
-        if case.vote in _CHOICES:
+        if case.vote in CHOICES:
             choice = {"from_name": "label", "to_name": "response", "type": "choices",
-                      "value": {"choices": [_CHOICES[case.vote]]}}
+                      "value": {"choices": [CHOICES[case.vote]]}}
             task["predictions"] = [{"model_version": "vote", "result": [choice]}]
         tasks.append(task)
     write_json(folder / "tasks.json", tasks)
@@ -63,7 +53,7 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
 def build_label_config(theory: Theory) -> str:
     """Return the labelling configuration of Label Studio, with the theory's words for the labels."""
     choices = "\n".join(f'    <Choice value="{value}" hint="{html.escape(theory.labels[label], quote=True)}" '
-                        f'hotkey="{key}"/>' for key, (label, value) in enumerate(_CHOICES.items(), 1))
+                        f'hotkey="{key}"/>' for key, (label, value) in enumerate(CHOICES.items(), 1))
     return f'''<View>
   <Header value="{html.escape(theory.title, quote=True)}"/>
   <Header value="$question" size="4"/>
@@ -110,12 +100,12 @@ def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.D
             faults.append(f"task {number}: is no task that was exported from here as JSON")
     if faults:
         raise ReviewError(f"{path}, {'; '.join(faults[:5])}{'; …' * (len(faults) > 5)}; nothing is imported")
-    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
+    return pd.DataFrame(rows, columns=review.DECISION_COLUMNS)
 
 
 def _read_task(task: dict, names: Theory | Sequence[str]) -> list[tuple]:
     row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
-    _find_name(name, names)
+    review.find_name(name, names)
     for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
         if not annotation.get("was_cancelled") and not annotation.get("skipped"):
             label, note = _read_result(annotation.get("result") or [])
@@ -125,7 +115,7 @@ def _read_task(task: dict, names: Theory | Sequence[str]) -> list[tuple]:
             when = datetime.fromtimestamp(when, UTC).isoformat() if isinstance(when, int | float) else when
             if label is not None:
                 found.append((bool(annotation.get("ground_truth")),
-                              _read_decision((row_id, name, label, who, when, note), names)))
+                              review.read_decision((row_id, name, label, who, when, note), names)))
     truth = any(is_true for is_true, _ in found)
     return [decision for is_true, decision in found if is_true == truth]
 

@@ -15,15 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.annotation.questions import (
-    NOTHING_LISTED,
-    ItemLabels,
-    list_questions,
-    looks_english,
-    read_answer,
-    render_question,
-    vote_labels,
-)
+from fulcra_utils.annotation import questions
+from fulcra_utils.annotation.questions import ItemLabels, vote_labels
 from fulcra_utils.annotation.review import apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
@@ -109,8 +102,7 @@ def rows_of(dialogues: pd.DataFrame) -> list[Row]:
 
 def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
                decided: pd.DataFrame | None = None) -> list[dict[str, Any]]:
-    """Return dialogues that are labelled already as rows in the released shape; `value_types` are the columns as they
-    stand.
+    """Return dialogues that are labelled already as rows in the released shape.
 
     `items` has the rows of `dialogues`; people's decisions on dimensions, already in `dialogues`, go to `decided_by`.
     """
@@ -137,11 +129,10 @@ def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, for
     table = []
     usable = [row.dialogue for row in rows if row.dialogue is not None]
     for form in forms:
-        jobs = [(0, n, items) for n in range(len(usable)) for items in list_questions(theory, form)]
-        questions = (render_question(theory, usable[n], items, form) for _, n, items in jobs)
+        jobs = [(0, n, items) for n in range(len(usable)) for items in questions.list_questions(theory, form)]
+        asked = (questions.render_question(theory, usable[n], items, form) for _, n, items in jobs)
         check = _Sheet(theory, (form,), jobs, len(usable)).check
-        table.append({"form": form, "replies": len(usable),
-                      **plan_questions(questions, endpoint, cache, price, check)})
+        table.append({"form": form, "replies": len(usable), **plan_questions(asked, endpoint, cache, price, check)})
     return pd.DataFrame(table)
 
 
@@ -155,16 +146,16 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
     from tqdm import tqdm
 
     jobs = [(f, n, items) for f, form in enumerate(forms) for n, row in enumerate(rows) if row.dialogue is not None
-            for items in list_questions(theory, form)]
+            for items in questions.list_questions(theory, form)]
     sheet = _Sheet(theory, forms, jobs, len(rows))
-    questions = (render_question(theory, rows[n].dialogue, items, forms[f]) for f, n, items in jobs)
+    asked = (questions.render_question(theory, rows[n].dialogue, items, forms[f]) for f, n, items in jobs)
     paid = 0.0 if budget is None else plan_annotation(rows, theory, endpoint, forms, cache, price).paid_before.sum()
     with tqdm(total=len(jobs), unit="question", disable=not progress, mininterval=0.5) as bar:
         def finish(number: int, outcome: Any) -> None:
             sheet.enter(number, outcome)
             bar.update()
 
-        outcomes = ask_all(endpoint, questions, sheet.check, cache, price, budget, finish, paid)
+        outcomes = ask_all(endpoint, asked, sheet.check, cache, price, budget, finish, paid)
     costs = []
     for f, form in enumerate(forms):
         mine = [outcome for (g, _, _), outcome in zip(jobs, outcomes, strict=True) if g == f]
@@ -188,10 +179,10 @@ class _Sheet:
 
     def check(self, number: int, answer: Answer) -> tuple[ItemLabels, list[str], float]:
         f, _, items = self.jobs[number]
-        read = read_answer(answer.text, self.theory, items, self.forms[f], answer.finish_reason,
+        read = questions.read_answer(answer.text, self.theory, items, self.forms[f], answer.finish_reason,
                            confirmed=number in self.listed_nothing)
         read.thoughts = answer.split()[0]
-        if read.faults == [NOTHING_LISTED]:
+        if read.faults == [questions.NOTHING_LISTED]:
             self.listed_nothing.add(number)
         return read, read.faults, float(np.isfinite(read.labels).sum())
 
@@ -268,7 +259,7 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
     own = OWN if given in (None, out["dialogue"]) else (*OWN, "dialogue")
     out["not_annotated"] = [{"item": item, "reason": why} for item, why in (open_items or {}).items()]
     if row.dialogue is not None:
-        out["looks_english"] = looks_english(row.dialogue.response)
+        out["looks_english"] = questions.looks_english(row.dialogue.response)
     if row.problem:
         out["problem"] = row.problem
     return keep_fields(row.fields, {**out, **(extra or {})}, own)

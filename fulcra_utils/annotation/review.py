@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 DECISION_COLUMNS = ["row_id", "name", "label", "who", "when", "note"]
-_CHOICES = {-1.0: "-1", 0.0: "0", 1.0: "+1"}
+CHOICES = {-1.0: "-1", 0.0: "0", 1.0: "+1"}
 # a spreadsheet would run this as a formula or write it anew as another number: 00123, 12345678901234567, 1e5, 1-2
 _NUMBER = re.compile(r"[\d.][\d.,eE+\-/: ]*$")
 _MANGLED = re.compile(r"['=+\-@\t\r]|(?!(0|[1-9]\d{0,14})$)[\d.][\d.,eE+\-/: ]*$")
@@ -136,13 +136,13 @@ def _find_decided(table: pd.DataFrame, path: str | Path, names: Theory | Sequenc
     for line, cells in zip(table.index, table[DECISION_COLUMNS].to_numpy(), strict=True):
         if cells[2].strip():
             try:
-                found.append(_read_decision(cells, names))
+                found.append(read_decision(cells, names))
             except ReviewError as error:
                 raise ReviewError(f"{path}, line {line}, {error}") from None
     return pd.DataFrame(found, columns=DECISION_COLUMNS).astype({"label": float})
 
 
-def _read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = None) -> tuple:
+def read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = None) -> tuple:
     """Return the cells of one decision as they are meant; ReviewError says which cell is no use."""
     row_id, name, label, who, when, note = ("" if value is None or value != value else str(value) for value in cells)
     sign = re.sub(r"[.,]0*$", "", label.strip()).replace("\N{EN DASH}", "-")
@@ -156,11 +156,11 @@ def _read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = 
         when and (datetime.fromisoformat(when.strip()), pd.to_datetime([when.strip()], format="ISO8601").as_unit("ns"))
     except ValueError:
         raise ReviewError(f"when: {when!r} is no time like 2025-05-02T10:00:00Z") from None
-    name = name if names is None else _find_name(name, names)
+    name = name if names is None else find_name(name, names)
     return row_id, name, float(SIGNS[sign]), who.strip(), when.strip(), note
 
 
-def _find_name(name: str, names: Theory | Sequence[str]) -> str:
+def find_name(name: str, names: Theory | Sequence[str]) -> str:
     """Return the one item or dimension that is meant."""
     if isinstance(names, Theory):
         places = ((names.items, names.find_item(name)), (names.dimensions, names.find_dimension(name)))
@@ -213,24 +213,25 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     1
     """
     path, cells = Path(path), decisions.reindex(columns=DECISION_COLUMNS).astype(object).to_numpy()
-    new = pd.DataFrame([_read_decision(row) for row in cells], columns=DECISION_COLUMNS)
+    new = pd.DataFrame([read_decision(row) for row in cells], columns=DECISION_COLUMNS)
     sheet = _read_sheet(path) if path.exists() else new.head(0)
     both = pd.concat([_find_decided(sheet, path), new.astype({"label": float})], ignore_index=True)
     both = both.iloc[_order_decisions(both)]
     told = both[["label", "who", "when"]]
     again = (told == told.groupby([both.row_id, both["name"]]).shift()).all(axis=1).sort_index().to_numpy()
-    new = new[~again[len(both) - len(new):]].replace({"label": _CHOICES})
+    new = new[~again[len(both) - len(new):]].replace({"label": CHOICES})
     sheet = pd.concat([sheet.astype(object), new.astype(object)], ignore_index=True).fillna("")
     return write_table(path, sheet.assign(**{c: sheet[c].map(_guard) for c in ("row_id", "who", "note")}))
 
 
-def apply_decisions(labels: np.ndarray, names: Sequence[str], row_ids: Sequence[str],
+def apply_decisions(labels: np.ndarray | None, names: Sequence[str], row_ids: Sequence[str],
                     decisions: pd.DataFrame) -> tuple[np.ndarray, list[dict[str, str]]]:
     """Return labels (N, K) in which people's decisions have replaced what was there, and who decided what in each row.
 
     The latest decision on a cell counts, whoever took it; rows of one row_id share it.
     """
-    labels, people = np.array(labels, dtype=float), [{} for _ in row_ids]
+    nobody, people = np.full((len(row_ids), len(names)), np.nan), [{} for _ in row_ids]
+    labels = nobody if labels is None else np.array(labels, dtype=float)
     columns = {normalise(name): k for k, name in enumerate(names)}
     rows: dict[str, list[int]] = {}
     for n, row_id in enumerate(row_ids):
@@ -274,11 +275,6 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
     return dialogues.assign(**dict(zip(dims, labels.T, strict=True))), decisions
 
 
-def collect_people(decisions: pd.DataFrame, names: Sequence[str], row_ids: Sequence[str]) -> np.ndarray:
-    """Return people's labels as an array (N, K), nan where nobody decided."""
-    return apply_decisions(np.full((len(row_ids), len(names)), np.nan), names, row_ids, decisions)[0]
-
-
 def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame) -> Path:
     """Write a queue as CSV for a spreadsheet: the case, its texts, and empty columns label, who and note to fill in.
 
@@ -295,7 +291,7 @@ def write_review_csv(path: str | Path, queue: pd.DataFrame, texts: pd.DataFrame)
     ['row_id', 'name', 'label', 'who']
     """
     refuse_decided(path)
-    table = _add_texts(queue, texts).assign(label="", who="", note="")
+    table = add_texts(queue, texts).assign(label="", who="", note="")
     first = ["row_id", "name", "label", "who", "note", "prompt", "response", "why", "vote"]
     table = table[[*first, *[c for c in table if c not in first]]]
     return write_table(path, table.assign(**{c: table[c].fillna("").map(_guard)
@@ -308,7 +304,7 @@ def refuse_decided(path: str | Path) -> None:
         raise ReviewError(f"{path}: holds {n} decisions, which the queue would replace; move it or name another file")
 
 
-def _add_texts(queue: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
+def add_texts(queue: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     """Return the queue with the prompt and the response of each row_id."""
     known = texts[["row_id", "prompt", "response"]].astype(str).drop_duplicates()
     if known.row_id.duplicated().any():
@@ -342,10 +338,10 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
     """
     import ipywidgets as widgets
 
-    cases, state = _add_texts(queue, texts), {"at": 0}
+    cases, state = add_texts(queue, texts), {"at": 0}
     name = widgets.Text(value=who, description="Your name")
     case, progress = widgets.HTML(), widgets.Label()
-    buttons = [widgets.Button(description=f"{text} {theory.labels[label]}") for label, text in _CHOICES.items()]
+    buttons = [widgets.Button(description=f"{text} {theory.labels[label]}") for label, text in CHOICES.items()]
     skip = widgets.Button(description="skip")
 
     def show() -> None:
@@ -367,7 +363,7 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
             label=label, who=name.value, when=datetime.now(UTC).isoformat()))
         move(button)
 
-    for button, label in zip(buttons, _CHOICES, strict=True):
+    for button, label in zip(buttons, CHOICES, strict=True):
         button.on_click(partial(decide, label))
     skip.on_click(move)
     show()

@@ -11,33 +11,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.annotation.labelling import (
-    ROWS,
-    Annotation,
-    Row,
-    annotate_rows,
-    build_output,
-    compare_forms,
-    identify_rows,
-    items_to_types,
-    plan_annotation,
-    read_rows,
-    write_labels,
-    write_rows,
-)
+from fulcra_utils.annotation import labelling
+from fulcra_utils.annotation.label_studio import import_label_studio
+from fulcra_utils.annotation.labelling import ROWS, Annotation, Row, identify_rows
 from fulcra_utils.annotation.questions import FORMS
 from fulcra_utils.annotation.review import (
     apply_decisions,
     build_queue,
-    collect_people,
     match_decisions,
     read_decisions,
     refuse_decided,
     write_review_csv,
 )
 from fulcra_utils.common.files import check_outputs, lock_output
+from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.release import write_release
 from fulcra_utils.llm.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
+from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.theory.theory import Theory, load_theory
 
 
@@ -70,14 +60,15 @@ class AnnotateReport:
             lines.append(self.forms.round(3).to_string(index=False, na_rep="-"))
         what = "cannot be read" if self.costs is None else "are not annotated in full"
         failed = [f"row {number}: {why}" for number, why in self.failed.items()]
-        lines += _list_some(f"{len(failed)} of {self.n_rows} rows {what}:", failed)
+        lines += list_some(f"{len(failed)} of {self.n_rows} rows {what}:", failed)
         lines += [f"every answer is kept in {self.cache}; a usable one is never paid again"]
-        lines += _list_some(f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
-                            self.unused)
+        lines += list_some(f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
+                           self.unused)
         return "\n".join(lines + [f"written: {path}" for path in self.files])
 
 
-def _list_some(head: str, lines: Sequence[str]) -> list[str]:
+def list_some(head: str, lines: Sequence[str]) -> list[str]:
+    """Return the first ten lines below their head and how many more there are; nothing without lines."""
     more = [f"  … and {len(lines) - 10} more"] if len(lines) > 10 else []
     return [head, *(f"  {line}" for line in lines[:10]), *more] if lines else []
 
@@ -117,27 +108,29 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     price = load_price(endpoint.model, prices, endpoint.is_local)
     folder = Path(cache) if cache else input_path.with_name(input_path.name + ".cache")
     release = output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset") if card else None
-    decisions = _find_decisions(output_path, decisions)
+    beside = output_path.with_name(output_path.name + ".decisions.csv")
+    decisions = Path(decisions) if decisions else beside if beside.exists() else None
     outputs = [(output_path, ROWS), *([(review, (".csv",))] if review else []), (folder / "answers.sqlite", ()),
                *((release / name, ()) for name in ("README.md", "data/train.jsonl", "data/train.parquet") if release)]
     check_outputs(outputs, filter(None, (input_path, decisions, prices)))
     if review:
         refuse_decided(review)
-    decided = read_decisions(decisions, theory) if decisions else None
-    rows, n_decisions, unused = read_rows(input_path, prompt_field, response_field), 0, []
+    read = import_label_studio if decisions and decisions.suffix == ".json" else read_decisions
+    decided = read(decisions, theory) if decisions else None
+    rows, n_decisions, unused = labelling.read_rows(input_path, prompt_field, response_field), 0, []
     if decided is not None:
         n_decisions, (decided, unused) = len(decided), match_decisions(decided, *identify_rows(rows))
     with nullcontext() if dry_run else lock_output(output_path):
         with closing(AnswerCache(None if dry_run and not folder.exists() else folder)) as store:
-            report = AnnotateReport(plan_annotation(rows, theory, endpoint, forms, store, price), len(rows), price,
-                                    cache=folder, unused=unused, n_decisions=n_decisions)
+            plan = labelling.plan_annotation(rows, theory, endpoint, forms, store, price)
+            report = AnnotateReport(plan, len(rows), price, cache=folder, unused=unused, n_decisions=n_decisions)
             if dry_run:
                 report.failed = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
                 return report
-            annotation = annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
+            annotation = labelling.annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
         report.costs = annotation.costs
         _decide(annotation, rows, theory, decided, report)
-        report.files.append(write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
+        report.files.append(labelling.write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
         if review:
             report.files.append(_write_queue(review, annotation, rows, theory, decided))
         if release:
@@ -155,18 +148,13 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     """
     endpoint = Endpoint(model=model or price_like or "unnamed")
     price = load_price(endpoint.model, is_local=bool(model) and endpoint.is_local)
-    plan = plan_annotation(rows, theory, endpoint, FORMS, price=price)
+    plan = labelling.plan_annotation(rows, theory, endpoint, FORMS, price=price)
     if not model:
         return plan, None
     with closing(AnswerCache(cache)) as store:
-        made = annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
-        people = None if decided is None else collect_people(decided, theory.items, identify_rows(rows)[0])
-        return plan, compare_forms(made, people)
-
-
-def _find_decisions(output_path: Path, given: str | Path | None) -> Path | None:
-    beside = output_path.with_name(output_path.name + ".decisions.csv")
-    return Path(given) if given else beside if beside.exists() else None
+        made = labelling.annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
+        people = apply_decisions(None, theory.items, identify_rows(rows)[0], decided) if decided is not None else [None]
+        return plan, labelling.compare_forms(made, people[0])
 
 
 def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame | None,
@@ -174,16 +162,15 @@ def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided
     """Let people's decisions win, and note what is left open."""
     row_ids, people = identify_rows(rows)[0], None
     if decided is not None:
-        people = collect_people(decided, theory.items, row_ids)
-        annotation.labels, annotation.people = apply_decisions(annotation.labels, theory.items, row_ids, decided)
-        annotation.told, judges = apply_decisions(np.full((len(rows), theory.n_dims), np.nan), theory.dimensions,
-                                                  row_ids, decided)
-        annotation.people = [items | dims for items, dims in zip(annotation.people, judges, strict=True)]
+        people, by_item = apply_decisions(None, theory.items, row_ids, decided)
+        annotation.labels = np.where(np.isnan(people), annotation.labels, people)
+        annotation.told, by_dimension = apply_decisions(None, theory.dimensions, row_ids, decided)
+        annotation.people = [items | dims for items, dims in zip(by_item, by_dimension, strict=True)]
         for open_items, who in zip(annotation.open, annotation.people, strict=True):
             for name in who:
                 open_items.pop(name, None)
     if len(annotation.forms) > 1:
-        report.forms = compare_forms(annotation, people)
+        report.forms = labelling.compare_forms(annotation, people)
     for number, (row, open_items) in enumerate(zip(rows, annotation.open, strict=True), 1):
         if row.problem or open_items:
             kinds = list(dict.fromkeys(open_items.values()))
@@ -201,32 +188,27 @@ def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoi
         if annotation.people[n] or isinstance(row.fields.get("decided_by"), dict):
             extra["decided_by"] = annotation.people[n]
         if annotation.told is not None:
-            extra["value_types"] = items_to_types(annotation.labels[n], theory, rule, annotation.told[n])
+            extra["value_types"] = labelling.items_to_types(annotation.labels[n], theory, rule, annotation.told[n])
         if len(annotation.forms) > 1:
             split = np.flatnonzero(annotation.margin[n] < 1)
             extra["vote_margin"] = {theory.items[i]: round(float(annotation.margin[n, i]), 3) for i in split}
-            extra["form_items"] = {name: write_labels(theory.items, annotation.form_labels[f, n])
+            extra["form_items"] = {name: labelling.write_labels(theory.items, annotation.form_labels[f, n])
                                    for f, name in enumerate(annotation.forms)}
-        out.append(build_output(row, annotation.labels[n], theory, annotation.open[n], extra, rule))
+        out.append(labelling.build_output(row, annotation.labels[n], theory, annotation.open[n], extra, rule))
     return out
 
 
 def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], theory: Theory,
                  decided: pd.DataFrame | None) -> Path:
-    usable = [n for n, row in enumerate(rows) if row.dialogue is not None]
-    row_ids = identify_rows(rows)[0]
-    ids = [row_ids[n] for n in usable]
-    queue = build_queue(annotation.form_labels[:, usable], theory.items, ids, annotation.forms, decided)
+    usable, row_ids = [n for n, row in enumerate(rows) if row.dialogue is not None], identify_rows(rows)[0]
     texts = pd.DataFrame([(row_ids[n], rows[n].dialogue.prompt, rows[n].dialogue.response) for n in usable],
                          columns=["row_id", "prompt", "response"])
+    queue = build_queue(annotation.form_labels[:, usable], theory.items, texts.row_id, annotation.forms, decided)
     return write_review_csv(path, queue, texts)
 
 
 def _agreement(annotation: Annotation, theory: Theory, rows: Sequence[Row]) -> pd.DataFrame | None:
     """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
-    from fulcra_utils.dataset.labelled import items_to_vectors
-    from fulcra_utils.stats.agreement import measure_agreement
-
     if len(annotation.forms) < 2:
         return None
     vectors = np.stack([items_to_vectors(labels, theory) for labels in annotation.form_labels])

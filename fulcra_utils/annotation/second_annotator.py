@@ -30,6 +30,7 @@ def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.
     True
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
 
     vectors = np.asarray(vectors, dtype=float)
     predicted = np.full(vectors.shape, np.nan)
@@ -48,17 +49,10 @@ def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.
             continue
         unseen = reader.transform(texts[held])
         for d in range(vectors.shape[1]):
-            predicted[held, d] = _predict(seen, vectors[learn, d], unseen)
+            labels = vectors[learn, d]
+            known = np.isfinite(labels)
+            if len(np.unique(labels[known])) > 1:
+                machine = LinearSVC(C=0.5, class_weight="balanced", random_state=0)
+                predicted[held, d] = machine.fit(seen[known], labels[known]).predict(unseen)
     predicted[:, np.isnan(predicted).any(axis=0)] = np.nan
     return predicted
-
-
-def _predict(seen, labels: np.ndarray, unseen) -> np.ndarray | float:
-    from sklearn.svm import LinearSVC
-
-    known = np.isfinite(labels)
-    classes = np.unique(labels[known])
-    if len(classes) < 2:
-        return np.nan
-    machine = LinearSVC(C=0.5, class_weight="balanced", random_state=0)
-    return machine.fit(seen[known], labels[known]).predict(unseen)

@@ -493,6 +493,23 @@ def test_decisions_win_are_attributed_and_survive(tmp_path):
     assert len(rows) == 3
 
 
+def test_a_label_studio_export_is_taken_as_decisions(tmp_path, command):
+    write_input(tmp_path / "in.jsonl", 2)
+    item, result = THEORY.items[0], [{"from_name": "label", "value": {"choices": ["-1"]}}]
+    tasks = [{"id": n, "data": {"row_id": row_id, "name": item}, "annotations": [{"completed_by": 3, "result": result}]}
+             for n, row_id in enumerate(("r1", "elsewhere"), 1)]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    with FaultServer(rate=0) as server:
+        code, out, _ = command(server, "--decisions", str(tmp_path / "export.json"))
+    assert code == 1 and "1 of 2 decisions belong to no row" in out
+    row = read_output(tmp_path / "out.jsonl")[1]
+    assert f"{item}: -1" in row["value_items"] and row["decided_by"] == {item: "annotator 3"}
+    (tmp_path / "export.json").write_text("{}")
+    with FaultServer(rate=0) as server:
+        code, _, told = command(server, "--decisions", str(tmp_path / "export.json"))
+        assert code == 2 and len(told.strip().splitlines()) == 1 and server.requests == 0
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_decisions_that_surely_belong_to_no_row_are_said(tmp_path, command, dry_run):
     ids = ["00123", "1234567890123456", 7, "7", "1e5", "r1", "r1", "r2", "r2"]
