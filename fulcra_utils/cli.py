@@ -19,6 +19,34 @@ TheoryName = Annotated[str, typer.Option(help="A name in data/theories, or the p
 RunDir = Annotated[str, typer.Option(help="Folder of the run; default runs/<profile>.")]
 
 
+def _read_temperature(text: str) -> float | None:
+    return None if text.lower() in ("", "none") else float(text)
+
+
+def _read_option(text: str) -> tuple[str, object]:
+    import yaml
+    name, value = text.split("=", 1)
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError from None
+
+
+ModelName = Annotated[str, typer.Option(help="As the endpoint (OPENAI_BASE_URL) knows it.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")]
+Budget = Annotated[float | None, typer.Option(
+    help="Most US dollars for all answers to these questions, those of earlier runs included.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Most requests at a time.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for one request.")]
+Temperature = Annotated[float | None, typer.Option(
+    parser=_read_temperature, metavar="NUMBER", help="Of the model's sampling; none: not sent.")]
+Option = Annotated[list[tuple] | None, typer.Option(
+    parser=_read_option, metavar="NAME=VALUE",
+    help="Into the body of each request, as reasoning_effort=low; repeatable.")]
+Cache = Annotated[str, typer.Option(help="Folder of stored answers; default <input>.cache.")]
+Prices = Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")]
+
+
 @app.command("check-theory")
 def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a name in data/theories.")]) -> None:
     """Name every fault of a theory file, and of the labels beside it, with its place.
@@ -124,42 +152,20 @@ def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder,
         typer.echo(path)
 
 
-def _read_temperature(text: str) -> float | None:
-    return None if text.lower() in ("", "none") else float(text)
-
-
-def _read_option(text: str) -> tuple[str, object]:
-    import yaml
-    name, value = text.split("=", 1)
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError from None
-
-
 @app.command()
 def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .jsonl.gz or .parquet.")],
              output: Annotated[str, typer.Option("--output", help="Labelled rows: .jsonl or .jsonl.gz.")],
-             model: Annotated[str, typer.Option(help="As the endpoint (OPENAI_BASE_URL) knows it.")],
-             theory: TheoryName = "schwartz10",
+             model: ModelName, theory: TheoryName = "schwartz10",
              form: Annotated[str, typer.Option(help="all, sets, single, or vote (all three).")] = "all",
-             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")] = False,
-             budget: Annotated[float | None, typer.Option(
-                 help="Most US dollars for all answers to these questions, those of earlier runs included.")] = None,
-             concurrency: Annotated[int, typer.Option(min=1, help="Most requests at a time.")] = 8,
-             timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
-             temperature: Annotated[float | None, typer.Option(
-                 parser=_read_temperature, help="Of the model's sampling; none: not sent.")] = "0",
-             option: Annotated[list[tuple] | None, typer.Option(
-                 parser=_read_option, metavar="NAME=VALUE",
-                 help="Into the body of each request, as reasoning_effort=low; repeatable.")] = None,
-             cache: Annotated[str, typer.Option(help="Folder of stored answers; default <input>.cache.")] = "",
+             dry_run: DryRun = False, budget: Budget = None, concurrency: Concurrency = 8, timeout: Timeout = 60.0,
+             temperature: Temperature = "0", option: Option = None, cache: Cache = "",
              prompt_field: Annotated[str, typer.Option(help="Text, or chat messages.")] = "prompt",
              response_field: Annotated[str, typer.Option(help="The reply that is judged.")] = "response",
-             decisions: Annotated[str, typer.Option(help="People's decisions (CSV): the latest on a cell wins.")] = "",
+             decisions: Annotated[str, typer.Option(
+                 help="People's decisions: CSV, or a Label Studio export (.json); the latest on a cell wins.")] = "",
              review: Annotated[str, typer.Option(help="Write the review queue to this CSV file.")] = "",
              card: Annotated[bool, typer.Option(help="Also write a data set folder with its card.")] = True,
-             prices: Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")] = "") -> None:
+             prices: Prices = "") -> None:
     """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment.
 
     Thoughts (<think> and the like) are never judged and never read for a label; the annotator's go to the field
@@ -168,14 +174,39 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
     from fulcra_utils.annotation.run import annotate_file
-    from fulcra_utils.llm.endpoints import PRICES, Endpoint, build_writer
-    endpoint = build_writer(Endpoint, model=model, concurrency=concurrency, timeout=timeout, options={
-        "temperature": temperature, **dict(option or [])})
-    report = annotate_file(input, output, theory, endpoint, form, cache or None, budget, dry_run, prompt_field,
-                           response_field, decisions or None, review or None, card, prices=prices or PRICES,
-                           progress=sys.stderr.isatty())
+    from fulcra_utils.llm.endpoints import PRICES
+    report = annotate_file(input, output, theory, _build_endpoint(model, concurrency, timeout, temperature, option),
+                           form, cache or None, budget, dry_run, prompt_field, response_field, decisions or None,
+                           review or None, card, prices=prices or PRICES, progress=sys.stderr.isatty())
     typer.echo(report.describe())
     if report.failed or report.unused:
+        raise typer.Exit(1)
+
+
+def _build_endpoint(model: str, concurrency: int, timeout: float, temperature: float | None, option: list | None):
+    from fulcra_utils.llm.endpoints import Endpoint, build_writer
+    return build_writer(Endpoint, model=model, concurrency=concurrency, timeout=timeout, options={
+        "temperature": temperature, **dict(option or [])})
+
+
+@app.command()
+def judge(input: Annotated[str, typer.Option("--input", help="Rows with prompt, response and response_source.")],
+          output: Annotated[str, typer.Option("--output", help="Judged pairs: .jsonl or .jsonl.gz.")],
+          model: ModelName,
+          criterion: Annotated[str, typer.Option(help="helpful, harmless, or your words for it.")] = "harmless",
+          dry_run: DryRun = False, budget: Budget = None, concurrency: Concurrency = 8, timeout: Timeout = 60.0,
+          temperature: Temperature = "0", option: Option = None, cache: Cache = "", prices: Prices = "") -> None:
+    """Let a model judge every two sources' replies to a prompt, in both orders, and rank the sources (Bradley-Terry).
+
+    Takes what `fulcra reply` writes. A judge that prefers the first place is a tie. Exit 1 when some rows could not be
+    read or some pairs not judged; what was paid for is kept, and running again asks the rest only.
+    """
+    from fulcra_utils.alignment.pairwise import judge_file
+    from fulcra_utils.llm.endpoints import PRICES
+    report, n_failed = judge_file(input, output, _build_endpoint(model, concurrency, timeout, temperature, option),
+                                  criterion, cache or None, budget, dry_run, prices or PRICES, sys.stderr.isatty())
+    typer.echo(report)
+    if n_failed:
         raise typer.Exit(1)
 
 
@@ -253,10 +284,7 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
           writers: Annotated[str, typer.Option(help="Who replies, as in data/endpoints.example.yaml.")],
           prompt_field: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
           system: Annotated[str, typer.Option(help="A system message before each prompt.")] = "",
-          dry_run: Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")] = False,
-          budget: Annotated[float | None, typer.Option(
-              help="Most US dollars for all replies to these prompts, those of earlier runs included.")] = None,
-          cache: Annotated[str, typer.Option(help="Folder of stored replies; default <input>.cache.")] = "") -> None:
+          dry_run: DryRun = False, budget: Budget = None, cache: Cache = "") -> None:
     """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable.
 
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length

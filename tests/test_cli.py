@@ -58,6 +58,6 @@ def test_fetch_without_anything_says_so(tmp_path):
 
 def test_help_of_every_command():
     for command in ("check-theory", "fetch", "reproduce", "notebooks", "run-notebook", "report", "publish",
-                    "annotate", "train", "score", "compare"):
+                    "annotate", "judge", "train", "score", "compare"):
         done = fulcra(command, "--help")
         assert done.returncode == 0 and "Usage" in done.stdout, command

@@ -1,4 +1,5 @@
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -6,24 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.alignment.pairwise import (
-    count_wins,
-    fit_strengths,
-    judge_pairs,
-    pair_policies,
-    rate_elo,
-    read_scores,
-)
+from fulcra_utils.alignment.pairwise import fit_strengths, judge_file, judge_pairs, pair_replies, read_scores
+from fulcra_utils.cli import main
 from fulcra_utils.llm.endpoints import AnswerCache, Endpoint
 
 
 @pytest.fixture
 def judge_server():
     """A judge on loopback that likes long replies, favours what stands first when told so, and mumbles at times."""
-    told = {"bias": 0, "mumbles": False}
+    told = {"bias": 0, "mumbles": False, "asked": 0}
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
+            told["asked"] += 1
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             text = body["messages"][-1]["content"]
             first, second = (part.split("reply: ")[-1].strip() for part in text.split("Second"))
@@ -47,10 +43,25 @@ def judge_server():
     server.shutdown()
 
 
+def make_replies():
+    replies = {"short": ["a", "aa", "a"], "long": ["aaaa", "aaaa", "mumble"]}
+    return pd.DataFrame([(prompt, source, text) for source, texts in replies.items()
+                         for prompt, text in zip("pqr", texts, strict=True)],
+                        columns=["prompt", "response_source", "response"])
+
+
 def make_pairs():
-    replies = {"long": ["aaaa", "aaaa", "mumble"], "short": ["a", "aa", "a"]}
-    return pair_policies({k: pd.DataFrame({"prompt": ["p", "q", "r"], "response": v}) for k, v in replies.items()},
-                         ["long", "short"], 3)
+    return pair_replies(make_replies())
+
+
+def test_every_two_sources_meet_on_every_prompt_once():
+    more = pd.concat([make_replies(), pd.DataFrame([("p", "mid", "aaa"), ("alone", "mid", "a")],
+                                                   columns=["prompt", "response_source", "response"])])
+    pairs = pair_replies(more)
+    assert sorted(map(tuple, pairs[["prompt", "first", "second"]].to_numpy())) == [
+        ("p", "long", "mid"), ("p", "long", "short"), ("p", "mid", "short"), ("q", "long", "short"),
+        ("r", "long", "short")]
+    assert (pairs.loc[pairs["first"] == "long", "first_reply"].str.len() >= 4).all()
 
 
 def test_both_orders_are_asked_and_bias_becomes_a_tie(judge_server):
@@ -68,7 +79,8 @@ def test_what_cannot_be_read_is_missing_and_never_a_win(judge_server):
     told["mumbles"] = True
     judged = judge_pairs(make_pairs(), endpoint)
     assert judged.result.tolist()[:2] == [1, 1] and np.isnan(judged.result[2])
-    assert count_wins(judged).loc["long", "short"] == 2
+    table = fit_strengths(judged).set_index("name")
+    assert table.n.tolist() == [2, 2] and table.won.tolist() == [1.0, 0.0]
 
 
 def test_an_answer_that_could_not_be_read_is_asked_again(judge_server, tmp_path):
@@ -98,7 +110,7 @@ def test_strengths_equal_a_logistic_regression():
         won = rng.random() < 1 / (1 + np.exp(true[second] - true[first]))
         rows.append({"first": first, "second": second, "result": float(won)})
     judged = pd.DataFrame(rows)
-    table = fit_strengths(count_wins(judged)).set_index("name")
+    table = fit_strengths(judged).set_index("name")
     design = np.array([[(r.first == n) - (r.second == n) for n in "bc"] for r in judged.itertuples()], dtype=float)
     fit = sm.Logit(judged.result.to_numpy(), design).fit(disp=0)
     assert table.strength["b"] - table.strength["a"] == pytest.approx(fit.params[0], abs=1e-6)
@@ -108,21 +120,65 @@ def test_strengths_equal_a_logistic_regression():
 
 
 def test_a_player_who_never_lost_has_no_finite_strength():
-    wins = pd.DataFrame([[0.0, 3.0], [0.0, 0.0]], index=["a", "b"], columns=["a", "b"])
-    assert fit_strengths(wins).strength.isna().all()
-    assert fit_strengths(wins, prior=0.5).strength.tolist() == pytest.approx([np.log(7) / 2, -np.log(7) / 2])
-
-
-def test_elo_by_hand_and_the_released_formula():
-    judged = pd.DataFrame({"first": ["a", "a"], "second": ["b", "b"], "result": [1.0, 0.5], "first_score": [9.0, 5.0],
-                           "second_score": [4.0, 5.0]})
-    right = rate_elo(judged)
-    expected = 1 / (1 + 10 ** (-32 / 400))
-    assert right["a"] == pytest.approx(1516 + 32 * (0.5 - expected)) and sum(right.values()) == pytest.approx(3000)
-    released = rate_elo(judged, raw_scores=True)
-    assert released["b"] > 1500 and sum(released.values()) > 3000  # the loser gains: what is wrong with it
+    judged = pd.DataFrame({"first": ["a", "b", "a"], "second": ["b", "a", "b"], "result": [1.0, 0.0, 1.0]})
+    assert fit_strengths(judged).strength.isna().all()
+    assert fit_strengths(judged, prior=0.5).strength.tolist() == pytest.approx([np.log(7) / 2, -np.log(7) / 2])
 
 
 def test_scores_are_read_after_the_thoughts():
     for text in ('<think>{"first": 1, "second": 9}? No.</think>', '{"first": 1, "second": 9}? No.\n</think>\n', ""):
         assert read_scores(text + '{"first": 7, "second": 3}') == (7, 3)
+
+
+def write_file(folder, extra=()):
+    lines = [json.dumps(row) for row in (*make_replies().to_dict("records"), *extra)]
+    (folder / "replies.jsonl").write_text("\n".join(lines))
+    return folder / "replies.jsonl"
+
+
+def test_a_file_is_judged_once(judge_server, tmp_path):
+    endpoint, told = judge_server
+    path, out = write_file(tmp_path), tmp_path / "judged.jsonl"
+    plan, n_failed = judge_file(path, out, endpoint, dry_run=True)
+    assert plan.startswith("3 pairs of replies by 2 sources") and n_failed == told["asked"] == 0
+    assert [*tmp_path.iterdir()] == [path], "a dry run writes nothing"
+    told["mumbles"] = True
+    report, n_failed = judge_file(path, out, endpoint)
+    assert n_failed == 1 and "1 pairs could not be judged" in report
+    assert [json.loads(line)["result"] for line in out.read_text().splitlines()] == [1.0, 1.0, None]
+    told["mumbles"], before = False, told["asked"]
+    report, n_failed = judge_file(path, tmp_path / "other.jsonl", endpoint)
+    assert n_failed == 0 and told["asked"] == before + 2, "what was answered is not paid again"
+    assert [line.split()[:3] for line in report.splitlines() if line.split()[:1] in (["long"], ["short"])] == [
+        ["long", "3", "1.0"], ["short", "3", "0.0"]]
+
+
+def test_the_command_and_its_exit_codes(judge_server, tmp_path, monkeypatch, capsys):
+    endpoint, told = judge_server
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
+    path = write_file(tmp_path, [{"prompt": "p", "response": "nobody's"}])
+
+    def run(*more, given=path):
+        monkeypatch.setattr(sys, "argv", ["fulcra", "judge", "--input", str(given), "--output",
+                                          str(tmp_path / "out.jsonl"), "--model", "judge", *more])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return done.value.code, capsys.readouterr()
+
+    code, said = run("--dry-run")
+    assert code == 1 and "row 7: response_source is missing" in said.out and told["asked"] == 0
+    code, said = run()
+    assert code == 1 and "0 pairs could not be judged" in said.out and told["asked"] == 6
+    (tmp_path / "alone.jsonl").write_text(json.dumps({"prompt": "p", "response": "r", "response_source": "a"}))
+    for name, why in (("alone.jsonl", "no prompt has replies of two sources"), ("no.jsonl", "no.jsonl")):
+        code, said = run(given=tmp_path / name)
+        assert code == 2 and len(said.err.splitlines()) == 1 and why in said.err
+
+
+def test_the_budget_of_a_judge_counts_earlier_answers(judge_server, tmp_path):
+    endpoint, told = judge_server
+    (tmp_path / "prices.yaml").write_text("date: 2026-01-01\nmodels: {judge: {input: 1000000, output: 1000000}}\n")
+    for budget, n in ((0.5, 0), (1e9, 6), (1e9, 6), (0.5, 6)):
+        report, n_failed = judge_file(write_file(tmp_path), tmp_path / "out.jsonl", endpoint, budget=budget,
+                                      prices=tmp_path / "prices.yaml")
+        assert told["asked"] == n and n_failed == (0 if n else 3)
