@@ -141,10 +141,8 @@ def pair_features(memory: TextMemory, prompts: Sequence[str], responses: Sequenc
     return np.concatenate([first * scale, second * scale, first * second * scale**2], axis=1).astype(np.float32)
 
 
-def teach_absence(
-    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
-    mismatch: float = 0.25
-) -> tuple[list[str], list[str], np.ndarray]:
+def teach_absence(prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
+                  mismatch: float = 0.25) -> tuple[list[str], list[str], np.ndarray]:
     """Cut replies to the length a small policy writes, and add replies that express nothing with label 0.
 
     3 N rows and those of another prompt: the first 40 words with their labels; the same words shuffled; empty, echoed,
@@ -173,10 +171,8 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
     return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
-def fit_value_scorer(
-    memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory,
-    seed: int = 0, mismatch: float = 0.25
-) -> MeanScorer:
+def fit_value_scorer(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray,
+                     theory: Theory, seed: int = 0, mismatch: float = 0.25) -> MeanScorer:
     """Train the reward evaluator: tanh networks on embeddings and a ridge regression on words, squared error.
 
     Labels (N, D) in [-1, 1], nan teaches nothing. Source: released evaluator (tanh and squared error); ours: frozen
@@ -190,9 +186,8 @@ def fit_value_scorer(
     return MeanScorer([EmbeddingScorer(memory, networks), words], label)
 
 
-def fit_reward_model(
-    memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray, seed: int = 0
-) -> EmbeddingScorer:
+def fit_reward_model(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray,
+                     seed: int = 0) -> EmbeddingScorer:
     """Train a scalar reward model on rewards, brought to mean 0 and variance 1; nan is left out, 8 rows are needed.
 
     Source: the paper's RLHF baseline, and its harmless measure as a proxy.
@@ -209,9 +204,8 @@ def fit_reward_model(
     return EmbeddingScorer(memory, _fit_networks(features, scaled, 128, seed, bounded=False), False, label)
 
 
-def fit_preference(
-    memory: TextMemory, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str], penalty: float = 1.0
-) -> EmbeddingScorer:
+def fit_preference(memory: TextMemory, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str],
+                   penalty: float = 1.0) -> EmbeddingScorer:
     """Fit a Bradley-Terry model of pairwise preference, linear in the features: P(a over b) = sigmoid(a - b).
 
     Source: Bradley and Terry (1952) on the helpful pairs; the helpful measure as a proxy.
@@ -228,10 +222,8 @@ def fit_preference(
     return EmbeddingScorer(memory, [linear], bounded=False)
 
 
-def fit_judge(
-    prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
-    mismatch: float = 0.25, n_topics: int = 200
-) -> LatentScorer:
+def fit_judge(prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
+              mismatch: float = 0.25, n_topics: int = 200) -> LatentScorer:
     """Train the judge: networks on latent topics of words, on rows that the reward evaluator never saw."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

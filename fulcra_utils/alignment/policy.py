@@ -52,14 +52,8 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedT
                                    padding_side="left", clean_up_tokenization_spaces=False)
 
 
-def build_policy(
-    tokenizer: PreTrainedTokenizerBase,
-    layers: int = 4,
-    width: int = 256,
-    heads: int = 4,
-    context: int = 256,
-    seed: int = 0,
-) -> PreTrainedModel:
+def build_policy(tokenizer: PreTrainedTokenizerBase, layers: int = 4, width: int = 256, heads: int = 4,
+                 context: int = 256, seed: int = 0) -> PreTrainedModel:
     """Build a causal language model with random weights for a tokenizer, on the CPU, in float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,9 +65,8 @@ def build_policy(
         pad_token_id=tokenizer.pad_token_id))
 
 
-def encode_dialogues(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str], context: int
-) -> list[tuple[list[int], int]]:
+def encode_dialogues(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str],
+                     context: int) -> list[tuple[list[int], int]]:
     """Encode prompt and reply under the chat template, cut to the context: token ids, and where the reply begins.
 
     A prompt that leaves less than 8 tokens for the reply is left out.
@@ -86,17 +79,9 @@ def encode_dialogues(
             for head, tail in zip(heads, tails, strict=True) if len(head) <= context - 8]
 
 
-def train_policy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dialogues: list[tuple[list[int], int]],
-    held_out: list[tuple[list[int], int]],
-    folder: str | Path,
-    epochs: int = 5,
-    batch_tokens: int = 1024,
-    learning_rate: float = 4e-3,
-    seed: int = 0,
-) -> pd.DataFrame:
+def train_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[int], int]],
+                 held_out: list[tuple[list[int], int]], folder: str | Path, epochs: int = 5, batch_tokens: int = 1024,
+                 learning_rate: float = 4e-3, seed: int = 0) -> pd.DataFrame:
     """Train a language model on dialogues; save the finished model as a `from_pretrained` folder.
 
     A started training of the same model on the same dialogues goes on from its last finished epoch; each epoch draws

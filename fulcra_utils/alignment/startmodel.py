@@ -37,9 +37,8 @@ class StartModel:
                 "prompts) {n_epochs} times.").format(**self.size)
 
 
-def collect_dialogues(
-    dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, split: str
-) -> pd.DataFrame:
+def collect_dialogues(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame,
+                      split: str) -> pd.DataFrame:
     """Collect prompt and response of one split from every file of a run; both replies of a preference count."""
     parts = [dialogues[["prompt", "response", "split"]], scored[["prompt", "response", "split"]]]
     parts += [preferences[["prompt", name, "split"]].rename(columns={name: "response"})
@@ -74,8 +73,8 @@ def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dic
                       json.loads((folder / "size.json").read_text(encoding="utf-8")))
 
 
-def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, Any], seed: int, n: int = 20
-                 ) -> pd.DataFrame:
+def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, Any], seed: int,
+                 n: int = 20) -> pd.DataFrame:
     """Draw replies of the start model to n test prompts, none selected; too long prompts are left out."""
     from fulcra_utils.alignment.measures import take_test_prompts
     from fulcra_utils.llm.local import keep_short_prompts, load_policy, sample_replies

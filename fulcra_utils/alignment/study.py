@@ -17,27 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.alignment.judges import (
-    TextMemory,
-    cut_words,
-    fit_judge,
-    fit_ngram_reward,
-    fit_preference,
-    fit_reward_model,
-    fit_value_scorer,
-    measure_scorer,
-)
-from fulcra_utils.alignment.measures import (
-    Judges,
-    average_vectors,
-    confuse_targets,
-    draw_replies,
-    find_constant,
-    group_targets,
-    measure_text,
-    score_policy,
-    summarise_policies,
-)
+from fulcra_utils.alignment import judges as fit
+from fulcra_utils.alignment import measures
+from fulcra_utils.alignment.judges import TextMemory, cut_words
+from fulcra_utils.alignment.measures import Judges, draw_replies
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
@@ -113,10 +96,8 @@ def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
     return {"A", "B"} <= set(labelled["half"])
 
 
-def prepare_panel(
-    dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory, encoder: Any,
-    seed: int = 0, train: bool = True, mismatch: float = 0.25,
-) -> Panel:
+def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory,
+                  encoder: Any, seed: int = 0, train: bool = True, mismatch: float = 0.25) -> Panel:
     """Train everything that rewards or measures, on rows that are kept apart; an empty panel unless `train`.
 
     Half A of the training prompts trains the reward evaluator, half B the judge and the harmless proxy, both of another
@@ -134,14 +115,14 @@ def prepare_panel(
     small = taught[taught["half"] == "A"]
     small = small.sample(n=min(len(small), round(SHARE_1X * len(taught))), random_state=seed)
     labels = {h: rows_of[dims].to_numpy(float) for h, rows_of in half.items()}
-    values = {"reward": fit_value_scorer(memory, *_texts(half["A"]), labels["A"], theory, seed, mismatch),
-              "judge": fit_judge(*_texts(half["B"]), labels["B"], theory, seed, mismatch)}
+    values = {"reward": fit.fit_value_scorer(memory, *_texts(half["A"]), labels["A"], theory, seed, mismatch),
+              "judge": fit.fit_judge(*_texts(half["B"]), labels["B"], theory, seed, mismatch)}
     rewards: dict[str, Any] = {"values": values["reward"]}
     if len(small) >= MIN_ROWS:
-        rewards["values-1x"] = fit_value_scorer(memory, *_texts(small), small[dims].to_numpy(float), theory, seed,
-                                                mismatch)
-        rewards["rlhf-1x"] = fit_reward_model(memory, *_texts(small), small["reward"].to_numpy(float), seed)
-        rewards["rlhf-5x"] = fit_reward_model(memory, *_texts(taught), taught["reward"].to_numpy(float), seed)
+        own = small[dims].to_numpy(float)
+        rewards["values-1x"] = fit.fit_value_scorer(memory, *_texts(small), own, theory, seed, mismatch)
+        for name, part in (("rlhf-1x", small), ("rlhf-5x", taught)):
+            rewards[name] = fit.fit_reward_model(memory, *_texts(part), part["reward"].to_numpy(float), seed)
     proxies = _fit_proxies(memory, taught[taught["half"] == "B"], preferences, seed)
     sizes = {"reward": len(half["A"]), "judge": len(half["B"]), "values-1x": len(small), "rlhf-1x": len(small),
              "rlhf-5x": len(taught)}
@@ -149,19 +130,16 @@ def prepare_panel(
     return Panel(Judges(values, {name: scorer.predict for name, scorer in proxies.items()}), rewards, quality)
 
 
-def run_trial(
-    start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFrame, folder: str | Path, theory: Theory,
-    aim: Target, settings: dict[str, Any], seed: int,
-) -> Trial:
+def run_trial(start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFrame, folder: str | Path, theory: Theory,
+              aim: Target, settings: dict[str, Any], seed: int) -> Trial:
     """Train every run of a plan, draw replies to held-out prompts, and measure them."""
-    from fulcra_utils.alignment.measures import take_test_prompts
     from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
 
     if not settings["train"]:
         return Trial(pd.DataFrame(), pd.DataFrame(), {}, pd.DataFrame(), {}, list(names))
     folder, tokenizer = Path(folder), load_tokenizer(start, settings["chat_template"] or None)
     room = settings["max_prompt_tokens"]
-    asked = {split: keep_short_prompts(tokenizer, take_test_prompts(prompts, split, n, seed), room)
+    asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(prompts, split, n, seed), room)
              for split, n in (("train", settings["train_prompts"]), ("test", settings["test_prompts"]))}
     plans = [read_plan(name.replace("-aim", f"-{aim.name}", 1), aim.name, seed) for name in names]
     known = {aim.name, *list_targets(theory)}
@@ -179,18 +157,18 @@ def run_trial(
                  {name: stopped for name, (_, stopped, _) in runs.items() if stopped}, skipped)
 
 
-def measure_trial(
-    replies: dict[str, pd.DataFrame], judges: Judges, aim: Target, train_prompts: Sequence[str], seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure_trial(replies: dict[str, pd.DataFrame], judges: Judges, aim: Target, train_prompts: Sequence[str],
+                  seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure several policies' replies to the same prompts; the start model is called "start"."""
     candidates = [t for table in replies.values() for t in table["response"].value_counts().index[:15]]
-    constants = {name: find_constant(scorer, list(train_prompts[:25]), candidates, aim)
+    constants = {name: measures.find_constant(scorer, list(train_prompts[:25]), candidates, aim)
                  for name, scorer in judges.values.items()}
-    scores = pd.concat([score_policy(table, judges, aim, constants, seed).assign(policy=name)
+    scores = pd.concat([measures.score_policy(table, judges, aim, constants, seed).assign(policy=name)
                         for name, table in replies.items()], ignore_index=True)
     n_pairs = min(sum(max(0, len(t.split()) - 1) for t in table["response"]) for table in replies.values())
-    texts = pd.DataFrame([{"policy": name, **measure_text(table, max(1, n_pairs))} for name, table in replies.items()])
-    return scores, summarise_policies(scores, texts, aim)
+    texts = pd.DataFrame([{"policy": name, **measures.measure_text(table, max(1, n_pairs))}
+                          for name, table in replies.items()])
+    return scores, measures.summarise_policies(scores, texts, aim)
 
 
 def measure_references(scored: pd.DataFrame, judges: Judges, target: Target) -> pd.DataFrame:
@@ -208,9 +186,9 @@ def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
     trained = [t for t in targets if f"rloo-{t.name}" in done.replies]
     if len(trained) < 2:
         return pd.DataFrame()
-    means = average_vectors(done.scores, trained[0].dimensions)
+    means = measures.average_vectors(done.scores, trained[0].dimensions)
     means = means.loc[[f"rloo-{t.name}" for t in trained]].set_axis([t.name for t in trained])
-    return confuse_targets(means, trained, group_targets(trained))
+    return measures.confuse_targets(means, trained, measures.group_targets(trained))
 
 
 def count_right(confusion: pd.DataFrame) -> list[int]:
@@ -260,18 +238,11 @@ def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
     """Return our numbers for the paper's four bars, by a small model and other proxies; nan where missing."""
     policies = {"start": "start", "rlhf-5x": "rlhf-5x", "rlhf-1x": "rlhf-1x", "basealign": f"rloo-{aim}"}
     table = summary.set_index("policy") if len(summary) else pd.DataFrame(dtype=float)
-    table = table.reindex(index=[*policies.values()], columns=["helpful", "harmless"])
+    table = table.reindex(index=[*policies.values()], columns=["helpful", "harmless"]).set_axis([*policies])
     why = "a small model trained here and proxies of another scale than the paper's rewards"
-
-    def value(policy: str, proxy: str) -> float:
-        return float(table.loc[policies[policy], proxy])
-
-    rows = [(f"alignment/{proxy}/{policy}", value(policy, proxy)) for proxy in ("helpful", "harmless")
-            for policy in policies]
-    rows += [("alignment/order/harmless/basealign-over-rlhf-5x",
-              value("basealign", "harmless") - value("rlhf-5x", "harmless")),
-             ("alignment/order/helpful/basealign-over-rlhf-1x",
-              value("basealign", "helpful") - value("rlhf-1x", "helpful"))]
+    rows = [(f"alignment/{proxy}/{policy}", value) for proxy in table for policy, value in table[proxy].items()]
+    rows += [(f"alignment/order/{proxy}/basealign-over-{other}", table[proxy]["basealign"] - table[proxy][other])
+             for proxy, other in (("harmless", "rlhf-5x"), ("helpful", "rlhf-1x"))]
     return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
 
 
@@ -308,10 +279,10 @@ def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
 def _fit_proxies(memory: TextMemory, rated: pd.DataFrame, preferences: pd.DataFrame, seed: int) -> dict[str, Any]:
     proxies: dict[str, Any] = {}
     if len(rated) >= MIN_ROWS:
-        proxies["harmless"] = fit_ngram_reward(*_texts(rated), rated["reward"].to_numpy(float))
+        proxies["harmless"] = fit.fit_ngram_reward(*_texts(rated), rated["reward"].to_numpy(float))
     train = preferences[preferences["split"] == "train"]
     if len(train) >= MIN_ROWS:
-        proxies["helpful"] = fit_preference(memory, *(train[c].tolist() for c in ("prompt", "chosen", "rejected")))
+        proxies["helpful"] = fit.fit_preference(memory, *(train[c].tolist() for c in ("prompt", "chosen", "rejected")))
     return proxies
 
 
@@ -319,7 +290,7 @@ def _measure_panel(scorers, proxies, labelled, rated, preferences, theory, sizes
     test, rows = labelled[labelled["split"] == "test"], []
     for name in ("reward", "judge", "values-1x"):
         if name in scorers:
-            found = measure_scorer(scorers[name], test, theory)
+            found = fit.measure_scorer(scorers[name], test, theory)
             rows.append((name, sizes[name], found["n"], "correlation with labels", found["correlation"]))
     test = rated[rated["split"] == "test"]
     for name, scorer in {**{n: scorers[n] for n in ("rlhf-1x", "rlhf-5x") if n in scorers},
