@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.alignment.pairwise import fit_strengths, judge_file, judge_pairs, pair_replies, read_scores
+from fulcra_utils.alignment import fit_strengths, judge_file, judge_pairs, pair_replies
+from fulcra_utils.alignment.pairwise import read_scores
 from fulcra_utils.cli import main
 from fulcra_utils.llm.endpoints import AnswerCache, Endpoint
 

@@ -4,16 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.alignment.audit import RewardAuditError, audit_reward, check_audit
-from fulcra_utils.alignment.reward import read_words, value_reward
-from fulcra_utils.alignment.selection import (
+from fulcra_utils.alignment import (
+    RewardAuditError,
+    audit_reward,
     choose_best,
-    claim_distances,
-    measure_commonness,
     measure_selection,
-    measure_sources,
+    value_distance,
+    value_reward,
 )
-from fulcra_utils.theory.distance import value_distance
+from fulcra_utils.alignment.audit import check_audit
+from fulcra_utils.alignment.reward import read_words
+from fulcra_utils.alignment.selection import claim_distances, measure_commonness, measure_sources
 from fulcra_utils.theory.targets import Target, load_target, uniform_target
 from fulcra_utils.theory.theory import list_theories, load_theory
 

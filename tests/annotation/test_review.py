@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.annotation.label_studio import build_label_config, export_label_studio, import_label_studio
-from fulcra_utils.annotation.labelling import label_rows, write_rows
-from fulcra_utils.annotation.review import (
+from fulcra_utils.annotation import (
     ReviewError,
     append_decisions,
-    apply_decisions,
     build_queue,
-    decide_dialogues,
+    export_label_studio,
+    import_label_studio,
     read_decisions,
     review_widget,
     write_review_csv,
 )
+from fulcra_utils.annotation.label_studio import build_label_config
+from fulcra_utils.annotation.labelling import label_rows, write_rows
+from fulcra_utils.annotation.review import apply_decisions, decide_dialogues
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.release import write_release
