@@ -11,6 +11,7 @@ can be scored again.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import secrets
 import shutil
@@ -36,7 +37,6 @@ from fulcra_utils.common.files import (
     write_json,
     write_text,
 )
-from fulcra_utils.common.loading import hash_file
 from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -112,7 +112,7 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
                 for k, scored in made:
                     write_text(_part(parts, k), "".join(map(json_line, scored)))
                     bar.update(len(scored))
-            if hash_file(source) != job["input"]:
+            if _hash_file(source) != job["input"]:
                 raise ScoringError(f"The input {source} changed while it was scored.")
             notes = _join_parts(source, parts, target, evaluator.dimensions, shard_size, intervals)
         except ValueError:  # no later run can do better with these parts
@@ -139,8 +139,14 @@ def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool
         mark = digest(evaluator)
     except TypeError:  # it cannot be told from another one: never the same
         mark = secrets.token_hex()
-    return {"input": hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,
+    return {"input": _hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,
             "intervals": intervals}
+
+
+def _hash_file(path: Path) -> str:
+    """Not `hash_file` of common, which trusts size and time: an input may change while it is scored."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _part(parts: Path, k: int) -> Path:
