@@ -160,3 +160,17 @@ rule social_value_orientation:
     priority: 1
     shell:
         COMMAND
+
+
+rule reliability:
+    input:
+        of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),
+        executed("03_value_evaluator"),
+    output:
+        executed("12_reliability"),
+    params:
+        name="12_reliability",
+        settings=settings("12_reliability"),
+    threads: workflow.cores
+    shell:
+        COMMAND

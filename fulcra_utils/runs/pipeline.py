@@ -59,6 +59,7 @@ class Run:
     folder: Path
     metrics: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
+    shown: set[Path] = field(default_factory=set)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -67,6 +68,10 @@ class Run:
         if settings is None:
             raise PipelineError(f"profiles/{self.profile}.yaml has no section {self.notebook!r}")
         return settings
+
+    def settings_of(self, notebook: str) -> dict[str, Any]:
+        """Return the settings with which an earlier notebook of this run was executed, from its manifest."""
+        return json.loads(self.require(f"manifest/{notebook}.json").read_text(encoding="utf-8"))["settings"]
 
     @property
     def seed(self) -> int:
@@ -105,6 +110,7 @@ class Run:
 
     def save_table(self, table: pd.DataFrame, name: str) -> Path:
         """Write a table (.csv or .parquet) into the run folder and return its path."""
+        self.shown.add(self.path(name))
         return write_table(self.path(name), table)
 
     def save_figure(self, figure: Figure | None, name: str, caption: str, left_out: str = "") -> Any:
@@ -118,6 +124,7 @@ class Run:
                 self.path(f"figures/{name}{suffix}").unlink(missing_ok=True)
             return Markdown(left_out or "There is nothing to draw: the rows of this run do not allow it.")
         import matplotlib.pyplot as plt
+        self.shown |= {self.path(f"figures/{name}{suffix}") for suffix in (".png", ".pdf", ".json")}
         for suffix, options in ((".png", {"dpi": 150}), (".pdf", {"metadata": {"CreationDate": None}})):
             with write_atomic(self.path(f"figures/{name}{suffix}")) as tmp:
                 figure.savefig(tmp, bbox_inches="tight", **options)
@@ -133,7 +140,13 @@ class Run:
         return table
 
     def finish(self) -> None:
-        """Write this notebook's parts of metrics.json and manifest.json: the last call of every notebook."""
+        """Write this notebook's parts of metrics.json and manifest.json: the last call of every notebook.
+
+        What an earlier version of this notebook showed, and this one did not, is removed: it would be published.
+        """
+        for folder in ("figures", "published"):
+            for path in set(self.folder.glob(f"{folder}/{self.notebook[:2]}_*")) - self.shown:
+                path.unlink()
         write_json(self.path(f"metrics/{self.notebook}.json"), self.metrics)
         write_json(self.path(f"manifest/{self.notebook}.json"), {
             "profile": self.profile, "theory": self.theory.name, "seed": self.seed, "settings": self.settings,

@@ -1,4 +1,4 @@
-"""The experiments of notebook 03: rows by split, folds, what is left out, comparisons, explanations, the card."""
+"""The experiments of notebooks 03 and 12: rows by split, folds, what is left out, comparisons, explanations, card."""
 
 import dataclasses
 from html.parser import HTMLParser
@@ -274,7 +274,8 @@ def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
 
 
 def test_every_profile_has_the_same_knobs():
-    knobs = [set(load_profile(name)["notebooks"]["03_value_evaluator"]) for name in list_profiles()]
+    books = ("03_value_evaluator", "12_reliability")
+    knobs = [set().union(*(load_profile(name)["notebooks"][book] for book in books)) for name in list_profiles()]
     assert all(k == knobs[0] for k in knobs) and set(SETTINGS) <= knobs[0]
 
 

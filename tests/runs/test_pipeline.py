@@ -165,6 +165,33 @@ def test_run_keeps_its_parts(tmp_path, any_theory):
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"02_x.png", "02_x.pdf", "02_x.json"}
 
 
+def test_what_a_notebook_shows_no_more_is_removed_at_its_end(tmp_path):
+    import matplotlib.pyplot as plt
+    for names in (("a", "b"), ("b",)):
+        run = open_run("02_value_analysis", run_dir=tmp_path)
+        run.path("figures/03_other.png").write_bytes(b"")
+        for name in names:
+            run.save_figure(plt.subplots()[0], f"02_{name}", caption="")
+            run.save_table(pd.DataFrame({"a": [1]}), f"published/02_{name}.csv")
+            run.save_table(pd.DataFrame({"a": [1]}), f"analysis/{name}.csv")
+        run.finish()
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*") if p.parent.name in
+            ("figures", "published", "analysis")}
+    assert left == {"figures/02_b.png", "figures/02_b.pdf", "figures/02_b.json", "figures/03_other.png",
+                    "published/02_b.csv", "analysis/a.csv", "analysis/b.csv"}
+
+
+def test_a_notebook_learns_with_which_settings_an_earlier_one_ran(tmp_path):
+    run = open_run("03_value_evaluator", run_dir=tmp_path)
+    run.settings.update(epochs=99)
+    run.finish()
+    later = open_run("12_reliability", run_dir=tmp_path)
+    assert later.settings_of("03_value_evaluator") == load_profile("quick")["notebooks"]["03_value_evaluator"] | {
+        "epochs": 99}
+    with pytest.raises(PipelineError, match=r"01_dataset_construction.json is missing"):
+        later.settings_of("01_dataset_construction")
+
+
 def test_two_processes_do_not_share_a_run(tmp_path):
     with pipeline._lock(tmp_path), pytest.raises(PipelineError, match="another process"), pipeline._lock(tmp_path):
         pass
