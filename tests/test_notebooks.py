@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import nbformat
@@ -43,8 +43,10 @@ def test_notebook_ran_to_its_end(quick, name):
 
 @pytest.mark.parametrize(("notebook", "metric"), [(n, m) for n, metrics in GOLDEN.items() for m in metrics])
 def test_golden_numbers(quick, notebook, metric):
+    """What no training shapes is tight; the others may move as far as seeds 1 to 4 (04: 1 to 3) moved them."""
     value, tolerance = GOLDEN[notebook][metric]
-    ours = json.loads((quick / "metrics.json").read_text(encoding="utf-8"))[notebook][metric]
+    metrics = json.loads((quick / "metrics.json").read_text(encoding="utf-8"))[notebook]
+    ours = reduce(lambda part, name: part[name], metric.split(" > "), metrics)
     assert math.isclose(ours, value, rel_tol=0, abs_tol=tolerance), f"{ours} is not {value} ± {tolerance}"
 
 
