@@ -91,10 +91,17 @@ def fulcra(tree, *arguments):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the project whose notebooks are cut down to one cell that leaves the files the next one reads."""
+    """A copy of the project whose notebooks are cut down to one cell that leaves the files the next one reads.
+
+    Only what a run needs is copied, without caches: tests at the same time write and remove files of a moment there
+    (compiled modules, temporary files, pytest's own cache), and a copy of everything falls over one that has gone.
+    """
     copy = tmp_path / "project"
-    left = {".git", ".venv", ".snakemake", "cache"}
-    shutil.copytree(ROOT, copy, ignore=lambda folder, _: left | {"runs"} if folder == str(ROOT) else left)
+    copy.mkdir()
+    for part in ("data", "fulcra_utils", "notebooks", "profiles"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "cache", ".*", "*.tmp"))
+    for part in ("Snakefile", "README.md", "pyproject.toml"):
+        shutil.copy2(ROOT / part, copy / part)
     tables = ("dialogues", "items", "scored", "prompts", "preferences", "splits")
     makes = {"01": [f"data/{name}.parquet" for name in tables], "06": ["report/compass.html"]}
     for path in copy.glob("notebooks/*.ipynb"):

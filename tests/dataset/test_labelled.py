@@ -84,10 +84,20 @@ def test_nul_and_half_characters_are_replaced_and_counted(tmp_path):
     assert len(data.problems) == 2
 
 
-@pytest.mark.parametrize("value", ["security: +1", 3, {"security": 1}, [["security: +1"]], "[", True])
-def test_labels_of_a_wrong_type_cost_labels_not_rows(tmp_path, value):
+@pytest.mark.parametrize(("value", "reason"), [
+    (3, "is no list but int"), ({"security": 1}, "is no list but dict"), (True, "is no list but bool"),
+    ([["security: +1"]], "label is not text"), ("[", "label does not end in ': +1' or ': -1', label dropped")])
+def test_labels_of_a_wrong_type_cost_labels_not_rows(tmp_path, value, reason):
     data = read_dataset(write(tmp_path, row() | {"value_items": value, "value_types": value}), TEN)
-    assert len(data.table) == 1 and len(data.problems) > 0 or labels(data) == {"security": 1}
+    assert len(data.table) == 1 and np.isnan(data.vectors).all()
+    assert data.problems[["field", "reason"]].values.tolist() == [
+        ["value_items", reason], ["value_types", reason],
+        ["value_types", "row has no label: kept, all values not annotated"]]
+
+
+def test_one_label_without_its_list_is_read(tmp_path):
+    data = read_dataset(write(tmp_path, row() | {"value_types": "security: +1"}), TEN)
+    assert labels(data) == {"security": 1} and data.problems.empty
 
 
 def test_empty_file(tmp_path, any_theory):

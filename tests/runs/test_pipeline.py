@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -246,12 +247,17 @@ def test_profiles_have_the_same_keys():
     assert set(quick["notebooks"]) == set(list_notebooks())
 
 
-def test_every_setting_has_a_comment():
+def test_every_setting_has_a_comment_and_the_same_in_every_profile():
+    told = {}
     for name in list_profiles():
-        lines = (ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        for before, line in zip([""] + lines, lines, strict=False):
-            if line.startswith("    ") and not line.strip().startswith(("#", "-")) and not line.startswith("     "):
-                assert "#" in line or before.strip().startswith("#"), (name, line)
+        text = (ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
+        for block in re.split(r"^  (?=\d\d_)", text, flags=re.M)[1:]:
+            head, *lines = block.rstrip().splitlines()
+            found = [re.fullmatch(r"    (\w+): \S.*?  # (\w.*)", line) for line in lines]
+            assert all(found), (name, head, [line for line, match in zip(lines, found, strict=True) if not match])
+            for match in found:
+                assert told.setdefault((head, match[1]), match[2]) == match[2], (name, head, match[1])
+    assert len(told) == sum(map(len, load_profile("quick")["notebooks"].values()))
 
 
 @pytest.mark.parametrize("name", list_notebooks())

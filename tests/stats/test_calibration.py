@@ -86,8 +86,11 @@ def test_too_few_cases_give_no_limit():
 def test_cuts_are_those_of_the_grid_that_win():
     rng = np.random.default_rng(4)
     labels = rng.integers(-1, 2, size=(500, 1)).astype(float)
-    cuts = fit_cuts(0.5 * labels + rng.normal(0, 0.02, size=labels.shape), labels)
-    assert -0.45 < cuts[0, 0] < -0.05 and 0.05 < cuts[0, 1] < 0.45
+    scores, grid = 0.5 * labels + rng.normal(0, 0.02, size=labels.shape), np.arange(0.1, 0.91, 0.05)
+    for side, sign in enumerate((-1, 1)):
+        signed, true = sign * scores, labels == sign
+        perfect = grid[(grid >= signed[~true].max()) & (grid < signed[true].min())]    # the middle one is taken
+        assert fit_cuts(scores, labels)[0, side] == pytest.approx(sign * perfect[len(perfect) // 2])
     assert fit_cuts(labels, np.full_like(labels, np.nan)).tolist() == [[-0.5, 0.5]]
 
 
