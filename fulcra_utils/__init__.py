@@ -1,7 +1,7 @@
 """Measure the basic human values that a language model's replies express, and align a model to a value profile.
 
 values    load_theory, list_theories, check_theory, Theory, load_target, Target, value_distance
-replies   read_dataset, annotate_file, measure_agreement, ValueEvaluator, score_file, compare_files
+replies   read_dataset, annotate_file, measure_agreement, train_file, ValueEvaluator, score_file, compare_files
 models    value_reward, align, AlignSettings, rank_models, svo_angle, open_run
 """
 
@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "dataset.labelled": ["read_dataset"],
     "annotation.run": ["annotate_file"],
     "stats.agreement": ["measure_agreement"],
+    "evaluator.fitting": ["train_file"],
     "evaluator.model": ["ValueEvaluator"],
     "evaluator.scoring": ["score_file"],
     "evaluator.gate": ["compare_files"],

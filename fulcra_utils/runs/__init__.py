@@ -3,5 +3,4 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "claims": ["judge_claims"],
     "pipeline": ["open_run", "reproduce", "run_notebook"]})

@@ -3,5 +3,4 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "between": ["compare_predictions", "correlate_canonically", "cross_dimensions"],
-    "new_theory": ["train_first"]})
+    "between": ["compare_predictions", "correlate_canonically", "cross_dimensions"]})
