@@ -270,6 +270,7 @@ def test_notebook_is_thin_and_clean(name):
     assert not any(line.startswith(("def ", "class ", "!", "%pip")) or "sys.path" in line for line in
                    source.splitlines())
     assert "run.finish()" in code[-1].source
+    assert any("**Conclusion.**" in c.source or "## Conclusion" in c.source for c in book.cells), "the report quotes it"
     defaults = read_parameters(path)
     assert {"profile": "quick", "theory": "schwartz10", "run_dir": ""}.items() <= defaults.items()
     settings = load_profile("quick")["notebooks"][name]
