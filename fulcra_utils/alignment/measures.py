@@ -205,7 +205,7 @@ def judge_goals(summary: pd.DataFrame, policy: str, start: str = "start") -> pd.
                          for text, value, sign, bound in goals], columns=["goal", "value", "bound", "is_met"])
 
 
-def read_goals(goals: pd.DataFrame) -> str:
+def describe_goals(goals: pd.DataFrame) -> str:
     """Say in words how many goals were met, and which were not."""
     if goals.empty:
         return "No policy was trained to the target in this run."
@@ -213,7 +213,7 @@ def read_goals(goals: pd.DataFrame) -> str:
     return f"{goals['is_met'].sum()} of {len(goals)} goals met." + (f" Not met: {missed}." if missed else "")
 
 
-def read_comparison(against: pd.DataFrame) -> str:
+def describe_standing(against: pd.DataFrame) -> str:
     """Say in words which way each policy differs from each other one, by its interval."""
     lines = []
     for (policy, other), part in against.groupby(["policy", "other"], sort=False) if len(against) else []:

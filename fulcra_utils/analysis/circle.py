@@ -66,7 +66,8 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
                "inversions", "inversions_null", "inversions_p", "why", "p_adjusted"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     table["p_adjusted"] = adjust_p(table[["fit_p", "inversions_p"]].max(axis=1, skipna=False))
-    return Finding(table, _read_circle(table), f"{replies.describe()}; values expressed in at least {min_share:.0%} of "
+    return Finding(table, _describe_circle(table),
+                   f"{replies.describe()}; values expressed in at least {min_share:.0%} of "
                    f"rows; {n_permutations} permutations.", {"places": places})
 
 
@@ -87,7 +88,7 @@ def _circle_variants(replies: Replies) -> Iterator[tuple[str, str, np.ndarray]]:
             yield model, "non-refusals", part.vectors[~part.refusals]
 
 
-def _read_circle(table: pd.DataFrame) -> str:
+def _describe_circle(table: pd.DataFrame) -> str:
     tested = table[table.fit.notna()]
     if tested.empty:
         return "No subset has enough values that vary: the circle is not estimable on these rows."

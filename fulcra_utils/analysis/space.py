@@ -161,7 +161,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     table = table.sort_values(["is_candidate", "density_p", "size"], ascending=[False, True, False],
                               kind="stable").reset_index(drop=True)
     information = measure_information(labels, name_risks(known, risks).astype(str), known.clusters, seed=seed)
-    return Finding(table, _read_clusters(table, information), f"{known.describe()}; {len(table)} clusters, "
+    return Finding(table, _describe_clusters(table, information), f"{known.describe()}; {len(table)} clusters, "
                    f"{n_draws} bootstrap draws, {n_permutations} permutations.",
                    {"information": pd.DataFrame([information])})
 
@@ -197,7 +197,7 @@ def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = NEAREST
     return ", ".join(parts) or "nothing expressed"
 
 
-def _read_clusters(table: pd.DataFrame, information: dict) -> str:
+def _describe_clusters(table: pd.DataFrame, information: dict) -> str:
     found = table[table.is_candidate]
     opposing = table[(table.opposes > 0) & (table.n_prompts >= MIN_PROMPTS)]
     text = (f"Clusters and known risks share an adjusted mutual information of {information['ami']:.2f} "

@@ -150,7 +150,7 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
     which = " with one risk" if first.prompts == "single risk" else ""
     caption = (f"Shown: {first.n:,} replies to {first.n_prompts:,} prompts{which}, of {known.describe()}; 95 % "
                f"bootstrap intervals over prompts ({n_draws} draws).")
-    return Finding(table, _read_risks(summary), caption, {"summary": summary})
+    return Finding(table, _describe_risks(summary), caption, {"summary": summary})
 
 
 def _ways(known: Replies, indicators: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray]]:
@@ -198,7 +198,7 @@ def _published_cells(names: Sequence[str], risks: RiskMap, reported: pd.DataFram
                  for column in ("reported", "tolerance"))
 
 
-def _read_risks(summary: pd.DataFrame) -> str:
+def _describe_risks(summary: pd.DataFrame) -> str:
     main = _pick(summary, PRIMARY)
     if main.empty:
         return "Too few prompts touch exactly one risk for the declared table; the other ways are in the table."
@@ -287,7 +287,8 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     gain = _measure_gain(replies, n_folds, n_draws, seed)
     caption = (f"{replies.describe()}; whiskers: 95 % bootstrap intervals over prompts; cross-validated by prompt in "
                f"{n_folds} folds; ticks: 95 % quantile of {n_permutations} permutations.")
-    return Finding(table, _read_probes(table, replies, gain), caption, {"gain": pd.DataFrame([gain] if gain else [])})
+    return Finding(table, _describe_probes(table, replies, gain), caption,
+                   {"gain": pd.DataFrame([gain] if gain else [])})
 
 
 def _measure_gain(replies: Replies, n_folds: int, n_draws: int, seed: int) -> dict[str, float]:
@@ -365,7 +366,7 @@ def _probe_all(task: str, score: str, chance: float, replies: Replies, run: Call
                "n_prompts": found["n_clusters"]}
 
 
-def _read_probes(table: pd.DataFrame, replies: Replies, gain: dict[str, float]) -> str:
+def _describe_probes(table: pd.DataFrame, replies: Replies, gain: dict[str, float]) -> str:
     """Say what values tell beyond the controls, task by task."""
     values = f"{replies.theory.n_dims} values"
     parts = []

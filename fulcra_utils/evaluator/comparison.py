@@ -232,12 +232,12 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimension
     return pd.DataFrame(found)
 
 
-def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> str:
+def describe_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> str:
     """Say whether the reference reaches what is wanted over all folds, and against whom it wins.
 
     >>> table = pd.DataFrame({"method": ["ours", "b"], "macro_f1": [0.7, 0.6], "low": [0.6, 0.5], "high": [0.8, 0.7],
     ...                       "gain": [0.0, 0.1], "gain_low": [0.0, -0.01], "gain_high": [0.0, 0.2]})
-    >>> read_folds(table, wanted=0.8)
+    >>> describe_folds(table, wanted=0.8)
     '**Not reached**: macro-F1 0.700 [0.600, 0.800], wanted 0.80. Against b +0.100 [-0.010, +0.200]: not clear.'
     """
     if folds.empty:
@@ -251,7 +251,7 @@ def read_folds(folds: pd.DataFrame, wanted: float, reference: str = "ours") -> s
             + " ".join(words))
 
 
-def read_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method: str = "ours") -> str:
+def describe_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method: str = "ours") -> str:
     """Say how scores of a model never seen (`judge_unseen`) agree with the authors', and on which label it hangs."""
     lines = [f"- {r.method}, {r.rows} (n = {r.n:,}): macro-F1 {r.macro_f1:.3f} [{r.macro_f1_low:.3f}, "
              f"{r.macro_f1_high:.3f}], wanted {wanted_f1:.2f}; correlation of the value distance {r.distance_r:.3f} "
@@ -262,10 +262,10 @@ def read_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method:
     return "\n".join(lines) or "No unseen model has rows in this run."
 
 
-def read_calibration(errors: pd.DataFrame, wanted: float) -> str:
+def describe_calibration(errors: pd.DataFrame, wanted: float) -> str:
     """Say where the calibration error is as small as wanted, and where chance alone could explain it.
 
-    >>> read_calibration(pd.DataFrame({"value": ["all values", "a", "b", "c"], "ece": [0.01, 0.02, 0.06, np.nan],
+    >>> describe_calibration(pd.DataFrame({"value": ["all values", "a", "b", "c"], "ece": [0.01, 0.02, 0.06, np.nan],
     ...                                "chance": [0.02, 0.04, 0.07, np.nan]}), wanted=0.05)
     'All values together 0.010 (wanted 0.05 at most); single values: 1 of 2 within. Above: b 0.060 (by chance 0.070).'
     """
@@ -280,10 +280,10 @@ def read_calibration(errors: pd.DataFrame, wanted: float) -> str:
             + (f" Above: {words}." if words else ""))
 
 
-def read_left_out(left: pd.DataFrame) -> str:
+def describe_left_out(left: pd.DataFrame) -> str:
     """Say how what was left out is judged, kind by kind: the worst and the best of each.
 
-    >>> read_left_out(pd.DataFrame({"left_out": ["value"], "name": ["power"], "rows": ["test"], "n": [9],
+    >>> describe_left_out(pd.DataFrame({"left_out": ["value"], "name": ["power"], "rows": ["test"], "n": [9],
     ...                             "macro_f1": [0.41], "low": [0.3], "high": [0.5]}))
     '- without one value: macro-F1 from 0.41 [0.30, 0.50] (power, test) to 0.41 [0.30, 0.50] (power, test).'
     """

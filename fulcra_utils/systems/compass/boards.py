@@ -157,7 +157,7 @@ def rank_by_presets(board: Board, presets: Mapping[str, np.ndarray]) -> pd.DataF
                      ignore_index=True)[["weights", "model", "score", "low", "high", "rank", "rank_low", "rank_high"]]
 
 
-def read_ranking(table: pd.DataFrame) -> str:
+def describe_ranking(table: pd.DataFrame) -> str:
     """Say in words how sure the first place is."""
     known = table[table["rank"].notna()].sort_values("rank")
     if known.empty:
@@ -174,7 +174,7 @@ def compare_presets(table: pd.DataFrame) -> str:
     return "First by weights: " + "; ".join(f"{model} ({titles})" for model, titles in first.items()) + "."
 
 
-def read_places(places: pd.DataFrame) -> str:
+def describe_places(places: pd.DataFrame) -> str:
     """Say in words which values lead and trail, from `place_values`."""
     order = places.dropna(subset=["place"]).sort_values("place").dimension.tolist()
     if not order:

@@ -175,7 +175,7 @@ def _mean_interval(name: str, values: np.ndarray, n_draws: int, level: float, se
             f"{name}_high": float(high)}
 
 
-def read_summary(summary: pd.DataFrame) -> str:
+def describe_summary(summary: pd.DataFrame) -> str:
     """Say in words, player by player, what was read, the angles, and how often they fit what was asked for."""
     n_items, lines = len(load_slider().self_pay), []
     for player, part in summary.groupby("player", sort=False):
@@ -210,7 +210,7 @@ def compare_goal(table: pd.DataFrame, n_draws: int = 2000, level: float = 0.95, 
     return pd.DataFrame(rows)
 
 
-def read_goal(effect: pd.DataFrame) -> str:
+def describe_goal(effect: pd.DataFrame) -> str:
     """Say in words where the goal changes the value rationality."""
     known = effect[effect.n > 1]
     helps, harms = (known.difference_low > 0).sum(), (known.difference_high < 0).sum()

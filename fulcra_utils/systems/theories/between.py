@@ -114,7 +114,7 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
     return pd.DataFrame(rows), _compare_answers(right, groups, n_draws, seed)
 
 
-def read_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
+def describe_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
     """Say in words which theory tells more of the reward, and whether the difference is sure."""
     if differences.empty:
         return "Too few prompts have replies with different rewards, so the theories cannot be compared here."

@@ -133,7 +133,7 @@ def _pair(name: str, first: Theory, second: Theory, replies: pd.DataFrame, table
     return Pairing(name, sources, kept, vectors, (first, second))
 
 
-def read_cross(table: pd.DataFrame) -> str:
+def describe_cross(table: pd.DataFrame) -> str:
     """Say in words which dimensions of two theories go together most, from `cross_dimensions`."""
     known = table.dropna(subset=["r"])
     if known.empty:

@@ -8,13 +8,13 @@ from fulcra_utils.systems.compass.boards import (
     choose_presets,
     compare_presets,
     describe_boards,
+    describe_places,
+    describe_ranking,
     least_without,
     make_board,
     map_board,
     publish_page,
     rank_by_presets,
-    read_places,
-    read_ranking,
 )
 from fulcra_utils.systems.compass.countries import compare_regions, gather_profiles, load_countries
 from fulcra_utils.systems.compass.page import make_section
@@ -56,15 +56,15 @@ def test_weights_decide_who_is_first():
 
 def test_a_ranking_is_said_with_its_doubt():
     table = pd.DataFrame({"model": ["a", "b"], "rank": [1, 2], "rank_low": [1, 1], "rank_high": [1, 2]})
-    assert read_ranking(table) == "First: **a**, rank 1 to 1. Models that may also be first: b."
-    assert "no ranking" in read_ranking(table.assign(rank=np.nan))
-    assert read_ranking(table.assign(rank_low=np.nan, rank_high=np.nan)).startswith("First: **a**. ")
+    assert describe_ranking(table) == "First: **a**, rank 1 to 1. Models that may also be first: b."
+    assert "no ranking" in describe_ranking(table.assign(rank=np.nan))
+    assert describe_ranking(table.assign(rank_low=np.nan, rank_high=np.nan)).startswith("First: **a**. ")
 
 
 def test_leading_and_trailing_values_are_named():
     places = pd.DataFrame({"dimension": list("abcde"), "place": [1, 2, 3, 4, 5.0]})
-    assert read_places(places) == "Strongest values over the models: a, b, c, d. Weakest: e, d, c."
-    assert "none leads" in read_places(places.assign(place=np.nan))
+    assert describe_places(places) == "Strongest values over the models: a, b, c, d. Weakest: e, d, c."
+    assert "none leads" in describe_places(places.assign(place=np.nan))
 
 
 def test_the_worst_model_counts_for_saturation():

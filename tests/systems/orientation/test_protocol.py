@@ -22,9 +22,9 @@ from fulcra_utils.systems.orientation.players import (
 from fulcra_utils.systems.orientation.protocol import (
     claim_orientation,
     compare_goal,
+    describe_goal,
+    describe_summary,
     parse_choice,
-    read_goal,
-    read_summary,
     render_choice,
     render_system,
     run_protocol,
@@ -293,7 +293,7 @@ def test_a_player_that_fails_leaves_gaps_with_the_reason():
 
     table = run_players({"gone": gone}, 1, with_goal=[False])
     assert table.choice.isna().all() and table.reply.str.contains("ConnectionError: the endpoint is gone").all()
-    assert "no pass is complete" in read_summary(summarise_protocol(table))
+    assert "no pass is complete" in describe_summary(summarise_protocol(table))
 
 
 def test_the_goal_is_compared_pass_by_pass():
@@ -303,7 +303,7 @@ def test_the_goal_is_compared_pass_by_pass():
 
     effect = compare_goal(run_players({"minds": minds}, 3)).set_index("orientation")
     assert effect.difference["competitive"] == pytest.approx(61.39 + 16.26, abs=0.01) and effect.n.eq(3).all()
-    assert effect.difference["altruistic"] < 0 and "helps in" in read_goal(effect.reset_index())
+    assert effect.difference["altruistic"] < 0 and "helps in" in describe_goal(effect.reset_index())
 
 
 def test_claims_name_only_what_was_played():

@@ -141,7 +141,7 @@ def test_cross_correlations_agree_with_scipy_and_leave_gaps_out():
     top = table[(table["first"] == "b") & (table["second"] == "d")].iloc[0]
     assert top.low > 0 and top.low < top.r < top.high
     few = between.cross_dimensions(x, y, np.arange(80) % 9, list("abc"), list("de"), n_draws=20)
-    assert few.r.notna().all() and few.low.isna().all() and "too few prompts" in new_theory.read_cross(few)
+    assert few.r.notna().all() and few.low.isna().all() and "too few prompts" in new_theory.describe_cross(few)
     empty = between.cross_dimensions(x[:2], y[:2], np.arange(2), list("abc"), list("de"))
     assert len(empty) == 6 and empty.r.isna().all()
 
@@ -176,7 +176,7 @@ def test_the_theory_that_knows_the_reward_predicts_it_better():
     same = between.compare_predictions({"a": x, "b": x}, reward, prompts, prompts, n_permutations=2, n_draws=50)[1]
     assert same.difference[0] == 0 and same.p[0] == 1
     few, none = between.compare_predictions(features, reward, np.arange(360), np.arange(360))
-    assert few.accuracy.isna().all() and none.empty and "Too few" in between.read_prediction(few, none)
+    assert few.accuracy.isna().all() and none.empty and "Too few" in between.describe_prediction(few, none)
 
 
 class FakeEvaluator:
@@ -275,7 +275,7 @@ def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
     assert all(v.shape[0] == len(pairings[0].replies) == len(sample) for v in pairings[0].vectors.values())
     assert "by definitions alone" in pairings[1].describe() and "labels of the sample" in pairings[0].describe()
     table = pairings[0].cross(n_draws=50)
-    assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.read_cross(table)
+    assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.describe_cross(table)
 
 
 def test_annotated_replies_bring_their_own_labels(sample):
@@ -299,11 +299,11 @@ def test_scores_are_checked_on_seen_and_unseen_rows():
 
 def test_what_goes_together_is_said_with_its_doubt():
     row = {"first": ["a"], "second": ["b"], "r": [0.5], "low": [0.4], "high": [0.6]}
-    assert new_theory.read_cross(pd.DataFrame(row)) == (
+    assert new_theory.describe_cross(pd.DataFrame(row)) == (
         "Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0: 1 of 1 pairs.")
-    assert "too few prompts" in new_theory.read_cross(pd.DataFrame(row | {"low": [np.nan], "high": [np.nan]}))
-    assert "nothing can be correlated" in new_theory.read_cross(pd.DataFrame(row | {"r": [np.nan]}))
-    assert "cannot be compared here" in new_theory.between.read_prediction(pd.DataFrame(), pd.DataFrame())
+    assert "too few prompts" in new_theory.describe_cross(pd.DataFrame(row | {"low": [np.nan], "high": [np.nan]}))
+    assert "nothing can be correlated" in new_theory.describe_cross(pd.DataFrame(row | {"r": [np.nan]}))
+    assert "cannot be compared here" in new_theory.between.describe_prediction(pd.DataFrame(), pd.DataFrame())
 
 
 def test_a_claim_about_another_theory_has_no_number():
