@@ -150,7 +150,7 @@ rule social_value_orientation:
     input:
         of("07_social_value_orientation"),
         f"{DATA}/surveys/svo_slider.yaml",
-        ancient(executed("04_value_alignment")),  # comes after it, but does not follow its changes
+        executed("04_value_alignment"),
     output:
         executed("07_social_value_orientation"),
     params:
