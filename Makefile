@@ -5,7 +5,8 @@
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
 PROFILE ?= laptop
 THEORY ?= schwartz10
-PYTEST ?=
+# The longest files come first, so that no worker is left alone with them at the end.
+PYTEST ?= tests/test_notebooks.py tests/systems/theories tests fulcra_utils
 # The first of these that is 3.11 or newer (PYTHON=… names another).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -29,7 +30,7 @@ if uv --version >/dev/null 2>&1; then \
 $(PIP) install -qq 'pip>=23.2' && $(PIP) install -qq $${cpu:+--extra-index-url $$cpu} -c constraints.txt -e '$(1)'
 endef
 # One worker a core, whole test files to a worker; one thread each, for tiny models fight over cores otherwise.
-TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: reproduce quick test proofs lint lab clean-run setup
