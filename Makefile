@@ -1,6 +1,6 @@
 # Each target makes .venv and installs what is missing first, and says what it is doing.
 #   make reproduce [PROFILE=laptop] [THEORY=schwartz10]    the whole paper on real data, then the report
-#   make quick       the whole pipeline on the embedded sample (about 3 minutes)
+#   make quick       the whole pipeline on the embedded sample (3 to 5 minutes)
 #   make test        unit tests and the quick pipeline        make proofs   the slow tests (kills, servers, browser)
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
 PROFILE ?= laptop
@@ -33,7 +33,7 @@ endef
 TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: reproduce quick test proofs lint lab clean-run setup
+.PHONY: reproduce quick test proofs lint lab setup
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)
@@ -61,7 +61,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed (found: $$(python3 --version 2>&1 | head -n 1)): set PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, some minutes, once."
+	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, once. A $(VENV) that was not finished by this is made anew."
 	@"$(PYTHON)" -m venv $$(test -e $(READY) || echo --clear) $(VENV)  # what an interrupted set-up left is cleared
 	@rm -f $(READY)
 	$(call install,.[dev])

@@ -31,3 +31,13 @@ def mirror():
     if not folder.is_dir():
         pytest.skip("FULCRA_DATA_MIRROR names no folder: checks on the released files are skipped")
     return folder / "fulcra" if (folder / "fulcra").is_dir() else folder
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny models on one thread: many times faster where the machine is busy."""
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -5,7 +5,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.linear_model import Ridge
 
 from fulcra_utils.alignment.judges import (
@@ -70,13 +69,7 @@ def make_rows(theory, n=60, seed=0):
     return pd.DataFrame(rows)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny networks on one thread: many times faster where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

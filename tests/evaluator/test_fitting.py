@@ -20,13 +20,7 @@ from fulcra_utils.theory.theory import load_theory
 SMALL = {"max_length": 24, "word_buckets": 256}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy.special import log_softmax, softmax
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score
@@ -40,13 +39,7 @@ SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs
             "left_out": ["model", "scores"], "left_out_epochs": 1, "n_draws": 20}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

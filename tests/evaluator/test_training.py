@@ -48,13 +48,7 @@ from fulcra_utils.theory.theory import load_theory
 FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models on one thread: many times faster where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
