@@ -1,7 +1,5 @@
 """Audit of a reward before anything is trained by it: degenerate replies, words against values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -19,8 +19,6 @@ In ten lines (no command line needed):
     evaluator.score(replies.prompt.tolist(), replies.response.tolist())
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

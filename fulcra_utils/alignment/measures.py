@@ -6,8 +6,6 @@ reply is looked for on training prompts, by each judge for itself; every policy 
 by prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A study: an interpolated Kneser-Ney n-gram model, the yardstick that a small neural language model has to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

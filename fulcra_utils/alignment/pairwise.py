@@ -5,8 +5,6 @@ never a win; strengths come from wins, draws count half. Differs from upstream: 
 feeds its 0 to 10 scores to an Elo update as if they were results, after which a loser may gain.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

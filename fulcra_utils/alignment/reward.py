@@ -1,7 +1,5 @@
 """The reward: what a reply's value vector is worth next to a target."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

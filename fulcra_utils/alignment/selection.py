@@ -1,7 +1,5 @@
 """Alignment by choosing among replies: which reply is nearest to the target, and what the choice costs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

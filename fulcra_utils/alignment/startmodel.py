@@ -5,8 +5,6 @@ sources and understands next to nothing. With it the whole way, reward to proof,
 whether the method moves a distribution of replies, not how good a large model would become.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ with `-mask` (the released reward), `-1x` (an evaluator trained on a fifth of th
 reward model. Each run leaves its policy and its replies in a folder, so that a later start goes on with the next one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Is the value space a circle, how reliably do items measure a value, and how clear is each score."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

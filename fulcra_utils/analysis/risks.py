@@ -1,7 +1,5 @@
 """Risk categories of prompts, read from YAML."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

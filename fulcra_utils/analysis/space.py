@@ -3,8 +3,6 @@
 Companion of `analysis`: replies in, Findings out; what the rows or the theory do not allow is left out with its reason.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Each function composes the pure functions of `stats` into one table, states in o
 shows, and says how many rows and which interval stand behind it. What the rows do not allow is left out, and why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path

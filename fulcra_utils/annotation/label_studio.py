@@ -1,7 +1,5 @@
 """Label Studio: a project out, people's decisions back in."""
 
-from __future__ import annotations
-
 import html
 import json
 from collections.abc import Sequence

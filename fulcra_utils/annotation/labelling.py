@@ -4,8 +4,6 @@ One output row for each input row, in input order, with the input's fields kept.
 in `not_annotated` ([{"item", "reason"}]) and is read back as nan.
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

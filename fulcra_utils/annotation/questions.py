@@ -6,8 +6,6 @@ is nan with its reason, never 0: 0 is given where the annotator says 0, or follo
 without connection may be left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

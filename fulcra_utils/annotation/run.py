@@ -1,7 +1,5 @@
 """The `annotate` command: a file of replies in, a labelled file, a review queue and a data set with its card out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field

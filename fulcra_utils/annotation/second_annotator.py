@@ -4,8 +4,6 @@ It is no judge of values, only an independent reader that learned from the first
 where it disagrees, a case may be worth a person's look.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a kept result was made of: sha256 of data, weights, objects and code, wherever the code stands."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

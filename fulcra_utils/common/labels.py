@@ -9,8 +9,6 @@ for two kinds of scores:
   the released evaluator.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 CLASSES = (-1, 0, 1)

@@ -1,7 +1,5 @@
 """How pretrained files are loaded: quietly, and known by their bytes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Where the project's files lie: the package, what is shipped with it, and the study that is worked on."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Several long jobs at the same time, each in a process of its own with its share of the cores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """YAML files read strictly: no key twice, no word turned into something else, every fault with its line."""
 
-from __future__ import annotations
-
 from datetime import date
 from pathlib import Path
 from types import NoneType

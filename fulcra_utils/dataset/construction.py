@@ -5,8 +5,6 @@ once, from the first; an annotated row takes the risk categories of its prompt f
 given the public labels when it is theirs or refines theirs, else its labelled sample, else dialogues without labels.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

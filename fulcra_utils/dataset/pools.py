@@ -1,7 +1,5 @@
 """Files without labels: pools of prompts, and pairs of a preferred and another reply."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Replies that refuse, told by how they open, and those that say nothing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

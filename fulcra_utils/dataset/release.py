@@ -1,7 +1,5 @@
 """A labelled file as a data set: a folder that `datasets.load_dataset` opens, with a data card written from the run."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Axis letters: N prompts of the pool, H components of an embedding (unit vectors), n chosen prompts.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Get the public files: pinned to a commit, verified, from a local mirror or the network, each whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Splits by prompt: near-duplicates stay together, and a split once given stays."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Sequence

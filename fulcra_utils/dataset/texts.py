@@ -1,7 +1,5 @@
 """Texts as rows hold them: cleaned, shortened for messages, checked."""
 
-from __future__ import annotations
-
 from typing import Any
 
 SHOWN = 80  # characters of a bad value kept in `problems`

@@ -1,7 +1,5 @@
 """What a model thought before it answered, told apart from the answer."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

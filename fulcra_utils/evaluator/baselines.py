@@ -4,8 +4,6 @@ Each baseline is trained by a `fit_…` function on `Examples` and answers `pred
 array (N, D, 3) like the evaluator (the paper's recipe: with a score, softened to three classes).
 """
 
-from __future__ import annotations
-
 import copy
 import tempfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The evaluator's model card, written from the numbers of the run that made it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

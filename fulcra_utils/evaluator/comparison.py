@@ -4,8 +4,6 @@ Rows of a run come in two kinds: *annotated* (labels -1, 0, +1 by people and a l
 [-1, 1] of the authors' own evaluator). Intervals come from drawing whole prompt clusters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

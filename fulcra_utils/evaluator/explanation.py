@@ -1,7 +1,5 @@
 """Why a score is what it is, and what moves it: words, deletions, replies that try to fool, typos, other wordings."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 

@@ -4,8 +4,6 @@ The file goes the way of the pipeline: near-duplicate prompts share a cluster, c
 one file under one theory with the same settings and seed gives the weights that notebook 03 gives.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Two scored files side by side: what differs by value, a gate for releases, and how many prompts an interval needs."""
 
-from __future__ import annotations
-
 import json
 from array import array
 from collections.abc import Callable, Sequence

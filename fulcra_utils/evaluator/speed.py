@@ -1,7 +1,5 @@
 """How fast an evaluator is, and how much memory it takes."""
 
-from __future__ import annotations
-
 import json
 import re
 import resource

@@ -3,8 +3,6 @@
 Every finished piece of a long experiment is a file of its own, so a killed run goes on with the next piece.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

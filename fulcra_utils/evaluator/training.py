@@ -10,8 +10,6 @@ Choices:
 - several GPUs or machines by `accelerate launch` without new code; bf16 where the processor has it.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import time

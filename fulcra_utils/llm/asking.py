@@ -6,8 +6,6 @@ with faults is asked again at once, at most twice in a run, and again in the nex
 without faults is final; concurrency grows by one and is halved.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Endpoints, prices, questions, and the cache that keeps every answer; keys come from the environment only."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Figures of alignment: targets, choice among replies, reward audit, training, what moved. Data in, Figure out."""
 
-from __future__ import annotations
-
 import re
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,6 @@
 Colour is never alone where two series overlap: markers differ too. An empty table draws nothing.
 """
 
-from __future__ import annotations
-
 from textwrap import fill
 
 import matplotlib.pyplot as plt

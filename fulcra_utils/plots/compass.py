@@ -1,7 +1,5 @@
 """Figures of the value compass, and of theories side by side. Data in, Figure out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

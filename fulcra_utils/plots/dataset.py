@@ -1,7 +1,5 @@
 """Figures of the data set: prevalence, coverage of the prompt pool, agreement, margins. Data in, Figure out."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of the evaluator: training, comparison, quality by value, calibration, validity. Data in, Figure out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

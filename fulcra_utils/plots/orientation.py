@@ -1,7 +1,5 @@
 """Figures of social value orientation: the slider, and where players stand."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

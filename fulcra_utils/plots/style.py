@@ -1,7 +1,5 @@
 """The look of every figure: one palette, sizes, rows with intervals, labels that find a free spot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import wraps
 

@@ -1,7 +1,5 @@
 """Reported claims next to ours: the verdict rule and its table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which modules a notebook uses."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

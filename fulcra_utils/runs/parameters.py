@@ -1,7 +1,5 @@
 """Parameters of a notebook: read, checked against the defaults' kinds, said in plain words."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -1,7 +1,5 @@
 """Profiles, run names, and where notebooks and runs lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from shutil import copyfile
 from typing import Any

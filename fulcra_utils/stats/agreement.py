@@ -5,8 +5,6 @@ sums of each prompt once and one matrix product for all draws. Axis letters: A a
 K names (values or items), P clusters (prompts), R bootstrap draws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

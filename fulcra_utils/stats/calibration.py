@@ -4,8 +4,6 @@ Pure: arrays in, arrays out. Three quarters of all cells are 0, so errors are ta
 over cells would be small for a useless evaluator too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Pure: arrays in, arrays out. A cell is one value of one reply; cells without label (nan) never count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

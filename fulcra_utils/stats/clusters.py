@@ -5,8 +5,6 @@ clustered again), does it come back in bootstrap samples of prompts, does a know
 shuffled over prompts)? Pure functions; axis letters: N rows, D values, C categories, K clusters, G prompts.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Comparisons of value vectors: paired and mixed differences, adjusted p values, agreement with a published table."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

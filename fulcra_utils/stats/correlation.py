@@ -1,7 +1,5 @@
 """Correlations with cluster intervals, and principal components."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -5,8 +5,6 @@ permutation null that keeps the replies to one prompt together. Pure functions; 
 features, C classes, B draws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ All statistics here and nearby are functions of sums over clusters, so that all 
 Axis letters: N rows, K columns, G clusters (near-duplicate prompts), B draws.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 

@@ -3,8 +3,6 @@
 Pure functions, arrays in, numbers out. Axis letters: N rows, D value dimensions, K items of one value.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes

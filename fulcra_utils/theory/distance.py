@@ -1,7 +1,5 @@
 """Distance of value vectors to a target: the one the paper aligns by."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Scores of a fine theory seen as those of its parent."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fulcra_utils.theory.theory import Theory

@@ -4,8 +4,6 @@ No survey data stands in this project; the reader brings a file (the European So
 data/surveys says which question belongs to which value.
 """
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

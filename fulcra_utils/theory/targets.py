@@ -1,7 +1,5 @@
 """Target value vectors read from YAML: numbers or ranges per dimension, weights, source; and a system prompt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

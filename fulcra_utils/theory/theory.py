@@ -3,8 +3,6 @@
 A theory is one data file; nothing else in the project knows how many values there are or what they are called.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

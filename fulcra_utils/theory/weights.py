@@ -1,7 +1,5 @@
 """Weights of values: a person's, a country's, or all alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Countries' value profiles, and how near a model comes to them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

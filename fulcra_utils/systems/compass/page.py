@@ -6,8 +6,6 @@ by their hash, so nothing that a reply contains can run; the plotting library is
 the intervals too.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

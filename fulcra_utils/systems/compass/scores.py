@@ -6,8 +6,6 @@ those are at least half, else each on its own prompts, and then `ModelScores.not
 every dimension that has weight, so a gap stays a gap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

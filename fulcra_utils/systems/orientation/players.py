@@ -3,8 +3,6 @@
 A player is a function from chat messages ({"role", "content"}) to a reply.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

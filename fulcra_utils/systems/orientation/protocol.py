@@ -5,8 +5,6 @@ player run the same protocol; options are shown in shuffled order; a reply that 
 choice, and an angle needs all its choices.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The slider measure of social value orientation: items, angles, classes, ideal players."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field
 from functools import cache

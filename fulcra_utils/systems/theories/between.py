@@ -4,8 +4,6 @@ Axis letters: N replies, D and E dimensions of the first and the second theory, 
 row that misses a score under either theory is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
