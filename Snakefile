@@ -13,6 +13,7 @@ PROFILE = config.get("profile", "laptop")
 THEORY = config.get("theory", DEFAULT_THEORY)
 RUN = f"runs/{name_run(PROFILE, THEORY)}"
 SETTINGS = load_profile(PROFILE)
+THREADS = 1 if PROFILE == "quick" else workflow.cores  # tiny models: a notebook a core; a real training takes them all
 COMMAND = f"python -m fulcra_utils.cli run-notebook {{params.name}} --profile {PROFILE} --theory '{THEORY}'"
 
 
@@ -46,7 +47,7 @@ rule report:
         f"{RUN}/report/index.html",
     params:
         name="report",
-    threads: workflow.cores
+    threads: THREADS
     shell:
         f"python -m fulcra_utils.cli report --profile {PROFILE} --theory '{THEORY}'"
 
@@ -62,7 +63,7 @@ rule dataset_construction:
     params:
         name="01_dataset_construction",
         settings=settings("01_dataset_construction"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 7
     shell:
         COMMAND
@@ -77,7 +78,7 @@ rule value_analysis:
     params:
         name="02_value_analysis",
         settings=settings("02_value_analysis"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 6
     shell:
         COMMAND
@@ -91,7 +92,7 @@ rule value_evaluator:
     params:
         name="03_value_evaluator",
         settings=settings("03_value_evaluator"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 5
     shell:
         COMMAND
@@ -107,7 +108,7 @@ rule value_alignment:
     params:
         name="04_value_alignment",
         settings=settings("04_value_alignment"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 4
     shell:
         COMMAND
@@ -122,7 +123,7 @@ rule new_value_theory:
     params:
         name="05_new_value_theory",
         settings=settings("05_new_value_theory"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 3
     shell:
         COMMAND
@@ -140,7 +141,7 @@ rule value_compass:
     params:
         name="06_value_compass",
         settings=settings("06_value_compass"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 2
     shell:
         COMMAND
@@ -156,7 +157,7 @@ rule social_value_orientation:
     params:
         name="07_social_value_orientation",
         settings=settings("07_social_value_orientation"),
-    threads: workflow.cores
+    threads: THREADS
     priority: 1
     shell:
         COMMAND
@@ -171,6 +172,6 @@ rule reliability:
     params:
         name="12_reliability",
         settings=settings("12_reliability"),
-    threads: workflow.cores
+    threads: THREADS
     shell:
         COMMAND
