@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.alignment.reward import value_reward
-from fulcra_utils.dataset.refusals import write_degenerate_replies
-from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.theory.distance import Scorer
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory

@@ -42,8 +42,7 @@ from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words
 from fulcra_utils.alignment.selection import choose_best
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
-from fulcra_utils.dataset.refusals import write_degenerate_replies
-from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies
 
 TRAINED = ("rloo", "grpo", "dpo")

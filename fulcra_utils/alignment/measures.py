@@ -17,7 +17,7 @@ import pandas as pd
 from fulcra_utils.alignment.judges import shuffle_words
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_table
-from fulcra_utils.dataset.refusals import STOCK_REFUSAL
+from fulcra_utils.dataset.texts import STOCK_REFUSAL
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import Scorer, value_distance
 from fulcra_utils.theory.targets import Target

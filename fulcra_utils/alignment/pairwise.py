@@ -17,8 +17,7 @@ import pandas as pd
 from fulcra_utils.annotation.labelling import ROWS, read_rows, write_rows
 from fulcra_utils.annotation.run import list_some
 from fulcra_utils.common.files import check_outputs, lock_output
-from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.dataset.thoughts import split_thoughts
+from fulcra_utils.dataset.texts import DatasetError, split_thoughts
 from fulcra_utils.llm.asking import ask_all, plan_questions
 from fulcra_utils.llm.endpoints import PRICES, Answer, AnswerCache, Endpoint, Price, Question, load_price
 

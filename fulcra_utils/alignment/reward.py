@@ -6,7 +6,7 @@ import numpy as np
 
 from fulcra_utils.alignment.selection import measure_commonness
 from fulcra_utils.dataset.rows import ROLES
-from fulcra_utils.dataset.thoughts import read_content, split_thoughts
+from fulcra_utils.dataset.texts import read_content, split_thoughts
 from fulcra_utils.theory.distance import Scorer, resolve_target, value_distance
 from fulcra_utils.theory.targets import Target
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from fulcra_utils.dataset.labelled import SIGNS
 from fulcra_utils.dataset.rows import Dialogue
-from fulcra_utils.dataset.thoughts import split_thoughts
+from fulcra_utils.dataset.texts import split_thoughts
 from fulcra_utils.llm.endpoints import Question
 from fulcra_utils.theory.theory import Theory, normalise
 

@@ -5,10 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "labelled": ["ValueDataset", "items_to_vectors", "read_dataset", "read_scored"],
     "pools": ["read_preferences", "read_prompts"],
-    "refusals": ["is_refusal"],
     "release": ["write_release"],
     "rows": ["iter_rows", "read_dialogue"],
     "selection": ["select_prompts"],
     "sources": ["fetch_sources"],
     "splits": ["assign_splits", "group_prompts"],
+    "texts": ["is_refusal"],
 })

@@ -16,10 +16,10 @@ import pandas as pd
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import SIGNS, ValueDataset, read_dataset, read_scored
 from fulcra_utils.dataset.pools import read_preferences, read_prompts
-from fulcra_utils.dataset.refusals import is_refusal
 from fulcra_utils.dataset.rows import iter_rows
 from fulcra_utils.dataset.sources import Fetched, Source, load_sources
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
+from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.theory.theory import Theory, load_theory
 
 SAMPLES = DATA / "sample"

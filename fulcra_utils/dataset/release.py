@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
-from fulcra_utils.dataset.refusals import is_refusal
+from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.theory.theory import Theory
 
 

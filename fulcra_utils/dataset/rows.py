@@ -21,26 +21,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fulcra_utils.dataset.texts import DatasetError, clean_text, has_words, shorten
-from fulcra_utils.dataset.thoughts import read_content, split_thoughts
+from fulcra_utils.dataset.texts import DatasetError, clean_text, has_words, read_content, shorten, split_thoughts
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-def list_texts(texts: Iterable[str], name: str = "Text", error: type[ValueError] = DatasetError) -> list[str]:
-    """Return the texts of a list, column, array or generator; raise `error` for all else, which would go by letters.
-
-    >>> list_texts(pd.Series(["a", "b"], index=[7, 3])), list_texts(text for text in "ab")
-    (['a', 'b'], ['a', 'b'])
-    """
-    odd = isinstance(texts, str | bytes | Mapping | Set) or any(hasattr(texts, n) for n in ("columns", "column_names"))
-    if odd or not isinstance(texts, Iterable):
-        raise error(f"{name}s come as lists of strings, not as {type(texts).__name__}.")
-    texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise error(f"{name} {place} is a {type(text).__name__}, not a string.")
-    return texts
 
 
 def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[str], list[str]]:

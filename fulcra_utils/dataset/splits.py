@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.theory.theory import normalise
 
 SPLITS = (("train", 0.6), ("validation", 0.1), ("calibration", 0.1), ("test", 0.2))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.dataset.texts import list_texts
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 
 from fulcra_utils.common.labels import WEAK, scores_to_labels
-from fulcra_utils.dataset.refusals import write_degenerate_replies
-from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.evaluator.comparison import mean_known
 from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
 from fulcra_utils.evaluator.training import Examples

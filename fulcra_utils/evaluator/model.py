@@ -29,7 +29,8 @@ from transformers.utils import ModelOutput
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
-from fulcra_utils.dataset.rows import list_pairs, list_texts
+from fulcra_utils.dataset.rows import list_pairs
+from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.words import WordExpert, count_features
 from fulcra_utils.theory.theory import Theory, load_theory

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fulcra_utils.dataset.thoughts import read_content
+from fulcra_utils.dataset.texts import read_content
 from fulcra_utils.llm.endpoints import (
     PRICES,
     Answer,

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.thoughts import split_thoughts
+from fulcra_utils.dataset.texts import split_thoughts
 
 PRICES = DATA / "prices.yaml"
 DEFAULT_URL = "https://api.openai.com/v1"

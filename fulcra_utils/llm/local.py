@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.loading import hash_file, quiet_loading
-from fulcra_utils.dataset.rows import list_texts
+from fulcra_utils.dataset.texts import list_texts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

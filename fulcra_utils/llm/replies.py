@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import keep_fields
-from fulcra_utils.dataset.rows import list_texts, pick_rows, read_text
-from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.dataset.thoughts import CHANNEL_MARK, THOUGHT_MARK
+from fulcra_utils.dataset.rows import pick_rows, read_text
+from fulcra_utils.dataset.texts import CHANNEL_MARK, THOUGHT_MARK, DatasetError, list_texts
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import (
     Answer,

@@ -304,7 +304,7 @@ def test_words_of_any_message_are_text():
 
 
 def test_the_same_degenerate_replies_are_feared_everywhere():
-    from fulcra_utils.dataset.refusals import is_refusal, write_degenerate_replies
+    from fulcra_utils.dataset.texts import is_refusal, write_degenerate_replies
     from fulcra_utils.evaluator.explanation import make_attacks
 
     theory, told = load_theory("schwartz10"), {}

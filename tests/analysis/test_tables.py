@@ -306,7 +306,7 @@ def test_refusal_flag_is_checked_by_hand(toy, tmp_path):
 def test_refusal_flag_on_the_labelled_replies(mirror):
     from fulcra_utils.analysis.replies import REFUSALS
     from fulcra_utils.dataset.labelled import read_dataset, read_scored
-    from fulcra_utils.dataset.refusals import is_refusal
+    from fulcra_utils.dataset.texts import is_refusal
     theory, labels = load_theory("schwartz10"), pd.read_csv(REFUSALS)
     assert len(labels) >= 240 and labels.row_id.is_unique
     assert list(labels.columns) == ["row_id", "is_refusal", "half", "weight"]  # no text of a reply

@@ -16,9 +16,9 @@ import torch
 from fulcra_utils.alignment.audit import audit_reward
 from fulcra_utils.alignment.finetuning import align
 from fulcra_utils.common.labels import scores_to_labels
-from fulcra_utils.dataset.refusals import is_refusal
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
+from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator.encoder import embed, load_encoder
 from fulcra_utils.evaluator.explanation import audit_replies
 from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, render

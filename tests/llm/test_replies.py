@@ -268,7 +268,7 @@ def test_a_local_reply_that_does_not_end_is_cut_off(tmp_path, checkpoint):
 
 
 def test_local_thoughts_keep_their_marks():
-    from fulcra_utils.dataset.thoughts import split_thoughts
+    from fulcra_utils.dataset.texts import split_thoughts
     from fulcra_utils.evaluator.encoder import make_tiny_tokenizer
     from fulcra_utils.llm.replies import decode_reply
 

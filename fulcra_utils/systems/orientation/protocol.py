@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.dataset.thoughts import split_thoughts
+from fulcra_utils.dataset.texts import split_thoughts
 from fulcra_utils.systems.orientation.slider import (
     OrientationError,
     choice_angle,
