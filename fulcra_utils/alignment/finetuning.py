@@ -37,9 +37,9 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fulcra_utils.alignment.audit import check_audit, compare_rewards
-from fulcra_utils.alignment.policy import save_policy
 from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words
 from fulcra_utils.alignment.selection import choose_best
+from fulcra_utils.alignment.startmodel import save_policy
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
@@ -152,7 +152,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
+    >>> from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
     >>> start, tokenizer = tempfile.mkdtemp(), train_tokenizer(["be kind"], 300)
     >>> _ = save_policy(build_policy(tokenizer, layers=1, width=16, heads=2, context=64), tokenizer, start)
     >>> settings = AlignSettings("best-of-n", replies_per_prompt=2, max_new_tokens=4)

@@ -46,7 +46,7 @@ def draw_replies(folder: str | Path, start: str | Path, prompts: Sequence[str], 
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
+    >>> from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
     >>> start, tokenizer = tempfile.mkdtemp(), train_tokenizer(["be kind"], 300)
     >>> _ = save_policy(build_policy(tokenizer, layers=1, width=16, heads=2, context=64), tokenizer, start)
     >>> replies = draw_replies(start, start, ["Why?"], max_new_tokens=4, seed=0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
-NOTES = ("align.json", "start.json", "size.json")  # ... and those that only tell of it
+NOTES = ("align.json", "start.json")  # ... and those that only tell of it
 
 
 class PolicyError(ValueError):
@@ -87,7 +87,7 @@ def hash_model(model: str | Path, revision: str | None = None, config: Pretraine
 def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[str]:
     """Return the prompts that take at most `max_tokens` tokens under the chat template; PolicyError when none does.
 
-    >>> from fulcra_utils.alignment.policy import train_tokenizer
+    >>> from fulcra_utils.alignment.startmodel import train_tokenizer
     >>> keep_short_prompts(train_tokenizer(["be kind"], 300), ["be kind", "be kind " * 50], 16)
     ['be kind']
     """
@@ -155,15 +155,6 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
         sums[rows] = -loss.sum(dim=1).cpu().numpy()
     return sums
-
-
-def measure_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-                 dialogues: list[tuple[list[int], int]]) -> float:
-    """Return the bits that a model needs for each byte of the replies: 8 for one that knows nothing of bytes.
-
-    Comparable between tokenizers; the end token counts, its text does not. `dialogues` are from `encode_dialogues`.
-    """
-    return float(-score_tokens(model, tokenizer, dialogues).sum() / np.log(2) / count_bytes(tokenizer, dialogues))
 
 
 def count_bytes(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[int], int]]) -> int:

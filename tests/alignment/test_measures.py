@@ -33,8 +33,8 @@ from fulcra_utils.alignment.measures import (
     summarise_policies,
     take_test_prompts,
 )
-from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.selection import tabulate_targets
+from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.study import (
     Panel,
     Trial,

@@ -121,7 +121,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
 
 def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
     """Save a tiny language model with random weights, which shows the way of a local model and knows nothing."""
-    from fulcra_utils.alignment.policy import build_policy, save_policy, train_tokenizer
+    from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
     from fulcra_utils.systems.orientation.protocol import render_choice, render_system
     slider = load_slider()
     texts = [render_system(name)[0]["content"] for name in slider.orientations]

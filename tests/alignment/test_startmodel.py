@@ -6,13 +6,20 @@ import pandas as pd
 import pytest
 import torch
 
-from fulcra_utils.alignment import policy as policy_module
 from fulcra_utils.alignment import startmodel
 from fulcra_utils.alignment.measures import draw_replies
-from fulcra_utils.alignment.ngrams import KneserNey
-from fulcra_utils.alignment.policy import build_policy, encode_dialogues, save_policy, train_policy, train_tokenizer
-from fulcra_utils.alignment.startmodel import collect_dialogues, draw_samples, make_start
-from fulcra_utils.llm.local import PolicyError, load_policy, measure_bits, sample_replies, score_tokens
+from fulcra_utils.alignment.startmodel import (
+    KneserNey,
+    build_policy,
+    collect_dialogues,
+    draw_samples,
+    encode_dialogues,
+    make_start,
+    save_policy,
+    train_policy,
+    train_tokenizer,
+)
+from fulcra_utils.llm.local import PolicyError, load_policy, sample_replies, score_tokens
 
 TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
 SETTINGS = {"train": True, "start_model": "small", "lm_layers": 1, "lm_width": 16, "lm_heads": 2, "lm_context": 48,
@@ -103,47 +110,23 @@ def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):
 
 
 def test_training_learns_and_saves_a_model_without_dropout(tokenizer, tmp_path):
-    model = make(tokenizer)
-    before = measure_bits(model, tokenizer, dialogues(tokenizer))
-    history = train_policy(model, tokenizer, dialogues(tokenizer), dialogues(tokenizer), tmp_path, epochs=4,
-                           batch_tokens=128, learning_rate=1e-2)
-    assert history.held_out_bits.iloc[-1] < before and history.train_loss.is_monotonic_decreasing
-    loaded, _ = load_policy(tmp_path)
-    assert loaded.config.attention_dropout == 0 and not (tmp_path / "epoch.pt").exists()
-    bits = measure_bits(loaded, tokenizer, dialogues(tokenizer))
-    assert bits == pytest.approx(history.held_out_bits.iloc[-1], abs=1e-3)
+    model, texts = make(tokenizer), dialogues(tokenizer)
+    before = score_tokens(model, tokenizer, texts)
+    train_policy(model, tokenizer.pad_token_id, texts, epochs=4, batch_tokens=128, learning_rate=1e-2)
+    after = score_tokens(model, tokenizer, texts)
+    assert after.mean() > before.mean() + 1
+    loaded, _ = load_policy(save_policy(model, tokenizer, tmp_path))
+    assert loaded.config.attention_dropout == 0
+    np.testing.assert_allclose(score_tokens(loaded, tokenizer, texts), after, atol=1e-3)
 
 
-def test_interrupted_training_ends_in_the_same_weights(tokenizer, tmp_path, monkeypatch):
-    options = {"epochs": 3, "batch_tokens": 128, "learning_rate": 1e-2, "seed": 5}
-    whole = make(tokenizer)
-    train_policy(whole, tokenizer, dialogues(tokenizer), [], tmp_path / "whole", **options)
-    steps, real = [], policy_module._train_step
-
-    def breaks(*args):
-        steps.append(1)
-        if len(steps) > 2 * len(policy_module.draw_batches(dialogues(tokenizer), 128, 0)) + 1:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(policy_module, "_train_step", breaks)
-    with pytest.raises(KeyboardInterrupt):
-        train_policy(make(tokenizer), tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
-    monkeypatch.setattr(policy_module, "_train_step", real)
-    again = make(tokenizer)
-    train_policy(again, tokenizer, dialogues(tokenizer), [], tmp_path / "cut", **options)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
-
-
-def test_nothing_to_learn(tokenizer, tmp_path):
-    with pytest.raises(PolicyError, match="no dialogue"):
-        train_policy(make(tokenizer), tokenizer, [], [], tmp_path)
+def test_a_prompt_without_room_for_a_reply_is_left_out(tokenizer):
     assert encode_dialogues(tokenizer, ["be kind " * 40], ["yes"], 48) == []
 
 
 def make_rows():
     train = pd.DataFrame({"prompt": TEXTS * 4, "response": TEXTS[::-1] * 4})
-    return {"train": train, "validation": train.head(2), "test": train.head(2)}
+    return {"train": train, "test": train.head(2)}
 
 
 def test_start_model_is_kept_and_replaced_when_its_texts_change(tmp_path):
@@ -180,55 +163,40 @@ def test_a_pickled_model_is_not_read(tokenizer, tmp_path):
 
 
 def test_start_model_is_trained_again_by_what_shapes_it_and_by_nothing_else(tmp_path, monkeypatch):
-    trained, measured = [], []
-    train, measure = startmodel._train_small, startmodel._measure_small
+    trained, train = [], startmodel._train_small
     monkeypatch.setattr(startmodel, "_train_small", lambda *a: trained.append(1) or train(*a))
-    monkeypatch.setattr(startmodel, "_measure_small", lambda *a: measured.append(1) or measure(*a))
     rows, first = make_rows(), SETTINGS | {"lm_epochs": 1, "steps": 1, "chat_template": ""}
 
     def made(texts=rows, settings=first, seed=0):
-        before = len(trained), len(measured)
+        before = len(trained)
         make_start(texts, tmp_path / "start", settings, seed)
-        return len(trained) - before[0], len(measured) - before[1]
+        return len(trained) - before
 
-    assert made() == (1, 1) and made() == (0, 0)
-    assert made(settings=first | {"steps": 9, "beta": 1.0, "runs": ["x"]}) == (0, 0)
-    assert made(rows | {"test": rows["test"].head(1)}) == (0, 1), "other test texts are measured, not learnt"
+    assert made() == 1 and made() == 0
+    assert made(settings=first | {"steps": 9, "beta": 1.0, "runs": ["x"]}) == 0
     other = {"lm_layers": 2, "lm_width": 32, "lm_heads": 1, "lm_context": 47, "lm_vocab": 290, "lm_epochs": 2,
              "lm_batch_tokens": 60, "lm_learning_rate": 1e-3}
     for changed in [{"settings": first | {name: value}} for name, value in other.items()] + [
             {"seed": 1}, {"texts": rows | {"train": rows["train"].head(8)}},
-            {"texts": rows | {"validation": rows["validation"].head(1)}}]:
-        assert made(**changed) == (1, 1), changed
+            {"texts": rows | {"test": rows["test"].head(1)}}]:
+        assert made(**changed) == 1, changed
 
 
-def test_interrupted_epochs_of_another_training_are_not_gone_on_with(tokenizer, tmp_path, monkeypatch):
-    real, options = policy_module._train_step, {"epochs": 2, "batch_tokens": 128, "learning_rate": 1e-2, "seed": 5}
+def test_a_start_model_that_was_not_finished_is_trained_again(tmp_path, monkeypatch):
+    rows, save = make_rows(), startmodel.save_policy
+    make_start(rows, tmp_path / "start", SETTINGS, 0)
 
-    def tear(folder):
-        steps = []
+    def breaks(*args):
+        save(*args)
+        raise KeyboardInterrupt
 
-        def breaks(*args):
-            steps.append(1)
-            if len(steps) > len(policy_module.draw_batches(dialogues(tokenizer), 128, 0)):
-                raise KeyboardInterrupt
-            return real(*args)
-
-        monkeypatch.setattr(policy_module, "_train_step", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            train_policy(make(tokenizer), tokenizer, dialogues(tokenizer), [], folder, **options)
-        monkeypatch.setattr(policy_module, "_train_step", real)
-        assert (folder / "epoch.pt").is_file()
-
-    data = dialogues(tokenizer)
-    others = [(data[:9], 0, {}), (data, 1, {}), (data, 0, {"seed": 6}), (data, 0, {"learning_rate": 2e-2}),
-              (data, 0, {"epochs": 3})]
-    for number, (texts, seed, changed) in enumerate(others):
-        tear(tmp_path / f"torn-{number}")
-        models = [make(tokenizer, seed=seed), make(tokenizer, seed=seed)]
-        for model, place in zip(models, ("torn", "whole"), strict=True):
-            train_policy(model, tokenizer, texts, [], tmp_path / f"{place}-{number}", **options | changed)
-        assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+    monkeypatch.setattr(startmodel, "save_policy", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        make_start(rows, tmp_path / "start", SETTINGS, 1)
+    monkeypatch.setattr(startmodel, "save_policy", save)
+    again, whole = (make_start(rows, tmp_path / name, SETTINGS, 0).source for name in ("start", "whole"))
+    weights = [load_policy(folder)[0].state_dict() for folder in (again, whole)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[1]), "not the weights of the other seed"
 
 
 def test_kept_replies_are_those_of_the_same_question_alone(tokenizer, tmp_path):
