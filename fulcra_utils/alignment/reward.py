@@ -39,11 +39,10 @@ def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.nda
     >>> [round(r, 2) for r in reward(["q", "q"], ["a", "abc"])]
     [-0.05, -0.05]
     """
-    low, high, resolved = resolve_target(target, weights)
-    aim = Target("", "", "", (), low, high, resolved)  # what shapes the reward: numbers, not names
+    aim = resolve_target(target, weights)  # what shapes the reward: numbers, not names
     if keep_weight and keep is None:
         raise ValueError("keep_weight needs keep, the mean value vector of the start model.")
-    anchor, idle = (np.zeros_like(low) if keep is None else np.asarray(keep, dtype=float)), resolved <= 0
+    anchor, idle = (np.zeros_like(aim.low) if keep is None else np.asarray(keep, dtype=float)), aim.weights <= 0
 
     def value_distance_reward(prompts: list, completions: list, **columns: object) -> list[float]:
         # TRL passes every column of its data set and its own state by name; the reward needs none of them.

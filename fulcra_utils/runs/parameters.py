@@ -115,5 +115,5 @@ def _check_name(name: str, value: Any, theory: Theory) -> None:
         from fulcra_utils.theory.targets import choose_targets
         choose_targets([value], theory)
     if name == "weights" and value:
-        from fulcra_utils.theory.weights import resolve_weights
+        from fulcra_utils.theory.distance import resolve_weights
         resolve_weights(value, theory)

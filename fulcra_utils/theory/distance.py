@@ -1,6 +1,6 @@
-"""Distance of value vectors to a target: the one the paper aligns by."""
+"""Distance of value vectors to a target: the one the paper aligns by; and weights of values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 
 from fulcra_utils.common.labels import WEAK
 from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import Theory, load_theory
 
 ABSENCES = ("penalise", "zero", "mask")
 
@@ -47,42 +48,59 @@ def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np
         if missing := [name for name in target.dimensions if name not in vectors]:
             raise ValueError(f"the vectors have no column {missing[0]!r}, which target {target.name} names.")
         vectors = vectors[list(target.dimensions)]
-    vectors = np.asarray(vectors, dtype=float)
-    low, high, weights = resolve_target(target, weights)
-    _check_distance(vectors, low, weights, order, absence)
+    vectors, target = np.asarray(vectors, dtype=float), resolve_target(target, weights)
+    if vectors.ndim != 2 or vectors.shape[1] != len(target.low):
+        raise ValueError(f"the vectors have shape {vectors.shape}, but the target has {len(target.low)} dimensions.")
+    for name, given, known in (("order", order, (1, 2)), ("absence", absence, ABSENCES)):
+        if given not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {given!r}.")
     weak = np.abs(vectors) <= threshold
     values = np.where(weak, 0.0, vectors) if absence == "zero" else vectors
-    gaps = np.abs(values - np.clip(values, low, high))  # (N, D)
+    gaps = np.abs(values - np.clip(values, target.low, target.high))  # (N, D)
     if absence == "mask":
         gaps = np.where(weak, 0.0, gaps)
-    gaps = np.where(weights > 0, gaps, 0.0)  # a missing value without weight does no harm
-    return gaps @ weights if order == 1 else np.sqrt(np.square(gaps) @ weights)
+    gaps = np.where(target.weights > 0, gaps, 0.0)  # a missing value without weight does no harm
+    return gaps @ target.weights if order == 1 else np.sqrt(np.square(gaps) @ target.weights)
 
 
-def resolve_target(target: np.ndarray | Target,
-                   weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return low, high and weights, each (D,)."""
+def resolve_target(target: np.ndarray | Target, weights: np.ndarray | None) -> Target:
+    """Return the numbers of a target, without its names; `weights`, where there are any, instead of its own."""
     if isinstance(target, Target):
         low, high, own = target.low, target.high, target.weights
     else:
         low = high = np.asarray(target, dtype=float)
         own = np.abs(low)
-    weights = own if weights is None else np.asarray(weights, dtype=float)
-    if low.ndim != 1 or not np.isfinite(low).all() or not np.isfinite(high).all():
+    if low.ndim != 1 or not np.isfinite([low, high]).all():
         raise ValueError("the target must be one row of finite numbers, one for each dimension.")
-    if weights.shape != low.shape:
-        raise ValueError(f"the weights have shape {weights.shape}, the target has {low.shape}.")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("the weights must be finite and not negative.")
+    names = [f"dimension {d}" for d in range(len(low))]
+    return Target("", "", "", (), low, high, _check_weights(own if weights is None else weights, names))
+
+
+def resolve_weights(weights: Mapping[str, float] | Sequence[float] | None, theory: Theory | str) -> np.ndarray:
+    """Return weights (D,) that sum to 1, from a mapping (left out = 0), D numbers, or None for all alike.
+
+    Value Compass (arXiv 2501.07071) ranks by Σ weight · score; dividing by the sum keeps the score's range. ValueError
+    names the dimension: unknown, a negative or missing number, a wrong length, or all zero.
+
+    >>> resolve_weights({"care": 2, "fairness": 1, "loyalty": 1}, "moral_foundations")
+    array([0.5 , 0.25, 0.25, 0.  , 0.  ])
+    """
+    theory = load_theory(theory)
+    if isinstance(weights, Mapping):
+        if unknown := [name for name in weights if name not in theory.dimensions]:
+            raise ValueError(f"weight for {unknown[0]!r}, which is no dimension of {theory.name}.")
+        weights = [weights.get(name, 0.0) for name in theory.dimensions]
+    numbers = _check_weights(np.ones(theory.n_dims) if weights is None else weights, theory.dimensions)
+    return numbers / numbers.sum()
+
+
+def _check_weights(weights: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    weights = np.asarray(weights, dtype=float)
+    if weights.shape != (len(names),):
+        raise ValueError(f"{len(names)} dimensions need as many weights, not an array of shape {weights.shape}.")
+    for name, weight in zip(names, weights, strict=True):
+        if not 0 <= weight < np.inf:
+            raise ValueError(f"the weight of {name} is {weight:g}; a weight is 0 or more.")
     if not weights.any():
-        raise ValueError("every weight is 0, so every vector would be at distance 0.")
-    return low, high, weights
-
-
-def _check_distance(vectors: np.ndarray, low: np.ndarray, weights: np.ndarray, order: int, absence: str) -> None:
-    if vectors.ndim != 2 or vectors.shape[1] != len(low):
-        raise ValueError(f"the vectors have shape {vectors.shape}, but the target has {len(low)} dimensions.")
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, not {order!r}.")
-    if absence not in ABSENCES:
-        raise ValueError(f"absence must be one of {', '.join(ABSENCES)}, not {absence!r}.")
+        raise ValueError("all weights are 0; give at least one dimension a weight.")
+    return weights

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import read_yaml
@@ -24,10 +24,9 @@ class SurveyError(ValueError):
     """A survey file or its key cannot be used; the message is one sentence."""
 
 
-class Questionnaire(BaseModel):
+class Questionnaire(BaseModel, extra="forbid"):
     """A questionnaire's key: columns of its questions and the value that each belongs to."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     title: str
     theory: str
@@ -65,49 +64,21 @@ def load_questionnaire(name: str | Path = "pvq21") -> Questionnaire:
     return key
 
 
-def score_respondents(rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None,
-                      centred: bool = False) -> pd.DataFrame:
-    """Score each respondent on each value: (mean answer - middle) / half the scale, more = more important.
-
-    Within [-1, 1] when not centred: the released country targets' t = (reverse-coded mean - 3.5) / 2.5. nan for a value
-    without an answer and for a respondent with too many missing ones; answers that are no code are named in a warning.
-    `centred` subtracts the respondent's own mean (Schwartz): for comparing means and for correlations, not for targets.
-
-    >>> key = load_questionnaire()
-    >>> score_respondents(pd.DataFrame([dict.fromkeys(key.columns, 2)]), "schwartz10").iloc[0].unique().tolist()
-    [0.6]
-    """
-    questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
-    _check_survey(rows, theory, questionnaire)
-    answers = _read_answers(rows, questionnaire)
-    _count_strays(rows, answers, questionnaire)
-    return _score(answers, theory, questionnaire, centred)
-
-
-def _score(answers: pd.DataFrame, theory: Theory, questionnaire: Questionnaire, centred: bool) -> pd.DataFrame:
-    low, high = questionnaire.scale
-    answers = (low + high - answers) if questionnaire.reverse else answers
-    answers[answers.isna().sum(axis=1) > questionnaire.max_missing] = np.nan
-    middle = answers.mean(axis=1) if centred else (low + high) / 2
-    columns = {d: answers[[questionnaire.columns[i - 1] for i in questionnaire.key[d]]].mean(axis=1)
-               for d in theory.dimensions}
-    return pd.DataFrame(columns).sub(middle, axis=0) / ((high - low) / 2)
-
-
-def average_countries(rows: pd.DataFrame, theory: Theory | str, questionnaire: Questionnaire | None = None,
-                      centred: bool = False, weighted: bool = True, drop_alike: bool = True) -> pd.DataFrame:
+def average_countries(rows: pd.DataFrame, theory: Theory | str,
+                      questionnaire: Questionnaire | None = None) -> pd.DataFrame:
     """Average survey respondents by country, with survey weights and 95 % intervals.
 
     Rows hold one respondent each, in the questionnaire's columns (21 portrait values when None), its country column
-    and, when weighted, its weight column, where 0 leaves a respondent out. `drop_alike` leaves out who gave more than
-    `max_alike` answers alike (Schwartz, instructions of the European Social Survey), unless nobody else of the country
-    answered. `centred`: see `score_respondents`; targets take means that are not centred.
+    and its weight column, where 0 leaves a respondent out. Who gave more than `max_alike` answers alike (Schwartz,
+    instructions of the European Social Survey) is left out, unless nobody else of the country answered. A respondent
+    has on each value (mean answer - middle) / half the scale, more = more important, within [-1, 1]: the released
+    country targets' t = (reverse-coded mean - 3.5) / 2.5.
 
     The table has country, dimension, value, low, high, n, n_effective (Kish), and how many of the country are left out:
     n_alike, n_missing (too few answers). Intervals are linearised (Horvitz and Thompson) for weights treated as fixed;
     nan below 10 effective respondents. `.attrs["answers"]` counts every answer off the scale: country, question,
-    answer, n, is_code. SurveyError for missing columns, another theory, a weight that is no number from 0 up, a row
-    without country.
+    answer, n, is_code; those that are no code are named in a warning. SurveyError for missing columns, another theory,
+    a weight that is no number from 0 up, a row without country.
 
     Examples
     --------
@@ -119,20 +90,18 @@ def average_countries(rows: pd.DataFrame, theory: Theory | str, questionnaire: Q
     """
     questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
     rows = rows.reset_index(drop=True)
-    _check_survey(rows, theory, questionnaire, questionnaire.country, *[questionnaire.weight] * weighted)
-    countries, answers = rows[questionnaire.country].astype(object), _read_answers(rows, questionnaire)
-    if rows.empty or countries.isna().any():
-        raise SurveyError(f"{countries.isna().sum()} of {len(rows)} rows have no country in column "
-                          f"{questionnaire.country!r}.")
-    weights = _read_weights(rows[questionnaire.weight]) if weighted else pd.Series(1.0, index=rows.index)
+    _check_survey(rows, theory, questionnaire)
+    (low, high), countries = questionnaire.scale, rows[questionnaire.country].astype(object)
+    answers = rows[questionnaire.columns].astype(object).apply(pd.to_numeric, errors="coerce").astype(float)
+    answers = answers.where(answers.isin(range(low, high + 1)))  # nan for all that is no code of the scale
+    weights = _read_weights(rows[questionnaire.weight])
     silent = answers.isna().sum(axis=1) > questionnaire.max_missing
-    codes = range(questionnaire.scale[0], questionnaire.scale[1] + 1)
-    most = np.max([(answers == code).sum(axis=1) for code in codes], axis=0)
-    alike = ~silent & (most > (questionnaire.max_alike or np.inf)) & drop_alike
+    most = np.max([(answers == code).sum(axis=1) for code in range(low, high + 1)], axis=0)
+    alike = ~silent & (most > (questionnaire.max_alike or np.inf))
     alike &= ~(alike | silent).groupby(countries).transform("all")
     left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
-    scores = _score(answers, theory, questionnaire, centred)
-    scores[alike] = np.nan
+    scores = _score(answers, theory, questionnaire)
+    scores[alike | silent] = np.nan
     parts = [_average(part, weights[part.index], country) for country, part in scores.groupby(countries)]
     table = pd.concat(parts, ignore_index=True).join(left_out, on="country")
     table.attrs["answers"] = _count_strays(rows, answers, questionnaire)
@@ -161,23 +130,24 @@ def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> 
                   theory.dimensions, values, values, np.abs(values))
 
 
-def _check_survey(rows: pd.DataFrame, theory: Theory, questionnaire: Questionnaire, *more: str) -> None:
+def _check_survey(rows: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) -> None:
     if theory.name != questionnaire.theory or set(theory.dimensions) != set(questionnaire.key):
         raise SurveyError(f"questionnaire {questionnaire.name} is made for theory {questionnaire.theory!r}, not for "
                           f"{theory.name!r}.")
-    read = [*questionnaire.columns, questionnaire.country, questionnaire.weight]
-    if (twice := rows.columns.duplicated() & rows.columns.isin(read)).any():
-        raise SurveyError(f"the survey rows have two columns {rows.columns[twice][0]!r}.")
-    if missing := [c for c in [*questionnaire.columns, *more] if c not in rows]:
-        raise SurveyError(f"the survey rows have no column {missing[0]!r} ({len(missing)} of the "
-                          f"{len(questionnaire.columns) + len(more)} that are wanted are missing).")
+    for column in (*questionnaire.columns, questionnaire.country, questionnaire.weight):
+        if (n := list(rows.columns).count(column)) != 1:
+            raise SurveyError(f"the survey rows have {'two columns' if n else 'no column'} {column!r}.")
+    if rows.empty or rows[questionnaire.country].isna().any():
+        raise SurveyError(f"{rows[questionnaire.country].isna().sum()} of {len(rows)} rows have no country in column "
+                          f"{questionnaire.country!r}.")
 
 
-def _read_answers(rows: pd.DataFrame, questionnaire: Questionnaire) -> pd.DataFrame:
-    """Return the answers as numbers, nan for everything that is no code of the scale."""
+def _score(answers: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) -> pd.DataFrame:
     low, high = questionnaire.scale
-    answers = rows[questionnaire.columns].astype(object).apply(pd.to_numeric, errors="coerce").astype(float)
-    return answers.where(answers.isin(range(low, high + 1)))
+    answers = (low + high - answers) if questionnaire.reverse else answers
+    columns = {d: answers[[questionnaire.columns[i - 1] for i in questionnaire.key[d]]].mean(axis=1)
+               for d in theory.dimensions}
+    return (pd.DataFrame(columns) - (low + high) / 2) / ((high - low) / 2)
 
 
 def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Questionnaire) -> list[dict]:
@@ -186,11 +156,10 @@ def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Ques
     given = rows[questionnaire.columns].to_numpy(dtype=object)[row, question]
     given = np.where(pd.isna(given), "", given)
     is_code = pd.Series(pd.to_numeric(given, errors="coerce")).isin(questionnaire.missing) | (given == "")
-    country = rows[questionnaire.country].to_numpy()[row] if questionnaire.country in rows else ""
-    table = pd.DataFrame({"country": country, "answer": given, "is_code": is_code,
-                          "question": np.array(questionnaire.columns, dtype=object)[question]})
-    keys = ["country", "question", "answer", "is_code"]
-    strays = table.groupby(keys, sort=False, dropna=False).size().rename("n").reset_index().to_dict("records")
+    table = pd.DataFrame({"country": rows[questionnaire.country].to_numpy()[row],
+                          "question": np.array(questionnaire.columns, dtype=object)[question], "answer": given,
+                          "is_code": is_code})
+    strays = table.value_counts(sort=False, dropna=False).rename("n").reset_index().to_dict("records")
     if odd := [stray for stray in strays if not stray["is_code"]]:
         named = ", ".join(f"{s['country']} {s['question']} {s['answer']!r} ({s['n']})" for s in odd[:5])
         warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {questionnaire.name} and count as missing: "

@@ -91,7 +91,8 @@ def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
             raise TargetError(f"target {target.name} has {len(target.dimensions)} dimensions of another theory, "
                               f"{theory.name} has {theory.n_dims}.")
         return target
-    path = TARGETS / f"{target}.yaml" if (TARGETS / f"{target}.yaml").is_file() else Path(target)
+    path = TARGETS / f"{target}.yaml"
+    path = path if path.is_file() else Path(target)
     if not path.is_file():
         known = ", ".join(list_targets(theory)) or "none"
         raise TargetError(f"target {str(target)!r} is neither a file nor a known target of {theory.name} ({known}).")
@@ -109,9 +110,8 @@ def uniform_target(theory: Theory | str, value: float = 1.0) -> Target:
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     theory = load_theory(theory)
-    raw = {"name": "uniform", "title": f"Every value at {value:g}", "source": "ours", "theory": theory.name,
-           "values": dict.fromkeys(theory.dimensions, float(value))}
-    return _build(raw, theory, Path("uniform"))
+    numbers = np.full(theory.n_dims, float(value))
+    return Target("uniform", f"Every value at {value:g}", "ours", theory.dimensions, numbers, numbers, np.abs(numbers))
 
 
 def choose_targets(names: list[str], theory: Theory | str) -> list[Target]:
@@ -142,12 +142,10 @@ def save_target(target: Target, path: str | Path, theory: Theory | str) -> Path:
     >>> load_target(path, "schwartz10").values[0].item()
     0.4809
     """
-    theory = load_theory(theory)
-    values = {d: (float(lo) if lo == hi else {"at_least": float(lo), "at_most": float(hi)})
-              for d, lo, hi in zip(target.dimensions, target.low, target.high, strict=True)}
-    weights = {d: float(w) for d, w in zip(target.dimensions, target.weights, strict=True)}
-    raw = {"name": target.name, "title": target.title, "theory": theory.name, "source": target.source,
-           "values": values, "weights": weights}
+    values = {d: (lo if lo == hi else {"at_least": lo, "at_most": hi})
+              for d, lo, hi in zip(target.dimensions, target.low.tolist(), target.high.tolist(), strict=True)}
+    raw = {"name": target.name, "title": target.title, "theory": load_theory(theory).name, "source": target.source,
+           "values": values, "weights": dict(zip(target.dimensions, target.weights.tolist(), strict=True))}
     return write_text(path, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
 
 
@@ -190,14 +188,15 @@ def _read(path: Path) -> dict:
 
 def _build(raw: dict, theory: Theory, path: Path) -> Target:
     _check_keys(raw, theory, path)
-    owner = theory if raw["theory"] == theory.name else load_theory(theory.parent)
-    low, high, weights = (np.zeros(owner.n_dims) for _ in range(3))
-    for name, value in raw["values"].items():
-        d = _index(name, owner, path)
-        low[d], high[d] = _range(value, owner, f"{path}, values.{name}")
-        weights[d] = 1.0 if isinstance(value, dict) else abs(low[d])
-    for name, value in (raw.get("weights") or {}).items():
-        weights[_index(name, owner, path)] = _number(value, 0.0, np.inf, f"{path}, weights.{name}")
+    owner, given = theory if raw["theory"] == theory.name else theory.parent_theory, raw.get("weights") or {}
+    if strange := [name for name in (*raw["values"], *given) if name not in owner.dimensions]:
+        known = ", ".join(owner.dimensions)
+        raise TargetError(f"{path}: {strange[0]!r} is no dimension of {owner.name}; these are {known}.")
+    ranges = {name: _range(value, owner, f"{path}, values.{name}") for name, value in raw["values"].items()}
+    asked = {name: 1.0 if isinstance(raw["values"][name], dict) else abs(low) for name, (low, _) in ranges.items()}
+    asked |= {name: _number(value, 0.0, np.inf, f"{path}, weights.{name}") for name, value in given.items()}
+    low, high = np.array([ranges.get(name, (0.0, 0.0)) for name in owner.dimensions]).T.copy()
+    weights = np.array([asked.get(name, 0.0) for name in owner.dimensions])
     if owner is not theory:
         parents = np.array([owner.dimensions.index(p) for p in theory.parents])
         weights = (weights / np.bincount(parents, minlength=owner.n_dims).clip(1))[parents]
@@ -217,13 +216,6 @@ def _check_keys(raw: dict, theory: Theory, path: Path) -> None:
         raise TargetError(f"{path}: the target is written for theory {raw['theory']!r}, not for {theory.name!r}.")
     if unknown := sorted(set(raw) - _KEYS):
         raise TargetError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}.")
-
-
-def _index(name: str, theory: Theory, path: Path) -> int:
-    if name not in theory.dimensions:
-        known = ", ".join(theory.dimensions)
-        raise TargetError(f"{path}: {name!r} is no dimension of {theory.name}; these are {known}.")
-    return theory.dimensions.index(name)
 
 
 def _range(value: object, theory: Theory, place: str) -> tuple[float, float]:

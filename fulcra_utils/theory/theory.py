@@ -4,20 +4,22 @@ A theory is one data file; nothing else in the project knows how many values the
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
+from typing import Annotated, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import READ_AS, read_yaml
 
 THEORIES = DATA / "theories"
+Name = Annotated[str, Field(min_length=1)]
 
 
 class TheoryError(ValueError):
@@ -28,44 +30,35 @@ class TheoryError(ValueError):
         super().__init__(f"{path}: {len(faults)} fault(s): " + "; ".join(faults))
 
 
-class _Item(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(min_length=1)
-    aliases: list[str] = []
+class _Part(BaseModel, extra="forbid", str_strip_whitespace=True):
+    """A part of a theory file, in which every key is known."""
 
 
-class _Dimension(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Item(_Part):
+    name: Name
+    aliases: list[Name] = []
+
+
+class _Dimension(_Part):
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    definition: str = Field(min_length=1)
+    definition: Name
     groups: list[str] = []
-    aliases: list[str] = []
+    aliases: list[Name] = []
     circle: int | None = None
     parent: str | None = None
-    items: list[_Item] = Field(min_length=1)
-
-    @field_validator("items", mode="before")
-    @classmethod
-    def _plain_items(cls, items):
-        return [i if isinstance(i, dict) else {"name": i} for i in items] if isinstance(items, list) else items
+    items: list[Annotated[_Item, BeforeValidator(lambda i: i if isinstance(i, dict) else {"name": i})]] = Field(
+        min_length=1)
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    title: str
-    description: str = ""
-
-
-class _TheoryFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _TheoryFile(_Part):
     name: str = Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$")
-    title: str = Field(min_length=1)
-    citation: str = Field(min_length=1)
+    title: Name
+    citation: Name
     score_range: tuple[float, float]
     labels: dict[int, str]
     parent: str | None = None
     published: str = ""
-    groups: dict[str, _Group] = {}
+    groups: dict[str, dict[Literal["title", "description"], str]] = {}
     dimensions: list[_Dimension] = Field(min_length=1)
 
 
@@ -94,7 +87,6 @@ class Theory:
     items: tuple[str, ...]
     item_dims: np.ndarray = field(repr=False, compare=False)
     groups: dict[str, tuple[str, ...]]
-    group_titles: dict[str, str]
     circle: tuple[str, ...] | None
     labels: dict[int, str]
     score_range: tuple[float, float]
@@ -103,7 +95,6 @@ class Theory:
     item_names: dict[str, int] = field(repr=False, compare=False)
     dimension_names: dict[str, int] = field(repr=False, compare=False)
     path: Path = field(repr=False, compare=False)
-    published: str = ""
 
     @property
     def n_dims(self) -> int:
@@ -120,6 +111,11 @@ class Theory:
         """Return where labelled rows of a theory stand: beside its file, x.jsonl for x.yaml, x-0.5.jsonl for x-0.5."""
         is_yaml = self.path.suffix.lower() in (".yaml", ".yml")
         return self.path.with_suffix(".jsonl") if is_yaml else self.path.with_name(f"{self.path.name}.jsonl")
+
+    @property
+    def parent_theory(self) -> "Theory | None":
+        """Return the coarser theory, of whose file one beside this theory's comes first; None without one."""
+        return self.parent and load_theory(_find_parent(self.parent, self.path))
 
     @cached_property
     def item_matrix(self) -> np.ndarray:
@@ -160,7 +156,7 @@ def list_theories() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in THEORIES.glob("*.yaml")))
 
 
-def find_theory(name: str | Path) -> Path:
+def _find_theory(name: str | Path) -> Path:
     """Return the path of a theory given by name or by path; TheoryError lists the known names."""
     path = THEORIES / f"{name}.yaml"
     if path.is_file() and re.fullmatch(r"[\w-]+", str(name)):
@@ -169,6 +165,11 @@ def find_theory(name: str | Path) -> Path:
         return Path(name)
     known = ", ".join(list_theories())
     raise TheoryError(name, [f"no such theory; known are {known}, or give the path of a YAML file"])
+
+
+def _find_parent(name: str, path: Path) -> Path | str:
+    beside = path.parent / f"{name}.yaml"
+    return beside if beside.is_file() else name
 
 
 def load_theory(name: str | Path | Theory) -> Theory:
@@ -184,11 +185,11 @@ def load_theory(name: str | Path | Theory) -> Theory:
     """
     if isinstance(name, Theory):
         return name
-    path = find_theory(name)
-    raw, faults = _read(path)
+    path = _find_theory(name)
+    parsed, faults = _read(path)
     if faults:
         raise TheoryError(path, faults)
-    return _build(_TheoryFile.model_validate(raw), path)
+    return _build(parsed, path)
 
 
 def check_theory(path: str | Path) -> list[str]:
@@ -199,33 +200,50 @@ def check_theory(path: str | Path) -> list[str]:
     >>> check_theory("schwartz10")
     []
     """
-    return _read(find_theory(path))[1]
+    return _read(_find_theory(path))[1]
 
 
-def _read(path: Path) -> tuple[dict | None, list[str]]:
+def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | None:
+    """Return scores (..., D) under `theory` as scores under `other`: themselves, or the mean of each one's children.
+
+    None when `other` is neither the theory nor its parent; nan for a dimension without children.
+
+    >>> lift_to(np.arange(19.0), load_theory("schwartz19"), load_theory("schwartz10"))[:2].tolist()
+    [0.5, 2.0]
+    """
+    if theory.name == other.name:
+        return np.asarray(values, dtype=float)
+    if theory.parent != other.name:
+        return None
+    children = np.array([[p == d for d in other.dimensions] for p in theory.parents], dtype=float)   # (D, D')
+    n = children.sum(axis=0)
+    return np.asarray(values) @ children / np.where(n, n, np.nan)
+
+
+def _read(path: Path) -> tuple[_TheoryFile | None, list[str]]:
     try:
         raw, node, faults = read_yaml(path)
+        if not isinstance(raw, dict):
+            raise ValueError("line 1: a theory file is a mapping with name, title, citation, dimensions, …")
     except ValueError as error:
         return None, [" ".join(str(error).split())]
-    if not isinstance(raw, dict):
-        return None, ["line 1: a theory file is a mapping with name, title, citation, dimensions, …"]
+    parsed, found = None, []
     try:
         parsed = _TheoryFile.model_validate(raw)
-        faults += [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
-                   for place, text in _content_faults(parsed, path)]
+        found = list(_content_faults(parsed, path))
     except ValidationError as error:
-        faults += [_schema_fault(node, e) for e in error.errors()]
-    return raw, [" ".join(fault.split()) for fault in faults]
+        found = [_schema_fault(e) for e in error.errors()]
+    faults += [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}" for place, text in found]
+    return parsed, [" ".join(fault.split()) for fault in faults]
 
 
-def _schema_fault(node: yaml.Node, error: dict) -> str:
-    text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping"}.get(
-        error["type"], error["msg"])
+def _schema_fault(error: dict) -> tuple[list, str]:
+    text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping",
+            "string_too_short": "is empty"}.get(error["type"], error["msg"])
     words = next((words for kind, words in READ_AS.items() if isinstance(error["input"], kind)), "")
     if error["type"] == "string_type" and words:
         text += f" (YAML reads {words}: put it in quotes)"
-    place = [step for step in error["loc"] if step != "[key]"]
-    return f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}"
+    return [step for step in error["loc"] if step != "[key]"], text
 
 
 def _line(node: yaml.Node, place: Sequence) -> int:
@@ -244,85 +262,72 @@ def _line(node: yaml.Node, place: Sequence) -> int:
     return line + 1
 
 
-def _content_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
-    """Return (place, text) of what the schema cannot see."""
-    faults = []
+def _content_faults(theory: _TheoryFile, path: Path) -> Iterator[tuple[tuple, str]]:
+    """Yield (place, text) of what the schema cannot see."""
     low, high = theory.score_range
     if not -np.inf < low < 0 < high < np.inf:
-        faults.append((("score_range",), f"must run from below 0 to above 0, not {low} to {high}"))
+        yield ("score_range",), f"must run from below 0 to above 0, not {low} to {high}"
     if set(theory.labels) != {-1, 0, 1}:
-        faults.append((("labels",), "must name the labels -1, 0 and 1"))
-    faults += _label_faults(theory.labels) + _name_faults(theory)
-    faults += _circle_faults(theory) + _parent_faults(theory, path)
+        yield ("labels",), "must name the labels -1, 0 and 1"
+    yield from _label_faults(theory.labels)
+    yield from _name_faults(theory)
+    yield from _parent_faults(theory, path)
+    circle = [dim.circle for dim in theory.dimensions]
     for d, dim in enumerate(theory.dimensions):
-        faults += [(("dimensions", d, "groups", g), f"unknown group {name!r}")
-                   for g, name in enumerate(dim.groups) if name not in theory.groups]
-        if not dim.definition.strip():
-            faults.append((("dimensions", d, "definition"), "missing definition"))
-    return faults
+        if dim.circle is None and any(circle):
+            yield ("dimensions", d), "no place on the circle, though other dimensions have one"
+        elif dim.circle is not None and dim.circle in circle[:d]:
+            yield ("dimensions", d, "circle"), f"place {dim.circle} on the circle is taken twice"
+        for g, name in enumerate(dim.groups):
+            if name not in theory.groups:
+                yield ("dimensions", d, "groups", g), f"unknown group {name!r}"
 
 
-def _label_faults(labels: dict[int, str]) -> list[tuple[tuple, str]]:
-    """Return the labels whose words cannot be told apart: an annotator answers with these words."""
-    words, faults = {label: normalise(word) for label, word in labels.items()}, []
+def _label_faults(labels: dict[int, str]) -> Iterator[tuple[tuple, str]]:
+    """Yield the labels whose words cannot be told apart: an annotator answers with these words."""
+    words = {label: normalise(word) for label, word in labels.items()}
     for label, word in words.items():
         twins = [other for other in words if other != label and f" {word} " in f" {words[other]} "]
         if not word or re.fullmatch(r"[+=\-\N{MINUS SIGN}]*\d+[+-]?", word):
-            faults.append((("labels", label), f"{word!r} is no word; answers are read by the words of the labels"))
+            yield ("labels", label), f"{word!r} is no word; answers are read by the words of the labels"
         elif twins:
-            faults.append((("labels", label), f"{word!r} stands in label {twins[0]}, too; answers are read by them"))
-    return faults
+            yield ("labels", label), f"{word!r} stands in label {twins[0]}, too; answers are read by them"
 
 
-def _name_faults(theory: _TheoryFile) -> list[tuple[tuple, str]]:
-    """Return the clashes among dimension names, item names and aliases."""
-    faults, dims, items = [], {}, {}
-
-    def claim(seen, name, owner, place, what):
+def _name_faults(theory: _TheoryFile) -> Iterator[tuple[tuple, str]]:
+    """Yield the clashes among dimension names, item names and aliases."""
+    dims, items, names, aliases = {}, {}, [], []
+    for d, dim in enumerate(theory.dimensions):
+        names.append((dims, dim.name, dim.name, ("dimensions", d, "name"), "dimension"))
+        aliases += [(dims, alias, dim.name, ("dimensions", d, "aliases", a), "alias clash:")
+                    for a, alias in enumerate(dim.aliases)]
+        for i, item in enumerate(dim.items):
+            place = ("dimensions", d, "items", i)
+            names.append((items, item.name, f"{item.name}' in '{dim.name}", place, "duplicate item:"))
+            aliases += [(items, alias, item.name, (*place, "aliases"), "alias clash:") for alias in item.aliases]
+    for seen, name, owner, place, what in names + aliases:
         key = normalise(name)
-        if not key:
-            faults.append((place, "the name is empty"))
-        elif key in seen:
-            faults.append((place, f"{what} {name!r} already stands for '{seen[key]}'"))
+        if key in seen:
+            yield place, f"{what} {name!r} already stands for '{seen[key]}'"
         seen.setdefault(key, owner)
 
-    for d, dim in enumerate(theory.dimensions):
-        claim(dims, dim.name, dim.name, ("dimensions", d, "name"), "dimension")
-        for i, item in enumerate(dim.items):
-            claim(items, item.name, f"{item.name}' in '{dim.name}", ("dimensions", d, "items", i), "duplicate item:")
-    for d, dim in enumerate(theory.dimensions):
-        for a, alias in enumerate(dim.aliases):
-            claim(dims, alias, dim.name, ("dimensions", d, "aliases", a), "alias clash:")
-        for i, item in enumerate(dim.items):
-            for alias in item.aliases:
-                claim(items, alias, item.name, ("dimensions", d, "items", i, "aliases"), "alias clash:")
-    return faults
 
-
-def _circle_faults(theory: _TheoryFile) -> list[tuple[tuple, str]]:
-    places = [dim.circle for dim in theory.dimensions]
-    if all(p is None for p in places):
-        return []
-    faults = [(("dimensions", d), "no place on the circle, though other dimensions have one")
-              for d, p in enumerate(places) if p is None]
-    faults += [(("dimensions", d, "circle"), f"place {p} on the circle is taken twice")
-               for d, p in enumerate(places) if p is not None and p in places[:d]]
-    return faults
-
-
-def _parent_faults(theory: _TheoryFile, path: Path) -> list[tuple[tuple, str]]:
-    given = [d for d, dim in enumerate(theory.dimensions) if dim.parent is not None]
+def _parent_faults(theory: _TheoryFile, path: Path) -> Iterator[tuple[tuple, str]]:
+    dimensions = list(enumerate(theory.dimensions))
     if theory.parent is None:
-        return [(("dimensions", d, "parent"), "has a parent, but the theory names no parent theory") for d in given]
-    beside = path.parent / f"{theory.parent}.yaml"
-    if beside.is_file() and beside.samefile(path):
-        return [(("parent",), "a theory cannot be its own parent")]
+        yield from ((("dimensions", d, "parent"), "has a parent, but the theory names no parent theory")
+                    for d, dim in dimensions if dim.parent is not None)
+        return
+    found = _find_parent(theory.parent, path)
     try:
-        parent = load_theory(beside if beside.is_file() else theory.parent)
+        if isinstance(found, Path) and found.samefile(path):
+            raise RecursionError("a theory cannot be its own parent")
+        parent = load_theory(found)
     except (TheoryError, RecursionError) as error:
-        return [(("parent",), shorten(f"parent theory cannot be read: {error}", 300))]
-    return [(("dimensions", d), f"parent {dim.parent!r} is no dimension of {theory.parent}")
-            for d, dim in enumerate(theory.dimensions) if dim.parent not in parent.dimensions]
+        yield ("parent",), shorten(f"parent theory cannot be read: {error}", 300)
+        return
+    yield from ((("dimensions", d), f"parent {dim.parent!r} is no dimension of {theory.parent}")
+                for d, dim in dimensions if dim.parent not in parent.dimensions)
 
 
 def _build(parsed: _TheoryFile, path: Path) -> Theory:
@@ -331,13 +336,11 @@ def _build(parsed: _TheoryFile, path: Path) -> Theory:
     item_names = {normalise(name): i for i, (item, _) in enumerate(items) for name in [item.name, *item.aliases]}
     circle = None if dims[0].circle is None else tuple(d.name for d in sorted(dims, key=lambda d: d.circle))
     return Theory(
-        name=parsed.name, title=parsed.title, citation=parsed.citation.strip(), published=parsed.published.strip(),
-        dimensions=tuple(d.name for d in dims), definitions=tuple(d.definition.strip() for d in dims),
-        items=tuple(item.name for item, _ in items), item_dims=np.array([d for _, d in items], dtype=np.intp),
+        name=parsed.name, title=parsed.title, citation=parsed.citation, dimensions=tuple(d.name for d in dims),
+        definitions=tuple(d.definition for d in dims), items=tuple(item.name for item, _ in items),
+        item_dims=np.array([d for _, d in items], dtype=np.intp),
         groups={g: tuple(d.name for d in dims if g in d.groups) for g in parsed.groups},
-        group_titles={g: group.title for g, group in parsed.groups.items()},
         circle=circle, labels=dict(parsed.labels), score_range=parsed.score_range,
         parent=parsed.parent, parents=tuple(d.parent for d in dims), item_names=item_names,
         dimension_names={normalise(name): d for d, dim in enumerate(dims) for name in [dim.name, *dim.aliases]},
-        path=path,
-    )
+        path=path)

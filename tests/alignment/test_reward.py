@@ -69,12 +69,12 @@ def test_missing_values():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"target": np.zeros(3)}, "every weight is 0"),
+    ({"target": np.zeros(3)}, "all weights are 0"),
     ({"target": np.ones(2)}, "the target has 2 dimensions"),
     ({"target": np.array([1, np.nan, 0])}, "finite"),
-    ({"weights": np.array([1, -1, 0])}, "not negative"),
+    ({"weights": np.array([1, -1, 0])}, "weight of dimension 1 is -1"),
     ({"weights": np.ones(4)}, "shape"),
-    ({"order": 3}, "order must be 1 or 2"),
+    ({"order": 3}, "order must be one of 1, 2"),
     ({"absence": "ignore"}, "absence must be one of"),
     ({"vectors": np.ones(3)}, "shape"),
 ])

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from fulcra_utils.cli import main
-from fulcra_utils.theory.theory import TheoryError, check_theory, list_theories, load_theory
+from fulcra_utils.theory.theory import TheoryError, check_theory, lift_to, list_theories, load_theory
 
 GOOD = """\
 name: two
@@ -66,7 +66,7 @@ def test_good_file_has_no_fault(tmp_path):
     ("groups: [all]", "groups: [some]", "line 11, dimensions.0.groups.0: unknown group 'some'"),
     ("aliases: [tilt]", "aliases: [Go Right]", "alias clash: 'Go Right' already stands for 'go right' in 'right'"),
     ("    definition: Left.\n", "", "line 9, dimensions.0.definition: missing"),
-    ("definition: Left.", "definition: ' '", "line 10, dimensions.0.definition: missing definition"),
+    ("definition: Left.", "definition: ' '", "line 10, dimensions.0.definition: is empty"),
     ("[-1, 1]", "[0, 1]", "line 4, score_range: must run from below 0 to above 0"),
     ("[-1, 1]", "[-1]", "line 4, score_range"),
     ("name: right", "name: Right Side", "line 13, dimensions.1.name"),
@@ -82,14 +82,14 @@ def test_good_file_has_no_fault(tmp_path):
     ("title: Two", "title: Two\nparent: schwartz10", "parent None is no dimension of schwartz10"),
     ("title: Two", "title: Two\nparent: nothing", "parent theory cannot be read"),
     ("items: [go right]", "items: []", "line 15, dimensions.1.items"),
-    ("items: [go right]", "items: ['  ']", "line 15, dimensions.1.items.0: the name is empty"),
-    ("aliases: [tilt]", "aliases: ['']", "line 12, dimensions.0.items.1.aliases: the name is empty"),
+    ("items: [go right]", "items: ['  ']", "line 15, dimensions.1.items.0.name: is empty"),
+    ("aliases: [tilt]", "aliases: ['']", "line 12, dimensions.0.items.1.aliases.0: is empty"),
     ("1: good", "1: good, +1: fine", "line 5, +1: key given twice"),
     ("[-1, 1]", "[-.inf, .inf]", "line 4, score_range: must run from below 0 to above 0"),
     ("title: Two", "title: !!int word", "line 2: not valid YAML: 'word' is no int"),
     ("title: Two", "title: 2024-13-45", "line 2: not valid YAML: '2024-13-45' is no timestamp"),
     ("    items: [go right]", "\titems: [go right]", "line 15: not valid YAML: found character '\\t'"),
-    ("title: Two", "title: Two\nparent: two", "line 3, parent: a theory cannot be its own parent"),
+    ("title: Two", "title: Two\nparent: two", "line 3, parent: parent theory cannot be read: a theory cannot be"),
 ])
 def test_each_fault_is_named_with_its_place(tmp_path, old, new, fault):
     assert old in GOOD
@@ -184,3 +184,14 @@ def test_theories_whose_names_hold_a_dot_have_labels_of_their_own(tmp_path):
     for name, labels in names.items():
         (tmp_path / name).write_bytes(load_theory("moral_foundations").path.read_bytes())
         assert load_theory(tmp_path / name).labels_path == tmp_path / labels
+
+
+def test_scores_are_lifted_to_the_parent_as_means_of_children():
+    fine, coarse = load_theory("schwartz19"), load_theory("schwartz10")
+    scores = np.random.default_rng(0).normal(size=(4, 19))
+    lifted = lift_to(scores, fine, coarse)
+    for d, name in enumerate(coarse.dimensions):
+        children = [k for k, parent in enumerate(fine.parents) if parent == name]
+        np.testing.assert_allclose(lifted[:, d], scores[:, children].mean(axis=1) if children else np.nan)
+    assert lift_to(scores, fine, fine) is not None and lift_to(scores, coarse, fine) is None
+    assert lift_to(np.zeros(5), load_theory("moral_foundations"), coarse) is None

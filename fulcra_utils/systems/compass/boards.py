@@ -27,8 +27,8 @@ from fulcra_utils.systems.compass.scores import (
     score_cells,
     stack_scores,
 )
+from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
-from fulcra_utils.theory.weights import resolve_weights, weigh_by_ranking
 
 if TYPE_CHECKING:
     from fulcra_utils.evaluator.model import ValueEvaluator
@@ -146,7 +146,7 @@ def choose_presets(theory: Theory, presets: Mapping[str, Mapping[str, float]], o
     if own:
         chosen["my own"] = resolve_weights(own, theory)
     if countries.theory.name == theory.name:
-        chosen |= {f"as ranked in {title}": weigh_by_ranking(ranks) for title, ranks
+        chosen |= {f"as ranked in {title}": resolve_weights(theory.n_dims + 1 - ranks, theory) for title, ranks
                    in zip(countries.titles, countries.ranks, strict=True) if np.isfinite(ranks).all()}
     return chosen
 

@@ -11,8 +11,7 @@ from scipy import stats as sps
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.stats.resampling import take_interval
 from fulcra_utils.systems.compass.scores import CompassError, ModelScores, mean_known, nanmean
-from fulcra_utils.theory.lifting import lift_to
-from fulcra_utils.theory.theory import Theory, load_theory
+from fulcra_utils.theory.theory import Theory, lift_to, load_theory
 
 COUNTRIES = DATA / "countries.yaml"
 

@@ -11,8 +11,7 @@ import pandas as pd
 from fulcra_utils.dataset.construction import build_run_data, split_dimensions
 from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.systems.theories import between
-from fulcra_utils.theory.lifting import lift_to
-from fulcra_utils.theory.theory import Theory
+from fulcra_utils.theory.theory import Theory, lift_to
 
 if TYPE_CHECKING:
     from fulcra_utils.evaluator.model import ValueEvaluator

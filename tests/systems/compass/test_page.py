@@ -13,8 +13,8 @@ from fulcra_utils.systems.compass.boards import choose_presets
 from fulcra_utils.systems.compass.countries import load_countries
 from fulcra_utils.systems.compass.page import MAX_BYTES, make_section, render_page, write_page
 from fulcra_utils.systems.compass.scores import CompassError, draw_means, stack_scores
+from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import load_theory
-from fulcra_utils.theory.weights import resolve_weights
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",

@@ -31,8 +31,8 @@ from fulcra_utils.systems.compass.scores import (
     score_cells,
     stack_scores,
 )
+from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import load_theory
-from fulcra_utils.theory.weights import WeightError, resolve_weights, weigh_by_ranking
 
 
 def make_rows(theory, n_models=3, n_prompts=20, seed=0):
@@ -119,17 +119,12 @@ def test_near_duplicates_are_drawn_together(toy):
 
 
 @pytest.mark.parametrize(("weights", "words"), [
-    ({"nonsense": 1}, "'nonsense', which is no dimension"), ([1, 1], "needs 5 weights, not 2"),
+    ({"nonsense": 1}, "'nonsense', which is no dimension"), ([1, 1], "5 dimensions need as many weights"),
     ({"care": -1}, "the weight of care is -1"), ({"care": float("nan")}, "the weight of care is nan"),
     ([0, 0, 0, 0, 0], "all weights are 0")])
 def test_weights_that_cannot_be_used_are_named(weights, words):
-    with pytest.raises(WeightError, match=words):
+    with pytest.raises(ValueError, match=words):
         resolve_weights(weights, "moral_foundations")
-
-
-def test_weights_by_ranking_fall_in_equal_steps():
-    weights = weigh_by_ranking([2, 1, 3, np.nan])
-    assert np.allclose(weights * 6, [2, 3, 1, 0])
 
 
 def test_missing_columns_and_rows_are_named(toy):

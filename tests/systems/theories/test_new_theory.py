@@ -115,7 +115,7 @@ def test_the_slips_of_notebook_05_are_found(tmp_path):
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_theories_from_elsewhere_say_what_is_published(name):
     theory = load_theory(name)
-    assert "our wording" in theory.published and "arXiv" in theory.citation
+    assert "our wording" in theory.path.read_text(encoding="utf-8") and "arXiv" in theory.citation
     dialogue = Dialogue((("user", "Hi"), ("assistant", "Hello.")))
     question = render_question(theory, dialogue, range(theory.n_items), "all")
     assert all(item in question.messages[0]["content"] for item in theory.items)
