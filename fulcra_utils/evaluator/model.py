@@ -32,7 +32,7 @@ from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
-from fulcra_utils.evaluator.words import WordExpert, count_features
+from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, load_theory
 
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
@@ -185,8 +185,7 @@ class ValueEvaluator(PreTrainedModel):
         if self.words is None or not len(prompts):
             return
         rendered, _ = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
-        texts = [pair["input_ids"] for pair in rendered]
-        self.words.fit(count_features(texts, self.words.vocab_size, self.words.n_buckets), labels, weights)
+        self.words.fit([pair["input_ids"] for pair in rendered], labels, weights)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         cross_entropy = -(labels * logits.log_softmax(-1)).sum() / labels.sum().clamp(min=1e-9)

@@ -6,22 +6,15 @@ fitted on its own and joined to the encoder's heads only when scoring, as a geom
 right where the other is not. A value that it never saw labelled is left to the encoder alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 SHARE = 0.3         # of the word part in the joined logits, for values it was fitted for; by validation rows
 STRENGTH = 10.0     # inverse of the penalty (C) of each regression
-MIN_TEXTS = 2       # a feature that stands in fewer training texts is not used
-HASH = (1_000_003, 7_919)
 
 
 class WordExpert(nn.Module):
@@ -48,47 +41,51 @@ class WordExpert(nn.Module):
         """
         if not self.share.any():
             return logits
-        ids, values = self._weigh(input_ids, attention_mask, gates)                          # (B, 2 T - 1)
-        picked = nn.functional.embedding_bag(ids, self.weight.flatten(1), per_sample_weights=values, mode="sum")
+        ids, order = find_features(input_ids, attention_mask, self.vocab_size, self.n_buckets).sort(dim=1)
+        fresh = nn.functional.pad(ids.diff(dim=1) != 0, (1, 0), value=True)        # (B, 2 T - 1): each feature once
+        values = self.rarity[ids.clamp(min=0)] * (fresh & (ids >= 0))
+        values = values / values.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        if gates is not None:
+            values = values * torch.cat([gates, gates[:, 1:] * gates[:, :-1]], dim=1).gather(1, order)
+        picked = nn.functional.embedding_bag(ids.clamp(min=0), self.weight.flatten(1), per_sample_weights=values,
+                                             mode="sum")
         said = nn.functional.logsigmoid(picked.view(len(ids), *self.bias.shape) + self.bias).log_softmax(-1)
         share = self.share[:, None]
         return (1 - share) * logits.log_softmax(-1) + share * said
 
-    def _weigh(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
-               gates: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features of each text and their weights: each once, by rarity, to length 1."""
-        ids = find_features(input_ids, attention_mask, self.vocab_size, self.n_buckets)
-        ids, order = ids.sort(dim=1)
-        fresh = torch.ones_like(ids, dtype=torch.bool)
-        fresh[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        kept = fresh & (ids >= 0)
-        values = self.rarity[ids.clamp(min=0)] * kept
-        values = values / values.norm(dim=1, keepdim=True).clamp(min=1e-9)
-        if gates is not None:
-            values = values * torch.cat([gates, gates[:, 1:] * gates[:, :-1]], dim=1).gather(1, order)
-        return ids.clamp(min=0), values
-
-    def fit(self, features: csr_matrix, labels: np.ndarray, weights: np.ndarray) -> None:
-        """Fit every regression on (N, F) features, labels (N, D) and weights (N,); one class alone is left to the
+    def fit(self, texts: Sequence[Sequence[int]], labels: np.ndarray, weights: np.ndarray) -> None:
+        """Fit every regression on N token lists, labels (N, D) and weights (N,); one class alone is left to the
         encoder.
 
-        Inverse document frequency as in scikit-learn's TfidfTransformer.
+        A feature that stands in fewer than two texts is not used, unless there are few texts. Inverse document
+        frequency as in scikit-learn's TfidfTransformer.
         """
         from sklearn.preprocessing import normalize
-        texts = np.asarray((features > 0).sum(0)).ravel()
-        used = np.flatnonzero(texts >= (MIN_TEXTS if features.shape[0] > 50 else 1))
-        rarity = np.log((1 + features.shape[0]) / (1 + texts[used])) + 1
-        scaled = normalize(features[:, used].multiply(rarity).tocsr())
-        self.rarity.zero_()
-        self.weight.zero_()
+        for buffer in self.buffers():
+            buffer.zero_()
+        features = count_features(texts, self.vocab_size, self.n_buckets)
+        counts = features.getnnz(0)
+        used = np.flatnonzero(counts >= (2 if len(texts) > 50 else 1))
+        rarity = np.log((1 + len(texts)) / (1 + counts[used])) + 1
         self.rarity[used] = torch.from_numpy(rarity).to(self.rarity)
-        for d in range(labels.shape[1]):
-            known = np.isfinite(labels[:, d])
-            said, bias = _fit_classes(scaled[known], labels[known, d], weights[known])
-            self.share[d] = SHARE if said is not None else 0.0
-            if said is not None:
-                self.weight[used, d] = torch.from_numpy(said).to(self.weight)
-                self.bias[d] = torch.from_numpy(bias).to(self.bias)
+        scaled = normalize(features[:, used].multiply(rarity).tocsr())
+        for d, told in enumerate(labels.T):
+            known = np.isfinite(told)
+            self._fit_value(d, used, scaled[known], told[known], weights[known])
+
+    def _fit_value(self, d: int, used: np.ndarray, features: csr_matrix, labels: np.ndarray,
+                   weights: np.ndarray) -> None:
+        """Fit the classes of value `d`; one that never occurs gets a bias that rules it out."""
+        from sklearn.linear_model import LogisticRegression
+        found = np.unique(labels).astype(int)
+        if len(found) < 2:
+            return
+        self.share[d], self.bias[d] = SHARE, -10.0
+        for label in found:
+            model = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
+            model.fit(features, labels == label, sample_weight=weights)
+            self.weight[used, d, label + 1] = torch.from_numpy(model.coef_[0]).to(self.weight)
+            self.bias[d, label + 1] = model.intercept_[0]
 
 
 def find_features(input_ids: torch.Tensor, attention_mask: torch.Tensor, vocab_size: int,
@@ -100,7 +97,7 @@ def find_features(input_ids: torch.Tensor, attention_mask: torch.Tensor, vocab_s
     [[3, 4, -1, 15, -1]]
     """
     first, second = input_ids[:, :-1].long(), input_ids[:, 1:].long()
-    pairs = vocab_size + (first * HASH[0] + second * HASH[1]) % n_buckets
+    pairs = vocab_size + (first * 1_000_003 + second * 7_919) % n_buckets
     there = attention_mask > 0
     known = torch.cat([there, there[:, 1:] & there[:, :-1]], dim=1)
     return torch.where(known, torch.cat([input_ids.long(), pairs], dim=1), -1)
@@ -112,24 +109,7 @@ def count_features(texts: Sequence[Sequence[int]], vocab_size: int, n_buckets: i
     >>> count_features([[3, 4], [4, 4]], 10, 8).nonzero()[1].tolist()
     [3, 4, 15, 4, 10]
     """
-    from scipy.sparse import csr_matrix
     held = [np.unique(find_features(torch.tensor([list(t)]), torch.ones(1, len(t)), vocab_size, n_buckets).numpy())
             for t in texts]
-    ends = np.cumsum([0, *map(len, held)])
-    columns = np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
+    columns, ends = np.concatenate(held), np.cumsum([0, *map(len, held)])
     return csr_matrix((np.ones(len(columns), np.float32), columns, ends), shape=(len(held), vocab_size + n_buckets))
-
-
-def _fit_classes(features: csr_matrix, labels: np.ndarray,
-                 weights: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return weights (F, 3) and bias (3,) of one value; a class that never occurs gets a bias that rules it out."""
-    from sklearn.linear_model import LogisticRegression
-    found = np.unique(labels)
-    if len(found) < 2:
-        return None, None
-    said, bias = np.zeros((features.shape[1], 3)), np.full(3, -10.0)
-    for label in found.astype(int):
-        model = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
-        model.fit(features, labels == label, sample_weight=weights)
-        said[:, label + 1], bias[label + 1] = model.coef_[0], model.intercept_[0]
-    return said, bias
