@@ -8,31 +8,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.style import (
-    BLACK,
-    BLUE,
-    COLOURS,
-    GREY,
-    ORANGE,
-    PINK,
-    finish,
-    label_points,
-    name_rows,
-    plot_matrix,
-    styled,
-)
+from fulcra_utils.plots.parts import finish, label_points, name_rows, open_panels, plot_matrix
+from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, PINK, styled
 
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
 
 
 @styled
-def plot_targets(targets: pd.DataFrame, title: str = "Targets") -> Figure:
+def plot_targets(targets: pd.DataFrame) -> Figure:
     """Draw targets (target, dimension, value, weight) as coloured cells; a dot marks a dimension without weight."""
     values = targets.pivot_table(index="target", columns="dimension", values="value", sort=False)
     weights = targets.pivot_table(index="target", columns="dimension", values="weight", sort=False)
     size = (2.2 + 0.62 * values.shape[1], 1.7 + 0.42 * values.shape[0])
     words = values.map("{:.2g}".format).mask(weights == 0, "·")
-    return plot_matrix(values, words, size, title, "wanted score", shrink=1)
+    return plot_matrix(values, words, size, "Targets", "wanted score")
 
 
 @styled
@@ -41,41 +30,37 @@ def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest 
     panels = [("distance_mean", "distance_chosen", "mean L1 distance (lower is nearer)")]
     if selection["reward_mean"].notna().any():
         panels.append(("reward_mean", "reward_chosen", "mean reward of the replies"))
-    figure, grid = plt.subplots(1, len(panels) + 1, figsize=(4.1 * (len(panels) + 1), 1.7 + 0.45 * len(selection)),
-                                sharey=True, layout="constrained", squeeze=False)
+    figure, grid = open_panels(len(panels) + 1, 4, 1.7 + 0.45 * len(selection), sharey=True)
     rows = np.arange(len(selection))
-    for axes, (before, after, label) in zip(grid[0], panels, strict=False):
+    for axes, (before, after, label) in zip(grid, panels, strict=False):
         axes.hlines(rows, selection[before], selection[after], color=GREY, linewidth=1.5)
         axes.plot(selection[before], rows, "o", color=GREY, markersize=8, label="a reply drawn at random")
         axes.plot(selection[after], rows, "D", color=BLUE, markersize=7, label="the nearest reply")
         name_rows(axes, selection["target"], label)
-    grid[0][-1].barh(rows, selection["drift"].fillna(0), height=0.5, color=ORANGE)
-    name_rows(grid[0][-1], selection["target"], "mean shift of values without weight")
+    grid[-1].barh(rows, selection["drift"].fillna(0), height=0.5, color=ORANGE)
+    name_rows(grid[-1], selection["target"], "mean shift of values without weight")
     return finish(figure, title, ncols=2)
 
 
 @styled
-def plot_audit(audit: pd.DataFrame, title: str = "Reward audit") -> Figure:
+def plot_audit(audit: pd.DataFrame) -> Figure:
     """Draw the mean reward of real and degenerate replies, a panel an absence policy; a cross marks a fault."""
-    policies = list(dict.fromkeys(audit["absence"]))
-    kinds = list(dict.fromkeys(audit["kind"]))
-    figure, grid = plt.subplots(1, len(policies), figsize=(4.2 * len(policies) + 1, 1.6 + 0.38 * len(kinds)),
-                                sharex=True, sharey=True, layout="constrained", squeeze=False)
-    for axes, policy in zip(grid[0], policies, strict=True):
-        part = audit[audit["absence"] == policy].set_index("kind").loc[kinds]
-        colours = [BLUE if k in ("real", "good") else ORANGE if f else GREY
-                   for k, f in zip(kinds, part["is_fault"], strict=True)]
+    policies, kinds = list(audit.groupby("absence", sort=False)), list(dict.fromkeys(audit["kind"]))
+    figure, grid = open_panels(len(policies), 4.2, 1.6 + 0.38 * len(kinds), sharex=True, sharey=True)
+    for axes, (policy, part) in zip(grid, policies, strict=True):
+        part = part.set_index("kind").loc[kinds].reset_index()
+        colours = part["is_fault"].map({True: ORANGE, False: GREY}).mask(part["kind"].isin(["real", "good"]), BLUE)
         axes.barh(range(len(kinds)), part["reward"], color=colours)
-        axes.axvline(part.loc["good", "reward"], color=BLACK, linewidth=0.9, linestyle="--")
+        axes.axvline(part.loc[part["kind"] == "good", "reward"].item(), color=BLACK, linewidth=0.9, linestyle="--")
         axes.set_title(f"absence = {policy}")
         name_rows(axes, kinds, "mean reward (0 is best)")
-        for row in np.flatnonzero(part["is_fault"]):
-            axes.text(part["reward"].iloc[row], row, "✗ ", ha="right", va="center", color=BLACK)
-    return finish(figure, title)
+        for row, fault in part[part["is_fault"]].iterrows():
+            axes.text(fault["reward"], row, "✗ ", ha="right", va="center", color=BLACK)
+    return finish(figure, "Reward audit")
 
 
 @styled
-def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
+def plot_training(histories: pd.DataFrame) -> Figure:
     """Draw reward, KL to the start model and reply length over the steps of each policy, as far as they are known.
 
     Runs repeated with another seed, price or number of prompts are left out of the picture.
@@ -83,28 +68,26 @@ def plot_training(histories: pd.DataFrame, title: str = "Training") -> Figure:
     labels = {"reward": "mean reward of a step", "kl": "KL to start, nats a token", "length": "reply length, tokens"}
     shown = [c for c in labels if c in histories]
     runs = [(name, part) for name, part in histories.groupby("policy", sort=False) if not REPEAT.search(name)]
-    figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2 + 0.15 * (len(runs) // 4)),
-                                layout="constrained", squeeze=False)
-    for axes, column in zip(grid[0], shown, strict=True):
+    figure, grid = open_panels(len(shown), 4, 3.2 + 0.15 * (len(runs) // 4))
+    for axes, column in zip(grid, shown, strict=True):
         for k, ((name, part), colour) in enumerate(zip(runs, COLOURS * 3, strict=False)):
             if len(runs) <= 5:  # more raw lines hide the smooth ones
                 axes.plot(part["step"], part[column], color=colour, linewidth=0.7, alpha=0.35)
             smooth = part[column].rolling(7, min_periods=1, center=True).mean()
             axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name, linestyle=("-", "--")[k >= 10])
-        axes.set_xlabel("step")
-        axes.set_title(labels[column])
-    return finish(figure, title, ncols=min(4, len(runs)))
+        axes.set(xlabel="step", title=labels[column])
+    return finish(figure, "Training", ncols=min(4, len(runs)))
 
 
 @styled
-def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Distance on held-out prompts") -> Figure:
+def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by the judge, with its controls.
 
     References (response_source, by, distance; may be empty) are real models as lines.
     """
     marks = {"distance": ("o", BLUE, "the policy's replies"), "swapped": ("s", ORANGE, "swapped between prompts"),
              "shuffled": ("x", BLACK, "words shuffled"), "constant": ("^", PINK, "the best constant reply")}
-    figure, grid = plt.subplots(1, 2, figsize=(10.5, 2.3 + 0.42 * len(summary)), sharey=True, layout="constrained")
+    figure, grid = open_panels(2, 4.8, 2.3 + 0.42 * len(summary), sharey=True)
     rows = np.arange(len(summary))
     for axes, by, name in zip(grid, ("reward", "judge"), ("the reward evaluator", "the judge"), strict=True):
         for kind, (mark, colour, label) in marks.items():
@@ -113,26 +96,24 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame, title: str = "Di
             axes.axvline(line.distance, color=GREY, linestyle=style, label=f"{line.response_source}, real replies")
         axes.set_title(f"by {name}")
         name_rows(axes, summary["policy"], "mean L1 distance to the target")
-    return finish(figure, title, ncols=3)
+    return finish(figure, "Distance on held-out prompts", ncols=3)
 
 
 @styled
-def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
-                  title: str = "What moving costs in variety") -> Figure | None:
+def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
     """Draw how far each policy moved against how varied its replies still are, both relative to the start model.
 
-    With an `aim` runs to other targets and with fewer prompts are left out; another seed is a point without a name.
+    Runs to other targets than `aim` and with fewer prompts are left out; another seed is a point without a name.
     """
     table = summary.set_index("policy")
-    moved = table.drop(index=start)
-    if aim:
-        kept = moved.index.str.startswith("rlhf") | moved.index.str.contains(rf"^[a-z]+-{re.escape(aim)}(?:-|$)")
-        moved = moved[kept & ~moved.index.str.contains(r"-p\d+")]
+    moved = table.drop(index="start")
+    kept = moved.index.str.startswith("rlhf") | moved.index.str.contains(rf"^[a-z]+-{re.escape(aim)}(?:-|$)")
+    moved = moved[kept & ~moved.index.str.contains(r"-p\d+")]
     if moved.empty:
         return None
-    variety = (moved["distinct_2"] / table.loc[start, "distinct_2"]).to_numpy(float)
+    variety = (moved["distinct_2"] / table.loc["start", "distinct_2"]).to_numpy(float)
     falls = 100 * moved[["drop_reward", "drop_judge"]].to_numpy(float)
-    figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 5.2))
     axes.vlines(variety, *falls.T, color=GREY, linewidth=0.8, zorder=0)
     for fall, mark, colour, label in ((falls[:, 0], "o", BLUE, "by the reward evaluator"),
                                       (falls[:, 1], "s", ORANGE, "by the judge")):
@@ -142,7 +123,7 @@ def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
     axes.axhline(40, color=BLUE, linestyle=":", linewidth=0.9, label="wanted by the reward evaluator: 40 %")
     axes.set(xlabel="distinct word pairs, start model = 1", ylabel="fall of the distance, %")
     axes.margins(0.12)
-    finish(figure, title, ncols=2)
+    finish(figure, "What moving costs in variety", ncols=2)
     names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index]
     marks = np.column_stack([[*variety, *variety, 1], [*falls[:, 0], *falls[:, 1], 0]])    # no label covers a mark
     label_points(axes, marks, [*names, *[""] * (len(names) + 1)],
@@ -151,69 +132,61 @@ def plot_frontier(summary: pd.DataFrame, aim: str = "", start: str = "start",
 
 
 @styled
-def plot_moves(means: pd.DataFrame, targets: pd.DataFrame, title: str = "Where each model went") -> Figure:
+def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
     """Draw mean value vectors (a row a policy) before and after alignment, and the targets' numbers.
 
     One target: all runs in one panel, but repeated ones. Several: a panel each, with the start model and
     `rloo-<target>`.
     """
-    names, n_dims = list(dict.fromkeys(targets["target"])), means.shape[1]
-    n_columns = min(2, len(names))
-    n_rows = -(-len(names) // n_columns)
-    figure, grid = plt.subplots(n_rows, n_columns, figsize=((2.5 + 0.75 * n_dims) * (0.7 if n_columns > 1 else 1)
-                                * n_columns, 1.6 + 2.6 * n_rows), sharey=True, squeeze=False, layout="constrained")
-    for axes, name in zip(grid.flat, names, strict=False):
-        runs = ["start", f"rloo-{name}"] if len(names) > 1 else [n for n in means.index if not REPEAT.search(n)]
-        _draw_moves(axes, means.loc[[n for n in runs if n in means.index]], targets[targets["target"] == name])
-        axes.set_title(f"to {name}" if len(names) > 1 else title)
-        if len(names) == 1:
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for axes in grid.flat[len(names):]:
-        axes.axis("off")
+    aims, n_dims = list(targets.groupby("target", sort=False)), means.shape[1]
+    n_rows, n_columns = -(-len(aims) // 2), min(2, len(aims))
+    figure, grid = plt.subplots(n_rows, n_columns, sharey=True, squeeze=False, figsize=(
+        (2.5 + 0.75 * n_dims) * (1, 1.4)[n_columns - 1], 1.9 + 2.6 * n_rows))
+    for axes, (name, target) in zip(grid.flat, aims, strict=False):
+        rows = means[~means.index.str.contains(REPEAT.pattern)]
+        if len(aims) > 1:
+            rows = means.reindex(["start", f"rloo-{name}"]).dropna(how="all").rename({f"rloo-{name}": "after RLOO"})
+        _draw_moves(axes, rows.rename({"start": "the start model"}), target.set_index("dimension"))
+        axes.set_title(f"to {name}")
+    for axes in grid.flat[len(aims):]:
+        axes.remove()
     for axes in grid[:, 0]:
         axes.set_ylabel("mean score by the judge")
-    if len(names) > 1:
-        figure.legend(grid[0, 0].get_legend_handles_labels()[0], ["the start model", "after RLOO", "the target"],
-                      loc="outside lower center", ncols=3)
-    return finish(figure, title if len(names) > 1 else "")
+    return finish(figure, "Where each model went", ncols=4)
 
 
 def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
     places = np.arange(means.shape[1])
-    for (name, row), colour in zip(means.iterrows(), COLOURS * 3, strict=False):
-        axes.plot(places, row, marker="o", color=colour, linewidth=2.5 if name == "start" else 1.4, label=name,
-                  linestyle=":" if name == "start" else "-")
-    aimed = target[target["weight"] > 0].set_index("dimension")["value"].reindex(means.columns)
-    axes.plot(places, aimed, "_", color=ORANGE, markersize=16, markeredgewidth=2.5,
-              label=f"target {target['target'].iloc[0]}")
+    for k, ((name, row), colour) in enumerate(zip(means.iterrows(), COLOURS * 3, strict=False)):
+        axes.plot(places, row, marker="o", color=colour, label=name, linewidth=1.4 if k else 2.5,
+                  linestyle="-" if k else ":")
+    aimed = target["value"].where(target["weight"] > 0).reindex(means.columns)
+    axes.plot(places, aimed, "_", color=ORANGE, markersize=16, markeredgewidth=2.5, label="the target")
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(places, means.columns, rotation=40, ha="right")
 
 
 @styled
-def plot_efficiency(table: pd.DataFrame, title: str = "What more prompts bring") -> Figure:
+def plot_efficiency(table: pd.DataFrame) -> Figure:
     """Draw distance and harmless proxy (`measure_efficiency`) against the number of training prompts."""
-    measures = list(dict.fromkeys(table["measure"]))
-    figure, grid = plt.subplots(1, len(measures), figsize=(4.6 * len(measures), 3.6), layout="constrained",
-                                squeeze=False)
-    for axes, measure in zip(grid[0], measures, strict=True):
-        part = table[table["measure"] == measure]
+    measures = list(table.groupby("measure", sort=False))
+    figure, grid = open_panels(len(measures), 4.4, 3.6)
+    for axes, (measure, part) in zip(grid, measures, strict=True):
         for (name, rows), colour in zip(part.groupby("method"), COLOURS * 3, strict=False):
             axes.vlines(rows["n_prompts"], rows["low"], rows["high"], color=colour, linewidth=1.5)
             axes.plot(rows["n_prompts"], rows["value"], "o-", color=colour, label=name)
-        axes.set_xscale("log")
-        axes.set_xlabel("training prompts")
-        axes.set_title({"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure])
-    return finish(figure, title, ncols=3)
+        title = {"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure]
+        axes.set(xscale="log", xlabel="training prompts", title=title)
+    return finish(figure, "What more prompts bring", ncols=3)
 
 
 @styled
-def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the paper's bars and ours") -> Figure | None:
+def plot_bars(claims: pd.DataFrame) -> Figure | None:
     """Draw the paper's four bars (`reported`) next to `ours`, where they are known; each has its own scale and axis."""
     bars = claims[claims["claim_id"].str.contains(r"^alignment/(?:helpful|harmless)/")]
     if bars["ours"].isna().all():
         return None
-    figure, grid = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
+    figure, grid = plt.subplots(2, 2, figsize=(9, 5))
     for row, proxy in enumerate(("helpful", "harmless")):
         part = bars[bars["claim_id"].str.startswith(f"alignment/{proxy}/")]
         names = part["claim_id"].str.split("/").str[-1]
@@ -221,4 +194,4 @@ def plot_bars(claims: pd.DataFrame, title: str = "Helpful and harmless, the pape
             axes.bar(names, part[column].fillna(0.0), color=colour)
             axes.axhline(0, color=BLACK, linewidth=0.8)
             axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}")
-    return finish(figure, title)
+    return finish(figure, "Helpful and harmless, the paper's bars and ours")

@@ -8,27 +8,11 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.style import (
-    BLACK,
-    BLUE,
-    COLOURS,
-    DIVERGING,
-    GREY,
-    MARKERS,
-    OPPOSED,
-    PALE,
-    SUPPORTED,
-    YELLOW,
-    draw_intervals,
-    finish,
-    label_points,
-    name_rows,
-    styled,
-)
+from fulcra_utils.plots.parts import draw_matrix, draw_series, finish, label_points, name_rows, open_panels, plot_matrix
+from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, MARKERS, ORANGE, PALE, styled
 from fulcra_utils.theory.theory import Theory
 
 
@@ -37,16 +21,16 @@ def plot_prevalence(table: pd.DataFrame, theory: Theory, reported: pd.DataFrame)
     """Draw how often each value is supported and opposed (by = "all"), with the published shares as diamonds."""
     rows, claims = table[table.by == "all"], reported.set_index("claim_id").reported
     y = np.arange(theory.n_dims)
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.32 * theory.n_dims), layout="constrained")
-    for sign, colour, direction in (("supported", SUPPORTED, 1), ("opposed", OPPOSED, -1)):
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.32 * theory.n_dims))
+    for sign, colour, direction in (("supported", BLUE, 1), ("opposed", ORANGE, -1)):
         one = rows[rows.sign == sign].set_index("value").reindex(theory.dimensions)
         axes.barh(y, direction * one.share, color=colour, height=0.65, label=f"{sign} (this run)")
         axes.hlines(y, direction * one.low, direction * one.high, color=BLACK, linewidth=0.9)
     for word, marker, label in (("aligned", "D", "supported (published)"), ("expressed", "|", "expressed (published)")):
         x = claims.reindex([f"prevalence/{v}/{word}" for v in theory.dimensions]).to_numpy(float)
         if np.isfinite(x).any():
-            axes.plot(x, y, linestyle="", marker=marker, markersize=5 if marker == "D" else 11, markeredgewidth=1.2,
-                      markerfacecolor="white", markeredgecolor=BLACK, zorder=3, label=label)
+            axes.plot(x, y, marker, color=BLACK, markersize=5 if marker == "D" else 11, markeredgewidth=1.2,
+                      markerfacecolor="white", zorder=3, label=label)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     name_rows(axes, theory.dimensions, "← opposed     share of replies     supported →")
     axes.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
@@ -66,22 +50,16 @@ def plot_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
     panels = [("this run", ours)]
     if published.notna().any(axis=None):
         panels += [("published", published), ("this run − published", ours - published)]
-    figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, layout="constrained",
-                                figsize=(1.6 + 2.6 * len(panels), 2.6 + 0.3 * theory.n_dims))
-    stars = (grid("p_adjusted") < 0.05).map(lambda s: "*" if s else "")
+    figure, axes = open_panels(len(panels), 3, 2.6 + 0.3 * theory.n_dims, sharey=True)
+    for axis, (title, values) in zip(axes, panels, strict=True):
+        stars = (grid("p_adjusted") < 0.05).map({True: "*", False: ""}.get) if title == "this run" else ""
+        image = draw_matrix(axis, values, values.map("{:+.2f}".format) + stars, 0.6)
+        axis.set_xticks(range(len(risks)), [fill(r, 12, break_long_words=False) for r in risks.values()], rotation=90)
+        axis.set_title(title)
+    figure.colorbar(image, ax=axis, label="correlation")
     outside = (grid("high") < published - grid("tolerance")) | (grid("low") > published + grid("tolerance"))
-    for k, (title, values) in enumerate(panels):
-        words = values.map(lambda v: "" if pd.isna(v) else f"{v:+.2f}") + (stars if k == 0 else "")
-        titles = [fill(r, 12, break_long_words=False) for r in risks.values()]
-        sns.heatmap(values.set_axis(titles, axis=1), ax=axes[0, k], vmin=-0.6, vmax=0.6, cmap=DIVERGING,
-                    annot=words.to_numpy(), fmt="", annot_kws={"size": 7}, linewidths=0.4, cbar=k == len(panels) - 1,
-                    cbar_kws={"label": "correlation"})
-        axes[0, k].set(title=title, xlabel="", ylabel="")
-        axes[0, k].tick_params(axis="x", rotation=90)
-        axes[0, k].tick_params(axis="y", rotation=0)
-    if len(panels) == 3:
-        for row, column in np.argwhere(outside.to_numpy()):
-            axes[0, 2].add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor=BLACK, linewidth=1.6))
+    for row, column in np.argwhere(outside.to_numpy()):
+        axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BLACK, linewidth=1.6))
     return figure
 
 
@@ -92,7 +70,7 @@ def plot_space(table: pd.DataFrame) -> Figure:
     Below, small: the same by model, refusal and reward, then each further projection by risk, refusal and reward.
     """
     methods, small = list(dict.fromkeys(table.method)), ("model", "refusal", "reward")
-    figure = plt.figure(figsize=(9, 5.6 + 3 * len(methods)), layout="constrained")
+    figure = plt.figure(figsize=(9, 5.6 + 3 * len(methods)))
     grid = figure.add_gridspec(1 + len(methods), 3, height_ratios=[1.9, *[1] * len(methods)])
     large = figure.add_subplot(grid[0, :])
     panels = [(large, methods[0], "risk")]
@@ -125,20 +103,16 @@ def _scatter(axes: Axes, replies: pd.DataFrame, column: str, size: float) -> Non
             axes.text(0.5, 0.5, "no reward known", transform=axes.transAxes, ha="center", color=GREY)
             return
         low, high = replies.reward.quantile([0.02, 0.98])
-        drawn = axes.scatter(replies.x, replies.y, c=replies.reward, s=6 * size, alpha=0.7, cmap="viridis", vmin=low,
-                             vmax=high, rasterized=True)
+        drawn = axes.scatter(replies.x, replies.y, s=7 * size, c=replies.reward, alpha=0.7, vmin=low, vmax=high,
+                             rasterized=True)
         axes.figure.colorbar(drawn, ax=axes, label="reward", shrink=0.8)
         return
-    counts = replies[column].value_counts()
-    plain = [n for n in counts.index if n in {"several risks", "no listed risk", "not known", "nan", "None"}]
-    for name in plain:
+    dull = {"several risks": "#bbbbbb", **dict.fromkeys(("no listed risk", "not known", "nan", "None"), PALE)}
+    names = replies[column].value_counts().index
+    for k, name in enumerate(sorted(names, key=lambda name: name not in dull)):   # the dull ones below
         part = replies[replies[column] == name]
-        axes.scatter(part.x, part.y, s=5 * size, alpha=0.35, color="#bbbbbb" if name == "several risks" else PALE,
-                     label=name, rasterized=True)
-    for k, name in enumerate(n for n in counts.index if n not in plain):
-        part = replies[replies[column] == name]
-        axes.scatter(part.x, part.y, s=7 * size, alpha=0.75, color=COLOURS[k % 10], marker=MARKERS[k % 10],
-                     linewidth=0, label=fill(str(name), 22), rasterized=True)
+        axes.scatter(part.x, part.y, s=7 * size, alpha=0.75, linewidth=0, rasterized=True,
+                     color=dull.get(name, COLOURS[k % 10]), marker=MARKERS[k % 10], label=fill(str(name), 22))
 
 
 @styled
@@ -148,45 +122,36 @@ def plot_probes(table: pd.DataFrame) -> Figure:
               "reward": "reward\n(cross-validated R²)"}
     tasks = [t for t in labels if (table.task == t).any()]
     names = list(dict.fromkeys(table.features))
-    figure, axes = plt.subplots(1, len(tasks), figsize=(2.4 + 2.7 * len(tasks), 1.6 + 0.36 * len(names)), sharey=True,
-                                squeeze=False, layout="constrained")
-    for axis, task in zip(axes[0], tasks, strict=True):
-        for shift, rows, colour, marker, words in ((-0.14, "all", BLUE, "o", "all replies"),
-                                                   (0.14, "non-refusals", YELLOW, "s", "non-refusals only")):
-            part = table[(table.task == task) & (table.rows == rows)]
-            y = np.array([names.index(f) for f in part.features]) + shift
-            draw_intervals(axis, part, y, ("score", "low", "high"), colour, marker, words, rows == "all")
-            axis.scatter(part.null, y, marker="|", s=60, color=BLACK, linewidth=1,
-                         label="95 % of permutations" if rows == "all" else None)
-        axis.axvline(table[table.task == task].chance.iloc[0], color=GREY, linestyle=":", linewidth=1)
-        name_rows(axis, names, labels[task])
+    figure, axes = open_panels(len(tasks), 3, 1.6 + 0.36 * len(names), sharey=True)
+    for axis, task in zip(axes, tasks, strict=True):
+        part = table[table.task == task].set_index("features")
+        series = {"all replies": part[part.rows == "all"], "non-refusals only": part[part.rows == "non-refusals"]}
+        draw_series(axis, names, series, ("score", "low", "high"), labels[task], part.chance.iloc[0],
+                    "95 % of permutations")
     return finish(figure, ncols=3)
 
 
 @styled
 def plot_weights(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw the preference probe's weight of each value (`weigh_values`), alone and with refusal and length fixed."""
-    figure, axis = plt.subplots(figsize=(6, 1.4 + 0.34 * theory.n_dims), layout="constrained")
-    _draw_dots(axis, theory, [(part, ("weight", "low", "high"), name)
-                              for name, part in table.groupby("with", sort=False)])
-    axis.set_xlabel("log-odds of being preferred, value 0 → 1")
+    figure, axis = plt.subplots(figsize=(6, 1.4 + 0.34 * theory.n_dims))
+    series = {name: part.set_index("value") for name, part in table.groupby("with", sort=False)}
+    draw_series(axis, theory.dimensions, series, ("weight", "low", "high"), "log-odds of being preferred, value 0 → 1")
     return finish(figure, ncols=2)
 
 
 @styled
-def plot_clusters(table: pd.DataFrame, theory: Theory, max_rows: int = 30) -> Figure:
-    """Draw the clusters' centres (`find_unknown_risks`) as a heat map, candidates first and marked."""
-    shown = table.head(max_rows)
-    words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; "
-             f"{_shorten(r.category, r.purity)}; J = {r.stability:.2f}" for r in shown.itertuples()]
-    figure, axis = plt.subplots(figsize=(4.2 + 0.42 * theory.n_dims, 1.8 + 0.27 * len(shown)), layout="constrained")
-    sns.heatmap(shown[list(theory.dimensions)].to_numpy(float), vmin=-1, vmax=1, cmap=DIVERGING, ax=axis,
-                linewidths=0.4, xticklabels=theory.dimensions, yticklabels=words,
-                cbar_kws={"label": "mean score", "shrink": 0.6})
-    axis.tick_params(axis="x", rotation=60)
-    axis.tick_params(axis="y", rotation=0)
-    plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
-    for label, is_candidate in zip(axis.get_yticklabels(), shown.is_candidate, strict=True):
+def plot_clusters(table: pd.DataFrame, theory: Theory) -> Figure:
+    """Draw the clusters' centres (`find_unknown_risks`) as a heat map, candidates first and marked: at most 30."""
+    shown = table.head(30)
+    known = shown.category.str.split(",").str[0].str.replace("_", " ") + shown.purity.map(" {:.0%}".format)
+    shown = shown.assign(known=known.where(shown.purity > 0, "no known category"))
+    words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; {r.known}; "
+             f"J = {r.stability:.2f}" for r in shown.itertuples()]
+    values = shown[list(theory.dimensions)].set_axis(words)
+    figure = plot_matrix(values, values.map("".format), (4.2 + 0.42 * theory.n_dims, 1.8 + 0.27 * len(shown)), "",
+                         "mean score")
+    for label, is_candidate in zip(figure.axes[0].get_yticklabels(), shown.is_candidate, strict=True):
         label.set_weight("bold" if is_candidate else "normal")
     return figure
 
@@ -209,17 +174,15 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
     angles = np.linspace(0, 2 * np.pi, len(order), endpoint=False)
     panels = [r for r in ("all", "non-refusals") if (table.rows == r).any()]
     size = 4.4 + 0.12 * max(0, len(order) - 10)
-    figure, axes = plt.subplots(1, len(panels), figsize=(size * len(panels), size), squeeze=False,
-                                subplot_kw={"projection": "polar"}, layout="constrained")
+    circular = {"projection": "polar", "theta_offset": np.pi / 2, "theta_direction": -1}
+    figure, axes = open_panels(len(panels), size, size, subplot_kw=circular)
     models, close = list(dict.fromkeys(table.model)), [*range(len(order)), 0]
-    for axis, rows in zip(axes[0], panels, strict=True):
+    for axis, rows in zip(axes, panels, strict=True):
         for k, model in enumerate(models):
             part = table[(table.model == model) & (table.rows == rows)].set_index("quantity").reindex(order).iloc[close]
             axis.plot(angles[close], part["mean"], color=COLOURS[k % 10], linewidth=1.4, marker=MARKERS[k % 10],
                       markersize=4, label=model)
             axis.fill_between(angles[close], part.low, part.high, alpha=0.2, color=COLOURS[k % 10], linewidth=0)
-        axis.set_theta_offset(np.pi / 2)
-        axis.set_theta_direction(-1)
         axis.set_xticks(angles, [fill(name, 14) for name in order])
         for label, angle in zip(axis.get_xticklabels(), angles, strict=True):
             label.set_ha("center" if abs(np.sin(angle)) < 0.1 else "left" if np.sin(angle) > 0 else "right")
@@ -232,21 +195,21 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
 
 
 @styled
-def plot_differences(table: pd.DataFrame, theory: Theory, max_pairs: int = 4) -> Figure:
+def plot_differences(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw paired differences of models (`compare_models`): as they are, refusal and length alike, where both answer.
 
-    Pairs beyond `max_pairs` stand in the table only.
+    Pairs beyond four stand in the table only.
     """
-    pairs = list(dict.fromkeys(zip(table["first"], table["second"], strict=True)))[:max_pairs]
-    figure, axes = plt.subplots(1, len(pairs), figsize=(1.8 + 2.9 * len(pairs), 1.7 + 0.36 * theory.n_dims),
-                                sharey=True, sharex=True, squeeze=False, layout="constrained")
-    kinds = [(("difference", "low", "high"), "as they are"),
-             (("adjusted", "adjusted_low", "adjusted_high"), "refusal and length alike"),
-             (("both_answer", "both_answer_low", "both_answer_high"), "neither refuses")]
-    for axis, (first, second) in zip(axes[0], pairs, strict=True):
-        part = table[(table["first"] == first) & (table["second"] == second)]
-        _draw_dots(axis, theory, [(part, columns, name) for columns, name in kinds])
-        axis.set(title=f"{first}\n− {second}", xlabel="mean difference")
+    pairs = list(table.groupby(["first", "second"], sort=False))[:4]
+    figure, axes = open_panels(len(pairs), 3, 1.7 + 0.36 * theory.n_dims, sharey=True, sharex=True)
+    kinds = {"as they are": ["difference", "low", "high"],
+             "refusal and length alike": ["adjusted", "adjusted_low", "adjusted_high"],
+             "neither refuses": ["both_answer", "both_answer_low", "both_answer_high"]}
+    for axis, ((first, second), part) in zip(axes, pairs, strict=True):
+        series = {name: part.set_index("value")[columns].set_axis(kinds["as they are"], axis=1)
+                  for name, columns in kinds.items()}
+        draw_series(axis, theory.dimensions, series, ("difference", "low", "high"), "mean difference")
+        axis.set_title(f"{first}\n− {second}")
     return finish(figure, ncols=3)
 
 
@@ -254,8 +217,7 @@ def plot_differences(table: pd.DataFrame, theory: Theory, max_pairs: int = 4) ->
 def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Draw the values where scaling puts them, turned onto the theory's circle, and the fits (`examine_circle`)."""
     tested = table[table.fit.notna()].reset_index(drop=True)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, max(4.6, 1 + 0.26 * len(tested))), layout="constrained",
-                                         width_ratios=(1.1, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, max(4.6, 1 + 0.26 * len(tested))), width_ratios=(1.1, 1))
     turn = np.linspace(0, 2 * np.pi, 200)
     left.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8, linestyle=":")
     left.plot(*(places[[f"ideal_{axis}", axis]].to_numpy().T for axis in "xy"), color=PALE, linewidth=0.8, zorder=1)
@@ -275,18 +237,3 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     right.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2)
     label_points(left, places[["x", "y"]].to_numpy(float), places.value.tolist())
     return figure
-
-
-def _draw_dots(axis: Axes, theory: Theory, series: list[tuple[pd.DataFrame, tuple[str, str, str], str]]) -> None:
-    """Draw series (table by value, columns, name) of intervals a row a value, shifted so that none covers another."""
-    for k, (table, columns, name) in enumerate(series):
-        draw_intervals(axis, table.set_index("value").reindex(theory.dimensions),
-                       np.arange(theory.n_dims) + (k - (len(series) - 1) / 2) * 0.22, columns, COLOURS[k], MARKERS[k],
-                       name, k == 0)
-    axis.axvline(0, color=BLACK, linewidth=0.8)
-    name_rows(axis, theory.dimensions)
-
-
-def _shorten(category: str, share: float) -> str:
-    """Return a category without its list of synonyms, and its share."""
-    return f"{category.split(',')[0].replace('_', ' ')} {share:.0%}" if share > 0 else "no known category"

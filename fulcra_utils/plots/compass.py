@@ -1,4 +1,4 @@
-"""Figures of the value compass, and of theories side by side. Data in, Figure out."""
+"""Figures of the value compass, of theories side by side, and of social value orientation. Data in, Figure out."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,42 +7,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.style import (
-    BLUE,
-    COLOURS,
-    GREY,
-    MARKERS,
-    ORANGE,
-    draw_intervals,
-    finish,
-    label_points,
-    mark_gaps,
-    name_rows,
-    plot_matrix,
-    styled,
-)
+from fulcra_utils.plots.parts import draw_series, finish, label_points, mark_gaps, open_panels, plot_matrix
+from fulcra_utils.plots.style import BLUE, COLOURS, GREY, ORANGE, styled
+from fulcra_utils.systems.orientation.slider import Slider
 
 
 @styled
 def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     """Draw the score of every model with its interval, best first, and write its rank beside it: at most 40 models."""
     table = table.head(40)
-    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.3 * len(table)), layout="constrained")
-    draw_intervals(axes, table, np.arange(len(table)), ("score", "low", "high"))
-    name_rows(axes, table.model, "weighted score with its 95 % interval")
+    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.3 * len(table)))
+    draw_series(axes, table.model, {"": table.set_index("model")}, ("score", "low", "high"),
+                "weighted score with its 95 % interval")
     ranks = axes.secondary_yaxis("right")
-    ranks.set_yticks(range(len(table)), [_write_rank(*r) for r in zip(table["rank"], table.rank_low, table.rank_high,
-                                                                      strict=True)])
+    ranks.set_yticks(range(len(table)), ["–" if np.isnan(r.rank) else f"{r.rank:.0f}" if not r.rank_low < r.rank_high
+                                         else f"{r.rank:.0f}  ({r.rank_low:.0f} to {r.rank_high:.0f})"
+                                         for r in table.itertuples()])
     ranks.tick_params(length=0)
     ranks.spines["right"].set_visible(False)
     axes.set_title("rank (95 % interval)", loc="right", fontsize=8)
     return finish(figure, title)
-
-
-def _write_rank(rank: float, low: float, high: float) -> str:
-    if not np.isfinite(rank):
-        return "–"
-    return f"{rank:.0f}" if not low < high else f"{rank:.0f}  ({low:.0f} to {high:.0f})"
 
 
 @styled
@@ -58,16 +42,11 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
 @styled
 def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
     """Draw Spearman's ρ of every model with every country (`match_countries`), with intervals."""
-    models, countries = matches.model.unique(), matches.country.unique()
-    figure, axes = plt.subplots(figsize=(8, 1.8 + 0.42 * len(models)), layout="constrained")
-    for c, country in enumerate(countries):
-        part = matches[matches.country == country].set_index("model").reindex(models)
-        rows = np.arange(len(models)) + 0.22 * (c - (len(countries) - 1) / 2)
-        draw_intervals(axes, part, rows, ("rho", "low", "high"), COLOURS[c % 10], MARKERS[c % 10], country)
-    axes.axvline(0, color=GREY, linewidth=1)
-    name_rows(axes, models, "Spearman's ρ of value rankings")
+    series = {country: part.set_index("model") for country, part in matches.groupby("country", sort=False)}
+    figure, axes = plt.subplots(figsize=(8, 1.8 + 0.42 * matches.model.nunique()))
+    draw_series(axes, matches.model.unique(), series, ("rho", "low", "high"), "Spearman's ρ of value rankings")
     axes.set_xlim(-1.05, 1.05)
-    return finish(figure, title, ncols=len(countries))
+    return finish(figure, title, ncols=len(series))
 
 
 @styled
@@ -77,20 +56,17 @@ def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: i
     `labels` (K,) name the models first, then the countries; a hub name stands without its owner.
     """
     size = 5 + 0.07 * len(labels)
-    figure, grid = plt.subplots(1, len(maps), figsize=((size + 0.4) * len(maps), size), layout="constrained",
-                                squeeze=False)
-    for axes, (name, places) in zip(grid[0], maps.items(), strict=True):
-        for rows, colour, marker, label in ((slice(0, n_models), BLUE, "o", "models"),
-                                            (slice(n_models, None), ORANGE, "*", "countries")):
-            if len(places[rows]):
-                axes.scatter(*places[rows].T, color=colour, marker=marker, s=30 if marker == "o" else 70, label=label)
+    figure, grid = open_panels(len(maps), size, size)
+    for axes, (name, places) in zip(grid, maps.items(), strict=True):
+        axes.scatter(*places[:n_models].T, color=BLUE, s=30, label="models")
+        if len(places) > n_models:
+            axes.scatter(*places[n_models:].T, color=ORANGE, marker="*", s=70, label="countries")
         axes.set(title=name, xticks=[], yticks=[])
         axes.spines[["top", "right"]].set_visible(True)
         axes.margins(0.2)
     finish(figure, title, ncols=2)
-    for axes, places in zip(grid[0], maps.values(), strict=True):
-        label_points(axes, places, [label.rpartition("/")[2] for label in labels],
-                     8 if len(labels) <= 15 else 7)
+    for axes, places in zip(grid, maps.values(), strict=True):
+        label_points(axes, places, [label.rpartition("/")[2] for label in labels], 8 if len(labels) <= 15 else 7)
     return figure
 
 
@@ -106,11 +82,48 @@ def plot_cross(table: pd.DataFrame, title: str) -> Figure:
 @styled
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     """Draw each theory's pairwise accuracy with its interval, next to what chance and the permutation null reach."""
-    rows = np.arange(len(table))
-    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.4 * len(table)), layout="constrained")
-    draw_intervals(axes, table, rows, ("accuracy", "low", "high"), label="accuracy, 95 % interval over prompts")
-    axes.plot(table.null, rows, "|", color=ORANGE, markersize=16, label="95 % of shuffled preferences stay below")
-    axes.axvline(0.5, color=GREY, linewidth=1)
+    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.4 * len(table)))
+    series = {"accuracy, 95 % interval over prompts": table.set_index("theory")}
+    draw_series(axes, table.theory, series, ("accuracy", "low", "high"),
+                "share of pairs in which the preferred reply is found", 0.5, "95 % of shuffled preferences stay below")
     mark_gaps(axes, table.accuracy, "no pairs of replies with a reward")
-    name_rows(axes, table.theory, "share of pairs in which the preferred reply is found")
     return finish(figure, title, ncols=2)
+
+
+@styled
+def plot_slider(slider: Slider, ideals: pd.DataFrame) -> Figure:
+    """Draw the payoffs of the slider items and the angles of the ideal players (`tabulate_ideals`)."""
+    figure, axes = plt.subplots(figsize=(7.4, 5.6))
+    for item, (own, other) in enumerate(zip(slider.self_pay, slider.other_pay, strict=True), 1):
+        axes.plot(own, other, "-", color=GREY, marker=".", linewidth=1)
+        axes.annotate(f"{item}", (own[4], other[4]), textcoords="offset points", xytext=(5, 5), color="#555555")
+    for k, ideal in enumerate(ideals.itertuples()):
+        angles = sorted({round(ideal.low, 2), round(ideal.high, 2)})
+        for angle in angles:
+            x, y = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+            axes.plot([slider.centre, slider.centre + 62 * x], [slider.centre, slider.centre + 62 * y],
+                      color=COLOURS[k], linewidth=2, linestyle=("-", "--", "-.", ":", (0, (5, 1)))[k % 5],
+                      label=f"{ideal.rule}: {' to '.join(map('{:.2f}'.format, angles))}" if angle == angles[0] else "")
+    axes.set(xlabel="payoff to oneself", ylabel="payoff to the other person", aspect="equal",
+             title="Six slider items (grey) and ideal players")
+    figure.legend(loc="outside right upper", title="ideal player, degrees")
+    return figure
+
+
+@styled
+def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figure:
+    """Draw the angle of every player under every orientation it was told (`summarise_protocol`), over passes.
+
+    Without a complete pass there is no point; the band is the class of the slider that was asked for.
+    """
+    players, told = summary.player.unique(), list(slider.orientations)
+    figure, grid = open_panels(len(told), 2.8, 2.3 + 0.33 * len(players), sharey=True)
+    for axes, orientation in zip(grid, told, strict=True):
+        low, high = next((max(low, -45), min(high, 90)) for name, low, high in slider.classes if name == orientation)
+        axes.axvspan(low, high, color="#cfe3f2", zorder=0, label="the class asked for")
+        here = summary[summary.orientation == orientation].set_index("player")
+        series = {"with a goal": here[here.with_goal], "without a goal": here[~here.with_goal]}
+        draw_series(axes, players, series, ("angle", "angle_low", "angle_high"), "angle, degrees")
+        mark_gaps(axes, here.groupby("player").angle.max().reindex(players), "no complete pass")
+        axes.set(title=f"told: {orientation}", xlim=(-45, 90))
+    return finish(figure, title, ncols=3)

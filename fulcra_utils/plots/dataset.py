@@ -5,26 +5,25 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, draw_intervals, finish, name_rows, styled
+from fulcra_utils.plots.parts import draw_series, finish, name_rows, open_panels
+from fulcra_utils.plots.style import BLACK, BLUE, GREY, ORANGE, styled
 
 
 @styled
 def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = None, title: str = "") -> Figure:
     """Draw the per cent of replies that support (right) and oppose (left) each dimension, with the published bars."""
-    n_dims = len(prevalence)
-    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.42 * n_dims), layout="constrained")
-    rows, height = np.arange(n_dims), 0.7 if published is None else 0.38
-    shift = 0 if published is None else height / 2
-    axes.barh(rows - shift, prevalence.aligned, height, color=BLUE, label="supported, this run")
-    axes.barh(rows - shift, -prevalence.opposed, height, color=ORANGE, label="opposed, this run")
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.42 * len(prevalence)))
+    rows, height = np.arange(len(prevalence)), 0.7 if published is None else 0.38
+    bars = [(prevalence.aligned, BLUE, "supported, this run"), (-prevalence.opposed, ORANGE, "opposed, this run")]
+    for widths, colour, label in bars:
+        axes.barh(rows - (published is not None) * height / 2, widths, height, color=colour, label=label)
     if published is not None:
         shown = published.set_index("dimension").reindex(prevalence.dimension)
-        style = {"facecolor": "none", "hatch": "////", "linewidth": 0.8}
-        axes.barh(rows + shift, shown.aligned, height, edgecolor=BLUE, label="supported, published", **style)
-        axes.barh(rows + shift, -shown.opposed, height, edgecolor=ORANGE, label="opposed, published", **style)
-        if shown.aligned.isna().any():
-            axes.barh(rows + shift, shown.mentioned.where(shown.aligned.isna()), height, edgecolor=GREY,
-                      label="supported or opposed, published", **style)
+        bars = [(shown.aligned, BLUE, "supported"), (-shown.opposed, ORANGE, "opposed"),
+                (shown.mentioned.where(shown.aligned.isna()), GREY, "supported or opposed")]
+        for widths, colour, label in bars if shown.aligned.isna().any() else bars[:2]:
+            axes.barh(rows + height / 2, widths, height, edgecolor=colour, label=f"{label}, published",
+                      facecolor="none", hatch="////", linewidth=0.8)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     name_rows(axes, prevalence.dimension, "← opposed   share of replies   supported →")
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g} %")
@@ -32,43 +31,34 @@ def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = N
 
 
 @styled
-def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str = "") -> Figure:
+def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str) -> Figure:
     """Draw how far each method of choosing prompts differs from random choice: a panel for each measure → words."""
     methods = [name for name in summary.method.unique() if name != "random"]
-    size = (3.4 * len(measures), 1.5 + 0.4 * len(methods))
-    figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, layout="constrained", squeeze=False)
-    for axes, (measure, words) in zip(panels[0], measures.items(), strict=True):
+    figure, panels = open_panels(len(measures), 3, 1.5 + 0.4 * len(methods), sharey=True)
+    for axes, (measure, words) in zip(panels, measures.items(), strict=True):
         shown = summary[summary.measure == measure].set_index("method").reindex(methods)
-        draw_intervals(axes, shown, np.arange(len(methods)), ("difference", "low", "high"))
-        axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
-        name_rows(axes, methods, words)
+        draw_series(axes, methods, {"": shown}, ("difference", "low", "high"), words)
         axes.locator_params(axis="x", nbins=4)
     return finish(figure, title)
 
 
 @styled
-def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: str = "") -> Figure:
-    """Draw up to four agreement statistics (→ words) for each value; one that is not defined has no point."""
+def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: str) -> Figure:
+    """Draw agreement statistics (→ words) for each value; one that is not defined has no point."""
     names = list(dict.fromkeys(agreement.name))
-    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.38 * len(names)), layout="constrained")
-    rows, step = np.arange(len(names)), 0.7 / len(statistics)
-    looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (BLACK, "D"))
-    for k, ((statistic, words), (colour, marker)) in enumerate(zip(statistics.items(), looks, strict=False)):
-        shown = agreement[agreement.statistic == statistic].set_index("name").reindex(names)
-        draw_intervals(axes, shown, rows + (k - (len(statistics) - 1) / 2) * step, colour=colour, marker=marker,
-                       label=words)
-    axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
-    name_rows(axes, names, "agreement (0 = chance, 1 = perfect)")
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.38 * len(names)))
+    series = {words: agreement[agreement.statistic == name].set_index("name") for name, words in statistics.items()}
+    draw_series(axes, names, series, ("value", "low", "high"), "agreement (0 = chance, 1 = perfect)")
     axes.set_xlim(right=1.02)
     return finish(figure, title, ncols=len(statistics))
 
 
 @styled
-def plot_queue(queue: pd.DataFrame, title: str = "") -> Figure:
+def plot_queue(queue: pd.DataFrame, title: str) -> Figure:
     """Draw how many cases of a review queue each value has, by why they are in it."""
     counts = queue.groupby(["name", "why"]).size().unstack(fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
-    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.32 * len(counts)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.32 * len(counts)))
     left = np.zeros(len(counts))
     looks = {"opposite signs": (ORANGE, ""), "nobody could label it": (GREY, ".."), "they disagree": (BLUE, "//")}
     for why, (colour, hatch) in looks.items():

@@ -7,19 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PALE,
-    draw_intervals,
-    finish,
-    name_rows,
-    plot_matrix,
-    styled,
-)
+from fulcra_utils.plots.parts import draw_intervals, draw_series, finish, name_rows, open_panels, plot_matrix
+from fulcra_utils.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, styled
 
 LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection (0)"),
                 1: (BLUE, "^", "supported (+1)")}
@@ -28,7 +17,7 @@ LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection
 @styled
 def plot_training(history: pd.DataFrame) -> Figure:
     """Draw training loss, validation loss and validation macro-F1 over the epochs (`train_evaluator`)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for axes, column, colour, marker, name in ((left, "loss", ORANGE, "o", "training (rare labels weigh more)"),
                                                (left, "validation_loss", BLUE, "s", "validation"),
                                                (right, "validation_f1", BLUE, "s", "validation")):
@@ -46,18 +35,17 @@ def plot_training(history: pd.DataFrame) -> Figure:
 
 
 @styled
-def plot_comparison(table: pd.DataFrame, target: float | None = None) -> Figure:
+def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
     """Draw macro-F1 of each method with its interval (`compare_methods`), and a line to reach."""
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.45 * len(table)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.45 * len(table)))
     for row, one in enumerate(table.itertuples()):
         draw_intervals(axes, table.iloc[[row]], [row], ("macro_f1", "low", "high"),
                        BLUE if one.method == "ours" else GREY)
         axes.annotate(f"{one.macro_f1:.3f}", (one.macro_f1, row), xytext=(0, 6), textcoords="offset points",
                       ha="center", fontsize=8)
     name_rows(axes, table.method, "macro-F1 over the labels -1, 0, +1 (95 % interval)")
-    if target is not None:
-        axes.axvline(target, color=GREEN, linestyle="--", linewidth=1, label=f"wanted: {target:.2f}")
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+    axes.axvline(target, color=GREEN, linestyle="--", linewidth=1, label=f"wanted: {target:.2f}")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.8))
     return figure
 
@@ -72,7 +60,7 @@ def plot_left_out(table: pd.DataFrame) -> Figure:
               "value": "without one value (scored from its definition)", "scores": "without the authors' scores"}
     parts = [(titles.get(kind, kind), part) for kind, part in table.groupby("left_out", sort=False)]
     figure, panels = plt.subplots(len(parts), 1, figsize=(8, 1.2 + 0.32 * len(table) + 0.5 * len(parts)), sharex=True,
-                                  squeeze=False, height_ratios=[len(p) + 0.6 for _, p in parts], layout="constrained")
+                                  squeeze=False, height_ratios=[len(p) + 0.6 for _, p in parts])
     for axes, (title, part) in zip(panels[:, 0], parts, strict=True):
         is_scored, rows = part.rows.str.contains("scored").to_numpy(), np.arange(len(part))
         for chosen, colour in ((is_scored, ORANGE), (~is_scored, BLUE)):
@@ -89,7 +77,7 @@ def plot_left_out(table: pd.DataFrame) -> Figure:
 def plot_quality(quality: pd.DataFrame) -> Figure:
     """Draw F1 of each value for the labels -1 and +1 (`tabulate_quality`), with how many cells stand behind it."""
     values = list(dict.fromkeys(quality.value))
-    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.36 * len(values)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.36 * len(values)))
     for label in (-1, 1):
         colour, marker, name = LABEL_STYLES[label]
         part = quality[(quality.label == label) & (quality.n > 0)]
@@ -106,8 +94,8 @@ def plot_quality(quality: pd.DataFrame) -> Figure:
 @styled
 def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
     """Draw how often each label is true against its probability (`reliability`), a panel a stage of calibration."""
-    figure, panels = plt.subplots(1, len(bins), figsize=(4.3 * len(bins), 4.4), layout="constrained", squeeze=False)
-    for axes, (title, table) in zip(panels[0], bins.items(), strict=True):
+    figure, panels = open_panels(len(bins), 4, 4.4)
+    for axes, (title, table) in zip(panels, bins.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, zorder=0)
         for label, (colour, marker, name) in LABEL_STYLES.items():
             part = table[table.label == label] if len(table) else table
@@ -116,12 +104,12 @@ def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
                 axes.scatter(part.confidence, part.frequency, color=colour, marker=marker, label=name,
                              s=12 + 90 * np.sqrt(part.n / part.n.sum()))
         axes.set(xlabel="probability", title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    panels[0][0].set_ylabel("share of cells where it is true")
+    panels[0].set_ylabel("share of cells where it is true")
     return finish(figure, ncols=3)
 
 
 @styled
-def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str = "") -> Figure:
+def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> Figure:
     """Draw the correlations (D, D) of our scores (rows) with the authors' (columns); nan cells stay empty."""
     values = pd.DataFrame(matrix, dimensions, dimensions)
     words = values.map(lambda r: f"{r:.2f}".replace("0.", "."))
@@ -134,31 +122,27 @@ def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str = ""
 @styled
 def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     """Draw how often the label sets hold the true label (`measure_sets`), against the promised level."""
-    values = list(dict.fromkeys(table.value))
-    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.36 * len(values)), layout="constrained")
-    for label, (colour, marker, name) in LABEL_STYLES.items():
-        part = table[(table.label == label) & table.calibrated & (table.n > 0)]
-        rows = np.array([values.index(v) for v in part.value]) + 0.22 * label
-        draw_intervals(axes, part, rows, ("coverage", "low", "high"), colour, marker, name)
+    known = table[table.calibrated & (table.n > 0)].set_index("value")
+    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.36 * table.value.nunique()))
+    draw_series(axes, table.value.unique(), {name: known[known.label == label] for label, (_, _, name) in
+                                             LABEL_STYLES.items()}, ("coverage", "low", "high"),
+                f"share of test cells whose set holds the true label (promised: {level:.0%}); no mark: few cases",
+                looks=[look[:2] for look in LABEL_STYLES.values()])
     axes.axvline(level, color=BLACK, linestyle="--", linewidth=1)
-    name_rows(axes, values, f"share of test cells whose set holds the true label (promised: {level:.0%}); "
-              "no mark: few cases")
     axes.set_xlim(0.4, 1.02)
     return finish(figure, ncols=3)
 
 
 @styled
-def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float] | None = None) -> Figure:
+def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> Figure:
     """Draw what more training prompts bring (`learn_from_less`), with lines to reach by rows and measure."""
     panels = list(curve.groupby(["rows", "measure"], sort=False))
     titles = {"macro_f1": "macro-F1", "distance_r": "correlation of the report distance"}
-    figure, grid = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), squeeze=False, sharey=True,
-                                layout="constrained")
-    for axes, ((kind, measure), part) in zip(grid[0], panels, strict=True):
+    figure, grid = open_panels(len(panels), 3.2, 3.2, sharey=True)
+    for axes, ((kind, measure), part) in zip(grid, panels, strict=True):
         axes.fill_between(part.n_train, part.low, part.high, color=BLUE, alpha=0.15, linewidth=0)
         axes.plot(part.n_train, part.value, color=BLUE, marker="o", markersize=4)
-        line = (wanted or {}).get((kind, measure))
-        if line is not None:
+        if line := wanted.get((kind, measure)):
             axes.axhline(line, color=GREEN, linestyle="--", linewidth=1)
             axes.annotate(f"wanted: {line:.2f}", (part.n_train.min(), line), xytext=(0, 3),
                           textcoords="offset points", fontsize=8, color=GREEN)

@@ -1,21 +1,17 @@
-"""The look of every figure: one palette, sizes, rows with intervals, labels that find a free spot."""
+"""The look of every figure: one palette, one style."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = sns.color_palette("colorblind")    # the one palette: safe for the colour-blind
 BLUE, YELLOW, GREEN, ORANGE, PINK = COLOURS[:5]
 GREY, PALE, BLACK = "#777777", "#dddddd", "black"
-SUPPORTED, OPPOSED = BLUE, ORANGE
 MARKERS = "osD^vP*Xph"
-DIVERGING = "RdBu_r"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
          "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.frameon": False, "pdf.fonttype": 42,
          "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100,
@@ -35,88 +31,11 @@ def styled(plot: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
     """Give a `plot_…` function the one look; from an empty table (an array without any number) it draws None."""
     @wraps(plot)
     def drawn(data, *args, **kwargs) -> Figure | None:
-        is_number = isinstance(data, np.ndarray)
-        if data is None or getattr(data, "empty", False) or (is_number and not np.isfinite(data).any()):
+        if getattr(data, "empty", False) or isinstance(data, np.ndarray) and not np.isfinite(data).any():
             return None
-        with plt.rc_context(STYLE):
+        with plt.rc_context(STYLE | {"figure.constrained_layout.use": True}):
             figure = plot(data, *args, **kwargs)
         if figure is not None:
             plt.close(figure)
         return figure
     return drawn
-
-
-def finish(figure: Figure, title: str = "", ncols: int = 0) -> Figure:
-    """Return the figure with its title, and the first axes' legend below in `ncols` columns."""
-    if ncols:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=ncols)
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def name_rows(axes: Axes, names: Sequence[str], label: str = "") -> None:
-    """Write a name at each row, the first on top, over pale lines at the numbers below."""
-    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel=label)
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-
-
-def draw_intervals(axes: Axes, table: pd.DataFrame, rows: np.ndarray, columns: tuple[str, str, str] = (
-        "value", "low", "high"), colour=BLUE, marker: str = "o", label: str | None = None,
-                   is_filled: bool = True) -> None:
-    """Draw numbers with their intervals at the given heights; nan is not drawn."""
-    middle, low, high = (table[name].to_numpy(float) for name in columns)
-    axes.hlines(rows, low, high, color=colour, linewidth=1.5)
-    axes.plot(middle, rows, marker, color=colour, markersize=5.5, label=label, zorder=3,
-              markerfacecolor=colour if is_filled else "white")
-
-
-def mark_gaps(axes: Axes, values: pd.Series, text: str) -> None:
-    """Say in words in which rows there is nothing to draw."""
-    for row in np.flatnonzero(values.isna()):
-        axes.text(0.5, row, text, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
-                  fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-
-
-def plot_matrix(values: pd.DataFrame, words: pd.DataFrame, size: tuple[float, float], title: str, label: str,
-                bold: np.ndarray | None = None, shrink: float = 0.9) -> Figure:
-    """Draw a coloured table of numbers in [-1, 1] with a word in each cell; `size` is in inches."""
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    image = axes.imshow(values.to_numpy(float), cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto")
-    for r, c in np.argwhere(values.notna().to_numpy()):
-        axes.text(c, r, words.iat[r, c], ha="center", va="center", fontsize=8 if values.shape[1] <= 24 else 5,
-                  fontweight="bold" if bold is not None and bold[r, c] else "normal",
-                  color="white" if abs(values.iat[r, c]) > 0.7 else "black")
-    axes.set_xticks(range(values.shape[1]), values.columns, rotation=40, ha="right")
-    axes.set_yticks(range(values.shape[0]), values.index)
-    axes.set_title(title)
-    figure.colorbar(image, ax=axes, label=label, shrink=shrink)
-    return figure
-
-
-def label_points(axes: Axes, places: np.ndarray, labels: Sequence[str], size: float = 8, **words) -> None:
-    """Write each label at the nearest free spot around its point (K, 2); a thin line leads to one further away.
-
-    Call it last: it settles the figure's layout. nan places and empty labels stay without.
-    """
-    axes.figure.draw_without_rendering()   # so that places in points are known
-    points = axes.transData.transform(places) * 72 / axes.figure.dpi
-    left, bottom, right, top = axes.bbox.extents * 72 / axes.figure.dpi
-    taken = [(left - 999, bottom, left, top), (right, bottom, right + 999, top),   # beside the axes no label stands
-             *((x - 4, y - 4, x + 4, y + 4) for x, y in points if np.isfinite(x))]
-    for place, point, label in zip(places, points, labels, strict=True):
-        if not label or not np.isfinite(place).all():
-            continue
-        half, height = 0.3 * size * len(label) + 1, 0.62 * size
-        spots = [(radius * np.cos(t) + np.sign(round(np.cos(t), 6)) * half, radius * np.sin(t))
-                 for radius in range(10, 250, 10) for t in np.radians((90, 270, 0, 180, 45, 135, 225, 315))]
-        boxes = [(x - half, y - height, x + half, y + height) for x, y in point + spots]
-        best = int(np.argmax([not any(_overlap(box, other) for other in taken) for box in boxes]))
-        taken.append(boxes[best])
-        axes.annotate(label, place, textcoords="offset points", xytext=spots[best], fontsize=size, ha="center",
-                      va="center", in_layout=False, **words,
-                      arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6} if best >= 8 else None)
-
-
-def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]

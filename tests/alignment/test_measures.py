@@ -363,7 +363,7 @@ def test_figures_take_any_number_of_dimensions(name):
     references = pd.DataFrame({"response_source": ["gpt"], "by": ["judge"], "distance": [1.0]})
     history = pd.DataFrame({"policy": "rloo-x", "step": [1, 2], "reward": [0.1, 0.2], "kl": [0.0, 0.1]})
     figures = [plots_alignment.plot_targets(tabulate_targets([target])), plots_alignment.plot_training(history),
-               plots_alignment.plot_proof(done.summary, references), plots_alignment.plot_frontier(done.summary),
+               plots_alignment.plot_proof(done.summary, references), plots_alignment.plot_frontier(done.summary, "x"),
                plots_alignment.plot_moves(average_vectors(done.scores, theory.dimensions), tabulate_targets([target]))]
     repeated = history.assign(policy="rloo-x-s1")
     assert len(plots_alignment.plot_training(pd.concat([history, repeated])).legends[0].texts) == 1

@@ -24,7 +24,7 @@ def test_frontier_names_runs_to_the_aim_without_overlap():
 
 
 def test_frontier_of_the_start_model_alone_is_nothing():
-    assert plots.plot_frontier(make_summary(2).head(1)) is None
+    assert plots.plot_frontier(make_summary(2).head(1), "ideal") is None
 
 
 def test_bars_need_a_number_of_ours():

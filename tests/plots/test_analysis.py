@@ -12,7 +12,7 @@ from fulcra_utils.analysis import tables as analysis
 from fulcra_utils.analysis.circle import examine_circle
 from fulcra_utils.analysis.replies import make_example
 from fulcra_utils.analysis.risks import load_risks
-from fulcra_utils.plots import alignment, compass, dataset, evaluator, orientation, style
+from fulcra_utils.plots import alignment, compass, dataset, evaluator, style
 from fulcra_utils.plots import analysis as plots
 from fulcra_utils.plots.style import use_style
 from fulcra_utils.runs.claims import load_reported
@@ -93,8 +93,8 @@ def test_published_cells_are_framed_where_they_differ():
 
 def test_nothing_is_drawn_from_nothing(toy):
     assert plots.plot_radar(pd.DataFrame(), toy) is None
-    assert evaluator.plot_validity(np.full((2, 2), np.nan), ["a", "b"]) is None
-    assert evaluator.plot_validity(np.eye(2), ["a", "b"]) is not None
+    assert evaluator.plot_validity(np.full((2, 2), np.nan), ["a", "b"], "t") is None
+    assert evaluator.plot_validity(np.eye(2), ["a", "b"], "t") is not None
 
 
 def test_the_large_panel_of_the_space_is_by_risk_and_names_the_poles(toy):
@@ -121,6 +121,6 @@ def test_style_is_colour_blind_safe():
     use_style()
     assert plt.rcParams["font.family"] == ["DejaVu Sans"]
     assert list(style.COLOURS) == style.sns.color_palette("colorblind")
-    modules = [alignment, plots, compass, dataset, evaluator, orientation]
+    modules = [alignment, plots, compass, dataset, evaluator]
     assert all(getattr(m, name, colour) == colour for m in modules
                for name, colour in vars(style).items() if name in ("BLUE", "ORANGE", "GREEN", "PINK", "YELLOW", "GREY"))

@@ -32,7 +32,7 @@ def test_prevalence_bars_have_the_given_lengths():
 def test_coverage_has_a_panel_a_measure_and_no_row_for_the_baseline():
     summary = pd.DataFrame({"method": ["random", "k"] * 2, "measure": ["x", "x", "y", "y"],
                             "difference": [0, -1.0, 0, 2], "low": [0, -2.0, 0, 1], "high": [0, 0.5, 0, 3]})
-    panels = plot_coverage(summary, {"x": "X", "y": "Y"}).axes
+    panels = plot_coverage(summary, {"x": "X", "y": "Y"}, "t").axes
     assert [axes.get_xlabel() for axes in panels] == ["X", "Y"]
     assert [axes.lines[0].get_xdata()[0] for axes in panels] == [-1, 2]
 
@@ -40,12 +40,12 @@ def test_coverage_has_a_panel_a_measure_and_no_row_for_the_baseline():
 def test_agreement_survives_what_is_not_defined():
     table = pd.DataFrame({"name": ["a", "b"], "statistic": "alpha_nominal", "value": [0.5, np.nan],
                           "low": [0.4, np.nan], "high": [0.6, np.nan]})
-    axes = plot_agreement(table, {"alpha_nominal": "alpha", "ac1": "AC1"}).axes[0]
+    axes = plot_agreement(table, {"alpha_nominal": "alpha", "ac1": "AC1"}, "t").axes[0]
     assert axes.lines[0].get_xdata()[0] == 0.5
     assert len(axes.figure.legends[0].get_texts()) == 2
 
 
 def test_queue_counts_cases_and_may_be_empty():
     queue = pd.DataFrame({"name": ["a", "a", "b"], "why": ["they disagree", "opposite signs", "they disagree"]})
-    assert widths(plot_queue(queue).axes[0]) == [0, 1, 1, 1]
-    assert plot_queue(queue.head(0)) is None
+    assert widths(plot_queue(queue, "t").axes[0]) == [0, 1, 1, 1]
+    assert plot_queue(queue.head(0), "t") is None
