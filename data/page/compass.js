@@ -299,7 +299,6 @@ function openSection(index) {
   drawMatches();
 }
 
-byId("about").textContent = DATA.about;
 byId("theory").replaceChildren(...DATA.sections.map((s, i) => make("option", s.title, {value: i})));
 byId("theory").addEventListener("change", (event) => openSection(Number(event.target.value)));
 byId("preset").addEventListener("change", choosePreset);

@@ -4,127 +4,110 @@ A board holds models that were scored in one way under one theory; boards are ne
 tables and from a folder into which anybody may drop a file of a new model's replies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.dataset.labelled import read_scored
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.stats.resampling import take_interval
-from fulcra_utils.systems.compass.countries import Countries, compare_regions, gather_profiles, map_profiles
-from fulcra_utils.systems.compass.scores import (
-    ModelScores,
-    draw_means,
-    place_values,
-    rank_models,
-    read_models,
-    score_cells,
-    stack_scores,
-)
+from fulcra_utils.systems.compass.countries import Countries, compare_regions
+from fulcra_utils.systems.compass.scores import Board, draw_means, make_board, place_values, rank_models, score_cells
 from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
-if TYPE_CHECKING:
-    from fulcra_utils.evaluator.model import ValueEvaluator
-
+REPLY_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 LEADING, TRAILING = 4, 3   # how many values the published findings call leading and trailing
 
 
-@dataclass(frozen=True)
-class Board:
-    """Models scored in one way under one theory; `is_released` where the scores came with the replies.
-
-    `replies` has model, prompt, response and one column per dimension; `draws` is (B, M, D). Made by `make_board`.
-    """
-
-    name: str
-    theory: Theory
-    scored_by: str
-    is_released: bool
-    replies: pd.DataFrame = field(repr=False)
-    scores: ModelScores = field(repr=False)
-    draws: np.ndarray = field(repr=False)
-
-    def rank(self, weights: Mapping[str, float] | Sequence[float] | None = None) -> pd.DataFrame:
-        """Return the ranking under some weights (None: all values alike); see `rank_models`."""
-        return rank_models(self.scores, resolve_weights(weights, self.theory), self.draws)
-
-    def cells(self) -> pd.DataFrame:
-        """Return score and rank on every single value; see `score_cells`."""
-        return score_cells(self.scores, self.draws)
+WAYS = {  # how replies can be scored, and what is said of it
+    "released scores": "Scores released with the replies, by the authors' own evaluator.",
+    "annotators' labels": "Labels of the annotated dialogues, −1, 0 or +1.",
+    "sample labels": "Labels of the embedded sample, which is labelled under this theory too.",
+    "evaluator": "Scores of this run's evaluator, a small one.",
+    "by definitions": "Scores of this run's evaluator from the definitions alone, without any label under this theory: "
+                      "a first look, not a measurement."}
 
 
-def make_board(name: str, theory: Theory, replies: pd.DataFrame, scored_by: str, is_released: bool = False,
-               n_draws: int = 1000, seed: int = 2023) -> Board | None:
-    """Make a board of replies (model, prompt, response, dimensions, optionally cluster); None when none has a score."""
-    scored = replies[replies[list(theory.dimensions)].notna().any(axis=1)].reset_index(drop=True)
-    if scored.empty:
-        return None
-    scores = stack_scores(scored, theory)
-    return Board(name, theory, scored_by, is_released, scored, scores, draw_means(scores, n_draws, seed))
-
-
-def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame, evaluator: ValueEvaluator | None,
-                   theories: Sequence[str], folder: str | Path = "", n_prompts: int = 200, n_draws: int = 1000,
+def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame, evaluator: ValueEvaluator,
+                   theories: Sequence[str], folder: str | Path, n_prompts: int = 200, n_draws: int = 1000,
                    seed: int = 2023, progress: bool = False) -> tuple[list[Board], list[str]]:
     """Make every leaderboard of a run, and say in one line each what was left out.
 
-    `dialogues` and `scored` are the run's tables; the evaluator (None leaves out what needs scoring) scores the replies
-    to `n_prompts` prompts under the run's theory and `theories`; `folder` holds files of further models' replies (see
-    `read_models`). Released scores come first, then annotators' labels, then the evaluator under each theory.
+    `dialogues` and `scored` are the run's tables; the evaluator scores the replies to `n_prompts` prompts under the
+    run's theory and `theories`, where the sample has no labels for them; `folder` holds files of further models'
+    replies (see `read_models`). Released scores come first, then annotators' labels, then labels of the sample, then
+    the evaluator under each theory.
     """
-    knobs = {"n_draws": n_draws, "seed": seed}
-    boards = [make_board(f"{theory.name}, released scores", theory, list_replies(scored, scored),
-                         "Scores released with the replies, by the authors' own evaluator.", True, **knobs)
-              if len(scored) else None,
-              make_board(f"{theory.name}, annotators' labels", theory, list_replies(dialogues, dialogues),
-                         "Labels of the annotated dialogues, −1, 0 or +1.", **knobs)]
     replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
-    added, left_out = read_models(folder, theory) if folder else (pd.DataFrame(), [])
+    added, left_out = read_models(folder, theory)
     replies = _add_models(replies, added, left_out)
-    others = [load_theory(name) for name in dict.fromkeys(theories) if name != theory.name]
-    return [b for b in boards + _look_further(theory, others, replies, evaluator, knobs, left_out, progress)
-            if b is not None], left_out
+    theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
+    sample = [None, *(label_from_sample(other, replies) for other in theories[1:])]
+    unscored = [t for t, table in zip(theories, sample, strict=True) if table is None]
+    found = [("released scores", theory, list_replies(scored, scored))] if len(scored) else []
+    found += [("annotators' labels", theory, list_replies(dialogues, dialogues)),
+              *(("sample labels", t, table) for t, table in zip(theories, sample, strict=True) if table is not None),
+              *(("evaluator" if evaluator.is_taught(t) else "by definitions", t, table) for t, table in
+                zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True))]
+    boards = [make_board(f"{t.name}, {how}", t, table, WAYS[how], how == "released scores", n_draws, seed)
+              for how, t, table in found]
+    return [board for board in boards if board is not None], left_out
+
+
+def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame, list[str]]:
+    """Read the replies of models from a folder: one file (.jsonl, .jsonl.gz, .parquet) per model, named after it.
+
+    Rows hold `prompt` and `response` (or `answer`), and optionally scores (`value_vector`, as `fulcra score` writes
+    them). Returns model, prompt, response and one column per dimension (nan = still to be scored), and one line for
+    each file or group of rows that is left out: a second file of a model, rows without prompt or reply, a file that
+    cannot be opened.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "my-model.jsonl").write_text('{"prompt": "Hi", "response": "Hello."}')
+    ...     table, problems = read_models(folder, "schwartz10")
+    >>> table[["model", "prompt", "response"]].values.tolist(), problems
+    ([['my-model', 'Hi', 'Hello.']], [])
+    """
+    theory, problems, seen = load_theory(theory), [], {}
+    tables = [pd.DataFrame(columns=["model", "prompt", "response", *theory.dimensions], dtype=float)]
+    for path in sorted(path for path in Path(folder).glob("*") if path.name.endswith(REPLY_FILES)):
+        name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+        if name.casefold() in seen:
+            problems.append(f"{path.name}: model {name!r} stands already in {seen[name.casefold()]}; rename one file.")
+            continue
+        try:
+            data = read_scored(path, theory)
+        except DatasetError as error:
+            problems.append(str(error))
+            continue
+        seen[name.casefold()] = path.name
+        if data.n_set_aside:
+            problems.append(f"{path.name}: {data.n_set_aside} of {data.n_read} rows have no readable prompt or reply.")
+        table = data.table[["prompt", "response"]].astype(object).assign(model=name)
+        tables.append(table.assign(**dict(zip(theory.dimensions, data.vectors.T, strict=True))))
+    return pd.concat(tables, ignore_index=True), problems
 
 
 def _add_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:
     """Add dropped models, each on the prompts that the run's models answered; a name that is taken is left out."""
     clusters = replies.drop_duplicates("prompt").set_index("prompt")["cluster"]
     parts = [replies]
-    for model, part in added.groupby("model", sort=False) if len(added) else ():
+    for model, part in added.groupby("model", sort=False):
         if model in set(replies["model"]):
             left_out.append(f"{model}: a model of this name stands already among the run's; rename the file.")
             continue
-        own = part["prompt"].map(clusters)
         fresh = pd.Series(-1 - np.arange(len(part)), index=part.index)   # a prompt of its own is its own cluster
-        parts.append(part[["model", "prompt", "response"]].assign(cluster=own.fillna(fresh).astype(int)))
+        own = part["prompt"].map(clusters).fillna(fresh).astype(int)
+        parts.append(part[["model", "prompt", "response"]].assign(cluster=own))
     return pd.concat(parts, ignore_index=True)
-
-
-def _look_further(theory: Theory, others: Sequence[Theory], replies: pd.DataFrame, evaluator: ValueEvaluator | None,
-                  knobs: dict, left_out: list[str], progress: bool) -> list[Board | None]:
-    """Return the boards of all theories: by labels of the sample where it has them, else by the evaluator."""
-    labelled = {other.name: table for other in others if (table := label_from_sample(other, replies)) is not None}
-    boards = [make_board(f"{other.name}, sample labels", other, labelled[other.name],
-                         "Labels of the embedded sample, which is labelled under this theory too.", **knobs)
-              for other in others if other.name in labelled]
-    unscored = [t for t in (theory, *others) if t.name not in labelled]
-    if evaluator is None:
-        left_out += [f"{t.name}: there is no evaluator to score the replies with." for t in unscored]
-        return boards
-    words = {True: ("evaluator", "Scores of this run's evaluator, a small one."),
-             False: ("by definitions", "Scores of this run's evaluator from the definitions alone, without any label "
-                     "under this theory: a first look, not a measurement.")}
-    for t, table in zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True):
-        how, sentence = words[evaluator.is_taught(t)]
-        boards.append(make_board(f"{t.name}, {how}", t, table, sentence, **knobs))
-    return boards
 
 
 def describe_boards(boards: Sequence[Board]) -> pd.DataFrame:
@@ -153,7 +136,7 @@ def choose_presets(theory: Theory, presets: Mapping[str, Mapping[str, float]], o
 
 def rank_by_presets(board: Board, presets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Return the ranking of a board under each set of weights of `choose_presets`."""
-    return pd.concat([board.rank(w).assign(weights=title) for title, w in presets.items()],
+    return pd.concat([rank_models(board.scores, w, board.draws).assign(weights=title) for title, w in presets.items()],
                      ignore_index=True)[["weights", "model", "score", "low", "high", "rank", "rank_low", "rank_high"]]
 
 
@@ -188,28 +171,21 @@ def claim_board(board: Board, countries: Countries, reported: pd.DataFrame) -> p
 
     Cells are compared with the released means only when the board `is_released`.
     """
-    ids = [c for c in reported.claim_id if c.startswith("compass/")]
-    cells = board.cells().set_index(["model", "dimension"]) if board.is_released else pd.DataFrame()
-    lead, trail = (place_values(board.scores.means, board.draws, board.theory.dimensions, n).set_index("dimension")
-                   for n in (LEADING, TRAILING))
-    regions = compare_regions(board.scores, board.theory, countries, board.draws)
+    theory, ours = board.theory, {}
+    ids = [claim for claim in reported.claim_id if claim.startswith("compass/")]
     other = f"models and prompts of this run ({board.name}), not the published ones"
-    rows = []
-    for claim in ids:
-        _, kind, *rest = claim.split("/")
-        found, why = None, ""
-        if kind == "lead" and rest[0] in lead.index:
-            found, why = lead.loc[rest[0], ["share_first", "share_first_low", "share_first_high"]], other
-        elif kind == "trail" and rest[0] in trail.index:
-            found, why = trail.loc[rest[0], ["share_last", "share_last_low", "share_last_high"]], other
-        elif kind == "western-bias" and len(regions):
-            found, why = regions.iloc[0][["difference", "low", "high"]], other
-        elif kind == "saturation" and rest[0] in board.theory.dimensions:
-            found, why = least_without(board, rest[0]), other
-        elif (kind, *rest) in cells.index:
-            found = cells.loc[(kind, *rest), ["score", "low", "high"]]
-        rows.append((claim, *(found if found is not None else [np.nan] * 3), why))
-    return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high", "why"])
+    for kind, n, share in (("lead", LEADING, "share_first"), ("trail", TRAILING, "share_last")):
+        places = place_values(board.scores.means, board.draws, theory.dimensions, n)
+        found = places[[share, f"{share}_low", f"{share}_high"]].to_numpy()
+        ours |= {f"compass/{kind}/{d}": (*row, other) for d, row in zip(theory.dimensions, found, strict=True)}
+    if lean := compare_regions(board, countries):
+        ours["compass/western-bias"] = (*lean, other)
+    ours |= {f"compass/saturation/{d}": (*least_without(board, d), other) for d in theory.dimensions
+             if f"compass/saturation/{d}" in ids}
+    for row in score_cells(board.scores, board.draws).itertuples() if board.is_released else ():
+        ours[f"compass/{row.model}/{row.dimension}"] = (row.score, row.low, row.high, "")
+    return pd.DataFrame([(claim, *ours.get(claim, (np.nan, np.nan, np.nan, ""))) for claim in ids],
+                        columns=["claim_id", "ours", "low", "high", "why"])
 
 
 def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
@@ -219,34 +195,7 @@ def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
     """
     d = board.theory.dimensions.index(dimension)
     labels = scores_to_labels(board.scores.values[..., [d]], NEAREST)
-    kept = ModelScores(board.scores.models, board.scores.prompts, (dimension,),
-                       np.where(np.isnan(labels), np.nan, labels > -1), board.scores.clusters)
+    kept = replace(board.scores, dimensions=(dimension,), values=np.where(np.isnan(labels), np.nan, labels > -1))
     drawn = draw_means(kept, len(board.draws))[:, np.isfinite(kept.means[:, 0]), 0]
     low, high = take_interval(drawn.min(axis=1)) if drawn.size else (np.nan, np.nan)
     return float(np.fmin.reduce(kept.means[:, 0])), float(low), float(high)
-
-
-def count_gaps(board: Board) -> int:
-    """Return how many (model, value) cells of a board have no score."""
-    return int(np.isnan(board.scores.means).sum())
-
-
-def map_board(board: Board, countries: Countries, seed: int = 2023) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return MDS and t-SNE places (K, 2) of a board's models and, where they fit, the countries; and their names."""
-    vectors, labels = gather_profiles(board.scores, board.theory, countries)
-    return {title: map_profiles(vectors, method, seed) for title, method in (("MDS", "mds"), ("t-SNE", "tsne"))}, labels
-
-
-def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries,
-                 presets: Mapping[str, Mapping[str, float]], title: str, seed: int = 2023) -> Path:
-    """Write the page of a run with one section per board; see `write_page`."""
-    from fulcra_utils.systems.compass.page import make_section, write_page
-    sections = []
-    for board in boards:
-        section = make_section(board.scores, board.theory, board.draws, board.replies, countries,
-                               choose_presets(board.theory, presets, {}, countries), board.scored_by, seed)
-        sections.append(section | {"title": f"{board.theory.title} ({board.name.partition(', ')[2]})"})
-    low, high = (end(s) for end, s in zip((min, max), zip(*(b.theory.score_range for b in boards), strict=True),
-                                          strict=True))
-    return write_page(path, sections, title, "Scores run from the lowest (the value is opposed) over 0 (no connection) "
-                      "to the highest (it is supported).", (low, high))

@@ -8,7 +8,6 @@ every dimension that has weight, so a gap stays a gap.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ from scipy import stats as sps
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
-REPLY_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 MIN_COMMON = 0.5  # share of all prompts that every model must have answered to compare on common prompts
 
 
@@ -55,14 +53,13 @@ class ModelScores:
         return np.isfinite(self.values).any(axis=2).sum(axis=1)
 
 
-def stack_scores(table: pd.DataFrame, theory: Theory | str, prompts: str = "auto") -> ModelScores:
+def stack_scores(table: pd.DataFrame, theory: Theory | str) -> ModelScores:
     """Arrange scored replies of several models by model and prompt.
 
-    `table` has model, prompt, optionally cluster, and one column per dimension (nan = not scored). `prompts` is
-    "common" (only those that every model answered), "own" (each model on its own), or "auto": common where those are at
-    least half of all prompts, else own. A prompt that stands several times in every model's list counts as often, in
-    one cluster; where only some models have several replies to it, those are averaged. A CompassError names what cannot
-    be used.
+    `table` has model, prompt, optionally cluster, and one column per dimension (nan = not scored). Prompts that every
+    model answered are kept where those are at least half of all, else all. A prompt that stands several times in every
+    model's list counts as often, in one cluster; where only some models have several replies to it, those are averaged.
+    A CompassError names what cannot be used.
 
     >>> table = pd.DataFrame({"model": ["a", "b", "a"], "prompt": ["x", "x", "y"], "care": [1, 0, 0],
     ...                       "fairness": 0, "loyalty": 0, "authority": 0, "sanctity": 0})
@@ -71,27 +68,23 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str, prompts: str = "auto
     """
     theory = load_theory(theory)
     missing = [c for c in ("model", "prompt", *theory.dimensions) if c not in table]
-    if missing or prompts not in {"auto", "common", "own"}:
-        raise CompassError(f"the table of replies has no column {missing[0]!r}." if missing
-                           else f"prompts is 'auto', 'common' or 'own', not {prompts!r}.")
-    if table.empty:
-        raise CompassError("the table of replies has no rows.")
+    if missing or table.empty:
+        raise CompassError(f"the table of replies has no {f'column {missing[0]!r}' if missing else 'rows'}.")
     m, models = pd.factorize(table["model"])
     p, names = pd.factorize(pd.MultiIndex.from_arrays([table["prompt"], _count_occurrence(table)]))
-    names = names.get_level_values(0)
-    values, n_double = _fill(table[list(theory.dimensions)].to_numpy(float), m, p, len(models), len(names))
-    first = np.unique(p, return_index=True)[1]
-    clusters = table["cluster" if "cluster" in table else "prompt"].to_numpy()[first]
-    keep, notes = _choose_prompts(np.isfinite(values).any(axis=2), prompts)
-    if n_double:
+    cells = pd.DataFrame(table[list(theory.dimensions)].to_numpy(float)).groupby([m, p])
+    whole = pd.MultiIndex.from_product([range(len(models)), range(len(names))])
+    values = cells.mean().reindex(whole).to_numpy().reshape(len(models), len(names), -1)
+    keep, notes = _choose_prompts(np.isfinite(values).any(axis=2))
+    if n_double := (cells.size().groupby(level=1).max() > 1).sum():
         notes.append(f"{n_double} prompts have several replies of some model, which are averaged.")
     values = values[:, keep]
     gaps = [d for d, empty in zip(theory.dimensions, np.isnan(values).all(axis=(0, 1)), strict=True) if empty]
     if gaps:
         notes.append(f"No reply is scored on {', '.join(gaps)}.")
-    same = bool(np.isfinite(values).any(axis=2).all())
-    return ModelScores(tuple(map(str, models)), tuple(map(str, names[keep])), theory.dimensions, values,
-                       clusters[keep], same, tuple(notes))
+    clusters = table["cluster" if "cluster" in table else "prompt"].to_numpy()[np.unique(p, return_index=True)[1][keep]]
+    return ModelScores(tuple(map(str, models)), tuple(map(str, names[keep].get_level_values(0))), theory.dimensions,
+                       values, clusters, bool(np.isfinite(values).any(axis=2).all()), tuple(notes))
 
 
 def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
@@ -102,69 +95,43 @@ def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
     return np.where(alike, groups.cumcount(), 0)
 
 
-def _fill(rows: np.ndarray, m: np.ndarray, p: np.ndarray, n_models: int, n_prompts: int) -> tuple[np.ndarray, int]:
-    """Return the (M, P, D) means of the rows of each cell, and how many prompts have a cell with several."""
-    cell, size = m * n_prompts + p, n_models * n_prompts
-    values = pd.DataFrame(rows).groupby(cell).mean().reindex(np.arange(size)).to_numpy()
-    several = np.bincount(cell, minlength=size).reshape(n_models, n_prompts) > 1
-    return values.reshape(n_models, n_prompts, -1), int(several.any(axis=0).sum())
-
-
-def _choose_prompts(answered: np.ndarray, choice: str) -> tuple[np.ndarray, list[str]]:
+def _choose_prompts(answered: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Return which prompts are used, (P,) bool, and what must be said about it."""
     common, asked = answered.all(axis=0), answered.any(axis=0)
-    n_common, n_asked = int(common.sum()), int(asked.sum())
-    if choice == "common" and not n_common:
-        raise CompassError("no prompt is answered by every model: compare them on their own prompts instead.")
-    if choice == "common" or (choice == "auto" and n_common and n_common >= MIN_COMMON * n_asked):
-        left = n_asked - n_common
-        text = f"{n_common} of {n_asked} prompts are answered by every model; the other {left} are left out."
-        return common, [text] if left else []
+    n_common, n_asked = common.sum(), asked.sum()
     if n_common == n_asked:
         return asked, []
+    if n_common >= MIN_COMMON * n_asked:
+        return common, [f"{n_common} of {n_asked} prompts are answered by every model; the other {n_asked - n_common} "
+                        "are left out."]
     return asked, [f"The models answered different prompts (only {n_common} of {n_asked} in common): differences "
                    "between their scores are also differences between their prompts."]
 
 
-def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame, list[str]]:
-    """Read the replies of models from a folder: one file (.jsonl, .jsonl.gz, .parquet) per model, named after it.
+@dataclass(frozen=True)
+class Board:
+    """Models scored in one way under one theory; `is_released` where the scores came with the replies.
 
-    Rows hold `prompt` and `response` (or `answer`), and optionally scores (`value_vector`, as `fulcra score` writes
-    them). Returns model, prompt, response and one column per dimension (nan = still to be scored), and one line for
-    each file or group of rows that is left out: a second file of a model, rows without prompt or reply, a file that
-    cannot be opened.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "my-model.jsonl").write_text('{"prompt": "Hi", "response": "Hello."}')
-    ...     table, problems = read_models(folder, "schwartz10")
-    >>> table[["model", "prompt", "response"]].values.tolist(), problems
-    ([['my-model', 'Hi', 'Hello.']], [])
+    `replies` has model, prompt, response and one column per dimension; `draws` is (B, M, D). Made by `make_board`.
     """
-    from fulcra_utils.dataset.labelled import read_scored
-    from fulcra_utils.dataset.texts import DatasetError
-    theory, folder = load_theory(theory), Path(folder)
-    tables, problems, seen = [], [], {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.name.endswith(REPLY_FILES):
-            continue
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
-        if name.casefold() in seen:
-            problems.append(f"{path.name}: model {name!r} stands already in {seen[name.casefold()]}; rename one file.")
-            continue
-        try:
-            data = read_scored(path, theory)
-        except DatasetError as error:
-            problems.append(str(error))
-            continue
-        seen[name.casefold()] = path.name
-        if data.n_set_aside:
-            problems.append(f"{path.name}: {data.n_set_aside} of {data.n_read} rows have no readable prompt or reply.")
-        table = data.table[["prompt", "response"]].astype(object)
-        tables.append(pd.concat([table.assign(model=name), pd.DataFrame(data.vectors, columns=theory.dimensions,
-                                                                        index=table.index)], axis=1))
-    columns = ["model", "prompt", "response", *theory.dimensions]
-    return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns))[columns], problems
+
+    name: str
+    theory: Theory
+    scored_by: str
+    is_released: bool
+    replies: pd.DataFrame = field(repr=False)
+    scores: ModelScores = field(repr=False)
+    draws: np.ndarray = field(repr=False)
+
+
+def make_board(name: str, theory: Theory, replies: pd.DataFrame, scored_by: str, is_released: bool = False,
+               n_draws: int = 1000, seed: int = 2023) -> Board | None:
+    """Make a board of replies (model, prompt, response, dimensions, optionally cluster); None when none has a score."""
+    scored = replies[replies[list(theory.dimensions)].notna().any(axis=1)].reset_index(drop=True)
+    if scored.empty:
+        return None
+    scores = stack_scores(scored, theory)
+    return Board(name, theory, scored_by, is_released, scored, scores, draw_means(scores, n_draws, seed))
 
 
 def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np.ndarray:
@@ -178,14 +145,12 @@ def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np
     array([1., 1., 1.])
     """
     n_models, n_prompts, n_dims = scores.values.shape
-    if len(np.unique(scores.clusters)) < 2:
-        return np.full((n_draws, n_models, n_dims), np.nan)
     flat = scores.values.transpose(1, 0, 2).reshape(n_prompts, -1)
     return bootstrap_means(flat, scores.clusters, n_draws, seed).reshape(n_draws, n_models, n_dims)
 
 
-def rank_models(scores: ModelScores, weights: np.ndarray | None = None, draws: np.ndarray | None = None,
-                level: float = 0.95) -> pd.DataFrame:
+def rank_models(scores: ModelScores, weights: np.ndarray | None = None,
+                draws: np.ndarray | None = None) -> pd.DataFrame:
     """Rank models by their weighted score, best first, with intervals of scores and of ranks.
 
     `scores` come from `stack_scores`, `weights` (D,) sum to 1 (None weighs all values alike), `draws` (B, M, D) come
@@ -201,23 +166,10 @@ def rank_models(scores: ModelScores, weights: np.ndarray | None = None, draws: n
     1     b    0.0       2.0        2.0
     """
     weights = np.full(len(scores.dimensions), 1 / len(scores.dimensions)) if weights is None else weights
-    score, drawn = weigh(scores.means, weights), weigh(draw_means(scores) if draws is None else draws, weights)
-    low, high = take_interval(drawn, level)
-    rank_low, rank_high = take_interval(rank_descending(drawn), level)
-    table = pd.DataFrame({"model": scores.models, "score": score, "low": low, "high": high,
-                          "rank": rank_descending(score), "rank_low": np.floor(rank_low),
-                          "rank_high": np.ceil(rank_high), "n_prompts": scores.n_answered})
+    used, draws = weights > 0, draw_means(scores) if draws is None else draws
+    score, drawn = (values[..., used] @ weights[used] for values in (scores.means, draws))
+    table = pd.DataFrame({"model": scores.models, **_tabulate(score, drawn), "n_prompts": scores.n_answered})
     return table.sort_values(["rank", "model"], na_position="last", ignore_index=True)
-
-
-def weigh(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Σ weight · score over the last axis, (...,); nan when a dimension with weight is missing.
-
-    >>> weigh(np.array([[1.0, np.nan], [np.nan, 1.0]]), np.array([1.0, 0.0]))
-    array([ 1., nan])
-    """
-    used = np.asarray(weights) > 0
-    return np.asarray(values)[..., used] @ np.asarray(weights)[used]
 
 
 def rank_descending(values: np.ndarray) -> np.ndarray:
@@ -226,26 +178,24 @@ def rank_descending(values: np.ndarray) -> np.ndarray:
     >>> rank_descending(np.array([0.5, np.nan, 0.9, 0.5]))
     array([ 2., nan,  1.,  2.])
     """
-    values = np.asarray(values, dtype=float)
-    missing = np.isnan(values)
-    ranks = sps.rankdata(np.where(missing, np.inf, -values), method="min", axis=-1).astype(float)
-    ranks[missing] = np.nan
-    return ranks
+    return sps.rankdata(-np.asarray(values, float), method="min", axis=-1, nan_policy="omit").astype(float)
 
 
-def score_cells(scores: ModelScores, draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
+def _tabulate(values: np.ndarray, drawn: np.ndarray) -> dict[str, np.ndarray]:
+    """Return scores (…, M) and their ranks among the M models, with intervals over the draws (B, …, M)."""
+    (low, high), (rank_low, rank_high) = (take_interval(draws) for draws in (drawn, rank_descending(drawn)))
+    return {"score": values, "low": low, "high": high, "rank": rank_descending(values),
+            "rank_low": np.floor(rank_low), "rank_high": np.ceil(rank_high)}
+
+
+def score_cells(scores: ModelScores, draws: np.ndarray) -> pd.DataFrame:
     """Return score and rank of every model on every dimension (M x D rows) with intervals; nan = not scored."""
-    means, (low, high) = scores.means, take_interval(draws, level)
-    rank_low, rank_high = take_interval(rank_descending(np.swapaxes(draws, 1, 2)).swapaxes(1, 2), level)
-    n = np.isfinite(scores.values).sum(axis=1)
-    columns = {"score": means, "low": low, "high": high, "rank": rank_descending(means.T).T,
-               "rank_low": np.floor(rank_low), "rank_high": np.ceil(rank_high), "n_prompts": n}
+    cells = _tabulate(scores.means.T, draws.swapaxes(1, 2)) | {"n_prompts": np.isfinite(scores.values).sum(axis=1).T}
     index = pd.MultiIndex.from_product([scores.models, scores.dimensions], names=["model", "dimension"])
-    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
+    return pd.DataFrame({name: values.T.ravel() for name, values in cells.items()}, index=index).reset_index()
 
 
-def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str], n_ends: int = 3,
-                 level: float = 0.95) -> pd.DataFrame:
+def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str], n_ends: int = 3) -> pd.DataFrame:
     """Say where each value stands within the models: mean place (1 = strongest), how often first or last.
 
     `means` (M, D), `draws` (B, M, D); the shares (first, last) are of the models, each with _low and _high over the
@@ -261,8 +211,7 @@ def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str]
         values = [np.where(np.isfinite(place), of(place, np.isfinite(place).sum(-1, keepdims=True)), np.nan)
                   for place in (rank_descending(means), rank_descending(draws))]
         table[name] = nanmean(values[0], axis=0)
-        drawn = mean_known(values[1], np.isfinite(values[0]))
-        table[f"{name}_low"], table[f"{name}_high"] = take_interval(drawn, level)
+        table[f"{name}_low"], table[f"{name}_high"] = take_interval(mean_known(values[1], np.isfinite(values[0])))
     return pd.DataFrame(table)
 
 
@@ -277,14 +226,3 @@ def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
     present = np.isfinite(values)
     n = present.sum(axis)
     return np.divide(np.where(present, values, 0).sum(axis), n, out=np.full(n.shape, np.nan), where=n > 0)
-
-
-def pick_replies(table: pd.DataFrame, theory: Theory | str, n: int = 3) -> pd.DataFrame:
-    """Choose the replies behind each cell: the n strongest per model and dimension; 0 and nan show nothing."""
-    theory = load_theory(theory)
-    parts = []
-    for name in theory.dimensions:
-        strength = table[name].abs()
-        rows = table[strength > 0].assign(strength=strength).sort_values("strength", ascending=False, kind="stable")
-        parts.append(rows.groupby("model", sort=False).head(n).assign(dimension=name, score=lambda r, d=name: r[d]))
-    return pd.concat(parts, ignore_index=True)[["model", "dimension", "score", "prompt", "response"]]

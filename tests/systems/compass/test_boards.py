@@ -11,14 +11,11 @@ from fulcra_utils.systems.compass.boards import (
     describe_places,
     describe_ranking,
     least_without,
-    make_board,
-    map_board,
-    publish_page,
     rank_by_presets,
 )
-from fulcra_utils.systems.compass.countries import compare_regions, gather_profiles, load_countries
-from fulcra_utils.systems.compass.page import make_section
-from fulcra_utils.systems.compass.scores import ModelScores, draw_means
+from fulcra_utils.systems.compass.countries import compare_regions, load_countries, map_board
+from fulcra_utils.systems.compass.page import publish_page
+from fulcra_utils.systems.compass.scores import make_board
 from fulcra_utils.theory.theory import load_theory
 
 
@@ -75,25 +72,23 @@ def test_the_worst_model_counts_for_saturation():
 
 def test_a_model_that_ranks_as_one_region_is_nearer_to_it():
     countries = load_countries()
-    scores = ModelScores(("m",), ("x", "y"), countries.theory.dimensions,
-                         np.repeat(-countries.ranks[:1, None], 2, axis=1), np.arange(2))
-    table = compare_regions(scores, countries.theory, countries, draw_means(scores, 9))
-    assert table.difference.round(2).tolist() == [0.44, -0.44] and table.region[0] == countries.regions[0]
-    assert compare_regions(scores, load_theory("valuelex"), countries, draw_means(scores, 9)).empty
+    made = board({"m": np.repeat(-countries.ranks[:1], 2, axis=0)}, "schwartz10")
+    assert [round(number, 2) for number in compare_regions(made, countries)] == [0.44] * 3
+    assert compare_regions(board(TWO), countries) is None
 
 
 def test_models_and_countries_share_a_map():
     countries = load_countries()
-    scores = ModelScores(("m",), ("x",), countries.theory.dimensions, countries.vectors[None, :1], np.zeros(1))
-    assert gather_profiles(scores, countries.theory, countries)[1] == ["m", "France", "United Kingdom", "Netherlands"]
+    assert map_board(board({"m": countries.vectors[:1]}, "schwartz10"), countries)[1] == [
+        "m", "France", "United Kingdom", "Netherlands"]
     maps, labels = map_board(board(TWO), countries)
     assert list(maps) == ["MDS", "t-SNE"] and labels == ["a", "b"] and maps["MDS"].shape == (2, 2)
 
 
-def test_a_section_without_presets_weighs_all_alike_and_a_page_is_written(tmp_path):
+def test_a_page_is_written_with_its_presets(tmp_path):
     made = board({"a": [(1, 0, 0)], "b": [(0.5, 0, 0)]}, "valuelex")
-    section = make_section(made.scores, made.theory, made.draws, made.replies)
-    assert section["means"] == [[1, 0, 0], [0.5, 0, 0]]
-    assert [(p["title"], p["weights"].tolist()) for p in section["presets"]] == [("all values alike", [1, 1, 1])]
     page = publish_page(tmp_path / "page.html", [made], load_countries(), {"wise": {"competence": 1}}, "Compass")
-    assert '"title":"wise","weights":[1.0,0.0,0.0]' in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert '"means":[[1.0,0.0,0.0],[0.5,0.0,0.0]]' in text
+    assert '"title":"all values alike","weights":[1.0,1.0,1.0]' in text
+    assert '"title":"wise","weights":[1.0,0.0,0.0]' in text

@@ -1,5 +1,7 @@
 """The compass page in a real headless Chromium: opens, sorts, re-ranks by slider, runs nothing that a reply says."""
 
+import gzip
+import hashlib
 import re
 import shutil
 import time
@@ -11,8 +13,8 @@ import pytest
 
 from fulcra_utils.systems.compass.boards import choose_presets
 from fulcra_utils.systems.compass.countries import load_countries
-from fulcra_utils.systems.compass.page import MAX_BYTES, make_section, render_page, write_page
-from fulcra_utils.systems.compass.scores import CompassError, draw_means, stack_scores
+from fulcra_utils.systems.compass.page import MAX_BYTES, PAGE, make_section, pick_replies, publish_page, render_page
+from fulcra_utils.systems.compass.scores import make_board, stack_scores
 from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import load_theory
 
@@ -20,7 +22,7 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
          "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
          "--window-size=1400,1400")
 EVIL = ("</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
-        "<svg onload=document.title='owned'>\u2028@@DATA@@")
+        "<svg onload=document.title='owned'>\u2028{{ data }}")
 
 
 def make_replies(theory, n_models, n_prompts, seed=0, name="model-{:02d}"):
@@ -36,15 +38,11 @@ def make_replies(theory, n_models, n_prompts, seed=0, name="model-{:02d}"):
 
 
 def make_page(path, theories=("schwartz10", "moral_foundations"), n_models=6, n_prompts=12, **settings):
-    sections = []
-    for theory in map(load_theory, theories):
-        rows = make_replies(theory, n_models, n_prompts, **settings)
-        scores = stack_scores(rows, theory)
-        countries = load_countries()
-        presets = choose_presets(theory, {"first value only": {theory.dimensions[0]: 1}}, {}, countries)
-        sections.append(make_section(scores, theory, draw_means(scores, 200), rows, countries, presets,
-                                     "Scores are made up."))
-    return write_page(path, sections, "Test compass", EVIL)
+    theories = [load_theory(theory) for theory in theories]
+    boards = [make_board(f"{theory.name}, made up", theory, make_replies(theory, n_models, n_prompts, **settings), EVIL,
+                         n_draws=200) for theory in theories]
+    presets = {f"first value of {theory.name} only": {theory.dimensions[0]: 1} for theory in theories}
+    return publish_page(path, boards, load_countries(), presets, "Test compass")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +143,7 @@ def test_a_cell_shows_replies_as_text_and_a_malicious_one_does_nothing(page):
     assert "<script>document.title = 'owned'</script>" in dialog.text and "onerror" in dialog.text
     assert 0 < len(find(page, "#replytext blockquote")) <= 6
     time.sleep(0.3)
-    assert page.title == "Test compass" and not find(page, "#replytext img, #replytext svg, #about img")
+    assert page.title == "Test compass" and not find(page, "#replytext img, #replytext svg, #notes img")
     page.switch_to.active_element.send_keys("\ue00c")    # Escape
     assert dialog.get_attribute("open") is None
 
@@ -174,7 +172,7 @@ def test_another_theory_and_the_other_map(page):
     assert len(find(page, "#weights input")) == load_theory("moral_foundations").n_dims
     assert "no ranking is known" in page.find_element("id", "matchtitle").text
     before = page.execute_script("return document.getElementById('map').data[0].x.join()")
-    page.execute_script("const t = document.getElementById('method'); t.value = 'tsne'; "
+    page.execute_script("const t = document.getElementById('method'); t.value = 't-SNE'; "
                         "t.dispatchEvent(new Event('change'))")
     assert page.execute_script("return document.getElementById('map').data[0].x.join()") != before
 
@@ -210,15 +208,23 @@ def test_the_file_names_no_address_and_holds_no_markup_of_a_reply(tmp_path):
 
 
 def test_long_replies_are_cut_and_three_at_most_stand_behind_a_cell():
-    theory = load_theory("schwartz10")
-    rows = make_replies(theory, 2, 9)
-    scores = stack_scores(rows, theory)
-    section = make_section(scores, theory, draw_means(scores, 20), rows)
-    text = render_page([section], "t", "", (-1, 1), reply_chars=40)
+    theory, countries = load_theory("schwartz10"), load_countries()
+    board = make_board("mine, made up", theory, make_replies(theory, 2, 9), "By hand.", n_draws=20)
+    section = make_section(board, countries, choose_presets(theory, {}, {}, countries), 0)
+    text = render_page([section], "t", (-1, 1), reply_chars=40)
     assert "words […]" in text and "words words words words words" not in text
     assert section["replies"].groupby(["model", "dimension"]).size().max() == 3
 
 
-def test_a_page_needs_a_section(tmp_path):
-    with pytest.raises(CompassError, match="at least one theory"):
-        write_page(tmp_path / "page.html", [])
+def test_replies_behind_a_cell_are_the_strongest(toy):
+    rows, name = make_replies(toy, 2, 30), toy.dimensions[0]
+    picked = pick_replies(rows, toy.dimensions, n=3)
+    assert picked.groupby(["model", "dimension"]).size().eq(3).all()
+    strongest = rows[rows.model == "model-00"][name].abs().nlargest(3)
+    assert np.allclose(picked[(picked.model == "model-00") & (picked.dimension == name)].score.abs(), strongest)
+    assert pick_replies(rows.assign(**dict.fromkeys(toy.dimensions, 0.0)), toy.dimensions).empty
+
+
+def test_the_plotting_library_is_the_published_bundle():
+    code = gzip.decompress((PAGE / "plotly-basic.min.js.gz").read_bytes())   # plotly.js-basic-dist-min 4.1.1 (npm, MIT)
+    assert hashlib.sha256(code).hexdigest() == "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"

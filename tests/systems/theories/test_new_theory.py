@@ -217,7 +217,8 @@ def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
     assert "newcomer" in by_name["schwartz10, evaluator"].scores.models and fake.passes == 1
     assert len(left_out) == 1 and "style-mentor" in left_out[0]
     assert "different prompts" in " ".join(by_name["schwartz10, evaluator"].scores.notes)
-    boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"], n_draws=20)
+    boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"],
+                                           tmp_path / "none", n_draws=20)
     assert [b.name for b in boards][1:] == ["moral_foundations, sample labels", "schwartz10, evaluator"]
 
 
@@ -261,11 +262,12 @@ def test_other_definitions_under_the_same_names_are_not_called_taught(tmp_path, 
     assert not judge.is_taught(load_theory(tmp_path / "mine.yaml"))
 
 
-def test_boards_without_labels_or_evaluator_are_left_out_with_a_line(sample):
+def test_a_board_without_labels_is_left_out(tmp_path, sample):
     theory = load_theory("schwartz10")
     bare = sample.assign(**dict.fromkeys(theory.dimensions, np.nan))
-    boards, left_out = leaderboard.collect_boards(theory, bare, sample.iloc[:0], None, [], n_draws=5)
-    assert boards == [] and left_out == ["schwartz10: there is no evaluator to score the replies with."]
+    boards, left_out = leaderboard.collect_boards(theory, bare, sample.iloc[:0], FakeEvaluator(theory), [], tmp_path,
+                                                  n_draws=5)
+    assert [b.name for b in boards] == ["schwartz10, evaluator"] and left_out == []
 
 
 def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
