@@ -8,7 +8,7 @@ reward model. Each run leaves its policy and its replies in a folder, so that a 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ import pandas as pd
 
 from fulcra_utils.alignment import judges as fit
 from fulcra_utils.alignment import measures
-from fulcra_utils.alignment.judges import TextMemory, cut_words
-from fulcra_utils.alignment.measures import Judges, draw_replies
+from fulcra_utils.alignment.finetuning import AlignSettings, align, scalar_reward
+from fulcra_utils.alignment.judges import cut_words
+from fulcra_utils.alignment.measures import JUDGES, Panel, draw_replies
+from fulcra_utils.alignment.reward import value_reward
 from fulcra_utils.common.workers import run_jobs
+from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target, list_targets, load_target
@@ -45,47 +48,35 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Who rewards and who measures.
-
-    `rewards` holds "values", "values-1x" (value scorers) and "rlhf-1x", "rlhf-5x" (scalar reward models); those without
-    enough labelled rows are missing. `quality` is the agreement with labels on test rows.
-    """
-
-    judges: Judges
-    rewards: dict[str, Any]
-    quality: pd.DataFrame = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Trial:
     """What the runs of a plan showed: tables of `summarise_policies` and `score_policy`, replies on the same prompts.
 
     `stopped` says which runs ended early and why, `skipped` which had too few rows for their reward.
     """
 
-    summary: pd.DataFrame = field(repr=False)
-    scores: pd.DataFrame = field(repr=False)
-    replies: dict[str, pd.DataFrame] = field(repr=False)
-    histories: pd.DataFrame = field(repr=False)
-    stopped: dict[str, str]
-    skipped: list[str]
+    summary: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    replies: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    histories: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    stopped: dict[str, str] = field(default_factory=dict)
+    skipped: Sequence[str] = ()
 
 
-def read_plan(name: str, target: str, seed: int) -> Plan:
-    """Read an alignment run from its name; target and seed stand in where it names none.
+def read_plan(name: str, aim: str, seed: int) -> Plan:
+    """Read an alignment run from its name; the notebook's target and seed stand in where it names none.
 
     >>> read_plan("rlhf-5x-s7", "ideal", 1)
     Plan(name='rlhf-5x-s7', ..., reward='rlhf-5x', absence='penalise', n_prompts=0, seed=7, common_weight=None)
     """
+    name = name.replace("-aim", f"-{aim}", 1)
     found = NAME.fullmatch(name)
     if not found:
         raise ValueError(f"run {name!r} is none of <method>-<target>[-mask][-1x], rlhf-1x, rlhf-5x, with -p<n>, "
                          "-w<n>, -s<n>.")
-    scalar, size, method, own, mask, small, n_prompts, weight, own_seed = found.groups()
-    reward = f"rlhf-{size}" if scalar else "values-1x" if small else "values"
-    return Plan(name, method or "rloo", own or target, reward, "mask" if mask else "penalise", int(n_prompts or 0),
-                int(own_seed) if own_seed else seed, float(weight) if weight else None)
+    scalar, size, method, target, mask, small, n_prompts, weight, own_seed = found.groups()
+    reward = f"rlhf-{size}" if scalar else "values-1x" if small else "reward"
+    return Plan(name, method or "rloo", target or aim, reward, "mask" if mask else "penalise", int(n_prompts or 0),
+                int(own_seed or seed), float(weight) if weight else None)
 
 
 def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
@@ -103,8 +94,8 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
     after the paper. Without scored rows the annotated rows and their rating stand in.
     """
     if not train:
-        return Panel(Judges({}, {}), {}, pd.DataFrame())
-    memory, dims = TextMemory(encoder), list(theory.dimensions)
+        return Panel()
+    memory, dims = fit.TextMemory(encoder), list(theory.dimensions)
     rows = pd.concat([t for t in (dialogues, scored) if len(t)], ignore_index=True)
     labelled = rows[rows[dims].notna().any(axis=1)]
     rated = (scored if len(scored) else dialogues).dropna(subset="reward")
@@ -112,56 +103,51 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
     taught = rated[rated["split"] == "train"]
     small = taught[taught["half"] == "A"]
     small = small.sample(n=min(len(small), round(SHARE_1X * len(taught))), random_state=seed)
-    labels = {h: rows_of[dims].to_numpy(float) for h, rows_of in half.items()}
-    values = {"reward": fit.fit_value_scorer(memory, *_texts(half["A"]), labels["A"], theory, seed, mismatch),
-              "judge": fit.fit_judge(*_texts(half["B"]), labels["B"], theory, seed, mismatch)}
-    rewards: dict[str, Any] = {"values": values["reward"]}
+    options = theory, seed, mismatch
+    scorers = {"reward": fit.fit_value_scorer(memory, *_texts(half["A"]), half["A"][dims].to_numpy(float), *options),
+               "judge": fit.fit_judge(*_texts(half["B"]), half["B"][dims].to_numpy(float), *options)}
     if len(small) >= MIN_ROWS:
-        own = small[dims].to_numpy(float)
-        rewards["values-1x"] = fit.fit_value_scorer(memory, *_texts(small), own, theory, seed, mismatch)
-        for name, part in (("rlhf-1x", small), ("rlhf-5x", taught)):
-            rewards[name] = fit.fit_reward_model(memory, *_texts(part), part["reward"].to_numpy(float), seed)
-    proxies = _fit_proxies(memory, taught[taught["half"] == "B"], preferences, seed)
+        scorers["values-1x"] = fit.fit_value_scorer(memory, *_texts(small), small[dims].to_numpy(float), *options)
+        scorers |= {name: fit.fit_reward_model(memory, *_texts(part), part["reward"].to_numpy(float), seed)
+                    for name, part in (("rlhf-1x", small), ("rlhf-5x", taught))}
+    proxies = _fit_proxies(memory, taught[taught["half"] == "B"], preferences)
     sizes = {"reward": len(half["A"]), "judge": len(half["B"]), "values-1x": len(small), "rlhf-1x": len(small),
              "rlhf-5x": len(taught)}
-    quality = _measure_panel(values | rewards, proxies, labelled, rated, preferences, theory, sizes)
-    return Panel(Judges(values, {name: scorer.predict for name, scorer in proxies.items()}), rewards, quality)
+    quality = _measure_panel(scorers | proxies, sizes, labelled, rated, preferences, dims)
+    return Panel(scorers, {name: scorer.predict for name, scorer in proxies.items()}, quality)
 
 
 def run_trial(start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFrame, folder: str | Path, theory: Theory,
               aim: Target, settings: dict[str, Any], seed: int) -> Trial:
     """Train every run of a plan, draw replies to held-out prompts, and measure them."""
-    from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
-
     if not settings["train"]:
-        return Trial(pd.DataFrame(), pd.DataFrame(), {}, pd.DataFrame(), {}, list(names))
-    folder, tokenizer = Path(folder), load_tokenizer(start, settings["chat_template"] or None)
-    room = settings["max_prompt_tokens"]
-    asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(prompts, split, n, seed), room)
-             for split, n in (("train", settings["train_prompts"]), ("test", settings["test_prompts"]))}
-    plans = [read_plan(name.replace("-aim", f"-{aim.name}", 1), aim.name, seed) for name in names]
+        return Trial(skipped=names)
+    folder, tokenizer = Path(folder), load_tokenizer(start, settings["chat_template"])
+    asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(prompts, split, settings[n], seed),
+                                       settings["max_prompt_tokens"])
+             for split, n in (("train", "train_prompts"), ("test", "test_prompts"))}
+    plans = [read_plan(name, aim.name, seed) for name in names]
     known = {aim.name, *list_targets(theory)}
-    skipped = [p.name for p in plans if p.reward not in panel.rewards or p.target not in known]
+    skipped = [p.name for p in plans if p.reward not in panel.scorers or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
-    replies = {"start": draw_replies(start, start, asked["test"], settings["max_new_tokens"], seed,
-                                     keep=folder / "start-replies" / f"{len(asked['test'])}-{seed}.parquet",
-                                     chat_template=settings["chat_template"] or None)}
-    jobs = [(start, panel.rewards[p.reward], p, asked, folder, theory, aim, settings, seed) for p in plans]
+    replies = {"start": _draw(start, start, asked, folder / "start-replies", "", settings, seed)}
+    jobs = [(start, panel.scorers[p.reward], p, aim if p.target == aim.name else load_target(p.target, theory), asked,
+             folder, settings, seed) for p in plans]
     runs = dict(zip([p.name for p in plans], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
     replies |= {name: drawn for name, (_, _, drawn) in runs.items()}
-    histories = [history.assign(policy=name) for name, (history, _, _) in runs.items() if len(history)]
-    scores, summary = measure_trial(replies, panel.judges, aim, asked["train"], seed)
-    return Trial(summary, scores, replies, pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
+    histories = pd.concat([pd.DataFrame(), *(history.assign(policy=name) for name, (history, _, _) in runs.items())])
+    scores, summary = measure_trial(replies, panel, aim, asked["train"], seed)
+    return Trial(summary, scores, replies, histories.reset_index(drop=True),
                  {name: stopped for name, (_, stopped, _) in runs.items() if stopped}, skipped)
 
 
-def measure_trial(replies: dict[str, pd.DataFrame], judges: Judges, aim: Target, train_prompts: Sequence[str],
+def measure_trial(replies: dict[str, pd.DataFrame], panel: Panel, aim: Target, train_prompts: Sequence[str],
                   seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure several policies' replies to the same prompts; the start model is called "start"."""
     candidates = [t for table in replies.values() for t in table["response"].value_counts().index[:15]]
-    constants = {name: measures.find_constant(scorer, list(train_prompts[:25]), candidates, aim)
-                 for name, scorer in judges.values.items()}
-    scores = pd.concat([measures.score_policy(table, judges, aim, constants, seed).assign(policy=name)
+    constants = {name: measures.find_constant(panel.scorers[name], train_prompts[:25], candidates, aim)
+                 for name in JUDGES}
+    scores = pd.concat([measures.score_policy(table, panel, aim, constants, seed).assign(policy=name)
                         for name, table in replies.items()], ignore_index=True)
     n_pairs = min(sum(max(0, len(t.split()) - 1) for t in table["response"]) for table in replies.values())
     texts = pd.DataFrame([{"policy": name, **measures.measure_text(table, max(1, n_pairs))}
@@ -169,12 +155,12 @@ def measure_trial(replies: dict[str, pd.DataFrame], judges: Judges, aim: Target,
     return scores, measures.summarise_policies(scores, texts, aim)
 
 
-def measure_references(scored: pd.DataFrame, judges: Judges, target: Target) -> pd.DataFrame:
+def measure_references(scored: pd.DataFrame, panel: Panel, target: Target) -> pd.DataFrame:
     """Measure real models' replies to test prompts with the same judges, cut to the same length."""
     rows = []
     for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
-        for by, scorer in judges.values.items():
-            vectors = scorer.score(part["prompt"].tolist(), [cut_words(r) for r in part["response"]])
+        for by in [name for name in JUDGES if name in panel.scorers]:
+            vectors = panel.scorers[by].score(*_texts(part))
             rows.append((source, by, len(part), *mean_interval(value_distance(vectors, target))))
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 
@@ -187,12 +173,6 @@ def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
     means = measures.average_vectors(done.scores, trained[0].dimensions)
     means = means.loc[[f"rloo-{t.name}" for t in trained]].set_axis([t.name for t in trained])
     return measures.confuse_targets(means, trained, measures.group_targets(trained))
-
-
-def count_right(confusion: pd.DataFrame) -> list[int]:
-    """Count the targets whose nearest policy is of their own class, and all targets."""
-    right = confusion.loc["is_right"].tolist() if len(confusion) else []
-    return [int(sum(right)), len(right)]
 
 
 def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
@@ -218,8 +198,8 @@ def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
             rows += [(families[base], int(number or n_prompts), m, *mean_interval(own[m]))
                      for m in ("distance", "harmless") if m in own]
     table = pd.DataFrame(rows, columns=["method", "n_prompts", "measure", "value", "low", "high"])
-    curves = table.groupby("method")["n_prompts"].nunique() if len(table) else pd.Series(dtype=int)
-    return table.sort_values(["measure", "method", "n_prompts"]) if (curves > 1).any() else table.head(0)
+    is_curve = (table.groupby("method")["n_prompts"].nunique() > 1).any()
+    return table.sort_values(["measure", "method", "n_prompts"]) if is_curve else table.head(0)
 
 
 def show(table: pd.DataFrame, note: str) -> Any:
@@ -244,67 +224,54 @@ def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
 
 
-def _run_job(start, scorer, plan, asked, folder, theory, aim, settings, seed) -> tuple[pd.DataFrame, str, pd.DataFrame]:
+def _run_job(start, scorer, plan, target, asked, folder, settings, seed) -> tuple[pd.DataFrame, str, pd.DataFrame]:
     """Train one policy and draw its replies; what is finished is read again."""
-    aligned = _align(start, scorer, plan, asked["train"], folder, theory, aim, settings)
-    drawn = draw_replies(folder / plan.name, start, asked["test"], settings["max_new_tokens"], seed,
-                         keep=folder / plan.name / f"replies-{len(asked['test'])}-{seed}.parquet",
-                         chat_template=settings["chat_template"] or None)
+    scalar, weight = plan.reward.startswith("rlhf"), plan.common_weight
+    if plan.absence == "mask":
+        weight = 0.0  # the released reward has no price of sameness
+    elif weight is None:
+        weight = settings["common_weight"]
+    reward = scalar_reward(scorer.predict) if scalar else value_reward(scorer, target, absence=plan.absence,
+                                                                       common_weight=weight)
+    chosen = {f.name: settings[f.name] for f in fields(AlignSettings) if f.name in settings}
+    aligned = align(start, reward, asked["train"][:plan.n_prompts or None], folder / plan.name,
+                    AlignSettings(method=plan.method, seed=plan.seed, **chosen), replace=True,
+                    allow_faults=settings["allow_faults"] or plan.absence == "mask" or scalar,
+                    chat_template=settings["chat_template"])
+    drawn = _draw(folder / plan.name, start, asked, folder / plan.name, "replies-", settings, seed)
     return aligned.history, aligned.stopped, drawn
 
 
-def _align(start, scorer, plan, prompts, folder, theory, aim, settings):
-    from fulcra_utils.alignment.finetuning import AlignSettings, align, scalar_reward
-    from fulcra_utils.alignment.reward import value_reward
-
-    if plan.reward.startswith("rlhf"):
-        reward = scalar_reward(scorer.predict)
-    else:
-        target = aim if plan.target == aim.name else load_target(plan.target, theory)
-        # the released reward has no price of sameness
-        own = settings["common_weight"] if plan.common_weight is None else plan.common_weight
-        weight = own if plan.absence == "penalise" else 0.0
-        reward = value_reward(scorer, target, absence=plan.absence, common_weight=weight)
-    chosen = {k: settings[k] for k in ("steps", "prompts_per_step", "replies_per_prompt", "micro_batch",
-                                       "max_new_tokens", "max_prompt_tokens", "learning_rate", "beta", "max_kl",
-                                       "lora_rank", "save_every")}
-    forced = bool(settings["allow_faults"]) or plan.absence == "mask" or plan.reward.startswith("rlhf")
-    return align(start, reward, prompts[:plan.n_prompts or None], folder / plan.name,
-                 AlignSettings(method=plan.method, seed=plan.seed, **chosen), allow_faults=forced, replace=True,
-                 chat_template=settings["chat_template"] or None)
+def _draw(model, start, asked, folder, prefix, settings, seed) -> pd.DataFrame:
+    return draw_replies(model, start, asked["test"], settings["max_new_tokens"], seed,
+                        keep=folder / f"{prefix}{len(asked['test'])}-{seed}.parquet",
+                        chat_template=settings["chat_template"])
 
 
-def _fit_proxies(memory: TextMemory, rated: pd.DataFrame, preferences: pd.DataFrame, seed: int) -> dict[str, Any]:
-    proxies: dict[str, Any] = {}
+def _fit_proxies(memory: fit.TextMemory, rated: pd.DataFrame, preferences: pd.DataFrame) -> dict[str, Any]:
+    proxies, pairs = {}, preferences[preferences["split"] == "train"]
     if len(rated) >= MIN_ROWS:
-        proxies["harmless"] = fit.fit_ngram_reward(*_texts(rated), rated["reward"].to_numpy(float))
-    train = preferences[preferences["split"] == "train"]
-    if len(train) >= MIN_ROWS:
-        proxies["helpful"] = fit.fit_preference(memory, *(train[c].tolist() for c in ("prompt", "chosen", "rejected")))
+        proxies["harmless"] = fit.fit_words(*_texts(rated), rated[["reward"]].to_numpy(float), np.inf)
+    if len(pairs) >= MIN_ROWS:
+        proxies["helpful"] = fit.fit_preference(memory, *(pairs[c].tolist() for c in ("prompt", "chosen", "rejected")))
     return proxies
 
 
-def _measure_panel(scorers, proxies, labelled, rated, preferences, theory, sizes) -> pd.DataFrame:
-    test, rows = labelled[labelled["split"] == "test"], []
-    for name in ("reward", "judge", "values-1x"):
-        if name in scorers:
-            found = fit.measure_scorer(scorers[name], test, theory)
-            rows.append((name, sizes[name], found["n"], "correlation with labels", found["correlation"]))
-    test = rated[rated["split"] == "test"]
-    for name, scorer in {**{n: scorers[n] for n in ("rlhf-1x", "rlhf-5x") if n in scorers},
-                         **{n: s for n, s in proxies.items() if n == "harmless"}}.items():
-        said = scorer.predict(*_texts(test, cut=True)) if len(test) > 2 else np.array([])
-        value = np.corrcoef(said, test["reward"])[0, 1] if len(test) > 2 and test["reward"].std() > 0 else np.nan
-        rows.append((name, sizes.get(name, np.nan), len(test), "correlation with released reward", value))
+def _measure_panel(scorers, sizes, labelled, rated, preferences, dims) -> pd.DataFrame:
+    rows = []
+    tests = {"labels": (labelled[labelled["split"] == "test"], dims),
+             "released reward": (rated[rated["split"] == "test"], ["reward"])}
+    for name in [name for name in scorers if name != "helpful"]:
+        what = "labels" if name in (*JUDGES, "values-1x") else "released reward"
+        rows.append((name, sizes.get(name, np.nan), len(tests[what][0]), f"correlation with {what}",
+                     fit.correlate_labels(scorers[name], *tests[what])))
     pairs = preferences[preferences["split"] == "test"]
-    if "helpful" in proxies and len(pairs):
-        asked = pairs["prompt"].tolist()
-        wins = [proxies["helpful"].predict(asked, [cut_words(r) for r in pairs[c]]) for c in ("chosen", "rejected")]
+    if "helpful" in scorers and len(pairs):
+        better, worse = (scorers["helpful"].predict(*_texts(pairs, c)) for c in ("chosen", "rejected"))
         rows.append(("helpful", (preferences["split"] == "train").sum(), len(pairs), "pairs ranked as people did",
-                     float((wins[0] > wins[1]).mean())))
+                     float((better > worse).mean())))
     return pd.DataFrame(rows, columns=["scorer", "n_train", "n_test", "measure", "value"])
 
 
-def _texts(rows: pd.DataFrame, cut: bool = False) -> tuple[list[str], list[str]]:
-    responses = [cut_words(r) for r in rows["response"]] if cut else rows["response"].tolist()
-    return rows["prompt"].tolist(), responses
+def _texts(rows: pd.DataFrame, column: str = "response") -> tuple[list[str], list[str]]:
+    return rows["prompt"].tolist(), [cut_words(r) for r in rows[column]]

@@ -9,17 +9,16 @@ from sklearn.linear_model import Ridge
 
 from fulcra_utils.alignment.judges import (
     TextMemory,
-    _fit_ngrams,
+    correlate_labels,
     fit_judge,
-    fit_ngram_reward,
     fit_preference,
     fit_reward_model,
     fit_value_scorer,
-    measure_scorer,
+    fit_words,
     teach_absence,
 )
 from fulcra_utils.alignment.measures import (
-    Judges,
+    Panel,
     average_vectors,
     compare_policies,
     confuse_targets,
@@ -36,7 +35,6 @@ from fulcra_utils.alignment.measures import (
 from fulcra_utils.alignment.selection import tabulate_targets
 from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.study import (
-    Panel,
     Trial,
     claim_bars,
     compare_targets,
@@ -91,7 +89,7 @@ def test_reward_evaluator_and_judge_learn_signs_and_silence(name, memory):
     labels = train[list(theory.dimensions)].to_numpy()
     for scorer in (fit_value_scorer(memory, train.prompt.tolist(), train.response.tolist(), labels, theory),
                    fit_judge(train.prompt.tolist(), train.response.tolist(), labels, theory)):
-        assert measure_scorer(scorer, test, theory)["correlation"] > 0.7
+        assert correlate_labels(scorer, test, theory.dimensions) > 0.7
         scores = scorer.score(["question 4"] * 2, [GOOD[0], ""])
         assert scores.shape == (2, theory.n_dims) and np.abs(scores).max() <= 1
         assert (np.abs(scores[1]) < np.abs(scores[0])).all()
@@ -105,7 +103,7 @@ def test_scorers_survive_a_theory_without_labels(memory):
                    fit_judge(rows.prompt.tolist(), rows.response.tolist(), labels, theory)):
         assert np.isfinite(scorer.score(["q"], ["a"])).all()
     rows[list(theory.dimensions)] = np.nan
-    assert np.isnan(measure_scorer(scorer, rows, theory)["correlation"])
+    assert np.isnan(correlate_labels(scorer, rows, theory.dimensions))
 
 
 def test_missing_labels_teach_the_words_nothing():
@@ -115,15 +113,16 @@ def test_missing_labels_teach_the_words_nothing():
     outputs = np.stack([[float(reply.count(w)) for reply in replies] for w in words[:5]], axis=1)
     outputs[rng.random(outputs.shape) < [0.0, 0.0, 0.3, 0.7, 0.0]] = np.nan
     outputs[:, 4] = np.nan
-    scorer = _fit_ngrams(["q"] * 40, replies, outputs, bounded=False)
-    said, features = scorer.score(["q"] * 40, replies), scorer.featurise(["q"] * 40, replies)
+    scorer = fit_words(["q"] * 40, replies, outputs, np.inf)
+    said, features = scorer.score(["q"] * 40, replies), scorer.models[0][0](["q"] * 40, replies)
     for d in range(4):
         rows = np.isfinite(outputs[:, d])
         alone = Ridge(alpha=1.0, solver="sparse_cg").fit(features[rows], outputs[rows, d])
         np.testing.assert_allclose(said[:, d], alone.predict(features), atol=1e-3)
     assert (said[:, 4] == 0).all()
-    half = np.where(np.arange(40) < 20, 1.0, np.nan)    # whatever the words, all that is known is 1
-    np.testing.assert_allclose(fit_ngram_reward(["q"] * 40, replies, half).predict(["q"] * 40, replies), 1.0, atol=1e-3)
+    half = np.where(np.arange(40) < 20, 1.0, np.nan)[:, None]    # whatever the words, all that is known is 1
+    model = fit_words(["q"] * 40, replies, half, np.inf)
+    np.testing.assert_allclose(model.predict(["q"] * 40, replies), 1.0, atol=1e-3)
 
 
 def test_taught_absence_keeps_unknown_labels_unknown():
@@ -162,13 +161,11 @@ def test_scalar_models_order_replies(memory):
     theory = load_theory("moral_foundations")
     rows = make_rows(theory, 120)
     model = fit_reward_model(memory, rows.prompt.tolist(), rows.response.tolist(), rows.reward.to_numpy())
-    grams = fit_ngram_reward(rows.prompt.tolist(), rows.response.tolist(), rows.reward.to_numpy())
+    grams = fit_words(rows.prompt.tolist(), rows.response.tolist(), rows[["reward"]].to_numpy(), np.inf)
     pairs = fit_preference(memory, ["q"] * 30, GOOD * 10, BAD * 10)
     for scorer in (model, grams, pairs):
         good, bad = scorer.predict(["q"] * 2, [GOOD[0], BAD[0]])
         assert good > bad
-    with pytest.raises(ValueError, match="at least 8 rows"):
-        fit_reward_model(memory, ["q"] * 9, ["a"] * 9, np.array([1.0] * 7 + [np.nan] * 2))
 
 
 def test_text_measures_by_hand():
@@ -184,11 +181,10 @@ def test_text_measures_by_hand():
 
 def test_controls_keep_the_words():
     table = make_replies(["a b c d e f", "g h", "i", "j k l"])
-    made = make_controls(table, {"judge": "same"})["judge"]
+    made = make_controls(table)
     assert sorted(made["swapped"]) == sorted(made["reply"])
     assert all(a != b for a, b in zip(made["swapped"], made["reply"], strict=True))
     assert [sorted(a.split()) for a in made["shuffled"]] == [sorted(a.split()) for a in made["reply"]]
-    assert made["constant"] == ["same"] * 4
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -197,7 +193,7 @@ def test_no_reply_is_swapped_with_its_own_prompt(seed):
     n = int(rng.integers(2, 30))
     prompts = rng.integers(0, max(2, n // 2), n).astype(str) if seed % 2 else np.array([f"p{i}" for i in range(n)])
     table = pd.DataFrame({"prompt": prompts, "response": [f"{p} {i}" for i, p in enumerate(prompts)]})
-    made = make_controls(table, {"judge": "same"})["judge"]
+    made = make_controls(table)
     if (prompts == pd.Series(prompts).mode()[0]).sum() > n // 2:
         assert "swapped" not in made
     else:
@@ -207,7 +203,7 @@ def test_no_reply_is_swapped_with_its_own_prompt(seed):
 
 def test_a_single_prompt_has_no_swapped_control():
     one = make_replies(["hurt him"]).assign(prompt="p")
-    judges = Judges({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, {})
+    judges = Panel({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, {})
     scores = score_policy(one, judges, uniform_target("moral_foundations"), {"reward": "a", "judge": "a"})
     assert set(scores.variant) == {"reply", "shuffled", "constant"}
     summary = summarise_policies(scores.assign(policy="start"), pd.DataFrame({"policy": ["start"]}),
@@ -227,7 +223,7 @@ class Lexicon:
 def test_trial_tells_a_moved_policy_from_a_constant_one():
     target = uniform_target("moral_foundations")
     proxies = {"helpful": lambda prompts, responses: np.array([len(r) for r in responses])}
-    judges = Judges({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, proxies)
+    judges = Panel({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, proxies)
     replies = {"start": make_replies(["hurt him", "so what"] * 10),
                "moved": make_replies(["be kind", "kind words"] * 10)}
     scores, summary = measure_trial(replies, judges, target, ["q1", "q2"], seed=0)
@@ -267,10 +263,10 @@ def test_confusion_counts_a_class_of_targets_as_one():
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("rloo-ideal", ("rloo", "ideal", "values", "penalise", 0, 3)),
-    ("rloo-ideal-mask", ("rloo", "ideal", "values", "mask", 0, 3)),
+    ("rloo-ideal", ("rloo", "ideal", "reward", "penalise", 0, 3)),
+    ("rloo-ideal-mask", ("rloo", "ideal", "reward", "mask", 0, 3)),
     ("grpo-uk-1x-p200-s7", ("grpo", "uk", "values-1x", "penalise", 200, 7)),
-    ("rloo-ideal-w20-s5", ("rloo", "ideal", "values", "penalise", 0, 5)),
+    ("rloo-ideal-w20-s5", ("rloo", "ideal", "reward", "penalise", 0, 5)),
     ("rlhf-1x-p64", ("rloo", "aim", "rlhf-1x", "penalise", 64, 3)),
 ])
 def test_names_of_runs(name, expected):
@@ -294,9 +290,9 @@ def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(memory):
     n_train = (rows.split == "train").sum()
     assert quality.loc["reward", "n_train"] + quality.loc["judge", "n_train"] == n_train
     assert quality.loc["rlhf-5x", "n_train"] == n_train and quality.loc["rlhf-1x", "n_train"] == round(0.2 * n_train)
-    assert set(panel.judges.proxies) == {"harmless", "helpful"}
+    assert set(panel.proxies) == {"harmless", "helpful"}
     poor = prepare_panel(rows.assign(reward=np.nan), rows.head(0), pairs.head(0), theory, memory.encoder)
-    assert set(poor.rewards) == {"values"} and poor.judges.proxies == {}
+    assert set(poor.scorers) == {"reward", "judge"} and poor.proxies == {}
 
 
 def test_test_prompts_are_one_for_each_cluster():
@@ -327,16 +323,16 @@ def test_runs_at_the_same_time_end_as_runs_one_by_one(memory, tmp_path):
     assert set(done[1].replies) == {"start", "rloo-uniform", "rlhf-5x"}
     for name, replies in done[1].replies.items():
         pd.testing.assert_frame_equal(replies, done[2].replies[name])
-    again = run_trial(str(start), Panel(panel.judges, panel.rewards, panel.quality), ["rlhf-5x"], rows, tmp_path / "2",
+    again = run_trial(str(start), Panel(panel.scorers, panel.proxies, panel.quality), ["rlhf-5x"], rows, tmp_path / "2",
                       theory, uniform_target(theory), {**settings, "workers": 2}, 1)
     pd.testing.assert_frame_equal(again.replies["rlhf-5x"], done[1].replies["rlhf-5x"])
 
 
 def make_trial(replies, target):
-    judges = Judges({"reward": Lexicon(len(target.values)), "judge": Lexicon(len(target.values), 0.1)},
+    judges = Panel({"reward": Lexicon(len(target.values)), "judge": Lexicon(len(target.values), 0.1)},
                     {"harmless": lambda prompts, responses: np.array([len(r) for r in responses], dtype=float)})
     scores, summary = measure_trial(replies, judges, target, ["q"], 0)
-    return Trial(summary, scores, replies, pd.DataFrame(), {}, [])
+    return Trial(summary, scores, replies)
 
 
 def test_several_targets_and_data_efficiency():
