@@ -5,8 +5,7 @@
 from pathlib import Path
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.runs.dependencies import modules_of
-from fulcra_utils.runs.profiles import DEFAULT_THEORY, load_profile, name_run
+from fulcra_utils.runs.profiles import DEFAULT_THEORY, load_profile, modules_of, name_run
 from fulcra_utils.theory.theory import load_theory
 
 PROFILE = config.get("profile", "laptop")

@@ -6,36 +6,22 @@ through the files of that folder; each leaves its part of the metrics, the manif
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fulcra_utils.common.files import write_atomic, write_json, write_table
+from fulcra_utils.common.files import lock_output, write_atomic, write_json, write_table
 from fulcra_utils.common.paths import ROOT, SHIPPED
-from fulcra_utils.runs.parameters import collect_parameters
-from fulcra_utils.runs.profiles import (
-    DEFAULT_THEORY,
-    NOTEBOOKS,
-    RUNS,
-    PipelineError,
-    StepError,
-    list_notebooks,
-    load_profile,
-    name_run,
-    name_theory,
-    open_theory,
-)
+from fulcra_utils.runs import profiles
+from fulcra_utils.runs.profiles import DEFAULT_THEORY, PipelineError, StepError, load_profile, name_theory, open_theory
 from fulcra_utils.theory.theory import Theory
 
 if TYPE_CHECKING:
@@ -118,17 +104,18 @@ class Run:
 
         With nothing to draw (None) no file is left, and a sentence is returned in its place: `left_out` or a plain one.
         """
+        paths = {suffix: self.path(f"figures/{name}{suffix}") for suffix in (".png", ".pdf", ".json")}
         if figure is None:
             from IPython.display import Markdown
-            for suffix in (".png", ".pdf", ".json"):
-                self.path(f"figures/{name}{suffix}").unlink(missing_ok=True)
+            for path in paths.values():
+                path.unlink(missing_ok=True)
             return Markdown(left_out or "There is nothing to draw: the rows of this run do not allow it.")
         import matplotlib.pyplot as plt
-        self.shown |= {self.path(f"figures/{name}{suffix}") for suffix in (".png", ".pdf", ".json")}
         for suffix, options in ((".png", {"dpi": 150}), (".pdf", {"metadata": {"CreationDate": None}})):
-            with write_atomic(self.path(f"figures/{name}{suffix}")) as tmp:
+            with write_atomic(paths[suffix]) as tmp:
                 figure.savefig(tmp, bbox_inches="tight", **options)
-        write_json(self.path(f"figures/{name}.json"), {"notebook": self.notebook, "caption": caption})
+        write_json(paths[".json"], {"notebook": self.notebook, "caption": caption})
+        self.shown |= set(paths.values())
         plt.close(figure)
         return figure
 
@@ -171,22 +158,14 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     """
     load_profile(profile)
     loaded = open_theory(theory)
-    folder = ROOT / run_dir if run_dir else RUNS / name_run(profile, loaded)
-    _claim_folder(folder, profile, loaded.name)
-    return Run(notebook, profile, loaded, folder)
-
-
-def _claim_folder(folder: Path, profile: str, theory: str) -> None:
-    """Write run.json into a new run folder; refuse a folder of another profile or theory."""
-    mark = folder / "run.json"
-    mine = {"profile": profile, "theory": theory}
-    if mark.is_file():
-        owner = json.loads(mark.read_text(encoding="utf-8"))
-        if owner != mine:
-            raise PipelineError(f"{folder} belongs to profile {owner['profile']!r} and theory {owner['theory']!r}, not "
-                                f"to {profile!r} and {theory!r}: choose another run_dir")
-    else:
+    folder = ROOT / run_dir if run_dir else profiles.RUNS / profiles.name_run(profile, loaded)
+    mark, mine = folder / "run.json", {"profile": profile, "theory": loaded.name}
+    if not mark.is_file():
         write_json(mark, mine)
+    elif (owner := json.loads(mark.read_text(encoding="utf-8"))) != mine:
+        raise PipelineError(f"{folder} belongs to profile {owner['profile']!r} and theory {owner['theory']!r}, not to "
+                            f"{profile!r} and {loaded.name!r}: choose another run_dir")
+    return Run(notebook, profile, loaded, folder)
 
 
 def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY, run_dir: str | Path = "",
@@ -201,10 +180,10 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     is a StepError with its cell. `progress` shows the cells done, and what the notebook prints.
     """
     load_profile(profile)
-    path = Path(name) if Path(name).suffix == ".ipynb" else NOTEBOOKS / f"{name}.ipynb"
+    path = Path(name) if Path(name).suffix == ".ipynb" else profiles.NOTEBOOKS / f"{name}.ipynb"
     if not path.is_file():
-        raise PipelineError(f"no notebook {name!r}; there are {', '.join(list_notebooks())}")
-    values = collect_parameters(path, profile, open_theory(theory), run_dir, parameters or {})
+        raise PipelineError(f"no notebook {name!r}; there are {', '.join(profiles.list_notebooks())}")
+    values = profiles.collect_parameters(path, profile, open_theory(theory), run_dir, parameters or {})
     run = open_run(path.stem, profile, theory, run_dir)
     target = run.path(f"notebooks/{path.stem}.ipynb")
     unfinished = target.with_name(f".{path.stem}.running.ipynb")
@@ -250,10 +229,10 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
     """Run the whole pipeline of a profile with Snakemake, from where it stands, and return the report's index page.
 
     `mirror` is a folder with the public files, tried before the network; `extra` goes to snakemake (an executor for a
-    cluster, say). A step that failed, or another process at work on the same run, is a PipelineError.
+    cluster, say). A step that failed, or another process at work on the same run, is an error.
     """
     run = open_run("", profile, theory)
-    with _lock(run.folder):
+    with lock_output(run.folder):
         _fetch(run, mirror)
         page = run.folder / "report" / "index.html"
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
@@ -283,17 +262,6 @@ def _fetch(run: Run, mirror: str | Path | None) -> None:
     note = run.path("data/fetched.json")
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != had:
         write_json(note, had)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the lock goes with the process, so a killed run leaves none behind."""
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PipelineError(f"another process is working on {folder}: wait for it, or stop it") from None
-        yield
 
 
 def _code_version() -> str:

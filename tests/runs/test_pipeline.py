@@ -10,19 +10,24 @@ import pytest
 import yaml
 
 from fulcra_utils.common import paths
+from fulcra_utils.common.files import lock_output
 from fulcra_utils.common.paths import ROOT, find_root
-from fulcra_utils.runs import dependencies, parameters, pipeline, profiles
-from fulcra_utils.runs.dependencies import _imported, modules_of
-from fulcra_utils.runs.parameters import KINDS, read_parameters, read_value
+from fulcra_utils.runs import pipeline, profiles
 from fulcra_utils.runs.pipeline import open_run, run_notebook
 from fulcra_utils.runs.profiles import (
+    KINDS,
     NOTEBOOKS,
     PipelineError,
     StepError,
+    _list_imports,
+    collect_parameters,
     copy_notebooks,
     list_notebooks,
     list_profiles,
     load_profile,
+    modules_of,
+    read_parameters,
+    read_value,
 )
 from fulcra_utils.theory.theory import TheoryError, load_theory
 
@@ -105,10 +110,10 @@ def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
     theory = load_theory("schwartz10")
     for profile in list_profiles():
         for name in list_notebooks():
-            values = parameters.collect_parameters(NOTEBOOKS / f"{name}.ipynb", profile, theory, "", {})
+            values = collect_parameters(NOTEBOOKS / f"{name}.ipynb", profile, theory, "", {})
             assert set(values) == set(read_parameters(NOTEBOOKS / f"{name}.ipynb"))
     wrong = {"notebooks": {"07_social_value_orientation": {"n_repeats": "many"}}}
-    monkeypatch.setattr(parameters, "load_profile", lambda _: wrong)
+    monkeypatch.setattr(profiles, "load_profile", lambda _: wrong)
     with pytest.raises(PipelineError, match="profiles/quick.yaml, 07_social_value_orientation: n_repeats is 'many'"):
         run_notebook("07_social_value_orientation", run_dir=tmp_path / "run")
 
@@ -193,10 +198,11 @@ def test_a_notebook_learns_with_which_settings_an_earlier_one_ran(tmp_path):
         later.settings_of("01_dataset_construction")
 
 
-def test_two_processes_do_not_share_a_run(tmp_path):
-    with pipeline._lock(tmp_path), pytest.raises(PipelineError, match="another process"), pipeline._lock(tmp_path):
-        pass
-    with pipeline._lock(tmp_path):  # free again
+def test_two_processes_do_not_share_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "RUNS", tmp_path)
+    with lock_output(tmp_path / "quick"), pytest.raises(ValueError, match="another run writes .*quick"):
+        pipeline.reproduce("quick")
+    with lock_output(tmp_path / "quick"):  # free again
         pass
 
 
@@ -209,31 +215,30 @@ def test_rules_follow_the_modules_a_notebook_uses():
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats.comparison",
-             "theory/__init__.py": "attach(__name__, submod_attrs={'shape': ['Theory'], 'far': ['f']})",
+             "theory/__init__.py": "",
              "theory/shape.py": "from fulcra_utils.deep.inner.low import thing", "deep/__init__.py": "",
-             "__init__.py": "attach(__name__, submod_attrs={'theory': ['Theory'], 'deep.inner.low': ['low']})",
+             "__init__.py": "",
              "deep/inner/__init__.py": "",
              "deep/inner/low.py": ""}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(dependencies, "PACKAGE", tmp_path)
+    monkeypatch.setattr(profiles, "PACKAGE", tmp_path)
 
 
 @pytest.mark.parametrize(("code", "modules"), [
     ("from fulcra_utils.theory.shape import Theory", {"theory.shape"}),
-    ("from fulcra_utils.theory import Theory", {"theory.shape"}),          # through the door of a folder
-    ("from fulcra_utils import Theory", {"theory.shape"}),                 # ... and of the package
-    ("from fulcra_utils import low", {"deep.inner.low"}),
+    ("from fulcra_utils.theory import Theory", {"theory.shape", "theory.far"}),    # through the door of a folder
+    ("from fulcra_utils import Theory", {"theory.shape", "theory.far", "stats", "deep.inner.low"}),   # of the package
     ("from fulcra_utils.theory import far", {"theory.far"}),
     ("from fulcra_utils import theory as t, stats\nt.f(t.Theory)", {"theory.far", "theory.shape", "stats"}),
-    ("from fulcra_utils import theory\ntheory.f()", {"theory.far"}),
     ("from fulcra_utils.deep.inner import low", {"deep.inner.low"}),
     ("def f():\n    import fulcra_utils.deep.inner.low", {"deep.inner.low"}),
     ("import numpy\nfrom fulcra import theory", set()),
 ])
 def test_modules_in_folders_are_found_by_dotted_names(package, code, modules):
-    assert _imported(code) == modules
+    found = {path.relative_to(profiles.PACKAGE).with_suffix("") for path in _list_imports(code) if path.stem[0] != "_"}
+    assert {".".join(path.parts) for path in found} == modules
 
 
 def test_profiles_have_the_same_keys():
