@@ -2,10 +2,8 @@
 
 import html
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -38,12 +36,10 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
     for number, case in enumerate(review.add_texts(queue, texts).itertuples(), 1):
         data = {"row_id": case.row_id, "name": case.name, "why": case.why, "prompt": case.prompt,
                 "response": case.response, "question": review.describe_name(case.name, theory)}
-        task: dict[str, Any] = {"id": number, "data": data}
-        if case.vote in CHOICES:
-            choice = {"from_name": "label", "to_name": "response", "type": "choices",
-                      "value": {"choices": [CHOICES[case.vote]]}}
-            task["predictions"] = [{"model_version": "vote", "result": [choice]}]
-        tasks.append(task)
+        choice = {"from_name": "label", "to_name": "response", "type": "choices",
+                  "value": {"choices": [CHOICES.get(case.vote)]}}
+        voted = {"predictions": [{"model_version": "vote", "result": [choice]}]} if case.vote in CHOICES else {}
+        tasks.append({"id": number, "data": data, **voted})
     write_json(folder / "tasks.json", tasks)
     return folder
 
@@ -65,7 +61,7 @@ def build_label_config(theory: Theory) -> str:
 '''
 
 
-def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.DataFrame:
+def import_label_studio(path: str | Path, theory: Theory) -> pd.DataFrame:
     """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
 
     Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
@@ -76,13 +72,14 @@ def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.D
     Examples
     --------
     >>> import tempfile
+    >>> from fulcra_utils.theory.theory import load_theory
     >>> result = [{"from_name": "label", "value": {"choices": ["+1"]}}]
     >>> task = {"id": 1, "data": {"row_id": "r1", "name": "care"},
     ...         "annotations": [{"completed_by": {"email": "ann@example.org"}, "result": result}]}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = write_json(Path(folder) / "export.json", [task])
-    ...     import_label_studio(file, ["care"])[["row_id", "name", "label", "who"]].values.tolist()
-    [['r1', 'care', 1.0, 'ann@example.org']]
+    ...     import_label_studio(file, load_theory("moral_foundations"))[["row_id", "label", "who"]].values.tolist()
+    [['r1', 1.0, 'ann@example.org']]
     """
     try:
         tasks = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -91,7 +88,7 @@ def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.D
     rows, faults = [], []
     for number, task in enumerate(tasks if isinstance(tasks, list) else [None], 1):
         try:
-            rows += _read_task(task, names)
+            rows += _read_task(task, theory)
         except ReviewError as error:
             faults.append(f"task {task.get('id', number)}: {error}")
         except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
@@ -101,9 +98,9 @@ def import_label_studio(path: str | Path, names: Theory | Sequence[str]) -> pd.D
     return pd.DataFrame(rows, columns=review.DECISION_COLUMNS)
 
 
-def _read_task(task: dict, names: Theory | Sequence[str]) -> list[tuple]:
+def _read_task(task: dict, theory: Theory) -> list[tuple]:
     row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
-    review.find_name(name, names)
+    review.find_name(name, theory)
     for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
         if not annotation.get("was_cancelled") and not annotation.get("skipped"):
             label, note = _read_result(annotation.get("result") or [])
@@ -113,7 +110,7 @@ def _read_task(task: dict, names: Theory | Sequence[str]) -> list[tuple]:
             when = datetime.fromtimestamp(when, UTC).isoformat() if isinstance(when, int | float) else when
             if label is not None:
                 found.append((bool(annotation.get("ground_truth")),
-                              review.read_decision((row_id, name, label, who, when, note), names)))
+                              review.read_decision((row_id, name, label, who, when, note), theory)))
     truth = any(is_true for is_true, _ in found)
     return [decision for is_true, decision in found if is_true == truth]
 

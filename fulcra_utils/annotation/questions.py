@@ -24,11 +24,10 @@ from fulcra_utils.theory.theory import Theory, normalise
 FORMS = ("all", "sets", "single")
 TOKENS_A_LABEL = 35  # of an answer: item, label and a short reason
 NOTHING_LISTED = "the answer lists nothing, and did so once only"
-ENGLISH = {"the", "and", "of", "to", "you", "your", "it", "is", "that", "for", "with", "are", "not", "this", "be",
-           "have", "can", "what", "if", "but", "they", "would", "should", "my", "from", "at", "by", "how", "please",
-           "sorry", "yes", "their", "there", "we", "she", "her", "his", "them", "its", "who", "which", "then", "out",
-           "own", "one", "all", "more", "only", "every", "no", "never", "than", "into", "through", "some", "any",
-           "about", "when", "could", "because"}
+ENGLISH = re.compile(
+    "the|and|of|to|you|your|it|is|that|for|with|are|not|this|be|have|can|what|if|but|they|would|should|my|from|at|by|how"
+    "|please|sorry|yes|their|there|we|she|her|his|them|its|who|which|then|out|own|one|all|more|only|every|no|never|than"
+    "|into|through|some|any|about|when|could|because")
 
 
 def looks_english(text: str) -> bool:
@@ -42,7 +41,7 @@ def looks_english(text: str) -> bool:
     if sum(c.isascii() for c in letters) < 0.9 * len(letters):
         return False
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    return len(words) < 10 or sum(word in ENGLISH for word in words) >= 0.1 * len(words)
+    return len(words) < 10 or sum(map(bool, map(ENGLISH.fullmatch, words))) >= 0.1 * len(words)
 
 
 def theory_version(theory: Theory) -> str:
@@ -59,13 +58,9 @@ def list_questions(theory: Theory, form: str) -> list[tuple[int, ...]]:
     >>> [len(list_questions(load_theory("schwartz10"), form)) for form in FORMS]
     [1, 10, 54]
     """
-    if form == "all":
-        return [tuple(range(theory.n_items))]
     if form == "sets":
         return [tuple(np.flatnonzero(theory.item_dims == d).tolist()) for d in range(theory.n_dims)]
-    if form == "single":
-        return [(i,) for i in range(theory.n_items)]
-    raise ValueError(f"no form {form!r}; there are {', '.join(FORMS)}.")
+    return [(i,) for i in range(theory.n_items)] if form == "single" else [tuple(range(theory.n_items))]
 
 
 def render_question(theory: Theory, dialogue: Dialogue, items: Sequence[int], form: str) -> Question:
@@ -73,7 +68,10 @@ def render_question(theory: Theory, dialogue: Dialogue, items: Sequence[int], fo
 
     Each turn stands between lines with a mark that occurs nowhere in the dialogue, so no reply can close its own fence.
     """
-    mark = _fence_mark(dialogue)
+    whole = json.dumps(dialogue.turns)
+    mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    while mark in whole:
+        mark = hashlib.sha256(mark.encode()).hexdigest()[:12]
     turns = "\n".join(f"<turn {number} {role} {mark}>\n{text}\n<end {number} {mark}>"
                       for number, (role, text) in enumerate(dialogue.turns, 1))
     asked = f"{turns}\n\nLabel the reply in turn {len(dialogue.turns)}. Answer with the JSON object only."
@@ -130,30 +128,30 @@ def read_answer(text: str, theory: Theory, items: Sequence[int], form: str = "al
         fault = NOTHING_LISTED
     if fault:
         return ItemLabels(np.full(len(items), np.nan), [""] * len(items), [fault] * len(items), [fault])
-    place = {item: n for n, item in enumerate(items)}
-    labels, reasons, open_, faults = np.full(len(items), np.nan), [""] * len(items), [""] * len(items), []
+    read = ItemLabels(np.full(len(items), np.nan), [""] * len(items), [""] * len(items))
     strangers, has_zero = [], False
     for entry in entries:
         index, label, reason, wrong = _read_entry(entry, theory)
-        if wrong and index is None:
-            strangers.append(wrong)
-            continue
         has_zero |= label == 0
-        n = place.get(index)
-        if n is None:  # an item of the theory that was not asked here
+        if index is None:
+            strangers.append(wrong)
+        if index not in items:  # of the theory at most, and not asked here
             continue
-        if not wrong and np.isfinite(labels[n]) and labels[n] != label:
+        n = items.index(index)
+        if not wrong and np.isfinite(read.labels[n]) and read.labels[n] != label:
             wrong = "the answer gives this item two labels"
-        if wrong or open_[n]:
-            open_[n], labels[n] = open_[n] or wrong, np.nan
+        if wrong or read.open[n]:
+            read.open[n], read.labels[n] = read.open[n] or wrong, np.nan
         else:
-            labels[n], reasons[n] = label, reason
-    left_out = _why_left_out(strangers, has_zero, form)
-    for n in np.flatnonzero(np.isnan(labels)):
-        if not open_[n]:
-            open_[n], labels[n] = left_out, np.nan if left_out else 0.0
-    faults = [f"{theory.items[items[n]]}: {why}" for n, why in enumerate(open_) if why]
-    return ItemLabels(labels, reasons, open_, faults)
+            read.labels[n], read.reasons[n] = label, reason
+    left_out = (f"the answer leaves this item out and {strangers[0]}" if strangers
+                else "the answer lists zeros and leaves this item out" if has_zero
+                else "the answer leaves this item out" if form == "single" else "")
+    for n in np.flatnonzero(np.isnan(read.labels)):
+        if not read.open[n]:
+            read.open[n], read.labels[n] = left_out, np.nan if left_out else 0.0
+    read.faults = [f"{theory.items[item]}: {why}" for item, why in zip(items, read.open, strict=True) if why]
+    return read
 
 
 def vote_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,15 +174,6 @@ def vote_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(margin > 0, scale[np.argmax(votes, axis=0)], np.nan), margin
 
 
-def _fence_mark(dialogue: Dialogue) -> str:
-    """Return a mark that stands nowhere in the dialogue and is always the same for it."""
-    whole = json.dumps(dialogue.turns)
-    mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
-    while mark in whole:
-        mark = hashlib.sha256(mark.encode()).hexdigest()[:12]
-    return mark
-
-
 def _instruct(theory: Theory, items: Sequence[int], form: str) -> str:
     plus, minus, zero = (theory.labels[label] for label in (1, -1, 0))
     chosen = sorted({int(theory.item_dims[i]) for i in items})
@@ -203,13 +192,10 @@ def _instruct(theory: Theory, items: Sequence[int], form: str) -> str:
         f'written above>", "label": <-1, 0 or 1>, "reason": "<at most 20 words>"}}]}}')
 
 
-_ASK = {
-    "all": "Go through all items. List every item that the reply supports or goes against, with your reason; an item "
-           "that you leave out counts as 0.",
-    "sets": "Go through the items of this set. List every item that the reply supports or goes against, with your "
-            "reason; an item that you leave out counts as 0.",
-    "single": "Judge this one item. List it with its label, also when that is 0, and with your reason.",
-}
+_LIST = ("Go through {}. List every item that the reply supports or goes against, with your reason; an item that you "
+         "leave out counts as 0.")
+_ASK = {"all": _LIST.format("all items"), "sets": _LIST.format("the items of this set"),
+        "single": "Judge this one item. List it with its label, also when that is 0, and with your reason."}
 
 
 def _find_entries(text: str, cut_off: bool) -> tuple[list[Any], str]:
@@ -247,12 +233,3 @@ def _read_entry(entry: Any, theory: Theory) -> tuple[int | None, float, str, str
     if isinstance(read, bool) or read not in (-1, 0, 1):
         return index, np.nan, "", f"the label {str(label)[:40]!r} is none of -1, 0, 1"
     return index, float(read), reason if isinstance(reason, str) else "", ""
-
-
-def _why_left_out(strangers: list[str], has_zero: bool, form: str) -> str:
-    """Return why an item that the answer leaves out is not annotated, or "" when it counts as 0."""
-    if strangers:
-        return f"the answer leaves this item out and {strangers[0]}"
-    if has_zero:
-        return "the answer lists zeros and leaves this item out"
-    return "the answer leaves this item out" if form == "single" else ""

@@ -12,7 +12,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 DECISION_COLUMNS = ["row_id", "name", "label", "who", "when", "note"]
+NONE_DECIDED = pd.DataFrame(columns=DECISION_COLUMNS)
 CHOICES = {-1.0: "-1", 0.0: "0", 1.0: "+1"}
 # a spreadsheet would run this as a formula or write it anew as another number: 00123, 12345678901234567, 1e5, 1-2
 _NUMBER = re.compile(r"[\d.][\d.,eE+\-/: ]*$")
@@ -42,7 +43,7 @@ class ReviewError(ValueError):
 
 
 def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str], annotators: Sequence[str],
-                decided: pd.DataFrame | None = None, limit: int | None = None) -> pd.DataFrame:
+                decided: pd.DataFrame = NONE_DECIDED) -> pd.DataFrame:
     """Return the cells that are worth a person's time, the most urgent first.
 
     `ratings` (A, N, K) are the labels of A annotators (forms, models, people) for N replies (`row_ids`) and K `names`
@@ -70,20 +71,18 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
         "row_id": np.asarray(row_ids, dtype=object)[rows], "name": np.asarray(names, dtype=object)[cols],
         "why": why[rows, cols], "margin": margin[rows, cols], "share": share[cols], "vote": vote[rows, cols],
         **{name: ratings[a, rows, cols] for a, name in enumerate(annotators)}})
-    if decided is not None and len(decided):
-        done = set(zip(decided.row_id.astype(str), decided.name, strict=True))
-        table = table[[cell not in done for cell in zip(table.row_id.astype(str), table.name, strict=True)]]
-    table["urgent"] = table.why == "they disagree"
-    table = table.sort_values(["urgent", "margin", "share"], kind="stable", na_position="first").drop(columns="urgent")
-    return table.head(limit).reset_index(drop=True)
+    cells, done = ([*zip(cases.row_id.astype(str), cases["name"], strict=True)] for cases in (table, decided))
+    table = table[~pd.Series(cells, dtype=object).isin(done)].assign(urgent=lambda cases: cases.why == "they disagree")
+    table = table.sort_values(["urgent", "margin", "share"], kind="stable", na_position="first", ignore_index=True)
+    return table.drop(columns="urgent")
 
 
-def read_decisions(path: str | Path, names: Theory | Sequence[str] | None = None) -> pd.DataFrame:
+def read_decisions(path: str | Path, theory: Theory | None = None) -> pd.DataFrame:
     """Read people's decisions from a CSV file; rows without a label are not decided yet and are left out.
 
     The file has at least row_id, name, label (-1, 0, +1) and who, in any order, separated by comma, semicolon or tab,
-    in UTF-8 or a spreadsheet's UTF-16. With `names` (a theory, or items and dimensions) a name must be known; a
-    theory's aliases are read as what they stand for, and case does not matter. Returns the columns of
+    in UTF-8 or a spreadsheet's UTF-16. With a theory, a name must be one of its items and dimensions; aliases are read
+    as what they stand for, and case does not matter. Returns the columns of
     `DECISION_COLUMNS`, label as float, in the order of the file. ReviewError names line and field: an unknown name, a
     label that is none of -1, 0, 1, nobody named, no ISO time.
 
@@ -96,7 +95,7 @@ def read_decisions(path: str | Path, names: Theory | Sequence[str] | None = None
     ...     read_decisions(path)[["row_id", "label", "who"]].values.tolist()
     [['r1', 1.0, 'Ann']]
     """
-    return _find_decided(_read_sheet(path), path, names)
+    return _find_decided(_read_sheet(path), path, theory)
 
 
 def _read_sheet(path: str | Path) -> pd.DataFrame:
@@ -131,18 +130,18 @@ def _read_sheet(path: str | Path) -> pd.DataFrame:
     return table.assign(**{c: table[c].map(_unguard) for c in DECISION_COLUMNS})
 
 
-def _find_decided(table: pd.DataFrame, path: str | Path, names: Theory | Sequence[str] | None = None) -> pd.DataFrame:
+def _find_decided(table: pd.DataFrame, path: str | Path, theory: Theory | None = None) -> pd.DataFrame:
     found = []
     for line, cells in zip(table.index, table[DECISION_COLUMNS].to_numpy(), strict=True):
         if cells[2].strip():
             try:
-                found.append(read_decision(cells, names))
+                found.append(read_decision(cells, theory))
             except ReviewError as error:
                 raise ReviewError(f"{path}, line {line}, {error}") from None
     return pd.DataFrame(found, columns=DECISION_COLUMNS).astype({"label": float})
 
 
-def read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = None) -> tuple:
+def read_decision(cells: Iterable[Any], theory: Theory | None = None) -> tuple:
     """Return the cells of one decision as they are meant; ReviewError says which cell is no use."""
     row_id, name, label, who, when, note = ("" if value is None or value != value else str(value) for value in cells)
     sign = re.sub(r"[.,]0*$", "", label.strip()).replace("\N{EN DASH}", "-")
@@ -156,25 +155,19 @@ def read_decision(cells: Iterable[Any], names: Theory | Sequence[str] | None = N
         when and (datetime.fromisoformat(when.strip()), pd.to_datetime([when.strip()], format="ISO8601").as_unit("ns"))
     except ValueError:
         raise ReviewError(f"when: {when!r} is no time like 2025-05-02T10:00:00Z") from None
-    name = name if names is None else find_name(name, names)
-    return row_id, name, float(SIGNS[sign]), who.strip(), when.strip(), note
+    return row_id, find_name(name, theory) if theory else name, float(SIGNS[sign]), who.strip(), when.strip(), note
 
 
-def find_name(name: str, names: Theory | Sequence[str]) -> str:
+def find_name(name: str, theory: Theory) -> str:
     """Return the one item or dimension that is meant."""
-    if isinstance(names, Theory):
-        places = ((names.items, names.find_item(name)), (names.dimensions, names.find_dimension(name)))
-        found = [own[place] for own, place in places if place is not None]
-        if len(found) > 1 and names.items_of(found[1]) == (found[0],):
-            return found[1]  # the only item of its dimension: the same label
-    else:
-        found = [name] if name in names else [n for n in names if normalise(n) == normalise(name)]
-    if len(found) != 1:
-        known = [*names.dimension_names, *names.item_names] if isinstance(names, Theory) else names
-        near = ", ".join(map(repr, found or get_close_matches(normalise(name), known, 3, 0)))
-        raise ReviewError(f"name: {name!r} is {'both an item and a' if found else 'no item or'} dimension; "
-                          f"{'they are' if found else 'the nearest are'} {near}")
-    return found[0]
+    places = ((theory.items, theory.find_item(name)), (theory.dimensions, theory.find_dimension(name)))
+    found = [own[place] for own, place in places if place is not None]
+    if len(found) == 1 or found and theory.items_of(found[1]) == (found[0],):
+        return found[-1]  # of both, the only item of its dimension: the same label
+    if found:
+        raise ReviewError(f"name: {name!r} is both an item and a dimension; they are {found[0]!r}, {found[1]!r}")
+    near = get_close_matches(normalise(name), [*theory.dimension_names, *theory.item_names], 3, 0)
+    raise ReviewError(f"name: {name!r} is no item or dimension; the nearest are {', '.join(map(repr, near))}")
 
 
 def _guard(text: str) -> str:
@@ -230,12 +223,10 @@ def apply_decisions(labels: np.ndarray | None, names: Sequence[str], row_ids: Se
 
     The latest decision on a cell counts, whoever took it; rows of one row_id share it.
     """
-    nobody, people = np.full((len(row_ids), len(names)), np.nan), [{} for _ in row_ids]
-    labels = nobody if labels is None else np.array(labels, dtype=float)
-    columns = {normalise(name): k for k, name in enumerate(names)}
-    rows: dict[str, list[int]] = {}
-    for n, row_id in enumerate(row_ids):
-        rows.setdefault(str(row_id), []).append(n)
+    labels = np.full((len(row_ids), len(names)), np.nan) if labels is None else np.array(labels, dtype=float)
+    columns, people = {normalise(name): k for k, name in enumerate(names)}, [{} for _ in row_ids]
+    ids = pd.Series(list(map(str, row_ids)), dtype=object)
+    rows = ids.groupby(ids).groups
     for decision in decisions.iloc[_order_decisions(decisions)].itertuples():
         k = columns.get(normalise(decision.name))
         for n in rows.get(str(decision.row_id), ()) if k is not None else ():
@@ -245,17 +236,16 @@ def apply_decisions(labels: np.ndarray | None, names: Sequence[str], row_ids: Se
 
 
 def match_decisions(decisions: pd.DataFrame, row_ids: Iterable[str],
-                    shared: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+                    shared: Set[str] = frozenset()) -> tuple[pd.DataFrame, list[str]]:
     """Return the decisions that surely belong to a row, and for each of the others why it does not.
 
     `shared` ids stand for rows of different texts, so that a decision by such an id is on none of them.
     """
-    ids, shared = decisions.row_id.astype(str), set(shared)
+    ids = decisions.row_id.astype(str)
     found, lost = ids.isin(set(map(str, row_ids)) - shared), []
-    for row_id, name in zip(ids[~found], decisions.name[~found], strict=True):
-        why = "no row has this id" + "; a spreadsheet may have changed it" * bool(_NUMBER.match(row_id))
-        if row_id in shared:
-            why = "rows of different texts have this id; the review queue names each by its text"
+    for row_id, name in zip(ids[~found], decisions["name"][~found], strict=True):
+        why = ("rows of different texts have this id; the review queue names each by its text" if row_id in shared else
+               "no row has this id" + "; a spreadsheet may have changed it" * bool(_NUMBER.match(row_id)))
         lost.append(f"row_id {row_id!r} ({name}): {why}")
     return decisions[found].reset_index(drop=True), lost
 
@@ -266,7 +256,7 @@ def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) 
     A file that is not there holds none; decisions that belong to no row are named in a warning and left out.
     """
     if not Path(path).exists():
-        return dialogues, pd.DataFrame(columns=DECISION_COLUMNS)
+        return dialogues, NONE_DECIDED
     decisions, lost = match_decisions(read_decisions(path, theory), dialogues.row_id)
     if lost:
         warnings.warn(f"{path}: {len(lost)} decisions are not used: {'; '.join(lost[:5])}", stacklevel=2)

@@ -14,6 +14,7 @@ from fulcra_utils.annotation.label_studio import import_label_studio
 from fulcra_utils.annotation.labelling import ROWS, Annotation, Row, identify_rows
 from fulcra_utils.annotation.questions import FORMS
 from fulcra_utils.annotation.review import (
+    NONE_DECIDED,
     apply_decisions,
     build_queue,
     match_decisions,
@@ -40,29 +41,28 @@ class AnnotateReport:
     plan: pd.DataFrame
     n_rows: int
     price: Price
-    failed: dict[int, str] = field(default_factory=dict)
+    cache: Path
+    unused: list[str]
+    n_decisions: int
+    failed: dict[int, str]
     costs: pd.DataFrame | None = None
     forms: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
-    cache: Path | None = None
-    unused: list[str] = field(default_factory=list)
-    n_decisions: int = 0
 
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
-        spent, when = (self.plan, "to come") if self.costs is None else (self.costs, "for this run")
-        lines = [spent.to_string(index=False)]
-        lines.append(f"cost {spent.cost.sum():.4f} USD {when}, {spent.paid_before.sum():.4f} USD paid before, "
-                     f"at {self.price.describe()}")
-        if self.forms is not None:
-            lines.append(self.forms.round(3).to_string(index=False, na_rep="-"))
-        what = "cannot be read" if self.costs is None else "are not annotated in full"
-        failed = [f"row {number}: {why}" for number, why in self.failed.items()]
-        lines += list_some(f"{len(failed)} of {self.n_rows} rows {what}:", failed)
-        lines += [f"every answer is kept in {self.cache}; a usable one is never paid again"]
-        lines += list_some(f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
-                           self.unused)
-        return "\n".join(lines + [f"written: {path}" for path in self.files])
+        is_dry = self.costs is None
+        spent, when, what = (self.plan, "to come", "cannot be read") if is_dry else (
+            self.costs, "for this run", "are not annotated in full")
+        failed = [f"row {number}: {why}" for number, why in sorted(self.failed.items())]
+        return "\n".join([
+            spent.to_string(index=False), f"cost {spent.cost.sum():.4f} USD {when}, {spent.paid_before.sum():.4f} USD "
+            f"paid before, at {self.price.describe()}",
+            *([] if self.forms is None else [self.forms.round(3).to_string(index=False, na_rep="-")]),
+            *list_some(f"{len(failed)} of {self.n_rows} rows {what}:", failed),
+            f"every answer is kept in {self.cache}; a usable one is never paid again",
+            *list_some(f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
+                       self.unused), *(f"written: {path}" for path in self.files)])
 
 
 def list_some(head: str, lines: Sequence[str]) -> list[str]:
@@ -75,7 +75,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
                   form: str = "all", cache: str | Path | None = None, budget: float | None = None,
                   dry_run: bool = False, prompt_field: str = "prompt", response_field: str = "response",
                   decisions: str | Path | None = None, review: str | Path | None = None, card: bool = True,
-                  rule: str = "sign-sum", prices: str | Path = PRICES, progress: bool = False) -> AnnotateReport:
+                  prices: str | Path = PRICES, progress: bool = False) -> AnnotateReport:
     """Annotate every reply of a file and write rows in the released shape, one for each input row, in order.
 
     Input is .jsonl, .jsonl.gz or .parquet, output .jsonl or .jsonl.gz. `form` is "all" (every item at once), "sets",
@@ -83,9 +83,8 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     twice. `budget` counts the dollars of all answers to these questions, those of earlier calls included; once it is
     reached the rest is recorded as not annotated. `dry_run` plans only. `decisions` (CSV, or a Label Studio export in
     .json; default `<output>.decisions.csv` when it exists) are people's, the latest on a cell wins. `review` names a
-    CSV file for the queue, `card` also writes a folder for `datasets.load_dataset`, `rule` ("sign-sum", "released")
-    leads from items to dimensions. Unusable input, arguments or output names raise a ValueError of one line before
-    anything is asked.
+    CSV file for the queue, `card` also writes a folder for `datasets.load_dataset`. Unusable input, arguments or output
+    names raise a ValueError of one line before anything is asked.
 
     Source: the paper's pipeline as far as it is reported, three prompt forms; prompts and merge rule are ours.
 
@@ -114,90 +113,78 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     if review:
         refuse_decided(review)
     read = import_label_studio if decisions and decisions.suffix == ".json" else read_decisions
-    decided = read(decisions, theory) if decisions else None
-    rows, n_decisions, unused = labelling.read_rows(input_path, prompt_field, response_field), 0, []
-    if decided is not None:
-        n_decisions, (decided, unused) = len(decided), match_decisions(decided, *identify_rows(rows))
+    decided = read(decisions, theory) if decisions else NONE_DECIDED
+    rows = labelling.read_rows(input_path, prompt_field, response_field)
+    n_decisions, (decided, unused) = len(decided), match_decisions(decided, *identify_rows(rows))
     with nullcontext() if dry_run else lock_output(output_path):
         with closing(AnswerCache(None if dry_run and not folder.exists() else folder)) as store:
             plan = labelling.plan_annotation(rows, theory, endpoint, forms, store, price)
-            report = AnnotateReport(plan, len(rows), price, cache=folder, unused=unused, n_decisions=n_decisions)
+            report = AnnotateReport(plan, len(rows), price, folder, unused, n_decisions, {
+                number: row.problem for number, row in enumerate(rows, 1) if row.problem})
             if dry_run:
-                report.failed = {number: row.problem for number, row in enumerate(rows, 1) if row.problem}
                 return report
             annotation = labelling.annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
-        report.costs = annotation.costs
-        _decide(annotation, rows, theory, decided, report)
-        report.files.append(labelling.write_rows(output_path, _outputs(annotation, rows, theory, endpoint, form, rule)))
+        made = {"model": endpoint.model, "form": form, "theory": theory.name, "rule": "sign-sum"}
+        outputs = _decide(annotation, rows, theory, decided, report, made)
+        report.files.append(labelling.write_rows(output_path, outputs))
         if review:
             report.files.append(_write_queue(review, annotation, rows, theory, decided))
         if release:
-            report.files.append(write_release(release, output_path, theory, {
-                "model": endpoint.model, "endpoint": endpoint.address, "form": form, "rule": rule, "price": price,
-                "costs": annotation.costs, "forms": report.forms, "agreement": _agreement(annotation, theory, rows)}))
+            report.files.append(write_release(release, output_path, theory, made | {
+                "endpoint": endpoint.address, "price": price, "costs": report.costs, "forms": report.forms,
+                "agreement": _agreement(annotation, theory, rows)}))
     return report
 
 
-def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str = "",
-              decided: pd.DataFrame | None = None, progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str,
+              decided: pd.DataFrame, progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return what the three forms would take (`plan_annotation`), and, where a model is named, what they gave.
 
     A plan without a model is priced as `price_like`; the second table (`compare_forms`) is None then.
     """
-    endpoint = Endpoint(model=model or price_like or "unnamed")
+    endpoint = Endpoint(model=model or price_like)
     price = load_price(endpoint.model, is_local=bool(model) and endpoint.is_local)
-    plan = labelling.plan_annotation(rows, theory, endpoint, FORMS, price=price)
+    with closing(AnswerCache(None)) as nothing:
+        plan = labelling.plan_annotation(rows, theory, endpoint, FORMS, nothing, price)
     if not model:
         return plan, None
     with closing(AnswerCache(cache)) as store:
         made = labelling.annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
-        people = apply_decisions(None, theory.items, identify_rows(rows)[0], decided) if decided is not None else [None]
-        return plan, labelling.compare_forms(made, people[0])
+    people = apply_decisions(None, theory.items, identify_rows(rows)[0], decided)[0]
+    return plan, labelling.compare_forms(made, people)
 
 
-def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame | None,
-            report: AnnotateReport) -> None:
-    """Let people's decisions win, and note what is left open."""
-    row_ids, people = identify_rows(rows)[0], None
-    if decided is not None:
-        people, by_item = apply_decisions(None, theory.items, row_ids, decided)
-        annotation.labels = np.where(np.isnan(people), annotation.labels, people)
-        annotation.told, by_dimension = apply_decisions(None, theory.dimensions, row_ids, decided)
-        annotation.people = [items | dims for items, dims in zip(by_item, by_dimension, strict=True)]
-        for open_items, who in zip(annotation.open, annotation.people, strict=True):
-            for name in who:
-                open_items.pop(name, None)
-    if len(annotation.forms) > 1:
-        report.forms = labelling.compare_forms(annotation, people)
-    for number, (row, open_items) in enumerate(zip(rows, annotation.open, strict=True), 1):
-        if row.problem or open_items:
-            kinds = list(dict.fromkeys(open_items.values()))
-            report.failed[number] = row.problem or f"{len(open_items)} of {theory.n_items} items open: {kinds[0]}"
-
-
-def _outputs(annotation: Annotation, rows: Sequence[Row], theory: Theory, endpoint: Endpoint, form: str,
-             rule: str) -> list[dict[str, Any]]:
-    annotator = {"model": endpoint.model, "form": form, "theory": theory.name, "rule": rule}
+def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame, report: AnnotateReport,
+            made: dict[str, str]) -> list[dict[str, Any]]:
+    """Let people's decisions win, note in the report what is left open, and return the labelled rows."""
+    row_ids, several = identify_rows(rows)[0], len(annotation.forms) > 1
+    people, by_item = apply_decisions(None, theory.items, row_ids, decided)
+    told, by_dimension = apply_decisions(None, theory.dimensions, row_ids, decided)
+    report.costs, report.forms = annotation.costs, labelling.compare_forms(annotation, people) if several else None
     out = []
     for n, row in enumerate(rows):
-        extra: dict[str, Any] = {"annotator": annotator, "reasons": annotation.reasons[n]}
+        labels, who = np.where(np.isnan(people[n]), annotation.labels[n], people[n]), by_item[n] | by_dimension[n]
+        open_items = {name: why for name, why in annotation.open[n].items() if name not in who}
+        if open_items and not row.problem:
+            why = next(iter(open_items.values()))
+            report.failed[n + 1] = f"{len(open_items)} of {theory.n_items} items open: {why}"
+        extra: dict[str, Any] = {"value_types": labelling.items_to_types(labels, theory, told[n]), "annotator": made,
+                                 "reasons": annotation.reasons[n]}
         if annotation.thoughts[n]:
             extra["annotator_thoughts"] = annotation.thoughts[n]
-        if annotation.people[n] or isinstance(row.fields.get("decided_by"), dict):
-            extra["decided_by"] = annotation.people[n]
-        if annotation.told is not None:
-            extra["value_types"] = labelling.items_to_types(annotation.labels[n], theory, rule, annotation.told[n])
-        if len(annotation.forms) > 1:
-            split = np.flatnonzero(annotation.margin[n] < 1)
-            extra["vote_margin"] = {theory.items[i]: round(float(annotation.margin[n, i]), 3) for i in split}
-            extra["form_items"] = {name: labelling.write_labels(theory.items, annotation.form_labels[f, n])
-                                   for f, name in enumerate(annotation.forms)}
-        out.append(labelling.build_output(row, annotation.labels[n], theory, annotation.open[n], extra, rule))
+        if who or isinstance(row.fields.get("decided_by"), dict):
+            extra["decided_by"] = who
+        if several:
+            margin = annotation.margin[n]
+            extra["vote_margin"] = {theory.items[i]: round(float(margin[i]), 3) for i in np.flatnonzero(margin < 1)}
+            extra["form_items"] = {form: labelling.write_labels(theory.items, given[n]) for form, given in zip(
+                annotation.forms, annotation.form_labels, strict=True)}
+        out.append(labelling.build_output(row, labels, theory, open_items, extra))
     return out
 
 
 def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], theory: Theory,
-                 decided: pd.DataFrame | None) -> Path:
+                 decided: pd.DataFrame) -> Path:
     usable, row_ids = [n for n, row in enumerate(rows) if row.dialogue is not None], identify_rows(rows)[0]
     texts = pd.DataFrame([(row_ids[n], rows[n].dialogue.prompt, rows[n].dialogue.response) for n in usable],
                          columns=["row_id", "prompt", "response"])
@@ -209,6 +196,6 @@ def _agreement(annotation: Annotation, theory: Theory, rows: Sequence[Row]) -> p
     """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
     if len(annotation.forms) < 2:
         return None
-    vectors = np.stack([items_to_vectors(labels, theory) for labels in annotation.form_labels])
-    prompts = [row.dialogue.prompt if row.dialogue else f"row {n}" for n, row in enumerate(rows)]
-    return measure_agreement(vectors, theory.dimensions, pd.factorize(np.array(prompts, dtype=object))[0], draws=500)
+    prompts = pd.Series([row.dialogue.prompt if row.dialogue else f"row {n}" for n, row in enumerate(rows)])
+    return measure_agreement(items_to_vectors(annotation.form_labels, theory), theory.dimensions,
+                             pd.factorize(prompts)[0], draws=500)

@@ -10,17 +10,20 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anyio.from_thread import start_blocking_portal
+from tqdm import tqdm
+
 from fulcra_utils.dataset.texts import read_content
 from fulcra_utils.llm.endpoints import (
+    FREE,
     PRICES,
     Answer,
     AnswerCache,
@@ -55,7 +58,6 @@ CONTENT_ASKS = 3  # in one run: the first ask and at most two more
 CUT_OFF = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length",
            "model_context_window_exceeded", "context_length_exceeded"}  # finish reasons of gateways
 LESSER_MODE = {"schema": "object", "object": ""}  # of JSON, when an endpoint does not know the first
-COUNTED = ("n_calls", "n_paid", "tokens_in", "tokens_out", "cost", "paid_before")
 
 
 @dataclass
@@ -63,64 +65,60 @@ class Outcome:
     """What became of one question.
 
     `value` is what the check made of the best answer (None: nothing usable), `faults` what is wrong with it, `error`
-    why there is no answer at all; calls and tokens count every answer of this question, `n_paid` and `cost` those of
-    this start, `paid_before` the dollars for the others. Equal questions count once, in one of their outcomes.
+    why there is no answer at all; `new` are the answers of this start, `old` the stored ones that were looked at. Equal
+    questions count once, in one of their outcomes.
     """
 
     value: Any = None
     faults: list[str] = field(default_factory=list)
     error: str = ""
-    n_calls: int = 0
-    n_paid: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: float = 0.0
-    paid_before: float = 0.0
-
-    def count(self, answer: Answer, cost: float, is_new: bool) -> None:
-        """Add one answer."""
-        for name, n in zip(COUNTED, (1, is_new, answer.tokens_in, answer.tokens_out, cost * is_new,
-                                     cost * (not is_new)), strict=True):
-            setattr(self, name, getattr(self, name) + n)
+    new: list[Answer] = field(default_factory=list)
+    old: list[Answer] = field(default_factory=list)
 
 
 Check = Callable[[int, Answer], tuple[Any, list[str], float]]
 
 
-def ask_all(endpoint: Endpoint, questions: Iterable[Question], check: Check, cache: AnswerCache,
-            price: Price | None = None, budget: float | None = None,
-            done: Callable[[int, Outcome], None] = lambda *_: None, paid: float = 0.0) -> list[Outcome]:
+def ask_all(endpoint: Endpoint, questions: Collection[Question], check: Check, cache: AnswerCache, price: Price = FREE,
+            budget: float | None = None, progress: bool = False, paid: float = 0.0) -> list[Outcome]:
     """Ask every question, many at a time, and return one outcome for each, in order.
 
     `check` takes the number of a question and an Answer and returns (value, faults, worth): what can be used of it,
     what is wrong with it, and a number to choose by when every ask left faults. An answer without faults is not asked
     again; faulty ones in the cache are looked at first: where they hold nothing to use, three new asks follow, else
-    what is left of three, at least one. `budget` is in dollars, what earlier starts `paid` included (`plan_questions`):
-    a question that could exceed it is not asked, what is under way is reckoned by the dearest answer so far, if not
-    more, and before the first, one is asked at a time. `done` receives (number, outcome) as soon as a question is
-    finished, in any order.
+    what is left of three, at least one. `budget` is in dollars, what stored answers to these questions cost, and what
+    else was `paid`, included: a question that could exceed it is not asked, what is under way is reckoned by the
+    dearest answer so far, if not more, and before the first, one is asked at a time.
 
     EndpointError when what went wrong concerns every question (key, credits, address, model, no server, or one question
     after the other comes to nothing), or a budget has no price. Answers until then are kept.
     """
-    if budget is not None and price is None:
-        raise EndpointError(f"a budget needs a price: {endpoint.model} is not in {PRICES.name}")
-    return _run(_Session(endpoint, check, cache, price, budget, paid).run(questions, done))
+    if budget is not None:
+        if price is FREE:
+            raise EndpointError(f"a budget needs a price: {endpoint.model} is not in {PRICES.name}")
+        paid += plan_questions(questions, endpoint, cache, price, lambda *_: (None, [], 0.0))["paid_before"]
+    session = _Session(endpoint, check, cache, price, budget, paid)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(session.run(questions, progress))
+    with start_blocking_portal() as portal:  # a notebook runs a loop already; an interrupt ends what is asked here, too
+        return portal.call(session.run, questions, progress)
 
 
-def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: AnswerCache | None, price: Price | None,
+def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: AnswerCache, price: Price,
                    check: Check) -> dict[str, float]:
     """Return what is ahead (requests, tokens_in, tokens_out, cost) and what is kept (stored, paid_before).
 
     Equal questions count once; stored are those with an answer that `check` (see `ask_all`) finds no fault in.
-    `paid_before` is what all stored answers cost, in dollars. Tokens are estimates; cost is nan without a price.
+    `paid_before` is what all stored answers cost, in dollars. Tokens are estimates.
     """
     counts, seen, paid_before = dict.fromkeys(("requests", "stored", "tokens_in", "tokens_out"), 0), set(), 0.0
     for number, question in enumerate(questions):
         if (key := question.key(endpoint)) in seen:
             continue
         seen.add(key)
-        answers = [] if cache is None else list(cache.list_answers(question, endpoint))
+        answers = list(cache.list_answers(question, endpoint))
         paid_before += sum(answer.find_cost(price) for answer in answers)
         if any(not answer.void and not check(number, answer)[1] for answer in answers):
             counts["stored"] += 1
@@ -128,25 +126,7 @@ def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: Ans
             counts["requests"] += 1
             counts["tokens_in"] += count_question(question)
             counts["tokens_out"] += question.expected_tokens
-    cost = price.cost(counts["tokens_in"], counts["tokens_out"]) if price else float("nan")
-    return counts | {"cost": cost, "paid_before": paid_before}
-
-
-def _run(coroutine: Any) -> Any:
-    """Run a coroutine to its end, also where an event loop is running already (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(coroutine)
-    with closing(loop), ThreadPoolExecutor(1) as pool:
-        work = pool.submit(loop.run_until_complete, task)
-        try:
-            return work.result()
-        except KeyboardInterrupt:
-            loop.call_soon_threadsafe(task.cancel)  # nothing more is asked, and paid, behind the back
-            raise
+    return counts | {"cost": price.cost(counts["tokens_in"], counts["tokens_out"]), "paid_before": paid_before}
 
 
 class _Fault(Exception):
@@ -167,7 +147,7 @@ class _Session:
 
     def __init__(self, endpoint, check, cache, price, budget, paid):
         self.endpoint, self.check, self.cache, self.price = endpoint, check, cache, price
-        self.budget = budget if price and price.cost(1, 1) else None
+        self.budget = budget if budget is not None and price.cost(1, 1) else math.inf
         self.key = endpoint.read_key()
         self.options, self.left_out, self.mode = endpoint.body, [], "schema"
         self.spent, self.dearest = paid, 0.0
@@ -175,35 +155,23 @@ class _Session:
         self.under_way: list[float] = []  # dollars foreseen for each request
         self.limit, self.last_cut, self.room = float(min(endpoint.concurrency, 4)), 0.0, asyncio.Condition()
 
-    async def run(self, questions: Iterable[Question], done: Callable[[int, Outcome], None]) -> list[Outcome]:
-        places = asyncio.Semaphore(4 * self.endpoint.concurrency)
-        asked: dict[str, asyncio.Task] = {}
+    async def run(self, questions: Collection[Question], progress: bool) -> list[Outcome]:
+        ahead, asked, outcomes = enumerate(questions), {}, {}
 
-        async def finish(number: int, question: Question) -> Outcome:
-            own = asyncio.current_task()
-            first = asked.setdefault(question.key(self.endpoint), own)  # equal questions are asked once
-            try:
-                outcome = await self._ask(number, question) if first is own else replace(
-                    await first, **dict.fromkeys(COUNTED, 0))
-            except EndpointError:
-                self.is_over = True  # what is under way is paid for, so it is awaited and kept
-                async with self.room:
-                    await self.room.wait_for(lambda: not self.under_way)
-                raise
-            done(number, outcome)
-            places.release()
-            return outcome
+        async def work() -> None:
+            for number, question in ahead:
+                key = question.key(self.endpoint)
+                is_first = key not in asked  # equal questions are asked once
+                if is_first:
+                    asked[key] = asyncio.ensure_future(self._ask(number, question))
+                outcome = await asked[key]
+                outcomes[number] = outcome if is_first else replace(outcome, new=[], old=[])
+                bar.update()
 
-        tasks = []
-        async with self._connect() as self.client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for number, question in enumerate(questions):
-                        await places.acquire()
-                        tasks.append(group.create_task(finish(number, question)))
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        with tqdm(total=len(questions), unit="question", disable=not progress, mininterval=0.5) as bar:
+            async with self._connect() as self.client:
+                await asyncio.gather(*(work() for _ in range(4 * self.endpoint.concurrency)))
+        return [outcomes[number] for number in range(len(outcomes))]
 
     def _connect(self) -> Any:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -218,20 +186,21 @@ class _Session:
 
     async def _ask(self, number: int, question: Question) -> Outcome:
         """Ask until an answer is free of faults, or the asks of this run are used up; keep the best."""
-        outcome, best, n_old = Outcome(), float("-inf"), 0
+        outcome, best = Outcome(), -math.inf
         for attempt in itertools.count():
             key = question.key(self.endpoint, attempt)
             answer = self.cache.get(key)
-            is_new = answer is None
-            if is_new and attempt - n_old >= (CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - n_old)):
-                break
-            try:
-                answer = answer or await self._pay(key, question)
-            except _Fault as fault:
-                outcome.error = str(fault) if outcome.value is None else ""
-                break
-            n_old, self.n_stored = n_old + (not is_new), self.n_stored + (not is_new)
-            outcome.count(answer, answer.find_cost(self.price), is_new)
+            if is_new := answer is None:
+                most = CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - len(outcome.old))
+                if len(outcome.new) >= most:
+                    break
+                try:
+                    answer = await self._pay(key, question)
+                except _Fault as fault:
+                    outcome.error = str(fault) if outcome.value is None else ""
+                    break
+            (outcome.new if is_new else outcome.old).append(answer)
+            self.n_stored += not is_new
             if answer.void:
                 outcome.error = answer.void
                 if is_new:  # it will say so again
@@ -245,67 +214,66 @@ class _Session:
         return outcome
 
     async def _pay(self, key: str, question: Question) -> Answer:
+        """Get and keep a new answer, once there is a place, and where dollars may be there when others are done."""
         most = self.options.get("max_tokens") or self.options.get("max_completion_tokens") or question.expected_tokens
-        async with self._place(self.price.cost(count_question(question), most) if self.price else 0.0):
+        estimate = self.price.cost(count_question(question), most)
+
+        def fits() -> bool:
+            return self.spent + sum(max(usd, self.dearest) for usd in (*self.under_way, estimate)) <= self.budget + 1e-9
+
+        def is_free() -> bool:
+            return not self.is_over and (not self.under_way or len(self.under_way) < int(self.limit) and (
+                self.budget == math.inf or self.dearest > 0 and fits()))
+
+        async with self.room:
+            await self.room.wait_for(is_free)
+        if not fits():
+            raise _Fault(f"not asked: the budget of {self.budget:g} USD is reached", "row")
+        self.under_way.append(estimate)
+        try:
             answer = await self._send(question)
             self.cache.put(key, answer)
             cost = answer.find_cost(self.price)
             self.spent, self.dearest = self.spent + cost, max(self.dearest, cost)
             self.n_answered, self.n_failed = self.n_answered + 1, 0
             return answer
-
-    @asynccontextmanager
-    async def _place(self, estimate: float) -> AsyncIterator[None]:
-        """Wait for a place, and while dollars may be there once others are done; refuse when they are not."""
-        def fits() -> bool:
-            foreseen = sum(max(dollars, self.dearest) for dollars in (*self.under_way, estimate))
-            return self.budget is None or self.spent + foreseen <= self.budget + 1e-9
-
-        def is_free() -> bool:
-            return not self.is_over and (not self.under_way or len(self.under_way) < int(self.limit) and (
-                self.budget is None or self.dearest > 0 and fits()))
-
-        async with self.room:
-            await self.room.wait_for(is_free)
-            if not fits():
-                raise _Fault(f"not asked: the budget of {self.budget:g} USD is reached", "row")
-            self.under_way.append(estimate)
-        try:
-            yield
+        except EndpointError:
+            self.is_over = True
+            raise
         finally:
             self.under_way.remove(estimate)
             async with self.room:
                 self.room.notify_all()
+                if self.is_over:  # what is under way is paid for, so it is awaited and kept
+                    await self.room.wait_for(lambda: not self.under_way)
 
-    async def _send(self, question: Question) -> Answer:
+    async def _send(self, question: Question, attempt: int = 1) -> Answer:
         """Send a question until it is answered, with waits between: what the server asks for, else a doubling time."""
-        for attempt in itertools.count(1):
-            started = time.monotonic()
-            try:
-                answer = await self._send_once(question)
-            except _Fault as fault:
-                if fault.again and started >= self.last_cut:  # once for all that were under way together
-                    self.last_cut, self.limit = time.monotonic(), max(1.0, self.limit / 2)
-                few = EARLY_ATTEMPTS if fault.early and not self.n_answered else self.endpoint.attempts
-                if not fault.again or self.is_over or attempt >= min(few, self.endpoint.attempts):
-                    self._stop_run(fault)
-                    raise
-                grown = min(30.0, self.endpoint.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-                await asyncio.sleep(grown if fault.wait is None else min(fault.wait, 60.0))
-            else:
-                self.limit = min(self.endpoint.concurrency, self.limit + 1 / self.limit)
-                return answer
-        raise AssertionError("the loop has no end")
+        started = time.monotonic()
+        try:
+            answer = await self._send_once(question)
+            self.limit = min(self.endpoint.concurrency, self.limit + 1 / self.limit)
+            return answer
+        except _Fault as fault:
+            if fault.again and started >= self.last_cut:  # once for all that were under way together
+                self.last_cut, self.limit = time.monotonic(), max(1.0, self.limit / 2)
+            few = EARLY_ATTEMPTS if fault.early and not self.n_answered else self.endpoint.attempts
+            if not fault.again or self.is_over or attempt >= min(few, self.endpoint.attempts):
+                self._stop_run(fault)
+                raise
+            grown = min(30.0, self.endpoint.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+            await asyncio.sleep(grown if fault.wait is None else min(fault.wait, 60.0))
+        return await self._send(question, attempt + 1)
 
     def _stop_run(self, fault: _Fault) -> None:
         """Raise EndpointError where a question that came to nothing shows that all others will."""
         self.n_failed += fault.whose != "row"
-        is_first = not self.n_answered + self.n_stored
+        is_first, said = not self.n_answered + self.n_stored, str(fault)
         in_a_row = not fault.whose and self.n_failed >= STOP_AFTER and (fault.again or is_first)
         if fault.whose == "run" or (fault.whose == "start" and is_first) or in_a_row:
-            is_kept = self.cache.folder and len(self.cache)
-            kept = f"; what was answered is kept in {self.cache.folder}" if is_kept else ""
-            raise EndpointError(f"{self.endpoint.address}, model {self.endpoint.model!r}: {fault}{kept}") from None
+            if self.cache.folder and len(self.cache):
+                said += f"; what was answered is kept in {self.cache.folder}"
+            raise EndpointError(f"{self.endpoint.address}, model {self.endpoint.model!r}: {said}") from None
 
     async def _send_once(self, question: Question) -> Answer:
         """Send one request; again with less asked of it, where the endpoint knows no JSON schema or not an option."""
@@ -314,15 +282,13 @@ class _Session:
             sent = dict(self.options)
             try:
                 answer = self._read_response(await self._post(question, mode, sent), question, mode)
+                self.mode = self.mode if question.schema is None else mode  # what worked is asked from now on
+                return answer
             except _Fault as fault:
                 if not self._adapt(str(fault), sent):
                     if fault.again or fault.whose or fault.status not in FORMAT_STATUS or not mode:
                         raise
                     mode = LESSER_MODE[mode]
-                continue
-            if question.schema is not None:
-                self.mode = mode  # what worked is asked from now on
-            return answer
 
     def _adapt(self, said: str, sent: dict[str, Any]) -> bool:
         """Return whether `sent` holds an option that the endpoint does not take; it is left out from now on."""
@@ -360,24 +326,28 @@ class _Session:
             raise _Fault("the connection failed or was dropped", again=True) from None
 
     def _read_response(self, response: Any, question: Question, mode: str) -> Answer:
-        data, sent_on = _parse_body(response.text), f" (sent on to {response.url.copy_with(query=None)})"
-        choices = data.get("choices") if isinstance(data, dict) else None
+        data = _parse_body(response.text)
+        known = data if isinstance(data, dict) else {}
+        choices = known.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        error = isinstance(data, dict) and data.get("error") or choice.get("error")
+        error = known.get("error") or choice.get("error")
         if not choice or error or response.status_code >= 300 or choice.get("finish_reason") == "error":
             said = _find_words(error) or _find_words(data) or f"the response holds no answer: {response.text}"
             said = said if self.key == "none" else said.replace(self.key, "***")
-            said = " ".join((said[:250] + (sent_on if response.history else "")).split())
-            raise _judge(said, response, isinstance(data, str))
+            sent_on = f" (sent on to {response.url.copy_with(query=None)})" if response.history else ""
+            raise _judge(" ".join((said[:250] + sent_on).split()), response, isinstance(data, str))
         message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
         (thoughts, text), finish = read_content(message), str(choice.get("finish_reason") or "").casefold()
         if not text and isinstance(said := message.get("refusal"), str) and said.strip():
             text, finish = said, "refusal"
-        tokens_in = _count(data.get("usage"), "prompt_tokens", count_question(question))
-        tokens_out = _count(data.get("usage"), "completion_tokens", count_tokens(thoughts + text))
-        if _is_cut(tokens_in, count_question(question)):
+        estimate = count_question(question)
+        tokens_in = _count(known.get("usage"), "prompt_tokens", estimate)
+        tokens_out = _count(known.get("usage"), "completion_tokens", count_tokens(thoughts + text))
+        # a count far too small, or too small and the round size of a context (Ollama), shows that a part was dropped;
+        # one below 500 says nothing: cached tokens may be left out of it
+        if tokens_in >= 500 and estimate > (1.25 if tokens_in % 1024 == 0 else 3) * tokens_in:
             finish = "prompt_cut"
-        cost = None if self.price is None else self.price.cost(tokens_in, tokens_out)
+        cost = None if self.price is FREE else self.price.cost(tokens_in, tokens_out)
         mode = (mode or "none") + "".join(f", without {name}" for name in self.left_out)
         finish = "length" if finish in CUT_OFF else "content_filter" if finish in FILTERS else finish
         return Answer(text, finish, tokens_in, tokens_out, cost, mode, self.endpoint.address, round(time.time(), 3),
@@ -432,17 +402,6 @@ def _judge(said: str, response: Any, is_page: bool) -> _Fault:
     return _Fault(reason, status=status)
 
 
-def _is_cut(tokens_in: int, estimate: int) -> bool:
-    """Return whether a server's count of the prompt's tokens shows that it dropped a part: far too few, or few and the
-    round size of a context (Ollama). Counts below 500 say nothing: cached tokens may be left out of them."""
-    return tokens_in >= 500 and estimate > (1.25 if tokens_in % 1024 == 0 else 3) * tokens_in
-
-
 def _count(usage: Any, name: str, estimate: int) -> int:
     value = usage.get(name) if isinstance(usage, dict) else None
     return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else estimate
-
-
-def sum_outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return calls, calls paid for now, tokens, cost now and cost before over outcomes."""
-    return {name: sum(getattr(outcome, name) for outcome in outcomes) for name in COUNTED}

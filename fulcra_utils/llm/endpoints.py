@@ -165,6 +165,8 @@ class Price:
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
+FREE = Price(0.0, 0.0, "")  # where no price is known
+
 def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) -> Price:
     """Return the price of a model from a price table, also under a name with a provider, a date or a tag.
 
@@ -231,11 +233,9 @@ class Answer:
     received: float = 0.0
     thoughts: str = ""
 
-    def find_cost(self, price: Price | None) -> float:
+    def find_cost(self, price: Price) -> float:
         """Return the dollars it cost, by `price` when none was known."""
-        if self.cost is None:
-            return price.cost(self.tokens_in, self.tokens_out) if price else 0.0
-        return self.cost
+        return price.cost(self.tokens_in, self.tokens_out) if self.cost is None else self.cost
 
     def split(self) -> tuple[str, str]:
         """Return (thoughts, answer), as `split_thoughts` does; the thoughts of a reasoning field come first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -120,19 +120,20 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     """
     model.eval()
     torch.manual_seed(seed)
-    prompts = list_texts(prompts, "Prompt")
+    prompts, eos = list_texts(prompts, "Prompt"), tokenizer.eos_token_id
     ids = encode_prompts(tokenizer, prompts, system)
     replies: list[list[int]] = [[] for _ in ids]
     order = np.argsort([len(i) for i in ids], kind="stable")
     for start in tqdm(range(0, len(order), batch_size), desc="sample", leave=False):
         rows = order[start:start + batch_size]
-        for row, reply in zip(rows, _generate(model, tokenizer, [ids[r] for r in rows], max_new_tokens, temperature),
-                              strict=True):
-            replies[row] = reply
+        made = generate(model, tokenizer, [ids[row] for row in rows], max_new_tokens=max_new_tokens, do_sample=True,
+                        top_k=0, top_p=1.0, temperature=temperature, eos_token_id=eos)
+        for row, reply in zip(rows, made, strict=True):
+            replies[row] = reply[:reply.index(eos) + 1 if eos in reply else None]
     responses = [tokenizer.decode(r, skip_special_tokens=True).strip() for r in replies]
     return pd.DataFrame({
         "prompt": list(prompts), "response": responses, "prompt_ids": ids, "reply_ids": replies,
-        "is_finished": [bool(r) and r[-1] == tokenizer.eos_token_id for r in replies],
+        "is_finished": [r[-1:] == [eos] for r in replies],
     })
 
 
@@ -182,16 +183,14 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
-def _generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], n_new: int,
-              temperature: float) -> list[list[int]]:
-    width = max(map(len, ids))
-    rows = torch.tensor([[tokenizer.pad_token_id] * (width - len(i)) + i for i in ids], device=model.device)
+@torch.no_grad()
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]],
+             **options: Any) -> list[list[int]]:
+    """Return the tokens that a model adds to each text, padding after the end included; the texts pad on the left."""
+    width, pad = max(map(len, ids)), tokenizer.pad_token_id
+    rows = torch.tensor([[pad] * (width - len(i)) + i for i in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids], device=model.device)
-    out = model.generate(input_ids=rows, attention_mask=mask, max_new_tokens=n_new, do_sample=True, top_k=0, top_p=1.0,
-                         temperature=temperature, pad_token_id=tokenizer.pad_token_id,
-                         eos_token_id=tokenizer.eos_token_id)[:, width:].tolist()
-    ends = [r.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in r else len(r) for r in out]
-    return [r[:end] for r, end in zip(out, ends, strict=True)]
+    return model.generate(input_ids=rows, attention_mask=mask, pad_token_id=pad, **options)[:, width:].tolist()
 
 
 def pad_texts(texts: list[tuple[list[int], int]], pad: int, only_reply: bool) -> tuple[torch.Tensor, torch.Tensor]:

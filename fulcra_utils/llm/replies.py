@@ -91,12 +91,22 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     name="tiny", options={"max_new_tokens": 4}) ...     write_replies(["Hi", "Why?"], [writer],
     cache=f"{folder}/cache")[["prompt", "response_source"]].values.tolist() [['Hi', 'tiny'], ['Why?', 'tiny']]
     """
-    prompts, tables = list_texts(prompts, "Prompt"), []
+    prompts, rows = list_texts(prompts, "Prompt"), []
+    questions = _ask_for_replies(prompts, system)
     with closing(AnswerCache(cache)) as store:
         for writer in writers:
-            paid = 0.0 if budget is None else plan_replies(prompts, writers, store, system).paid_before.sum()
-            tables.append(_write_one(prompts, writer, store, system, progress, budget, paid))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+            if isinstance(writer, LocalModel):
+                taken = [_take_text(0, answer) for answer in _generate_all(questions, writer, store, progress)]
+                outcomes = [Outcome(value, faults) for value, faults, _ in taken]
+            else:
+                others = [other for other in writers if other is not writer]
+                paid = 0.0 if budget is None else plan_replies(prompts, others, store, system).paid_before.sum()
+                price = load_price(writer.model, is_local=writer.is_local)
+                outcomes = ask_all(writer, questions, _take_text, store, price, budget, progress, paid)
+            rows += [{"response": None, "thoughts": "", "cut_off": False, **(outcome.value or {}), "prompt": prompts[n],
+                      "response_source": writer.name or writer.model, "row": n,
+                      "problem": outcome.error or "; ".join(outcome.faults)} for n, outcome in enumerate(outcomes)]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"response": object})
 
 
 def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache,
@@ -145,30 +155,16 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
 
 def read_reply_prompts(path: str | Path, prompt_field: str = "prompt") -> tuple[list[dict], list[str], list[dict]]:
     """Return the rows with a prompt, their prompts, and the other rows, each with its `problem`."""
-    rows = list(pick_rows(path, lambda row: read_text(row, prompt_field)))
-    if not rows:
+    rows, prompts, bad = [], [], []
+    for line, row, prompt, fault in pick_rows(path, lambda row: read_text(row, prompt_field)):
+        if fault:
+            bad.append(keep_fields(row, {"response": None, "problem": f"line {line}: {fault}"}, OWN))
+        else:
+            rows.append(row)
+            prompts.append(prompt)
+    if not rows and not bad:
         raise DatasetError(f"{path}: has no rows")
-    good = [(row, prompt) for _, row, prompt, fault in rows if not fault]
-    bad = [keep_fields(row, {"response": None, "problem": f"line {line}: {fault}"}, OWN)
-           for line, row, _, fault in rows if fault]
-    return [row for row, _ in good], [prompt for _, prompt in good], bad
-
-
-def _write_one(prompts: list[str], writer: Endpoint | LocalModel, store: AnswerCache, system: str,
-               progress: bool, budget: float | None, paid: float) -> pd.DataFrame:
-    questions = _ask_for_replies(prompts, system)
-    if isinstance(writer, LocalModel):
-        taken = [_take_text(0, answer) for answer in _generate_all(questions, writer, store, progress)]
-        outcomes = [Outcome(value, faults) for value, faults, _ in taken]
-    else:
-        price = load_price(writer.model, is_local=writer.is_local)
-        outcomes = ask_all(writer, questions, _take_text, store, price, budget, paid=paid)
-    taken = [outcome.value or {"response": None, "thoughts": "", "cut_off": False} for outcome in outcomes]
-    return pd.DataFrame({
-        "prompt": prompts, **{name: [value[name] for value in taken] for name in ("response", "thoughts", "cut_off")},
-        "response_source": writer.name or writer.model,
-        "problem": [o.error or "; ".join(o.faults) for o in outcomes], "row": range(len(prompts))},
-        columns=COLUMNS).astype({"response": object})
+    return rows, prompts, bad
 
 
 def _take_text(_: int, answer: Answer) -> tuple[dict[str, Any], list[str], float]:
@@ -220,23 +216,22 @@ def _generate(questions: list[Question], model: PreTrainedModel, tokenizer: PreT
               writer: LocalModel) -> list[Answer]:
     import torch
 
+    from fulcra_utils.llm.local import generate
+
     if tokenizer.chat_template:
         texts = [tokenizer.apply_chat_template(list(q.messages), tokenize=False, add_generation_prompt=True)
                  for q in questions]
     else:  # the released data's own words for who speaks
         texts = ["\n".join(message["content"] for message in q.messages[:-1]) +
                  f"Human: {q.messages[-1]['content']}\nBob:" for q in questions]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
-    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     seed = hashlib.sha256("".join(texts).encode()).digest()[:4]  # the same batch draws the same, whenever it is made
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
-    with torch.inference_mode():
-        out = model.generate(**inputs, **writer.options, pad_token_id=tokenizer.pad_token_id)
     ends = writer.options.get("eos_token_id") or model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    return [Answer(decode_reply(ids, text, tokenizer), "stop" if ends & set(ids) else "length", mode="local",
+    return [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length", mode="local",
                    address=writer.model)
-            for ids, text in zip(out[:, inputs["input_ids"].shape[1]:].tolist(), texts, strict=True)]
+            for reply, text in zip(generate(model, tokenizer, ids, **writer.options), texts, strict=True)]
 
 
 def decode_reply(ids: list[int], prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:

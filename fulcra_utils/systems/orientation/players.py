@@ -93,27 +93,26 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
     """
     import torch
 
-    from fulcra_utils.llm.local import load_policy
+    from fulcra_utils.llm.local import generate, load_policy
     model, tokenizer = load_policy(folder)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     generator = torch.Generator().manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
 
-    def encode(messages: Messages) -> torch.Tensor:
+    def encode(messages: Messages) -> list[int]:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False)["input_ids"]
-        if ids.shape[1] + max_new_tokens > context:
-            raise OrientationError(f"the talk has {ids.shape[1]} tokens and the reply up to {max_new_tokens}, but the "
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) + max_new_tokens > context:
+            raise OrientationError(f"the talk has {len(ids)} tokens and the reply up to {max_new_tokens}, but the "
                                    f"model's context holds {context}.")
         return ids
 
     def play(messages: Messages) -> str:
         ids = encode(messages)
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            out = model.generate(ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device),
-                                 max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)
-        return decode_reply(out[0, ids.shape[1]:].tolist(), tokenizer.decode(ids[0]), tokenizer)
+            reply = generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, **sampling)[0]
+        return decode_reply(reply, tokenizer.decode(ids), tokenizer)
 
     play.encode = encode
     return play

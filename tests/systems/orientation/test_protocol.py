@@ -273,7 +273,7 @@ def test_a_local_model_reads_every_word_of_a_talk(tmp_path):
     for name in load_slider().orientations:
         for item in range(6):
             question = render_choice(item, range(9))
-            read = tokenizer.decode(player.encode([*render_system(name), {"role": "user", "content": question}])[0])
+            read = tokenizer.decode(player.encode([*render_system(name), {"role": "user", "content": question}]))
             for text in (render_system(name)[0]["content"], question):
                 assert " ".join(text.split()) in " ".join(read.split())
 
