@@ -3,8 +3,7 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "labelled": ["ValueDataset", "items_to_vectors", "read_dataset", "read_scored"],
-    "pools": ["read_preferences", "read_prompts"],
+    "labelled": ["ValueDataset", "items_to_vectors", "read_dataset", "read_preferences", "read_prompts", "read_scored"],
     "release": ["write_release"],
     "rows": ["iter_rows", "read_dialogue"],
     "selection": ["select_prompts"],

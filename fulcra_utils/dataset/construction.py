@@ -6,7 +6,7 @@ given the public labels when it is theirs or refines theirs, else its labelled s
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,16 +14,20 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.labelled import SIGNS, ValueDataset, read_dataset, read_scored
-from fulcra_utils.dataset.pools import read_preferences, read_prompts
-from fulcra_utils.dataset.rows import iter_rows
-from fulcra_utils.dataset.sources import Fetched, Source, load_sources
+from fulcra_utils.dataset.labelled import (
+    Reader,
+    ValueDataset,
+    read_dataset,
+    read_preferences,
+    read_prompts,
+    read_scored,
+)
+from fulcra_utils.dataset.sources import Fetched, load_sources
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.theory.theory import Theory, load_theory
 
 SAMPLES = DATA / "sample"
-NO_NAME = "a model without name"  # of a reply whose row names none
 REPLY = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward")
 PLACE = ("source", "line", "cluster", "split", "half", "is_refusal")
 LEADING = (*REPLY, *PLACE)
@@ -61,23 +65,18 @@ def locate_sample(theory: Theory) -> tuple[Path, bool]:
     Looked for: `<stem>.jsonl` beside the theory's file, the sample of the theory's name, that of the parent theory (its
     item labels serve); else any sample, for its dialogues alone.
     """
-    candidates = [theory.labels_path, SAMPLES / f"{theory.name}.jsonl"]
-    if theory.parent:
-        candidates.append(SAMPLES / f"{theory.parent}.jsonl")
+    names = [name for name in (theory.name, theory.parent) if name]
+    candidates = [theory.labels_path, *(SAMPLES / f"{name}.jsonl" for name in names)]
     found = next((path for path in candidates if path.is_file()), None)
     return (found, True) if found else (sorted(SAMPLES.glob("*.jsonl"))[-1], False)
 
 
 def locate_labels(theory: Theory, fetched: Fetched) -> Path:
     """Return the first public file with labels under the theory (or its parent), else the sample's."""
-    sources = load_sources()
-    public = (path for name, path in fetched.paths.items()
-              if sources[name].role == "annotated" and sources[name].theory in {theory.name, theory.parent})
-    return next(public, locate_sample(theory)[0])
+    return next(iter(_pick_files(fetched, "annotated", theory.name, theory.parent).values()), locate_sample(theory)[0])
 
 
-def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2023,
-                   sources: dict[str, Source] | None = None) -> RunData:
+def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2023) -> RunData:
     """Read everything that can be had (None: the embedded sample alone) into the tables of a run.
 
     The split keeps near-duplicate prompts together, because released test prompts occur in train.
@@ -87,21 +86,18 @@ def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2
     >>> len(data.dialogues) >= 300, len(data.scored), data.sources["labels_from"]
     (True, 0, 'the embedded sample schwartz10.jsonl')
     """
-    sources = load_sources() if sources is None else sources
     fetched = fetched or Fetched()
-    got = {name: (sources[name], path) for name, path in fetched.paths.items()}
-    annotated, labels_from = _read_annotated(theory, got)
-    scored = {name: read_scored(path, theory) for name, (source, path) in got.items()
-              if source.role == "scored" and source.theory == theory.name}
-    pools = {name: read_prompts(path) for name, (source, path) in got.items() if source.role == "prompts"}
-    pairs = {name: read_preferences(path) for name, (source, path) in got.items() if source.role == "preferences"}
-    if not pools:
-        pools = {name: _sample_prompts(data) for name, data in annotated.items()}
-    if not pairs:
-        pairs = {name: _rated_pairs(data.table) for name, data in annotated.items()}
-    report = {"had": _count_rows({**annotated, **scored}, {**pools, **pairs}), "missing": dict(fetched.missing),
-              "labels_from": labels_from}
-    return _assemble(theory, annotated, scored, pools, pairs, report, seed)
+    annotated, labels_from = _read_annotated(theory, fetched)
+    scored = {name: read_scored(path, theory) for name, path in _pick_files(fetched, "scored", theory.name).items()}
+    pools = {name: read_prompts(path) for name, path in _pick_files(fetched, "prompts").items()}
+    pairs = {name: read_preferences(path) for name, path in _pick_files(fetched, "preferences").items()}
+    pools = pools or {name: _sample_prompts(data) for name, data in annotated.items()}
+    pairs = pairs or {name: _rated_pairs(data.table) for name, data in annotated.items()}
+    had, problems = _report({**annotated, **scored}, {**pools, **pairs})
+    labels = _stack_tables({name: data.count_labels(theory) for name, data in annotated.items()},
+                           ["name", "label", "raw", "after"])
+    sources = {"had": had, "missing": dict(fetched.missing), "labels_from": labels_from}
+    return _assemble(theory, annotated, scored, pools, pairs, seed, problems=problems, labels=labels, sources=sources)
 
 
 def split_dimensions(table: pd.DataFrame, theory: Theory) -> np.ndarray:
@@ -165,16 +161,18 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
     rows where the file holds no dimension labels under the theory, or for a theory whose labels come from its parent's
     file.
     """
-    rows = [row for _, row, _ in iter_rows(path) if row is not None and ("value_types" in row or "value_items" in row)]
-    items = np.array([_read_signs(row, "value_items", theory.find_item, theory.n_items) for row in rows])
-    types = np.array([_read_signs(row, "value_types", theory.find_dimension, theory.n_dims) for row in rows])
-    items, types = items.reshape(len(rows), 2, theory.n_items), types.reshape(len(rows), 2, theory.n_dims)
+    reader = Reader(path, theory)
+    signs = [(reader.count_signs(row, "value_items")[[1, -1]], reader.count_signs(row, "value_types")[[1, -1]])
+             for row, _ in reader.pick(lambda row: None) if "value_types" in row or "value_items" in row]
+    n = len(signs)
+    items = np.array([of_items for of_items, _ in signs], dtype=int).reshape(n, 2, theory.n_items)
+    types = np.array([of_types for _, of_types in signs], dtype=int).reshape(n, 2, theory.n_dims)
     carried = items @ theory.item_matrix.astype(int)  # (N, 2, D)
     summed = carried[:, 0] - carried[:, 1]
     rules = {"sign-sum": np.stack([summed > 0, summed < 0], axis=1), "released": carried > 0}
     equal = {rule: int(np.all(signs == (types > 0), axis=(1, 2)).sum()) for rule, signs in rules.items()}
     comparable = types.any() and theory.parent is None
-    return pd.DataFrame([(rule, len(rows), n, n / len(rows)) for rule, n in equal.items() if comparable],
+    return pd.DataFrame([(rule, n, k, k / n) for rule, k in equal.items() if comparable],
                         columns=["rule", "n", "equal", "share"])
 
 
@@ -196,33 +194,27 @@ def count_claims(data: RunData, rules: pd.DataFrame) -> pd.DataFrame:
                          for claim, value in ours.items()], columns=["claim_id", "ours", "low", "high", "why"])
 
 
-def _read_signs(row: dict, name: str, find: Callable[[str], int | None], size: int) -> np.ndarray:
-    """Return (2, size): how often each item or dimension stands with + and with - in one list of labels."""
-    signs = np.zeros((2, size), dtype=int)
-    for entry in row.get(name) or ():
-        text, _, sign = str(entry).rpartition(":")
-        index = find(text)
-        if index is not None and SIGNS.get(sign.strip()):
-            signs[0 if SIGNS[sign.strip()] > 0 else 1, index] += 1
-    return signs
+def _pick_files(fetched: Fetched, role: str, *theories: str | None) -> dict[str, Path]:
+    """Return the files of a role that were had, by name; with theories given, those under one of them."""
+    sources = load_sources()
+    return {name: path for name, path in fetched.paths.items()
+            if sources[name].role == role and (not theories or sources[name].theory in theories)}
 
 
-def _read_annotated(theory: Theory, got: dict[str, tuple[Source, Path]]) -> tuple[dict[str, ValueDataset], str]:
+def _read_annotated(theory: Theory, fetched: Fetched) -> tuple[dict[str, ValueDataset], str]:
     """Return the annotated files by name and, in words, where their labels come from."""
-    public = {name: (source, path) for name, (source, path) in got.items() if source.role == "annotated"}
-    ours = {name: read_dataset(path, theory) for name, (source, path) in public.items()
-            if source.theory in {theory.name, theory.parent}}
-    if ours:
-        return ours, "public files: " + ", ".join(ours)
+    public = _pick_files(fetched, "annotated", theory.name, theory.parent)
+    if public:
+        return {name: read_dataset(path, theory) for name, path in public.items()}, f"public files: {', '.join(public)}"
     path, has_labels = locate_sample(theory)
     if has_labels:
         data = read_dataset(path, theory)
         if data.table.empty:
-            first = data.problems.iloc[0] if len(data.problems) else None
-            why = "it is empty" if first is None else f"line {first.line}, {first.field}: {first.reason}"
+            why = next((f"line {p.line}, {p.field}: {p.reason}" for p in data.problems.itertuples()), "it is empty")
             raise ValueError(f"{path}: no row could be read; {why}")
         return {"sample": data}, f"the embedded sample {path.name}"
-    bare = {name: read_dataset(path, source.theory) for name, (source, path) in public.items()}
+    sources = load_sources()
+    bare = {name: read_dataset(path, sources[name].theory) for name, path in _pick_files(fetched, "annotated").items()}
     bare = bare or {"sample": read_dataset(path, path.stem)}
     return {name: _forget_labels(data, theory) for name, data in bare.items()}, "nowhere: dialogues without labels"
 
@@ -247,79 +239,61 @@ def _rated_pairs(table: pd.DataFrame, gap: float = 2.0) -> pd.DataFrame:
     return ends[ends.best - ends.worst >= gap].reset_index()[["prompt", "chosen", "rejected", "line"]]
 
 
-def _count_rows(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
-    counts = {name: {"read": data.n_read, "kept": len(data.table),
-                     "annotated": int(np.isfinite(data.vectors).any(axis=1).sum())} for name, data in labelled.items()}
+def _report(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> tuple[dict, pd.DataFrame]:
+    """Return how many rows of each file were read and kept, and the problems of all files."""
+    had = {name: {"read": data.n_read, "kept": len(data.table),
+                  "annotated": int(np.isfinite(data.vectors).any(axis=1).sum())} for name, data in labelled.items()}
+    problems, columns = {name: data.problems for name, data in labelled.items()}, ["line", "field", "text", "reason"]
     for name, table in plain.items():
-        n_aside = sum("set aside" in problem["reason"] for problem in table.attrs.get("problems", []))
-        counts.setdefault(name, {"read": len(table) + n_aside, "kept": len(table)})
-    return counts
+        had.setdefault(name, {"read": table.attrs.get("n_read"), "kept": len(table)})
+        problems.setdefault(name, pd.DataFrame(table.attrs.get("problems", []), columns=columns))
+    return had, _stack_tables(problems, columns)
 
 
-def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs: dict, report: dict,
-              seed: int) -> RunData:
-    dialogues, vectors, items = _stack(annotated, theory)
-    scores, score_vectors, _ = _stack(scored, theory)
-    prompts = _stack_plain(pools, ["prompt", "safety_issues", "line"]).drop_duplicates("prompt")
-    preferences = _stack_plain(pairs, ["prompt", "chosen", "rejected", "line"])
-    problems = _stack_problems({**annotated, **scored}, {**pools, **pairs})
+def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs: dict, seed: int, **told) -> RunData:
+    (dialogues, items), dims = _stack(annotated, theory), list(theory.dimensions)
+    scores = _stack(scored, theory)[0] if scored else dialogues.head(0)
+    prompts = _stack_tables(pools, ["prompt", "safety_issues", "line"]).drop_duplicates("prompt")
+    preferences = _stack_tables(pairs, ["prompt", "chosen", "rejected", "line"])
     keep = ~dialogues.duplicated(["prompt", "response"])
-    report["duplicates_dropped"] = int((~keep).sum())
-    dialogues, vectors, items = dialogues[keep].reset_index(drop=True), vectors[keep], items[keep]
+    told["sources"]["duplicates_dropped"] = int((~keep).sum())
+    dialogues, items = (table[keep].reset_index(drop=True) for table in (dialogues, items))
 
-    every = pd.concat([t.prompt.astype(str) for t in (dialogues, scores, prompts, preferences)], ignore_index=True)
+    every = pd.concat([t.prompt for t in (dialogues, scores, prompts, preferences)], ignore_index=True)
     splits = assign_splits(every, group_prompts(every.drop_duplicates().tolist())[pd.factorize(every)[0]], seed)
     known = prompts.set_index("prompt").safety_issues
-    dialogues, scores = (_finish(t, splits, known) for t in (dialogues, scores))
-    dims, item_names = list(theory.dimensions), list(theory.items)
-    scores = scores[[*REPLY, "e_distance", "h_distance", *PLACE]]
-    labels = [data.count_labels(theory).assign(source=name) for name, data in annotated.items()]
+    dialogues, scores = (_finish(table, splits, known) for table in (dialogues, scores))
+    prompts, preferences = (table.merge(splits, on="prompt", how="left") for table in (prompts, preferences))
     return RunData(
-        dialogues=pd.concat([dialogues[list(LEADING)], pd.DataFrame(vectors, columns=dims)], axis=1),
-        items=pd.concat([dialogues[["row_id"]], pd.DataFrame(items, columns=item_names)], axis=1),
-        scored=pd.concat([scores, pd.DataFrame(score_vectors, columns=dims)], axis=1),
-        prompts=_join_splits(prompts, splits)[["prompt", "source", "safety_issues", "cluster", "split", "half"]],
-        preferences=_join_splits(preferences, splits)[["prompt", "chosen", "rejected", "cluster", "split"]],
-        splits=splits, problems=problems,
-        labels=pd.concat(labels, ignore_index=True)[["source", "name", "label", "raw", "after"]], sources=report)
+        dialogues=dialogues[[*LEADING, *dims]], items=items, splits=splits, **told,
+        scored=scores[[*REPLY, "e_distance", "h_distance", *PLACE, *dims]],
+        prompts=prompts[["prompt", "source", "safety_issues", "cluster", "split", "half"]],
+        preferences=preferences[["prompt", "chosen", "rejected", "cluster", "split"]])
 
 
-def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return the rows of several files as one table with source and row_id, their vectors and item labels."""
-    datasets = datasets or {"": ValueDataset.of_nothing(theory)}
-    tables = [_name_rows(data.table, name) for name, data in datasets.items()]
-    return (pd.concat(tables, ignore_index=True), np.concatenate([d.vectors for d in datasets.values()]),
-            np.concatenate([d.item_labels for d in datasets.values()]))
+def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of several files as one table with source, row_id and value vectors, and their item labels."""
+    tables, items, sources = [], [], load_sources()
+    for name, data in datasets.items():
+        model = name in sources and sources[name].model or "a model without name"  # of a reply whose row names none
+        table = data.table.assign(
+            prompt=data.table.prompt.astype(str), source=name, row_id=[f"{name}:{line}" for line in data.table.line],
+            response_source=data.table.response_source.fillna(model))
+        tables.append(pd.concat([table, pd.DataFrame(data.vectors, columns=theory.dimensions)], axis=1))
+        items.append(pd.concat([table[["row_id"]], pd.DataFrame(data.item_labels, columns=theory.items)], axis=1))
+    return pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True)
 
 
-def _name_rows(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    model = load_sources()[source].model if source in load_sources() else None
-    table = table.assign(source=source, row_id=[f"{source}:{line}" for line in table.line])
-    return table.assign(response_source=table.response_source.fillna(model or NO_NAME))
-
-
-def _stack_plain(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    parts = [table[list(columns)].assign(source=name) for name, table in tables.items() if len(table)]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "source"], dtype=object)
-
-
-def _stack_problems(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    columns = ["source", "line", "field", "text", "reason"]
-    parts = [data.problems.assign(source=name) for name, data in labelled.items()]
-    parts += [pd.DataFrame(table.attrs.get("problems", []), columns=columns[1:]).assign(source=name)
-              for name, table in plain.items()]
-    parts = [part[columns] for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-
-
-def _join_splits(table: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(prompt=table.prompt.astype(str)).merge(splits, on="prompt", how="left")
+def _stack_tables(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    parts = [table.assign(source=name)[["source", *columns]] for name, table in tables.items() if len(table)]
+    parts = [part.astype({"prompt": str}) if "prompt" in part else part for part in parts]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["source", *columns], dtype=object)
 
 
 def _finish(table: pd.DataFrame, splits: pd.DataFrame, known_issues: pd.Series) -> pd.DataFrame:
     """Add cluster, split, half, refusal flag and, where the row has none of its own, the prompt's risk categories."""
-    table = _join_splits(table, splits)
+    table = table.merge(splits, on="prompt", how="left")
     issues = [own if own is not None else known_issues.get(prompt)
               for own, prompt in zip(table.safety_issues, table.prompt, strict=True)]
-    issues = pd.Series(issues, index=table.index, dtype=object)
-    return table.assign(safety_issues=issues, is_refusal=is_refusal(table.response))
+    return table.assign(safety_issues=pd.Series(issues, index=table.index, dtype=object),
+                        is_refusal=is_refusal(table.response))

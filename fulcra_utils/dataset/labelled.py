@@ -1,4 +1,4 @@
-"""Labelled and scored files read into a table and value vectors, with what was wrong with each row.
+"""Files read into tables, with what was wrong with each row: labelled and scored replies, prompts, preferences.
 
 Rules for the labels of the released files (all counted in `ValueDataset.problems`):
 
@@ -11,13 +11,13 @@ Rules for the labels of the released files (all counted in `ValueDataset.problem
 - a row is set aside only when its prompt or its reply cannot be read.
 """
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fulcra_utils.dataset.rows import Dialogue, RowError, find_turns, pick_rows
+from fulcra_utils.dataset.rows import Dialogue, RowError, find_turns, pick_rows, read_text
 from fulcra_utils.dataset.texts import DatasetError, clean_text, shorten
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -72,11 +72,6 @@ class ValueDataset:
         """Return how many rows could not be read."""
         return self.n_read - len(self.table)
 
-    @classmethod
-    def of_nothing(cls, theory: Theory) -> ValueDataset:
-        """Return what an empty file gives."""
-        return _join([], theory, Problems(Path()).frame(), 0, Counter())
-
     def count_labels(self, theory: Theory) -> pd.DataFrame:
         """Return how often each label stands in the file (raw) and in the vectors (after; 0 for strange names)."""
         counts = Counter()
@@ -116,8 +111,8 @@ def read_dataset(path: str | Path, theory: Theory | str, strict: bool = False) -
     >>> data.problems[["line", "field", "reason"]].values.tolist()
     [[1, 'value_types', "sign written '1+', read as +1"]]
     """
-    theory = load_theory(theory)
-    return _read(path, theory, _LabelReader(theory), strict)
+    reader = Reader(path, load_theory(theory), strict)
+    return reader.gather(reader.read_labels)
 
 
 def read_scored(path: str | Path, theory: Theory | str, strict: bool = False) -> ValueDataset:
@@ -136,8 +131,48 @@ def read_scored(path: str | Path, theory: Theory | str, strict: bool = False) ->
     ...     read_scored(path, "moral_foundations").vectors
     array([[ 0.5, -1. ,  nan,  nan,  nan]])
     """
-    theory = load_theory(theory)
-    return _read(path, theory, _ScoreReader(theory), strict)
+    reader = Reader(path, load_theory(theory), strict)
+    return reader.gather(reader.read_scores)
+
+
+def read_prompts(path: str | Path) -> pd.DataFrame:
+    """Read a prompt pool: one row per line with prompt, safety_issues (list of str) and line.
+
+    Rows without a readable prompt are set aside and returned in `.attrs["problems"]`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "p.jsonl"
+    ...     _ = path.write_text('{"prompt": "Why?", "safety_issues": "[\\'drug\\']"}')
+    ...     read_prompts(path).safety_issues[0]
+    ['drug']
+    """
+    return Reader(path).list_plain(lambda row: {"prompt": read_text(row, "prompt"),
+                                                "safety_issues": _read_list(row, "safety_issues")})
+
+
+def read_preferences(path: str | Path) -> pd.DataFrame:
+    """Read preference pairs in the HH-RLHF shape: prompt (the last Human turn), chosen and rejected replies, line.
+
+    Rows that cannot be read are set aside and returned in `.attrs["problems"]`.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> row = {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello.", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: Go."}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "p.jsonl"
+    ...     _ = path.write_text(json.dumps(row))
+    ...     read_preferences(path)[["prompt", "chosen", "rejected"]].values.tolist()
+    [['Hi', 'Hello.', 'Go.']]
+    """
+    def pick(row):
+        prompt, chosen = _last_turn(read_text(row, "chosen"))
+        return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(read_text(row, "rejected"))[1]}
+
+    return Reader(path).list_plain(pick)
 
 
 def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
@@ -161,7 +196,191 @@ def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
     return np.where(missing @ members > 0, np.nan, np.sign(np.where(missing, 0, labels) @ members).astype(float))
 
 
-def read_list(row: dict, name: str) -> list | None:
+
+class Reader:
+    """Reads the rows of one file and keeps what was wrong with each."""
+
+    def __init__(self, path: str | Path, theory: Theory | None = None, strict: bool = False):
+        self.path, self.theory, self.strict = Path(path), theory, strict
+        self.line, self.n_read, self.problems, self.raw = 0, 0, [], Counter()
+        self.parse = cache(self._parse)
+
+    def tell(self, name: str, text: Any, reason: str) -> None:
+        """Keep a problem of the row, its text shortened; in strict mode raise it."""
+        text = shorten(text)
+        if self.strict:
+            raise DatasetError(f"{self.path}, line {self.line}, {name}: {text!r} {reason}")
+        self.problems.append((self.line, name, text, reason))
+
+    def pick(self, pick: Callable[[dict], Any]) -> Iterator[tuple[dict, Any]]:
+        """Yield each row that `pick` can read, and what it makes of it; the others are set aside."""
+        for line, row, picked, fault in pick_rows(self.path, pick):
+            self.line, self.n_read = line, self.n_read + 1
+            if fault:
+                self.tell(fault.field.removeprefix("the "), fault.text, f"{fault.reason}: row set aside")
+            else:
+                yield row, picked
+
+    def list_plain(self, pick: Callable[[dict], dict[str, Any]]) -> pd.DataFrame:
+        """Return the rows that `pick` can read as a table."""
+        table = pd.DataFrame([{**picked, "line": self.line} for _, picked in self.pick(pick)])
+        table.attrs.update(problems=self.list_problems().to_dict("records"), n_read=self.n_read)
+        return table
+
+    def list_problems(self) -> pd.DataFrame:
+        """Return the table of problems."""
+        return pd.DataFrame(self.problems, columns=["line", "field", "text", "reason"])
+
+    def gather(self, read: Callable[[dict], tuple[np.ndarray, np.ndarray]]) -> ValueDataset:
+        """Return the file as a data set: `read` gives the value vector and the item labels of a row."""
+        found = []
+
+        def read_fields() -> Iterator[dict[str, Any]]:
+            for row, dialogue in self.pick(lambda row: Dialogue(tuple(find_turns(row)))):
+                found.append(read(row))
+                yield self._read_fields(row, dialogue)
+
+        fields = read_fields()
+        batches = [pa.RecordBatch.from_pylist(part, SCHEMA) for part in iter(lambda: list(islice(fields, CHUNK)), [])]
+        vectors, items = zip(*found, strict=True) if found else ((), ())
+        vectors = np.array(vectors, dtype=float).reshape(-1, self.theory.n_dims)
+        items = np.array(items, dtype=np.int8).reshape(-1, self.theory.n_items)
+        text = pd.StringDtype("pyarrow", na_value=np.nan)  # stays in Arrow
+        table = pa.Table.from_batches(batches, schema=SCHEMA).to_pandas(
+            types_mapper=lambda kind: text if pa.types.is_large_string(kind) else None, self_destruct=True,
+            split_blocks=True)
+        return ValueDataset(table, vectors, items, self.list_problems(), self.n_read, self.raw)
+
+    def _read_fields(self, row: dict, dialogue: Dialogue) -> dict[str, Any]:
+        """Return the texts and plain fields of a row."""
+        issues = self._read_list(row, "safety_issues")
+        reward = self._read_number(row, "rating" if row.get("reward") is None else "reward")
+        return {"prompt": self._clean(dialogue.prompt, "prompt"), "reward": reward, "line": self.line,
+                "response": self._clean(dialogue.response, "response"),
+                "safety_issues": None if issues is None else [str(v) for v in issues],
+                **{name: self._read_number(row, name) for name in ("e_distance", "h_distance")},
+                **{name: None if row.get(name) is None else str(row[name])
+                   for name in ("query_source", "response_source")}}
+
+    def _read_list(self, row: dict, name: str) -> list | None:
+        try:
+            return _read_list(row, name)
+        except RowError as fault:
+            self.tell(name, fault.text, fault.reason)
+
+    def _read_number(self, row: dict[str, Any], name: str) -> float:
+        """Return a field's number; nan without one, and a problem when there is something else."""
+        value = row.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with suppress(OverflowError):
+                return float(value)
+        if value is not None:
+            self.tell(name, value, "is no number: left out")
+        return np.nan
+
+    def _clean(self, text: str, name: str) -> str:
+        cleaned = clean_text(text)
+        if cleaned != text:
+            what = "NUL characters" if "\x00" in text else "half a character"
+            self.tell(name, clean_text(text.replace("\x00", "\\0")), f"holds {what}, replaced")
+        return cleaned
+
+    def read_labels(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Return the value vector (D,) and the item labels (I,) of a row's label fields."""
+        theory, told = self.theory, row.get("decided_by")
+        items, types = self.count_signs(row, "value_items"), self.count_signs(row, "value_types")
+        labels = np.sign(items[1] - items[-1])
+        summed, (given, both) = items_to_vectors(labels, theory), (types[1:].any(axis=0), types[1:].all(axis=0))
+        for d in np.flatnonzero(both):
+            self.tell("value_types", theory.dimensions[d], f"has both signs, decided by its items as {summed[d]:+.0f}")
+        typed = np.where(both, summed, np.sign(types[1] - types[-1]))
+        vector = typed.copy() if given.any() and theory.parent is None else summed
+        if row.get("not_annotated") is not None:
+            vector[self._find_missing(row["not_annotated"]) & ~given] = np.nan
+        elif not items.any() and not types.any():
+            self.tell("value_types", "", "row has no label: kept, all values not annotated")
+            return np.full(theory.n_dims, np.nan), labels
+        if isinstance(told, dict):  # by a person: stands whatever the items say
+            by_person = [bool(told.get(name)) for name in theory.dimensions]
+            vector[by_person] = typed[by_person]
+        return vector, labels
+
+    def count_signs(self, row: dict, name: str) -> np.ndarray:
+        """Return how often each item or dimension stands with 0, +1 and -1 in a list of labels, shape (3, I or D)."""
+        entries = self._read_list(row, name) or ()
+        if name == "value_types":
+            self.raw.update(entry for entry in entries if isinstance(entry, str))
+        counts = np.zeros((3, self.theory.n_items if name == "value_items" else self.theory.n_dims), dtype=int)
+        for entry in entries:
+            index, sign, reason = self.parse(entry, name) if isinstance(entry, str) else (None, 0, "label is not text")
+            if reason:
+                self.tell(name, entry, reason)
+            if index is not None:
+                counts[sign, index] += 1
+        return counts
+
+    def _parse(self, entry: str, name: str) -> tuple[int | None, int, str]:
+        """Return (index or None, sign, reason) for one label; an empty reason means that it is well written."""
+        (text, colon, sign), theory = map(str.strip, entry.rpartition(":")), self.theory
+        if not colon or sign not in SIGNS:
+            return None, 0, "label does not end in ': +1' or ': -1', label dropped"
+        what, find, names = (("item", theory.find_item, theory.items) if name == "value_items" else
+                             ("dimension", theory.find_dimension, theory.dimensions))
+        index = find(text)
+        if index is None:
+            parent = theory.parent_theory if what == "dimension" else None
+            if parent and parent.find_dimension(text) is not None:
+                return None, 0, ""  # a label of the parent theory: the vectors come from the items
+            return None, 0, f"is no {what} of {theory.name}, label dropped"
+        reasons = [f"sign written {sign!r}, read as {SIGNS[sign]:+d}"] if sign not in WELL_WRITTEN else []
+        reasons += [f"read as {names[index]!r}"] if text != names[index] else []
+        return index, SIGNS[sign], "; ".join(reasons)
+
+    def _find_missing(self, value: Any) -> np.ndarray:
+        """Return the dimensions (D,) that `not_annotated` leaves open."""
+        theory, missing = self.theory, np.zeros(self.theory.n_dims, dtype=bool)
+        for entry in value if isinstance(value, list) else [value]:
+            text = entry.get("item") if isinstance(entry, dict) else entry
+            item, dim = ((theory.find_item(text), theory.find_dimension(text)) if isinstance(text, str) else
+                         (None, None))
+            if item is None and dim is None and text != "*":
+                self.tell("not_annotated", entry, f"names no item or dimension of {theory.name}")
+            else:
+                missing[slice(None) if text == "*" else dim if item is None else theory.item_dims[item]] = True
+        return missing
+
+    def read_scores(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Return the vector (D,) of a row's scores, all nan where they cannot be used, and no item labels (I,)."""
+        name = "value_vector" if row.get("value_vector") is not None else "value_reward"
+        try:
+            vector = _order_scores(row.get(name), self.theory)
+        except ValueError as error:
+            self.tell(name, row.get(name), str(error))
+            vector = np.full(self.theory.n_dims, np.nan)
+        return vector, np.zeros(self.theory.n_items)
+
+
+def _order_scores(scores: Any, theory: Theory) -> np.ndarray:
+    """Return scores, a list or by name, as a vector (D,); ValueError says what is wrong with them."""
+    if isinstance(scores, dict):
+        indices = [theory.find_dimension(str(name)) for name in scores]
+        if None in indices:
+            raise ValueError(f"names a dimension that {theory.name} does not have")
+        if len(set(indices)) < len(indices):
+            raise ValueError("names a dimension twice")
+    elif not isinstance(scores, list) or len(scores) != theory.n_dims or None in scores:
+        raise ValueError(f"is not a list of {theory.n_dims} numbers")
+    else:
+        indices, scores = range(theory.n_dims), dict(zip(theory.dimensions, scores, strict=True))
+    vector = np.full(theory.n_dims, np.nan)
+    for index, (name, value) in zip(indices, scores.items(), strict=True):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1):
+            raise ValueError(f"gives {name} as {shorten(value)}, not a number from -1 to 1")
+        vector[index] = np.nan if value is None else value
+    return vector
+
+
+def _read_list(row: dict, name: str) -> list | None:
     """Return a list field that may be a stringified list; None when absent, RowError when it is no list."""
     value = row.get(name)
     if isinstance(value, str):
@@ -174,247 +393,10 @@ def read_list(row: dict, name: str) -> list | None:
     raise RowError(name, f"is no list but {type(value).__name__}", row[name])
 
 
-def _read_number(row: dict[str, Any], name: str, line: int, problems: Problems) -> float:
-    """Return a field's number; nan without one, and a problem when there is something else."""
-    value = row.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        with suppress(OverflowError):
-            return float(value)
-    if value is not None:
-        problems.add(line, name, value, "is no number: left out")
-    return np.nan
-
-
-def check_scores(scores: dict[str, Any]) -> dict[str, float]:
-    """Return scores by dimension as numbers, null as nan; raise ValueError for what is no number from -1 to 1."""
-    for name, value in scores.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1):
-            raise ValueError(f"gives {name} as {shorten(value)}, not a number from -1 to 1")
-    return {name: np.nan if value is None else float(value) for name, value in scores.items()}
-
-
-class Problems:
-    """Collect (line, field, text, reason)."""
-
-    def __init__(self, path: Path, strict: bool = False):
-        self.path, self.strict, self.rows = path, strict, []
-
-    def add(self, line: int, name: str, text: Any, reason: str) -> None:
-        """Keep one, its text shortened."""
-        self.rows.append((line, name, shorten(text), reason))
-
-    def set_aside(self, line: int, fault: RowError) -> None:
-        """Keep why a row could not be read."""
-        self.add(line, fault.field.removeprefix("the "), fault.text, f"{fault.reason}: row set aside")
-
-    def stop(self) -> None:
-        """In strict mode raise the problem that comes first in the file."""
-        if self.strict and self.rows:
-            line, name, text, reason = min(self.rows, key=lambda row: row[0])
-            raise DatasetError(f"{self.path}, line {line}, {name}: {text!r} {reason}")
-
-    def frame(self) -> pd.DataFrame:
-        """Return the table of problems."""
-        return pd.DataFrame(self.rows, columns=["line", "field", "text", "reason"])
-
-
-class _LabelReader:
-    """Turn the label fields of a chunk of rows into vectors and item labels."""
-
-    def __init__(self, theory: Theory):
-        self.theory, self.raw = theory, Counter()
-        self.parent = load_theory(_parent_of(theory)) if theory.parent else None
-        self.known: dict[tuple[str, str], tuple] = {}
-
-    def read(self, rows: list[tuple[int, dict, Dialogue]], problems: Problems) -> tuple[np.ndarray, np.ndarray]:
-        theory, n = self.theory, len(rows)
-        items = np.zeros((n, theory.n_items), dtype=np.int16)
-        plus, minus = (np.zeros((n, theory.n_dims), dtype=np.int16) for _ in range(2))
-        missing, looked = np.zeros((n, theory.n_dims), dtype=bool), np.zeros(n, dtype=bool)
-        told = np.zeros_like(missing)  # by a person: stands whatever the items say
-        for i, (line, row, _) in enumerate(rows):
-            if isinstance(row.get("decided_by"), dict):
-                told[i] = [bool(row["decided_by"].get(name)) for name in theory.dimensions]
-            for index, sign in self._labels(row, "value_items", line, problems):
-                items[i, index] += sign
-                looked[i] = True
-            for index, sign in self._labels(row, "value_types", line, problems):
-                (plus if sign > 0 else minus)[i, index] += sign != 0
-                looked[i] = True
-            if row.get("not_annotated") is not None:
-                looked[i] = True
-                for dims in self._missing(row["not_annotated"], line, problems):
-                    missing[i, dims] = True
-        items = np.sign(items).astype(np.int8)
-        return self._vectors(items, plus, minus, missing, told, looked, [line for line, *_ in rows], problems), items
-
-    def _vectors(self, items, plus, minus, missing, told, looked, lines, problems) -> np.ndarray:
-        summed = items_to_vectors(items, self.theory)
-        both = (plus > 0) & (minus > 0)
-        for i, d in np.argwhere(both):
-            problems.add(lines[i], "value_types", self.theory.dimensions[d],
-                         f"has both signs, decided by its items as {int(summed[i, d]):+d}")
-        typed = np.where(both, summed, np.sign(plus - minus))
-        has_types = ((plus + minus) > 0).any(axis=1)
-        vectors = np.where(has_types[:, None] & (self.parent is None), typed, summed)
-        vectors[missing & ~((plus + minus) > 0)] = np.nan
-        vectors[told] = typed[told]
-        vectors[~looked] = np.nan
-        for i in np.flatnonzero(~looked):
-            problems.add(lines[i], "value_types", "", "row has no label: kept, all values not annotated")
-        return vectors
-
-    def _labels(self, row: dict, name: str, line: int, problems: Problems) -> Iterator[tuple[int, int]]:
-        try:
-            entries = read_list(row, name) or ()
-        except RowError as fault:
-            problems.add(line, name, fault.text, fault.reason)
-            return
-        for entry in entries:
-            if not isinstance(entry, str):
-                problems.add(line, name, entry, "label is not text")
-                continue
-            if name == "value_types":
-                self.raw[entry] += 1
-            found = self.known.get((name, entry))
-            if found is None:
-                found = self.known[name, entry] = self._parse(entry, name)
-            index, sign, reason = found
-            if reason:
-                problems.add(line, name, entry, reason)
-            if index is not None:
-                yield index, sign
-
-    def _parse(self, entry: str, name: str) -> tuple[int | None, int, str]:
-        """Return (index or None, sign, reason) for one label; an empty reason means that it is well written."""
-        text, colon, sign = entry.rpartition(":")
-        text, sign = text.strip(), sign.strip()
-        if not colon or sign not in SIGNS:
-            return None, 0, "label does not end in ': +1' or ': -1', label dropped"
-        items = name == "value_items"
-        index = (self.theory.find_item if items else self.theory.find_dimension)(text)
-        if index is None:
-            if not items and self.parent is not None and self.parent.find_dimension(text) is not None:
-                return None, 0, ""  # a label of the parent theory: the vectors come from the items
-            return None, 0, f"is no {'item' if items else 'dimension'} of {self.theory.name}, label dropped"
-        proper = (self.theory.items if items else self.theory.dimensions)[index]
-        reasons = [f"sign written {sign!r}, read as {SIGNS[sign]:+d}"] if sign not in WELL_WRITTEN else []
-        if text != proper:
-            reasons.append(f"read as {proper!r}")
-        return index, SIGNS[sign], "; ".join(reasons)
-
-    def _missing(self, value: Any, line: int, problems: Problems) -> Iterator[Any]:
-        """Yield the dimensions that `not_annotated` leaves open."""
-        for entry in value if isinstance(value, list) else [value]:
-            text = entry.get("item") if isinstance(entry, dict) else entry
-            item = self.theory.find_item(text) if isinstance(text, str) else None
-            dim = self.theory.find_dimension(text) if isinstance(text, str) else None
-            if item is None and dim is None and text != "*":
-                problems.add(line, "not_annotated", entry, f"names no item or dimension of {self.theory.name}")
-            else:
-                yield slice(None) if text == "*" else self.theory.item_dims[item] if item is not None else dim
-
-
-class _ScoreReader:
-    """Turn `value_reward` or `value_vector` of a chunk of rows into vectors."""
-
-    def __init__(self, theory: Theory):
-        self.theory, self.raw = theory, Counter()
-
-    def read(self, rows: list[tuple[int, dict, Dialogue]], problems: Problems) -> tuple[np.ndarray, np.ndarray]:
-        vectors = np.full((len(rows), self.theory.n_dims), np.nan)
-        for i, (line, row, _) in enumerate(rows):
-            name = "value_vector" if row.get("value_vector") is not None else "value_reward"
-            reason = self._fill(vectors[i], row.get(name))
-            if reason:
-                vectors[i] = np.nan
-                problems.add(line, name, row.get(name), reason)
-        return vectors, np.zeros((len(rows), self.theory.n_items), dtype=np.int8)
-
-    def _fill(self, vector: np.ndarray, scores: Any) -> str:
-        """Write the scores of one row into `vector`; return what is wrong with them, or nothing."""
-        if isinstance(scores, dict):
-            indices = [self.theory.find_dimension(str(name)) for name in scores]
-            if None in indices:
-                return f"names a dimension that {self.theory.name} does not have"
-            if len(set(indices)) < len(indices):
-                return "names a dimension twice"
-        elif not isinstance(scores, list) or len(scores) != len(vector) or None in scores:
-            return f"is not a list of {len(vector)} numbers"
-        else:
-            indices, scores = slice(None), dict(zip(self.theory.dimensions, scores, strict=True))
-        try:
-            vector[indices] = list(check_scores(scores).values())
-        except ValueError as error:
-            return str(error)
-        return ""
-
-
-def _parent_of(theory: Theory) -> Path | str:
-    beside = theory.path.parent / f"{theory.parent}.yaml"
-    return beside if beside.is_file() else theory.parent
-
-
-def _read(path: str | Path, theory: Theory, reader: _LabelReader | _ScoreReader, strict: bool) -> ValueDataset:
-    problems, n_read = Problems(Path(path), strict), 0
-    chunks: list[tuple[pa.RecordBatch, np.ndarray, np.ndarray]] = []
-    rows: list[tuple[int, dict, Dialogue]] = []
-
-    def flush():
-        if rows:
-            vectors, items = reader.read(rows, problems)
-            chunks.append((_batch(rows, problems), vectors, items))
-            rows.clear()
-        problems.stop()
-
-    for line, row, dialogue, fault in pick_rows(path, lambda row: Dialogue(tuple(find_turns(row)))):
-        n_read += 1
-        if fault:
-            problems.set_aside(line, fault)
-        else:
-            rows.append((line, row, dialogue))
-        if len(rows) >= CHUNK or strict and fault:  # a row before it, not looked at yet, may hold an earlier fault
-            flush()
-    flush()
-    return _join(chunks, theory, problems.frame(), n_read, reader.raw)
-
-
-def _batch(rows: list[tuple[int, dict, Dialogue]], problems: Problems) -> pa.RecordBatch:
-    """Return the texts and plain fields of a chunk of rows as Arrow."""
-    def read(row: dict, line: int, dialogue: Dialogue) -> dict[str, Any]:
-        try:
-            issues = read_list(row, "safety_issues")
-        except RowError as fault:
-            problems.add(line, fault.field, fault.text, fault.reason)
-            issues = None
-        reward = "rating" if row.get("reward") is None else "reward"
-        return {
-            "prompt": _clean_told(dialogue.prompt, line, "prompt", problems),
-            "response": _clean_told(dialogue.response, line, "response", problems), "line": line,
-            "safety_issues": None if issues is None else [str(v) for v in issues],
-            "reward": _read_number(row, reward, line, problems),
-            **{name: _read_number(row, name, line, problems) for name in ("e_distance", "h_distance")},
-            **{name: None if row.get(name) is None else str(row[name]) for name in ("query_source", "response_source")}}
-
-    return pa.RecordBatch.from_pylist([read(row, line, dialogue) for line, row, dialogue in rows], schema=SCHEMA)
-
-
-def _clean_told(text: str, line: int, name: str, problems: Problems) -> str:
-    cleaned = clean_text(text)
-    if cleaned != text:
-        what = "NUL characters" if "\x00" in text else "half a character"
-        problems.add(line, name, text.replace("\x00", "\\0").encode("utf-8", "replace").decode(),
-                     f"holds {what}, replaced")
-    return cleaned
-
-
-def _join(chunks: list, theory: Theory, problems: pd.DataFrame, n_read: int, raw: Counter) -> ValueDataset:
-    arrow = pa.Table.from_batches([batch for batch, _, _ in chunks], schema=SCHEMA)
-    text = pd.StringDtype("pyarrow", na_value=np.nan)  # stays in Arrow
-    table = arrow.to_pandas(types_mapper=lambda kind: text if pa.types.is_large_string(kind) else None,
-                            self_destruct=True, split_blocks=True)
-    vectors = np.concatenate([v for _, v, _ in chunks]) if chunks else np.empty((0, theory.n_dims))
-    items = np.concatenate([i for _, _, i in chunks]) if chunks else np.empty((0, theory.n_items), dtype=np.int8)
-    return ValueDataset(table, vectors, items, problems, n_read, raw)
-
-
+def _last_turn(text: str) -> tuple[str, str]:
+    """Return the last Human turn and the Assistant's answer to it."""
+    before, found, answer = text.rpartition("\n\nAssistant:")
+    prompt = before.rpartition("\n\nHuman:")[2].strip()
+    if not found or not prompt or not answer.strip():
+        raise RowError("chosen/rejected", "is not of the form 'Human: … Assistant: …'", text)
+    return prompt, answer.strip()

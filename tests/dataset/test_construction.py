@@ -34,7 +34,7 @@ def public_file(folder, name, rows, role, theory="schwartz10", model=None):
 
 
 @pytest.fixture
-def small_world(tmp_path):
+def small_world(tmp_path, monkeypatch):
     """Four public files that share prompts."""
     def annotated(k, n):
         return {"dialogue": f"Human: {PROMPTS[k]}\nBob: Reply {n} to it.", "value_items": ["be polite: +1"],
@@ -52,8 +52,8 @@ def small_world(tmp_path):
         public_file(tmp_path, "pairs", [{"chosen": f"\n\nHuman: {PROMPTS[2]}\n\nAssistant: Yes.",
                                          "rejected": f"\n\nHuman: {PROMPTS[2]}\n\nAssistant: No."}], "preferences"),
     ]
-    sources = {source.name: source for source, _ in made}
-    return sources, Fetched({source.name: path for source, path in made}, {"gone": "network not reachable"})
+    monkeypatch.setattr(construction, "load_sources", lambda: {source.name: source for source, _ in made})
+    return Fetched({source.name: path for source, path in made}, {"gone": "network not reachable"})
 
 
 WORDS = ["bread", "cheese", "river", "mountain", "letter", "engine", "garden", "winter", "summer", "doctor",
@@ -64,9 +64,8 @@ PROMPTS = [f"What do you know about {word}?" for word in WORDS]
 
 
 def test_public_files_become_tables(small_world):
-    sources, fetched = small_world
     theory = load_theory("schwartz10")
-    data = build_run_data(theory, fetched, sources=sources)
+    data = build_run_data(theory, small_world)
     assert len(data.dialogues) == 40, "five dialogues stand in both files and are taken once"
     assert data.sources["duplicates_dropped"] == 5
     assert list(data.dialogues.columns) == [*LEADING, *theory.dimensions]
@@ -82,15 +81,13 @@ def test_public_files_become_tables(small_world):
 
 
 def test_rows_read_are_rows_kept_and_set_aside(small_world):
-    sources, fetched = small_world
-    table = summarise_sources(build_run_data(load_theory("schwartz10"), fetched, sources=sources)).set_index("source")
+    table = summarise_sources(build_run_data(load_theory("schwartz10"), small_world)).set_index("source")
     assert table.loc["second", ["read", "kept"]].tolist() == [16, 15]
     assert table.loc["gone", "remark"] == "missing: network not reachable"
 
 
 def test_no_prompt_and_no_near_duplicate_crosses_the_split(small_world):
-    sources, fetched = small_world
-    data = build_run_data(load_theory("schwartz10"), fetched, sources=sources)
+    data = build_run_data(load_theory("schwartz10"), small_world)
     assert data.splits.prompt.is_unique
     assert data.splits.groupby("cluster").split.nunique().eq(1).all()
     one = data.splits.set_index("prompt")
@@ -102,17 +99,15 @@ def test_no_prompt_and_no_near_duplicate_crosses_the_split(small_world):
 
 
 def test_a_missing_file_moves_no_prompt(small_world):
-    sources, fetched = small_world
-    whole = build_run_data(load_theory("schwartz10"), fetched, sources=sources).splits.set_index("prompt").split
-    fewer = Fetched({k: v for k, v in fetched.paths.items() if k in {"second", "pool"}}, {})
-    part = build_run_data(load_theory("schwartz10"), fewer, sources=sources).splits.set_index("prompt").split
+    whole = build_run_data(load_theory("schwartz10"), small_world).splits.set_index("prompt").split
+    fewer = Fetched({k: v for k, v in small_world.paths.items() if k in {"second", "pool"}}, {})
+    part = build_run_data(load_theory("schwartz10"), fewer).splits.set_index("prompt").split
     clean = part.index.difference([PROMPTS[1]])  # its near-duplicate is gone with the scored file
     assert (whole[clean] == part[clean]).all()
 
 
 def test_tables_survive_parquet(small_world, tmp_path):
-    sources, fetched = small_world
-    data = build_run_data(load_theory("schwartz10"), fetched, sources=sources)
+    data = build_run_data(load_theory("schwartz10"), small_world)
     for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits"):
         table = getattr(data, name)
         table.to_parquet(tmp_path / "x.parquet", index=False)
@@ -122,8 +117,7 @@ def test_tables_survive_parquet(small_world, tmp_path):
 
 
 def test_theory_of_other_labels_does_not_take_public_ones(small_world):
-    sources, fetched = small_world
-    data = build_run_data(load_theory("moral_foundations"), fetched, sources=sources)
+    data = build_run_data(load_theory("moral_foundations"), small_world)
     assert data.sources["labels_from"] == "the embedded sample moral_foundations.jsonl"
     assert len(data.scored) == 0
     assert data.scored.columns.tolist()[-5:] == list(load_theory("moral_foundations").dimensions)

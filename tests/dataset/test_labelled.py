@@ -4,7 +4,7 @@ import pytest
 from row_files import TEN, row, write
 
 from fulcra_utils.dataset import labelled
-from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset, read_scored
+from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset, read_preferences, read_prompts, read_scored
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import load_theory
 
@@ -192,3 +192,13 @@ def test_a_number_that_is_none_is_told(tmp_path, name):
     column = data.table["reward" if name == "rating" else name]
     assert column[1:3].tolist() == [3.0, 0.5] and column.isna().sum() == len(given) - 1
     assert data.problems[["line", "field"]].values.tolist() == [[line, name] for line in range(5, 11)]
+
+
+def test_prompts_and_preferences_keep_count(tmp_path):
+    pool = read_prompts(write(tmp_path, {"prompt": "a", "safety_issues": ["x"]}, {"prompt": ""}, "{"))
+    assert pool.prompt.tolist() == ["a"] and len(pool.attrs["problems"]) == 2
+    pair = {"chosen": "\n\nHuman: 1\n\nAssistant: b\n\nHuman: 2\n\nAssistant: c",
+            "rejected": "\n\nHuman: 1\n\nAssistant: b\n\nHuman: 2\n\nAssistant: d"}
+    pairs = read_preferences(write(tmp_path, pair, {"chosen": "x"}))
+    assert pairs[["prompt", "chosen", "rejected"]].values.tolist() == [["2", "c", "d"]]
+    assert len(pairs.attrs["problems"]) == 1

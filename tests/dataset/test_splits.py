@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.dataset import splits
-from fulcra_utils.dataset.pools import read_prompts
+from fulcra_utils.dataset.labelled import read_prompts
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 
 
