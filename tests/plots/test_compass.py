@@ -7,7 +7,7 @@ import pytest
 from matplotlib.text import Text
 
 from fulcra_utils.plots import compass as plots_compass
-from fulcra_utils.systems.orientation import protocol as orientation
+from fulcra_utils.systems.orientation import slider as orientation
 
 
 @pytest.fixture(autouse=True)

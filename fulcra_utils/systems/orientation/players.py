@@ -6,6 +6,7 @@ A player is a function from chat messages ({"role", "content"}) to a reply.
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from jinja2 import TemplateError
 from fulcra_utils.llm.asking import ask_all
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
 from fulcra_utils.llm.replies import decode_reply
-from fulcra_utils.systems.orientation.protocol import Messages, Player, run_protocol
+from fulcra_utils.systems.orientation.protocol import Messages, Player, render_choice, render_system, run_protocol
 from fulcra_utils.systems.orientation.slider import UTILITIES, OrientationError, load_slider
 
 _OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
@@ -51,22 +52,19 @@ def scripted_player(name: str, seed: int = 2023) -> Player:
     return play
 
 
-def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200, timeout: float = 60.0,
-                    max_retries: int = 4) -> Player:
+def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200) -> Player:
     """Return a player behind any OpenAI-compatible endpoint: OPENAI_BASE_URL and, where it wants one, OPENAI_API_KEY.
 
-    `timeout` is in seconds a request; time-outs, dropped connections, 429 and 5xx are retried with growing waits. A
-    reply that is empty three times is "", which counts as not readable; a refused or withheld one raises
-    OrientationError, an endpoint that can answer nobody EndpointError. With neither variable set it is an error, so
-    that nothing is sent by accident.
+    Time-outs, dropped connections, 429 and 5xx are retried with growing waits. A reply that is empty three times is "",
+    which counts as not readable; a refused or withheld one raises OrientationError, an endpoint that can answer nobody
+    EndpointError. With neither variable set it is an error, so that nothing is sent by accident.
 
     >>> player = endpoint_player("some-model")           # doctest: +SKIP
     >>> run_protocol(player, "prosocial", n_repeats=5)   # doctest: +SKIP
     """
     if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         raise OrientationError("No endpoint: set OPENAI_BASE_URL (and OPENAI_API_KEY where it wants a key).")
-    endpoint = Endpoint(model=model, options={"temperature": temperature, "max_tokens": max_tokens}, timeout=timeout,
-                        attempts=max_retries + 1)
+    endpoint = Endpoint(model=model, options={"temperature": temperature, "max_tokens": max_tokens}, attempts=5)
 
     def play(messages: Messages) -> str:
         outcome = ask_all(endpoint, [Question(tuple(messages), context="player")], _take, AnswerCache(None))[0]
@@ -121,7 +119,6 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
 def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
     """Save a tiny language model with random weights, which shows the way of a local model and knows nothing."""
     from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
-    from fulcra_utils.systems.orientation.protocol import render_choice, render_system
     slider = load_slider()
     texts = [render_system(name)[0]["content"] for name in slider.orientations]
     texts += [render_choice(item, range(slider.self_pay.shape[1])) for item in range(len(slider.self_pay))]
@@ -129,31 +126,27 @@ def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
     return save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=512, seed=seed), tokenizer, folder)
 
 
-def gather_players(scripted: Sequence[str] = tuple(SCRIPTED), endpoints: Sequence[str] = (),
-                   local: Sequence[str | os.PathLike] = (), seed: int = 2023) -> tuple[dict[str, Player], list[str]]:
-    """Return the players that can be had by name, and one line for each that cannot.
+def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathLike] = (),
+                   seed: int = 2023) -> tuple[dict[str, Player], list[str]]:
+    """Return the language models that can play by name, and one line for each that cannot.
 
     `endpoints` are model names behind OPENAI_BASE_URL, `local` folders or hub names; a local model is named by its
     folder.
     """
-    players: dict[str, Player] = {name: scripted_player(name, seed) for name in scripted}
+    players: dict[str, Player] = {}
     left_out = []
-    for name in endpoints:
+    wanted = [(str(name), name, endpoint_player) for name in endpoints]
+    wanted += [(f"local model {Path(folder).name}", folder, lambda f: _with_room(local_player(f, seed=seed)))
+               for folder in local]
+    for title, name, open_player in wanted:
         try:
-            players[str(name)] = endpoint_player(name)
-        except OrientationError as error:
-            left_out.append(f"{name}: {error}")
-    for folder in local:
-        try:
-            player = local_player(folder, seed=seed)
-            _check_room(player)
-            players[f"local model {Path(folder).name}"] = player
+            players[title] = open_player(name)
         except (OSError, ValueError, TemplateError) as error:
-            left_out.append(f"{folder}: {str(error).splitlines()[0].removeprefix(f'{folder}: ')}")
+            left_out.append(f"{name}: {str(error).splitlines()[0].removeprefix(f'{name}: ')}")
     return players, left_out
 
 
-def _check_room(player: Player) -> None:
+def _with_room(player: Player) -> Player:
     """Refuse a local model into which a question of the protocol does not fit, before any is asked."""
     def read(talk: Messages) -> str:
         player.encode(talk)
@@ -161,6 +154,7 @@ def _check_room(player: Player) -> None:
 
     for orientation in load_slider().orientations:
         run_protocol(read, orientation, 1)
+    return player
 
 
 def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int] = 10,
@@ -171,8 +165,7 @@ def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int
     the reply. `n_repeats` may be given by player. Source: arXiv 2305.17147, protocol and ablation.
     """
     from tqdm import tqdm
-    tasks = [(name, orientation, goal) for name in players for orientation in load_slider().orientations
-             for goal in with_goal]
+    tasks = list(product(players, load_slider().orientations, with_goal))
     repeats = n_repeats if isinstance(n_repeats, Mapping) else dict.fromkeys(players, n_repeats)
     enduring = {name: _endure(player) for name, player in players.items()}
     parts = [run_protocol(enduring[name], orientation, repeats[name], goal, seed).assign(player=name)

@@ -37,7 +37,6 @@ class Slider:
     classes: tuple[tuple[str, float, float], ...]
     orientations: dict[str, str]
     rules: dict[str, tuple[str, ...]]
-    source: str
 
 
 @cache
@@ -54,7 +53,7 @@ def load_slider() -> Slider:
         centre=float(raw["centre"]),
         classes=tuple((c["name"], float(c["above"]), float(c["to"])) for c in raw["classes"]),
         orientations={o["name"]: o["description"] for o in raw["orientations"]},
-        rules={o["name"]: tuple(o["rules"]) for o in raw["orientations"]}, source=raw["source"].strip())
+        rules={o["name"]: tuple(o["rules"]) for o in raw["orientations"]})
 
 
 def svo_angle(self_pay: Any, other_pay: Any) -> float | np.ndarray:
@@ -101,8 +100,6 @@ def ideal_choices(rule: str) -> list[np.ndarray]:
     [[0], [8], [8], [0], [2, 6], [8]]
     """
     slider = load_slider()
-    if rule not in UTILITIES:
-        raise OrientationError(f"no ideal player {rule!r}; known are {', '.join(UTILITIES)}.")
     return [np.flatnonzero(row == row.max()) for row in UTILITIES[rule](slider.self_pay, slider.other_pay)]
 
 
@@ -117,9 +114,9 @@ def ideal_angle(rule: str) -> tuple[float, float]:
 
 def tabulate_ideals() -> pd.DataFrame:
     """Return the angles of the ideal players, recomputed from the payoffs: rule, low, high, class (of both ends)."""
-    rows = [(rule, *ideal_angle(rule)) for rules in load_slider().rules.values() for rule in rules]
-    return pd.DataFrame([(rule, low, high, classify_angle((low + high) / 2)) for rule, low, high in rows],
-                        columns=["rule", "low", "high", "class"])
+    rows = [(rule, low, high, classify_angle((low + high) / 2)) for rules in load_slider().rules.values()
+            for rule in rules for low, high in [ideal_angle(rule)]]
+    return pd.DataFrame(rows, columns=["rule", "low", "high", "class"])
 
 
 def target_range(orientation: str) -> tuple[float, float]:
@@ -162,18 +159,16 @@ def inequality_aversion(choices: Any) -> float | np.ndarray:
     1.0
     """
     slider = load_slider()
-    picks, own, other = take_payoffs(choices)
-    angle = svo_angle(own, other)
+    own, other = take_payoffs(choices)
+    ideals = zip(ideal_choices("joint maximum"), ideal_choices("minimal inequality"), strict=True)
     shares = []
-    for s, (joint, equal) in enumerate(zip(ideal_choices("joint maximum"), ideal_choices("minimal inequality"),
-                                           strict=True)):
-        if not set(joint) & set(equal):
-            d_joint, d_equal = (np.min([np.hypot(own[..., s] - slider.self_pay[s, k],
-                                                 other[..., s] - slider.other_pay[s, k]) for k in best], axis=0)
-                                for best in (joint, equal))
-            shares.append(d_joint / (d_joint + d_equal))
-    index = np.where(np.equal(classify_angle(angle), "prosocial"), np.mean(shares, axis=0), np.nan)
-    return float(index) if picks.ndim == 1 else index
+    for s, aims in enumerate(ideals):
+        if not set(aims[0]) & set(aims[1]):
+            gaps = np.hypot(own[..., s, None] - slider.self_pay[s], other[..., s, None] - slider.other_pay[s])  # (…, K)
+            joint, equal = (gaps[..., best].min(axis=-1) for best in aims)
+            shares.append(joint / (joint + equal))
+    index = np.where(np.equal(classify_angle(svo_angle(own, other)), "prosocial"), np.mean(shares, axis=0), np.nan)
+    return float(index) if index.ndim == 0 else index
 
 
 def choice_angle(choices: Any) -> float | np.ndarray:
@@ -182,17 +177,16 @@ def choice_angle(choices: Any) -> float | np.ndarray:
     >>> round(choice_angle([4, 4, 4, 4, 4, 4]), 2), choice_angle([0, 0, -1, 0, 0, 0])
     (22.93, nan)
     """
-    _, own, other = take_payoffs(choices)
-    return svo_angle(own, other)
+    return svo_angle(*take_payoffs(choices))
 
 
-def take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (choices, self payoffs, other payoffs), each (..., S), with nan payoffs where there is no choice."""
+def take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the payoffs to oneself and to the other, each (..., S), nan where there is no choice."""
     slider = load_slider()
     picks = np.nan_to_num(np.asarray(choices, dtype=float), nan=-1).astype(int)
     n_items, n_options = slider.self_pay.shape
     if picks.ndim == 0 or picks.shape[-1] != n_items or (picks >= n_options).any():
         raise OrientationError(f"choices need {n_items} numbers below {n_options} on the last axis.")
-    items, missing = np.arange(n_items), picks < 0
-    own, other = (np.where(missing, np.nan, pay[items, picks]) for pay in (slider.self_pay, slider.other_pay))
-    return picks, own, other
+    own, other = (np.where(picks < 0, np.nan, pay[np.arange(n_items), picks])
+                  for pay in (slider.self_pay, slider.other_pay))
+    return own, other

@@ -239,8 +239,9 @@ def test_options_are_shown_in_the_order_asked_for():
 
 def test_a_local_model_plays_and_what_it_babbles_is_missing(tmp_path):
     folders = [make_random_model(tmp_path / "random"), tmp_path / "none"]
-    players, left_out = gather_players(["competitor"], local=folders)
-    assert list(players) == ["competitor", "local model random"] and len(left_out) == 1
+    players, left_out = gather_players(local=folders)
+    assert list(players) == ["local model random"] and len(left_out) == 1
+    players["competitor"] = scripted_player("competitor")
     table = run_players(players, {"competitor": 2, "local model random": 1}, seed=1)
     summary = summarise_protocol(table, n_draws=50)
     babble = summary[summary.player == "local model random"]
@@ -256,8 +257,8 @@ def test_a_local_model_with_a_small_context_is_left_out_with_the_limit(tmp_path,
     folder = make_random_model(tmp_path / "random")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
-    players, left_out = gather_players(["altruist"], local=[folder])
-    assert list(players) == ["altruist"] and len(left_out) == 1 and left_out[0].startswith(str(folder))
+    players, left_out = gather_players(local=[folder])
+    assert players == {} and len(left_out) == 1 and left_out[0].startswith(str(folder))
     assert f"the model's context holds {context}." in left_out[0] and "\n" not in left_out[0]
     player = local_player(folder)
     offer = [*render_system("prosocial"), {"role": "user", "content": render_choice(0, range(9))}]
@@ -281,9 +282,9 @@ def test_a_local_model_reads_every_word_of_a_talk(tmp_path):
 def test_a_template_without_a_system_role_leaves_the_model_out(tmp_path):
     folder = make_random_model(tmp_path / "random")
     (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
-    assert gather_players([], local=[folder])[1] == [f"{folder}: System role not supported"]
+    assert gather_players(local=[folder])[1] == [f"{folder}: System role not supported"]
     (folder / "chat_template.jinja").unlink()
-    assert gather_players([], local=[folder])[1] == [
+    assert gather_players(local=[folder])[1] == [
         f"{folder}: the tokenizer has no chat template; give one as chat_template."]
 
 
