@@ -56,6 +56,7 @@ rule dataset_construction:
         of("01_dataset_construction", "data/fetched.json"),
         labels(),
         f"{DATA}/splits.csv",
+        f"{DATA}/dataset_card.md",
     output:
         executed("01_dataset_construction"),
         [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],

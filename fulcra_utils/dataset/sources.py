@@ -11,14 +11,12 @@ from typing import Any
 import pooch
 import requests
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from fulcra_utils.common.files import write_atomic
 from fulcra_utils.common.paths import DATA, ROOT
 
 SOURCES = DATA / "sources.yaml"
-MIRROR = "FULCRA_DATA_MIRROR"
-CACHE = "FULCRA_CACHE"
 TIMEOUT = (5, 60)  # seconds to connect, seconds between two pieces
 
 
@@ -26,10 +24,9 @@ class SourceError(ValueError):
     """A public file that cannot be had or is not the one expected; the message names it."""
 
 
-class Source(BaseModel):
+class Source(BaseModel, extra="forbid"):
     """One public file: where it stands, what it must be, what it is for; optional: what goes with it when missing."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     url: str
     mirror_path: str
@@ -66,11 +63,6 @@ def _read_source(name: str, repository: str, commit: str, folder: str, file: str
     return Source(name=name, url=url, mirror_path=f"{folder}/{file}", **rest)
 
 
-def cache_folder() -> Path:
-    """Return the folder of fetched files: the environment's FULCRA_CACHE, or data/cache in the study's folder."""
-    return Path(os.environ.get(CACHE) or ROOT / "data" / "cache")
-
-
 def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] | None = None,
                   cache: str | Path | None = None, progress: bool = True, network: bool = True,
                   say: Callable[[str], None] = lambda _: None) -> Fetched:
@@ -91,8 +83,8 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
     """
     if sources is None:
         sources = {name: source for name, source in load_sources().items() if source.notebooks}
-    mirror = mirror or os.environ.get(MIRROR) or None
-    cache = Path(cache or cache_folder())
+    mirror = mirror or os.environ.get("FULCRA_DATA_MIRROR") or None
+    cache = Path(cache or os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache")
     got, missing, reachable = {}, {}, network
     for name, source in sources.items():
         try:
@@ -110,14 +102,14 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
 
 def verify_file(path: str | Path, source: Source) -> None:
     """Raise SourceError when a file is not the one that the source describes (sha256, or git blob id)."""
+    kind, expected = ("sha256", source.sha256) if source.sha256 else ("git blob id", source.git_blob)
+    if not expected:
+        raise SourceError(f"{source.name}: sources file gives neither sha256 nor git_blob")
     if source.sha256:
-        kind, expected, found = "sha256", source.sha256, pooch.file_hash(str(path), alg="sha256")
-    elif source.git_blob:
+        found = pooch.file_hash(str(path))
+    else:
         content = Path(path).read_bytes()
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        kind, expected = "git blob id", source.git_blob
-    else:
-        raise SourceError(f"{source.name}: sources file gives neither sha256 nor git_blob")
     if found != expected:
         raise SourceError(f"{source.name}: {path} refused, its {kind} is {found}, not {expected}")
 
@@ -125,21 +117,20 @@ def verify_file(path: str | Path, source: Source) -> None:
 def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable: bool,
                progress: bool) -> tuple[Path, str]:
     """Return the local path of one file and a word on how it was had."""
-    target = cache / source.mirror_path
-    if target.is_file():
+    target, refused = cache / source.mirror_path, ""
+    # a mirror holds the folders of the sets, or is the folder of the FULCRA files itself
+    names = (source.mirror_path, source.mirror_path.removeprefix("fulcra/")) if mirror else ()
+    for copy in (target, *(Path(mirror) / name for name in dict.fromkeys(names))):
         try:
-            verify_file(target, source)
-            return target, "already there"
-        except SourceError:
-            target.unlink()
-    refused = ""
-    copy = _find_in_mirror(source, mirror)
-    if copy:
-        try:
-            _place(target, source, lambda tmp: shutil.copyfile(copy, tmp))
+            verify_file(copy, source)
+            if copy == target:
+                return target, "already there"
+            _place(target, source, lambda tmp, copy=copy: shutil.copyfile(copy, tmp))
             return target, "from the mirror"
+        except FileNotFoundError:
+            continue
         except SourceError as error:
-            refused = f"{error}; "
+            refused += f"{error}; "
     if not reachable:
         raise SourceError(refused + ("not in the mirror" if mirror else "network not reachable"))
     try:
@@ -150,12 +141,6 @@ def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable
             raise SourceError(f"{refused}network not reachable") from error
         raise
     return target, "downloaded"
-
-
-def _find_in_mirror(source: Source, mirror: str | Path | None) -> Path | None:
-    """A mirror holds the folders of the sets, or is the folder of the FULCRA files itself."""
-    names = (source.mirror_path, source.mirror_path.removeprefix("fulcra/")) if mirror else ()
-    return next((path for path in (Path(mirror) / name for name in names) if path.is_file()), None)
 
 
 def _place(target: Path, source: Source, fill: Callable[[Path], object]) -> None:
