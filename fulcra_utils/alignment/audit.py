@@ -1,11 +1,11 @@
 """Audit of a reward before anything is trained by it: degenerate replies, words against values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.alignment.reward import value_reward
+from fulcra_utils.alignment.reward import Reward, value_reward
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.theory.distance import Scorer
 from fulcra_utils.theory.targets import Target
@@ -17,15 +17,14 @@ class RewardAuditError(ValueError):
 
 
 def audit_reward(evaluator: Scorer, prompts: Sequence[str], responses: Sequence[str], target: Target, theory: Theory,
-                 absence: str = "penalise", order: int = 1, threshold: float = 0.3,
-                 quantile: float = 0.75) -> pd.DataFrame:
+                 absence: str = "penalise") -> pd.DataFrame:
     """Compare the reward of degenerate replies with that of real ones, before anything is trained on it.
 
-    `prompts` and `responses` are real; the good ones reach `quantile` of the real rewards; the other arguments as in
-    `value_distance`. One row a kind (real, good, then empty, repeated, refusing, stuffed and echoed replies): reward
-    (mean), beats (share of the real replies to which it is preferred on the same prompt; nan for real and good),
-    is_fault (its mean reward is at least that of the good replies). Answers the weak spot of the released reward
-    (absence "mask"), which an empty reply maximises.
+    `prompts` and `responses` are real, the good ones the best quarter by reward; `absence` as in `value_distance`. One
+    row a kind (real, good, then empty, repeated, refusing, stuffed and echoed replies): reward (mean), beats (share of
+    the real replies to which it is preferred on the same prompt; nan for real and good), is_fault (its mean reward is
+    at least that of the good replies). Answers the weak spot of the released reward (absence "mask"), which an empty
+    reply maximises.
 
     Examples
     --------
@@ -43,18 +42,18 @@ def audit_reward(evaluator: Scorer, prompts: Sequence[str], responses: Sequence[
     False
     """
     prompts, responses = list_texts(prompts, "Prompt"), list_texts(responses, "Response")
-    reward = value_reward(evaluator, target, order=order, absence=absence, threshold=threshold)
+    reward = value_reward(evaluator, target, absence=absence)
     words = [item for d, name in enumerate(theory.dimensions) if target.aimed[d] and target.values[d] >= 0
              for item in theory.items_of(name)]
     kinds = write_degenerate_replies(prompts, stuffing=", ".join(words[:40]) + ".")
-    return compare_rewards(reward, prompts, responses, kinds, quantile).assign(absence=absence, target=target.name)
+    return compare_rewards(reward, prompts, responses, kinds).assign(absence=absence, target=target.name)
 
 
-def compare_rewards(reward: Callable[..., list[float]], prompts: list[str], responses: list[str],
-                    kinds: dict[str, list[str]], quantile: float = 0.75) -> pd.DataFrame:
+def compare_rewards(reward: Reward, prompts: list[str], responses: list[str],
+                    kinds: dict[str, list[str]]) -> pd.DataFrame:
     """Compare any reward(prompts, completions) of degenerate replies with that of real ones, as `audit_reward`."""
     real = np.array(reward(prompts, responses))
-    good = real[real >= np.quantile(real, quantile)].mean()
+    good = real[real >= np.quantile(real, 0.75)].mean()
     rows = [("real", real.mean(), np.nan, False), ("good", good, np.nan, False)]
     for kind, texts in kinds.items():
         got = np.array(reward(prompts, texts))
@@ -66,7 +65,6 @@ def check_audit(audit: pd.DataFrame, allow: bool = False) -> list[str]:
     """Return the kinds of reply that outrank the good ones; RewardAuditError where they are not allowed."""
     faults = audit.loc[audit["is_fault"].astype(bool), "kind"].tolist()
     if faults and not allow:
-        first = audit.iloc[0]
-        raise RewardAuditError(f"the reward (target {first['target']}, absence {first['absence']}) ranks degenerate "
-                               f"replies above the good ones: {', '.join(faults)}; training would learn them.")
+        raise RewardAuditError(f"the reward ranks degenerate replies above the good ones: {', '.join(faults)}; "
+                               "training would learn them.")
     return faults

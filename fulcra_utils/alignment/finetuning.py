@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fulcra_utils.alignment.audit import check_audit, compare_rewards
-from fulcra_utils.alignment.reward import PROMPT_ROLES, read_words
-from fulcra_utils.alignment.selection import choose_best
+from fulcra_utils.alignment.reward import Reward
 from fulcra_utils.alignment.startmodel import save_policy
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
@@ -47,7 +46,8 @@ from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, 
 
 TRAINED = ("rloo", "grpo", "dpo")
 METHODS = (*TRAINED, "best-of-n", "system-prompt")
-Reward = Callable[..., list[float]]
+HISTORY = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
+           "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,15 @@ class AlignSettings:
 
     def __post_init__(self):
         """Refuse settings that cannot work."""
-        if self.method not in METHODS:
-            raise PolicyError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
-        if min(self.steps, self.prompts_per_step, self.max_new_tokens, self.save_every) < 1:
-            raise PolicyError("steps, prompts_per_step, max_new_tokens and save_every must be at least 1.")
-        if self.micro_batch < 0:
-            raise PolicyError("micro_batch must not be negative; 0 takes all samples of a step at once.")
-        if self.replies_per_prompt < 2:
-            raise PolicyError("replies_per_prompt must be at least 2: every method compares replies to one prompt.")
+        for is_wrong, why in (
+                (self.method not in METHODS, f"method must be one of {', '.join(METHODS)}, not {self.method!r}."),
+                (min(self.steps, self.prompts_per_step, self.max_new_tokens, self.save_every) < 1,
+                 "steps, prompts_per_step, max_new_tokens and save_every must be at least 1."),
+                (self.micro_batch < 0, "micro_batch must not be negative; 0 takes all samples of a step at once."),
+                (self.replies_per_prompt < 2,
+                 "replies_per_prompt must be at least 2: every method compares replies to one prompt.")):
+            if is_wrong:
+                raise PolicyError(why)
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,15 @@ class Aligned:
 
     def reply(self, prompts: Sequence[str], seed: int = 0, max_new_tokens: int | None = None) -> pd.DataFrame:
         """Return one reply for each prompt, as `sample_replies` does."""
-        prompts = list_texts(prompts, "Prompt")
         model, tokenizer = load_policy(self.folder, self.chat_template)
-        n_new = max_new_tokens or self.settings.max_new_tokens
-        if self.settings.method != "best-of-n":
-            return sample_replies(model, tokenizer, prompts, n_new, seed, self.settings.temperature, system=self.system)
-        repeated = [p for p in prompts for _ in range(self.settings.replies_per_prompt)]
-        drawn = sample_replies(model, tokenizer, repeated, n_new, seed, self.settings.temperature)
-        rewards = np.array(self.reward(prompts=repeated, completions=drawn["response"].tolist()))
-        place = [f"{i}" for i in range(len(prompts)) for _ in range(self.settings.replies_per_prompt)]
-        return drawn.iloc[choose_best(-rewards, place)].reset_index(drop=True)
+        n = self.settings.replies_per_prompt if self.settings.method == "best-of-n" else 1
+        asked = [p for p in list_texts(prompts, "Prompt") for _ in range(n)]
+        drawn = sample_replies(model, tokenizer, asked, max_new_tokens or self.settings.max_new_tokens, seed,
+                               self.settings.temperature, system=self.system)
+        if n == 1:
+            return drawn
+        rewards = np.reshape(self.reward(prompts=asked, completions=drawn["response"].tolist()), (-1, n))
+        return drawn.iloc[np.arange(len(rewards)) * n + np.nanargmax(rewards, axis=1)].reset_index(drop=True)
 
 
 def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str | Path,
@@ -163,14 +163,16 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     settings, folder, prompts = settings or AlignSettings(), Path(folder), list_texts(prompts, "Prompt")
     model, tokenizer = load_policy(start, chat_template)
     if settings.method not in TRAINED:
-        if settings.method == "system-prompt" and not system:
+        if settings.method == "best-of-n":
+            system = None
+        elif not system:
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
     mark = mark_run(hash_model(start, config=model.config), tokenizer.chat_template, usable, settings)
-    known, fault = _identify(reward)
-    if done := _read_finished(folder, mark, known, fault, settings, reward, replace):
-        return done
+    known, found = _find_run(folder, mark, reward, replace)
+    if found.get("finished"):
+        return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), found["stopped"], None, reward)
     audit = audit_start(model, tokenizer, reward, usable, settings)
     check_audit(audit, allow_faults)
     state = {"fingerprint": mark, "rewards": [known], "settings": asdict(settings)}
@@ -183,6 +185,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
         raise PolicyError(f"memory does not suffice for {settings.micro_batch or 'all'} samples at once; lower "
                           "micro_batch or max_new_tokens, or set lora_rank.") from None
     finally:
+        gc.collect()  # the trainer's circles
         if _is_main():  # calling a reward may change it: as it was and as it is now, it is this run's
             state = json.loads((folder / "align.json").read_text(encoding="utf-8"))
             write_json(folder / "align.json", state | {"rewards": [*state["rewards"], _identify(reward)[0]]})
@@ -193,58 +196,32 @@ def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settin
     asked = list(prompts[:64])
     own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
     kinds = write_degenerate_replies(asked, **getattr(reward, "degenerate", {}))
-    label = getattr(reward, "label", getattr(reward, "__name__", "reward"))
-    return compare_rewards(reward, asked, own["response"].tolist(), kinds).assign(absence=label, target="")
+    return compare_rewards(reward, asked, own["response"].tolist(), kinds)
 
 
-def scalar_reward(predict: Callable[[Sequence[str], Sequence[str]], np.ndarray], label: str | None = None) -> Reward:
-    """Make a TRL reward function of a scalar reward model (the paper's RLHF baseline).
-
-    `predict(prompts, responses)` gives (N,) numbers. `label` names the model: what was trained with it is taken for the
-    same reward's; without one it is told by its code and weights. A reward that is not finite raises ValueError when
-    called.
-
-    Examples
-    --------
-    >>> scalar_reward(lambda p, r: np.array([len(x) for x in r]))(["q"], ["abc"])
-    [3.0]
-    """
-    def reward_scalar(prompts: list, completions: list, **columns: object) -> list[float]:
-        # TRL passes every column of its data set by name; none is needed.
-        asked, said = [read_words(p, PROMPT_ROLES) for p in prompts], [read_words(c) for c in completions]
-        values = np.asarray(predict(asked, said), dtype=float)
-        if not np.isfinite(values).all():
-            raise ValueError("a scalar reward is not a finite number.")
-        return values.tolist()
-
-    if label:
-        reward_scalar.label = label
-    return reward_scalar
-
-
-def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> pd.DataFrame:
+def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> list[dict[str, list[dict[str, str]]]]:
     """Make preference pairs for DPO: prompt, chosen (best), rejected (worst); prompts with equal rewards are left out.
 
     >>> replies = pd.DataFrame({"prompt": ["a", "a", "b", "b"], "response": ["x", "y", "z", "z"]})
-    >>> rank_pairs(replies, [0.0, 1.0, 0.5, 0.5]).to_dict("records")
-    [{'prompt': 'a', 'chosen': 'y', 'rejected': 'x'}]
+    >>> [pair["chosen"] for pair in rank_pairs(replies, [0.0, 1.0, 0.5, 0.5])]
+    [[{'role': 'assistant', 'content': 'y'}]]
     """
-    ranked = replies[["prompt", "response"]].assign(reward=list(rewards)).groupby("prompt", sort=False)
-    rows = [{"prompt": prompt, "chosen": part.loc[part["reward"].idxmax(), "response"],
-             "rejected": part.loc[part["reward"].idxmin(), "response"]}
-            for prompt, part in ranked if part["reward"].max() > part["reward"].min()]
-    return pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
+    rows = []
+    for prompt, part in replies.assign(reward=list(rewards)).groupby("prompt", sort=False):
+        best, worst = (part.loc[place] for place in (part["reward"].idxmax(), part["reward"].idxmin()))
+        if best["reward"] > worst["reward"]:
+            rows.append({"prompt": _say("user", prompt), "chosen": _say("assistant", best["response"]),
+                         "rejected": _say("assistant", worst["response"])})
+    if not rows:
+        raise PolicyError("all replies to each prompt earn the same reward, so there is nothing to prefer.")
+    return rows
 
 
 class _Watch(TrainerCallback):
     """Show reward and KL while training, stop when KL runs away."""
 
-    def __init__(self, max_kl: float, label: str):
-        self.max_kl, self.label, self.bar, self.stopped = max_kl, label, None, ""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Open the bar where an earlier start left it."""
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, disable=not _is_main())
+    def __init__(self, max_kl: float):
+        self.max_kl, self.bar, self.stopped = max_kl, None, ""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Move the bar, check KL."""
@@ -256,61 +233,52 @@ class _Watch(TrainerCallback):
             self.stopped = f"KL {logs['kl']:.3g} per token exceeded {self.max_kl:g} at step {state.global_step}"
             control.should_training_stop = True
 
-    def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
-        self.bar.close()
-
 
 def _train(model, tokenizer, start, reward, prompts, folder, settings, state) -> Aligned:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    watch = _Watch(settings.max_kl, f"{settings.method} {folder.name}")
+    checkpoints, watch = folder / "checkpoints", _Watch(settings.max_kl)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties: experimental or pinned-memory notices
-        trainer = _make_trainer(model, tokenizer, start, reward, prompts, folder, settings, watch)
+        trainer = _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, watch)
         trainer.remove_callback(PrinterCallback)  # `_Watch` shows the progress
-        checkpoints = folder / "checkpoints"
-        last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-        trainer.train(resume_from_checkpoint=last)
-    history = _read_history(trainer.state.log_history)
+        with tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}", disable=not _is_main()) as watch.bar:
+            trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).rename(columns=HISTORY)
+    history = history[[name for name in HISTORY.values() if name in history]]
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        trained = trained.merge_and_unload() if settings.lora_rank else trained
-        save_policy(trained, tokenizer, folder)
+        save_policy(trained.merge_and_unload() if settings.lora_rank else trained, tokenizer, folder)
         write_table(folder / "history.csv", history)
         write_json(folder / "align.json", state | {"finished": True, "stopped": watch.stopped})
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    del trainer, model
-    gc.collect()
     return Aligned(folder, settings, history, watch.stopped, None, reward)
 
 
-def _make_trainer(model, tokenizer, start, reward, prompts, folder, settings, watch):
+def _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, watch):
     from datasets import Dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     model.config._name_or_path = str(start)  # TRL loads the reference model from here
-    lora = {"peft_config": LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
-                                      target_modules="all-linear", task_type="CAUSAL_LM")} if settings.lora_rank else {}
-    common = {"model": model, "processing_class": tokenizer, "callbacks": [watch], **lora}
+    lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
+                      target_modules="all-linear", task_type="CAUSAL_LM") if settings.lora_rank else None
+    common = {"model": model, "processing_class": tokenizer, "callbacks": [watch], "peft_config": lora}
     if settings.method == "dpo":
         data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings))
-        args = DPOConfig(**_arguments(folder, settings, settings.prompts_per_step), disable_dropout=True,
-                         max_length=settings.max_prompt_tokens + settings.max_new_tokens, beta=settings.beta)
+        args = DPOConfig(**_arguments(checkpoints, settings, settings.prompts_per_step),
+                         max_length=settings.max_prompt_tokens + settings.max_new_tokens)
         return DPOTrainer(args=args, train_dataset=data, **common)
-    data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in prompts])
-    sampling = {"num_generations": settings.replies_per_prompt, "max_completion_length": settings.max_new_tokens,
-                "temperature": settings.temperature, "beta": settings.beta, "num_iterations": 1,
-                "disable_dropout": True}
-    arguments = _arguments(folder, settings, settings.prompts_per_step * settings.replies_per_prompt) | sampling
-    if settings.method == "grpo":
-        return GRPOTrainer(reward_funcs=reward, args=GRPOConfig(**arguments), train_dataset=data, **common)
-    return RLOOTrainer(reward_funcs=reward, args=RLOOConfig(**arguments), train_dataset=data, **common)
+    data = Dataset.from_list([{"prompt": _say("user", p)} for p in prompts])
+    make, configure = (GRPOTrainer, GRPOConfig) if settings.method == "grpo" else (RLOOTrainer, RLOOConfig)
+    args = configure(**_arguments(checkpoints, settings, settings.prompts_per_step * settings.replies_per_prompt),
+                     num_generations=settings.replies_per_prompt, max_completion_length=settings.max_new_tokens,
+                     temperature=settings.temperature, num_iterations=1)
+    return make(reward_funcs=reward, args=args, train_dataset=data, **common)
 
 
-def _arguments(folder: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:
+def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:
     """Return the trainer arguments that all methods share, for `samples` samples in one step."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     micro = settings.micro_batch or max(1, samples // world)
@@ -319,11 +287,12 @@ def _arguments(folder: Path, settings: AlignSettings, samples: int) -> dict[str,
                           "prompts_per_step, replies_per_prompt or micro_batch.")
     gpu = torch.cuda.is_available()
     return {
-        "output_dir": str(folder / "checkpoints"), "max_steps": settings.steps, "per_device_train_batch_size": micro,
+        "output_dir": str(checkpoints), "max_steps": settings.steps, "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": samples // (micro * world), "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "constant", "seed": settings.seed, "logging_steps": 1, "save_steps": settings.save_every,
         "save_total_limit": 1, "report_to": "none", "disable_tqdm": True, "use_cpu": not gpu,
         "bf16": gpu and torch.cuda.is_bf16_supported(), "gradient_checkpointing": False, "dataloader_pin_memory": False,
+        "beta": settings.beta, "disable_dropout": True,
     }
 
 
@@ -331,11 +300,11 @@ def _make_pairs(model, tokenizer, reward, prompts, settings) -> list[dict]:
     used = prompts[:settings.steps * settings.prompts_per_step]
     asked = [p for p in used for _ in range(settings.replies_per_prompt)]
     drawn = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
-    pairs = rank_pairs(drawn, reward(prompts=asked, completions=drawn["response"].tolist()))
-    if pairs.empty:
-        raise PolicyError("all replies to each prompt earn the same reward, so there is nothing to prefer.")
-    return [{"prompt": [{"role": "user", "content": r.prompt}], "chosen": [{"role": "assistant", "content": r.chosen}],
-             "rejected": [{"role": "assistant", "content": r.rejected}]} for r in pairs.itertuples()]
+    return rank_pairs(drawn, reward(prompts=asked, completions=drawn["response"].tolist()))
+
+
+def _say(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
 
 
 def _fit_prompts(model, tokenizer, prompts, settings: AlignSettings) -> list[str]:
@@ -361,34 +330,24 @@ def _identify(reward: Reward) -> tuple[str, str]:
         return "", str(error)
 
 
-def _read_finished(folder: Path, mark: str, known: str, fault: str, settings: AlignSettings, reward: Reward,
-                   replace: bool) -> Aligned | None:
-    path = folder / "align.json"
+def _find_run(folder: Path, mark: str, reward: Reward, replace: bool) -> tuple[str, dict[str, Any]]:
+    """Return what tells the reward and the state of this very run, {} where none was begun; refuse another one's."""
+    path, (known, fault) = folder / "align.json", _identify(reward)
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise PolicyError(f"{folder} holds something that is not an alignment run; choose another folder.")
-        return None
+        return known, {}
     state = json.loads(path.read_text(encoding="utf-8"))
-    same = not fault and state["fingerprint"] == mark and known in state.get("rewards", [])
-    if not same and replace:
+    if not fault and state["fingerprint"] == mark and known in state["rewards"]:
+        return known, state
+    if replace:
         shutil.rmtree(folder)
-        return None
+        return known, {}
     if fault:
         raise PolicyError(f"{folder} holds a run, but whether of this reward is unknown: {fault}; name the "
                           "reward by a text, reward.label = '…', or choose another folder.")
-    if not same:
-        raise PolicyError(f"{folder} belongs to another run (other settings, prompts, chat template, reward, start "
-                          "model or code); choose another folder or remove it.")
-    if not state["finished"]:
-        return None
-    return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), state["stopped"], None, reward)
-
-
-def _read_history(log: list[dict]) -> pd.DataFrame:
-    names = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
-             "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    rows = [{new: row[old] for old, new in names.items() if old in row} for row in log if "loss" in row]
-    return pd.DataFrame(rows)
+    raise PolicyError(f"{folder} belongs to another run (other settings, prompts, chat template, reward, start "
+                      "model or code); choose another folder or remove it.")
 
 
 def _is_main() -> bool:

@@ -10,58 +10,69 @@ from fulcra_utils.dataset.texts import read_content, split_thoughts
 from fulcra_utils.theory.distance import Scorer, resolve_target, value_distance
 from fulcra_utils.theory.targets import Target
 
-PROMPT_ROLES = ("user", "assistant")
+Reward = Callable[..., list[float]]
 
 
 def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.ndarray | None = None, order: int = 1,
-                 absence: str = "penalise", threshold: float = 0.3, keep: np.ndarray | None = None,
-                 keep_weight: float = 0.0, common_weight: float = 0.0) -> Callable[..., list[float]]:
-    """Make a reward function for TRL: minus the distance to the target, the drift of values not aimed at, sameness.
+                 absence: str = "penalise", threshold: float = 0.3, common_weight: float = 0.0) -> Reward:
+    """Make a reward function for TRL: minus the distance to the target, minus a price of sameness.
 
     `evaluator.score` is called once a batch; target, weights, order, absence and threshold as in `value_distance`.
-    `keep` (D,) is the mean vector of the start model, `keep_weight` the price of one unit of drift, sum |v - keep| over
-    the dimensions without weight. `common_weight` is the price of saying what every other reply of the batch says
-    (`measure_commonness`): without it a policy can answer every prompt with the one reply that the evaluator likes
-    best.
+    `common_weight` is the price of saying what every other reply of the batch says (`measure_commonness`): without it a
+    policy can answer every prompt with the one reply that the evaluator likes best.
 
     The function is reward(prompts, completions, ...) -> list of float, for plain or conversational rows, as TRL's
     trainers call it; of a conversation only the assistant's own words are judged. A reward that is not finite raises
     ValueError with the number of the reply.
 
-    Source: released alignment code (reward = -distance); ours: the terms for drift and sameness.
+    Source: released alignment code (reward = -distance); ours: the term for sameness.
 
     Examples
     --------
     >>> class Stub:
     ...     def score(self, prompts, responses):
     ...         return np.array([[1.0, 0.5 * len(r)] for r in responses])
-    >>> reward = value_reward(Stub(), np.array([1.0, 0.0]), keep=np.array([0.0, 1.0]), keep_weight=0.1)
-    >>> [round(r, 2) for r in reward(["q", "q"], ["a", "abc"])]
-    [-0.05, -0.05]
+    >>> reward = value_reward(Stub(), np.array([1.0, 0.0]), common_weight=0.1)
+    >>> [round(r, 2) for r in reward(["q", "q"], ["a", "a"])]
+    [-0.1, -0.1]
     """
     aim = resolve_target(target, weights)  # what shapes the reward: numbers, not names
-    if keep_weight and keep is None:
-        raise ValueError("keep_weight needs keep, the mean value vector of the start model.")
-    anchor, idle = (np.zeros_like(aim.low) if keep is None else np.asarray(keep, dtype=float)), aim.weights <= 0
 
-    def value_distance_reward(prompts: list, completions: list, **columns: object) -> list[float]:
-        # TRL passes every column of its data set and its own state by name; the reward needs none of them.
-        replies = [read_words(c) for c in completions]
-        vectors = np.asarray(evaluator.score([read_words(p, PROMPT_ROLES) for p in prompts], replies), dtype=float)
+    def measure(prompts: list[str], replies: list[str]) -> np.ndarray:
+        vectors = np.asarray(evaluator.score(prompts, replies), dtype=float)
         reward = -value_distance(vectors, aim, None, order, absence, threshold)
-        if keep_weight:
-            reward = reward - keep_weight * (np.abs(vectors - anchor) * idle).sum(axis=1)
-        if common_weight:
-            reward = reward - common_weight * measure_commonness(replies)
-        if not np.isfinite(reward).all():
-            bad = int(np.flatnonzero(~np.isfinite(reward))[0])
-            raise ValueError(f"the reward of reply {bad} of the batch is not a finite number.")
-        return reward.tolist()
+        return reward - common_weight * measure_commonness(replies) if common_weight else reward
 
+    reward = scalar_reward(measure)
     if isinstance(target, Target):
         names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
-        value_distance_reward.degenerate = {"stuffing": ", ".join(names * 3)}
-    return value_distance_reward
+        reward.degenerate = {"stuffing": ", ".join(names * 3)}
+    return reward
+
+
+def scalar_reward(predict: Callable[[list[str], list[str]], np.ndarray], label: str | None = None) -> Reward:
+    """Make a TRL reward function of a scalar reward model (the paper's RLHF baseline).
+
+    `predict(prompts, responses)` gives (N,) numbers. `label` names the model: what was trained with it is taken for the
+    same reward's; without one it is told by its code and weights. A reward that is not finite raises ValueError when
+    called.
+
+    Examples
+    --------
+    >>> scalar_reward(lambda p, r: np.array([len(x) for x in r]))(["q"], ["abc"])
+    [3.0]
+    """
+    def reward(prompts: list, completions: list, **columns: object) -> list[float]:
+        # TRL passes every column of its data set and its own state by name; none is needed.
+        asked, said = [read_words(p, ("user", "assistant")) for p in prompts], [read_words(c) for c in completions]
+        values = np.asarray(predict(asked, said), dtype=float)
+        if not np.isfinite(values).all():
+            raise ValueError(f"the reward of reply {np.isfinite(values).argmin()} of the batch is not a finite number.")
+        return values.tolist()
+
+    if label:
+        reward.label = label
+    return reward
 
 
 def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str] = ("assistant",)) -> str:

@@ -17,10 +17,10 @@ import pandas as pd
 
 from fulcra_utils.alignment import judges as fit
 from fulcra_utils.alignment import measures
-from fulcra_utils.alignment.finetuning import AlignSettings, align, scalar_reward
+from fulcra_utils.alignment.finetuning import AlignSettings, align
 from fulcra_utils.alignment.judges import cut_words
 from fulcra_utils.alignment.measures import JUDGES, Panel, draw_replies
-from fulcra_utils.alignment.reward import value_reward
+from fulcra_utils.alignment.reward import scalar_reward, value_reward
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
 from fulcra_utils.stats.resampling import mean_interval

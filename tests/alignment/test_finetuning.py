@@ -11,8 +11,8 @@ import torch
 
 from fulcra_utils.alignment import finetuning
 from fulcra_utils.alignment.audit import RewardAuditError
-from fulcra_utils.alignment.finetuning import AlignSettings, align, rank_pairs, scalar_reward
-from fulcra_utils.alignment.reward import value_reward
+from fulcra_utils.alignment.finetuning import AlignSettings, align, rank_pairs
+from fulcra_utils.alignment.reward import scalar_reward, value_reward
 from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
 from fulcra_utils.common.files import write_json
 from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies
@@ -221,7 +221,11 @@ def test_missing_pad_token_is_replaced(start, tmp_path):
 
 def test_rank_pairs_takes_best_and_worst():
     replies = pd.DataFrame({"prompt": ["a"] * 3, "response": ["x", "y", "z"]})
-    assert rank_pairs(replies, [0.2, 0.9, 0.1]).to_dict("records") == [{"prompt": "a", "chosen": "y", "rejected": "z"}]
+    said = {"prompt": ("user", "a"), "chosen": ("assistant", "y"), "rejected": ("assistant", "z")}
+    assert rank_pairs(replies, [0.2, 0.9, 0.1]) == [{name: [{"role": role, "content": text}]
+                                                     for name, (role, text) in said.items()}]
+    with pytest.raises(PolicyError, match="nothing to prefer"):
+        rank_pairs(replies, [0.5] * 3)
 
 
 def test_reward_of_values_goes_through_trl(start, tmp_path):

@@ -13,7 +13,7 @@ from fulcra_utils.alignment import (
     value_reward,
 )
 from fulcra_utils.alignment.audit import check_audit
-from fulcra_utils.alignment.reward import read_words
+from fulcra_utils.alignment.reward import read_words, scalar_reward
 from fulcra_utils.alignment.selection import claim_distances, measure_commonness, measure_sources
 from fulcra_utils.theory.targets import Target, load_target, uniform_target
 from fulcra_utils.theory.theory import list_theories, load_theory
@@ -104,13 +104,11 @@ def test_perfect_vector_is_at_distance_zero(name):
 
 def test_reward_is_what_trl_calls():
     scorer = WordScorer(3, {"calm": (0, 1.0), "bold": (1, 0.8)})
-    reward = value_reward(scorer, np.array([1.0, 0.0, 0.0]), keep=np.zeros(3), keep_weight=0.5)
+    reward = value_reward(scorer, np.array([1.0, 0.0, 0.0]), weights=np.array([1.0, 0.5, 0.0]))
     plain = reward(prompts=["q"] * 3, completions=["calm", "calm, bold", ""], completion_ids=[[1]] * 3, trainer_state=0)
     np.testing.assert_allclose(plain, [0.0, -0.4, -1.0])
     question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "calm"}
     assert reward(prompts=[[question]], completions=[[answer]]) == [0.0]
-    with pytest.raises(ValueError, match="keep_weight needs keep"):
-        value_reward(scorer, np.ones(3), keep_weight=1.0)
 
 
 def test_sameness_has_a_price():
@@ -251,8 +249,6 @@ SHAPES = [
 
 @pytest.mark.parametrize(("completion", "words"), SHAPES)
 def test_only_the_assistants_own_words_are_judged(completion, words):
-    from fulcra_utils.alignment.finetuning import scalar_reward
-
     seen = []
 
     class Spy:
@@ -271,8 +267,6 @@ def test_only_the_assistants_own_words_are_judged(completion, words):
 
 @pytest.mark.parametrize("reward_of", ["values", "scalar"])
 def test_both_kinds_of_reward_read_a_prompt_alike(reward_of):
-    from fulcra_utils.alignment.finetuning import scalar_reward
-
     seen = []
 
     def score(prompts, responses):

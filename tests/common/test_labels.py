@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from fulcra_utils.alignment import audit, reward
+from fulcra_utils.alignment import reward
 from fulcra_utils.common.labels import CLASSES, NEAREST, WEAK, labels_of, scores_to_labels
 from fulcra_utils.stats.clusters import match_profile
 from fulcra_utils.stats.comparison import count_signs
@@ -39,8 +39,7 @@ def test_every_default_cut_is_one_of_the_two():
     def default(function, name):
         return inspect.signature(function).parameters[name].default
 
-    weak = [(scores_to_labels, "cuts"), (value_distance, "threshold"), (reward.value_reward, "threshold"),
-            (audit.audit_reward, "threshold")]
+    weak = [(scores_to_labels, "cuts"), (value_distance, "threshold"), (reward.value_reward, "threshold")]
     assert {default(*place) for place in weak} == {WEAK}
     assert {default(*place) for place in [(count_signs, "cut"), (match_profile, "cut")]} == {NEAREST}
 
