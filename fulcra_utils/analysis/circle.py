@@ -7,18 +7,11 @@ import pandas as pd
 
 from fulcra_utils.analysis.replies import INTERVAL, Finding, Replies, leave_out
 from fulcra_utils.analysis.space import MIN_ROWS, UNCLEAR
-from fulcra_utils.common.labels import NEAREST
-from fulcra_utils.stats.comparison import adjust_p, count_signs
+from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.stats.comparison import adjust_p
 from fulcra_utils.stats.correlation import find_components
-from fulcra_utils.stats.probes import pair_replies, predict_ridge, probe_preference
-from fulcra_utils.stats.resampling import share_interval
-from fulcra_utils.stats.structure import (
-    MIN_CIRCLE,
-    assess_circle,
-    check_sign_rule,
-    estimate_reliability,
-    place_on_circle,
-)
+from fulcra_utils.stats.probes import predict_ridge, probe_preference
+from fulcra_utils.stats.structure import MIN_CIRCLE, assess_circle, estimate_reliability, place_on_circle
 from fulcra_utils.theory.theory import Theory
 
 
@@ -44,24 +37,24 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
     if len(replies) < MIN_ROWS:
         return leave_out("The circle", "fewer than 20 labelled replies")
     order = np.array([theory.circle.index(d) for d in theory.dimensions])
-    ideal, rows, places = place_on_circle(order, theory.n_dims), [], pd.DataFrame()
+    ideal, rows = place_on_circle(order, theory.n_dims), []
     for subset, variant, vectors in _circle_variants(replies):
         counted = vectors if variant in {"values", "non-refusals"} else replies.vectors
-        kept = (count_signs(counted)[:, [0, 2]].sum(axis=1) / len(vectors) >= min_share) & (vectors.std(axis=0) > 1e-9)
+        kept = (scores_to_labels(counted, NEAREST) != 0).mean(axis=0) >= min_share
+        kept &= vectors.std(axis=0) > 1e-9
         for centred in (False, True):
-            words = {"subset": subset, "variant": variant, "centred": centred, "n": len(vectors),
-                     "n_values": int(kept.sum())}
-            if kept.sum() < MIN_CIRCLE:
-                rows.append(words | {"why": f"{kept.sum()} values vary enough, {MIN_CIRCLE} are needed"})
-                continue
-            found = assess_circle(vectors[:, kept], ideal[kept], centred, n_starts, n_permutations, seed)
-            if not rows:
-                places = pd.DataFrame({"value": np.array(theory.dimensions)[kept],
-                                       "x": found["places"][:, 0], "y": found["places"][:, 1],
-                                       "ideal_x": ideal[kept, 0], "ideal_y": ideal[kept, 1]})
-            rows.append(words | {k: v for k, v in found.items() if k != "places"} | {"why": ""})
+            found = {"why": f"{kept.sum()} values vary enough, {MIN_CIRCLE} are needed"}
+            if kept.sum() >= MIN_CIRCLE:
+                found = assess_circle(vectors[:, kept], ideal[kept], centred, n_starts, n_permutations, seed)
+            rows.append({"subset": subset, "variant": variant, "centred": centred, "n": len(vectors),
+                         "n_values": int(kept.sum()), "kept": kept, "why": "", **found})
+    first, places = rows[0], pd.DataFrame()
+    if "places" in first:
+        names = np.array(theory.dimensions)[first["kept"]]
+        places = pd.DataFrame(np.hstack([first["places"], ideal[first["kept"]]]), index=pd.Index(names, name="value"),
+                              columns=["x", "y", "ideal_x", "ideal_y"]).reset_index()
     columns = ["subset", "variant", "centred", "n", "n_values", "stress", "stress_p", "fit", "fit_null", "fit_p",
-               "inversions", "inversions_null", "inversions_p", "why", "p_adjusted"]
+               "inversions", "inversions_null", "inversions_p", "why"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     table["p_adjusted"] = adjust_p(table[["fit_p", "inversions_p"]].max(axis=1, skipna=False))
     return Finding(table, _describe_circle(table),
@@ -122,19 +115,13 @@ def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
     labels = _align_items(items, replies)
     if labels is None:
         return leave_out("The item-value rule", "the annotated replies carry no item labels")
-    hits, counted = check_sign_rule(labels, replies.theory.item_matrix, replies.vectors)
-    table = _tabulate_shares(replies, "agree", hits, counted)
     rule = np.sign(labels @ replies.theory.item_matrix)
-    rows = (rule == np.sign(replies.vectors)).all(axis=1)
-    reading = (f"In {rows.sum():,} of {len(rows):,} replies the sign of the summed items gives every value's label; of "
-               f"the cells that say anything it gives {hits.sum() / max(1, counted.sum()):.1%}.")
-    return Finding(table, reading, f"{replies.describe()}; {INTERVAL}.")
-
-
-def _tabulate_shares(replies: Replies, name: str, hits: np.ndarray, counted: np.ndarray) -> pd.DataFrame:
-    share, low, high = share_interval(hits, counted, replies.clusters)
-    return pd.DataFrame({"value": replies.theory.dimensions, name: hits.sum(axis=0), "n": counted.sum(axis=0),
-                         "share": share, "low": low, "high": high})
+    agree, counted = rule == np.sign(replies.vectors), (rule != 0) | (replies.vectors != 0)
+    table = replies.tabulate_shares(replies.theory.dimensions, agree & counted, counted)
+    share = table["count"].sum() / max(1, table.n.sum())
+    reading = (f"In {agree.all(axis=1).sum():,} of {len(agree):,} replies the sign of the summed items gives every "
+               f"value's label; of the cells that say anything it gives {share:.1%}.")
+    return Finding(table.rename(columns={"count": "agree"}), reading, f"{replies.describe()}; {INTERVAL}.")
 
 
 def _align_items(items: pd.DataFrame, replies: Replies) -> np.ndarray | None:
@@ -164,7 +151,8 @@ def measure_clarity(replies: Replies, items: pd.DataFrame | None = None) -> Find
         plus, minus = ((labels * sign > 0).astype(float) @ replies.theory.item_matrix for sign in (1, -1))
         unclear, counted = (plus > 0) & (minus > 0), (plus > 0) | (minus > 0)
         what = "items of both signs within one value"
-    table, n = _tabulate_shares(replies, "ambiguous", unclear & counted, counted), int(counted.sum())
+    table = replies.tabulate_shares(replies.theory.dimensions, unclear & counted, counted)
+    table, n = table.rename(columns={"count": "ambiguous"}), table.n.sum()
     reading = f"Ambiguous ({what}): {table.ambiguous.sum() / max(1, n):.1%} of {n:,} expressed cells."
     return Finding(table, reading, f"{replies.describe()}; ambiguous: {what}; {INTERVAL}.")
 
@@ -184,13 +172,12 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
     for theory in theories.values():
         carried = [theory.find_item(name) for name in replies.theory.items]
         shared = [i for i, c in enumerate(carried) if c is not None]
-        row = {"theory": theory.name, "n_values": theory.n_dims, "shared_items": len(shared) / len(carried),
-               "remark": ""}
-        if not shared:
-            rows.append(row | {"remark": "shares no item: needs labels of its own (run the notebook with theory=…)"})
-            continue
-        matrix = theory.item_matrix[[carried[i] for i in shared]]
-        rows.append(row | _measure_theory(np.sign(labels[:, shared] @ matrix), replies, n_folds, seed))
+        found = {"remark": "shares no item: needs labels of its own (run the notebook with theory=…)"}
+        if shared:
+            matrix = theory.item_matrix[[carried[i] for i in shared]]
+            found = _measure_theory(np.sign(labels[:, shared] @ matrix), replies, n_folds, seed)
+        rows.append({"theory": theory.name, "n_values": theory.n_dims, "shared_items": len(shared) / len(carried),
+                     "remark": "", **found})
     columns = ["theory", "n_values", "shared_items", "n_expressed", "two_axes", "preference", "remark"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     n = int(table.n_expressed.notna().sum())
@@ -201,13 +188,10 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
 
 def _measure_theory(vectors: np.ndarray, replies: Replies, n_folds: int, seed: int) -> dict:
     """Return what one theory's vectors show on the replies."""
-    reward = replies.table.reward.to_numpy(float)
-    pairs = pair_replies(replies.table.prompt.to_numpy(), reward)
+    first, second, wins, clusters = replies.pair_up()
     share = find_components(vectors)["share"].sum() if len(vectors) > 1 else np.nan
     found = {"n_expressed": int((vectors != 0).any(axis=1).sum()), "two_axes": float(share)}
-    if len(pairs) < MIN_ROWS:
-        return found
-    first, second = pairs.T
-    probe = probe_preference(vectors[first] - vectors[second], reward[first] > reward[second], replies.clusters[first],
-                             n_folds, n_permutations=0, n_draws=200, seed=seed)
-    return found | {"preference": probe["accuracy"]}
+    if len(wins) >= MIN_ROWS:
+        found["preference"] = probe_preference(vectors[first] - vectors[second], wins, clusters, n_folds, 0, 2,
+                                               seed)["accuracy"]
+    return found

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats.resampling import code_clusters
+from fulcra_utils.stats.probes import pair_replies
+from fulcra_utils.stats.resampling import code_clusters, share_interval
 from fulcra_utils.theory.theory import Theory
 
 REFUSALS = DATA / "labels" / "refusals.csv"
@@ -43,10 +44,10 @@ class Finding:
         return self.reading
 
 
-def leave_out(what: str, why: str, columns: Sequence[str] = ()) -> Finding:
+def leave_out(what: str, why: str) -> Finding:
     """Return the finding of an analysis that these rows do not allow."""
     text = f"{what} is left out: {why}."
-    return Finding(pd.DataFrame(columns=list(columns)), text, text)
+    return Finding(pd.DataFrame(), text, text)
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,23 @@ class Replies:
     @cached_property
     def categories(self) -> tuple[np.ndarray, list[str]]:
         """Return the (N, C) 0/1 matrix of risk categories and their names; unknown is 0 (see `has_issues`)."""
-        names = sorted({c for issues in self.table.safety_issues if issues is not None for c in issues})
-        matrix = [[name in issues for name in names] if issues is not None else [False] * len(names)
-                  for issues in self.table.safety_issues]
+        known = [issues or [] for issues in self.table.safety_issues]
+        names = sorted({name for issues in known for name in issues})
+        matrix = [[name in issues for name in names] for issues in known]
         return np.array(matrix, float).reshape(len(self), len(names)), names
+
+    def pair_up(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return first row, second row, whether the first is preferred (0/1) and the cluster of each pair."""
+        reward = self.table.reward.to_numpy(float)
+        first, second = pair_replies(self.table.prompt.to_numpy(), reward).T
+        return first, second, (reward[first] > reward[second]).astype(float), self.clusters[first]
+
+    def tabulate_shares(self, names: Sequence[str], hits: np.ndarray, counted: np.ndarray = True) -> pd.DataFrame:
+        """Return value, count, n, share, low and high of each column of hits (N, K) among those counted (all)."""
+        counted = np.broadcast_to(counted, hits.shape)
+        share, low, high = share_interval(hits, counted, self.clusters)
+        return pd.DataFrame({"value": list(names), "count": hits.sum(axis=0), "n": counted.sum(axis=0), "share": share,
+                             "low": low, "high": high})
 
     def describe(self) -> str:
         """Return the rows in words, for captions."""

@@ -3,10 +3,8 @@
 Companion of `analysis`: replies in, Findings out; what the rows or the theory do not allow is left out with its reason.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,8 +23,6 @@ from fulcra_utils.stats.clusters import (
     measure_stability,
 )
 from fulcra_utils.stats.correlation import find_components
-from fulcra_utils.stats.resampling import share_interval
-from fulcra_utils.theory.theory import Theory
 
 MIN_ROWS = 20
 MIN_PROMPTS = 5  # a cluster of fewer prompts is an anecdote
@@ -50,8 +46,7 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
 
     PCA is fitted on the replies alone; the other two see the poles as further points. More than `max_points` replies
     are sampled, for the picture only. Columns: method, x, y, pole ("" for a reply), row_id, model, risk, refusal,
-    reward; `extra["axes"]`: axis, value, loading, share. Source: value-space figure of the paper; its projection is not
-    published.
+    reward. Source: value-space figure of the paper; its projection is not published.
 
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
@@ -67,28 +62,26 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_points, replace=False))
     profiles = risks.profile_vectors(replies.theory)
     shown, poles = replies.vectors[chosen], np.array([*profiles.values()]).reshape(-1, replies.theory.n_dims)
-    components = find_components(replies.vectors)
-    words = pd.DataFrame({
-        "pole": [""] * len(shown) + [*profiles],
-        "row_id": [*replies.table.row_id.iloc[chosen].astype(str), *[""] * len(poles)],
-        "model": [*replies.table.model.iloc[chosen].astype(str), *[""] * len(poles)],
-        "risk": [*name_risks(replies, risks)[chosen], *[""] * len(poles)],
-        "refusal": [*np.where(replies.refusals[chosen], "refusal", "no refusal"), *[""] * len(poles)],
-        "reward": [*replies.table.reward.iloc[chosen], *[np.nan] * len(poles)]})
-    tables = [words.assign(method=m, **dict(zip("xy", _embed(m, shown, poles, components, seed).T, strict=True)))
+    components, points = find_components(replies.vectors), np.vstack([shown, poles])
+    words = replies.table.iloc[chosen][["row_id", "model", "reward"]].astype({"row_id": str, "model": str}).assign(
+        pole="", risk=name_risks(replies, risks)[chosen],
+        refusal=np.where(replies.refusals[chosen], "refusal", "no refusal"))
+    words = pd.concat([words, pd.DataFrame({"pole": [*profiles]})], ignore_index=True)
+    words = words.fillna(dict.fromkeys(("row_id", "model", "risk", "refusal"), ""))
+    tables = [words.assign(method=m, **dict(zip("xy", _embed(m, points, components, seed).T, strict=True)))
               for m in methods]
-    axes = _tabulate_axes(components, replies.theory)
-    first, second = [*components["share"], 0.0][:2]
-    reading = (f"The first two principal components hold {first + second:.0%} of the variance; the first sets "
-               f"{_strongest(axes, 1)} apart. A picture proves nothing: the probes below test what it suggests.")
+    loadings = pd.Series(components["axes"][0], index=replies.theory.dimensions)
+    loadings = loadings.sort_values(key=abs, ascending=False, kind="stable").head(4)
+    apart = ", ".join(f"{value} ({loading:+.2f})" for value, loading in loadings.items())
+    reading = (f"The first two principal components hold {components['share'].sum():.0%} of the variance; the first "
+               f"sets {apart} apart. A picture proves nothing: the probes below test what it suggests.")
     note = f"; {len(shown):,} of them drawn" if len(shown) < len(replies) else ""
     return Finding(pd.concat(tables, ignore_index=True), reading, f"{replies.describe()}{note}; crosses: the published "
-                   f"profiles; seed {seed}.", {"axes": axes})
+                   f"profiles; seed {seed}.")
 
 
-def _embed(method: str, shown: np.ndarray, poles: np.ndarray, components: dict, seed: int) -> np.ndarray:
+def _embed(method: str, points: np.ndarray, components: dict, seed: int) -> np.ndarray:
     """Return the (n + poles, 2) places of one method."""
-    points = np.vstack([shown, poles])
     if method == "pca":
         places = (points - components["mean"]) @ components["axes"].T
         return np.column_stack([places, np.zeros((len(places), 2 - places.shape[1]))])
@@ -104,17 +97,6 @@ def _embed(method: str, shown: np.ndarray, poles: np.ndarray, components: dict, 
             return umap.UMAP(n_neighbors=min(15, len(points) - 1), init="random" if len(points) < 20 else "pca",
                              random_state=seed, n_jobs=1).fit_transform(points)
     raise ValueError(f"the projection is 'pca', 'tsne' or 'umap', not {method!r}")
-
-
-def _tabulate_axes(components: dict, theory: Theory) -> pd.DataFrame:
-    return pd.concat([pd.DataFrame({"axis": k + 1, "value": theory.dimensions, "loading": axis, "share": share})
-                      for k, (axis, share) in enumerate(zip(components["axes"], components["share"], strict=True))])
-
-
-def _strongest(axes: pd.DataFrame, axis: int, n: int = 4) -> str:
-    """Return the values with the largest loadings of one axis in words."""
-    rows = axes[axes.axis == axis].sort_values("loading", key=abs, ascending=False, kind="stable").head(n)
-    return ", ".join(f"{r.value} ({r.loading:+.2f})" for r in rows.itertuples())
 
 
 def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n_draws: int = 50,
@@ -144,15 +126,15 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     if len(known) < 50 or len(np.unique(known.vectors.round(6), axis=0)) < 5:
         return leave_out("The search for unknown risks", "too few replies to prompts whose risk categories are known")
     labels = cluster_vectors(known.vectors, n_clusters, seed)
-    categories, names = _specific_categories(known, risks)
-    explained = compare_categories(labels, categories, known.clusters, seed=seed)
-    table = pd.DataFrame([_describe_cluster(known, labels == k) for k in range(labels.max() + 1)])
-    table.insert(0, "cluster", np.arange(len(table)))
+    matrix, names = known.categories
+    specific = [k for k, name in enumerate(names) if name not in risks.catch_alls]
+    explained = compare_categories(labels, matrix[:, specific], known.clusters, seed=seed)
+    table = pd.DataFrame([{"cluster": k, **_describe_cluster(known, labels == k)} for k in range(labels.max() + 1)])
     table = table.assign(
         density_p=assess_density(known.vectors, labels, n_clusters, n_permutations, seed),
         stability=measure_stability(known.vectors, labels, known.clusters, n_clusters, n_draws, seed),
         recurrence=measure_recurrence(known.vectors, labels, [max(2, n_clusters * k // 4) for k in (2, 3, 5, 6)], seed),
-        category=[names[c] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],
+        category=[names[specific[c]] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],
         category_p=explained["p_adjusted"])
     table["is_candidate"] = ((table.density_p <= 0.05) & (table.stability >= STABLE) & (table.opposes > 0)
                              & (table.n_prompts >= MIN_PROMPTS) & (table.category_p > 0.05) & (table.purity < MAJORITY))
@@ -164,34 +146,26 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
                    {"information": pd.DataFrame([information])})
 
 
-def _specific_categories(replies: Replies, risks: RiskMap) -> tuple[np.ndarray, list[str]]:
-    """Return the category matrix without the catch-all categories, and the names left."""
-    matrix, names = replies.categories
-    kept = [k for k, name in enumerate(names) if name not in risks.catch_alls]
-    return matrix[:, kept], [names[k] for k in kept]
-
-
 def _describe_cluster(replies: Replies, mask: np.ndarray) -> dict:
     """Return the profile, size and most typical replies of one cluster."""
     part = replies.keep(mask)
     centre = part.vectors.mean(axis=0)
     nearest = np.argsort(((part.vectors - centre) ** 2).sum(axis=1), kind="stable")
     first = part.table.iloc[nearest].drop_duplicates("cluster").head(3)
-    reward = part.table.reward
     return {"size": len(part), "n_prompts": part.n_prompts, "profile": write_profile(centre, part.theory.dimensions),
             "opposes": int((scores_to_labels(centre, NEAREST) == -1).sum()), "refusals": part.refusals.mean(),
-            "reward": reward.mean() if reward.notna().any() else np.nan, "typical": " ".join(first.row_id.astype(str)),
+            "reward": part.table.reward.mean(), "typical": " ".join(first.row_id.astype(str)),
             **dict(zip(part.theory.dimensions, centre, strict=True))}
 
 
-def write_profile(centre: np.ndarray, names: Sequence[str], cut: float = NEAREST) -> str:
-    """Return a profile in words: the values beyond the cut, with their sign.
+def write_profile(centre: np.ndarray, names: Sequence[str]) -> str:
+    """Return a profile in words: the values beyond ±0.5, with their sign.
 
     >>> write_profile([0.9, -0.6, 0.1], ["security", "power", "hedonism"])
     'security +, power −'
     """
-    signs = scores_to_labels(centre, cut)
-    parts = [f"{name} {'+' if sign > 0 else '−'}" for name, sign in zip(names, signs, strict=True) if abs(sign) == 1]
+    signs = zip(names, scores_to_labels(centre, NEAREST), strict=True)
+    parts = [f"{name} {'+' if sign > 0 else '−'}" for name, sign in signs if abs(sign) == 1]
     return ", ".join(parts) or "nothing expressed"
 
 
@@ -212,20 +186,14 @@ def _describe_clusters(table: pd.DataFrame, information: dict) -> str:
     return text + (f"{len(opposing)} cluster(s) oppose a value; none passes all the tests for an unknown risk.")
 
 
-def show_typical(clusters: Finding, replies: Replies, n_clusters: int = 3, width: int = 110) -> pd.DataFrame:
-    """Return the most typical prompts of the first clusters that oppose a value, shortened to `width` characters."""
-    columns = ["profile", "is_candidate", "row_id", "model", "prompt"]
+def show_typical(clusters: Finding, replies: Replies) -> pd.DataFrame:
+    """Return the most typical prompts of the first three clusters that oppose a value, shortened."""
     if clusters.is_left_out:
-        return pd.DataFrame(columns=columns)
-    first = clusters.table[clusters.table.opposes > 0].head(n_clusters)
+        return clusters.table
+    first = clusters.table[clusters.table.opposes > 0].head(3)
     rows = first.assign(row_id=first.typical.str.split()).explode("row_id")[["profile", "is_candidate", "row_id"]]
-    known = replies.table[["row_id", "model", "prompt"]].assign(prompt=replies.table.prompt.str.slice(0, width))
-    return rows.merge(known, on="row_id", how="left")[columns]
-
-
-def has_whole_set(path: str | Path) -> bool:
-    """Return whether the whole published set stands behind a run (its data/sources.json)."""
-    return "data_hybrid" in json.loads(Path(path).read_text(encoding="utf-8")).get("had", {})
+    known = replies.table[["row_id", "model", "prompt"]].assign(prompt=replies.table.prompt.str.slice(0, 110))
+    return rows.merge(known, on="row_id", how="left")
 
 
 def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
@@ -237,25 +205,11 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
     if not profiles or len(replies) == 0:
         return leave_out("The search for the published profiles",
                          "the theory does not have their values" if len(replies) else "no reply is labelled")
-    rows = []
-    for name, profile in profiles.items():
-        found = match_profile(replies.vectors, profile)
-        share, low, high = share_interval(found, np.ones(len(found)), replies.clusters)
-        rows.append({"profile": name, "parts": write_profile(profile, replies.theory.dimensions),
-                     "matches": int(found.sum()), "n": len(found), "share": share[0], "low": low[0],
-                     "high": high[0], "verdict": "found" if found.sum() >= 3 else "undetermined",
-                     "row_ids": " ".join(replies.table.row_id[found].astype(str).head(10))})
-    table = pd.DataFrame(rows)
+    hits = np.column_stack([match_profile(replies.vectors, profile) for profile in profiles.values()])
+    table = replies.tabulate_shares([*profiles], hits).rename(columns={"value": "profile", "count": "matches"})
+    table.insert(1, "parts", [write_profile(profile, replies.theory.dimensions) for profile in profiles.values()])
+    table["verdict"] = np.where(table.matches >= 3, "found", "undetermined")
+    table["row_ids"] = [" ".join(replies.table.row_id[found].astype(str).head(10)) for found in hits.T]
     told = "; ".join(f"{r.profile}: {r.matches} of {r.n:,} ({r.verdict})" for r in table.itertuples())
     reading = f"{told}. Undetermined is not refuted: these prompts and models may simply not call it forth."
     return Finding(table, reading, f"{replies.describe()}; {INTERVAL}.")
-
-
-def claim_profiles(profiles: Finding) -> pd.DataFrame:
-    """Return our rows for the published poles, whose shares are not published: shown only."""
-    columns = ["claim_id", "kind", "ours", "low", "high", "why"]
-    ids = {"unsafe pole": "space/unsafe-pole/share", "workplace manipulation": "space/workplace-manipulation/share"}
-    rows = [(ids[r.profile], "other population", r.share, r.low, r.high,
-             f"{r.matches} of {r.n} replies: {r.verdict}; no share is published")
-            for r in profiles.table.itertuples() if r.profile in ids]
-    return pd.DataFrame(rows, columns=columns)

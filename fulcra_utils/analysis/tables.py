@@ -4,23 +4,23 @@ Each function composes the pure functions of `stats` into one table, states in o
 shows, and says how many rows and which interval stand behind it. What the rows do not allow is left out, and why.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from fulcra_utils.analysis.replies import INTERVAL, REFUSALS, Finding, Replies, leave_out
 from fulcra_utils.analysis.risks import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats.comparison import adjust_difference, adjust_p, agree_with_table, compare_paired, fit_mixed
-from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, rank_columns
+from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
 from fulcra_utils.stats.probes import (
     bootstrap_preference,
-    draw_directions,
     measure_gain,
-    pair_replies,
     probe_category,
     probe_number,
     probe_preference,
@@ -30,7 +30,7 @@ from fulcra_utils.theory.theory import Theory
 
 MIN_ROWS = 20  # below that no table of intervals is worth drawing
 PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
-SIGNS = ("opposed", "no connection", "supported")
+OTHER = "other population"
 CONTROLS, NAME = "refusal + length", "model's name"
 CLAIM = ["claim_id", "kind", "ours", "low", "high", "why"]
 
@@ -51,28 +51,25 @@ def tabulate_prevalence(replies: Replies) -> Finding:
     if len(replies) == 0:
         return leave_out("Prevalence", "no reply carries a complete value vector")
     masks = [("all", "all", np.ones(len(replies), bool))]
-    masks += [(by, str(g), (replies.table[by] == g).to_numpy(bool)) for by in ("model", "query_source")
+    masks += [(by, str(g), replies.table[by] == g) for by in ("model", "query_source")
               for g in replies.table[by].dropna().unique()]
     masks += [("rows", "non-refusals", ~replies.refusals)] if replies.refusals.any() else []
-    table = pd.concat([_count_group(replies.keep(m), by, g) for by, g, m in masks])
-    table = table.reset_index(drop=True)
-    top = table[(table.by == "all") & (table.sign == "expressed")].nlargest(1, "share").iloc[0]
-    against = table[(table.by == "all") & (table.sign == "opposed")].nlargest(1, "share").iloc[0]
-    answered = table[(table.by == "rows") & (table.sign == "expressed")].nlargest(1, "share")
-    told = "".join(f"; among non-refusals **{r.value}** ({_percent(r)})" for _, r in answered.iterrows())
-    reading = (f"The value expressed most often is **{top.value}** ({_percent(top)}){told}; the one opposed most often "
-               f"is **{against.value}** ({_percent(against)}); {replies.describe()}.")
+    parts = []
+    for by, group, mask in masks:
+        part = replies.keep(mask)
+        labels = scores_to_labels(part.vectors, NEAREST)
+        for sign, hits in (("supported", labels == 1), ("opposed", labels == -1), ("expressed", labels != 0)):
+            parts.append(part.tabulate_shares(replies.theory.dimensions, hits).assign(by=by, group=group, sign=sign))
+    table = pd.concat(parts, ignore_index=True)
+    table = table[["value", "by", "group", "sign", "count", "n", "share", "low", "high"]]
+
+    def tell(by: str, sign: str, words: str) -> str:
+        top = table[(table.by == by) & (table.sign == sign)].nlargest(1, "share").itertuples()
+        return "".join(f"{words} **{r.value}** ({r.share:.0%}, {r.low:.0%} to {r.high:.0%})" for r in top)
+    reading = (tell("all", "expressed", "The value expressed most often is")
+               + tell("rows", "expressed", "; among non-refusals")
+               + tell("all", "opposed", "; the one opposed most often is") + f"; {replies.describe()}.")
     return Finding(table, reading, f"{replies.describe()}; error bars: {INTERVAL}.")
-
-
-def _count_group(replies: Replies, by: str, group: str) -> pd.DataFrame:
-    labels, parts = scores_to_labels(replies.vectors, NEAREST), []
-    for sign, hits in (("supported", labels == 1), ("opposed", labels == -1), ("expressed", labels != 0)):
-        share, low, high = share_interval(hits, np.ones(hits.shape), replies.clusters)
-        parts.append(pd.DataFrame({"value": replies.theory.dimensions, "by": by, "group": group, "sign": sign,
-                                   "count": hits.sum(axis=0), "n": len(replies), "share": share, "low": low,
-                                   "high": high}))
-    return pd.concat(parts)
 
 
 def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
@@ -84,13 +81,13 @@ def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
     truth = pd.read_csv(labels, comment="#").rename(columns={"is_refusal": "truth"})
     rows = pd.concat([r.table[["row_id", "cluster", "is_refusal"]] for r in replies]).drop_duplicates("row_id")
     rows, found = rows.merge(truth, on="row_id"), []
+    if len(rows) < MIN_ROWS:
+        return leave_out("The check of the refusal flag", "hardly any of the labelled replies is among these rows")
     for half, part in rows.groupby("half"):
         for measure, of, hit in (("precision", "is_refusal", "truth"), ("recall", "truth", "is_refusal")):
             counted = part[of] * part.weight
-            share, low, high = share_interval(counted * part[hit], counted, part.cluster)
-            found.append((half, measure, share[0], low[0], high[0], int(part[of].sum())))
-    if len(rows) < MIN_ROWS:
-        return leave_out("The check of the refusal flag", "hardly any of the labelled replies is among these rows")
+            interval = np.ravel(share_interval(counted * part[hit], counted, part.cluster))
+            found.append((half, measure, *interval, int(part[of].sum())))
     table = pd.DataFrame(found, columns=["half", "measure", "share", "low", "high", "n"])
     told = " and ".join(f"{r.measure} {r.share:.0%} ({r.low:.0%} to {r.high:.0%})" for r in table.itertuples()
                         if r.half == "measure")
@@ -98,16 +95,22 @@ def check_refusals(*replies: Replies, labels: str | Path = REFUSALS) -> Finding:
                    f"refusal flag has {told}.", f"n = {len(rows)} labelled replies; {INTERVAL}, weighted.")
 
 
-def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, is_whole: bool) -> pd.DataFrame:
-    """Return our rows for the published prevalence bars; recomputed only from the whole published file."""
-    words = {"supported": "aligned", "expressed": "expressed"}
-    rows = prevalence.table[prevalence.table.by == "all"] if not prevalence.is_left_out else prevalence.table
-    why = "" if is_whole else "the whole 20k file could not be had: these are other dialogues than the published ones"
-    claims = [(f"prevalence/{r.value}/{words[r.sign]}", r.share, r.low, r.high) for r in rows.itertuples()
-              if r.sign in words]
-    table = pd.DataFrame(claims, columns=["claim_id", "ours", "low", "high"])
-    table = table.assign(kind="recomputed" if is_whole else "other population", why=why)
-    return table[table.claim_id.isin(reported.claim_id)].reset_index(drop=True)
+def claim_prevalence(prevalence: Finding, reported: pd.DataFrame, sources: str | Path) -> pd.DataFrame:
+    """Return our rows for the published prevalence bars; recomputed only from the whole published file (`sources`)."""
+    if prevalence.is_left_out:
+        return pd.DataFrame(columns=CLAIM)
+    rows = prevalence.table[(prevalence.table.by == "all") & (prevalence.table.sign != "opposed")]
+    ids = "prevalence/" + rows.value + "/" + rows.sign.replace("supported", "aligned")
+    kind, why = "recomputed", ""
+    if "data_hybrid" not in json.loads(Path(sources).read_text(encoding="utf-8")).get("had", {}):
+        kind, why = OTHER, "the whole 20k file could not be had: these are other dialogues than the published ones"
+    return _claim(rows, ids.where(ids.isin(reported.claim_id)), "share", kind, why)
+
+
+def _claim(rows: pd.DataFrame, ids: pd.Series, ours: str, kind: str, why: str | pd.Series) -> pd.DataFrame:
+    """Return the rows that have a claim's id in the shape that `judge_claims` reads."""
+    table = rows.assign(claim_id=ids, kind=kind, ours=rows[ours], why=why)[CLAIM]
+    return table[table.claim_id.notna()].reset_index(drop=True)
 
 
 def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_draws: int = 2000,
@@ -132,15 +135,13 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
     True
     """
     known = replies.keep(replies.has_issues)
-    names, categories = known.theory.dimensions, known.categories
-    indicators = risks.indicators(*categories)
+    names, indicators = known.theory.dimensions, risks.indicators(*known.categories)
     if len(known) < MIN_ROWS or not indicators.any():
         return leave_out("Value x risk", "the risk categories of the prompts are not known for enough of these rows")
     published = _published_cells(names, risks, reported)
     cells, summary = [], []
     for way, mask, x in _ways(known, indicators):
-        one, total = _correlate_way(x[mask], indicators[mask], known.clusters[mask], names, risks, published, n_draws,
-                                    seed)
+        one, total = _correlate_way(x, indicators[mask], known.clusters[mask], names, risks, published, n_draws, seed)
         cells.append(one.assign(**way))
         summary.append({**way, **total})
     table, summary = pd.concat(cells, ignore_index=True), pd.DataFrame(summary)
@@ -152,31 +153,26 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
 
 
 def _ways(known: Replies, indicators: np.ndarray) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray]]:
-    """Yield each declared way to correlate: its words, its rows, its numbers."""
+    """Yield each declared way to correlate: its words, its rows, the numbers of these."""
     single = indicators.sum(axis=1) == 1
     for rows, mask in (("all", np.ones(len(known), bool)), ("non-refusals", ~known.refusals)):
         for prompts, chosen in (("single risk", mask & single), ("all", mask)):
-            if chosen.sum() < MIN_ROWS:
-                continue
             for measure, x in (("strength", np.abs(known.vectors)), ("signed", known.vectors)):
                 way = {"measure": measure, "prompts": prompts, "rows": rows}
-                yield way | {"coefficient": "point-biserial"}, chosen, x
-                ranks = np.full(x.shape, np.nan)
-                ranks[chosen] = rank_columns(x[chosen])
-                yield way | {"coefficient": "Spearman"}, chosen, ranks
+                if chosen.sum() >= MIN_ROWS:
+                    yield way | {"coefficient": "point-biserial"}, chosen, x[chosen]
+                    yield way | {"coefficient": "Spearman"}, chosen, rankdata(x[chosen], axis=0)
 
 
 def _correlate_way(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, names: Sequence[str], risks: RiskMap,
                    published: tuple[np.ndarray, np.ndarray], n_draws: int, seed: int) -> tuple[pd.DataFrame, dict]:
-    r, p = correlate(x, y, clusters)
-    draws = bootstrap_correlations(x, y, clusters, n_draws, seed)
-    low, high = take_interval(draws)
-    reported, tolerance = published
+    (r, p), draws = correlate(x, y, clusters), bootstrap_correlations(x, y, clusters, n_draws, seed)
+    (low, high), (reported, tolerance) = take_interval(draws), published
     size = {"n": len(x), "n_prompts": len(np.unique(clusters))}
-    value, risk = np.meshgrid(names, list(risks.risks), indexing="ij")
-    columns = {"value": value, "risk": risk, "r": r, "low": low, "high": high, "p": p, "p_adjusted": adjust_p(p),
-               "reported": reported, "tolerance": tolerance}
-    table = pd.DataFrame({k: v.ravel() for k, v in columns.items()}).assign(**size)
+    columns = {"r": r, "low": low, "high": high, "p": p, "p_adjusted": adjust_p(p), "reported": reported,
+               "tolerance": tolerance}
+    cells = pd.MultiIndex.from_product([names, risks.risks], names=["value", "risk"])
+    table = pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=cells).reset_index().assign(**size)
     agreement, same_sign = agree_with_table(r, reported)
     lost = (np.isnan(draws) & np.isfinite(r) & np.isfinite(reported)).any(axis=(1, 2))  # other cells: another number
     bounds = take_interval(np.where(lost, np.nan, agree_with_table(draws, reported)[0]))
@@ -185,7 +181,7 @@ def _correlate_way(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, names: Se
     return table, {"cell_correlation": float(agreement), "low": float(bounds[0]), "high": float(bounds[1]),
                    "same_sign": float(same_sign), "n_cells": int(np.isfinite(r).sum()),
                    "n_reproduced": int(inside.sum()), "n_differ": int(outside.sum()),
-                   "n_significant": int((adjust_p(p) < 0.05).sum()), **size}
+                   "n_significant": int((columns["p_adjusted"] < 0.05).sum()), **size}
 
 
 def _published_cells(names: Sequence[str], risks: RiskMap, reported: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -238,13 +234,9 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
     """Return our rows for the published value x risk cells: the primary way; only released replies replicate it."""
     if correlations.is_left_out:
         return pd.DataFrame(columns=CLAIM)
-    table = pick_declared(correlations)
-    table = table[table.reported.notna()]
-    other = kind != "scored"
-    return pd.DataFrame({
-        "claim_id": "risk/" + table.value + "/" + table.risk, "kind": "other population" if other else "replicated",
-        "ours": table.r, "low": table.low, "high": table.high,
-        "why": "the embedded sample is no sample of real replies" if other else ""}, columns=CLAIM)
+    rows = pick_declared(correlations).dropna(subset="reported")
+    kind, why = ("replicated", "") if kind == "scored" else (OTHER, "the embedded sample is no sample of real replies")
+    return _claim(rows, "risk/" + rows.value + "/" + rows.risk, "r", kind, why)
 
 
 def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n_draws: int = 2000, n_folds: int = 5,
@@ -270,10 +262,9 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     knobs = {"n_permutations": n_permutations, "n_draws": n_draws, "n_folds": n_folds, "seed": seed}
     rows = []
     for name, subset in (("all", replies), ("non-refusals", replies.keep(~replies.refusals))):
-        if len(subset) < MIN_ROWS:
-            continue
-        for task in _list_tasks(subset, risks):
-            rows += [{"rows": name, **found} for found in _probe_all(*task, knobs, n_directions)]
+        if len(subset) >= MIN_ROWS:
+            rows += [{"rows": name, **found} for task in _list_tasks(subset, risks)
+                     for found in _probe_all(*task, knobs, n_directions)]
     if not rows:
         return leave_out("Probing", "fewer than 20 replies, or neither rewards nor risk categories are known")
     columns = ["task", "features", "rows", "score", "low", "high", "chance", "null", "p", "p_adjusted", "n",
@@ -285,25 +276,15 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     gain = _measure_gain(replies, n_folds, n_draws, seed)
     caption = (f"{replies.describe()}; whiskers: 95 % bootstrap intervals over prompts; cross-validated by prompt in "
                f"{n_folds} folds; ticks: 95 % quantile of {n_permutations} permutations.")
-    return Finding(table, _describe_probes(table, replies, gain), caption,
-                   {"gain": pd.DataFrame([gain] if gain else [])})
+    return Finding(table, _describe_probes(table, replies, gain), caption, {"gain": pd.DataFrame(gain)})
 
 
-def _measure_gain(replies: Replies, n_folds: int, n_draws: int, seed: int) -> dict[str, float]:
-    """Return what the values add to refusal + length in telling preferences; empty when that cannot be measured."""
-    features, (first, second, wins, clusters) = make_features(replies), _pair_up(replies)
-    control = next((f for f in (CONTROLS, "length", "refusal") if f in features), None)
-    if control is None or len(wins) < MIN_ROWS:
-        return {}
-    base, more = (features[f][first] - features[f][second] for f in (control, f"values + {control}"))
-    return measure_gain(base, more, wins, clusters, n_folds, n_draws, seed=seed)
-
-
-def _pair_up(replies: Replies) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return first row, second row, whether the first is preferred (0/1) and the cluster of each pair."""
-    reward = replies.table.reward.to_numpy(float)
-    first, second = pair_replies(replies.table.prompt.to_numpy(), reward).T
-    return first, second, (reward[first] > reward[second]).astype(float), replies.clusters[first]
+def _measure_gain(replies: Replies, n_folds: int, n_draws: int, seed: int) -> list[dict[str, float]]:
+    """Return what the values add to refusal + length in telling preferences; nothing when that cannot be measured."""
+    features, (first, second, wins, clusters) = make_features(replies), replies.pair_up()
+    return [measure_gain(base[first] - base[second], more[first] - more[second], wins, clusters, n_folds, n_draws, seed)
+            for base, more in ((x, features.get(f"values + {name}")) for name, x in features.items())
+            if more is not None and len(wins) >= MIN_ROWS]
 
 
 def make_features(replies: Replies) -> dict[str, np.ndarray]:
@@ -312,7 +293,7 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
     Left out are groups where the theory has none, the model where there is one only, a constant refusal flag.
     """
     theory, controls = replies.theory, replies.controls
-    controls = controls[:, np.ptp(controls, axis=0) > 0] if len(replies) else controls
+    controls = controls[:, np.ptp(controls, axis=0) > 0]
     groups = [replies.vectors[:, [theory.dimensions.index(d) for d in dims]].mean(axis=1)
               for dims in theory.groups.values() if dims]
     features = {f"{theory.n_dims} values": replies.vectors}
@@ -320,54 +301,54 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
         features[f"{len(groups)} groups"] = np.column_stack(groups)
     if controls.shape[1]:
         label = CONTROLS if controls.shape[1] == 2 else "length" if len(set(replies.refusals)) == 1 else "refusal"
-        features[label] = controls
-        features[f"values + {label}"] = np.hstack([replies.vectors, controls])
+        features |= {label: controls, f"values + {label}": np.hstack([replies.vectors, controls])}
     if len(replies.models) > 1:
-        features[NAME] = (replies.table.model.to_numpy()[:, None] == np.array(replies.models)[1:]).astype(float)
+        features[NAME] = _mark_models(replies)
     return features
 
 
-def _list_tasks(replies: Replies, risks: RiskMap) -> Iterator[tuple[str, str, float, Replies, Callable[..., dict]]]:
-    """Yield the tasks that enough rows allow: name, score, chance level, rows, and the probe of their features."""
-    first, second, wins, clusters = _pair_up(replies)
+def _mark_models(replies: Replies) -> np.ndarray:
+    """Return a column of 0 and 1 for each model but the first."""
+    return (replies.table.model.to_numpy()[:, None] == np.array(replies.models)[1:]).astype(float)
+
+
+def _list_tasks(replies: Replies, risks: RiskMap) -> Iterator[tuple[str, float, Replies, Callable[..., dict]]]:
+    """Yield the tasks that enough rows allow: name, chance level, rows, and the probe of their features."""
+    first, second, wins, clusters = replies.pair_up()
     if len(wins) >= MIN_ROWS:
-        yield "preference", "accuracy", 0.5, replies, lambda x, **knobs: probe_preference(
+        yield "preference", 0.5, replies, lambda x, **knobs: probe_preference(
             x[first] - x[second], wins, clusters, **knobs)
     rated = replies.keep(replies.table.reward.notna())
     if len(rated) >= MIN_ROWS:
-        yield "reward", "r2", 0.0, rated, lambda x, **knobs: probe_number(
-            x, rated.table.reward.to_numpy(), rated.clusters, **knobs)
+        yield "reward", 0.0, rated, lambda x, **knobs: probe_number(x, rated.table.reward, rated.clusters, **knobs)
     known = replies.keep(replies.has_issues)
     y = risks.indicators(*known.categories)
     single = (y.sum(axis=1) == 1) & (y[:, y[y.sum(axis=1) == 1].sum(axis=0) >= 10].sum(axis=1) == 1)
     known, labels = known.keep(single), y[single].argmax(axis=1)
     if len(known) >= MIN_ROWS:
-        yield "risk", "accuracy", 1 / len(np.unique(labels)), known, lambda x, **knobs: probe_category(
+        yield "risk", 1 / len(np.unique(labels)), known, lambda x, **knobs: probe_category(
             x, labels, known.clusters, **knobs)
 
 
-def _probe_all(task: str, score: str, chance: float, replies: Replies, run: Callable[..., dict], knobs: dict,
+def _probe_all(task: str, chance: float, replies: Replies, run: Callable[..., dict], knobs: dict,
                n_directions: int) -> Iterator[dict]:
     """Yield one row for each feature set, and the mean over random directions."""
+    columns = ("score", "low", "high", "null", "p", "n", "n_prompts")
     for name, x in make_features(replies).items():
-        found = run(x, **knobs)
-        yield {"task": task, "features": name, "score": found[score], "chance": chance,
-               "n": found.get("n_pairs", found.get("n_rows")), "n_prompts": found["n_clusters"],
-               **{k: found[k] for k in ("low", "high", "null", "p")}}
-    k = min(4, replies.theory.n_dims - 1)
-    draws = [run(x, **knobs | {"n_permutations": 0, "n_draws": 2})[score]
-             for x in draw_directions(replies.vectors, k, n_directions)]
+        found = dict(zip(columns, run(x, **knobs).values(), strict=True))
+        yield {"task": task, "features": name, "chance": chance, **found}
+    (n_dims, k), rng = (replies.theory.n_dims, min(4, replies.theory.n_dims - 1)), np.random.default_rng(0)
+    draws = [next(iter(run(replies.vectors @ rng.normal(size=(n_dims, k)),
+                           **knobs | {"n_permutations": 0, "n_draws": 2}).values())) for _ in range(n_directions)]
     if draws and k:
         low, high = take_interval(np.array(draws))
-        yield {"task": task, "features": f"{k} random directions", "score": float(np.mean(draws)), "low": float(low),
-               "high": float(high), "chance": chance, "n": found.get("n_pairs", found.get("n_rows")),
-               "n_prompts": found["n_clusters"]}
+        yield {"task": task, "features": f"{k} random directions", "chance": chance, "score": float(np.mean(draws)),
+               "low": float(low), "high": float(high), "n": found["n"], "n_prompts": found["n_prompts"]}
 
 
-def _describe_probes(table: pd.DataFrame, replies: Replies, gain: dict[str, float]) -> str:
+def _describe_probes(table: pd.DataFrame, replies: Replies, gain: list[dict[str, float]]) -> str:
     """Say what values tell beyond the controls, task by task."""
-    values = f"{replies.theory.n_dims} values"
-    parts = []
+    values, parts = f"{replies.theory.n_dims} values", []
     for task, unit in (("preference", "of the pairs"), ("risk", "balanced accuracy"), ("reward", "R²")):
         rows = table[(table.task == task) & (table.rows == "all")].set_index("features")
         if values not in rows.index:
@@ -375,14 +356,12 @@ def _describe_probes(table: pd.DataFrame, replies: Replies, gain: dict[str, floa
         own, score = rows.loc[values], rows.score
         beats = "more than the permutations" if own.p < 0.05 else "no more than the permutations"
         text = f"*{task}*: {values} give {own.score:.3f} ({_span(own.low, own.high, 3)}, {unit}; {beats})"
-        control = next((f for f in (CONTROLS, "length", "refusal") if f in rows.index), None)
-        if control:
+        for control in (f for f in score.index if f"values + {f}" in score.index):
             text += f", {control} alone {score[control]:.3f}, both {score[f'values + {control}']:.3f}"
-        if task == "preference" and np.isfinite(gain.get("gain", np.nan)):
-            text += f" (the values add {gain['gain']:+.3f}, {_span(gain['low'], gain['high'], 3)})"
-        if NAME in rows.index:
-            text += f", the {NAME} alone {score[NAME]:.3f}"
-        parts.append(text)
+        for found in gain if task == "preference" else ():
+            if np.isfinite(found["gain"]):
+                text += f" (the values add {found['gain']:+.3f}, {_span(found['low'], found['high'], 3)})"
+        parts.append(text + (f", the {NAME} alone {score[NAME]:.3f}" if NAME in score.index else ""))
     what = {"scored": "The released reward model's preference is no safety label: it punishes refusals. Safety itself "
                       "is not determined by these files.",
             "sample": "The reward here is the sample writers' own rating."}.get(replies.kind, "")
@@ -395,17 +374,16 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
     Transparency is the third aim of the paper's framework. The values stand alone, and with refusal + length held
     fixed.
     """
-    first, second, wins, clusters = _pair_up(replies)
+    first, second, wins, clusters = replies.pair_up()
     if len(wins) < MIN_ROWS:
         return leave_out("The weighing of the values", f"only {len(wins)} pairs of replies have different rewards")
-    tables = []
+    tables, n_dims = [], replies.theory.n_dims
     for name, x in (("values alone", replies.vectors),
                     ("refusal + length held fixed", np.hstack([replies.vectors, replies.controls]))):
-        weights, draws = bootstrap_preference(x[first] - x[second], wins, clusters, n_draws, seed=seed)
-        low, high = take_interval(draws)
-        kept = slice(0, replies.theory.n_dims)
-        tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name, "weight": weights[kept],
-                                    "low": low[kept], "high": high[kept], "n_pairs": len(wins),
+        weights, draws = bootstrap_preference(x[first] - x[second], wins, clusters, n_draws, seed)
+        low, high = take_interval(draws[:, :n_dims])
+        tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name, "weight": weights[:n_dims],
+                                    "low": low, "high": high, "n_pairs": len(wins),
                                     "n_prompts": len(np.unique(clusters))}))
     table = pd.concat(tables, ignore_index=True)
     fixed = table[table["with"] != "values alone"]
@@ -424,12 +402,19 @@ def claim_probes(probes: Finding, theory: Theory) -> pd.DataFrame:
     """
     if probes.is_left_out or theory.parent is not None or len(theory.groups) != 4:
         return pd.DataFrame(columns=CLAIM)
-    table = probes.table[(probes.table.task == "preference") & (probes.table.rows == "all")]
-    why = "theirs predicts the safety of other replies, ours the preference of a reward model that punishes refusals"
+    rows = probes.table[(probes.table.task == "preference") & (probes.table.rows == "all")]
     ids = {f"{theory.n_dims} values": "preference/values", f"{len(theory.groups)} groups": "preference/groups"}
-    rows = [(ids[r.features], "other population", r.score, r.low, r.high, why) for r in table.itertuples()
-            if r.features in ids]
-    return pd.DataFrame(rows, columns=CLAIM)
+    return _claim(rows, rows.features.map(ids), "score", OTHER, "theirs predicts the safety of other replies, ours the "
+                  "preference of a reward model that punishes refusals")
+
+
+def claim_profiles(profiles: Finding) -> pd.DataFrame:
+    """Return our rows for the published poles, whose shares are not published: shown only."""
+    if profiles.is_left_out:
+        return pd.DataFrame(columns=CLAIM)
+    ids = {"unsafe pole": "space/unsafe-pole/share", "workplace manipulation": "space/workplace-manipulation/share"}
+    why = [f"{r.matches} of {r.n} replies: {r.verdict}; no share is published" for r in profiles.table.itertuples()]
+    return _claim(profiles.table, profiles.table.profile.map(ids), "share", OTHER, why)
 
 
 def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Finding:
@@ -447,15 +432,19 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
     """
     if len(replies) == 0 or not replies.models:
         return leave_out("The comparison of the models' means", "no labelled reply names its model")
-    numbers = {"reward": "reward", "e_distance": "e_distance", "h_distance": "h_distance"}
-    extra = [c for c in numbers if replies.table[c].notna().any()]
+    extra = [c for c in ("reward", "e_distance", "h_distance") if replies.table[c].notna().any()]
     tables = []
-    for model, rows, part in _by_model(replies):
-        x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
-        low, high = take_interval(bootstrap_means(x, part.clusters, n_draws, seed))
-        tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
-                                    "mean": pd.DataFrame(x).mean(), "low": low, "high": high, "n": len(part),
-                                    "n_prompts": part.n_prompts}))
+    for model in replies.models:
+        mine = replies.keep(replies.table.model == model)
+        parts = [("all", mine)]
+        if 2 <= (~mine.refusals).sum() < len(mine):
+            parts.append(("non-refusals", mine.keep(~mine.refusals)))
+        for rows, part in parts:
+            x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
+            low, high = take_interval(bootstrap_means(x, part.clusters, n_draws, seed))
+            tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
+                                        "mean": pd.DataFrame(x).mean(), "low": low, "high": high, "n": len(part),
+                                        "n_prompts": part.n_prompts}))
     table = pd.concat(tables, ignore_index=True)
     share = replies.table.groupby("model", sort=False).is_refusal.mean()
     reading = ("Refusals make up " + ", ".join(f"{v:.0%} of {m}'s" for m, v in share.items()) + " replies; means with "
@@ -463,25 +452,15 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
     return Finding(table, reading, f"{replies.describe()}; 95 % bootstrap intervals over prompts.")
 
 
-def _by_model(replies: Replies) -> Iterator[tuple[str, str, Replies]]:
-    for model in replies.models:
-        part = replies.keep(replies.table.model == model)
-        yield model, "all", part
-        if 2 <= (~part.refusals).sum() < len(part):
-            yield model, "non-refusals", part.keep(~part.refusals)
-
-
 def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return our rows for the released models' means; a model whose file could not be had is named as missing."""
     if kind != "scored":
         return pd.DataFrame(columns=CLAIM)
     table = means.table[means.table.rows == "all"]
-    table = table.assign(claim_id="models/" + table.model + "/" + table.quantity).set_index("claim_id")
     claims = reported.claim_id[reported.claim_id.str.startswith("models/")]
-    found = table.reindex(claims)
+    found = table.set_index("models/" + table.model + "/" + table.quantity).reindex(claims)
     why = np.where(found["mean"].isna(), "this model's scored replies could not be had", "")
-    return pd.DataFrame({"claim_id": claims.to_numpy(), "kind": "recomputed", "ours": found["mean"].to_numpy(),
-                         "low": found.low.to_numpy(), "high": found.high.to_numpy(), "why": why}, columns=CLAIM)
+    return _claim(found, found.index, "mean", "recomputed", why)
 
 
 def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
@@ -521,21 +500,19 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
 
 def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | None:
     """Return the paired table of two models, or None with fewer than 20 shared prompts."""
-    table = replies.table.assign(row=np.arange(len(replies)))
-    a, b = (table[table.model == m].drop_duplicates("prompt").set_index("prompt").row for m in (first, second))
-    shared = a.index.intersection(b.index, sort=False)
+    table = replies.table[["model", "prompt"]].reset_index(names="row").drop_duplicates(["model", "prompt"])
+    shared = table[table.model == first].merge(table[table.model == second], on="prompt")
     if len(shared) < MIN_ROWS:
         return None
-    i, j = a[shared].to_numpy(), b[shared].to_numpy()
-    x, controls, refused = replies.vectors, replies.controls, replies.refusals
-    clusters = replies.clusters[i]
+    i, j = shared.row_x.to_numpy(), shared.row_y.to_numpy()
+    x, controls, clusters = replies.vectors, replies.controls, replies.clusters[i]
+    both = ~replies.refusals[i] & ~replies.refusals[j]
     raw = compare_paired(x[i], x[j], clusters=clusters)
-    adjusted = adjust_difference(x[i] - x[j], controls[i] - controls[j], clusters=clusters)
-    both = ~refused[i] & ~refused[j]
+    adjusted = adjust_difference(x[i] - x[j], controls[i] - controls[j], clusters)
     answered = compare_paired(x[i][both], x[j][both], clusters=clusters[both])
     return pd.DataFrame({
-        "first": first, "second": second, "value": replies.theory.dimensions, "n": raw["n"],
-        "difference": raw["difference"], "low": raw["low"], "high": raw["high"], "p": raw["p"], "effect": raw["effect"],
+        "first": first, "second": second, "value": replies.theory.dimensions,
+        **{name: raw[name] for name in ("n", "difference", "low", "high", "p", "effect")},
         "adjusted": adjusted["difference"], "adjusted_low": adjusted["low"], "adjusted_high": adjusted["high"],
         "from_controls": raw["difference"] - adjusted["difference"], "n_both_answer": answered["n"],
         "both_answer": answered["difference"], "both_answer_low": answered["low"],
@@ -544,18 +521,17 @@ def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | No
 
 def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
     """Return the mixed models of every value on the model's name, with or without refusal and length."""
-    names = replies.models[1:]
-    design = (replies.table.model.to_numpy()[:, None] == np.array(names)).astype(float)
+    names, design = replies.models[1:], _mark_models(replies)
     if with_controls:
-        controls = replies.controls[:, np.ptp(replies.controls, axis=0) > 0]
-        design = np.hstack([design, controls])
-    rows = []
+        design = np.hstack([design, replies.controls[:, np.ptp(replies.controls, axis=0) > 0]])
+    tables = []
     for value, column in zip(replies.theory.dimensions, replies.vectors.T, strict=True):
         fit = fit_mixed(column, design, replies.table.prompt.to_numpy())
-        rows += [{"value": value, "model": m, "against": replies.models[0], "controls": with_controls,
-                  "effect": fit["effect"][k], "low": fit["low"][k], "high": fit["high"][k], "p": fit["p"][k],
-                  "icc": fit["icc"], "converged": fit["converged"]} for k, m in enumerate(names)]
-    return pd.DataFrame(rows)
+        effects = {k: fit[k][:len(names)] for k in ("effect", "low", "high", "p")}
+        tables.append(pd.DataFrame({"value": value, "model": names, "against": replies.models[0],
+                                    "controls": with_controls, **effects, "icc": fit["icc"],
+                                    "converged": fit["converged"]}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def pick_declared(correlations: Finding) -> pd.DataFrame:
@@ -565,14 +541,10 @@ def pick_declared(correlations: Finding) -> pd.DataFrame:
 
 def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
     """Return the headline numbers for metrics.json: the table's agreement and each probe's score."""
-    metrics = {}
-    if not correlations.is_left_out:
-        main = _pick(correlations.extra["summary"], PRIMARY)
-        metrics = {f"value_risk_{k}": float(main[k].iloc[0]) for k in ("cell_correlation", "low", "high", "same_sign")
-                   if len(main)}
-    for row in probes.table.itertuples():
-        metrics[f"{row.task}/{row.rows}/{row.features}"] = float(row.score)
-    return metrics
+    main = _pick(correlations.extra.get("summary", pd.DataFrame(columns=[*PRIMARY])), PRIMARY)
+    metrics = {f"value_risk_{k}": float(v) for k in ("cell_correlation", "low", "high", "same_sign")
+               for v in main.get(k, ())}
+    return metrics | {f"{r.task}/{r.rows}/{r.features}": float(r.score) for r in probes.table.itertuples()}
 
 
 def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Finding, unknown: Finding,
@@ -590,13 +562,8 @@ def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Find
 
 def _pick(table: pd.DataFrame, words: dict[str, str]) -> pd.DataFrame:
     """Return the rows in which every named column holds the named word."""
-    mask = np.logical_and.reduce([table[k] == v for k, v in words.items()])
-    return table[mask].reset_index(drop=True)
+    return table[(table[[*words]] == pd.Series(words)).all(axis=1)].reset_index(drop=True)
 
 
 def _span(low: float, high: float, digits: int = 2) -> str:
     return f"95 % interval {low:.{digits}f} to {high:.{digits}f}"
-
-
-def _percent(row: pd.Series) -> str:
-    return f"{row.share:.0%}, {row.low:.0%} to {row.high:.0%}"

@@ -13,6 +13,7 @@ import pandas as pd
 from fulcra_utils.stats.resampling import code_clusters, draw_sums, sum_by_cluster, take_interval
 
 SCALE = (-1.0, 0.0, 1.0)
+LEVELS = ("nominal", "ordinal", "interval")
 STATISTICS = ("observed", "alpha_nominal", "alpha_ordinal", "ac1", "cohen", "fleiss")
 
 
@@ -40,11 +41,9 @@ def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal", labels: Sequ
     >>> krippendorff_alpha(np.array([[1, 2, 3], [1, 2, 3]]))
     1.0
     """
-    if level not in _DELTAS:
-        raise ValueError(f"level is one of {', '.join(_DELTAS)}, not {level!r}.")
-    labels = _labels(ratings, labels)
-    sums = _coincidences(count_labels(ratings, labels)).sum(axis=0)
-    return float(_finish_alpha(sums, level, np.asarray(labels, dtype=float)))
+    if level not in LEVELS:
+        raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}.")
+    return _measure_one(ratings, f"alpha_{level}", labels)
 
 
 def gwet_ac1(ratings: np.ndarray, labels: Sequence[float] | None = None) -> float:
@@ -58,8 +57,7 @@ def gwet_ac1(ratings: np.ndarray, labels: Sequence[float] | None = None) -> floa
     >>> round(gwet_ac1(ratings), 4)
     0.9408
     """
-    labels = _labels(ratings, labels)
-    return float(_finish_ac1(_ac1_sums(count_labels(ratings, labels)).sum(axis=0)))
+    return _measure_one(ratings, "ac1", labels)
 
 
 def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] | None = None) -> float:
@@ -71,8 +69,7 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] |
     >>> round(cohen_kappa(first, second), 12)
     0.4
     """
-    ratings = np.stack([first, second])
-    return float(_finish_cohen(_confusions(ratings, _labels(ratings, labels)).sum(axis=0)))
+    return _measure_one([first, second], "cohen", labels)
 
 
 def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.ndarray | None = None, draws: int = 1000,
@@ -92,144 +89,89 @@ def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.nd
     ratings = np.asarray(ratings, dtype=float)
     if ratings.ndim != 3 or ratings.shape[2] != len(names):
         raise ValueError(f"ratings have shape {ratings.shape}, which is not (annotators, units, {len(names)} names).")
-    n_units = ratings.shape[1]
-    clusters = np.arange(n_units) if clusters is None else code_clusters(clusters)[0]
-    if len(clusters) != n_units:
-        raise ValueError(f"there are {len(clusters)} clusters for {n_units} units.")
-    sums = np.stack([_cluster_sums(ratings[:, :, k], clusters, labels) for k in range(len(names))])  # (K, P, S)
+    codes, n_clusters = code_clusters(np.arange(ratings.shape[1]) if clusters is None else clusters)
+    if len(codes) != ratings.shape[1]:
+        raise ValueError(f"there are {len(codes)} clusters for {ratings.shape[1]} units.")
+    sums = np.stack([sum_by_cluster(_sum_units(ratings[:, :, k], labels), codes, n_clusters)
+                     for k in range(len(names))])  # (K, P, S)
     pooled = np.concatenate([sums, sums.sum(axis=0, keepdims=True)])  # (K + 1, P, S)
-    drawn = _draw_sums(pooled, draws, seed)  # (R, K + 1, S)
     points = _statistics(pooled.sum(axis=1), len(ratings), labels)
-    spread = _statistics(drawn, len(ratings), labels)
+    drawn = _statistics(_draw_sums(pooled, draws, seed), len(ratings), labels)  # (R, K + 1) each
+    low, high = take_interval(np.stack([drawn[s] for s in STATISTICS], axis=-1))
     rated = np.isfinite(ratings).sum(axis=0)  # (N, K)
-    n_pairable, n_ratings = (rated >= 2).sum(axis=0), rated.sum(axis=0)
-    n_pairable, n_ratings = np.append(n_pairable, n_pairable.sum()), np.append(n_ratings, n_ratings.sum())
-    rows = []
-    for k, name in enumerate([*names, "overall"]):
-        for statistic in STATISTICS:
-            low, high = (float(end) for end in take_interval(spread[statistic][:, k]))
-            rows.append((name, statistic, float(points[statistic][k]), low, high, int(n_pairable[k]),
-                         int(n_ratings[k])))
-    return pd.DataFrame(rows, columns=["name", "statistic", "value", "low", "high", "n_units", "n_ratings"])
-
-
-def _labels(ratings: np.ndarray, labels: Sequence[float] | None) -> Sequence[float]:
-    if labels is not None:
-        return labels
-    found = np.unique(np.asarray(ratings, dtype=float))
-    return tuple(found[np.isfinite(found)])
-
-
-def _coincidences(counts: np.ndarray) -> np.ndarray:
-    """Return each unit's coincidence matrix (N, L, L): ordered pairs of ratings over one less than the ratings."""
-    m = counts.sum(axis=1)
-    pairs = counts[:, :, None] * counts[:, None, :]
-    diagonal = np.arange(counts.shape[1])
-    pairs[:, diagonal, diagonal] -= counts
-    return pairs / np.where(m >= 2, m - 1, np.inf)[:, None, None]
-
-
-def _ac1_sums(counts: np.ndarray) -> np.ndarray:
-    """Return (N, L + 3): share of each label, is rated, agreement of the unit's pairs, has pairs."""
-    m = counts.sum(axis=1)
-    rated, paired = m >= 1, m >= 2
-    agreement = (counts * (counts - 1)).sum(axis=1) / np.where(paired, m * (m - 1), np.inf)
-    return np.column_stack([counts / np.where(rated, m, np.inf)[:, None], rated, agreement, paired])
-
-
-def _confusions(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
-    """Return (N, L, L) with a one at (label of the first, label of the second annotator)."""
-    first, second = (np.stack([row == label for label in labels], axis=-1).astype(float) for row in ratings)
-    return first[:, :, None] * second[:, None, :]
-
-
-def _fleiss_sums(counts: np.ndarray, n_annotators: int) -> np.ndarray:
-    """Return (N, L + 2) over complete units: counts, their squares summed, is complete."""
-    complete = counts.sum(axis=1) == n_annotators
-    return np.column_stack([counts, (counts**2).sum(axis=1), np.ones(len(counts))]) * complete[:, None]
-
-
-def _cluster_sums(ratings: np.ndarray, clusters: np.ndarray, labels: Sequence[float]) -> np.ndarray:
-    """Return (P, S): what the statistics of one name need, summed within each cluster."""
-    counts = count_labels(ratings, labels)
-    parts = [_coincidences(counts).reshape(len(counts), -1), _ac1_sums(counts), _fleiss_sums(counts, len(ratings))]
-    if len(ratings) == 2:
-        parts.append(_confusions(ratings, labels).reshape(len(counts), -1))
-    units = np.concatenate(parts, axis=1)
-    return sum_by_cluster(units, clusters, clusters.max(initial=-1) + 1)
+    sizes = np.stack([(rated >= 2).sum(axis=0), rated.sum(axis=0)])
+    n_units, n_ratings = np.repeat(np.column_stack([sizes, sizes.sum(axis=1)]), len(STATISTICS), axis=1)
+    index = pd.MultiIndex.from_product([[*names, "overall"], STATISTICS], names=["name", "statistic"])
+    return pd.DataFrame({"value": np.stack([points[s] for s in STATISTICS], axis=-1).ravel(), "low": low.ravel(),
+                         "high": high.ravel(), "n_units": n_units, "n_ratings": n_ratings}, index=index).reset_index()
 
 
 def _draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Return (R, K, S): the sums of bootstrap samples of the clusters of `sums` (K, P, S)."""
-    n_names, n_clusters, n_sums = sums.shape
-    flat = np.ascontiguousarray(sums.transpose(1, 0, 2).reshape(n_clusters, -1))  # (P, K * S)
+    flat = np.ascontiguousarray(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))  # (P, K * S)
     # clusters with equal sums are interchangeable: draw how often each kind comes, not which cluster
     kinds = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
     _, first, n_kind = np.unique(kinds, return_index=True, return_counts=True)
-    return draw_sums(flat[first], draws, seed, n_kind).reshape(draws, n_names, n_sums)
+    return draw_sums(flat[first], draws, seed, n_kind).reshape(draws, len(sums), sums.shape[2])
+
+
+def _measure_one(ratings: np.ndarray, statistic: str, labels: Sequence[float] | None) -> float:
+    ratings = np.asarray(ratings, dtype=float)
+    labels = np.unique(ratings[np.isfinite(ratings)]) if labels is None else labels
+    return float(_statistics(_sum_units(ratings, labels).sum(axis=0), len(ratings), labels)[statistic])
+
+
+def _sum_units(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
+    """Return (N, S): what the statistics need of each unit.
+
+    Coincidences (L, L), the ordered pairs of ratings over one less than the ratings; share of each label, is rated,
+    agreement of the pairs, has pairs; of complete units counts, their squares summed, 1; of two annotators alone a one
+    at their labels (L, L).
+    """
+    hits = (ratings[:, :, None] == np.asarray(labels)).astype(float)  # (A, N, L)
+    counts = count_labels(ratings, labels)
+    m, n_units = counts.sum(axis=1), len(counts)
+    rated, paired, complete = m >= 1, m >= 2, (m == len(ratings))[:, None]
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
+    agreed = (counts * (counts - 1)).sum(axis=1) / np.where(paired, m * (m - 1), np.inf)
+    parts = [(pairs / np.where(paired, m - 1, np.inf)[:, None, None]).reshape(n_units, -1),
+             counts / np.where(rated, m, np.inf)[:, None], rated, agreed, paired, counts * complete,
+             (counts**2).sum(axis=1) * complete[:, 0], complete]
+    if len(ratings) == 2:
+        parts.append((hits[0][:, :, None] * hits[1][:, None, :]).reshape(n_units, -1))
+    return np.column_stack(parts)
 
 
 def _statistics(sums: np.ndarray, n_annotators: int, labels: Sequence[float]) -> dict[str, np.ndarray]:
     """Return each statistic of an array of sums (..., S), shape (...)."""
-    size, values = len(labels), np.asarray(labels, dtype=float)
-    ends = np.cumsum([size * size, size + 3, size + 2])
-    pairs, ac1, fleiss, confusion = np.split(sums, ends, axis=-1)
+    size = len(labels)
+    pairs, ac1, fleiss, confusion = np.split(sums, np.cumsum([size * size, size + 3, size + 2]), axis=-1)
     pairs = pairs.reshape(*pairs.shape[:-1], size, size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = {"observed": ac1[..., -2] / ac1[..., -1], "ac1": _finish_ac1(ac1),
-                 "alpha_nominal": _finish_alpha(pairs, "nominal", values),
-                 "alpha_ordinal": _finish_alpha(pairs, "ordinal", values),
-                 "fleiss": _finish_fleiss(fleiss, n_annotators), "cohen": np.full(sums.shape[:-1], np.nan)}
-    if confusion.shape[-1]:
-        found["cohen"] = _finish_cohen(confusion.reshape(*confusion.shape[:-1], size, size))
+        observed, shares = ac1[..., -2] / ac1[..., -1], ac1[..., :-3] / ac1[..., -3:-2]
+        counts, squares, n = fleiss[..., :-2], fleiss[..., -2], fleiss[..., -1] * n_annotators
+        found = {"observed": observed, **{f"alpha_{level}": _alpha(pairs, level, labels) for level in LEVELS},
+                 "ac1": _exceed(observed, (shares * (1 - shares)).sum(axis=-1) / max(size - 1, 1)),
+                 "cohen": np.full(sums.shape[:-1], np.nan),
+                 "fleiss": _exceed((squares - n) / (n * (n_annotators - 1)),
+                                   ((counts / n[..., None]) ** 2).sum(axis=-1))}
+        if confusion.shape[-1]:
+            share = confusion.reshape(pairs.shape)
+            share = share / share.sum(axis=(-1, -2), keepdims=True)
+            chance = (share.sum(axis=-1) * share.sum(axis=-2)).sum(axis=-1)
+            found["cohen"] = _exceed(np.trace(share, axis1=-2, axis2=-1), chance)
     return found
 
 
-def _nominal(n: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(1.0 - np.eye(len(values)), (*n.shape, len(values)))
+def _exceed(observed: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    return np.where(chance < 1 - 1e-12, (observed - chance) / (1 - chance), np.nan)
 
 
-def _ordinal(n: np.ndarray, values: np.ndarray) -> np.ndarray:
-    middle = np.cumsum(n, axis=-1) - n / 2  # ratings below a label and half of those at it
-    return (middle[..., :, None] - middle[..., None, :]) ** 2
-
-
-def _interval_delta(n: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.broadcast_to((values[:, None] - values) ** 2, (*n.shape, len(values)))
-
-
-_DELTAS = {"nominal": _nominal, "ordinal": _ordinal, "interval": _interval_delta}
-
-
-def _finish_alpha(pairs: np.ndarray, level: str, values: np.ndarray) -> np.ndarray:
+def _alpha(pairs: np.ndarray, level: str, labels: Sequence[float]) -> np.ndarray:
+    """Return alpha from coincidences (..., L, L): labels differ or not, by the ratings between, or by their numbers."""
     n = pairs.sum(axis=-1)  # (..., L)
-    total = n.sum(axis=-1)
-    delta = _DELTAS[level](n, values)
-    observed = (pairs * delta).sum(axis=(-1, -2))
+    place = np.cumsum(n, axis=-1) - n / 2 if level == "ordinal" else np.broadcast_to(labels, n.shape)
+    delta = (place[..., :, None] - place[..., None, :]) ** 2.0
+    delta = 1.0 * (delta > 0) if level == "nominal" else delta
     expected = np.einsum("...c,...k,...ck->...", n, n, delta)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(expected > 0, 1 - (total - 1) * observed / expected, np.nan)
-
-
-def _finish_ac1(sums: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = sums[..., :-3] / sums[..., -3:-2]
-        observed = sums[..., -2] / sums[..., -1]
-        chance = (shares * (1 - shares)).sum(axis=-1) / max(shares.shape[-1] - 1, 1)
-        return (observed - chance) / (1 - chance)
-
-
-def _finish_cohen(table: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = table / table.sum(axis=(-1, -2), keepdims=True)
-        observed = np.trace(share, axis1=-2, axis2=-1)
-        chance = (share.sum(axis=-1) * share.sum(axis=-2)).sum(axis=-1)
-        return np.where(chance < 1 - 1e-12, (observed - chance) / (1 - chance), np.nan)
-
-
-def _finish_fleiss(sums: np.ndarray, n_annotators: int) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        counts, squares, n = sums[..., :-2], sums[..., -2], sums[..., -1]
-        observed = (squares - n * n_annotators) / (n * n_annotators * (n_annotators - 1))
-        chance = ((counts / (n * n_annotators)[..., None]) ** 2).sum(axis=-1)
-        return np.where(chance < 1 - 1e-12, (observed - chance) / (1 - chance), np.nan)
+    return np.where(expected > 0, 1 - (n.sum(axis=-1) - 1) * (pairs * delta).sum(axis=(-1, -2)) / expected, np.nan)

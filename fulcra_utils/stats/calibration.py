@@ -14,13 +14,15 @@ from fulcra_utils.common.labels import CLASSES, NEAREST
 from fulcra_utils.stats.resampling import wilson_interval
 
 MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
+GRID = np.arange(0.1, 0.91, 0.05)
+BINS = 10               # of equal width, for calibration errors
 MIN_CONFORMAL = 30      # calibration cases a class of a value needs for a conformal limit
 
 
-def fit_temperatures(logits: np.ndarray, labels: np.ndarray, min_touched: int = MIN_CELLS) -> np.ndarray:
+def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Fit the temperature (D,) in [0.1, 10] of each value by likelihood on held-out rows; above 1 flattens.
 
-    Logits are (N, D, 3), log-probabilities do as well; labels (N, D), nan = none. A value with fewer than `min_touched`
+    Logits are (N, D, 3), log-probabilities do as well; labels (N, D), nan = none. A value with fewer than 50
     labels -1 or +1 takes the temperature of all values together; 1 without any label. Source: Guo et al. (2017).
 
     >>> logits = np.log(np.array([[[0.01, 0.01, 0.98]]] * 100))
@@ -31,7 +33,7 @@ def fit_temperatures(logits: np.ndarray, labels: np.ndarray, min_touched: int = 
     log_p = log_softmax(logits, axis=-1)
     pooled = _fit_temperature(log_p.reshape(-1, len(CLASSES)), labels.ravel())
     touched = (np.abs(np.nan_to_num(labels)) > 0).sum(0)
-    return np.array([_fit_temperature(log_p[:, d], labels[:, d]) if touched[d] >= min_touched else pooled
+    return np.array([_fit_temperature(log_p[:, d], labels[:, d]) if touched[d] >= MIN_CELLS else pooled
                      for d in range(labels.shape[1])])
 
 
@@ -51,45 +53,32 @@ def rescale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
     return softmax(np.log(np.maximum(probabilities, 1e-12)) / np.asarray(temperatures)[:, None], axis=-1)
 
 
-def fit_cuts(scores: np.ndarray, labels: np.ndarray, min_touched: int = MIN_CELLS,
-             grid: Sequence[float] = tuple(np.arange(0.1, 0.91, 0.05))) -> np.ndarray:
+def fit_cuts(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Fit where a score becomes a label, for the best F1 of -1 and +1 on held-out rows: (D, 2), below and above.
 
-    A side of a value with fewer than `min_touched` labels takes the cut of all values together; ±0.5 without any, which
-    is where the released evaluator cuts.
+    A side of a value with fewer than 50 labels takes the cut of all values together; ±0.5 without any, which is where
+    the released evaluator cuts.
 
     >>> scores = np.array([[0.2], [0.3], [0.0], [0.1], [-0.9]])
-    >>> fit_cuts(scores, np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]]), min_touched=1).round(2).tolist()
+    >>> fit_cuts(scores, np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]])).round(2).tolist()
     [[-0.5, 0.15]]
     """
-    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), np.asarray(grid), (-NEAREST, NEAREST))
-    cuts = np.empty((labels.shape[1], 2))
-    for d in range(labels.shape[1]):
-        own = _fit_cut_pair(scores[:, d], labels[:, d], np.asarray(grid), tuple(pooled))
-        enough = [(labels[:, d] == sign).sum() >= min_touched for sign in (-1, 1)]
-        cuts[d] = np.where(enough, own, pooled)
-    return cuts
+    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), [-NEAREST, NEAREST], 1)
+    return np.array([_fit_cut_pair(scores[:, d], labels[:, d], pooled, MIN_CELLS) for d in range(labels.shape[1])])
 
 
-def _fit_cut_pair(scores: np.ndarray, labels: np.ndarray, grid: np.ndarray,
-                  default: tuple[float, float]) -> np.ndarray:
-    known = ~np.isnan(labels)
-    scores, labels = scores[known], labels[known]
-    pair = list(default)
+def _fit_cut_pair(scores: np.ndarray, labels: np.ndarray, default: list[float], min_touched: int) -> list[float]:
+    known, pair = ~np.isnan(labels), list(default)
     for side, sign in enumerate((-1, 1)):
-        if (labels == sign).any():
-            quality = [_binary_f1(labels == sign, sign * scores > cut) for cut in grid]
-            best = np.flatnonzero(np.isclose(quality, max(quality)))
-            pair[side] = sign * float(grid[best[len(best) // 2]])
-    return np.array(pair)
+        true, said = (labels[known] == sign)[:, None], sign * scores[known, None] > GRID
+        if true.sum() >= min_touched:
+            quality = 2 * (true & said).sum(axis=0) / (true.sum() + said.sum(axis=0))  # F1
+            best = np.flatnonzero(np.isclose(quality, quality.max()))
+            pair[side] = sign * float(GRID[best[len(best) // 2]])
+    return pair
 
 
-def _binary_f1(truth: np.ndarray, said: np.ndarray) -> float:
-    total = truth.sum() + said.sum()
-    return 2 * (truth & said).sum() / total if total else 0.0
-
-
-def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> list[dict]:
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
     """Return how often each class is true where its probability falls into each bin (Kull et al. 2019).
 
     One record a class and bin that is not empty: label, bin, n, confidence (mean probability), frequency.
@@ -98,57 +87,54 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10)
     rows = []
     for c, label in enumerate(CLASSES):
         p, true = probabilities[..., c][known], labels[known] == label
-        bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
-        for b in np.unique(bins):
-            inside = bins == b
+        for b in np.unique(_bin(p)):
+            inside = _bin(p) == b
             rows.append({"label": label, "bin": int(b), "n": int(inside.sum()),
                          "confidence": float(p[inside].mean()), "frequency": float(true[inside].mean())})
     return rows
 
 
-def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> np.ndarray:
+def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the expected calibration error of each class, (3,) in [0, 1]; nan without labels.
 
-    Probabilities are (N, D, 3), labels (N, D), nan = none; all values are taken together, in `n_bins` bins of equal
-    width. Source: Kull et al. (2019), whose class-wise error is the mean of the three.
+    Probabilities are (N, D, 3), labels (N, D), nan = none; all values are taken together, in 10 bins of equal width.
+    Source: Kull et al. (2019), whose class-wise error is the mean of the three.
 
     >>> p = np.array([[[0.0, 0.2, 0.8]]] * 10)
     >>> classwise_calibration_error(p, np.array([[1.0]] * 8 + [[0.0]] * 2)).round(6).tolist()
     [0.0, 0.0, 0.0]
     """
-    error = np.zeros(len(CLASSES))
-    n = int((~np.isnan(labels)).sum())
-    if not n:
-        return np.full(len(CLASSES), np.nan)
-    for row in reliability(probabilities, labels, n_bins):
-        error[row["label"] + 1] += row["n"] / n * abs(row["confidence"] - row["frequency"])
-    return error
+    known = ~np.isnan(labels)
+    return _class_errors(probabilities[known], labels[known][None] + 1)[0]
 
 
-def draw_chance_errors(probabilities: np.ndarray, labels: np.ndarray, n_draws: int = 500, seed: int = 2023,
-                       n_bins: int = 10) -> np.ndarray:
+def draw_chance_errors(probabilities: np.ndarray, labels: np.ndarray, n_draws: int = 500,
+                       seed: int = 2023) -> np.ndarray:
     """Return mean class-wise errors (R,) that perfect calibration would show on so many labelled cells.
 
     Labels are drawn from the probabilities themselves: consistency resampling, Bröcker and Smith (2007).
     """
     p = probabilities[~np.isnan(labels)]
-    if not len(p):
-        return np.full(n_draws, np.nan)
     drawn = (np.random.default_rng(seed).random((n_draws, len(p), 1)) > p.cumsum(1)[None, :, :2]).sum(-1)
-    errors = np.zeros((n_draws, len(CLASSES)))
-    for c in range(len(CLASSES)):
-        inside = np.eye(n_bins)[np.minimum((p[:, c] * n_bins).astype(int), n_bins - 1)]
-        errors[:, c] = np.abs(((drawn == c) - p[:, c]) @ inside).sum(1) / len(p)
-    return errors.mean(1)
+    return _class_errors(p, drawn).mean(1)
 
 
-def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 0.9,
-                  min_cases: int = MIN_CONFORMAL) -> np.ndarray:
+def _class_errors(p: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return (R, 3) errors of the probabilities (M, 3) for R labellings (R, M), classes counted from 0."""
+    gaps = [((true == c) - p[:, c]) @ np.eye(BINS)[_bin(p[:, c])] for c in range(len(CLASSES))]
+    return np.stack([np.abs(gap).sum(1) / len(p) if len(p) else np.full(len(true), np.nan) for gap in gaps], axis=1)
+
+
+def _bin(p: np.ndarray) -> np.ndarray:
+    return np.minimum((p * BINS).astype(int), BINS - 1)
+
+
+def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 0.9) -> np.ndarray:
     """Fit class-conditional conformal limits (D, 3) on rows that nothing else was fitted on.
 
     A label belongs to the set of a cell when 1 - P(label) is at most the limit of that value and label; among cells
     whose label is y, the set then holds y in at least `level` of them, whatever the evaluator's errors. nan = fewer
-    than `min_cases` cells: that label can never be ruled out. Source: Vovk (2012), conditional validity of inductive
+    than 30 cells: that label can never be ruled out. Source: Vovk (2012), conditional validity of inductive
     conformal predictors.
 
     >>> p = np.linspace(0.01, 0.99, 99); probabilities = np.stack([np.zeros(99), 1 - p, p], axis=-1)[:, None]
@@ -156,46 +142,40 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 
     [[nan, nan, 0.9]]
     """
     limits = np.full(probabilities.shape[1:], np.nan)
-    for d in range(labels.shape[1]):
-        for c, label in enumerate(CLASSES):
-            misfit = np.sort(1 - probabilities[labels[:, d] == label, d, c])
-            rank = int(np.ceil((len(misfit) + 1) * level))
-            if len(misfit) >= min_cases and rank <= len(misfit):
-                limits[d, c] = misfit[rank - 1]
+    for d, c in np.ndindex(limits.shape):
+        misfit = np.sort(1 - probabilities[labels[:, d] == CLASSES[c], d, c])
+        rank = int(np.ceil((len(misfit) + 1) * level))
+        if len(misfit) >= MIN_CONFORMAL and rank <= len(misfit):
+            limits[d, c] = misfit[rank - 1]
     return limits
 
 
-def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray,
-                 dimensions: Sequence[str]) -> list[dict]:
+def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimensions: Sequence[str]) -> list[dict]:
     """Return coverage and size of label sets (N, D, 3) by value and class, and which could not be calibrated.
 
     Records of value, label, n (test cells), coverage with its Wilson interval low to high, size (mean labels a set),
     calibrated.
     """
     rows = []
-    for d, name in enumerate(dimensions):
-        for c, label in enumerate(CLASSES):
-            cells = labels[:, d] == label
-            n, hits = int(cells.sum()), int(sets[cells, d, c].sum())
-            low, high = map(float, wilson_interval(hits, n))
-            rows.append({"value": name, "label": label, "n": n, "coverage": hits / n if n else float("nan"),
-                         "low": low, "high": high,
-                         "size": float(sets[cells, d].sum(-1).mean()) if n else float("nan"),
-                         "calibrated": bool(np.isfinite(limits[d, c]))})
+    for d, c in np.ndindex(limits.shape):
+        cells = labels[:, d] == CLASSES[c]
+        n, hits = int(cells.sum()), int(sets[cells, d, c].sum())
+        low, high = map(float, wilson_interval(hits, n))
+        rows.append({"value": dimensions[d], "label": CLASSES[c], "n": n, "coverage": hits / n if n else np.nan,
+                     "low": low, "high": high, "size": float(sets[cells, d].sum(-1).mean()) if n else np.nan,
+                     "calibrated": bool(np.isfinite(limits[d, c]))})
     return rows
 
 
-def tabulate_support(labels: np.ndarray, dimensions: Sequence[str], min_cells: int = MIN_CELLS) -> list[dict]:
+def tabulate_support(labels: np.ndarray, dimensions: Sequence[str]) -> list[dict]:
     """Return how many labels each value has and what can be said with so many."""
     rows = []
     for d, name in enumerate(dimensions):
-        minus, zero, plus = ((labels[:, d] == label).sum() for label in CLASSES)
-        touched = int(minus + plus)
+        minus, zero, plus = (int((labels[:, d] == label).sum()) for label in CLASSES)
         reading = "enough for figures of its own"
-        if touched < min_cells:
-            reading = f"too few labels to say anything ({touched} touched, {min_cells} needed)"
+        if minus + plus < MIN_CELLS:
+            reading = f"too few labels to say anything ({minus + plus} touched, {MIN_CELLS} needed)"
         elif minus < MIN_CONFORMAL:
-            reading = f"enough for +1, too few -1 ({int(minus)}) for sets"
-        rows.append({"value": name, "n_minus": int(minus), "n_zero": int(zero), "n_plus": int(plus),
-                     "reading": reading})
+            reading = f"enough for +1, too few -1 ({minus}) for sets"
+        rows.append({"value": name, "n_minus": minus, "n_zero": zero, "n_plus": plus, "reading": reading})
     return rows

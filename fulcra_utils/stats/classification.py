@@ -41,12 +41,8 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     >>> macro_f1(np.array([[1.0, 0.0, -1.0]]), np.array([[1, 0, 0]])).__round__(4)
     0.5556
     """
-    return _mean(f1_by_class(count_confusions(labels, predicted).sum((0, 1))))
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    f1 = f1_by_class(count_confusions(labels, predicted).sum((0, 1)))
+    return float(np.nanmean(f1)) if np.isfinite(f1).any() else np.nan
 
 
 def bootstrap_macro_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], groups: Sequence,
@@ -76,12 +72,11 @@ def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     """Return the area under the precision-recall curve of each value and class, (D, 3); nan without the class."""
     from sklearn.metrics import average_precision_score
     result = np.full(probabilities.shape[1:], np.nan)
-    for d in range(labels.shape[1]):
+    for d, c in np.ndindex(result.shape):
         known = ~np.isnan(labels[:, d])
-        for c, label in enumerate(CLASSES):
-            truth = labels[known, d] == label
-            if truth.any():
-                result[d, c] = average_precision_score(truth, probabilities[known, d, c])
+        truth = labels[known, d] == CLASSES[c]
+        if truth.any():
+            result[d, c] = average_precision_score(truth, probabilities[known, d, c])
     return result
 
 
@@ -94,11 +89,9 @@ def tabulate_quality(labels: np.ndarray, predicted: np.ndarray, probabilities: n
     counts = count_confusions(labels, predicted).sum(0)
     f1, areas = f1_by_class(counts), average_precision(labels, probabilities)
     rows = []
-    for d, name in enumerate(dimensions):
-        for c, label in enumerate(CLASSES):
-            hits, true, said = counts[d, c, c], counts[d, c].sum(), counts[d, :, c].sum()
-            rows.append({"value": name, "label": label, "n": int(true), "n_predicted": int(said),
-                         "precision": hits / said if said else float("nan"),
-                         "recall": hits / true if true else float("nan"), "f1": float(f1[d, c]),
-                         "pr_auc": float(areas[d, c])})
+    for d, c in np.ndindex(f1.shape):
+        hits, true, said = counts[d, c, c], counts[d, c].sum(), counts[d, :, c].sum()
+        rows.append({"value": dimensions[d], "label": CLASSES[c], "n": int(true), "n_predicted": int(said),
+                     "precision": hits / said if said else np.nan, "recall": hits / true if true else np.nan,
+                     "f1": float(f1[d, c]), "pr_auc": float(areas[d, c])})
     return rows

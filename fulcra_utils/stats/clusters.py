@@ -30,7 +30,7 @@ def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_start
     return np.unique(labels, return_inverse=True)[1]
 
 
-def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_shuffles: int = 10) -> np.ndarray:
+def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """Measure how much denser each cluster is than independent values would make it: (K,), 0 = no denser.
 
     Around each cluster's centre lies a ball with the root mean square distance of its members as radius (at least 0.3).
@@ -41,14 +41,12 @@ def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0, n_sh
     >>> measure_density(rows, np.repeat([0, 1], 20)) > 1.5
     array([ True,  True])
     """
-    vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
-    n_labels = int(labels.max()) + 1
-    centres = sum_by_cluster(vectors, labels, n_labels) / np.bincount(labels, minlength=n_labels)[:, None]
-    gaps = ((vectors - centres[labels]) ** 2).sum(axis=1)
-    radius = np.maximum(np.sqrt(np.bincount(labels, gaps) / np.bincount(labels)), 0.3)
+    size, rng = np.bincount(labels), np.random.default_rng(seed)
+    centres = sum_by_cluster(vectors, labels, len(size)) / size[:, None]
+    radius = np.maximum(np.sqrt(np.bincount(labels, ((vectors - centres[labels]) ** 2).sum(axis=1)) / size), 0.3)
     found = _count_inside(vectors, centres, radius)
-    shuffled = [_count_inside(rng.permuted(vectors, axis=0), centres, radius) for _ in range(n_shuffles)]
-    expected = (np.sum(shuffled, axis=0) + 0.5) / n_shuffles
+    shuffled = [_count_inside(rng.permuted(vectors, axis=0), centres, radius) for _ in range(10)]
+    expected = (np.sum(shuffled, axis=0) + 0.5) / 10
     return np.minimum(-sps.poisson.logsf(found - 1, expected) / np.log(10), 300)
 
 
@@ -63,12 +61,10 @@ def assess_density(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, n_p
     >>> assess_density(rows, np.repeat([0, 1], 20), 4, n_permutations=19)
     array([0.05, 0.05])
     """
-    vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
-    found, best = measure_density(vectors, labels, seed), []
+    found, best, rng = measure_density(vectors, labels, seed), [], np.random.default_rng(seed)
     for p in range(n_permutations):
         shuffled = rng.permuted(vectors, axis=0)
-        again = cluster_vectors(shuffled, n_clusters, seed + p)
-        best.append(measure_density(shuffled, again, seed + p).max())
+        best.append(measure_density(shuffled, cluster_vectors(shuffled, n_clusters, seed + p), seed + p).max())
     return (1 + (np.array(best)[None, :] >= found[:, None]).sum(axis=1)) / (1 + n_permutations)
 
 
@@ -82,11 +78,10 @@ def measure_stability(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarr
     >>> measure_stability(rows, np.repeat([0, 1], 10), np.arange(20), 2, n_draws=5)
     array([1., 1.])
     """
-    vectors, overlaps = np.asarray(vectors, float), np.full((n_draws, labels.max() + 1), np.nan)
+    overlaps = np.full((n_draws, labels.max() + 1), np.nan)
     for b, rows in enumerate(draw_rows(prompts, n_draws, seed)):
         kept = np.unique(rows)
-        again = cluster_vectors(vectors[kept], n_clusters, seed + b, n_starts=1)
-        found, overlap = _best_jaccard(labels[kept], again)
+        found, overlap = _best_jaccard(labels[kept], cluster_vectors(vectors[kept], n_clusters, seed + b, n_starts=1))
         overlaps[b, found] = overlap
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a cluster that no draw contained: nan
@@ -95,8 +90,7 @@ def measure_stability(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarr
 
 def measure_recurrence(vectors: np.ndarray, labels: np.ndarray, numbers: Sequence[int], seed: int = 0) -> np.ndarray:
     """Return how well each cluster comes back when other numbers of clusters are made, (K,): mean best Jaccard."""
-    found = [_best_jaccard(labels, cluster_vectors(vectors, k, seed + k))[1] for k in numbers]
-    return np.mean(found, axis=0)
+    return np.mean([_best_jaccard(labels, cluster_vectors(vectors, k, seed + k))[1] for k in numbers], axis=0)
 
 
 def compare_categories(labels: np.ndarray, categories: np.ndarray, prompts: np.ndarray, n_permutations: int = 500,
@@ -112,18 +106,16 @@ def compare_categories(labels: np.ndarray, categories: np.ndarray, prompts: np.n
     >>> found["purity"], found["p"]
     (array([0., 1.]), array([1.  , 0.01]))
     """
-    categories, (codes, n_prompts) = np.asarray(categories, float), code_clusters(prompts)
-    n_labels = int(labels.max()) + 1
-    if categories.shape[1] == 0 or not categories.any():
-        ones = np.ones(n_labels)
-        return {"purity": 0 * ones, "category": np.full(n_labels, -1), "p": ones, "p_adjusted": ones}
-    table = sum_by_cluster(np.eye(n_labels)[labels], codes, n_prompts).T
-    first = np.unique(codes, return_index=True)[1]
-    by_prompt, size, rng = categories[first], np.bincount(labels, minlength=n_labels), np.random.default_rng(seed)
-    drawn = np.array([table @ by_prompt[rng.permutation(n_prompts)] for _ in range(n_permutations)]) / size[:, None]
-    share, spread = (table @ by_prompt) / size[:, None], drawn.std(axis=0)
-    excess = _standardise(share, drawn.mean(axis=0), spread).max(axis=1)
-    null = _standardise(drawn, drawn.mean(axis=0), spread).max(axis=2)
+    (codes, n_prompts), size, rng = code_clusters(prompts), np.bincount(labels), np.random.default_rng(seed)
+    if not categories.any():
+        ones = np.ones(len(size))
+        return {"purity": 0 * ones, "category": -ones.astype(int), "p": ones, "p_adjusted": ones}
+    table = sum_by_cluster(np.eye(len(size))[labels], codes, n_prompts).T
+    by_prompt = categories[np.unique(codes, return_index=True)[1]]
+    orders = [np.arange(n_prompts), *(rng.permutation(n_prompts) for _ in range(n_permutations))]
+    share, *drawn = shares = np.array([table @ by_prompt[order] for order in orders]) / size[:, None]
+    mean, spread = np.mean(drawn, axis=0), np.std(drawn, axis=0)
+    excess, *null = np.divide(shares - mean, spread, out=np.zeros(shares.shape), where=spread > 0).max(axis=2)
     p = (1 + (null >= excess - 1e-9).sum(axis=0)) / (1 + n_permutations)
     return {"purity": share.max(axis=1), "category": share.argmax(axis=1), "p": p, "p_adjusted": adjust_p(p)}
 
@@ -143,7 +135,7 @@ def measure_information(labels: np.ndarray, categories: np.ndarray, prompts: np.
     return {"ami": ami, "null": float(np.quantile(nulls, 0.95)), "p": p}
 
 
-def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = NEAREST) -> np.ndarray:
+def match_profile(vectors: np.ndarray, profile: np.ndarray) -> np.ndarray:
     """Find the rows (N, D) that show every part of a profile (D,) in {-1, 0, 1}; 0 = any value will do.
 
     >>> match_profile([[1, -1, 0], [1, 0, 0]], [1, -1, 0])
@@ -151,7 +143,7 @@ def match_profile(vectors: np.ndarray, profile: np.ndarray, cut: float = NEAREST
     """
     vectors, profile = np.asarray(vectors, float), np.asarray(profile, float)
     named = profile != 0
-    return (scores_to_labels(vectors[:, named], cut) == np.sign(profile[named])).all(axis=1)
+    return (scores_to_labels(vectors[:, named], NEAREST) == np.sign(profile[named])).all(axis=1)
 
 
 def _best_jaccard(labels: np.ndarray, again: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +157,3 @@ def _best_jaccard(labels: np.ndarray, again: np.ndarray) -> tuple[np.ndarray, np
 def _count_inside(vectors: np.ndarray, centres: np.ndarray, radius: np.ndarray) -> np.ndarray:
     gaps = (vectors**2).sum(axis=1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(axis=1)
     return (gaps <= radius**2 + 1e-9).sum(axis=0)
-
-
-def _standardise(share: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    return np.divide(share - mean, spread, out=np.zeros(np.broadcast(share, mean).shape), where=spread > 0)

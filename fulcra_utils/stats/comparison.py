@@ -6,14 +6,7 @@ import numpy as np
 from scipy import stats as sps
 from statsmodels.stats.multitest import multipletests
 
-from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.stats.resampling import as_matrix, code_clusters
-
-
-def count_signs(vectors: np.ndarray, cut: float = NEAREST) -> np.ndarray:
-    """Count the rows that oppose, leave out and support each value, (D, 3); nan = not annotated, in no count."""
-    labels = scores_to_labels(as_matrix(vectors), cut)
-    return np.stack([(labels == label).sum(axis=0) for label in CLASSES], axis=1)
 
 
 def adjust_p(p: np.ndarray, method: str = "bh") -> np.ndarray:
@@ -24,13 +17,10 @@ def adjust_p(p: np.ndarray, method: str = "bh") -> np.ndarray:
     >>> adjust_p([0.01, 0.04, 0.03, np.nan])
     array([0.03, 0.04, 0.04,  nan])
     """
-    names = {"bh": "fdr_bh", "holm": "holm"}
-    if method not in names:
-        raise ValueError(f"the adjustment is 'bh' or 'holm', not {method!r}")
     p = np.asarray(p, float)
     adjusted, tested = np.full(p.shape, np.nan), np.isfinite(p)
     if tested.any():
-        adjusted[tested] = multipletests(p[tested], method=names[method])[1]
+        adjusted[tested] = multipletests(p[tested], method={"bh": "fdr_bh"}.get(method, method))[1]
     return adjusted
 
 
@@ -57,43 +47,35 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
     return {name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
-def adjust_difference(difference: np.ndarray, controls: np.ndarray, level: float = 0.95,
-                      clusters: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Return the paired difference (D,) that is left when both replies are alike in the controls, low, high and p.
+def adjust_difference(difference: np.ndarray, controls: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the paired difference (D,) that is left when both replies are alike in the controls, low and high (95 %).
 
     The differences (N, D) are regressed on those of the controls (N, C), refusal and log-length; the constant is what
-    remains when those are 0. Standard errors are robust (HC1, MacKinnon & White 1985), with `clusters` summed over
-    them. nan where fewer than C + 2 pairs are there.
+    remains when those are 0. Standard errors are robust, scores summed over `clusters` (N,). nan where fewer than
+    C + 2 clusters are there.
 
-    >>> d = adjust_difference([[1.0], [2.0], [3.1], [4.0]], [[0.0], [1.0], [2.0], [3.0]])
+    >>> d = adjust_difference(np.array([[1.0], [2.0], [3.1], [4.0]]), np.arange(4.0)[:, None], np.arange(4))
     >>> round(float(d["difference"][0]), 2)
     1.01
     """
     import statsmodels.api as sm
 
-    difference, controls = as_matrix(difference), as_matrix(controls)
-    controls = controls[:, (controls != 0).any(axis=0)]
-    result = {name: np.full(difference.shape[1], np.nan) for name in ("difference", "low", "high", "p")}
+    design = np.column_stack([np.ones(len(difference)), controls[:, (controls != 0).any(axis=0)]])
+    codes, n_clusters = code_clusters(clusters)
+    result = np.full((3, difference.shape[1]), np.nan)
     for k, column in enumerate(difference.T):
-        present = np.isfinite(column)
-        design = np.column_stack([np.ones(present.sum()), controls[present]])
-        groups = np.arange(len(column))[present] if clusters is None else code_clusters(clusters)[0][present]
-        if len(np.unique(groups)) < design.shape[1] + 1 or np.ptp(column[present]) == 0:
-            continue
-        errors = {"cov_type": "HC1"} if clusters is None else {"cov_type": "cluster", "cov_kwds": {"groups": groups}}
-        fit = sm.OLS(column[present], design).fit(use_t=True, **errors)
-        low, high = fit.conf_int(alpha=1 - level)[0]
-        for name, value in zip(result, (fit.params[0], low, high, fit.pvalues[0]), strict=True):
-            result[name][k] = value
-    return result
+        if n_clusters > design.shape[1] and np.ptp(column) > 0:
+            fit = sm.OLS(column, design).fit(use_t=True, cov_type="cluster", cov_kwds={"groups": codes})
+            result[:, k] = fit.params[0], *fit.conf_int()[0]
+    return dict(zip(("difference", "low", "high"), result, strict=True))
 
 
-def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray, level: float = 0.95) -> dict[str, float]:
+def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray) -> dict[str, float | np.ndarray]:
     """Fit one value (N,) on columns such as model and refusal (N, K), with the prompt as random intercept (REML).
 
-    effect, low, high, p are (K,); icc is the share of the left-over variance that lies between prompts. All nan and
-    converged False when it cannot be fitted: a constant column, fewer rows than 3 + K, no prompt with two rows. Source:
-    Laird & Ware (1982).
+    effect, low, high (95 %), p are (K,); icc is the share of the left-over variance that lies between prompts. All nan
+    and converged False when it cannot be fitted: a constant column, fewer rows than 3 + K, no prompt with two rows.
+    Source: Laird & Ware (1982).
 
     >>> y = np.array([0.0, 1.1, 0.5, 1.4, 0.1, 1.3, 0.9, 1.8])
     >>> fit = fit_mixed(y, np.tile([[0.0], [1.0]], (4, 1)), np.repeat(np.arange(4), 2))
@@ -102,25 +84,21 @@ def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray, le
     """
     import statsmodels.api as sm
 
-    values, indicator = np.asarray(values, float), as_matrix(indicator)
-    present = np.isfinite(values)
-    y, x, (codes, n_groups) = values[present], indicator[present], code_clusters(np.asarray(prompts)[present])
-    empty = np.full(x.shape[1], np.nan)
-    failed = {"effect": empty, "low": empty, "high": empty, "p": empty, "icc": np.nan, "converged": False}
-    design = np.column_stack([np.ones(len(y)), x])
-    if len(y) < 3 + x.shape[1] or n_groups == len(y) or np.ptp(y) == 0 or (
-            np.linalg.matrix_rank(design) < design.shape[1]):
+    (codes, n_groups), design = code_clusters(prompts), np.column_stack([np.ones(len(values)), indicator])
+    n, k = design.shape
+    failed = dict.fromkeys(("effect", "low", "high", "p"), np.full(k - 1, np.nan)) | {"icc": np.nan, "converged": False}
+    if n < 2 + k or n_groups == n or np.ptp(values) == 0 or np.linalg.matrix_rank(design) < k:
         return failed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # boundary and convergence: told by `converged` and icc = 0
-            fit = sm.MixedLM(y, design, groups=codes).fit(reml=True)
-            bounds, p = np.asarray(fit.conf_int(alpha=1 - level))[1:x.shape[1] + 1], fit.pvalues[1:x.shape[1] + 1]
+            fit = sm.MixedLM(values, design, groups=codes).fit()
+            (low, high), p = np.asarray(fit.conf_int())[1:k].T, np.asarray(fit.pvalues[1:k])
     except (np.linalg.LinAlgError, ValueError):
         return failed
     between = float(np.asarray(fit.cov_re)[0, 0])
-    return {"effect": fit.fe_params[1:], "low": bounds[:, 0], "high": bounds[:, 1], "p": np.asarray(p),
-            "icc": between / (between + fit.scale), "converged": bool(fit.converged)}
+    return {"effect": fit.fe_params[1:], "low": low, "high": high, "p": p, "icc": between / (between + fit.scale),
+            "converged": bool(fit.converged)}
 
 
 def agree_with_table(ours: np.ndarray, reported: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,10 @@ permutation null that keeps the replies to one prompt together. Pure functions; 
 features, C classes, B draws.
 """
 
-from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from fulcra_utils.stats.resampling import (
     bootstrap_means,
@@ -32,14 +33,11 @@ def permute_clusters(clusters: np.ndarray, n_permutations: int, seed: int = 0) -
 
     Row n gets what row `indices[p, n]` had; the rows of one prompt stay together, in mixed order.
     """
-    codes, n_clusters = code_clusters(clusters)
-    order = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes, minlength=n_clusters)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rng = np.random.default_rng(seed)
+    codes, rng = code_clusters(clusters)[0], np.random.default_rng(seed)
+    order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
     moved = np.empty((n_permutations, len(codes)), int)
     for size in np.unique(sizes):
-        blocks = order[starts[sizes == size][:, None] + np.arange(size)]
+        blocks = order[sizes[codes[order]] == size].reshape(-1, size)
         for p in range(n_permutations):
             moved[p, blocks] = rng.permuted(rng.permutation(blocks), axis=1)
     return moved
@@ -52,17 +50,14 @@ def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
     array([[0, 2],
            [2, 3]])
     """
-    scores, (codes, _) = np.asarray(scores, float), code_clusters(prompts)
-    order = np.flatnonzero(np.isfinite(scores))
-    order = order[np.argsort(codes[order], kind="stable")]
-    groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
-    pairs = [np.column_stack([g[i] for i in np.triu_indices(len(g), 1)]) for g in groups if len(g) > 1]
-    pairs = np.sort(np.concatenate(pairs), axis=1) if pairs else np.empty((0, 2), int)
-    return pairs[scores[pairs[:, 0]] != scores[pairs[:, 1]]]
+    table = pd.DataFrame({"prompt": code_clusters(prompts)[0], "score": scores}, dtype=float).dropna()
+    pairs = [pair for rows in table.groupby("prompt").groups.values() for pair in combinations(rows, 2)]
+    first, second = np.array(pairs, int).reshape(-1, 2).T
+    return np.column_stack([first, second])[table.score[first].to_numpy() != table.score[second].to_numpy()]
 
 
 def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0,
-                   weights: np.ndarray | None = None, n_steps: int = 25) -> np.ndarray:
+                   weights: np.ndarray | None = None) -> np.ndarray:
     """Fit a Bradley-Terry model whose strengths are linear in the features: weights w (K,), by Newton's method.
 
     P(first is preferred) = 1 / (1 + exp(-w · (x_first - x_second))); no constant, so swapping the two replies swaps the
@@ -73,11 +68,8 @@ def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1
     1.0986
     """
     x, y = np.asarray(differences, float), np.asarray(wins, float)
-    if penalty <= 0 or len(x) == 0:
-        raise ValueError("a preference model needs at least one pair and a penalty above 0")
-    counts = np.ones(len(x)) if weights is None else np.asarray(weights, float)
-    w = np.zeros(x.shape[1])
-    for _ in range(n_steps):
+    counts, w = 1.0 if weights is None else np.asarray(weights), np.zeros(x.shape[1])
+    for _ in range(25):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
         slope = x.T @ (counts * (y - p)) - penalty * w
         curve = (x * (counts * p * (1 - p))[:, None]).T @ x + penalty * np.eye(len(w))
@@ -89,7 +81,7 @@ def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1
 
 
 def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                 penalty: float = 1.0, seed: int = 2023) -> np.ndarray:
+                 seed: int = 2023) -> np.ndarray:
     """Return whether the preference model of the other folds finds the preferred reply of each pair, (M,).
 
     1 right, 0 wrong, 0.5 undecided; features are scaled by their root mean square.
@@ -99,13 +91,12 @@ def answer_pairs(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray
     folds, margin = assign_folds(clusters, n_folds, seed), np.zeros(len(y))
     for fold in np.unique(folds):
         test = folds == fold
-        margin[test] = x[test] @ fit_preference(x[~test], y[~test], penalty)
+        margin[test] = x[test] @ fit_preference(x[~test], y[~test])
     return np.where(np.abs(margin) < 1e-12, 0.5, (margin > 0) == (y > 0.5))
 
 
 def probe_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                     n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
-                     seed: int = 0) -> dict[str, float]:
+                     n_permutations: int = 200, n_draws: int = 2000, seed: int = 0) -> dict[str, float]:
     """Measure how well features alone tell which of two replies is preferred, on prompts not used for fitting.
 
     Differences are (M, K), first minus second; wins (M,) are 1 where the first is preferred. accuracy is the share of
@@ -125,13 +116,13 @@ def probe_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.nda
         return dict.fromkeys(("accuracy", "low", "high", "null", "p"), np.nan) | sizes
     rng = np.random.default_rng(seed)
     turned = [np.zeros(len(y)), *(rng.integers(0, 2, n_clusters)[codes] for _ in range(n_permutations))]
-    right, *nulls = (answer_pairs(x, np.where(t == 1, 1 - y, y), codes, n_folds, penalty, seed) for t in turned)
+    right, *nulls = (answer_pairs(x, np.where(t == 1, 1 - y, y), codes, n_folds, seed) for t in turned)
     draws = bootstrap_means(right, codes, n_draws, seed)[:, 0]
-    return _describe("accuracy", right.mean(), draws, np.mean(nulls, axis=1) if nulls else nulls) | sizes
+    return _describe("accuracy", right.mean(), draws, np.mean(np.reshape(nulls, (-1, len(y))), axis=1)) | sizes
 
 
 def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                 n_draws: int = 2000, penalty: float = 1.0, seed: int = 0) -> dict[str, float]:
+                 n_draws: int = 2000, seed: int = 0) -> dict[str, float]:
     """Measure how many more preferences are told right when features are added, paired over the same pairs.
 
     gain is the difference of the accuracies, with its own interval; nan with fewer prompts than twice the folds.
@@ -139,18 +130,17 @@ def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters:
     y, (codes, n_clusters) = np.asarray(wins, float), code_clusters(clusters)
     if n_clusters < 2 * n_folds:
         return dict.fromkeys(("gain", "low", "high"), np.nan)
-    first, second = (answer_pairs(x, y, codes, n_folds, penalty, seed) for x in (base, more))
+    first, second = (answer_pairs(x, y, codes, n_folds, seed) for x in (base, more))
     low, high = take_interval(bootstrap_means(second - first, codes, n_draws, seed)[:, 0])
     return {"gain": float((second - first).mean()), "low": float(low), "high": float(high)}
 
 
 def bootstrap_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_draws: int = 500,
-                         penalty: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+                         seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Fit the preference model on all pairs (K,), and again on draws of prompts (B, K), in log-odds."""
     codes, n_clusters = code_clusters(clusters)
     drawn = draw_clusters(n_clusters, n_draws, seed)[:, codes]
-    fits = [fit_preference(differences, wins, penalty, weights) for weights in drawn]
-    return fit_preference(differences, wins, penalty), np.array(fits)
+    return fit_preference(differences, wins), np.array([fit_preference(differences, wins, weights=w) for w in drawn])
 
 
 def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, penalty: float = 1.0) -> np.ndarray:
@@ -171,8 +161,7 @@ def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, 
 
 
 def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                 n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
-                 seed: int = 0) -> dict[str, float]:
+                 n_permutations: int = 200, n_draws: int = 2000, seed: int = 0) -> dict[str, float]:
     """Measure how well features (N, K) predict a number (N,) on new prompts: cross-validated R².
 
     1 = perfect, 0 = no better than the mean, may be negative; the null shuffles whole prompts, the rest is as in
@@ -182,9 +171,8 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
     sizes = {"n_rows": len(y), "n_clusters": n_clusters}
     if n_clusters < 2 * n_folds or np.ptp(y) == 0:
         return dict.fromkeys(("r2", "low", "high", "null", "p"), np.nan) | sizes
-    folds = assign_folds(codes, n_folds, seed)
     shuffled = y[np.vstack([np.arange(len(y)), permute_clusters(codes, n_permutations, seed)])].T
-    errors = (shuffled - predict_ridge(features, shuffled, folds, penalty)) ** 2
+    errors = (shuffled - predict_ridge(features, shuffled, assign_folds(codes, n_folds, seed))) ** 2
     spread = (y - y.mean()) ** 2
     r2 = 1 - errors.sum(axis=0) / spread.sum()
     sums = draw_sums(sum_by_cluster(np.column_stack([errors[:, 0], spread]), codes, n_clusters), n_draws, seed)
@@ -193,8 +181,7 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
 
 
 def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                   n_permutations: int = 200, n_draws: int = 2000, penalty: float = 1.0,
-                   seed: int = 0) -> dict[str, float]:
+                   n_permutations: int = 200, n_draws: int = 2000, seed: int = 0) -> dict[str, float]:
     """Measure how well features tell the category of a row on new prompts: balanced accuracy, 1 / C = chance.
 
     Least-squares classifier with equal priors (Hastie et al. 2009, section 4.2): linear in the labels, so that all
@@ -204,37 +191,24 @@ def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.nd
     >>> probe_category(x, x.argmax(axis=1), np.arange(60), n_permutations=19)["accuracy"]
     1.0
     """
-    names, labels = np.unique(np.asarray(categories), return_inverse=True)
-    codes, n_clusters = code_clusters(clusters)
-    sizes = {"n_rows": len(labels), "n_clusters": n_clusters, "n_categories": len(names)}
-    if n_clusters < 2 * n_folds or len(names) < 2:
+    (labels, k), (codes, n_clusters) = code_clusters(categories), code_clusters(clusters)
+    sizes = {"n_rows": len(labels), "n_clusters": n_clusters}
+    if n_clusters < 2 * n_folds or k < 2:
         return dict.fromkeys(("accuracy", "low", "high", "null", "p"), np.nan) | sizes
-    folds = assign_folds(codes, n_folds, seed)
     moved = np.vstack([np.arange(len(labels)), permute_clusters(codes, n_permutations, seed)])
-    wanted = labels[moved]
-    onehot = (np.eye(len(names)) / np.bincount(labels) * len(labels))[wanted]
-    flat = onehot.transpose(1, 0, 2).reshape(len(labels), -1)
-    answers = predict_ridge(features, flat, folds, penalty).reshape(len(labels), len(moved), -1).argmax(axis=2).T
-    scores = [_balanced(wanted[p] == answers[p], wanted[p], len(names)) for p in range(len(moved))]
-    right = np.where(np.eye(len(names))[labels] > 0, (answers[0] == labels)[:, None], np.nan)
+    wanted, weights = labels[moved].T, len(labels) / np.bincount(labels)  # (N, 1 + permutations), (C,)
+    onehot = np.diag(weights)[wanted].reshape(len(labels), -1)
+    answers = predict_ridge(features, onehot, assign_folds(codes, n_folds, seed))
+    answers = answers.reshape(*wanted.shape, k).argmax(axis=2)
+    scores = (weights[wanted] * (answers == wanted)).mean(axis=0) / k
+    right = np.where(np.eye(k)[labels] > 0, (answers[:, 0] == labels)[:, None], np.nan)
     draws = bootstrap_means(right, codes, n_draws, seed).mean(axis=1)
     return _describe("accuracy", scores[0], draws, scores[1:]) | sizes
 
 
-def draw_directions(vectors: np.ndarray, n_directions: int, n_draws: int, seed: int = 0) -> list[np.ndarray]:
-    """Project the value vectors (N, D) on random directions: what any few numbers of the same space would tell."""
-    vectors, rng = np.asarray(vectors, float), np.random.default_rng(seed)
-    return [vectors @ rng.normal(size=(vectors.shape[1], n_directions)) for _ in range(n_draws)]
-
-
-def _describe(name: str, observed: float, draws: np.ndarray, nulls: Sequence[float]) -> dict[str, float]:
+def _describe(name: str, observed: float, draws: np.ndarray, nulls: np.ndarray) -> dict[str, float]:
     """Return a score with its interval, the 95 % quantile of its null and the permutation p value."""
-    (low, high), nulls = take_interval(draws), np.asarray(nulls, float)
-    null, p = np.nan, np.nan
+    (low, high), null, p = take_interval(draws), np.nan, np.nan
     if len(nulls):
-        null, p = np.quantile(nulls, 0.95), (1 + (nulls >= observed - 1e-12).sum()) / (1 + len(nulls))
+        null, p = np.quantile(nulls, 0.95), (1 + np.sum(nulls >= observed - 1e-12)) / (1 + len(nulls))
     return {name: float(observed), "low": float(low), "high": float(high), "null": float(null), "p": float(p)}
-
-
-def _balanced(right: np.ndarray, labels: np.ndarray, n_labels: int) -> float:
-    return float((np.bincount(labels, right, n_labels) / np.bincount(labels, minlength=n_labels)).mean())

@@ -97,8 +97,6 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tu
     (0.49, 0.943)
     """
     count, n = np.asarray(count, float), np.asarray(n, float)
-    if ((count < 0) | (count > n)).any():
-        raise ValueError("a count of successes lies between 0 and the number of trials")
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = proportion_confint(count, n, 1 - level, "wilson")
     return np.clip(low, 0, 1), np.clip(high, 0, 1)

@@ -4,7 +4,6 @@ Pure functions, arrays in, numbers out. Axis letters: N rows, D value dimensions
 """
 
 import numpy as np
-from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist, squareform
 
@@ -14,22 +13,21 @@ MIN_CIRCLE = 6  # with five values only 12 circular orders exist: no test at 5 %
 
 
 def measure_dissimilarity(vectors: np.ndarray, centre: bool = False) -> np.ndarray:
-    """Measure how unlike two values are: sqrt(2 (1 - r)), 0 for r = 1 and 2 for r = -1, nan for a constant column.
+    """Measure how unlike two values are: sqrt(2 (1 - r)), 0 for r = 1 and 2 for r = -1.
 
-    `centre` subtracts each row's mean first (Schwartz's correction for the general level of a respondent).
+    `centre` subtracts each row's mean first (Schwartz's correction for the general level of a respondent). A missing
+    cell or a value that does not vary is a ValueError.
 
     >>> measure_dissimilarity([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]]).round(6)
     array([[0., 2.],
            [2., 0.]])
     """
     vectors = np.asarray(vectors, float)
-    if len(vectors) < 3 or np.isnan(vectors).any():
-        raise ValueError("dissimilarities need at least three rows without missing cells")
-    if centre:
-        vectors = vectors - vectors.mean(axis=1, keepdims=True)
+    vectors = vectors - vectors.mean(axis=1, keepdims=True) if centre else vectors
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.atleast_2d(np.corrcoef(vectors, rowvar=False))
-    distance = np.sqrt(np.clip(2 * (1 - r), 0, 4))
+        distance = np.sqrt(np.clip(2 * (1 - np.corrcoef(vectors, rowvar=False)), 0, 4))
+    if np.isnan(distance).any():
+        raise ValueError("dissimilarities need rows without missing cells and values that vary")
     np.fill_diagonal(distance, 0)
     return distance
 
@@ -46,13 +44,12 @@ def scale_values(dissimilarity: np.ndarray, n_starts: int = 10, seed: int = 0) -
     >>> places.shape, stress < 0.01
     ((4, 2), True)
     """
-    dissimilarity = np.asarray(dissimilarity, float)
-    if np.isnan(dissimilarity).any():
-        raise ValueError("a dissimilarity is missing: leave constant values out first")
-    rng = np.random.default_rng(seed)
-    starts = [_scale_classically(dissimilarity), *rng.normal(size=(n_starts, len(dissimilarity), 2))]
-    found = [_majorise(dissimilarity, start) for start in starts]
-    places, stress = min(found, key=lambda pair: pair[1])
+    squares = dissimilarity**2
+    centred = squares - squares.mean(axis=0) - squares.mean(axis=1)[:, None] + squares.mean()
+    size, axes = np.linalg.eigh(-centred / 2)
+    starts = [axes[:, -2:] * np.sqrt(np.clip(size[-2:], 1e-6, None)),
+              *np.random.default_rng(seed).normal(size=(n_starts, len(dissimilarity), 2))]
+    places, stress = min((_majorise(dissimilarity, start) for start in starts), key=lambda pair: pair[1])
     return places / np.sqrt((places**2).sum(axis=1).mean() or 1), stress
 
 
@@ -60,11 +57,6 @@ def place_on_circle(places: np.ndarray, n_places: int) -> np.ndarray:
     """Return the points (D, 2) of the theory's circle for places 0 … n_places - 1, evenly spread (Schwartz 1992)."""
     angles = 2 * np.pi * np.asarray(places) / n_places
     return np.column_stack([np.cos(angles), np.sin(angles)])
-
-
-def fit_circle(places: np.ndarray, ideal: np.ndarray) -> float:
-    """Return how well a configuration fits the ideal one after shift, turn, mirror and stretch (Procrustes R²)."""
-    return float(1 - procrustes(ideal, places)[2])
 
 
 def count_inversions(places: np.ndarray, ideal: np.ndarray) -> int:
@@ -78,9 +70,7 @@ def count_inversions(places: np.ndarray, ideal: np.ndarray) -> int:
     """
     ours, theirs = (np.argsort(np.arctan2(*(np.asarray(m) - np.mean(m, axis=0)).T[::-1])) for m in (places, ideal))
     n = len(ours)
-    position = np.empty(n, int)
-    position[theirs] = np.arange(n)
-    walk = position[ours]
+    walk = np.argsort(theirs)[ours]
     turned = (walk[(np.arange(n)[:, None] + np.arange(n)) % n][:, None, :] + np.arange(n)[None, :, None]) % n
     orders = np.concatenate([turned.reshape(-1, n), turned.reshape(-1, n)[:, ::-1]])
     first, second = np.triu_indices(n, 1)
@@ -103,43 +93,38 @@ def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, 
     >>> result["inversions"], result["fit"] > 0.95, result["fit_p"]
     (0, True, 0.01)
     """
-    ideal = np.asarray(ideal, float)
     if len(ideal) < MIN_CIRCLE:
         raise ValueError(f"a circle of {len(ideal)} values cannot be tested: at least {MIN_CIRCLE} are needed")
     rng = np.random.default_rng(seed)
     places, stress = scale_values(measure_dissimilarity(vectors, centre), n_starts, seed)
     orders = [rng.permutation(len(ideal)) for _ in range(n_permutations)]
-    fit, inversions = fit_circle(places, ideal), count_inversions(places, ideal)
-    fits = np.array([fit_circle(places, ideal[o]) for o in orders])
+    _, turned, misfit = procrustes(ideal, places)
+    fit, inversions = float(1 - misfit), count_inversions(places, ideal)
+    fits = np.array([1 - procrustes(ideal[o], places)[2] for o in orders])
     counts = np.array([count_inversions(places, ideal[o]) for o in orders])
     single, *shuffled = (scale_values(measure_dissimilarity(x, centre), 0)[1] for x in
                          (vectors, *(rng.permuted(vectors, axis=0) for _ in range(max(19, n_permutations // 4)))))
-    return {"places": _turn_onto(places, ideal), "stress": stress, "stress_p": _p_value(np.array(shuffled) <= single),
-            "fit": fit, "fit_null": float(np.quantile(fits, 0.95)), "fit_p": _p_value(fits >= fit - 1e-12),
-            "inversions": inversions, "inversions_null": float(np.median(counts)),
-            "inversions_p": _p_value(counts <= inversions)}
+    return {"places": turned * np.linalg.norm(ideal - ideal.mean(axis=0)), "stress": stress,
+            "stress_p": _p_value(np.array(shuffled) <= single), "fit": fit, "fit_null": float(np.quantile(fits, 0.95)),
+            "fit_p": _p_value(fits >= fit - 1e-12), "inversions": inversions,
+            "inversions_null": float(np.median(counts)), "inversions_p": _p_value(counts <= inversions)}
 
 
 def cronbach_alpha(items: np.ndarray) -> float:
-    """Return Cronbach's alpha of the items (N, K) of one value; at most 1, may be negative.
+    """Return Cronbach's alpha (1951) of the items (N, K), complete, of one value; at most 1, may be negative.
 
-    Rows with nan are left out; nan with fewer than 2 items or 3 rows, or when the sum does not vary. Source: Cronbach
-    (1951).
+    nan with fewer than 2 items, or when the sum does not vary.
 
     >>> round(cronbach_alpha([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]), 6)
     1.0
     """
-    items = _complete(items)
-    n, k = items.shape
-    if k < 2 or n < 3:
-        return np.nan
-    return _alpha_of(np.cov(items, rowvar=False))
+    return _alpha_of(np.atleast_2d(np.cov(items, rowvar=False)))
 
 
 def mcdonald_omega(items: np.ndarray) -> float:
     """Return McDonald's omega, in [0, 1], of a one-factor model of the items (N, K), by maximum likelihood.
 
-    Rows with nan are left out; nan with fewer than 3 items, fewer rows than 3 K, a constant item, or when an item's own
+    The items are complete; nan with fewer than 3 of them, fewer rows than 3 K, a constant item, or when an item's own
     variance vanishes (Heywood case). Source: McDonald (1999), Test theory.
 
     >>> rng = np.random.default_rng(0)
@@ -147,7 +132,6 @@ def mcdonald_omega(items: np.ndarray) -> float:
     >>> round(mcdonald_omega(items), 2)
     0.8
     """
-    items = _complete(items)
     n, k = items.shape
     if k < 3 or n < 3 * k or (np.ptp(items, axis=0) == 0).any():
         return np.nan
@@ -162,68 +146,36 @@ def mcdonald_omega(items: np.ndarray) -> float:
 
 
 def spearman_brown(items: np.ndarray) -> float:
-    """Return the Spearman-Brown reliability of two items (N, 2): 2 r / (1 + r) (Eisinga et al. 2013).
+    """Return the Spearman-Brown reliability of two items (N, 2), 2 r / (1 + r): alpha of equal spreads.
 
-    nan with fewer than 3 rows or a constant item.
+    nan for a constant item. Source: Eisinga et al. (2013).
 
     >>> round(spearman_brown([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]]), 4)
     0.6667
     """
-    items = _complete(items)
-    if items.shape[1] != 2:
-        raise ValueError(f"Spearman-Brown here is for two items, not {items.shape[1]}")
-    if len(items) < 3 or (np.ptp(items, axis=0) == 0).any():
-        return np.nan
-    r = np.corrcoef(items, rowvar=False)[0, 1]
-    return float(2 * r / (1 + r)) if r > -1 + 1e-12 else np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _alpha_of(np.corrcoef(items, rowvar=False))
 
 
 def estimate_reliability(items: np.ndarray, clusters: np.ndarray, min_rows: int = 50, n_draws: int = 500,
                          seed: int = 0) -> dict[str, float | int | str]:
-    """Estimate how reliably the items (N, K) of one value measure it, or say why that cannot be done.
+    """Estimate how reliably the items (N, K), complete, of one value measure it, or say why that cannot be done.
 
     n_items (that vary), n_expressed (rows in which one is not 0; `min_rows` are needed), method ("alpha and omega",
     "Spearman-Brown", "not estimable"), reliability with low and high, omega, why. Items are ticked when they apply, so
     alpha is a lower bound that may well be negative.
     """
-    items, kept = np.asarray(items, float), np.isfinite(items).all(axis=1)
-    items, clusters = items[kept], np.asarray(clusters)[kept]
-    items = items[:, np.ptp(items, axis=0) > 0] if len(items) else items[:, :0]
-    expressed = int((items != 0).any(axis=1).sum())
-    found = {"n_items": items.shape[1], "n_expressed": expressed, "method": "not estimable", "reliability": np.nan,
+    items = items[:, np.ptp(items, axis=0) > 0]
+    n_items, expressed = items.shape[1], int((items != 0).any(axis=1).sum())
+    found = {"n_items": n_items, "n_expressed": expressed, "method": "not estimable", "reliability": np.nan,
              "low": np.nan, "high": np.nan, "omega": np.nan, "why": ""}
-    if items.shape[1] < 2 or expressed < min_rows:
-        few = f"{items.shape[1]} item(s) vary" if items.shape[1] < 2 else f"expressed in {expressed} rows"
+    if n_items < 2 or expressed < min_rows:
+        few = f"{n_items} item(s) vary" if n_items < 2 else f"expressed in {expressed} rows"
         return found | {"why": f"{few}; needed are 2 items and {min_rows} rows"}
-    measure = spearman_brown if items.shape[1] == 2 else cronbach_alpha
+    method, measure = ("Spearman-Brown", spearman_brown) if n_items == 2 else ("alpha and omega", cronbach_alpha)
     low, high = take_interval([measure(items[rows]) for rows in draw_rows(clusters, n_draws, seed)])
-    method = "Spearman-Brown" if items.shape[1] == 2 else "alpha and omega"
     return found | {"method": method, "reliability": measure(items), "low": float(low), "high": float(high),
                     "omega": mcdonald_omega(items)}
-
-
-def check_sign_rule(items: np.ndarray, item_matrix: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check the rule that a value's label is the sign of the sum of its item labels: (N, D) agrees, and counts.
-
-    A cell counts when it is annotated and rule or label is not 0; the item matrix (I, D) is 1 where an item is of a
-    value.
-
-    >>> agree, counted = check_sign_rule([[1, -1, 1], [0, 0, 0]], [[1, 0], [1, 0], [0, 1]], [[1, 1], [0, 0]])
-    >>> agree.sum(axis=0), counted.sum(axis=0)
-    (array([0, 1]), array([1, 1]))
-    """
-    rule = np.sign(np.asarray(items, float) @ np.asarray(item_matrix, float))
-    vectors = np.asarray(vectors, float)
-    counted = np.isfinite(vectors) & ((rule != 0) | (vectors != 0))
-    return counted & (rule == np.sign(vectors)), counted
-
-
-def _scale_classically(dissimilarity: np.ndarray) -> np.ndarray:
-    """Return Torgerson's solution: the plane of the two largest eigenvalues of the double-centred squares."""
-    squares = dissimilarity**2
-    centred = squares - squares.mean(axis=0) - squares.mean(axis=1)[:, None] + squares.mean()
-    size, axes = np.linalg.eigh(-centred / 2)
-    return axes[:, -2:] * np.sqrt(np.clip(size[-2:], 1e-6, None))
 
 
 def _majorise(dissimilarity: np.ndarray, places: np.ndarray, n_steps: int = 500) -> tuple[np.ndarray, float]:
@@ -241,21 +193,9 @@ def _majorise(dissimilarity: np.ndarray, places: np.ndarray, n_steps: int = 500)
     return places - places.mean(axis=0), float(stress)
 
 
-def _complete(items: np.ndarray) -> np.ndarray:
-    items = np.asarray(items, float)
-    return items[np.isfinite(items).all(axis=1)]
-
-
 def _alpha_of(covariance: np.ndarray) -> float:
     k, total = len(covariance), covariance.sum()
-    return float(k / (k - 1) * (1 - np.trace(covariance) / total)) if total > 1e-12 else np.nan
-
-
-def _turn_onto(places: np.ndarray, ideal: np.ndarray) -> np.ndarray:
-    """Return the configuration turned, mirrored and stretched onto the ideal."""
-    a, b = places - places.mean(axis=0), ideal - ideal.mean(axis=0)
-    turn, size = orthogonal_procrustes(a, b)
-    return a @ turn * (size / (a**2).sum())
+    return float(k / (k - 1) * (1 - np.trace(covariance) / total)) if k > 1 and total > 1e-12 else np.nan
 
 
 def _p_value(as_extreme: np.ndarray) -> float:

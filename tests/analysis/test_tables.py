@@ -171,12 +171,15 @@ def test_missing_model_is_named():
     assert analysis.claim_models(means, load_reported(), "sample").empty
 
 
-def test_prevalence_claims_know_their_population():
+def test_prevalence_claims_know_their_population(tmp_path):
     theory = load_theory("schwartz10")
     prevalence = analysis.tabulate_prevalence(make_replies(make_rows(theory), theory, "annotated"))
-    partial = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), False), load_reported())
+    sources = tmp_path / "sources.json"
+    sources.write_text('{"had": {}}')
+    partial = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), sources), load_reported())
     assert set(partial.verdict) == {"not comparable"}
-    whole = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), True), load_reported())
+    sources.write_text('{"had": {"data_hybrid": {}}}')
+    whole = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), sources), load_reported())
     assert set(whole.kind) == {"recomputed"}
     assert len(whole) == load_reported().claim_id.str.startswith("prevalence/").sum()
 
@@ -257,8 +260,13 @@ def test_clarity_by_hand(toy):
 
 
 def test_rule_holds_where_it_was_put_in(toy_replies):
-    table = check_items(make_items(toy_replies), toy_replies).table
+    items = make_items(toy_replies)
+    table = check_items(items, toy_replies).table
     assert (table.share == 1).all()
+    first = list(toy_replies.theory.items)[0]
+    n, wrong = int((items[first] != 0).sum()), int((items[first] == 1).sum())
+    found = check_items(items.assign(**{first: items[first].replace(1, 0)}), toy_replies).table.iloc[0]
+    assert (found.n, found.agree) == (n, n - wrong)
 
 
 @pytest.mark.parametrize("copies", [2, 5])

@@ -7,8 +7,6 @@ import pytest
 
 from fulcra_utils.alignment import reward
 from fulcra_utils.common.labels import CLASSES, NEAREST, WEAK, labels_of, scores_to_labels
-from fulcra_utils.stats.clusters import match_profile
-from fulcra_utils.stats.comparison import count_signs
 from fulcra_utils.theory.distance import value_distance
 
 
@@ -41,7 +39,6 @@ def test_every_default_cut_is_one_of_the_two():
 
     weak = [(scores_to_labels, "cuts"), (value_distance, "threshold"), (reward.value_reward, "threshold")]
     assert {default(*place) for place in weak} == {WEAK}
-    assert {default(*place) for place in [(count_signs, "cut"), (match_profile, "cut")]} == {NEAREST}
 
 
 def test_probabilities_and_their_score_agree_on_whole_classes():

@@ -39,7 +39,6 @@ from fulcra_utils.evaluator.training import (
 )
 from fulcra_utils.stats.classification import average_precision, bootstrap_macro_f1, macro_f1
 from fulcra_utils.stats.clusters import match_profile
-from fulcra_utils.stats.comparison import count_signs
 from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.systems.compass.boards import least_without, make_board
 from fulcra_utils.theory.distance import value_distance
@@ -346,8 +345,6 @@ USERS = {  # cut, and how each user of the rule gives labels for scores (N, 1)
     "cuts of each value, 32 bits": (0.3, lambda s: scores_to_labels(s.astype(np.float32), np.array([[-0.3, 0.3]]))),
     "cuts of each cell": (0.5, lambda s: scores_to_labels(s, np.full((*s.shape, 2), [-0.5, 0.5]))),
     "softened": (0.5, lambda s: np.where(np.isnan(s), np.nan, labels_of(soften(s)))),
-    "counts": (0.5, lambda s: np.array([[np.nan if not c.sum() else c.argmax() - 1]
-                                        for c in (count_signs(row[None])[0] for row in s)])),
     "profiles": (0.5, lambda s: np.where(np.isnan(s), np.nan, match_profile(s, [1])[:, None] * 1.0
                                          - match_profile(s, [-1])[:, None])),
 }

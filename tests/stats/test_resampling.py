@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 from fulcra_utils.stats import comparison as stats
 from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.stats.classification import bootstrap_macro_f1
-from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, find_components, rank_columns
+from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, find_components
 from fulcra_utils.stats.resampling import (
     bootstrap_means,
     draw_clusters,
@@ -42,8 +42,6 @@ def test_wilson_equals_statsmodels(count, n):
 
 def test_wilson_limits():
     assert np.isnan(wilson_interval(0, 0)).all()
-    with pytest.raises(ValueError, match="between 0 and the number of trials"):
-        wilson_interval(3, 2)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (1, 400)])
@@ -91,15 +89,6 @@ def test_share_interval_covers():
     assert min(plain) < 0.65  # of rows that are taken for independent
 
 
-def test_count_signs_adds_up():
-    x = np.random.default_rng(0).uniform(-1, 1, (50, 3))
-    x[:7, 1] = np.nan
-    counts = stats.count_signs(x)
-    assert counts.sum(axis=1).tolist() == [50, 43, 50]
-    assert counts[0, 2] == (x[:, 0] >= 0.5).sum()
-    assert stats.count_signs(np.full((3, 2), np.nan)).sum() == 0
-
-
 def test_sum_by_cluster_equals_loop(rows):
     x, _, clusters = rows
     codes, n = stats.code_clusters(clusters)
@@ -119,7 +108,7 @@ def test_correlate_equals_scipy_point_biserial(rows):
 
 def test_correlate_ranks_equals_scipy_spearman(rows):
     x, y, _ = rows
-    r, _ = correlate(rank_columns(x), rank_columns(y))
+    r, _ = correlate(sps.rankdata(x, axis=0), sps.rankdata(y, axis=0))
     assert r[2, 1] == pytest.approx(sps.spearmanr(x[:, 2], y[:, 1]).statistic)
 
 
@@ -131,32 +120,23 @@ def test_clustered_p_equals_statsmodels(rows):
     assert p[3, 1] == pytest.approx(fit.pvalues[1], rel=1e-6)
 
 
-def test_correlate_leaves_missing_rows_out(rows):
-    x, y, clusters = rows
-    x[:40, 2] = np.nan
-    r, p = correlate(x, y, clusters)
-    again, p_again = correlate(x[40:], y[40:], clusters[40:])
-    assert np.allclose([r[2], p[2]], [again[2], p_again[2]])
-
-
 def test_correlate_limits():
-    constant = np.column_stack([np.ones(5), np.arange(5.0), np.full(5, np.nan)])
+    constant = np.column_stack([np.ones(5), np.arange(5.0)])
     r, p = correlate(constant, [[0], [0], [1], [1], [1]])
-    assert np.isnan(r[[0, 2]]).all()
-    assert np.isnan(p[[0, 2]]).all()
+    assert np.isnan([r[0], p[0]]).all()
     assert np.isfinite(r[1])
     assert np.isnan(correlate(constant, np.ones((5, 1)))[0]).all()
     assert np.isnan(correlate([[1.0]], [[1.0]])[0]).all()
     with pytest.raises(ValueError, match="the same rows"):
         correlate(np.ones((3, 1)), np.ones((2, 1)))
-    with pytest.raises(ValueError, match="missing cells"):
-        correlate(np.ones((3, 1)), np.full((3, 1), np.nan))
+    for x, y in ((1.0, np.nan), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="missing cells"):
+            correlate(np.full((3, 1), x), np.full((3, 1), y))
 
 
 def test_bootstrap_correlations_equal_repeated_rows(rows):
     """A draw's weights must act as if its prompts had been copied."""
     x, y, clusters = rows
-    x[5:20, 0] = np.nan
     draws = bootstrap_correlations(x, y, clusters, n_draws=5, seed=3)
     codes, n = stats.code_clusters(clusters)
     for weights, drawn in zip(draw_clusters(n, 5, seed=3), draws, strict=True):
@@ -238,8 +218,8 @@ def test_adjusted_p_limits():
     assert np.isnan(adjusted[0, 1])
     assert np.allclose(adjusted[~np.isnan(p)], sps.false_discovery_control(p[~np.isnan(p)]))
     assert np.isnan(stats.adjust_p([np.nan])).all()
-    with pytest.raises(ValueError, match="'bh' or 'holm'"):
-        stats.adjust_p([0.1], "bonferroni")
+    with pytest.raises(ValueError, match="method not recognized"):
+        stats.adjust_p([0.1], "bonferoni")
 
 
 def test_bootstrap_means(rows):
@@ -291,7 +271,8 @@ def test_paired_limits():
 def test_adjusted_difference_recovers_truth():
     rng = np.random.default_rng(0)
     controls = rng.normal(size=(2000, 2)) + [1.0, -1.0]
-    found = stats.adjust_difference((0.3 + controls @ [0.5, 0.2] + 0.1 * rng.normal(size=2000))[:, None], controls)
+    difference = (0.3 + controls @ [0.5, 0.2] + 0.1 * rng.normal(size=2000))[:, None]
+    found = stats.adjust_difference(difference, controls, np.arange(2000))
     assert found["difference"][0] == pytest.approx(0.3, abs=0.02)
     assert found["low"][0] < 0.3 < found["high"][0]
 
@@ -306,10 +287,11 @@ def test_adjusted_difference_of_copied_prompts_is_no_surer():
 
 
 def test_adjusted_difference_limits():
-    alike = stats.adjust_difference(np.arange(4.0)[:, None], np.zeros((4, 2)))
-    assert alike["difference"][0] == pytest.approx(1.5)
-    assert np.isnan(stats.adjust_difference(np.ones((5, 1)), np.arange(5.0)[:, None])["difference"]).all()
-    assert np.isnan(stats.adjust_difference([[1.0], [2.0]], [[1.0], [3.0]])["difference"]).all()
+    column = np.arange(5.0)[:, None]
+    alike = stats.adjust_difference(column, np.zeros((5, 2)), np.arange(5))
+    assert alike["difference"][0] == pytest.approx(2)
+    assert np.isnan(stats.adjust_difference(np.ones((5, 1)), column, np.arange(5))["difference"]).all()
+    assert np.isnan(stats.adjust_difference(column[:2], column[1:3], np.arange(2))["difference"]).all()
 
 
 def test_mixed_model_equals_paired_test_when_balanced(rows):
@@ -326,8 +308,8 @@ def test_mixed_model_equals_paired_test_when_balanced(rows):
 
 def test_mixed_model_limits():
     model, prompts = np.tile([[0.0], [1.0]], (5, 1)), np.repeat(np.arange(5), 2)
-    for y, x, groups in ((np.ones(10), model, prompts), (np.full(10, np.nan), model, prompts),
-                         (np.arange(10.0), np.ones((10, 1)), prompts), (np.arange(10.0), model, np.arange(10))):
+    for y, x, groups in ((np.ones(10), model, prompts), (np.arange(10.0), np.ones((10, 1)), prompts),
+                         (np.arange(10.0), model, np.arange(10))):
         fit = stats.fit_mixed(y, x, groups)
         assert np.isnan(fit["effect"]).all()
         assert not fit["converged"]
@@ -344,22 +326,19 @@ def test_table_agreement():
 
 def test_components_equal_scikit_learn(rows):
     x = rows[0]
-    found, oracle = find_components(x, 3), PCA(3).fit(x)
+    found, oracle = find_components(x), PCA(2).fit(x)
     assert np.allclose(found["share"], oracle.explained_variance_ratio_)
-    assert np.allclose(np.abs(found["scores"]), np.abs(oracle.transform(x)))
+    assert np.allclose(np.abs((x - found["mean"]) @ found["axes"].T), np.abs(oracle.transform(x)))
 
 
 def test_components_limits():
     assert np.isnan(find_components(np.ones((4, 3)))["share"]).all()
     few = find_components(np.array([[0.0, 1, 2, 3], [1.0, 0, 5, 1]]))
     assert few["share"] == pytest.approx([1, 0], abs=1e-9)
-    missing = find_components([[0.0, 1.0], [1.0, 0.0], [np.nan, 1.0]])
-    assert np.isnan(missing["scores"][2]).all()
-    assert np.isfinite(missing["scores"][:2]).all()
-    with pytest.raises(ValueError, match="two complete rows"):
-        find_components([[1.0, 2.0]])
+    with pytest.raises(ValueError, match="contains NaN"):
+        find_components([[0.0, 1.0], [1.0, 0.0], [np.nan, 1.0]])
 
 
 def test_arrays_with_three_axes_are_refused():
     with pytest.raises(ValueError, match="rows and columns"):
-        stats.count_signs(np.zeros((2, 2, 2)))
+        correlate(np.zeros((2, 2, 2)), np.zeros((2, 1)))

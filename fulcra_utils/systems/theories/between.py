@@ -82,7 +82,7 @@ def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.nd
 
 def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray, prompts: np.ndarray,
                         clusters: np.ndarray, n_folds: int = 5, n_permutations: int = 100, n_draws: int = 1000,
-                        penalty: float = 1.0, seed: int = 2023) -> tuple[pd.DataFrame, pd.DataFrame]:
+                        seed: int = 2023) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ask which theory tells better which of two replies to a prompt has the higher reward.
 
     `features` holds value vectors (N, K) of the same replies by theory, `rewards` (N,) with nan = unknown; pairs are
@@ -105,10 +105,10 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
     rows, right = [], {}
     for name, x in features.items():
         difference = x[pairs[:, 0]] - x[pairs[:, 1]]
-        found = probe_preference(difference, wins, groups, n_folds, n_permutations, n_draws, penalty, seed)
+        found = probe_preference(difference, wins, groups, n_folds, n_permutations, n_draws, seed)
         rows.append({"theory": name, **found})
         if np.isfinite(found["accuracy"]):
-            right[name] = answer_pairs(difference, wins, groups, n_folds, penalty, seed)
+            right[name] = answer_pairs(difference, wins, groups, n_folds, seed)
     return pd.DataFrame(rows), _compare_answers(right, groups, n_draws, seed)
 
 
