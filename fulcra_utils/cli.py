@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from fulcra_utils.theory.theory import Theory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Measure which basic human values replies express, and align a model to a value profile.")
@@ -24,12 +21,9 @@ def _read_temperature(text: str) -> float | None:
 
 
 def _read_option(text: str) -> tuple[str, object]:
-    import yaml
+    from fulcra_utils.common.yaml_files import read_yaml
     name, value = text.split("=", 1)
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError from None
+    return name.strip(), read_yaml(value)[0]
 
 
 ModelName = Annotated[str, typer.Option(help="As the endpoint (OPENAI_BASE_URL) knows it.")]
@@ -48,33 +42,29 @@ Prices = Annotated[str, typer.Option(help="Price table; default data/prices.yaml
 
 
 @app.command("check-theory")
-def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a name in data/theories.")]) -> None:
+def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a name in data/theories.")]) -> int:
     """Name every fault of a theory file, and of the labels beside it, with its place.
 
     Exit 2 when the theory has a fault, 1 when rows or labels beside it cannot be used.
     """
+    from fulcra_utils.dataset.labelled import read_dataset
     from fulcra_utils.theory.theory import check_theory, load_theory
     faults = check_theory(file)
     for fault in faults:
         typer.echo(f"{file}, {fault}", err=True)
     if faults:
-        raise typer.Exit(2)
+        return 2
     theory = load_theory(file)
     typer.echo(f"{file}: {theory.title}: {theory.n_dims} dimensions, {theory.n_items} items, no fault")
-    labels = theory.labels_path
-    if labels.is_file():
-        _check_labels(labels, theory)
-
-
-def _check_labels(path: Path, theory: Theory) -> None:
-    from fulcra_utils.dataset.labelled import read_dataset
+    path = theory.labels_path
+    if not path.is_file():
+        return 0
     data = read_dataset(path, theory)
     for problem in data.problems.itertuples():
         typer.echo(f"{path}, line {problem.line}, {problem.field}: {problem.reason} ({problem.text})", err=True)
     typer.echo(f"{path}: {len(data.table):,} of {data.n_read:,} replies can be used, to "
                f"{data.table.prompt.nunique():,} prompts; {len(data.problems):,} remarks")
-    if data.problems.reason.str.contains("dropped|set aside").any():
-        raise typer.Exit(1)
+    return int(data.problems.reason.str.contains("dropped|set aside").any())
 
 
 @app.command()
@@ -88,8 +78,7 @@ def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default:
     typer.echo(f"{len(fetched.paths)} files ready, {len(fetched.missing)} missing; the pipeline goes on without those.")
     for lost in dict.fromkeys(listed[name].optional for name in fetched.missing if listed[name].optional):
         typer.echo(f"Left out: {lost}.")
-    later = len(listed) - len(fetched.paths) - len(fetched.missing)
-    if later:
+    if later := len(listed) - len(fetched.paths) - len(fetched.missing):
         typer.echo(f"{later} more files, which no notebook reads yet, come with: fulcra fetch --all")
 
 
@@ -101,8 +90,7 @@ def reproduce(profile: Profile = "laptop", theory: TheoryName = "schwartz10",
     import shlex
 
     from fulcra_utils.runs.pipeline import reproduce
-    page = reproduce(profile, theory, mirror or None, tuple(shlex.split(snakemake)))
-    typer.echo(f"done: {page}")
+    typer.echo(f"done: {reproduce(profile, theory, mirror or None, tuple(shlex.split(snakemake)))}")
 
 
 @app.command()
@@ -165,7 +153,7 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
                  help="People's decisions: CSV, or a Label Studio export (.json); the latest on a cell wins.")] = "",
              review: Annotated[str, typer.Option(help="Write the review queue to this CSV file.")] = "",
              card: Annotated[bool, typer.Option(help="Also write a data set folder with its card.")] = True,
-             prices: Prices = "") -> None:
+             prices: Prices = "") -> int:
     """Annotate replies with value items through an OpenAI-compatible endpoint; key and address from the environment.
 
     Thoughts (<think> and the like) are never judged and never read for a label; the annotator's go to the field
@@ -179,8 +167,7 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
                            form, cache or None, budget, dry_run, prompt_field, response_field, decisions or None,
                            review or None, card, prices=prices or PRICES, progress=sys.stderr.isatty())
     typer.echo(report.describe())
-    if report.failed or report.unused:
-        raise typer.Exit(1)
+    return int(bool(report.failed or report.unused))
 
 
 def _build_endpoint(model: str, concurrency: int, timeout: float, temperature: float | None, option: list | None):
@@ -195,7 +182,7 @@ def judge(input: Annotated[str, typer.Option("--input", help="Rows with prompt, 
           model: ModelName,
           criterion: Annotated[str, typer.Option(help="helpful, harmless, or your words for it.")] = "harmless",
           dry_run: DryRun = False, budget: Budget = None, concurrency: Concurrency = 8, timeout: Timeout = 60.0,
-          temperature: Temperature = "0", option: Option = None, cache: Cache = "", prices: Prices = "") -> None:
+          temperature: Temperature = "0", option: Option = None, cache: Cache = "", prices: Prices = "") -> int:
     """Let a model judge every two sources' replies to a prompt, in both orders, and rank the sources (Bradley-Terry).
 
     Takes what `fulcra reply` writes. A judge that prefers the first place is a tie. Exit 1 when some rows could not be
@@ -206,8 +193,7 @@ def judge(input: Annotated[str, typer.Option("--input", help="Rows with prompt, 
     report, n_failed = judge_file(input, output, _build_endpoint(model, concurrency, timeout, temperature, option),
                                   criterion, cache or None, budget, dry_run, prices or PRICES, sys.stderr.isatty())
     typer.echo(report)
-    if n_failed:
-        raise typer.Exit(1)
+    return int(n_failed > 0)
 
 
 @app.command()
@@ -218,7 +204,7 @@ def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.
           epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows at most; stops earlier.")] = 6,
           seed: Annotated[int, typer.Option(help="Of the split and of the training.")] = 2023,
           overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an evaluator in the folder.")] = False,
-          quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing before the end.")] = False) -> None:
+          quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing before the end.")] = False) -> int:
     """Train an evaluator on labelled rows; exit 1 when some rows could not be used in full.
 
     The rows are split by prompt, near-duplicates together: 60 % train, 10 % stop and calibrate the training, 10 % set
@@ -230,8 +216,7 @@ def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.
     typer.echo(report.describe())
     for problem in report.problems:
         typer.echo(f"{data}, {problem}", err=True)
-    if report.n_unusable:
-        raise typer.Exit(1)
+    return int(report.n_unusable > 0)
 
 
 @app.command()
@@ -243,7 +228,7 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
           shard_size: Annotated[int, typer.Option(help="Rows a shard: what a killed run keeps.")] = 1024,
           batch_size: Annotated[int, typer.Option(help="Pairs a forward pass.")] = 32,
           workers: Annotated[int, typer.Option(help="Score through Ray Data with so many; 0 = without Ray.")] = 0,
-          ) -> None:
+          ) -> int:
     """Score the rows of a file; exit 1 when some rows could not be scored.
 
     All fields of the input are kept; value_vector, value_low, value_high and problem of the input as input_value_vector
@@ -258,8 +243,7 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
         typer.echo(f"{input}, {problem}", err=True)
     for note in report.notes:
         typer.echo(f"{output}: {note}", err=True)
-    if report.n_unusable:
-        raise typer.Exit(1)
+    return int(report.n_unusable > 0)
 
 
 @app.command()
@@ -268,14 +252,13 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
             target: Annotated[str, typer.Option(help="Also compare the distance to this target.")] = "",
             theory: TheoryName = "schwartz10",
             tolerance: Annotated[float, typer.Option(help="How much larger the distance may clearly be.")] = 0.0,
-            as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
+            as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> int:
     """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
     from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate
     from fulcra_utils.theory.targets import load_target
     table = compare_files(first, second, load_target(target, theory) if target else None)
     typer.echo(describe_comparison(table, as_json, tolerance))
-    if not pass_gate(table, tolerance):
-        raise typer.Exit(1)
+    return int(not pass_gate(table, tolerance))
 
 
 @app.command()
@@ -284,7 +267,7 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
           writers: Annotated[str, typer.Option(help="Who replies, as in data/endpoints.example.yaml.")],
           prompt_field: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
           system: Annotated[str, typer.Option(help="A system message before each prompt.")] = "",
-          dry_run: DryRun = False, budget: Budget = None, cache: Cache = "") -> None:
+          dry_run: DryRun = False, budget: Budget = None, cache: Cache = "") -> int:
     """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable.
 
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
@@ -302,44 +285,37 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
         typer.echo(plan_replies(prompts, load_writers(writers), store, system).to_string(index=False))
         problems = [f"  {row['problem']}" for row in bad[:10]]
         typer.echo("\n".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
-        raise typer.Exit(bool(bad))
+        return int(bool(bad))
     with lock_output(output):
         rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, sys.stderr.isatty(), budget)
         write_rows(output, rows)
-    failed = [(number, row["problem"]) for number, row in enumerate(rows, 1) if row.get("problem")]
+    failed = [f"  row {number}: {row['problem']}" for number, row in enumerate(rows, 1) if row.get("problem")]
     n_cut = sum(bool(row.get("cut_off")) for row in rows)
     typer.echo(f"{len(rows)} rows written to {output}, {len(failed)} of them without a reply"
                + f", {n_cut} cut off at the length limit" * bool(n_cut))
-    for number, why in failed[:10]:
-        typer.echo(f"  row {number}: {why}")
-    typer.echo(f"every answer is kept in {cache}; a usable one is never paid again")
-    if failed:
-        raise typer.Exit(1)
+    typer.echo("\n".join([*failed[:10], f"every answer is kept in {cache}; a usable one is never paid again"]))
+    return int(bool(failed))
 
 
 def main() -> None:
     """Run the command; turn every expected error into one line and exit code 2, Ctrl-C into 130."""
     from fulcra_utils.runs.profiles import PipelineError, StepError
+    text = ""
     try:
-        code = app(standalone_mode=False) or 0
-        if code == 130:  # typer's own way of passing Ctrl-C on
-            raise KeyboardInterrupt
+        code = app(standalone_mode=False) or 0   # typer itself passes Ctrl-C on as 130
     except (typer.Abort, KeyboardInterrupt):
-        code = _complain("interrupted: finished steps are kept, and the same command goes on from there", 130)
-    except StepError as error:
-        code = _complain(str(error), 1)
-    except (PipelineError, ValueError, OSError) as error:
-        code = _complain(str(error), 2)
+        code = 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own complaints about the arguments
+        told_by_typer = getattr(error, "format_message", None)   # what is wrong with the arguments
+        if not told_by_typer and not isinstance(error, PipelineError | ValueError | OSError):
             raise
-        code = _complain(f"{error.format_message()} (see `fulcra --help`)", 2)
+        text = f"{told_by_typer()} (see `fulcra --help`)" if told_by_typer else str(error)
+        code = 1 if isinstance(error, StepError) else 2
+    if code == 130:
+        text = "interrupted: finished steps are kept, and the same command goes on from there"
+    if text:
+        typer.echo(f"fulcra: {' '.join(text.split())}", err=True)
     sys.exit(code)
-
-
-def _complain(text: str, code: int) -> int:
-    typer.echo(f"fulcra: {' '.join(text.split())}", err=True)
-    return code
 
 
 if __name__ == "__main__":
