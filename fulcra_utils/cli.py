@@ -109,9 +109,8 @@ def run_notebook(name: Annotated[str, typer.Argument(help="A notebook's name or 
                  quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False) -> None:
     """Execute one notebook strictly: an unknown parameter, or a value of another kind than the default, is an error."""
     from fulcra_utils.runs.pipeline import run_notebook
-    from fulcra_utils.runs.profiles import PipelineError
     if bare := [text for text in parameter or [] if "=" not in text]:
-        raise PipelineError(f"-p {bare[0]}: a parameter is given as name=value")
+        raise ValueError(f"-p {bare[0]}: a parameter is given as name=value")
     given = {key.strip(): value for key, _, value in (text.partition("=") for text in parameter or [])}
     typer.echo(f"  written to {run_notebook(name, profile, theory, run_dir, given, progress=not quiet)}")
 
@@ -130,11 +129,11 @@ def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder,
     import json
 
     from fulcra_utils.runs.pipeline import open_run
-    from fulcra_utils.runs.profiles import RUNS, PipelineError
+    from fulcra_utils.runs.profiles import RUNS
     from fulcra_utils.runs.report import publish
     folder = Path(run) if (Path(run) / "run.json").is_file() else RUNS / run
     if not (folder / "run.json").is_file():
-        raise PipelineError(f"{run} is no run folder")
+        raise ValueError(f"{run} is no run folder")
     owner = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for path in publish(open_run("publish", run_dir=folder.resolve(), **owner)):
         typer.echo(path)

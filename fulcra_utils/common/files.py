@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,12 +26,9 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix="".join(path.suffixes[-2:]), dir=path.parent)
-    os.close(handle)
-    tmp = Path(name)
+    tmp = path.with_name(f".{path.name}.{token_hex(4)}{''.join(path.suffixes[-2:])}")
     try:
         yield tmp
-        tmp.chmod(0o666 & ~_umask())
         with tmp.open("rb+") as written:
             os.fsync(written.fileno())
         tmp.replace(path)
@@ -222,9 +220,3 @@ def make_plain(value: Any, name_infinity: Callable[[float], str | None] = lambda
     if isinstance(value, str | int | float | bool | None):
         return value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

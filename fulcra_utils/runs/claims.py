@@ -9,7 +9,6 @@ import pandas as pd
 from fulcra_utils.common.paths import DATA
 
 REPORTED = DATA / "reported"
-KINDS = ("recomputed", "replicated", "other population")
 COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
 
 
@@ -18,7 +17,7 @@ def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
     tables = [pd.read_csv(path, comment="#") for path in sorted(Path(folder).glob("*.csv"))]
     table = pd.concat(tables, ignore_index=True)
     twice = table.claim_id[table.claim_id.duplicated()].unique()
-    if len(twice) or not set(table.kind) <= set(KINDS):
+    if len(twice) or not set(table.kind) <= {"recomputed", "replicated", "other population"}:
         raise ValueError(f"{folder}: claims given twice: {list(twice)}; kinds found: {sorted(set(table.kind))}")
     return table
 
@@ -43,14 +42,12 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     unknown = sorted(set(ours.claim_id) - set(reported.claim_id))
     if unknown:
         raise ValueError(f"no such claim in data/reported: {', '.join(unknown)}")
-    own_kind = ours["kind"] if "kind" in ours else pd.Series(None, index=ours.index, dtype=object)
-    ours = ours.assign(why=ours["why"].fillna("") if "why" in ours else "", own_kind=own_kind)
-    table = ours.drop(columns="kind", errors="ignore").merge(reported, on="claim_id", how="left")
-    table["kind"] = table.own_kind.where(table.own_kind.notna(), table.kind)
-    judged = [_judge(row) for row in table.itertuples()]
-    table["verdict"] = [verdict for verdict, _ in judged]
-    table["why"] = [str(why or reason) for why, (_, reason) in zip(table["why"], judged, strict=True)]
-    return table[COLUMNS]
+    table = ours.merge(reported, on="claim_id", how="left", suffixes=("_own", ""))
+    if "kind_own" in table:
+        table["kind"] = table.kind_own.where(table.kind_own.notna(), table.kind)
+    judged = pd.DataFrame([_judge(row) for row in table.itertuples()], table.index, ["verdict", "reason"], dtype=object)
+    why = table["why"].where(table["why"].fillna("") != "", judged.reason) if "why" in table else judged.reason
+    return table.assign(verdict=judged.verdict, why=why)[COLUMNS]
 
 
 def _judge(row: Any) -> tuple[str, str]:

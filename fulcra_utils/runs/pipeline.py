@@ -4,8 +4,6 @@ A run lives in runs/<profile>/ (runs/<profile>-<theory>/ under another theory). 
 through the files of that folder; each leaves its part of the metrics, the manifest and the comparison with the paper.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -16,17 +14,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from fulcra_utils.common.files import lock_output, write_atomic, write_json, write_table
 from fulcra_utils.common.paths import ROOT, SHIPPED
 from fulcra_utils.runs import profiles
 from fulcra_utils.runs.profiles import DEFAULT_THEORY, PipelineError, StepError, load_profile, name_theory, open_theory
 from fulcra_utils.theory.theory import Theory
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
@@ -99,7 +95,7 @@ class Run:
         self.shown.add(self.path(name))
         return write_table(self.path(name), table)
 
-    def save_figure(self, figure: Figure | None, name: str, caption: str, left_out: str = "") -> Any:
+    def save_figure(self, figure: Any, name: str, caption: str, left_out: str = "") -> Any:
         """Write a figure as PNG and PDF with its caption into figures/ of the run, and return it for display.
 
         With nothing to draw (None) no file is left, and a sentence is returned in its place: `left_out` or a plain one.
@@ -203,7 +199,6 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool,
     import logging
 
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls known parameters unknown; ours were checked
@@ -216,11 +211,9 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool,
                                    stderr_file=sys.stderr if progress else None)
     except PapermillExecutionError as error:
         raise StepError(f"{source.stem} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
-    except DeadKernelError:
-        raise StepError(f"{source.stem} stopped: its kernel died (out of memory?)") from None
-    except RuntimeError as error:  # a kernel that did not start, its port taken by another process: nothing ran yet
+    except RuntimeError as error:  # a kernel that died, or did not start, its port taken by another: nothing ran yet
         if tries <= 1 or "died before replying" not in str(error):
-            raise StepError(f"{source.stem} stopped: {error}") from None
+            raise StepError(f"{source.stem} stopped: {error} (out of memory?)") from None
         _execute(source, target, values, progress, tries - 1)
 
 
@@ -266,10 +259,7 @@ def _fetch(run: Run, mirror: str | Path | None) -> None:
 
 def _code_version() -> str:
     """Return the git commit (with "+" when the tree differs), or the package version outside a checkout."""
-    git = shutil.which("git")
-    if git and (SHIPPED / ".git").exists():
-        commit = subprocess.run([git, "-C", str(SHIPPED), "describe", "--always", "--dirty=+"], capture_output=True,
-                                text=True, check=False)
-        if commit.returncode == 0 and commit.stdout.strip():
-            return commit.stdout.strip()
-    return metadata.version("fulcra-utils")
+    git = shutil.which("git") if (SHIPPED / ".git").exists() else None
+    command = [git, "-C", str(SHIPPED), "describe", "--always", "--dirty=+"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() if git else ""
+    return told or metadata.version("fulcra-utils")

@@ -1,14 +1,12 @@
 """The reproduced-versus-reported table, the report's pages, and the one writer of figures/."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re
 import shutil
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -18,9 +16,7 @@ from fulcra_utils.common.files import write_atomic, write_json, write_table, wri
 from fulcra_utils.common.loading import hash_file
 from fulcra_utils.common.paths import DATA, ROOT
 from fulcra_utils.runs.claims import COLUMNS, load_reported
-
-if TYPE_CHECKING:
-    from fulcra_utils.runs.pipeline import Run
+from fulcra_utils.runs.pipeline import Run
 
 FIGURES = ROOT / "figures"
 PAGES = DATA / "report"
@@ -41,8 +37,7 @@ def build_report(run: Run) -> Path:
         "data_hashes": _read_json(folder / "data" / "fetched.json") | {
             f"data/{path.name}": hash_file(path) for path in sorted(folder.glob("data/*.parquet"))}})
     parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
-    claims = pd.concat([p for p in parts if len(p)], ignore_index=True) if any(map(len, parts)) \
-        else pd.DataFrame(columns=COLUMNS)
+    claims = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
     write_table(folder / "reproduction.csv", claims)
     books = [_write_page(path, folder / "report", manifest.get(path.stem, {}))
              for path in sorted((folder / "notebooks").glob("[0-9]*_*.ipynb")) if not path.stem.endswith(".failed")]
