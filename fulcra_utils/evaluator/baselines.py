@@ -1,39 +1,53 @@
-"""What the evaluator is compared with: majority, TF-IDF, a frozen encoder, and the paper's recipe.
+"""What the evaluator is compared with: majority, TF-IDF, a frozen encoder, the paper's recipe; and how fast it is.
 
 Each baseline is trained by a `fit_…` function on `Examples` and answers `predict_proba(prompts, responses)` with an
 array (N, D, 3) like the evaluator (the paper's recipe: with a score, softened to three classes).
 """
 
 import copy
-import tempfile
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import scores_to_labels
-from fulcra_utils.evaluator.encoder import Encoder, embed, has_bf16, iterate_buckets, mean_pool
-from fulcra_utils.evaluator.model import pad_pairs, render
-from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, soften
-from fulcra_utils.theory.theory import Theory
+from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
+from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
+from fulcra_utils.theory.theory import Theory, load_theory
 
 
 @dataclass
-class ShareModel:
-    """Gives every reply the shares (D, 3) of the classes in the training labels."""
+class LinearModel:
+    """One logistic regression per value on features of prompt and reply, from featurise(prompts, responses).
+
+    A value with fewer than two classes in training has no model (None) and answers its `shares` (D, 3) of the classes.
+    """
 
     shares: np.ndarray
+    models: Sequence = ()
+    featurise: Callable | None = None
 
     def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Return the same shares for each of the N replies, shape (N, D, 3)."""
-        return np.repeat(self.shares[None], len(prompts), axis=0)
+        """Return class probabilities, shape (N, D, 3)."""
+        result = np.repeat(self.shares[None], len(prompts), axis=0)
+        features = self.featurise(prompts, responses) if self.models and len(prompts) else None
+        for d, model in enumerate(self.models if len(prompts) else ()):
+            if model is not None:
+                result[:, d] = 0.0
+                result[:, d, model.classes_.astype(int) + 1] = model.predict_proba(features)
+        return result
 
 
-def fit_majority(train: Examples) -> ShareModel:
+def fit_majority(train: Examples) -> LinearModel:
     """Learn how often each class of each value occurs: the label it gives is the commonest one, 0 without any.
 
     >>> model = fit_majority(Examples(["a", "b"], ["c", "d"], np.array([[1.0], [0.0]])))
@@ -42,35 +56,11 @@ def fit_majority(train: Examples) -> ShareModel:
     """
     counts = soften(train.vectors).sum(0)
     total = counts.sum(-1, keepdims=True)
-    return ShareModel(np.where(total > 0, counts / np.maximum(total, 1e-9), [0.0, 1.0, 0.0]))
+    return LinearModel(np.where(total > 0, counts / np.maximum(total, 1e-9), [0.0, 1.0, 0.0]))
 
 
-@dataclass
-class LinearModel:
-    """One logistic regression per value on features of prompt and reply, from featurise(prompts, responses).
-
-    A value with fewer than two classes in training has no model (None) and answers its shares.
-    """
-
-    featurise: object
-    models: list
-    shares: np.ndarray
-
-    def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Return class probabilities, shape (N, D, 3)."""
-        result = np.repeat(self.shares[None], len(prompts), axis=0)
-        if not len(prompts):
-            return result
-        features = self.featurise(prompts, responses)
-        for d, model in enumerate(self.models):
-            if model is not None:
-                result[:, d] = 0.0
-                result[:, d, model.classes_.astype(int) + 1] = model.predict_proba(features)
-        return result
-
-
-def fit_tfidf(train: Examples, strength: float = 10.0) -> LinearModel:
-    """Fit a logistic regression per value on TF-IDF of words and word pairs; `strength` is 1 / penalty (C).
+def fit_tfidf(train: Examples) -> LinearModel:
+    """Fit a logistic regression per value on TF-IDF of words and word pairs.
 
     >>> rows = Examples(["a"] * 4, ["be kind", "be kind", "no way", "no way"], np.array([[1.0], [1], [0], [0]]))
     >>> fit_tfidf(rows).predict_proba(["a"], ["be kind"]).argmax(-1).tolist()
@@ -80,40 +70,31 @@ def fit_tfidf(train: Examples, strength: float = 10.0) -> LinearModel:
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 50 else 1,
                             token_pattern=r"(?u)\b\w+\b", max_features=30_000)
     words.fit([*_join_texts(train.prompts, train.responses), "no words", "no words"])
-
-    def featurise(prompts: Sequence[str], responses: Sequence[str]):
-        return words.transform(_join_texts(prompts, responses))
-    return _fit_linear(featurise, train, strength)
+    return _fit_linear(lambda prompts, responses: words.transform(_join_texts(prompts, responses)), train)
 
 
 def _join_texts(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
     return [f"{prompt} \n {response}" for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def fit_frozen(train: Examples, encoder: Encoder, strength: float = 10.0, max_length: int = 256,
-               progress: bool = False) -> LinearModel:
+def fit_frozen(train: Examples, encoder: Encoder, max_length: int = 256) -> LinearModel:
     """Fit a logistic regression per value on the frozen encoder's embeddings."""
-    def featurise(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        return np.hstack([embed(texts, encoder, progress=progress, max_length=max_length)
-                          for texts in (prompts, responses)])
-    return _fit_linear(featurise, train, strength)
+    return _fit_linear(lambda *pair: np.hstack([embed(texts, encoder, max_length=max_length) for texts in pair]), train)
 
 
-def _fit_linear(featurise, train: Examples, strength: float) -> LinearModel:
+def _fit_linear(featurise: Callable, train: Examples) -> LinearModel:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     features = featurise(train.prompts, train.responses) if len(train) else None   # without rows no value has labels
-    labels = scores_to_labels(train.vectors)
     models = []
-    for d in range(labels.shape[1]):
-        known = ~np.isnan(labels[:, d])
-        model = None
-        if len(np.unique(labels[known, d])) > 1:
-            model = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=300, class_weight="balanced",
+    for labels in scores_to_labels(train.vectors).T:
+        known, model = ~np.isnan(labels), None
+        if len(np.unique(labels[known])) > 1:
+            model = OneVsRestClassifier(LogisticRegression(C=10.0, max_iter=300, class_weight="balanced",
                                                            solver="liblinear", random_state=0))
-            model.fit(features[known], labels[known, d].astype(int))
+            model.fit(features[known], labels[known].astype(int))
         models.append(model)
-    return LinearModel(featurise, models, fit_majority(train).shares)
+    return replace(fit_majority(train), models=models, featurise=featurise)
 
 
 class PaperRecipe(nn.Module):
@@ -128,8 +109,7 @@ class PaperRecipe(nn.Module):
             torch.manual_seed(seed)
             self.out = nn.Linear(encoder.width, 1)
         self.encoder = copy.deepcopy(encoder.model)
-        if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None
+        self.encoder.pooler = None
         self.tokenizer, self.max_length = encoder.tokenizer, max_length
         self.questions = [f"Judge as a psychologist how the reply stands to the value {name.replace('-', ' ')}: {text} "
                           f"Is it {theory.labels[1]}, {theory.labels[0]} or {theory.labels[-1]}? "
@@ -137,7 +117,7 @@ class PaperRecipe(nn.Module):
 
     def render(self, prompt: str, response: str, d: int) -> dict[str, list[int]]:
         """Render a prompt and a reply together with the question about value `d`."""
-        return render(self.questions[d] + prompt, response, self.tokenizer, self.max_length)[0]
+        return render(self.questions[d] + prompt, response, self.tokenizer, self.max_length)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> dict:
@@ -148,14 +128,13 @@ class PaperRecipe(nn.Module):
         return ({} if labels is None else {"loss": (scores - labels).square().mean()}) | {"logits": scores}
 
     @torch.inference_mode()
-    def score(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32,
-              progress: bool = False) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Return scores in [-1, 1], shape (N, D): D passes for each reply."""
         self.eval()
         pairs = [self.render(p, r, d) for p, r in zip(prompts, responses, strict=True)
                  for d in range(len(self.questions))]
         scores = np.zeros(len(pairs))
-        for rows in iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size, progress, "scoring"):
+        for rows in iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size):
             batch = pad_pairs([pairs[r] for r in rows], self.tokenizer, self.out.weight.device)
             scores[rows] = self(**batch)["logits"].double().cpu().numpy()
         return scores.reshape(len(prompts), len(self.questions))
@@ -173,25 +152,13 @@ def fit_paper_recipe(train: Examples, encoder: Encoder, theory: Theory, settings
     values as present ones. differs from upstream: the encoder and its learning rate, where the profile says so.
     """
     model = PaperRecipe(encoder, theory, max_length, settings.seed)
-    rows = _pick_cells(train, settings.seed)
     data = [{**model.render(train.prompts[n], train.responses[n], d), "labels": float(train.vectors[n, d])}
-            for n, d in rows]
+            for n, d in _pick_cells(train, settings.seed)]
     clock = TrainingClock(settings.max_minutes, "paper recipe" if progress else "")
-    if not data:
-        return model.eval(), clock   # a theory without labels: nothing to learn
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.encoder_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    with tempfile.TemporaryDirectory(prefix="fulcra-recipe-") as folder:
-        arguments = TrainingArguments(
-            output_dir=folder, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
-            lr_scheduler_type="cosine", warmup_steps=min(50, max(len(data) // settings.batch_size // 4, 0)),
-            train_sampling_strategy="group_by_length", seed=settings.seed, bf16=settings.bf16 and has_bf16(),
-            use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no", eval_strategy="no",
-            disable_tqdm=True, logging_steps=10, dataloader_pin_memory=False, log_level="error")
-        trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_RecipeCollator(model),
-                          processing_class=model.tokenizer, optimizers=(optimizer, None), callbacks=[clock])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    if data:   # none: a theory without labels, nothing to learn
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.encoder_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        warmup = min(50, len(data) // settings.batch_size // 4)
+        run_trainer(model, data, replace(settings, warmup=warmup, average=0), optimizer, clock)
     return model.eval(), clock
 
 
@@ -202,16 +169,6 @@ def _pick_cells(train: Examples, seed: int) -> list[tuple[int, int]]:
     rng = np.random.default_rng(seed)
     drawn = absent[rng.permutation(len(absent))[:max(len(present) // 2, 1)]]
     return [(int(n), int(d)) for n, d in rng.permutation(np.concatenate([present, drawn]))]
-
-
-@dataclass
-class _RecipeCollator:
-    model: PaperRecipe
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        labels = torch.tensor([row["labels"] for row in rows])
-        pairs = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
-        return pad_pairs(pairs, self.model.tokenizer) | {"labels": labels}
 
 
 def subsample(examples: Examples, rows: np.ndarray) -> Examples:
@@ -230,3 +187,43 @@ def take_rows(examples: Examples, clusters: np.ndarray, n_rows: int, seed: int =
     """Return at most `n_rows` examples drawn at random, with their clusters, in their old order."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:n_rows])
     return subsample(examples, chosen), np.asarray(clusters)[chosen]
+
+
+def measure_speed(folder: str | Path, prompts: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
+    """Measure replies per second and peak memory, each method in a fresh process on the same replies.
+
+    The paper's recipe runs on the same encoder, weights and length. Returns method, n, passes, seconds (median of three
+    rounds), replies_per_second, slowest and fastest of single rounds, peak_megabytes. Loading is not counted; eight
+    replies are scored before the clock starts, and few at a time, so that padding counts little for either.
+    """
+    found = []
+    for method in ("ours", "paper recipe"):
+        with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+            found.append(pool.submit(_time_method, method, Path(folder), prompts, responses).result())
+    return pd.DataFrame(found)
+
+
+def _time_method(method: str, folder: Path, prompts: Sequence[str], responses: Sequence[str]) -> dict:
+    model, passes, rounds = ValueEvaluator.from_pretrained(folder), len(prompts), []
+    if method != "ours":
+        passes *= len(model.dimensions)
+        model = PaperRecipe(Encoder(model.encoder, model.tokenizer), load_theory(folder / "theory.yaml"),
+                            model.config.max_length)
+    model.score(prompts[:8], responses[:8], batch_size=8)
+    for _ in range(3):
+        start = time.perf_counter()
+        model.score(prompts, responses, batch_size=8)
+        rounds.append(time.perf_counter() - start)
+    seconds = float(np.median(rounds))
+    return {"method": method, "n": len(prompts), "passes": passes, "seconds": seconds,
+            "replies_per_second": len(prompts) / seconds, "slowest": len(prompts) / max(rounds),
+            "fastest": len(prompts) / min(rounds), "peak_megabytes": _peak_megabytes()}
+
+
+def _peak_megabytes() -> float:
+    """Return the most memory this process had; from /proc where there is one, as getrusage remembers the parent's."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) / 1024
+    import resource  # Windows has none
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 ** 2    # macOS counts bytes

@@ -10,7 +10,7 @@ import torch
 from fulcra_utils.common.labels import WEAK, scores_to_labels
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.evaluator.comparison import mean_known
-from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
+from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import bootstrap_macro_f1, macro_f1
 from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
@@ -40,11 +40,10 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     words = response.split()
     if not words:
         return [], np.zeros((0, len(evaluator.dimensions)))
-    pair, _ = render(prompt, response, evaluator.tokenizer, evaluator.config.max_length)
-    batch = pad_pairs([pair], evaluator.tokenizer, evaluator.device)
+    batch = pad_pairs(evaluator.render([prompt], [response]), evaluator.tokenizer, evaluator.device)
     gates = torch.ones(batch["input_ids"].shape, device=evaluator.device, requires_grad=True)
     evaluator.eval()
-    probabilities = evaluator(**batch, gates=gates).logits.softmax(-1)[0]                     # (D, 3)
+    probabilities = evaluator(**batch, gates=gates)["logits"].softmax(-1)[0]                   # (D, 3)
     scores = probabilities[:, 2] - probabilities[:, 0]
     pushes = [torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores]
     return _gather_words(words, torch.stack(pushes, dim=-1).detach().double().cpu().numpy(), evaluator.tokenizer)

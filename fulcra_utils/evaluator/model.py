@@ -7,16 +7,16 @@ Choices:
 - each head has four vectors of H components: one asks the token states by attention, three weigh the answer for the
   classes -1, 0 and +1; the score is P(+1) - P(-1);
 - beside the heads stands a linear expert on word pieces (`words`), read in the same pass and joined to them;
-- prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply and counted;
+- prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply;
 - safetensors only, no remote code.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
@@ -35,6 +34,9 @@ from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, load_theory
 
+NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
+PER_VALUE = {"delta": 0, "delta_bias": 0, "labelled": 0, "temperature": 0, "words.weight": 1, "words.bias": 0,
+             "words.share": 0}  # tensors with an axis of values, and which
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
 
 
@@ -46,7 +48,6 @@ class ValueEvaluatorConfig(PreTrainedConfig):
     """Everything but the weights: the encoder's config, the theory, what had labels, the calibration."""
 
     model_type = "value_evaluator"
-    keys_to_ignore_at_inference = ["attention"]  # (B, D, T), and T differs from batch to batch
 
     encoder_config: dict | None = None
     theory_name: str = ""
@@ -64,26 +65,11 @@ class ValueEvaluatorConfig(PreTrainedConfig):
 AutoConfig.register(ValueEvaluatorConfig.model_type, ValueEvaluatorConfig, exist_ok=True)  # so the tokenizer loads
 
 
-@dataclass
-class EvaluatorOutput(ModelOutput):
-    """What a forward pass returns.
-
-    `loss`: cross-entropy over the labelled cells plus the penalty on δ, None without labels; `logits` (B, D, 3) of the
-    classes -1, 0, +1, after the temperature; `attention` (B, D, T): how much each value looks at each token, sum 1 over
-    T.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    attention: torch.Tensor | None = None
-
-
 class ValueEvaluator(PreTrainedModel):
     """Encoder and one head per value; the head of this file says how it is made.
 
     `dimensions` are its D values; `labelled` (D,) is True where training had labels, elsewhere the definition alone
-    speaks; `n_cut` counts the replies that the last call had to cut in the middle. After the released evaluator (one
-    DeBERTa pass per value and reply, tanh regression).
+    speaks. After the released evaluator (one DeBERTa pass per value and reply, tanh regression).
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
@@ -93,14 +79,14 @@ class ValueEvaluator(PreTrainedModel):
 
     config_class = ValueEvaluatorConfig
     base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
 
     def __init__(self, config: ValueEvaluatorConfig):
         super().__init__(config)
         encoder_config = AutoConfig.for_model(**config.encoder_config)
         n_dims, width = len(config.dimensions), encoder_config.hidden_size
-        self.encoder = AutoModel.from_config(encoder_config, **_no_pooler(encoder_config))
+        pooled = encoder_config.model_type in {"bert", "roberta", "xlm-roberta"}    # nothing here uses the pooler
+        self.encoder = AutoModel.from_config(encoder_config, **({"add_pooling_layer": False} if pooled else {}))
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
@@ -113,7 +99,7 @@ class ValueEvaluator(PreTrainedModel):
         self.register_buffer("definition_mask", torch.ones(n_dims, config.definition_tokens, dtype=torch.long))
         self.register_buffer("temperature", torch.ones(n_dims))
         self.words = WordExpert(encoder_config.vocab_size, config.word_buckets, n_dims) if config.word_buckets else None
-        self.tokenizer, self.n_cut, self._heads = None, 0, None
+        self.tokenizer = self._theory_path = self._heads = None
         self.post_init()
 
     @property
@@ -124,7 +110,7 @@ class ValueEvaluator(PreTrainedModel):
     @property
     def cuts(self) -> np.ndarray:
         """Return the cuts between labels, shape (D, 2): those of the calibration, else ±0.5."""
-        return np.array(self.config.cuts or _neutral("cuts", len(self.dimensions)))
+        return np.array(self.config.cuts or [NEUTRAL["cuts"]] * len(self.dimensions))
 
     def is_taught(self, theory: Theory) -> bool:
         """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
@@ -149,43 +135,42 @@ class ValueEvaluator(PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                gates: torch.Tensor | None = None) -> EvaluatorOutput:
-        """Score a batch of rendered pairs, each tensor (B, T).
+                gates: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Score a batch of rendered pairs, each tensor (B, T): `logits` (B, D, 3) of -1, 0, +1, after the temperature.
 
-        `labels` (B, D, 3) weigh each class in each cell, all zero without a label. `gates` (B, T) say how much of each
-        token is there, for explanations by gradient. While training the word part, fitted on its own, is left out; the
-        loss never counts it.
+        `labels` (B, D, 3) weigh each class in each cell, all zero without a label; with them `loss` is there too: the
+        cross-entropy over the labelled cells plus the penalty on δ. `gates` (B, T) say how much of each token is there,
+        for explanations by gradient. While training the word part, fitted on its own, is left out; the loss never
+        counts it.
         """
-        states = self._encode(input_ids, attention_mask, token_type_ids, gates)                    # (B, T, H)
+        text = {"input_ids": input_ids} if gates is None else \
+            {"inputs_embeds": self.encoder.get_input_embeddings()(input_ids) * gates[..., None]}
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.encoder(**text, attention_mask=attention_mask, **types).last_hidden_state    # (B, T, H)
         heads = self.compute_heads().to(states.dtype)                                               # (D, 4, H)
         scale = states.shape[-1] ** -0.5
         match = torch.einsum("bth,dh->bdt", self.key(states), heads[:, 0]) * scale
         match = match.masked_fill(attention_mask[:, None] == 0, float("-inf"))
-        attention = match.float().softmax(-1)
-        answer = torch.einsum("bdt,bth->bdh", attention.to(states.dtype), self.value(states))
+        attention = match.float().softmax(-1).to(states.dtype)                      # of each value to each token
+        answer = torch.einsum("bdt,bth->bdh", attention, self.value(states))
         answer = self.dropout(nn.functional.gelu(self.norm(answer + mean_pool(states, attention_mask)[:, None])))
         logits = torch.einsum("bdh,dch->bdc", answer, heads[:, 1:]) * scale
         logits = logits.float() + self.delta_bias * self.labelled[:, None]
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = {} if labels is None else {"loss": self._loss(logits, labels)}
         if self.words is not None and not self.training:
             logits = self.words(logits, input_ids, attention_mask, gates)
-        return EvaluatorOutput(loss=loss, logits=logits / self.temperature[:, None], attention=attention)
-
-    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None,
-                gates: torch.Tensor | None) -> torch.Tensor:
-        """Return the encoder's token states, shape (B, T, H)."""
-        text = {"input_ids": input_ids} if gates is None else \
-            {"inputs_embeds": self.encoder.get_input_embeddings()(input_ids) * gates[..., None]}
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.encoder(**text, attention_mask=attention_mask, **types).last_hidden_state
+        return loss | {"logits": logits / self.temperature[:, None]}
 
     def fit_words(self, prompts: Sequence[str], responses: Sequence[str], labels: np.ndarray,
                   weights: np.ndarray) -> None:
         """Fit the word part, if there is one, to N pairs with labels (N, D) (nan = none) and weights (N,)."""
         if self.words is None or not len(prompts):
             return
-        rendered, _ = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
-        self.words.fit([pair["input_ids"] for pair in rendered], labels, weights)
+        self.words.fit([pair["input_ids"] for pair in self.render(prompts, responses)], labels, weights)
+
+    def render(self, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, list[int]]]:
+        """Render N pairs as `render` does."""
+        return [render(p, r, self.tokenizer, self.config.max_length) for p, r in zip(prompts, responses, strict=True)]
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         cross_entropy = -(labels * logits.log_softmax(-1)).sum() / labels.sum().clamp(min=1e-9)
@@ -204,15 +189,16 @@ class ValueEvaluator(PreTrainedModel):
         >>> evaluator.predict_proba(["May I lie?"], ["Better not."]).sum(-1).round(6).tolist()
         [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
         """
-        prompts, responses = check_pairs(prompts, responses)
-        was_training = self.training
+        prompts = list_texts(prompts, "Prompt", EvaluatorError)
+        responses = list_texts(responses, "Response", EvaluatorError)
+        if len(prompts) != len(responses):
+            raise EvaluatorError(f"There are {len(prompts)} prompts but {len(responses)} responses.")
+        was_training, rendered = self.training, self.render(prompts, responses)
         self.eval()
-        rendered, cut = render_pairs(prompts, responses, self.tokenizer, self.config.max_length)
-        self.n_cut = int(np.count_nonzero(cut))
         probabilities = np.zeros((len(rendered), len(self.dimensions), len(CLASSES)))
         for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size, progress, "scoring"):
             batch = pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device)
-            probabilities[rows] = self(**batch).logits.double().softmax(-1).cpu().numpy()
+            probabilities[rows] = self(**batch)["logits"].double().softmax(-1).cpu().numpy()
         self.train(was_training)
         return probabilities
 
@@ -242,7 +228,7 @@ class ValueEvaluator(PreTrainedModel):
 
         All True where there were too few calibration cases.
         """
-        limits = self.config.conformal or [[None] * len(CLASSES)] * len(self.dimensions)
+        limits = self.config.conformal or [NEUTRAL["conformal"]] * len(self.dimensions)
         limits = np.array([[np.inf if x is None else x for x in row] for row in limits])     # (D, 3)
         inside = 1 - probabilities <= limits
         return inside | (probabilities == probabilities.max(-1, keepdims=True))
@@ -272,54 +258,39 @@ class ValueEvaluator(PreTrainedModel):
         >>> evaluator.for_theory("schwartz19").score(["May I lie?"], ["Better not."]).shape
         (1, 19)
         """
-        theory = load_theory(theory)
-        config = make_config(self.config.encoder_config, theory, self.tokenizer, self.config.max_length,
-                             word_buckets=self.config.word_buckets)
-        other = ValueEvaluator(config)
-        mine = {k: v for k, v in self.state_dict().items() if k in other.state_dict() and k not in _PER_VALUE}
-        other.load_state_dict(mine, strict=False)
+        theory, config = load_theory(theory), copy.deepcopy(self.config)
+        own = list(zip(self.dimensions, self.config.definitions, strict=True))
+        places = [own.index(key) if key in own else None
+                  for key in zip(theory.dimensions, theory.definitions, strict=True)]
+        there, here = [d for d, k in enumerate(places) if k is not None], [k for k in places if k is not None]
+        config.update(_describe_theory(theory, self.tokenizer))
+        for name, neutral in NEUTRAL.items():
+            if values := getattr(self.config, name):
+                setattr(config, name, [neutral if k is None else values[k] for k in places])
+        other, mine = ValueEvaluator(config), self.state_dict()
         other._attach(theory, self.tokenizer)
         other.labelled[:] = False
-        kept = {key: k for k, key in enumerate(zip(self.config.dimensions, self.config.definitions, strict=True))}
-        for d, key in enumerate(zip(theory.dimensions, theory.definitions, strict=True)):
-            if key in kept:
-                self._hand_over(other, kept[key], d)
+        for name, theirs in other.state_dict().items():
+            if name in PER_VALUE:
+                theirs.movedim(PER_VALUE[name], 0)[there] = mine[name].cpu().movedim(PER_VALUE[name], 0)[here]
+            elif not name.startswith("definition_"):
+                theirs.copy_(mine[name])
         return other.to(self.device).eval()
-
-    def _hand_over(self, other: ValueEvaluator, k: int, d: int) -> None:
-        """Copy what belongs to value `k` here to value `d` there."""
-        with torch.no_grad():
-            for name in ("delta", "delta_bias", "labelled", "temperature"):
-                getattr(other, name)[d] = getattr(self, name)[k].cpu()
-            if self.words is not None:
-                other.words.weight[:, d] = self.words.weight[:, k].cpu()
-                other.words.bias[d], other.words.share[d] = self.words.bias[k].cpu(), self.words.share[k].cpu()
-        for name in ("cuts", "conformal"):
-            if getattr(self.config, name):
-                if not getattr(other.config, name):
-                    setattr(other.config, name, _neutral(name, len(other.dimensions)))
-                getattr(other.config, name)[d] = getattr(self.config, name)[k]
-        other.config.conformal_level = self.config.conformal_level
 
     def _attach(self, theory: Theory, tokenizer) -> None:
         """Keep the tokenizer and the tokens of the definitions."""
-        self.tokenizer = tokenizer
-        ids = _definition_ids(theory, tokenizer)
-        for d, tokens in enumerate(ids):
-            self.definition_ids[d, :len(tokens)] = torch.tensor(tokens)
-            self.definition_mask[d, len(tokens):] = 0
-        self._theory_path = theory.path
+        text = _read_definitions(theory, tokenizer)
+        self.definition_ids, self.definition_mask = text["input_ids"], text["attention_mask"]
+        self.tokenizer, self._theory_path = tokenizer, theory.path
 
     def save_pretrained(self, folder: str | Path, **kwargs) -> None:
         """Save weights (safetensors), config, tokenizer and theory file to a folder."""
         with quiet_loading():
             super().save_pretrained(folder, **kwargs)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-        theory_file = getattr(self, "_theory_path", None)
+        self.tokenizer.save_pretrained(folder)
         target = Path(folder) / "theory.yaml"
-        if theory_file and Path(theory_file).is_file() and Path(theory_file) != target:
-            shutil.copyfile(theory_file, target)
+        if self._theory_path.is_file() and self._theory_path != target:
+            shutil.copyfile(self._theory_path, target)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, theory: Theory | str | None = None, **kwargs) -> ValueEvaluator:
@@ -330,10 +301,10 @@ class ValueEvaluator(PreTrainedModel):
         """
         folder = Path(folder)
         config = read_config(folder)
-        theory = None if theory is None else load_theory(theory)
-        if theory is not None and tuple(config["dimensions"]) != theory.dimensions:
+        wanted = theory and load_theory(theory)
+        if wanted and tuple(config["dimensions"]) != wanted.dimensions:
             raise EvaluatorError(f"The evaluator in {folder} scores the theory {config['theory_name']!r}, not "
-                                 f"{theory.name!r}; use evaluator.for_theory to score by definitions alone.")
+                                 f"{wanted.name!r}; use evaluator.for_theory to score by definitions alone.")
         try:
             with quiet_loading():
                 model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
@@ -347,36 +318,15 @@ class ValueEvaluator(PreTrainedModel):
         return model.eval()
 
 
-_PER_VALUE = {"delta", "delta_bias", "labelled", "definition_ids", "definition_mask", "temperature", "words.weight",
-              "words.bias", "words.share"}
-
-
-def _no_pooler(encoder_config: PreTrainedConfig) -> dict:
-    """Return the argument that leaves out BERT's pooler, which nothing here uses."""
-    return {"add_pooling_layer": False} if encoder_config.model_type in {"bert", "roberta", "xlm-roberta"} else {}
-
-
-def _neutral(name: str, n_dims: int) -> list:
-    neutral = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}[name]
-    return [neutral] * n_dims
-
-
-def _definition_ids(theory: Theory, tokenizer) -> list[list[int]]:
+def _read_definitions(theory: Theory, tokenizer) -> dict[str, torch.Tensor]:
     texts = [f"{name.replace('-', ' ')}: {text}" for name, text in
              zip(theory.dimensions, theory.definitions, strict=True)]
-    return tokenizer(texts, truncation=True, max_length=64)["input_ids"]
+    return pad_pairs([tokenizer(text, truncation=True, max_length=64) for text in texts], tokenizer)
 
 
-def make_config(encoder_config: dict, theory: Theory, tokenizer, max_length: int = 256,
-                delta_penalty: float = 1e-3, word_buckets: int = 0) -> ValueEvaluatorConfig:
-    """Return the config of an untrained evaluator; `encoder_config` is what `to_dict` of the encoder's config gives."""
-    if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
-        encoder_config = {**encoder_config, "attention_probs_dropout_prob": 0.0}
-    return ValueEvaluatorConfig(
-        encoder_config=encoder_config, word_buckets=word_buckets, theory_name=theory.name,
-        dimensions=list(theory.dimensions),
-        definitions=list(theory.definitions), max_length=max_length, delta_penalty=delta_penalty,
-        definition_tokens=max(map(len, _definition_ids(theory, tokenizer))))
+def _describe_theory(theory: Theory, tokenizer) -> dict:
+    return {"theory_name": theory.name, "dimensions": list(theory.dimensions), "definitions": list(theory.definitions),
+            "definition_tokens": _read_definitions(theory, tokenizer)["input_ids"].shape[1]}
 
 
 def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delta_penalty: float = 1e-3,
@@ -390,14 +340,15 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
     >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
     torch.Size([10, 4, 64])
     """
-    config = make_config(encoder.model.config.to_dict(), theory, encoder.tokenizer, max_length, delta_penalty,
-                         word_buckets)
+    encoder_config = encoder.model.config.to_dict()
+    if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
+        encoder_config["attention_probs_dropout_prob"] = 0.0
+    config = ValueEvaluatorConfig(encoder_config=encoder_config, max_length=max_length, delta_penalty=delta_penalty,
+                                  word_buckets=word_buckets, **_describe_theory(theory, encoder.tokenizer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         evaluator = ValueEvaluator(config)
-    names = set(evaluator.encoder.state_dict())
-    weights = {k: v for k, v in encoder.model.state_dict().items() if k in names}
-    evaluator.encoder.load_state_dict(weights)
+    evaluator.encoder.load_state_dict(encoder.model.state_dict(), strict=False)     # without the pooler
     evaluator._attach(theory, encoder.tokenizer)
     return evaluator.eval()
 
@@ -436,42 +387,28 @@ def read_config(folder: str | Path) -> dict:
     return config
 
 
-def check_pairs(prompts: Iterable[str], responses: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return prompts and responses as lists; EvaluatorError unless they are strings and equally many.
-
-    >>> check_pairs(["a"], [None])
-    Traceback (most recent call last):
-    fulcra_utils.evaluator.model.EvaluatorError: Response 0 is a NoneType, not a string.
-    """
-    prompts, responses = (list_texts(texts, name, EvaluatorError)
-                          for name, texts in (("Prompt", prompts), ("Response", responses)))
-    if len(prompts) != len(responses):
-        raise EvaluatorError(f"There are {len(prompts)} prompts but {len(responses)} responses.")
-    return prompts, responses
-
-
-def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> tuple[dict[str, list[int]], int]:
-    """Render a prompt and a reply as the evaluator's input, the only way in, and say how many tokens were cut out.
+def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict[str, list[int]]:
+    """Render a prompt and a reply as the evaluator's input, the only way in.
 
     A prompt takes at most half of `max_length`; both texts are cut in the middle, so that the start and the end of a
-    long reply are read. For texts whose middle is never tokenized the number is a lower bound.
+    long reply are read.
     differs from upstream: the released code cuts the end of the reply and the instruction behind it.
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> tokenizer = load_encoder("tiny").tokenizer
-    >>> pair, n_cut = render("be kind", "one two three four five six", tokenizer, max_length=9)
-    >>> tokenizer.decode(pair["input_ids"]), n_cut
-    ('[CLS] be kind [SEP] one two five six [SEP]', 2)
+    >>> pair = render("be kind", "one two three four five six", tokenizer, max_length=9)
+    >>> tokenizer.decode(pair["input_ids"])
+    '[CLS] be kind [SEP] one two five six [SEP]'
     """
     start, end = _marker(tokenizer, "cls", "bos"), _marker(tokenizer, "sep", "eos")
     room = max_length - len(start) - 2 * len(end)
-    first, cut_first = _fit(prompt, tokenizer, max_length, max(room // 2, 1))
-    second, cut_second = _fit(response, tokenizer, max_length, max(room - len(first), 1))
+    first = _fit(prompt, tokenizer, max_length, max(room // 2, 1))
+    second = _fit(response, tokenizer, max_length, max(room - len(first), 1))
     left, right = [*start, *first, *end], [*second, *end]
     pair = {"input_ids": left + right, "attention_mask": [1] * (len(left) + len(right))}
     if "token_type_ids" in tokenizer.model_input_names:
         pair["token_type_ids"] = [0] * len(left) + [1] * len(right)
-    return pair, cut_first + cut_second
+    return pair
 
 
 def _marker(tokenizer, *names: str) -> list[int]:
@@ -479,25 +416,13 @@ def _marker(tokenizer, *names: str) -> list[int]:
     return [i for name in names if (i := getattr(tokenizer, f"{name}_token_id", None)) is not None][:1]
 
 
-def _fit(text: str, tokenizer, max_length: int, room: int) -> tuple[list[int], int]:
-    """Return at most `room` token ids of a text, its middle left out, and how many were left out."""
+def _fit(text: str, tokenizer, max_length: int, room: int) -> list[int]:
+    """Return at most `room` token ids of a text, its middle left out."""
     text, reach = text.strip(), CHARS_PER_TOKEN * max_length
-    skipped = max(len(text) - 2 * reach, 0)
-    if skipped:
+    if len(text) > 2 * reach:
         text = f"{text[:reach]} {text[-reach:]}"
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    n_cut = max(len(ids) - room, 0) + -(-skipped // CHARS_PER_TOKEN)
-    if len(ids) > room:
-        head = (room + 1) // 2
-        ids = ids[:head] + ids[len(ids) - (room - head):]
-    return ids, n_cut
-
-
-def render_pairs(prompts: Sequence[str], responses: Sequence[str], tokenizer,
-                 max_length: int) -> tuple[list[dict[str, list[int]]], np.ndarray]:
-    """Render N pairs; return them and how many tokens each lost, shape (N,)."""
-    done = [render(p, r, tokenizer, max_length) for p, r in zip(prompts, responses, strict=True)]
-    return [pair for pair, _ in done], np.array([cut for _, cut in done], dtype=np.int64)
+    return ids if len(ids) <= room else ids[:(room + 1) // 2] + ids[len(ids) - room // 2:]
 
 
 def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.device | str = "cpu") -> dict:
@@ -506,4 +431,4 @@ def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.de
     filler = {"input_ids": tokenizer.pad_token_id or 0}
     return {name: torch.tensor([pair[name] + [filler.get(name, 0)] * (longest - len(pair[name])) for pair in pairs],
                                device=device)
-            for name in pairs[0]}
+            for name in pairs[0] if name != "labels"}

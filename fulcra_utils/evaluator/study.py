@@ -21,7 +21,6 @@ from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.evaluator.baselines import (
     LinearModel,
     PaperRecipe,
-    ShareModel,
     fit_frozen,
     fit_majority,
     fit_paper_recipe,
@@ -50,7 +49,7 @@ from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 
 
-def fit_baselines(train: Examples, encoder: Encoder, max_length: int) -> dict[str, ShareModel | LinearModel]:
+def fit_baselines(train: Examples, encoder: Encoder, max_length: int) -> dict[str, LinearModel]:
     """Fit majority, TF-IDF and frozen encoder on the same examples."""
     return {"majority": fit_majority(train), "TF-IDF + logistic": fit_tfidf(train),
             "frozen encoder + logistic": fit_frozen(train, encoder, max_length=max_length)}

@@ -10,17 +10,13 @@ Choices:
 - several GPUs or machines by `accelerate launch` without new code; bf16 where the processor has it.
 """
 
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
@@ -28,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import CLASSES, labels_of, scores_to_labels
 from fulcra_utils.evaluator.encoder import has_bf16
-from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render_pairs
+from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs
 from fulcra_utils.stats.classification import macro_f1
 
 
@@ -53,20 +49,18 @@ class Examples:
 class TrainingSettings:
     """The knobs of a training.
 
-    Rates are the highest ones: they rise in `warmup_share` of the steps and fall by a cosine. Rare classes weigh (mean
-    frequency / frequency) ** class_power, within 1/limit and limit. `average` is the decay of the running average of
-    the weights that is kept, 0 = none. Frozen embeddings are half of a small encoder's weights, each seen too rarely.
-    Training stops after `patience` evaluations without a better score, or `max_minutes` (0 = no limit).
+    Rates are the highest ones: they rise in `warmup` steps (below 1 a share of all) and fall by a cosine. Rare classes
+    weigh (mean frequency / frequency) ** class_power, within 1/5 and 5. `average` is the decay of the running average
+    of the weights that is kept, 0 = none. Frozen embeddings are half of a small encoder's weights, each seen too
+    rarely. Training stops after `patience` evaluations without a better score, or `max_minutes` (0 = no limit).
     """
 
     epochs: float = 6
     batch_size: int = 16
     encoder_rate: float = 1e-4
     head_rate: float = 1e-3
-    warmup_share: float = 0.1
-    weight_decay: float = 0.01
+    warmup: float = 0.1
     class_power: float = 0.5
-    class_limit: float = 5.0
     average: float = 0.99
     freeze_embeddings: bool = False
     patience: int = 3
@@ -117,8 +111,8 @@ def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> n
     return ((1 / len(CLASSES) / np.maximum(share, 1e-9)) ** power).clip(1 / limit, limit)
 
 
-def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Examples,
-                    settings: TrainingSettings | None = None, progress: bool = True) -> pd.DataFrame:
+def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Examples, settings: TrainingSettings,
+                    progress: bool = True) -> pd.DataFrame:
     """Train an evaluator in place, keep its best state by validation macro-F1 (without validation rows the last one).
 
     `train` and `validation` must not share a prompt cluster. A value without any label is marked: its δ is left out
@@ -126,32 +120,20 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     validation_loss, validation_f1, nan where that report has none.
     differs from upstream: there, one pass per value with MSE on a tanh.
     """
-    settings = settings or TrainingSettings()
     soft = soften(train.vectors)
     evaluator.labelled[:] = torch.from_numpy(soft.any((0, 2))).to(evaluator.device)
     if not soft.any():
         return TrainingClock(0).table()
     weights = np.ones(len(train)) if train.weights is None else train.weights
-    rare = weigh_classes(soft * weights[:, None, None], settings.class_power, settings.class_limit)
+    rare = weigh_classes(soft * weights[:, None, None], settings.class_power)
     rows = _rows(evaluator, train, soft * rare * weights[:, None, None])
     held_out = _rows(evaluator, validation, soften(validation.vectors)) if len(validation) else None
-    torch.manual_seed(settings.seed)
     evaluator.encoder.get_input_embeddings().requires_grad_(not settings.freeze_embeddings)
     clock = TrainingClock(settings.max_minutes, "evaluator" if progress else "")
-    arguments = _arguments(settings, len(rows), held_out is not None)
-    with shared_folder(arguments) as folder:
-        arguments.output_dir = folder
-        trainer = Trainer(model=evaluator, args=arguments, train_dataset=rows, eval_dataset=held_out,
-                          processing_class=evaluator.tokenizer, data_collator=_Collator(evaluator.tokenizer),
-                          compute_metrics=_validation_f1, optimizers=(_optimizer(evaluator, settings), None),
-                          callbacks=[clock, *([WeightAverage(settings.average)] if settings.average else [])])
-        if held_out is not None:
-            trainer.add_callback(EarlyStoppingCallback(settings.patience))
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        # without this, forward stays wrapped in bf16 and a saved evaluator would not score like the one in memory
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    evaluator.eval()
+    named = [(name.startswith("encoder."), p) for name, p in evaluator.named_parameters() if p.requires_grad]
+    groups = [{"params": [p for mine, p in named if mine == inside], "lr": rate}
+              for inside, rate in ((True, settings.encoder_rate), (False, settings.head_rate))]
+    run_trainer(evaluator, rows, settings, torch.optim.AdamW(groups, weight_decay=0.01), clock, held_out)
     return clock.table()
 
 
@@ -162,9 +144,8 @@ class TrainingClock(TrainerCallback):
     """
 
     def __init__(self, max_minutes: float, label: str = ""):
-        self.max_minutes, self.start, self.reports = max_minutes, time.monotonic(), []
-        self.last: dict = {}
-        self.label, self.bar = label, None
+        self.max_minutes, self.label, self.start = max_minutes, label, time.monotonic()
+        self.reports, self.last, self.bar = [], {}, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Open the bar."""
@@ -175,30 +156,28 @@ class TrainingClock(TrainerCallback):
         """Close the bar."""
         self.bar.close()
 
-    def minutes(self) -> float:
-        """Return the minutes since the start."""
-        return (time.monotonic() - self.start) / 60
+    def _now(self, state) -> dict[str, float]:
+        return {"minutes": (time.monotonic() - self.start) / 60, "epoch": state.epoch, "step": state.global_step}
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs, **kwargs):
         """Keep a report of the Trainer."""
         names = {"loss": "loss", "eval_loss": "validation_loss", "eval_f1": "validation_f1"}
-        found = {ours: logs[theirs] for theirs, ours in names.items() if theirs in (logs or {})}
-        if found:
+        if found := {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs}:
             self.bar.set_postfix({k: f"{v:.3f}" for k, v in found.items()})
-            self.reports.append({"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step, **found})
+            self.reports.append(self._now(state) | found)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Note the step; stop when the time is up."""
         self.bar.update()
-        self.last = {"minutes": self.minutes(), "epoch": state.epoch, "step": state.global_step}
-        if self.max_minutes and self.minutes() > self.max_minutes:
+        self.last = self._now(state)
+        if self.max_minutes and self.last["minutes"] > self.max_minutes:
             control.should_training_stop = True
             control.should_evaluate = control.should_save = args.eval_strategy != "no"
 
     def table(self) -> pd.DataFrame:
         """Return the reports, one row each."""
         columns = ["minutes", "epoch", "step", "loss", "validation_loss", "validation_f1"]
-        return pd.DataFrame(self.reports).reindex(columns=columns)
+        return pd.DataFrame(self.reports, columns=columns)
 
 
 class WeightAverage(TrainerCallback):
@@ -215,95 +194,76 @@ class WeightAverage(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         """Give the model its own weights back."""
-        self._fill(model, self.own)
+        if self.own:
+            torch._foreach_copy_(_trained(model), self.own)
         self.own = []
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Follow the weights; put the average in their place when they are about to be validated."""
-        weights = [p.detach() for p in model.parameters() if p.requires_grad]
+        weights = _trained(model)
         self.steps += 1
-        if not self.averages:
-            self.averages = [w.clone() for w in weights]
+        self.averages = self.averages or [w.clone() for w in weights]
         torch._foreach_lerp_(self.averages, weights, 1 - min(self.decay, 1 - 1 / self.steps))
         if control.should_evaluate or control.should_training_stop:
             self.own = [w.clone() for w in weights]
-            self._fill(model, self.averages)
+            torch._foreach_copy_(weights, self.averages)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         """Leave the average in a model that was never validated; elsewhere the best one has been loaded."""
-        if not args.load_best_model_at_end:
-            self._fill(model, self.averages)
+        if self.averages and not args.load_best_model_at_end:
+            torch._foreach_copy_(_trained(model), self.averages)
 
-    @staticmethod
-    @torch.no_grad()
-    def _fill(model, values: list[torch.Tensor]) -> None:
-        for weight, value in zip((p for p in model.parameters() if p.requires_grad) if values else (), values,
-                                 strict=True):
-            weight.copy_(value)
+
+def _trained(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach() for p in model.parameters() if p.requires_grad]
+
+
+def run_trainer(model: torch.nn.Module, rows: list[dict], settings: TrainingSettings, optimizer: torch.optim.Optimizer,
+                clock: TrainingClock, held_out: list[dict] | None = None) -> None:
+    """Train a model of rendered pairs with labels in place; by `held_out` ones it stops, and its best state is kept."""
+    arguments = _arguments(settings, len(rows), held_out is not None)
+    callbacks = [clock, *([WeightAverage(settings.average)] if settings.average else []),
+                 *([] if held_out is None else [EarlyStoppingCallback(settings.patience)])]
+    with tempfile.TemporaryDirectory(prefix="fulcra-training-", ignore_cleanup_errors=True) as folder:
+        arguments.output_dir, = broadcast_object_list([folder])    # all processes use that of the first one
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=held_out,
+                          processing_class=model.tokenizer, data_collator=lambda batch: _collate(batch, model),
+                          compute_metrics=_validation_f1, optimizers=(optimizer, None), callbacks=callbacks)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        # without this, forward stays wrapped in bf16 and a saved evaluator would not score like the one in memory
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    model.eval()
 
 
 def _rows(evaluator: ValueEvaluator, examples: Examples, soft: np.ndarray) -> list[dict]:
-    rendered, _ = render_pairs(examples.prompts, examples.responses, evaluator.tokenizer, evaluator.config.max_length)
-    return [{**pair, "labels": label} for pair, label in zip(rendered, soft.astype(np.float32), strict=True)]
+    return [{**pair, "labels": label} for pair, label in
+            zip(evaluator.render(examples.prompts, examples.responses), soft.astype(np.float32), strict=True)]
 
 
-@dataclass
-class _Collator:
-    tokenizer: object
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))
-        return pad_pairs([{k: v for k, v in row.items() if k != "labels"} for row in rows],
-                         self.tokenizer) | {"labels": labels}
+def _collate(rows: list[dict], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    labels = torch.from_numpy(np.array([row["labels"] for row in rows], dtype=np.float32))
+    return pad_pairs(rows, model.tokenizer) | {"labels": labels}
 
 
 def _validation_f1(prediction) -> dict[str, float]:
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     soft = prediction.label_ids
     scores = np.where(soft.sum(-1) > 0, soft[..., 2] - soft[..., 0], np.nan)
-    return {"f1": macro_f1(scores_to_labels(scores), labels_of(logits))}
-
-
-@contextmanager
-def shared_folder(arguments: TrainingArguments) -> Iterator[str]:
-    """Give all processes of a training the same temporary folder; the first process removes it at the end.
-
-    Making the arguments joins this process to the others, where there are others.
-    """
-    state = arguments.distributed_state or PartialState()
-    names = [tempfile.mkdtemp(prefix="fulcra-training-") if state.is_main_process else ""]
-    broadcast_object_list(names)
-    try:
-        yield names[0]
-    finally:
-        if state.is_main_process:
-            shutil.rmtree(names[0], ignore_errors=True)
+    return {"f1": macro_f1(scores_to_labels(scores), labels_of(prediction.predictions))}
 
 
 def _arguments(settings: TrainingSettings, n_rows: int, validate: bool) -> TrainingArguments:
     when = "steps" if validate else "no"
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(), num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=2 * settings.batch_size, lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_share, train_sampling_strategy="group_by_length", seed=settings.seed,
-        bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(), label_names=["labels"],
-        load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True, save_total_limit=1,
-        save_only_model=True, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False, log_level="error", eval_strategy=when,
-        save_strategy=when)
+        per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=2 * settings.batch_size,
+        lr_scheduler_type="cosine", warmup_steps=settings.warmup, train_sampling_strategy="group_by_length",
+        seed=settings.seed, bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(),
+        label_names=["labels"], load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True,
+        save_total_limit=1, save_only_model=True, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False, log_level="error", eval_strategy=when, save_strategy=when)
     together = arguments.train_batch_size * arguments.world_size    # replies of one step, of all devices
     steps = max(1, -(-n_rows // together) // settings.evaluations_per_epoch)
     arguments.eval_steps = arguments.save_steps = steps
     arguments.logging_steps = max(1, steps // 2)
     return arguments
-
-
-def _optimizer(evaluator: ValueEvaluator, settings: TrainingSettings) -> torch.optim.Optimizer:
-    encoder, heads = [], []
-    for name, parameter in evaluator.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        (encoder if name.startswith("encoder.") else heads).append(parameter)
-    return torch.optim.AdamW([{"params": encoder, "lr": settings.encoder_rate},
-                              {"params": heads, "lr": settings.head_rate}], weight_decay=settings.weight_decay)

@@ -51,32 +51,31 @@ def folder(evaluator, tmp_path):
 
 
 def test_render_is_pinned(tiny):
-    pair, n_cut = render("  What is brave?\n", "\tTo try again. ", tiny.tokenizer, 32)
+    pair = render("  What is brave?\n", "\tTo try again. ", tiny.tokenizer, 32)
     assert tiny.tokenizer.decode(pair["input_ids"]) == "[CLS] what is brave? [SEP] to try again. [SEP]"
     assert pair["token_type_ids"] == [0] * 6 + [1] * 5 or sum(pair["token_type_ids"]) > 0
-    assert n_cut == 0
 
 
-def test_render_cuts_the_middle_and_counts_it(tiny):
+def test_render_cuts_the_middle(tiny):
     words = " ".join(f"w{i}" for i in range(200))
-    whole, _ = render("be kind", words, tiny.tokenizer, 100_000)
-    cut, n_cut = render("be kind", words, tiny.tokenizer, 64)
+    whole = render("be kind", words, tiny.tokenizer, 100_000)
+    cut = render("be kind", words, tiny.tokenizer, 64)
     assert len(cut["input_ids"]) == 64
-    assert n_cut == len(whole["input_ids"]) - 64
     assert cut["input_ids"][:20] == whole["input_ids"][:20]
     assert cut["input_ids"][-20:] == whole["input_ids"][-20:]
 
 
 def test_render_keeps_room_for_the_reply_when_the_prompt_is_long(tiny):
-    pair, _ = render("why " * 500, "because it is so", tiny.tokenizer, 40)
+    pair = render("why " * 500, "because it is so", tiny.tokenizer, 40)
     assert len(pair["input_ids"]) <= 40
     assert tiny.tokenizer.decode(pair["input_ids"]).endswith("[SEP] because it is so [SEP]")
 
 
 def test_render_of_a_huge_reply_reads_both_ends(tiny):
-    pair, n_cut = render("p", "start " + "x" * 5_000_000 + " end", tiny.tokenizer, 64)
+    pair = render("p", "start " + "x" * 5_000_000 + " end", tiny.tokenizer, 64)
     assert len(pair["input_ids"]) <= 64
-    assert n_cut > 0
+    assert tiny.tokenizer.decode(pair["input_ids"]).split()[3] == "start"
+    assert tiny.tokenizer.decode(pair["input_ids"]).endswith("end [SEP]")
 
 
 def test_probabilities_and_scores_agree(evaluator):
@@ -84,7 +83,6 @@ def test_probabilities_and_scores_agree(evaluator):
     assert probabilities.shape == (3, 10, 3)
     np.testing.assert_allclose(probabilities.sum(-1), 1)
     np.testing.assert_allclose(evaluator.score(PROMPTS, REPLIES), probabilities[..., 2] - probabilities[..., 0])
-    assert evaluator.n_cut == 1
 
 
 def test_scores_do_not_depend_on_batching_or_order(evaluator):

@@ -16,6 +16,7 @@ from fulcra_utils.common import labels
 from fulcra_utils.common.digests import digest
 from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
+from fulcra_utils.evaluator.baselines import measure_speed
 from fulcra_utils.evaluator.card import write_card
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.explanation import (
@@ -26,7 +27,6 @@ from fulcra_utils.evaluator.explanation import (
     weigh_words,
 )
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
-from fulcra_utils.evaluator.speed import measure_speed
 from fulcra_utils.runs.profiles import list_profiles, load_profile
 from fulcra_utils.stats.calibration import tabulate_support
 from fulcra_utils.theory.targets import uniform_target
