@@ -20,7 +20,7 @@ from fulcra_utils.common.files import check_output, json_line, keep_fields, writ
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.rows import Dialogue, pick_rows, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.llm.asking import ask_all, plan_questions
+from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Price, Question
 from fulcra_utils.stats.agreement import cohen_kappa
 from fulcra_utils.theory.theory import Theory
@@ -47,25 +47,6 @@ class Row:
         return self.dialogue.row_id if self.dialogue else ""
 
 
-@dataclass
-class Annotation:
-    """Labels of N replies by F forms, with everything that led to them.
-
-    `form_labels` (F, N, I) hold -1, 0, +1, nan = not annotated; `labels` and `margin` (N, I) the vote and its margin.
-    `reasons` and `open` map an item, for each reply, to the annotator's reason, and to why it is not annotated. `costs`
-    has one row a form: calls, tokens and dollars of this start, and what was paid before; equal questions count once.
-    """
-
-    forms: tuple[str, ...]
-    form_labels: np.ndarray
-    labels: np.ndarray
-    margin: np.ndarray
-    reasons: list[dict[str, str]]
-    open: list[dict[str, str]]
-    costs: pd.DataFrame
-    thoughts: Sequence[str] = ()
-
-
 def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: str = "response") -> list[Row]:
     """Read rows to be annotated (.jsonl, .jsonl.gz, .parquet); a row that cannot be read stays, with its problem."""
     rows = [Row(fields, dialogue, str(fault or "").replace("the line", f"line {line}"))
@@ -78,10 +59,9 @@ def read_rows(path: str | Path, prompt_field: str = "prompt", response_field: st
 
 def identify_rows(rows: Sequence[Row]) -> tuple[list[str], set[str]]:
     """Return the id of each row, made of its text where rows of other texts have the same id, and those shared ids."""
-    texts: dict[str, set[str]] = {}
-    for number, row in enumerate(rows):
-        texts.setdefault(row.row_id, set()).add(row.dialogue.row_id if row.dialogue else str(number))
-    shared = {row_id for row_id, own in texts.items() if len(own) > 1}
+    named = pd.Series([row.dialogue.row_id if row.dialogue else f"{n}" for n, row in enumerate(rows)])
+    n_texts = named.groupby([row.row_id for row in rows]).nunique()
+    shared = set(n_texts.index[n_texts > 1])
     return [row.row_id if row.row_id not in shared else row.dialogue.row_id if row.dialogue else ""
             for row in rows], shared
 
@@ -115,14 +95,73 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
     return out
 
 
+class Annotation:
+    """Questions of F forms about N rows, made anew each time they are gone through, and the labels that answers give.
+
+    `form_labels` (F, N, I) hold -1, 0, +1, nan = not annotated; `labels` and `margin` (N, I) the vote and its margin.
+    `reasons` and `open` map an item, for each row, to the annotator's reason, and to why it is not annotated. `costs`
+    has one row a form: calls, tokens and dollars of this start, and what was paid before; equal questions count once.
+    """
+
+    def __init__(self, rows: Sequence[Row], theory: Theory, forms: Sequence[str]):
+        self.rows, self.theory, self.forms = rows, theory, tuple(forms)
+        self.n_replies = sum(row.dialogue is not None for row in rows)
+        self.jobs = [(form, n, items) for form in forms for n, row in enumerate(rows) if row.dialogue is not None
+                     for items in questions.list_questions(theory, form)]
+        self.listed_nothing: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[Question]:
+        """Yield the questions."""
+        for form, n, items in self.jobs:
+            yield questions.render_question(self.theory, self.rows[n].dialogue, items, form)
+
+    def check(self, number: int, answer: Answer) -> tuple[ItemLabels, list[str], float]:
+        """Read an answer for `ask_all`."""
+        form, _, items = self.jobs[number]
+        read = questions.read_answer(answer.text, self.theory, items, form, answer.finish_reason,
+                                     confirmed=number in self.listed_nothing)
+        read.thoughts = answer.split()[0]
+        if read.faults == [questions.NOTHING_LISTED]:
+            self.listed_nothing.add(number)
+        return read, read.faults, float(np.isfinite(read.labels).sum())
+
+    def enter(self, outcomes: Sequence[Outcome], price: Price) -> None:
+        """Gather what became of all questions, and vote."""
+        self.form_labels = np.full((len(self.forms), len(self.rows), self.theory.n_items), np.nan)
+        reasons, whys = np.full((2, *self.form_labels.shape), "", dtype=object)
+        self.thoughts, self.reasons, self.open = [""] * len(self.rows), *([{} for _ in self.rows] for _ in "ab")
+        answers = {form: ([], []) for form in self.forms}  # new ones, and stored ones
+        for (form, n, items), outcome in zip(self.jobs, outcomes, strict=True):
+            at, read = (self.forms.index(form), n, list(items)), outcome.value
+            for kept, given in zip(answers[form], (outcome.new, outcome.old), strict=True):
+                kept.extend(given)
+            if read is None:
+                whys[at] = outcome.error
+            else:
+                self.form_labels[at], reasons[at], whys[at] = read.labels, read.reasons, read.open
+                self.thoughts[n] = "\n\n".join(filter(None, (self.thoughts[n], read.thoughts)))
+        self.costs = pd.DataFrame([_sum_costs(form, self.n_replies, *answers[form], price) for form in self.forms])
+        self.labels, self.margin = vote_labels(self.form_labels)
+        for n, i in np.argwhere(self.labels != 0):
+            item, votes = self.theory.items[i], self.form_labels[:, n, i]
+            if np.isnan(self.labels[n, i]):
+                self.open[n][item] = self.rows[n].problem or _tell_open(self.forms, votes, whys[:, n, i])
+            elif said := list(filter(None, reasons[votes == self.labels[n, i], n, i])):
+                self.reasons[n][item] = said[0]
+
+
 def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, forms: Sequence[str], cache: AnswerCache,
                     price: Price) -> pd.DataFrame:
     """Return what each form would take before anything is spent: replies, requests, stored, tokens, cost, paid_before.
 
     What is stored is left out, equal questions count once; tokens are estimates, second asks are not counted.
     """
-    sheets = {form: _Sheet(rows, theory, (form,)) for form in forms}
-    return pd.DataFrame([{"form": form, "replies": sheet.n_rows, **plan_questions(
+    sheets = {form: Annotation(rows, theory, (form,)) for form in forms}
+    return pd.DataFrame([{"form": form, "replies": sheet.n_replies, **plan_questions(
         sheet, endpoint, cache, price, sheet.check)} for form, sheet in sheets.items()])
 
 
@@ -132,56 +171,9 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
 
     Questions with an answer without faults are not asked again; new answers are stored the moment they arrive.
     """
-    sheet = _Sheet(rows, theory, forms)
-    outcomes = ask_all(endpoint, sheet, sheet.check, cache, price, budget, progress)
-    labels = np.full((len(forms), len(rows), theory.n_items), np.nan)
-    reasons, whys = np.full((2, *labels.shape), "", dtype=object)
-    thoughts: list[list[str]] = [[] for _ in rows]
-    answers = {form: ([], []) for form in forms}  # new ones, and stored ones
-    for (form, n, items), outcome in zip(sheet.jobs, outcomes, strict=True):
-        at, read = (forms.index(form), n, list(items)), outcome.value
-        for kept, given in zip(answers[form], (outcome.new, outcome.old), strict=True):
-            kept.extend(given)
-        if read is None:
-            whys[at] = outcome.error
-        else:
-            labels[at], reasons[at], whys[at] = read.labels, read.reasons, read.open
-            thoughts[n] += [read.thoughts] if read.thoughts else []
-    vote, margin = vote_labels(labels)
-    told, open_ = [{} for _ in rows], [{} for _ in rows]
-    for n, i in np.argwhere(np.nan_to_num(vote)):
-        said = [reason for reason in reasons[labels[:, n, i] == vote[n, i], n, i] if reason]
-        told[n] |= {theory.items[i]: said[0]} if said else {}
-    for n, i in np.argwhere(np.isnan(vote)):
-        open_[n][theory.items[i]] = rows[n].problem or _tell_open(forms, labels[:, n, i], whys[:, n, i])
-    costs = pd.DataFrame([_sum_costs(form, sheet.n_rows, *answers[form], price) for form in forms])
-    return Annotation(tuple(forms), labels, vote, margin, told, open_, costs, ["\n\n".join(t) for t in thoughts])
-
-
-class _Sheet:
-    """The questions of some forms about some rows, made anew each time they are gone through, and what answers say."""
-
-    def __init__(self, rows: Sequence[Row], theory: Theory, forms: Sequence[str]):
-        self.rows, self.theory, self.n_rows = rows, theory, sum(row.dialogue is not None for row in rows)
-        self.jobs = [(form, n, items) for form in forms for n, row in enumerate(rows) if row.dialogue is not None
-                     for items in questions.list_questions(theory, form)]
-        self.listed_nothing: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def __iter__(self) -> Iterator[Question]:
-        for form, n, items in self.jobs:
-            yield questions.render_question(self.theory, self.rows[n].dialogue, items, form)
-
-    def check(self, number: int, answer: Answer) -> tuple[ItemLabels, list[str], float]:
-        form, _, items = self.jobs[number]
-        read = questions.read_answer(answer.text, self.theory, items, form, answer.finish_reason,
-                                     confirmed=number in self.listed_nothing)
-        read.thoughts = answer.split()[0]
-        if read.faults == [questions.NOTHING_LISTED]:
-            self.listed_nothing.add(number)
-        return read, read.faults, float(np.isfinite(read.labels).sum())
+    sheet = Annotation(rows, theory, forms)
+    sheet.enter(ask_all(endpoint, sheet, sheet.check, cache, price, budget, progress), price)
+    return sheet
 
 
 def _tell_open(forms: Sequence[str], votes: np.ndarray, whys: Sequence[str]) -> str:
@@ -198,18 +190,17 @@ def _sum_costs(form: str, n_rows: int, new: list[Answer], old: list[Answer], pri
             "paid_before": sum((a.find_cost(price) for a in old), 0.0)}
 
 
-def compare_forms(annotation: Annotation, people: np.ndarray) -> pd.DataFrame:
-    """Return what each form costs and how far it agrees with the vote of the *other* forms and with people.
+def compare_forms(form_labels: np.ndarray, costs: pd.DataFrame, people: np.ndarray) -> pd.DataFrame:
+    """Return what each form costs and how far its labels agree with the vote of the *other* forms and with people.
 
     n, share of equal labels and Cohen's kappa of each, ties left out; nan where there is nothing to compare with.
     """
     rows = []
-    for f, own in enumerate(annotation.form_labels):
-        others = vote_labels(np.delete(annotation.form_labels, f, axis=0))[0]
+    for f, own in enumerate(form_labels):
+        others = vote_labels(np.delete(form_labels, f, axis=0))[0]
         rows.append(_agree(own, others, "others") | _agree(own, people, "people"))
-    costs = annotation.costs[["form", "calls", "tokens_in", "tokens_out", "cost"]].reset_index(drop=True)
-    costs["cost"] += annotation.costs["paid_before"].to_numpy()
-    return pd.concat([costs, pd.DataFrame(rows)], axis=1)
+    shown = costs[["form", "calls", "tokens_in", "tokens_out"]].assign(cost=costs.cost + costs.paid_before)
+    return pd.concat([shown, pd.DataFrame(rows)], axis=1)
 
 
 def _agree(own: np.ndarray, other: np.ndarray, name: str) -> dict[str, float]:

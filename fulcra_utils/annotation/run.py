@@ -10,18 +10,10 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.annotation import labelling
+from fulcra_utils.annotation import review as people
 from fulcra_utils.annotation.label_studio import import_label_studio
 from fulcra_utils.annotation.labelling import ROWS, Annotation, Row, identify_rows
 from fulcra_utils.annotation.questions import FORMS
-from fulcra_utils.annotation.review import (
-    NONE_DECIDED,
-    apply_decisions,
-    build_queue,
-    match_decisions,
-    read_decisions,
-    refuse_decided,
-    write_review_csv,
-)
 from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.release import write_release
@@ -103,19 +95,19 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
         raise ValueError(f"no form {form!r}; there are {', '.join(FORMS)} and vote.")
     forms = FORMS if form == "vote" else (form,)
     price = load_price(endpoint.model, prices, endpoint.is_local)
-    folder = Path(cache) if cache else input_path.with_name(input_path.name + ".cache")
+    folder = Path(cache or f"{input_path}.cache")
     release = output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset") if card else None
-    beside = output_path.with_name(output_path.name + ".decisions.csv")
+    beside = Path(f"{output_path}.decisions.csv")
     decisions = Path(decisions) if decisions else beside if beside.exists() else None
     outputs = [(output_path, ROWS), *([(review, (".csv",))] if review else []), (folder / "answers.sqlite", ()),
                *((release / name, ()) for name in ("README.md", "data/train.jsonl", "data/train.parquet") if release)]
     check_outputs(outputs, filter(None, (input_path, decisions, prices)))
     if review:
-        refuse_decided(review)
-    read = import_label_studio if decisions and decisions.suffix == ".json" else read_decisions
-    decided = read(decisions, theory) if decisions else NONE_DECIDED
+        people.refuse_decided(review)
+    read = import_label_studio if decisions and decisions.suffix == ".json" else people.read_decisions
+    decided = read(decisions, theory) if decisions else people.NONE_DECIDED
     rows = labelling.read_rows(input_path, prompt_field, response_field)
-    n_decisions, (decided, unused) = len(decided), match_decisions(decided, *identify_rows(rows))
+    n_decisions, (decided, unused) = len(decided), people.match_decisions(decided, *identify_rows(rows))
     with nullcontext() if dry_run else lock_output(output_path):
         with closing(AnswerCache(None if dry_run and not folder.exists() else folder)) as store:
             plan = labelling.plan_annotation(rows, theory, endpoint, forms, store, price)
@@ -125,14 +117,13 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
                 return report
             annotation = labelling.annotate_rows(rows, theory, endpoint, store, forms, price, budget, progress)
         made = {"model": endpoint.model, "form": form, "theory": theory.name, "rule": "sign-sum"}
-        outputs = _decide(annotation, rows, theory, decided, report, made)
-        report.files.append(labelling.write_rows(output_path, outputs))
+        report.files.append(labelling.write_rows(output_path, _decide(annotation, decided, report, made)))
         if review:
-            report.files.append(_write_queue(review, annotation, rows, theory, decided))
+            report.files.append(_write_queue(review, annotation, decided))
         if release:
             report.files.append(write_release(release, output_path, theory, made | {
                 "endpoint": endpoint.address, "price": price, "costs": report.costs, "forms": report.forms,
-                "agreement": _agreement(annotation, theory, rows)}))
+                "agreement": _agreement(annotation)}))
     return report
 
 
@@ -150,20 +141,20 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
         return plan, None
     with closing(AnswerCache(cache)) as store:
         made = labelling.annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
-    people = apply_decisions(None, theory.items, identify_rows(rows)[0], decided)[0]
-    return plan, labelling.compare_forms(made, people)
+    of_items = people.apply_decisions(None, theory.items, identify_rows(rows)[0], decided)[0]
+    return plan, labelling.compare_forms(made.form_labels, made.costs, of_items)
 
 
-def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided: pd.DataFrame, report: AnnotateReport,
-            made: dict[str, str]) -> list[dict[str, Any]]:
+def _decide(annotation: Annotation, decided: pd.DataFrame, report: AnnotateReport, made: dict) -> list[dict[str, Any]]:
     """Let people's decisions win, note in the report what is left open, and return the labelled rows."""
-    row_ids, several = identify_rows(rows)[0], len(annotation.forms) > 1
-    people, by_item = apply_decisions(None, theory.items, row_ids, decided)
-    told, by_dimension = apply_decisions(None, theory.dimensions, row_ids, decided)
-    report.costs, report.forms = annotation.costs, labelling.compare_forms(annotation, people) if several else None
-    out = []
-    for n, row in enumerate(rows):
-        labels, who = np.where(np.isnan(people[n]), annotation.labels[n], people[n]), by_item[n] | by_dimension[n]
+    theory, row_ids, several = annotation.theory, identify_rows(annotation.rows)[0], len(annotation.forms) > 1
+    of_items, by_item = people.apply_decisions(None, theory.items, row_ids, decided)
+    told, by_dimension = people.apply_decisions(None, theory.dimensions, row_ids, decided)
+    report.costs, out = annotation.costs, []
+    if several:
+        report.forms = labelling.compare_forms(annotation.form_labels, annotation.costs, of_items)
+    for n, row in enumerate(annotation.rows):
+        labels, who = np.where(np.isnan(of_items[n]), annotation.labels[n], of_items[n]), by_item[n] | by_dimension[n]
         open_items = {name: why for name, why in annotation.open[n].items() if name not in who}
         if open_items and not row.problem:
             why = next(iter(open_items.values()))
@@ -183,19 +174,19 @@ def _decide(annotation: Annotation, rows: Sequence[Row], theory: Theory, decided
     return out
 
 
-def _write_queue(path: str | Path, annotation: Annotation, rows: Sequence[Row], theory: Theory,
-                 decided: pd.DataFrame) -> Path:
-    usable, row_ids = [n for n, row in enumerate(rows) if row.dialogue is not None], identify_rows(rows)[0]
-    texts = pd.DataFrame([(row_ids[n], rows[n].dialogue.prompt, rows[n].dialogue.response) for n in usable],
-                         columns=["row_id", "prompt", "response"])
-    queue = build_queue(annotation.form_labels[:, usable], theory.items, texts.row_id, annotation.forms, decided)
-    return write_review_csv(path, queue, texts)
+def _write_queue(path: str | Path, annotation: Annotation, decided: pd.DataFrame) -> Path:
+    usable, row_ids = [row.dialogue is not None for row in annotation.rows], identify_rows(annotation.rows)[0]
+    texts = pd.DataFrame([(row_id, row.dialogue.prompt, row.dialogue.response) for row_id, row in zip(
+        row_ids, annotation.rows, strict=True) if row.dialogue], columns=["row_id", "prompt", "response"])
+    queue = people.build_queue(annotation.form_labels[:, usable], annotation.theory.items, texts.row_id,
+                               annotation.forms, decided)
+    return people.write_review_csv(path, queue, texts)
 
 
-def _agreement(annotation: Annotation, theory: Theory, rows: Sequence[Row]) -> pd.DataFrame | None:
+def _agreement(annotation: Annotation) -> pd.DataFrame | None:
     """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
     if len(annotation.forms) < 2:
         return None
-    prompts = pd.Series([row.dialogue.prompt if row.dialogue else f"row {n}" for n, row in enumerate(rows)])
-    return measure_agreement(items_to_vectors(annotation.form_labels, theory), theory.dimensions,
+    prompts = pd.Series([row.dialogue.prompt if row.dialogue else f"row {n}" for n, row in enumerate(annotation.rows)])
+    return measure_agreement(items_to_vectors(annotation.form_labels, annotation.theory), annotation.theory.dimensions,
                              pd.factorize(prompts)[0], draws=500)

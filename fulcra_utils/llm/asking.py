@@ -22,27 +22,14 @@ from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from fulcra_utils.dataset.texts import read_content
-from fulcra_utils.llm.endpoints import (
-    FREE,
-    PRICES,
-    Answer,
-    AnswerCache,
-    Endpoint,
-    EndpointError,
-    Price,
-    Question,
-    count_question,
-    count_tokens,
-)
+from fulcra_utils.llm.endpoints import FREE, Answer, AnswerCache, Endpoint, EndpointError, Price, Question, count_tokens
 
-RETRY_STATUS = {408, 409, 425, 429}  # and whatever is above 499
-FORMAT_STATUS = {400, 415, 422}  # what an endpoint says that knows no JSON schema
-EARLY_ATTEMPTS = 3  # at what is no honest fault of the way, while nothing has been answered yet
-STOP_AFTER = 4  # questions in a row that came to nothing
-LONG_WAIT = 600.0  # seconds; who asks for more has a quota that this run will not outlive
 ERROR_FIELDS = ("error", "errors", "message", "detail", "details", "msg", "error_message", "reason", "title")
 IN_A_STREAM = "the server answers in a stream, which is not read: switch streaming off"
-FILTERS = {"content_filter", "safety", "prohibited_content", "blocklist", "recitation"}
+FINISH = {  # what gateways call the ends
+    **dict.fromkeys(("max_tokens", "max_output_tokens", "max_completion_tokens", "model_length",
+                     "model_context_window_exceeded", "context_length_exceeded"), "length"),
+    **dict.fromkeys(("safety", "prohibited_content", "blocklist", "recitation"), "content_filter")}
 OF_THE_ROW = re.compile(
     r"content.?filter|content management policy|moderation|flagged|prohibited.content|safety (system|setting|filter)"
     r"|context.?(length|window|size)|(prompt|input|request).{0,30}too (long|large)|too many (input )?tokens", re.I)
@@ -55,9 +42,6 @@ NOT_TAKEN = re.compile(
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": "",
               "top_p": ""}  # options that may be given in the other name, or left out
 CONTENT_ASKS = 3  # in one run: the first ask and at most two more
-CUT_OFF = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length",
-           "model_context_window_exceeded", "context_length_exceeded"}  # finish reasons of gateways
-LESSER_MODE = {"schema": "object", "object": ""}  # of JSON, when an endpoint does not know the first
 
 
 @dataclass
@@ -95,7 +79,7 @@ def ask_all(endpoint: Endpoint, questions: Collection[Question], check: Check, c
     """
     if budget is not None:
         if price is FREE:
-            raise EndpointError(f"a budget needs a price: {endpoint.model} is not in {PRICES.name}")
+            raise EndpointError(f"a budget needs a price: {endpoint.model} is not in the table")
         paid += plan_questions(questions, endpoint, cache, price, lambda *_: (None, [], 0.0))["paid_before"]
     session = _Session(endpoint, check, cache, price, budget, paid)
     try:
@@ -124,7 +108,7 @@ def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: Ans
             counts["stored"] += 1
         else:
             counts["requests"] += 1
-            counts["tokens_in"] += count_question(question)
+            counts["tokens_in"] += question.n_tokens
             counts["tokens_out"] += question.expected_tokens
     return counts | {"cost": price.cost(counts["tokens_in"], counts["tokens_out"]), "paid_before": paid_before}
 
@@ -216,7 +200,7 @@ class _Session:
     async def _pay(self, key: str, question: Question) -> Answer:
         """Get and keep a new answer, once there is a place, and where dollars may be there when others are done."""
         most = self.options.get("max_tokens") or self.options.get("max_completion_tokens") or question.expected_tokens
-        estimate = self.price.cost(count_question(question), most)
+        estimate = self.price.cost(question.n_tokens, most)
 
         def fits() -> bool:
             return self.spent + sum(max(usd, self.dearest) for usd in (*self.under_way, estimate)) <= self.budget + 1e-9
@@ -257,7 +241,7 @@ class _Session:
         except _Fault as fault:
             if fault.again and started >= self.last_cut:  # once for all that were under way together
                 self.last_cut, self.limit = time.monotonic(), max(1.0, self.limit / 2)
-            few = EARLY_ATTEMPTS if fault.early and not self.n_answered else self.endpoint.attempts
+            few = 3 if fault.early and not self.n_answered else math.inf  # while nothing has been answered yet
             if not fault.again or self.is_over or attempt >= min(few, self.endpoint.attempts):
                 self._stop_run(fault)
                 raise
@@ -269,7 +253,7 @@ class _Session:
         """Raise EndpointError where a question that came to nothing shows that all others will."""
         self.n_failed += fault.whose != "row"
         is_first, said = not self.n_answered + self.n_stored, str(fault)
-        in_a_row = not fault.whose and self.n_failed >= STOP_AFTER and (fault.again or is_first)
+        in_a_row = not fault.whose and self.n_failed > 3 and (fault.again or is_first)
         if fault.whose == "run" or (fault.whose == "start" and is_first) or in_a_row:
             if self.cache.folder and len(self.cache):
                 said += f"; what was answered is kept in {self.cache.folder}"
@@ -286,9 +270,9 @@ class _Session:
                 return answer
             except _Fault as fault:
                 if not self._adapt(str(fault), sent):
-                    if fault.again or fault.whose or fault.status not in FORMAT_STATUS or not mode:
+                    if fault.again or fault.whose or fault.status not in (400, 415, 422) or not mode:
                         raise
-                    mode = LESSER_MODE[mode]
+                    mode = "object" if mode == "schema" else ""
 
     def _adapt(self, said: str, sent: dict[str, Any]) -> bool:
         """Return whether `sent` holds an option that the endpoint does not take; it is left out from now on."""
@@ -311,11 +295,10 @@ class _Session:
         named = {"name": "labels", "strict": True, "schema": question.schema}
         formats = {"schema": {"type": "json_schema", "json_schema": named}, "object": {"type": "json_object"}}
         body = ({"response_format": formats[mode]} if mode else {}) | options
-        extra = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
+        extra = {name: body.pop(name, None) for name in ("extra_headers", "extra_query")}
         try:
-            raw = await self.client.chat.completions.with_raw_response.create(
-                model=self.endpoint.model, messages=list(question.messages), extra_body=body, **extra)
-            return raw.http_response
+            return (await self.client.chat.completions.with_raw_response.create(
+                model=self.endpoint.model, messages=list(question.messages), extra_body=body, **extra)).http_response
         except APIStatusError as error:
             return error.response
         except APITimeoutError:
@@ -340,7 +323,7 @@ class _Session:
         (thoughts, text), finish = read_content(message), str(choice.get("finish_reason") or "").casefold()
         if not text and isinstance(said := message.get("refusal"), str) and said.strip():
             text, finish = said, "refusal"
-        estimate = count_question(question)
+        estimate = question.n_tokens
         tokens_in = _count(known.get("usage"), "prompt_tokens", estimate)
         tokens_out = _count(known.get("usage"), "completion_tokens", count_tokens(thoughts + text))
         # a count far too small, or too small and the round size of a context (Ollama), shows that a part was dropped;
@@ -349,9 +332,8 @@ class _Session:
             finish = "prompt_cut"
         cost = None if self.price is FREE else self.price.cost(tokens_in, tokens_out)
         mode = (mode or "none") + "".join(f", without {name}" for name in self.left_out)
-        finish = "length" if finish in CUT_OFF else "content_filter" if finish in FILTERS else finish
-        return Answer(text, finish, tokens_in, tokens_out, cost, mode, self.endpoint.address, round(time.time(), 3),
-                      thoughts)
+        return Answer(text, FINISH.get(finish, finish), tokens_in, tokens_out, cost, mode, self.endpoint.address,
+                      round(time.time(), 3), thoughts)
 
 
 def _parse_body(body: str) -> Any:
@@ -389,11 +371,11 @@ def _judge(said: str, response: Any, is_page: bool) -> _Fault:
     reason = f"{'HTTP' if honest else 'error'} {status}: {said}" if status else said
     if is_page and not honest and said != IN_A_STREAM:
         reason = f"the response is not the JSON of a chat completion: {said}"
-    is_late = status in RETRY_STATUS or status >= 500
+    is_late = status in (408, 409, 425, 429) or status >= 500
     if OF_THE_ROW.search(said) or status == 413:
         return _Fault(reason, "row")
-    if status in (401, 402) or (OF_THE_RUN.search(said) and not is_late) or (
-            "insufficient_quota" in said or (wait or 0) > LONG_WAIT or said == IN_A_STREAM):
+    if status in (401, 402) or (OF_THE_RUN.search(said) and not is_late) or (  # a quota outlives this run
+            "insufficient_quota" in said or (wait or 0) > 600 or said == IN_A_STREAM):
         return _Fault(reason, "run")
     if status in (403, 404, 405) or 300 <= status < 400:
         return _Fault(reason + " (is the address right? it mostly ends in /v1)" * (status != 403), "start")

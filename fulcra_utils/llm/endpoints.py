@@ -21,7 +21,6 @@ from fulcra_utils.dataset.texts import split_thoughts
 PRICES = DATA / "prices.yaml"
 DEFAULT_URL = "https://api.openai.com/v1"
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
-LOCAL = "local"  # whose price is none
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
 _KINDS = {**dict.fromkeys(("extra_headers", "extra_query"), (dict[str, str], "names with texts")),
           **dict.fromkeys(("max_tokens", "max_completion_tokens"), (int, "a whole number"))}
@@ -154,7 +153,7 @@ class Price:
     def describe(self) -> str:
         """Return the price in words, with its date, and that it is assumed where it is."""
         found = f"{self.input:g} and {self.output:g} USD for a million tokens in and out"
-        if self.assumed and self.name == LOCAL:
+        if self.assumed and self.name:
             return f"no price: the server is on this machine, and the model is not in the table of {self.date}"
         if self.assumed:
             return f"an assumed price of {found} (the model is not in the table of {self.date})"
@@ -181,7 +180,7 @@ def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) ->
         names = (model, model.rpartition("/")[2], bare, _DATED.sub("", bare))
         name = next((name for name in names if name in table["models"]), "")
         if model.endswith(":free") or (is_local and not name):
-            return Price(0.0, 0.0, str(table["date"]), is_local, LOCAL if is_local else model)
+            return Price(0.0, 0.0, str(table["date"]), is_local, model)
         entry = table["models"][name] if name else table["default"]
         date = str(entry.get("date", table["date"]))
         return Price(float(entry["input"]), float(entry["output"]), date, not name, name)
@@ -208,15 +207,15 @@ class Question:
                  "messages": self.messages, "schema": self.schema, "context": self.context}
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
+    @property
+    def n_tokens(self) -> int:
+        """Return an estimate of its tokens, messages only."""
+        return sum(count_tokens(message["content"]) + 4 for message in self.messages)
+
 
 def count_tokens(text: str) -> int:
     """Estimate the tokens of a text, where an endpoint counts none: one for four bytes of UTF-8, at least one."""
     return max(1, round(len(text.encode("utf-8", "replace")) / 4))
-
-
-def count_question(question: Question) -> int:
-    """Estimate the tokens of a question, messages only."""
-    return sum(count_tokens(message["content"]) + 4 for message in question.messages)
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,7 @@ from fulcra_utils.common.files import keep_fields
 from fulcra_utils.dataset.rows import pick_rows, read_text
 from fulcra_utils.dataset.texts import CHANNEL_MARK, THOUGHT_MARK, DatasetError, list_texts
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
-from fulcra_utils.llm.endpoints import (
-    Answer,
-    AnswerCache,
-    Endpoint,
-    EndpointError,
-    Question,
-    build_writer,
-    load_price,
-)
+from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.annotation.labelling import (
-    Annotation,
     build_output,
     compare_forms,
     items_to_types,
@@ -209,7 +208,7 @@ def test_a_form_is_never_compared_with_its_own_vote():
     labels[1] = labels[0]
     costs = pd.DataFrame({"form": FORMS, "calls": 1, "tokens_in": 1, "tokens_out": 1, "cost": np.nan,
                           "paid_before": 0.0})
-    table = compare_forms(Annotation(FORMS, labels, *vote_labels(labels), [], [], costs), labels[2]).set_index("form")
+    table = compare_forms(labels, costs, labels[2]).set_index("form")
     assert table.agree_others["single"] == pytest.approx(1 / 3, abs=0.05), "chance, though it took part in every vote"
     assert table.agree_others["all"] == 1, "where the two others agree, they are this one"
     assert table.agree_people["single"] == 1
