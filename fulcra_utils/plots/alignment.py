@@ -115,19 +115,17 @@ def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
     falls = 100 * moved[["drop_reward", "drop_judge"]].to_numpy(float)
     figure, axes = plt.subplots(figsize=(7.6, 5.2))
     axes.vlines(variety, *falls.T, color=GREY, linewidth=0.8, zorder=0)
-    for fall, mark, colour, label in ((falls[:, 0], "o", BLUE, "by the reward evaluator"),
-                                      (falls[:, 1], "s", ORANGE, "by the judge")):
-        axes.plot(variety, fall, mark, color=colour, label=label, alpha=0.85)
+    axes.plot(variety, falls[:, 0], "o", color=BLUE, label="by the reward evaluator", alpha=0.85)
+    axes.plot(variety, falls[:, 1], "s", color=ORANGE, label="by the judge", alpha=0.85)
     axes.plot(1, 0, "*", color=BLACK, markersize=11, label="the start model")
     axes.axvline(0.8, color=GREY, linestyle=":", label="wanted: at least 0.8 of the variety")
     axes.axhline(40, color=BLUE, linestyle=":", linewidth=0.9, label="wanted by the reward evaluator: 40 %")
     axes.set(xlabel="distinct word pairs, start model = 1", ylabel="fall of the distance, %")
     axes.margins(0.12)
     finish(figure, "What moving costs in variety", ncols=2)
-    names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index]
+    names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index] + [""] * (len(moved) + 1)
     marks = np.column_stack([[*variety, *variety, 1], [*falls[:, 0], *falls[:, 1], 0]])    # no label covers a mark
-    label_points(axes, marks, [*names, *[""] * (len(names) + 1)],
-                 bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8})
+    label_points(axes, marks, names, bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8})
     return figure
 
 
@@ -140,8 +138,8 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
     """
     aims, n_dims = list(targets.groupby("target", sort=False)), means.shape[1]
     n_rows, n_columns = -(-len(aims) // 2), min(2, len(aims))
-    figure, grid = plt.subplots(n_rows, n_columns, sharey=True, squeeze=False, figsize=(
-        (2.5 + 0.75 * n_dims) * (1, 1.4)[n_columns - 1], 1.9 + 2.6 * n_rows))
+    size = ((1 + 0.6 * n_dims) * n_columns, 1.9 + 2.6 * n_rows)
+    figure, grid = plt.subplots(n_rows, n_columns, sharey=True, squeeze=False, figsize=size)
     for axes, (name, target) in zip(grid.flat, aims, strict=False):
         rows = means[~means.index.str.contains(REPEAT.pattern)]
         if len(aims) > 1:

@@ -26,11 +26,10 @@ def plot_prevalence(table: pd.DataFrame, theory: Theory, reported: pd.DataFrame)
         one = rows[rows.sign == sign].set_index("value").reindex(theory.dimensions)
         axes.barh(y, direction * one.share, color=colour, height=0.65, label=f"{sign} (this run)")
         axes.hlines(y, direction * one.low, direction * one.high, color=BLACK, linewidth=0.9)
-    for word, marker, label in (("aligned", "D", "supported (published)"), ("expressed", "|", "expressed (published)")):
+    for word, label, marker in (("aligned", "supported", "D"), ("expressed", "expressed", "|")):
         x = claims.reindex([f"prevalence/{v}/{word}" for v in theory.dimensions]).to_numpy(float)
         if np.isfinite(x).any():
-            axes.plot(x, y, marker, color=BLACK, markersize=5 if marker == "D" else 11, markeredgewidth=1.2,
-                      markerfacecolor="white", zorder=3, label=label)
+            axes.plot(x, y, marker, color=BLACK, markerfacecolor="white", zorder=3, label=f"{label} (published)")
     axes.axvline(0, color=BLACK, linewidth=0.8)
     name_rows(axes, theory.dimensions, "← opposed     share of replies     supported →")
     axes.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
@@ -69,28 +68,24 @@ def plot_space(table: pd.DataFrame) -> Figure:
 
     Below, small: the same by model, refusal and reward, then each further projection by risk, refusal and reward.
     """
-    methods, small = list(dict.fromkeys(table.method)), ("model", "refusal", "reward")
-    figure = plt.figure(figsize=(9, 5.6 + 3 * len(methods)))
-    grid = figure.add_gridspec(1 + len(methods), 3, height_ratios=[1.9, *[1] * len(methods)])
-    large = figure.add_subplot(grid[0, :])
-    panels = [(large, methods[0], "risk")]
-    for row, method in enumerate(methods, 1):
-        panels += [(figure.add_subplot(grid[row, k]), method, column)
-                   for k, column in enumerate(small if row == 1 else ("risk", *small[1:]))]
-    for axes, method, column in panels:
-        points = table[table.method == method]
+    table = table.replace({"method": {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}})
+    first, *further = table.method.unique()
+    small = [[f"{first}, by {column}" for column in ("model", "refusal", "reward")],
+             *([f"{method}, by {column}" for column in ("risk", "refusal", "reward")] for method in further)]
+    figure, panels = plt.subplot_mosaic([[f"{first}, by risk"] * 3, *small], figsize=(9, 5.6 + 3 * len(small)),
+                                        height_ratios=[1.9, *[1] * len(small)])
+    large = panels[f"{first}, by risk"]
+    for title, axes in panels.items():
+        method, column = title.split(", by ")
+        points, size = table[table.method == method], 3 if axes is large else 1
         replies, poles = points[points.pole == ""], points[points.pole != ""]
-        _scatter(axes, replies, column, 3 if axes is large else 1)
-        axes.scatter(poles.x, poles.y, marker="X", s=110 if axes is large else 50, color=BLACK, edgecolor="white",
-                     linewidth=0.8, zorder=4)
-        title = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}.get(method, method)
-        axes.set(xticks=[], yticks=[], title=f"{title}, by {column}")
+        _scatter(axes, replies, column, size)
+        axes.scatter(poles.x, poles.y, marker="X", s=40 * size, color=BLACK, edgecolor="white", linewidth=0.8, zorder=4)
+        axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
-        if axes is large:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, fontsize=9)
-        elif column in ("model", "refusal") and method == methods[0]:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, markerscale=1.6)
-    poles = table[(table.method == methods[0]) & (table.pole != "")]
+        if axes is large or method == first and column != "reward":
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=1 + size, markerscale=1.6)
+    poles = table[(table.method == first) & (table.pole != "")]
     label_points(large, poles[["x", "y"]].to_numpy(float), poles.pole.tolist(), 10, weight="bold", zorder=5,
                  bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85})
     return figure
@@ -172,7 +167,7 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
     order = list(theory.circle or theory.dimensions)
     table = table[table.quantity.isin(order)]
     angles = np.linspace(0, 2 * np.pi, len(order), endpoint=False)
-    panels = [r for r in ("all", "non-refusals") if (table.rows == r).any()]
+    panels = {"all": "all replies"} | ({"non-refusals": "non-refusals only"} if (table.rows != "all").any() else {})
     size = 4.4 + 0.12 * max(0, len(order) - 10)
     circular = {"projection": "polar", "theta_offset": np.pi / 2, "theta_direction": -1}
     figure, axes = open_panels(len(panels), size, size, subplot_kw=circular)
@@ -190,7 +185,7 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
         low = min(-0.25, table.low.min())
         axis.set(ylim=(max(-1, low), 1), yticks=[v for v in (-0.5, 0, 0.5, 1) if v >= low])
         axis.plot(np.linspace(0, 2 * np.pi, 100), np.zeros(100), color=BLACK, linewidth=0.8)
-        axis.set_title({"all": "all replies", "non-refusals": "non-refusals only"}[rows], pad=16)
+        axis.set_title(panels[rows], pad=16)
     return finish(figure, ncols=min(5, len(models)))
 
 

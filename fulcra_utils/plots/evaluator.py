@@ -26,11 +26,9 @@ def plot_training(history: pd.DataFrame) -> Figure:
     left.set(xlabel="epoch", ylabel="cross-entropy per cell")
     right.set(xlabel="epoch", ylabel="macro-F1", ylim=(0, 1))
     left.legend()
-    known = history[["epoch", "validation_f1"]].dropna()
-    if len(known):
-        best = known.loc[known.validation_f1.idxmax()]
-        right.annotate(f"kept: {best.validation_f1:.3f}", (best.epoch, best.validation_f1), xytext=(0, -18),
-                       textcoords="offset points", ha="center")
+    for best in points.nlargest(1, "validation_f1").itertuples():
+        right.annotate(f"kept: {best.validation_f1:.3f}", best[1:], xytext=(0, -18), textcoords="offset points",
+                       ha="center")
     return figure
 
 
@@ -97,12 +95,11 @@ def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
     figure, panels = open_panels(len(bins), 4, 4.4)
     for axes, (title, table) in zip(panels, bins.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, zorder=0)
-        for label, (colour, marker, name) in LABEL_STYLES.items():
-            part = table[table.label == label] if len(table) else table
-            if len(part):
-                axes.plot(part.confidence, part.frequency, color=colour, linewidth=1)
-                axes.scatter(part.confidence, part.frequency, color=colour, marker=marker, label=name,
-                             s=12 + 90 * np.sqrt(part.n / part.n.sum()))
+        for label, part in table.groupby("label") if len(table) else ():
+            colour, marker, name = LABEL_STYLES[label]
+            axes.plot(part.confidence, part.frequency, color=colour, linewidth=1)
+            axes.scatter(part.confidence, part.frequency, color=colour, marker=marker, label=name,
+                         s=12 + 90 * np.sqrt(part.n / part.n.sum()))
         axes.set(xlabel="probability", title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal")
     panels[0].set_ylabel("share of cells where it is true")
     return finish(figure, ncols=3)
