@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 METHODS = ("random", "stratified", "k-centre", "k-means")
-NO_CATEGORY = "none"
 
 
 def assign_strata(categories: Sequence[Sequence[str] | None]) -> np.ndarray:
@@ -19,10 +18,10 @@ def assign_strata(categories: Sequence[Sequence[str] | None]) -> np.ndarray:
     >>> assign_strata([["theft"], ["theft", "privacy"], []]).tolist()
     ['theft', 'privacy', 'none']
     """
-    lists = [list(names) if names is not None else [] for names in categories]
+    lists = [[] if names is None else list(names) for names in categories]
     counts = Counter(name for names in lists for name in names)
-    return np.array([min(names, key=lambda name: (counts[name], name)) if names else NO_CATEGORY for names in lists],
-                    dtype=object)
+    rarest = [min(names, key=lambda name: (counts[name], name), default="none") for names in lists]
+    return np.array(rarest, dtype=object)
 
 
 def allot_quotas(sizes: dict[str, int], n: int) -> dict[str, int]:
@@ -62,12 +61,16 @@ def select_prompts(embeddings: np.ndarray, categories: Sequence[Sequence[str] | 
     if method == "random":
         return np.sort(rng.choice(pool, size=min(n, len(pool)), replace=False))
     strata = assign_strata(categories)
-    names, counts = np.unique(strata[pool].astype(str), return_counts=True)
-    quotas = allot_quotas(dict(zip(names.tolist(), counts.tolist(), strict=True)), n)
-    chosen: list[int] = []
+    quotas, chosen = allot_quotas(Counter(sorted(strata[pool])), n), []
     for name in sorted(quotas, key=lambda key: (quotas[key], key)):
         members = pool[strata[pool] == name]
-        chosen += _spread(embeddings, members, quotas[name], method, chosen, rng)
+        if quotas[name] >= len(members):
+            chosen += members.tolist()
+        elif method == "stratified":
+            chosen += rng.choice(members, size=quotas[name], replace=False).tolist()
+        else:
+            spread = _farthest_first if method == "k-centre" else _cluster_centres
+            chosen += members[spread(embeddings[members], quotas[name], embeddings[chosen], rng)].tolist()
     return np.sort(np.array(chosen, dtype=int))
 
 
@@ -92,7 +95,7 @@ def measure_coverage(embeddings: np.ndarray, categories: Sequence[Sequence[str] 
     """
     strata = assign_strata(categories)
     distance = _nearest(embeddings, embeddings[chosen])
-    names = np.unique(strata.astype(str))
+    names = sorted(set(strata))
     counts = np.array([(strata[chosen] == name).sum() for name in names])
     shares = counts[counts > 0] / max(counts.sum(), 1)
     return {"mean_distance": float(distance.mean()),
@@ -103,7 +106,7 @@ def measure_coverage(embeddings: np.ndarray, categories: Sequence[Sequence[str] 
 
 
 def compare_selections(embeddings: np.ndarray, categories: Sequence[Sequence[str] | None], n: int, n_seeds: int = 20,
-                       allowed: np.ndarray | None = None, methods: Sequence[str] = METHODS) -> pd.DataFrame:
+                       allowed: np.ndarray | None = None) -> pd.DataFrame:
     """Measure the coverage of several methods over seeds 0, 1, …; one row a method and seed.
 
     Each seed draws the half of the pool that it works on, so that methods without chance vary too.
@@ -113,68 +116,51 @@ def compare_selections(embeddings: np.ndarray, categories: Sequence[Sequence[str
     for seed in range(n_seeds):
         half = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:(len(embeddings) + 1) // 2])
         part, names = embeddings[half], [categories[i] for i in half]
-        for method in methods:
+        for method in METHODS:
             chosen = select_prompts(part, names, n, method, seed, allowed[half])
             rows.append({"method": method, "seed": seed, **measure_coverage(part, names, chosen)})
     return pd.DataFrame(rows)
 
 
-def summarise_selections(comparison: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
-    """Return each method's mean and its paired difference from the baseline, with 95 % t intervals over seeds."""
+def summarise_selections(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return each method's mean and its paired difference from random choice, with 95 % t intervals over seeds."""
     from scipy import stats
 
-    rows = []
-    measures = [name for name in comparison if name not in {"method", "seed"}]
-    base = comparison[comparison.method == baseline].set_index("seed")
-    for method, table in comparison.groupby("method", sort=True):
-        for name in measures:
-            values = table.set_index("seed")[name]
-            gap = (values - base[name]).dropna()
+    rows, tables = [], {method: table.set_index("seed") for method, table in comparison.groupby("method")}
+    for method, table in tables.items():
+        for name in table.columns.drop("method"):
+            gap = (table[name] - tables["random"][name]).dropna()
             error = stats.sem(gap) if len(gap) > 1 else np.nan
             reach = error * stats.t.ppf(0.975, max(len(gap) - 1, 1))
-            rows.append((method, name, values.mean(), gap.mean(), gap.mean() - reach, gap.mean() + reach, len(gap)))
+            mean = gap.mean()
+            rows.append((method, name, table[name].mean(), mean, mean - reach, mean + reach, len(gap)))
     return pd.DataFrame(rows, columns=["method", "measure", "mean", "difference", "low", "high", "n_seeds"])
 
 
-def _spread(embeddings: np.ndarray, members: np.ndarray, quota: int, method: str, chosen: list[int],
-            rng: np.random.Generator) -> list[int]:
-    """Return `quota` of `members`, spread by the method."""
-    if quota >= len(members):
-        return members.tolist()
-    if method == "stratified":
-        return rng.choice(members, size=quota, replace=False).tolist()
-    if method == "k-centre":
-        return _farthest_first(embeddings[members], quota, embeddings[chosen], rng, members)
-    return _cluster_centres(embeddings[members], quota, rng, members)
-
-
-def _farthest_first(vectors: np.ndarray, quota: int, others: np.ndarray, rng: np.random.Generator,
-                    members: np.ndarray) -> list[int]:
-    distance = _nearest(vectors, others) if len(others) else np.full(len(vectors), np.inf)
-    picked = []
+def _farthest_first(vectors: np.ndarray, quota: int, others: np.ndarray, rng: np.random.Generator) -> list[int]:
+    """Return as many vectors as the quota: each the farthest from the others and from those before it."""
+    distance, picked = _nearest(vectors, others), []
     for _ in range(quota):
-        best = int(np.argmax(distance)) if np.isfinite(distance).any() else int(rng.integers(len(vectors)))
-        picked.append(int(members[best]))
-        distance = np.minimum(distance, 1 - vectors @ vectors[best])
-        distance[best] = -np.inf
+        picked.append(int(np.argmax(distance)) if np.isfinite(distance).any() else int(rng.integers(len(vectors))))
+        distance = np.minimum(distance, 1 - vectors @ vectors[picked[-1]])
+        distance[picked[-1]] = -np.inf
     return picked
 
 
-def _cluster_centres(vectors: np.ndarray, quota: int, rng: np.random.Generator, members: np.ndarray) -> list[int]:
+def _cluster_centres(vectors: np.ndarray, quota: int, _: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return as many vectors as the quota: the nearest to the centre of each cluster."""
     from sklearn.cluster import KMeans
 
     means = KMeans(quota, n_init=1, max_iter=30, random_state=int(rng.integers(2**31)))
     labels = means.fit_predict(vectors)
-    distance = np.linalg.norm(vectors - means.cluster_centers_[labels], axis=1)
-    order = np.lexsort([distance, labels])
+    order = np.lexsort([np.linalg.norm(vectors - means.cluster_centers_[labels], axis=1), labels])
     firsts = order[np.unique(labels[order], return_index=True)[1]]
     rest = np.setdiff1d(np.arange(len(vectors)), firsts)[:quota - len(firsts)]  # equal prompts leave clusters empty
-    return members[np.concatenate([firsts, rest])].tolist()
+    return np.concatenate([firsts, rest])
 
 
-def _nearest(vectors: np.ndarray, others: np.ndarray, chunk: int = 2000) -> np.ndarray:
+def _nearest(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the cosine distance of each vector to the nearest of the others, inf when there are none."""
-    if not len(others):
-        return np.full(len(vectors), np.inf)
-    parts = [1 - (vectors[start:start + chunk] @ others.T).max(axis=1) for start in range(0, len(vectors), chunk)]
-    return np.maximum(np.concatenate(parts), 0.0) if parts else np.empty(0)
+    parts = [1 - (vectors[start:start + 2000] @ others.T).max(axis=1, initial=-np.inf)
+             for start in range(0, len(vectors), 2000)]
+    return np.maximum(np.concatenate([vectors[:0, 0], *parts]), 0.0)
