@@ -1,5 +1,6 @@
 """YAML files read strictly: no key twice, no word turned into something else, every fault with its line."""
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import NoneType
@@ -46,6 +47,15 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, AttributeError, TypeError):
             problem = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def find_yaml(name: str | Path, folder: Path, what: str, error: Callable[[str], Exception]) -> Path:
+    """Return the path of a file that is given by its name in a folder or by its path; else raise an `error`."""
+    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    path = known.get(str(name), Path(name))
+    if not path.is_file():
+        raise error(f"no such {what} as {str(name)!r}; known are {', '.join(known)}, or give the path of a YAML file")
+    return path
 
 
 def read_yaml(path: Path | str) -> tuple[Any, yaml.Node | None, list[str]]:

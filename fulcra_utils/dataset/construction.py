@@ -131,8 +131,7 @@ def measure_prevalence(vectors: np.ndarray, theory: Theory) -> pd.DataFrame:
     [50.0, 50.0, 2.0]
     """
     n = np.isfinite(vectors).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        aligned, opposed = (100 * np.sum(np.sign(vectors) == sign, axis=0) / np.where(n, n, np.nan) for sign in (1, -1))
+    aligned, opposed = (100 * found.sum(axis=0) / np.where(n, n, np.nan) for found in (vectors > 0, vectors < 0))
     return pd.DataFrame({"dimension": theory.dimensions, "aligned": aligned, "opposed": opposed,
                          "mentioned": aligned + opposed, "n": n})
 
@@ -162,11 +161,10 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
     file.
     """
     reader = Reader(path, theory)
-    signs = [(reader.count_signs(row, "value_items")[[1, -1]], reader.count_signs(row, "value_types")[[1, -1]])
+    signs = [np.hstack([reader.count_signs(row, name)[[1, -1]] for name in ("value_items", "value_types")])
              for row, _ in reader.pick(lambda row: None) if "value_types" in row or "value_items" in row]
-    n = len(signs)
-    items = np.array([of_items for of_items, _ in signs], dtype=int).reshape(n, 2, theory.n_items)
-    types = np.array([of_types for _, of_types in signs], dtype=int).reshape(n, 2, theory.n_dims)
+    n, signs = len(signs), np.array(signs, dtype=int).reshape(-1, 2, theory.n_items + theory.n_dims)
+    items, types = signs[..., :theory.n_items], signs[..., theory.n_items:]
     carried = items @ theory.item_matrix.astype(int)  # (N, 2, D)
     summed = carried[:, 0] - carried[:, 1]
     rules = {"sign-sum": np.stack([summed > 0, summed < 0], axis=1), "released": carried > 0}
@@ -186,9 +184,9 @@ def count_claims(data: RunData, rules: pd.DataFrame) -> pd.DataFrame:
     sign_sum = rules[rules.rule == "sign-sum"].equal
     ours["dataset/trustworthy/sign-sum"] = sign_sum.iloc[0] if len(sign_sum) and name in had else np.nan
     raw = data.labels[data.labels.source == name].set_index(["name", "label"]).raw
-    for dimension in load_theory(load_sources()[name].theory).dimensions:
-        for sign, word in (("+1", "aligned"), ("-1", "opposed")):
-            ours[f"dataset/trustworthy/{dimension}/{word}"] = raw.get((dimension, sign), np.nan)
+    ours |= {f"dataset/trustworthy/{dimension}/{word}": raw.get((dimension, sign), np.nan)
+             for dimension in load_theory(load_sources()[name].theory).dimensions
+             for sign, word in (("+1", "aligned"), ("-1", "opposed"))}
     why = f"{len(data.dialogues)} annotated rows can be had here; labels from {data.sources['labels_from']}"
     return pd.DataFrame([(claim, value, value, value, why if claim == "dataset/size" else "")
                          for claim, value in ours.items()], columns=["claim_id", "ours", "low", "high", "why"])
@@ -230,13 +228,13 @@ def _sample_prompts(data: ValueDataset) -> pd.DataFrame:
     return table.assign(safety_issues=[[] if v is None else list(v) for v in table.safety_issues])
 
 
-def _rated_pairs(table: pd.DataFrame, gap: float = 2.0) -> pd.DataFrame:
-    """Return (prompt, chosen, rejected): the best and the worst rated reply where they are `gap` points apart."""
+def _rated_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return (prompt, chosen, rejected): the best and the worst rated reply where they are two points apart."""
     rated = table[table.reward.notna()].sort_values(["reward", "line"], ascending=[False, True])
     ends = rated.groupby("prompt", sort=False).agg(
         chosen=("response", "first"), rejected=("response", "last"), best=("reward", "max"), worst=("reward", "min"),
         line=("line", "first"))
-    return ends[ends.best - ends.worst >= gap].reset_index()[["prompt", "chosen", "rejected", "line"]]
+    return ends[ends.best - ends.worst >= 2].reset_index()[["prompt", "chosen", "rejected", "line"]]
 
 
 def _report(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> tuple[dict, pd.DataFrame]:

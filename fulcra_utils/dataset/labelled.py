@@ -340,9 +340,8 @@ class Reader:
         """Return the dimensions (D,) that `not_annotated` leaves open."""
         theory, missing = self.theory, np.zeros(self.theory.n_dims, dtype=bool)
         for entry in value if isinstance(value, list) else [value]:
-            text = entry.get("item") if isinstance(entry, dict) else entry
-            item, dim = ((theory.find_item(text), theory.find_dimension(text)) if isinstance(text, str) else
-                         (None, None))
+            text = str(entry.get("item") if isinstance(entry, dict) else entry)
+            item, dim = theory.find_item(text), theory.find_dimension(text)
             if item is None and dim is None and text != "*":
                 self.tell("not_annotated", entry, f"names no item or dimension of {theory.name}")
             else:
@@ -362,16 +361,15 @@ class Reader:
 
 def _order_scores(scores: Any, theory: Theory) -> np.ndarray:
     """Return scores, a list or by name, as a vector (D,); ValueError says what is wrong with them."""
-    if isinstance(scores, dict):
-        indices = [theory.find_dimension(str(name)) for name in scores]
-        if None in indices:
-            raise ValueError(f"names a dimension that {theory.name} does not have")
-        if len(set(indices)) < len(indices):
-            raise ValueError("names a dimension twice")
-    elif not isinstance(scores, list) or len(scores) != theory.n_dims or None in scores:
+    if isinstance(scores, list) and len(scores) == theory.n_dims and None not in scores:
+        scores = dict(zip(theory.dimensions, scores, strict=True))
+    if not isinstance(scores, dict):
         raise ValueError(f"is not a list of {theory.n_dims} numbers")
-    else:
-        indices, scores = range(theory.n_dims), dict(zip(theory.dimensions, scores, strict=True))
+    indices = [theory.find_dimension(str(name)) for name in scores]
+    if None in indices:
+        raise ValueError(f"names a dimension that {theory.name} does not have")
+    if len(set(indices)) < len(indices):
+        raise ValueError("names a dimension twice")
     vector = np.full(theory.n_dims, np.nan)
     for index, (name, value) in zip(indices, scores.items(), strict=True):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1):

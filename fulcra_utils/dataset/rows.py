@@ -79,16 +79,16 @@ def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, st
     name = path.name.lower()
     try:
         with (gzip.open if name.endswith(".gz") else open)(path, "rb") as lines:
-            kind = _find_kind(lines.read(1 << 16))
-            lines.seek(0)
-            if kind != ("Parquet" if name.endswith(".parquet") else "rows"):
-                raise DatasetError(f"{path}: {_KINDS.get(kind, 'is no Parquet file')}")
+            head, is_parquet = lines.read(1 << 16).removeprefix(b"\xef\xbb\xbf"), name.endswith(".parquet")
+            found = next((kind for pattern, kind in _KINDS.items() if re.match(pattern, head)), "")
+            if found if not is_parquet else not head.startswith(b"PAR1"):
+                raise DatasetError(f"{path}: {found or 'is no Parquet file'}")
             if not name.endswith(SUFFIXES):
                 raise DatasetError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
-            if kind == "Parquet":
+            lines.seek(0)
+            if is_parquet:
                 yield from ((i, row, "") for i, row in enumerate(_iter_parquet(path), 1))
-                return
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(() if is_parquet else lines, 1):
                 if line.strip():
                     yield number, *_parse_line(line)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
@@ -109,31 +109,22 @@ def pick_rows(path: str | Path, pick: Callable[[dict[str, Any]], Any] | None = N
         yield line, row or {}, picked, fault
 
 
-_KINDS = {
-    "Parquet": "is a Parquet file; its name must end in .parquet",
-    "gzip": "is compressed by gzip; its name must end in .jsonl.gz", "zip": "is a ZIP or Excel file, not JSON Lines",
-    "UTF-16": "is UTF-16 or UTF-32; save it as UTF-8",
-    "array": "is one JSON array; write one object a line, without the brackets and commas around them",
-    "object": "is one JSON document over several lines; write one object a line",
-    "CSV": "looks like CSV; write one JSON object a line",
-}
-_HEADS = [(re.compile(pattern), kind) for pattern, kind in (
-    (rb"PAR1", "Parquet"), (rb"\x1f\x8b", "gzip"), (rb"PK\x03\x04", "zip"),
-    (rb"\xff\xfe|\xfe\xff|\x00[^\x00]|[^\x00]\x00", "UTF-16"),
-    (rb"\s*\[\s*[{\[\]]|\s*\[\s*\n|\s*\[[^\n]*\s*\Z", "array"), (rb'\s*\{\s*\n\s*"', "object"),
-    (rb"(?![^\n]*[{\[])[^\n]*[\w\"'][ ]*[,;\t][ ]*[\w\"'][^\n]*(\n(?!\s*\{)[^\n]*)*\Z", "CSV"))]
-
-
-def _find_kind(head: bytes) -> str:
-    """Return what the first bytes of a file say it is: a name of `_KINDS`, or "rows"."""
-    head = head.removeprefix(b"\xef\xbb\xbf")
-    return next((kind for pattern, kind in _HEADS if pattern.match(head)), "rows")
+_KINDS = {  # how the first bytes of a file look that is not read as rows, and what the file is then
+    rb"PAR1": "is a Parquet file; its name must end in .parquet",
+    rb"\x1f\x8b": "is compressed by gzip; its name must end in .jsonl.gz",
+    rb"PK\x03\x04": "is a ZIP or Excel file, not JSON Lines",
+    rb"\xff\xfe|\xfe\xff|\x00[^\x00]|[^\x00]\x00": "is UTF-16 or UTF-32; save it as UTF-8",
+    rb"\s*\[\s*[{\[\]]|\s*\[\s*\n|\s*\[[^\n]*\s*\Z":
+        "is one JSON array; write one object a line, without the brackets and commas around them",
+    rb'\s*\{\s*\n\s*"': "is one JSON document over several lines; write one object a line",
+    rb"(?![^\n]*[{\[])[^\n]*[\w\"'][ ]*[,;\t][ ]*[\w\"'][^\n]*(\n(?!\s*\{)[^\n]*)*\Z":
+        "looks like CSV; write one JSON object a line"}
 
 
 def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(path)
-    if twice := [name for name, n in Counter(file.schema_arrow.names).items() if n > 1]:
-        raise DatasetError(f"{path}: has two columns {twice[0]!r}")
+    if len(set(names := file.schema_arrow.names)) < len(names):
+        raise DatasetError(f"{path}: has two columns {max(names, key=names.count)!r}")
     for batch in file.iter_batches(batch_size=1000):
         try:
             yield from batch.to_pylist()
@@ -271,35 +262,28 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
     for number, message in enumerate(value, 1):
         said = message.get("role") or message.get("from")
         speaker = ROLES.get(str(said).lower())
-        text = _read_words(message) if said != "function_call" else ""
-        if speaker is None or text is None and speaker != "assistant":
+        text = message.get("value") if message.get("content") is None else message["content"]
+        text = read_content({"content": text})[1] if isinstance(text, list) else text
+        if speaker is None or not isinstance(text, str) and speaker != "assistant":
             raise RowError(name, f"has no usable role and content in message {number}", message)
-        turns.append((speaker, text or ""))
+        turns.append((speaker, text if isinstance(text, str) and said != "function_call" else ""))
     return turns
 
 
 def read_text(row: dict, name: str) -> str:
     """Return a field as text; set the row aside when there is none."""
-    if row.get(name) is None:
-        raise RowError(name, "is missing")
-    if not isinstance(row[name], str):
-        raise RowError(name, "is not text", row[name])
-    if not has_words(row[name]):
+    text = row.get(name)
+    if not isinstance(text, str):
+        raise RowError(name, "is missing") if text is None else RowError(name, "is not text", text)
+    if not has_words(text):
         raise RowError(name, "is empty")
-    return row[name]
-
-
-def _read_words(message: dict[str, Any]) -> str | None:
-    """Return the text of a message, or of the text parts of one; None without any."""
-    content = message.get("value") if message.get("content") is None else message["content"]
-    content = read_content({"content": content})[1] if isinstance(content, list) else content
-    return content if isinstance(content, str) else None
+    return text
 
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError(f"{next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)!r} twice")
+        raise ValueError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]!r} twice")
     return row
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-SHOWN = 80  # characters of a bad value kept in `problems`
-
 
 class DatasetError(ValueError):
     """A file, or in strict mode a row, that cannot be used; the message names file, line and field."""
@@ -20,7 +18,7 @@ def has_words(text: str) -> bool:
 
 def shorten(value: Any) -> str:  # noqa: D103  the start of a value as text, for a message
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def clean_text(text: str) -> str:

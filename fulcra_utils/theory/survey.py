@@ -12,11 +12,10 @@ import pandas as pd
 from pydantic import BaseModel
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.common.yaml_files import find_yaml, read_yaml
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory, load_theory
 
-SURVEYS = DATA / "surveys"
 LEAST_PEOPLE = 10  # effective respondents below which a mean has no interval: 1.96 standard errors are too few there
 
 
@@ -50,11 +49,7 @@ def load_questionnaire(name: str | Path = "pvq21") -> Questionnaire:
     >>> load_questionnaire().key["universalism"]
     [3, 8, 19]
     """
-    path = SURVEYS / f"{name}.yaml"
-    path = path if path.is_file() else Path(name)
-    if not path.is_file():
-        raise SurveyError(f"no questionnaire {str(name)!r}; known are "
-                          f"{', '.join(sorted(p.stem for p in SURVEYS.glob('*.yaml')))}.")
+    path = find_yaml(name, DATA / "surveys", "questionnaire", SurveyError)
     try:
         key = Questionnaire.model_validate(read_yaml(path)[0])
     except ValueError as error:

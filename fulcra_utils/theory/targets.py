@@ -8,11 +8,11 @@ import yaml
 
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.common.yaml_files import find_yaml, read_yaml
 from fulcra_utils.theory.theory import Theory, load_theory
 
 TARGETS = DATA / "targets"
-_KEYS = {"name", "title", "theory", "source", "values", "weights"}
+_KEYS = ("name", "source", "theory", "title", "values", "weights")
 
 
 class TargetError(ValueError):
@@ -91,11 +91,7 @@ def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
             raise TargetError(f"target {target.name} has {len(target.dimensions)} dimensions of another theory, "
                               f"{theory.name} has {theory.n_dims}.")
         return target
-    path = TARGETS / f"{target}.yaml"
-    path = path if path.is_file() else Path(target)
-    if not path.is_file():
-        known = ", ".join(list_targets(theory)) or "none"
-        raise TargetError(f"target {str(target)!r} is neither a file nor a known target of {theory.name} ({known}).")
+    path = find_yaml(target, TARGETS, "target", TargetError)
     return _build(_read(path), theory, path)
 
 
@@ -208,14 +204,13 @@ def _build(raw: dict, theory: Theory, path: Path) -> Target:
 
 
 def _check_keys(raw: dict, theory: Theory, path: Path) -> None:
-    missing = [k for k in ("name", "theory", "values") if not raw.get(k)]
-    missing += [k for k in ("values", "weights") if not isinstance(raw.get(k) or {}, dict)]
-    if missing:
-        raise TargetError(f"{path}: a target needs name, theory and a mapping of values; see {', '.join(missing)}.")
+    bad = [k for k in ("name", "theory", "values") if not raw.get(k)]
+    if bad := bad + [k for k in ("values", "weights") if not isinstance(raw.get(k) or {}, dict)]:
+        raise TargetError(f"{path}: a target needs name, theory and a mapping of values; see {', '.join(bad)}.")
     if raw["theory"] not in (theory.name, theory.parent):
         raise TargetError(f"{path}: the target is written for theory {raw['theory']!r}, not for {theory.name!r}.")
-    if unknown := sorted(set(raw) - _KEYS):
-        raise TargetError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}.")
+    if unknown := [key for key in raw if key not in _KEYS]:
+        raise TargetError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(_KEYS)}.")
 
 
 def _range(value: object, theory: Theory, place: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.yaml_files import READ_AS, read_yaml
+from fulcra_utils.common.yaml_files import READ_AS, find_yaml, read_yaml
 
 THEORIES = DATA / "theories"
 Name = Annotated[str, Field(min_length=1)]
@@ -158,13 +158,7 @@ def list_theories() -> tuple[str, ...]:
 
 def _find_theory(name: str | Path) -> Path:
     """Return the path of a theory given by name or by path; TheoryError lists the known names."""
-    path = THEORIES / f"{name}.yaml"
-    if path.is_file() and re.fullmatch(r"[\w-]+", str(name)):
-        return path
-    if Path(name).is_file():
-        return Path(name)
-    known = ", ".join(list_theories())
-    raise TheoryError(name, [f"no such theory; known are {known}, or give the path of a YAML file"])
+    return find_yaml(name, THEORIES, "theory", lambda text: TheoryError(name, [text]))
 
 
 def _find_parent(name: str, path: Path) -> Path | str:

@@ -95,7 +95,7 @@ def test_a_value_of_another_kind_is_refused_in_one_line(default, given):
     ("06_value_compass", {"weights": {"securty": 1}}, "weights: weight for 'securty', which is no dimension"),
     ("06_value_compass", {"weights": "{security: -1}"}, "weights: the weight of security is -1"),
     ("05_new_value_theory", {"second_theory": "nothing"}, "second_theory: nothing: .*no such theory"),
-    ("04_value_alignment", {"target": "heaven"}, "target: target 'heaven' is neither a file nor a known target"),
+    ("04_value_alignment", {"target": "heaven"}, "target: no such target as 'heaven'"),
     ("01_dataset_construction", {"sources": "pubic"}, "sources is 'pubic'; it can be sample or public"),
     ("02_value_analysis", {"profile": "laptop"}, "use --profile"),
     ("02_value_analysis", {"run_dir": "x"}, "use --run-dir")])

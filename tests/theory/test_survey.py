@@ -158,7 +158,7 @@ def test_unknown_country_theory_and_key(tmp_path):
         build_target(averages, "XX", THEORY)
     with pytest.raises(SurveyError, match="made for theory"):
         average_countries(make_rows(5), "moral_foundations")
-    with pytest.raises(SurveyError, match="no questionnaire"):
+    with pytest.raises(SurveyError, match="no such questionnaire"):
         load_questionnaire("pvq99")
     (tmp_path / "bad.yaml").write_text("name: x")
     with pytest.raises(SurveyError, match="not a questionnaire's key"):

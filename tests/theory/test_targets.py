@@ -88,7 +88,7 @@ def test_bad_target_is_one_clear_line(tmp_path, three, changes, words):
 
 
 def test_unknown_name_broken_yaml_and_other_theory(tmp_path, three):
-    with pytest.raises(TargetError, match="neither a file nor a known target"):
+    with pytest.raises(TargetError, match="no such target as 'ideall'; known are france"):
         load_target("ideall", "schwartz10")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(TargetError, match="not valid YAML"):
