@@ -103,17 +103,15 @@ def lock_output(path: str | Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
-        lock.acquire()
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0) as lock:
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file
+                    Path(lock.lock_file).unlink()
     except Timeout:
         raise ValueError(f"another run writes {path}") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no open file
-            Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> Path:

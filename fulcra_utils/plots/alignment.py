@@ -19,9 +19,7 @@ def plot_targets(targets: pd.DataFrame) -> Figure:
     """Draw targets (target, dimension, value, weight) as coloured cells; a dot marks a dimension without weight."""
     values = targets.pivot_table(index="target", columns="dimension", values="value", sort=False)
     weights = targets.pivot_table(index="target", columns="dimension", values="weight", sort=False)
-    size = (2.2 + 0.62 * values.shape[1], 1.7 + 0.42 * values.shape[0])
-    words = values.map("{:.2g}".format).mask(weights == 0, "·")
-    return plot_matrix(values, words, size, "Targets", "wanted score")
+    return plot_matrix(values, values.map("{:.2g}".format).mask(weights == 0, "·"), "Targets", "wanted score")
 
 
 @styled

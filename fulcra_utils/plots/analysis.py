@@ -144,8 +144,7 @@ def plot_clusters(table: pd.DataFrame, theory: Theory) -> Figure:
     words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; {r.known}; "
              f"J = {r.stability:.2f}" for r in shown.itertuples()]
     values = shown[list(theory.dimensions)].set_axis(words)
-    figure = plot_matrix(values, values.map("".format), (4.2 + 0.42 * theory.n_dims, 1.8 + 0.27 * len(shown)), "",
-                         "mean score")
+    figure = plot_matrix(values, values.map("".format), "", "mean score")
     for label, is_candidate in zip(figure.axes[0].get_yticklabels(), shown.is_candidate, strict=True):
         label.set_weight("bold" if is_candidate else "normal")
     return figure

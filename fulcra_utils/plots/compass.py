@@ -17,15 +17,11 @@ def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     """Draw the score of every model with its interval, best first, and write its rank beside it: at most 40 models."""
     table = table.head(40)
     figure, axes = plt.subplots(figsize=(8, 1.3 + 0.3 * len(table)))
-    draw_series(axes, table.model, {"": table.set_index("model")}, ("score", "low", "high"),
-                "weighted score with its 95 % interval")
-    ranks = axes.secondary_yaxis("right")
-    ranks.set_yticks(range(len(table)), ["–" if np.isnan(r.rank) else f"{r.rank:.0f}" if not r.rank_low < r.rank_high
-                                         else f"{r.rank:.0f}  ({r.rank_low:.0f} to {r.rank_high:.0f})"
-                                         for r in table.itertuples()])
-    ranks.tick_params(length=0)
-    ranks.spines["right"].set_visible(False)
-    axes.set_title("rank (95 % interval)", loc="right", fontsize=8)
+    ranks = ["–" if np.isnan(r.rank) else f"{r.rank:.0f}" if not r.rank_low < r.rank_high
+             else f"{r.rank:.0f}  ({r.rank_low:.0f} to {r.rank_high:.0f})" for r in table.itertuples()]
+    names = table.model + "   " + ranks
+    draw_series(axes, names, {"": table.set_index(names)}, ("score", "low", "high"), "weighted score, 95 % interval")
+    axes.set_title("rank (95 % interval)", loc="left", x=0, ha="right", fontsize=8)
     return finish(figure, title)
 
 
@@ -35,8 +31,7 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
     if values.shape[1] > max(24, values.shape[0]):
         values = values.T   # a long theory runs down the page
-    size = (3 + 0.62 * values.shape[1], 1.9 + 0.36 * values.shape[0])
-    return plot_matrix(values, values.map("{:.2f}".format), size, title, "mean score")
+    return plot_matrix(values, values.map("{:.2f}".format), title, "mean score")
 
 
 @styled
@@ -75,8 +70,7 @@ def plot_cross(table: pd.DataFrame, title: str) -> Figure:
     """Draw the correlations r between the dimensions of two theories; bold where the interval leaves out 0."""
     r, low, high = (table.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
                     for name in ("r", "low", "high"))
-    size = (3 + 0.66 * r.shape[1], 1.9 + 0.34 * r.shape[0])
-    return plot_matrix(r, r.map("{:.2f}".format), size, title, "correlation", ((low > 0) | (high < 0)).to_numpy())
+    return plot_matrix(r, r.map("{:.2f}".format), title, "correlation", ((low > 0) | (high < 0)).to_numpy())
 
 
 @styled

@@ -56,16 +56,11 @@ def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: s
 @styled
 def plot_queue(queue: pd.DataFrame, title: str) -> Figure:
     """Draw how many cases of a review queue each value has, by why they are in it."""
-    counts = queue.groupby(["name", "why"]).size().unstack(fill_value=0)
+    looks = {"opposite signs": ORANGE, "nobody could label it": GREY, "they disagree": BLUE}
+    counts = pd.crosstab(queue["name"], queue["why"]).filter(looks)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.32 * len(counts)))
-    left = np.zeros(len(counts))
-    looks = {"opposite signs": (ORANGE, ""), "nobody could label it": (GREY, ".."), "they disagree": (BLUE, "//")}
-    for why, (colour, hatch) in looks.items():
-        if why in counts:
-            axes.barh(range(len(counts)), counts[why], left=left, color=colour, hatch=hatch, edgecolor="white",
-                      label=why)
-            left += counts[why].to_numpy()
+    counts.rename_axis(None).plot.barh(stacked=True, ax=axes, color=looks, width=0.8)
     name_rows(axes, counts.index, "cases in the queue")
     axes.legend(loc="lower right")
     return finish(figure, title)

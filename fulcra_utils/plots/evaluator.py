@@ -110,8 +110,7 @@ def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> 
     """Draw the correlations (D, D) of our scores (rows) with the authors' (columns); nan cells stay empty."""
     values = pd.DataFrame(matrix, dimensions, dimensions)
     words = values.map(lambda r: f"{r:.2f}".replace("0.", "."))
-    size = (2.6 + 0.5 * len(dimensions), 1.9 + 0.45 * len(dimensions))
-    figure = plot_matrix(values, words, size, title, "Spearman correlation", np.eye(len(dimensions), dtype=bool))
+    figure = plot_matrix(values, words, title, "Spearman correlation", np.eye(len(dimensions), dtype=bool))
     figure.axes[0].set(xlabel="the authors' evaluator", ylabel="this evaluator")
     return figure
 

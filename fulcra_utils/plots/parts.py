@@ -78,10 +78,10 @@ def draw_matrix(axes: Axes, values: pd.DataFrame, words: pd.DataFrame, limit: fl
     return image
 
 
-def plot_matrix(values: pd.DataFrame, words: pd.DataFrame, size: tuple[float, float], title: str, label: str,
+def plot_matrix(values: pd.DataFrame, words: pd.DataFrame, title: str, label: str,
                 bold: np.ndarray | None = None) -> Figure:
-    """Draw a coloured table (`draw_matrix`) with a colour bar; `size` is in inches."""
-    figure, axes = plt.subplots(figsize=size)
+    """Draw a coloured table (`draw_matrix`) with a colour bar."""
+    figure, axes = plt.subplots(figsize=(3 + 0.6 * values.shape[1], 1.9 + 0.36 * values.shape[0]))
     figure.colorbar(draw_matrix(axes, values, words, bold=bold), ax=axes, label=label, shrink=0.9)
     axes.set_title(title)
     return figure

@@ -43,8 +43,8 @@ def test_ranking_writes_each_models_rank_beside_it():
     table = pd.DataFrame({"model": list("abc"), "score": [0.5, 0.4, np.nan], "low": [0.4, 0.3, np.nan],
                           "high": [0.6, 0.5, np.nan], "rank": [1, 2, np.nan], "rank_low": [1, 1, np.nan],
                           "rank_high": [1, 3, np.nan]})
-    ranks = plots_compass.plot_ranking(table, "t").axes[0].child_axes[0]
-    assert [t.get_text() for t in ranks.get_yticklabels()] == ["1", "2  (1 to 3)", "–"]
+    rows = plots_compass.plot_ranking(table, "t").axes[0].get_yticklabels()
+    assert [t.get_text() for t in rows] == ["a   1", "b   2  (1 to 3)", "c   –"]
 
 
 def test_thirty_models_on_a_map_have_labels_that_do_not_overlap():
