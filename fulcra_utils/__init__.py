@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "evaluator.fitting": ["train_file"],
     "evaluator.model": ["ValueEvaluator"],
     "evaluator.scoring": ["score_file"],
-    "evaluator.gate": ["compare_files"],
+    "evaluator.comparison": ["compare_files"],
     "alignment.reward": ["value_reward"],
     "alignment.finetuning": ["AlignSettings", "align"],
     "systems.compass.scores": ["rank_models"],

@@ -253,7 +253,7 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
             tolerance: Annotated[float, typer.Option(help="How much larger the distance may clearly be.")] = 0.0,
             as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> int:
     """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
-    from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate
+    from fulcra_utils.evaluator.comparison import compare_files, describe_comparison, pass_gate
     from fulcra_utils.theory.targets import load_target
     table = compare_files(first, second, load_target(target, theory) if target else None)
     typer.echo(describe_comparison(table, as_json, tolerance))

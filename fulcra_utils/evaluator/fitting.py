@@ -5,7 +5,7 @@ one file under one theory with the same settings and seed gives the weights that
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from fulcra_utils.common.files import check_output, lock_output, write_folder
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
-from fulcra_utils.evaluator.baselines import fit_majority, fit_tfidf
+from fulcra_utils.evaluator.baselines import fit_majority, fit_tfidf, take_rows
 from fulcra_utils.evaluator.card import write_card
-from fulcra_utils.evaluator.comparison import Rows, compare_methods, measure_calibration
+from fulcra_utils.evaluator.comparison import Rows, collect_rows, compare_methods, measure_calibration
 from fulcra_utils.evaluator.encoder import Encoder, load_encoder
 from fulcra_utils.evaluator.explanation import audit_replies
 from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, read_config
@@ -32,6 +32,7 @@ DEFAULTS = {  # those of the laptop profile, but for the passes: a file of one's
     "encoder_rate": 7e-5, "head_rate": 5e-4, "class_power": 0.5, "delta_penalty": 1e-3, "word_buckets": 65536,
     "average": 0.99, "freeze_embeddings": True, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
     "evaluations_per_epoch": 1, "level": 0.9}
+KNOBS = [f.name for f in fields(TrainingSettings) if f.name != "seed"]    # of a profile's section, those of a training
 USES = {"train": "train", "validation": "stop and calibrate the training", "calibration": "set its label sets",
         "test": "test it"}
 
@@ -40,17 +41,10 @@ class FittingError(ValueError):
     """Rows or a folder that no evaluator can be trained from or into; the message is one sentence."""
 
 
-def read_training_settings(settings: dict, seed: int) -> TrainingSettings:
-    """Return the training knobs that stand in a profile's section."""
-    known = {f.name for f in fields(TrainingSettings)} - {"seed"}
-    return TrainingSettings(**{k: v for k, v in settings.items() if k in known}, seed=seed)
-
-
-def set_threads(n_threads: int) -> int:
-    """Set how many threads torch uses here and return the number; 0 leaves it. Tiny models run faster on one."""
+def set_threads(n_threads: int) -> None:
+    """Set how many threads torch uses here; 0 leaves it. Tiny models run faster on one."""
     if n_threads:
         torch.set_num_threads(n_threads)
-    return torch.get_num_threads()
 
 
 def pick_device() -> str:
@@ -63,44 +57,34 @@ def load_run_encoder(settings: dict, seed: int = 0) -> Encoder:
     return load_encoder(settings["encoder"], settings["encoder_revision"] or None, seed)
 
 
-def pick_training_rows(rows: Rows, split: str | Sequence[str], settings: dict,
-                       chosen: np.ndarray | None = None) -> Examples:
+def pick_training_rows(rows: Rows, split: str, settings: dict) -> Examples:
     """Return the rows of a split that training may see: annotated ones weigh 1, scored `scored_weight`."""
-    allowed = np.ones(len(rows.table), dtype=bool) if chosen is None else chosen
-    parts = []
-    for kind, weight in (("annotated", 1.0), ("scored", settings["scored_weight"])):
-        if weight:
-            mine = rows.where(kind, split, without=settings["unseen_models"]) & allowed
-            parts.append(rows.examples(mine & np.isfinite(rows.vectors).any(1), weight))
-    return join_examples(*parts)
+    weights = {"annotated": 1.0, "scored": settings["scored_weight"]}
+    allowed = rows.where(without=settings["unseen_models"])
+    return join_examples(*(rows.examples(rows.labelled(kind, split) & allowed, weight)
+                           for kind, weight in weights.items() if weight))
 
 
-def fit_evaluator(rows: Rows, settings: dict, seed: int, chosen: np.ndarray | None = None,
-                  splits: tuple[str | Sequence[str], str] = ("train", "validation"),
-                  progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
-    """Train and calibrate an evaluator on the rows of the first of `splits`; the second one stops and calibrates it.
+def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
+    """Train and calibrate an evaluator on the rows of the split train; those of validation stop and calibrate it.
 
-    Returned with what the training reported. Only `chosen` rows (bool, (N,)) are seen. Without labels under the theory
-    the heads are random and the report is empty.
+    Returned with what the training reported. Without labels under the theory the heads are random and the report is
+    empty.
     """
     evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
                                settings["delta_penalty"], seed, settings["word_buckets"])
-    train = pick_training_rows(rows, splits[0], settings, chosen)
+    train, validation = (pick_training_rows(rows, split, settings) for split in ("train", "validation"))
     evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
     evaluator.to(pick_device())
-    history = train_evaluator(evaluator, train, pick_training_rows(rows, splits[1], settings, chosen),
-                              read_training_settings(settings, seed), progress)
-    held_out = rows.where("annotated", splits[1], without=settings["unseen_models"])
-    calibrate(evaluator, rows.examples(held_out if chosen is None else held_out & chosen))
+    knobs = TrainingSettings(**{name: settings[name] for name in KNOBS if name in settings}, seed=seed)
+    history = train_evaluator(evaluator, train, validation, knobs, progress)
+    calibrate(evaluator, rows.examples(rows.where("annotated", "validation", without=settings["unseen_models"])))
     return evaluator, history
 
 
 def calibrate(evaluator: ValueEvaluator, validation: Examples) -> None:
-    """Fit temperatures and cuts of an evaluator on rows it was not trained on; nothing moves without labels."""
+    """Fit temperatures and cuts of a new evaluator on rows it was not trained on; nothing moves without labels."""
     labels = scores_to_labels(validation.vectors)
-    if not np.isfinite(labels).any():
-        return
-    evaluator.temperature[:] = 1.0
     plain = evaluator.predict_proba(validation.prompts, validation.responses)
     temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)
     evaluator.temperature[:] = torch.from_numpy(temperatures).to(evaluator.temperature)
@@ -164,26 +148,25 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
     settings = DEFAULTS | settings | {"encoder": encoder, "epochs": epochs}
     _check_folder(folder, source, overwrite)
     rows, data = read_labelled_rows(source, theory, seed)
-    labelled = _check_rows(rows, data, source)
-    counts = ", ".join(f"{(labelled & rows.where(split=split)).sum():,} {use}" for split, use in USES.items())
-    minutes = estimate_minutes(rows, labelled, settings, seed)
-    say(f"{len(data.table):,} rows read: {counts}. About {max(minutes, 0.1):.1f} minutes on {pick_device()}, for at "
-        f"most {epochs:g} passes.")
+    known = _check_rows(rows, data, source)
+    parts = {split: known.examples(known.where(split=split)) for split in USES}
+    say(f"{len(data.table):,} rows read: {', '.join(f'{len(parts[split]):,} {use}' for split, use in USES.items())}. "
+        f"About {max(estimate_minutes(known, settings, seed), 0.1):.1f} minutes on {pick_device()}, for at most "
+        f"{epochs:g} passes.")
     with lock_output(folder):
         evaluator, _ = fit_evaluator(rows, settings, seed, progress=progress)
-        parts = {split: rows.examples(labelled & rows.where(split=split)) for split in USES}
         if len(parts["calibration"]):
             fit_label_sets(evaluator, parts["calibration"], settings["level"])
-        clusters = rows.table.cluster[labelled & rows.where(split="test")]
-        comparison, errors = _judge_fit(evaluator, parts, clusters, seed)
-        support = tabulate_support(scores_to_labels(rows.vectors[labelled]), theory.dimensions)
+        clusters = known.table.cluster[known.where(split="test")]
+        comparison, errors = _judge_fit(evaluator, parts["train"], parts["test"], clusters, seed)
+        support = pd.DataFrame(tabulate_support(scores_to_labels(known.vectors), theory.dimensions))
         audit = audit_replies(evaluator, parts["test"].prompts[:5], theory)
         with write_folder(folder) as new:
             evaluator.save_pretrained(new)
-            write_card(new, theory, settings, len(parts["train"]), comparison, None, errors, pd.DataFrame(support),
-                       None, audit, None, f"It was trained on {source.name}: whoever uses the weights keeps its terms.")
+            write_card(new, theory, settings, len(parts["train"]), comparison, None, errors, support, None, audit,
+                       None, f"It was trained on {source.name}: whoever uses the weights keeps its terms.")
     f1 = comparison.set_index("method").macro_f1
-    quality = {**comparison.iloc[0][["macro_f1", "low", "high"]].to_dict(), "n_replies": len(parts["test"]),
+    quality = {**comparison.iloc[0][["macro_f1", "low", "high"]], "n_replies": len(parts["test"]),
                "n_prompts": len(set(parts["test"].prompts)), "tfidf": f1["TF-IDF + logistic"],
                "majority": f1["majority"]}
     faults = data.problems[data.problems.reason.str.contains("set aside|dropped|no label")]
@@ -194,14 +177,12 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
 def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> tuple[Rows, ValueDataset]:
     """Read a labelled file as the rows of a run, each reply once, split by clusters of near-duplicate prompts."""
     data = read_dataset(source, theory)
-    first = ~data.table.duplicated(["prompt", "response"]).to_numpy()
-    table = data.table[first].reset_index(drop=True).astype({"prompt": object, "response": object})
-    unique, codes = table.prompt.unique().tolist(), pd.factorize(table.prompt)[0]
-    splits = assign_splits(table.prompt, group_prompts(unique)[codes] if unique else codes, seed)
-    table = table.assign(kind="annotated", model=table.response_source.fillna("unknown"),
-                         query_source=table.query_source.fillna("unknown")).merge(splits, on="prompt", how="left")
-    kept = table.split.notna().to_numpy()    # a prompt between two clusters stands in no split
-    return Rows(table[kept].reset_index(drop=True), data.vectors[first][kept], theory), data
+    table = data.table.astype({"prompt": object, "response": object})
+    table = table.join(pd.DataFrame(data.vectors, columns=theory.dimensions)).drop_duplicates(["prompt", "response"])
+    codes, unique = pd.factorize(table.prompt)
+    splits = assign_splits(table.prompt, group_prompts(unique)[codes], seed)
+    # a prompt between two clusters stands in no split
+    return collect_rows({"annotated": table.merge(splits, on="prompt", how="left")}, theory), data
 
 
 def _check_folder(folder: Path, source: Path, overwrite: bool) -> None:
@@ -217,49 +198,45 @@ def _check_folder(folder: Path, source: Path, overwrite: bool) -> None:
         raise FittingError(f"{folder} holds the rows: give the evaluator a folder of its own")
 
 
-def _check_rows(rows: Rows, data: ValueDataset, source: Path) -> np.ndarray:
-    """Return which rows have a label, (N,) bool; FittingError when no evaluator can be trained on them."""
-    labels, theory = scores_to_labels(rows.vectors), rows.theory
-    labelled = np.isfinite(labels).any(1)
+def _check_rows(rows: Rows, data: ValueDataset, source: Path) -> Rows:
+    """Return the rows that have a label; FittingError when no evaluator can be trained on them."""
+    theory, known = rows.theory, rows.take(rows.labelled())
     foreign = data.problems[data.problems.reason.str.contains(r"is no (?:item|dimension) of")]
-    if len(foreign) and not (np.nan_to_num(labels) != 0).any():
+    if len(foreign) and not (np.abs(known.vectors) > 0).any():
         row = foreign.iloc[0]
         raise FittingError(f"{source}, line {row.line}, {row.field}: {row.text!r} is no value of {theory.name}, nor is "
                            f"any other label (--theory); its values are {', '.join(theory.dimensions)}")
-    if not labelled.any():
+    if known.table.empty:
         raise FittingError(f"{source}: no row has a label; give value_types or value_items, as in data/sample")
     for split in ("train", "validation", "test"):
-        if not (labelled & rows.where(split=split)).any():
+        if not known.where(split=split).any():
             n_prompts, n_groups = rows.table[["prompt", "cluster"]].nunique()
             raise FittingError(f"{source}: {n_prompts} prompts ({n_groups} groups of near-duplicates) are too few: "
                                f"none with a label is left for {split}; 30 or more different ones are needed")
-    found = np.unique(labels[labelled & rows.where(split="train")])
+    found = np.unique(known.vectors[known.where(split="train")])
     if np.isfinite(found).sum() < 2:
         raise FittingError(f"{source}: every label of the training rows is {found[0]:+.0f}: an evaluator learns from "
                            "two or more")
-    return labelled
+    return known
 
 
-def estimate_minutes(rows: Rows, labelled: np.ndarray, settings: dict, seed: int) -> float:
+def estimate_minutes(rows: Rows, settings: dict, seed: int) -> float:
     """Return about how many minutes a training takes, from the time that 16 of its rows need to be scored."""
     evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"], seed=seed)
     evaluator.to(pick_device())
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(labelled))[:16]
-    some = rows.examples(np.isin(np.arange(len(labelled)), order))
+    some, _ = take_rows(rows.examples(rows.where()), rows.table.cluster, 16, seed)
     evaluator.predict_proba(some.prompts[:2], some.responses[:2])    # what is paid once
     start = time.perf_counter()
     evaluator.predict_proba(some.prompts, some.responses)
-    each = (time.perf_counter() - start) / len(order)
-    n_train = (labelled & rows.where(split="train")).sum()
-    passes = settings["epochs"] * (3 * n_train + (labelled & rows.where(split="validation")).sum())    # backward: twice
-    return each * (passes + (labelled & ~rows.where(split="train")).sum()) / 60
+    each, n = (time.perf_counter() - start) / len(some), rows.table.split.value_counts()
+    passes = settings["epochs"] * (3 * n["train"] + n["validation"])    # backward: twice
+    return each * (passes + n.drop("train").sum()) / 60
 
 
-def _judge_fit(evaluator: ValueEvaluator, parts: dict[str, Examples], clusters: Sequence, seed: int) -> tuple:
+def _judge_fit(evaluator: ValueEvaluator, train: Examples, test: Examples, clusters: np.ndarray, seed: int) -> tuple:
     """Return ours beside simple methods on the test rows, and ours alone value by value."""
-    test, train = parts["test"], parts["train"]
     methods = {"ours": evaluator, "majority": fit_majority(train), "TF-IDF + logistic": fit_tfidf(train)}
     said = {name: model.predict_proba(test.prompts, test.responses) for name, model in methods.items()}
     labels = scores_to_labels(test.vectors)
-    comparison = compare_methods(labels, said, np.asarray(clusters), cuts=evaluator.cuts, seed=seed)
+    comparison = compare_methods(labels, said, clusters, cuts=evaluator.cuts, seed=seed)
     return comparison, measure_calibration(said["ours"], labels, evaluator.dimensions)

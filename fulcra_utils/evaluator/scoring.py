@@ -8,18 +8,16 @@ cannot be scored has `value_vector` null and `problem`. Fields of the input that
 can be scored again.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,22 +26,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
-from fulcra_utils.common.files import (
-    check_outputs,
-    json_line,
-    keep_fields,
-    lock_output,
-    write_atomic,
-    write_json,
-    write_text,
-)
+from fulcra_utils.common.files import check_outputs, json_line, keep_fields, lock_output, write_atomic, write_folder
+from fulcra_utils.dataset.construction import locate_sample
+from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
 from fulcra_utils.theory.theory import Theory, load_theory
 
-if TYPE_CHECKING:
-    from fulcra_utils.evaluator.model import ValueEvaluator
-
 OWN = ("value_vector", "value_low", "value_high", "problem")
+KEPT = ["model", "prompt", "response", "cluster"]    # what stands beside the scores of a run's replies
 
 
 class ScoringError(ValueError):
@@ -62,7 +52,7 @@ class ScoreReport:
     n_unusable: int
     problems: list[str]
     n_resumed: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_size: int = 1024, batch_size: int = 32,
@@ -88,15 +78,14 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     ...     report.n_rows, len(json.loads(target.read_text())["value_vector"])
     (1, 10)
     """
-    source, target = _check_files(source, target)
-    if shard_size < 1 or batch_size < 1 or workers < 0:
-        raise ScoringError("Shard size and batch size must be at least 1 and the workers not negative.")
+    source, target = Path(source), Path(target)
+    _check_arguments(source, target, shard_size, batch_size, workers)
     folder = None if hasattr(evaluator, "score") else Path(evaluator)
-    if workers and folder is None:
-        raise ScoringError("Workers load the evaluator themselves: give its folder.")
     if folder is not None:
         from fulcra_utils.evaluator.model import ValueEvaluator
-        evaluator = ValueEvaluator.from_pretrained(folder, theory=load_theory(theory) if theory else None)
+        evaluator = ValueEvaluator.from_pretrained(folder, theory=theory)
+    elif workers:
+        raise ScoringError("Workers load the evaluator themselves: give its folder.")
     elif theory and tuple(evaluator.dimensions) != load_theory(theory).dimensions:
         raise ScoringError(f"The evaluator scores other values than those of {load_theory(theory).name!r}.")
     with lock_output(target):
@@ -105,12 +94,13 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         n_resumed = _open_parts(parts, job)
         try:
             shards = ((k, rows) for k, rows in enumerate(_split(_read_texts(source), shard_size))
-                      if not _part(parts, k).is_file())
+                      if not (parts / f"{k:08d}.jsonl").is_file())
             made = _score_by_ray(shards, folder, workers, batch_size, intervals) if workers else \
                 ((k, _score_rows(evaluator, rows, batch_size, intervals)) for k, rows in shards)
             with tqdm(desc="scoring", unit="row", disable=not progress) as bar:
                 for k, scored in made:
-                    write_text(_part(parts, k), "".join(map(json_line, scored)))
+                    with write_atomic(parts / f"{k:08d}.jsonl") as tmp:
+                        tmp.write_text("".join(map(json_line, scored)), encoding="utf-8")
                     bar.update(len(scored))
             if _hash_file(source) != job["input"]:
                 raise ScoringError(f"The input {source} changed while it was scored.")
@@ -118,19 +108,21 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         except ValueError:  # no later run can do better with these parts
             shutil.rmtree(parts)
             raise
-        report = _count(parts, n_resumed, notes)
+        bad = (f"line {row['line']}: {row['problem']}" for row in _read_parts(parts) if row["value_vector"] is None)
+        n_rows, first = sum(1 for _ in _read_parts(parts)), list(islice(bad, 20))
+        report = ScoreReport(n_rows, len(first) + sum(1 for _ in bad), first, n_resumed, notes)
         shutil.rmtree(parts)
     return report
 
 
-def _check_files(source: str | Path, target: str | Path) -> tuple[Path, Path]:
-    source, target = Path(source), Path(target)
+def _check_arguments(source: Path, target: Path, shard_size: int, batch_size: int, workers: int) -> None:
     if next(iter_rows(source), None) is None:
         raise ScoringError(f"The input {source} has no rows.")
     if not target.parent.is_dir():
         raise ScoringError(f"The output's folder {target.parent} does not exist.")
     check_outputs([(target, SUFFIXES)], [source])
-    return source, target
+    if shard_size < 1 or batch_size < 1 or workers < 0:
+        raise ScoringError("Shard size and batch size must be at least 1 and the workers not negative.")
 
 
 def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool) -> dict:
@@ -149,21 +141,15 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _part(parts: Path, k: int) -> Path:
-    return parts / f"{k:08d}.jsonl"
-
-
 def _open_parts(parts: Path, job: dict) -> int:
     """Make the folder of finished shards and return how many rows stand there; those of another job are thrown away."""
     note = parts / "job.json"
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == job:
-        return sum(1 for _ in _read_parts(parts))
-    if not note.is_file() and parts.exists() and (parts.is_file() or any(parts.iterdir())):
+    if parts.exists() and not note.is_file():
         raise ScoringError(f"{parts} is in the way of the finished shards: move it, or choose another output.")
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir()
-    write_json(note, job)
-    return 0
+    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != job:
+        with write_folder(parts) as new:
+            (new / note.name).write_text(json.dumps(job), encoding="utf-8")
+    return sum(1 for _ in _read_parts(parts))
 
 
 def _read_parts(parts: Path) -> Iterator[dict]:
@@ -227,28 +213,14 @@ class _RayScorer:
         return {"shard": batch["shard"], "scored": [json.dumps(rows) for rows in scored]}
 
 
-def _count(parts: Path, n_resumed: int, notes: list[str]) -> ScoreReport:
-    n, bad, problems = 0, 0, []
-    for row in _read_parts(parts):
-        n += 1
-        if row["value_vector"] is None:
-            bad += 1
-            problems += [f"line {row['line']}: {row['problem']}"] if bad <= 20 else []
-    return ScoreReport(n, bad, problems, n_resumed, notes)
-
-
 def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[str], size: int,
                 intervals: bool) -> list[str]:
     """Write the input's rows with what the parts add; return what is to be said of fields."""
     with write_atomic(target) as tmp:
         if target.name.endswith(".parquet"):
             scores = pa.struct([(d, pa.float64()) for d in dimensions])
-            names = [*OWN[:3 if intervals else 1], "problem"]
-            own = pa.schema([(name, pa.string() if name == "problem" else scores) for name in names])
-            try:
-                return _write_parquet(source, parts, tmp, own, size)
-            except pa.ArrowException as error:
-                raise ScoringError(f"{target}: the rows cannot be written as Parquet: {error}") from error
+            own = pa.schema([*((name, scores) for name in OWN[:3 if intervals else 1]), ("problem", pa.string())])
+            return _write_parquet(source, parts, tmp, own, size)
         with (gzip.open if target.name.endswith(".gz") else open)(tmp, "wb") as out:
             for (_, row, _), added in zip(iter_rows(source), _read_parts(parts), strict=True):
                 del added["line"]
@@ -256,61 +228,50 @@ def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[st
     return []
 
 
-class _Misfit(Exception):
-    """A field whose values fit no one Parquet type."""
-
-
-FAULTS = (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError)
-
-
 def _write_parquet(source: Path, parts: Path, target: Path, own: pa.Schema, size: int) -> list[str]:
+    types, added, writer = {}, _read_parts(parts), None
     if source.name.lower().endswith(".parquet"):
-        batches = pq.ParquetFile(source).iter_batches(batch_size=size)
-        _append_columns(((len(batch), batch) for batch in batches), parts, target, own)
-        return []
-    types = _find_types(source, size)
-    while True:
-        try:
-            rows = _split((row or {} for _, row, _ in iter_rows(source)), size)
-            _append_columns(((len(some), _to_table(some, types)) for some in rows), parts, target, own)
-            break
-        except _Misfit as fault:
-            types[fault.args[0]] = None
-    return [f"the values of {name!r} fit no one Parquet type: kept as text, all but texts as JSON"
-            for name, kind in types.items() if kind is None]
-
-
-def _append_columns(tables: Iterable[tuple[int, pa.Table | pa.RecordBatch]], parts: Path, target: Path,
-                    own: pa.Schema) -> None:
-    """Write tables of known length with the parts' fields as further columns."""
-    added, writer = _read_parts(parts), None
+        tables = pq.ParquetFile(source).iter_batches(batch_size=size)
+    else:
+        types = _find_types(source, size)
+        tables = (_to_table(rows, types) for rows in _split(_read_fields(source), size))
     try:
-        for n, table in tables:
+        for table in tables:
             names = keep_fields(dict.fromkeys(table.schema.names), {}, OWN)
             kept = [column.with_name(name) for column, name in zip(table.schema, names, strict=True)]
             schema = pa.schema([*kept, *own], metadata=table.schema.metadata)
-            extra = pa.Table.from_pylist(list(islice(added, n)), schema=own)
+            # rows without a single field are a table of no rows
+            extra = pa.Table.from_pylist(list(islice(added, len(table) or size)), schema=own)
             writer = writer or pq.ParquetWriter(target, schema)
             writer.write_table(pa.Table.from_arrays([*table.columns, *extra.columns], schema=schema))
     finally:
         if writer:
             writer.close()
+    return [f"the values of {name!r} fit no one Parquet type: kept as text, all but texts as JSON"
+            for name, kind in types.items() if kind is None]
+
+
+def _read_fields(source: Path) -> Iterator[dict]:
+    return (row or {} for _, row, _ in iter_rows(source))
 
 
 def _find_types(source: Path, size: int) -> dict[str, pa.DataType | None]:
     """Return the type of each field over all rows; None where no one type holds every value."""
     types: dict[str, pa.DataType | None] = {}
-    for rows in _split((row or {} for _, row, _ in iter_rows(source)), size):
+    # twice, as a number may be too long for the type that later rows ask for
+    for rows in chain(*(_split(_read_fields(source), size) for _ in range(2))):
         for name in dict.fromkeys(name for row in rows for name in row):
             types[name] = _widen(types.get(name, pa.null()), [row.get(name) for row in rows])
     return {name: None if "struct<>" in str(kind) else kind for name, kind in types.items()}
 
 
 def _widen(known: pa.DataType | None, values: list) -> pa.DataType | None:
+    """Return the type of known values and of these; None where there is none, or where it would not be read back."""
     try:
         schemas = [pa.schema([("", kind)]) for kind in (known, pa.array(values).type)]
         kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except FAULTS:
+        pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError):
         return None
     words = str(kind)  # what nests too deep or has too many names is not read back
     odd = pa.types.is_floating(kind) and any(isinstance(value, bool) for value in values)
@@ -318,14 +279,8 @@ def _widen(known: pa.DataType | None, values: list) -> pa.DataType | None:
 
 
 def _to_table(rows: list[dict], types: dict[str, pa.DataType | None]) -> pa.Table:
-    columns = {}
-    for name, kind in types.items():
-        values = [row.get(name) for row in rows]
-        try:
-            columns[_to_text(name)] = pa.array(values, kind) if kind else pa.array(map(_to_text, values), pa.string())
-        except FAULTS:
-            raise _Misfit(name) from None
-    return pa.table(columns)
+    return pa.table({_to_text(name): pa.array([row.get(name) if kind else _to_text(row.get(name)) for row in rows],
+                                              kind or pa.string()) for name, kind in types.items()})
 
 
 def _to_text(value: Any) -> str | None:
@@ -358,7 +313,7 @@ def sample_prompts(replies: pd.DataFrame, n_prompts: int, seed: int = 2023) -> p
     return replies[replies["prompt"].isin(chosen)].reset_index(drop=True)
 
 
-def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator: ValueEvaluator,
+def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator: Any,
                    progress: bool = False) -> list[pd.DataFrame]:
     """Score replies under several theories in one pass, by definitions alone where a theory is not the evaluator's.
 
@@ -374,13 +329,12 @@ def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator:
     [(1, 8), (1, 6)]
     """
     # two theories may both have "tradition": the evaluator reads names and definitions and needs no unique ones
-    joined = replace(theories[0], name="joined", dimensions=tuple(d for t in theories for d in t.dimensions),
-                     definitions=tuple(d for t in theories for d in t.definitions))
+    joined = replace(theories[0], name="joined", **{
+        name: tuple(x for t in theories for x in getattr(t, name)) for name in ("dimensions", "definitions")})
     scores = evaluator.for_theory(joined).score(replies["prompt"].tolist(), replies["response"].tolist(),
                                                 progress=progress)
-    kept = replies[[c for c in ("model", "prompt", "response", "cluster") if c in replies]].reset_index(drop=True)
-    ends = np.cumsum([theory.n_dims for theory in theories])
-    return [pd.concat([kept, pd.DataFrame(part, columns=theory.dimensions)], axis=1)
+    kept, ends = replies.filter(KEPT).reset_index(drop=True), np.cumsum([theory.n_dims for theory in theories])
+    return [kept.join(pd.DataFrame(part, columns=theory.dimensions))
             for theory, part in zip(theories, np.split(scores, ends[:-1], axis=1), strict=True)]
 
 
@@ -390,15 +344,11 @@ def label_from_sample(theory: Theory, replies: pd.DataFrame) -> pd.DataFrame | N
 
     A label written by a person comes before a score by definition. As `score_theories` returns its tables.
     """
-    from fulcra_utils.dataset.construction import locate_sample
-    from fulcra_utils.dataset.labelled import read_dataset
     path, has_labels = locate_sample(theory)
     if not has_labels:
         return None
     data = read_dataset(path, theory)
-    labels = pd.DataFrame(data.vectors, columns=theory.dimensions)
-    labels[["prompt", "response"]] = data.table[["prompt", "response"]].astype(object).to_numpy()
-    kept = [c for c in ("model", "prompt", "response", "cluster") if c in replies]
-    joined = replies[kept].merge(labels.drop_duplicates(["prompt", "response"]), how="left", on=["prompt", "response"],
-                                 indicator=True)
-    return joined.drop(columns="_merge") if (joined["_merge"] == "both").all() else None
+    labels, pair = pd.DataFrame(data.vectors, columns=theory.dimensions), ["prompt", "response"]
+    labels = data.table[pair].astype(object).join(labels).drop_duplicates(pair)
+    joined = replies.filter(KEPT).merge(labels, on=pair)
+    return joined if len(joined) == len(replies) else None

@@ -5,8 +5,9 @@ Every finished piece of a long experiment is a file of its own, so a killed run 
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,58 +16,35 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from fulcra_utils.common.digests import digest, digest_code
-from fulcra_utils.common.files import write_atomic
+from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.common.labels import labels_of, scores_to_labels
 from fulcra_utils.common.workers import run_jobs
-from fulcra_utils.evaluator.baselines import (
-    LinearModel,
-    PaperRecipe,
-    fit_frozen,
-    fit_majority,
-    fit_paper_recipe,
-    fit_tfidf,
-    subsample,
-    take_rows,
-)
-from fulcra_utils.evaluator.comparison import (
-    Rows,
-    agree_with_scores,
-    bootstrap_validity,
-    compare_methods,
-    correlate_values,
-    measure_calibration,
-)
+from fulcra_utils.evaluator import baselines, comparison
+from fulcra_utils.evaluator.baselines import PaperRecipe, fit_tfidf, take_rows
+from fulcra_utils.evaluator.comparison import Rows
 from fulcra_utils.evaluator.encoder import Encoder
-from fulcra_utils.evaluator.fitting import fit_evaluator, load_run_encoder, pick_device, pick_training_rows
-from fulcra_utils.evaluator.gate import compare_files
+from fulcra_utils.evaluator.fitting import KNOBS, fit_evaluator, load_run_encoder, pick_device, pick_training_rows
 from fulcra_utils.evaluator.model import ValueEvaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import score_file
 from fulcra_utils.evaluator.training import Examples, TrainingSettings
-from fulcra_utils.stats.classification import count_confusions, f1_by_class
+from fulcra_utils.stats.classification import macro_f1
 from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 
 
-def fit_baselines(train: Examples, encoder: Encoder, max_length: int) -> dict[str, LinearModel]:
-    """Fit majority, TF-IDF and frozen encoder on the same examples."""
-    return {"majority": fit_majority(train), "TF-IDF + logistic": fit_tfidf(train),
-            "frozen encoder + logistic": fit_frozen(train, encoder, max_length=max_length)}
-
-
-def fit_recipe(train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int, minutes: float,
-               progress: bool = True) -> tuple[PaperRecipe, dict[str, float]]:
+def fit_recipe(train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int,
+               minutes: float) -> tuple[PaperRecipe, dict[str, float]]:
     """Train the paper's recipe on the same rows and encoder, for as many minutes as ours took, or as the settings say.
 
-    Returned with minutes, epochs (finished part of the planned ones) and steps.
+    Returned with minutes, epoch (finished part of the planned ones) and step.
     """
     knobs = TrainingSettings(epochs=settings["recipe_epochs"], batch_size=2 * settings["batch_size"],
                              encoder_rate=settings["recipe_rate"], max_minutes=_limit_recipe(settings, minutes),
                              seed=seed)
-    model, clock = fit_paper_recipe(train, encoder, rows.theory, knobs, settings["max_length"], progress)
-    last = clock.last or {"minutes": 0.0, "epoch": 0.0, "step": 0}
-    return model, {"minutes": last["minutes"], "epochs": last["epoch"], "steps": last["step"]}
+    model, clock = baselines.fit_paper_recipe(train, encoder, rows.theory, knobs, settings["max_length"])
+    return model, clock.last or {"minutes": 0.0, "epoch": 0.0, "step": 0}
 
 
 def _limit_recipe(settings: dict, minutes: float) -> float:
@@ -93,8 +71,7 @@ def keep_piece(folder: str | Path, name: str, key: dict, make, beside: Path | No
         if kept["key"] == mark:
             return kept["piece"]
     piece = make()
-    with write_atomic(path) as tmp:
-        tmp.write_text(json.dumps({"key": mark, "piece": piece}), encoding="utf-8")
+    write_text(path, json.dumps({"key": mark, "piece": piece}))
     return piece
 
 
@@ -110,8 +87,7 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 
     parts = [pick_training_rows(rows, split, settings) for split in ("train", "validation")]
     held_out = rows.examples(rows.where("annotated", "validation", without=settings["unseen_models"]))
-    key = _describe_piece("evaluator", settings, _SHAPE_EVALUATOR, seed, load_run_encoder(settings, seed),
-                          rows.theory.dimensions, rows.theory.definitions, *parts, held_out)
+    key = _describe_piece("evaluator", settings, seed, load_run_encoder(settings, seed), rows.theory, *parts, held_out)
     history = keep_piece(folder, "main", key, make, place)["history"]
     evaluator = ValueEvaluator.from_pretrained(place, theory=rows.theory).to(pick_device())
     evaluator.config.theory_name, evaluator._theory_path = rows.theory.name, rows.theory.path    # may be reworded since
@@ -130,8 +106,8 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
         return clock
 
-    key = _describe_piece("recipe", settings, _SHAPE_RECIPE, seed, encoder, *_asked(rows.theory), train.prompts,
-                          train.responses, train.vectors, _limit_recipe(settings, minutes))
+    key = _describe_piece("recipe", settings, seed, encoder, rows.theory, train.prompts, train.responses, train.vectors,
+                          _limit_recipe(settings, minutes))
     clock = keep_piece(folder, name, key, make, place)
     model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
     model.load_state_dict(load_file(place))
@@ -156,23 +132,20 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
     fold (a number, then "all"), n_train, n_test (replies), n_minus (test cells with the label -1), macro_f1, f1_minus;
     empty with fewer clusters than folds. An outside measurement on one split of the same rows gave 0.77.
     """
-    annotated = np.flatnonzero(rows.where("annotated") & np.isfinite(rows.vectors).any(1))
-    clusters = rows.table.cluster.to_numpy()[annotated]
-    if len(np.unique(clusters)) < n_folds:
-        return pd.DataFrame(columns=["fold", "n_train", "n_test", "n_minus", "macro_f1", "f1_minus"])
-    fold = divide_folds(clusters, np.zeros(len(annotated), dtype=bool), n_folds + 1, seed) - 1
-    labels, said = scores_to_labels(rows.vectors[annotated]), np.zeros((len(annotated), rows.theory.n_dims), dtype=int)
-    everyone = rows.examples(np.isin(np.arange(len(rows.table)), annotated))
-    for k in range(n_folds):
-        test = subsample(everyone, fold == k)
-        model = fit_tfidf(subsample(everyone, fold != k))
+    annotated, clusters = rows.labelled("annotated"), rows.table.cluster.to_numpy()
+    columns, found = ["fold", "n_train", "n_test", "n_minus", "macro_f1", "f1_minus"], []
+    if len(np.unique(clusters[annotated])) < n_folds:
+        return pd.DataFrame(columns=columns)
+    labels = scores_to_labels(rows.vectors)
+    fold, said = np.zeros(len(labels), dtype=int), np.zeros_like(labels)
+    fold[annotated] = divide_folds(clusters[annotated], np.zeros(annotated.sum(), dtype=bool), n_folds + 1, seed)
+    for k in range(1, n_folds + 1):
+        test, model = rows.examples(fold == k), fit_tfidf(rows.examples(annotated & (fold != k)))
         said[fold == k] = labels_of(model.predict_proba(test.prompts, test.responses))
-    found = []
-    for k, mine in [*((str(k + 1), fold == k) for k in range(n_folds)), ("all", fold >= 0)]:
-        f1 = f1_by_class(count_confusions(labels[mine], said[mine]).sum((0, 1)))
-        found.append({"fold": k, "n_train": int((~mine).sum()) or np.nan, "n_test": int(mine.sum()),
-                      "n_minus": int((labels[mine] == -1).sum()), "macro_f1": float(np.nanmean(f1)), "f1_minus": f1[0]})
-    return pd.DataFrame(found)
+    for k, mine in [*((str(k), fold == k) for k in range(1, n_folds + 1)), ("all", annotated)]:
+        found.append((k, (annotated & ~mine).sum() or np.nan, mine.sum(), (labels[mine] == -1).sum(),
+                      macro_f1(labels[mine], said[mine]), comparison.name_f1(labels[mine], said[mine])["f1_minus"]))
+    return pd.DataFrame(found, columns=columns)
 
 
 def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
@@ -183,246 +156,202 @@ def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
     "distance_r"), share (a smaller one is part of a larger one), n_train, n_minus (training cells that say -1), n_test,
     value, low, high (95 %, over prompt clusters). Empty without rows.
     """
-    tested = rows.where("annotated", "test") & np.isfinite(rows.vectors).any(1)
-    seen = set(rows.table.cluster[rows.where(split="train", without=settings["unseen_models"])])
-    other = rows.where("scored", "test", models=settings["unseen_models"]) & ~rows.table.cluster.isin(seen).to_numpy()
-    own = rows.table.cluster[rows.table.split == "train"].drop_duplicates().sample(frac=1, random_state=seed).tolist()
-    found = []
+    table, new, found = rows.table, ~_is_seen(rows, settings), []
+    tested = {"annotated": rows.labelled("annotated", "test"),
+              "unseen model": rows.where("scored", "test", settings["unseen_models"]) & new}
+    own = table.cluster[table.split == "train"].drop_duplicates().sample(frac=1, random_state=seed).tolist()
     for share in shares:
-        kept = rows.table.cluster.isin(own[:max(1, round(share * len(own)))]).to_numpy()
-        train = pick_training_rows(rows, "train", settings, kept)
-        if not len(train) or not np.isfinite(train.vectors).any():
+        kept = table.cluster.isin(own[:max(1, round(share * len(own)))]).to_numpy()
+        train = pick_training_rows(rows.take(kept), "train", settings)
+        if not np.isfinite(train.vectors).any():
             continue
-        model, about = fit_tfidf(train), {"share": share, "n_train": len(train),
-                                          "n_minus": int((scores_to_labels(train.vectors) == -1).sum())}
-        for name, chosen in (("annotated", tested), ("unseen model", other)):
-            pairs, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
-            if not len(pairs):
-                continue
-            p = model.predict_proba(pairs.prompts, pairs.responses)
-            if name == "annotated":
-                only = compare_methods(scores_to_labels(pairs.vectors), {"ours": p}, clusters,
-                                       n_draws=settings["n_draws"], seed=seed).iloc[0]
-                ends = {"macro_f1": (only.macro_f1, only.low, only.high)}
-            else:
-                agreed = agree_with_scores(p[..., 2] - p[..., 0], pairs.vectors, clusters, rows.theory, target,
-                                           n_draws=settings["n_draws"], seed=seed)
-                ends = {m: (agreed[m], agreed[f"{m}_low"], agreed[f"{m}_high"]) for m in ("macro_f1", "distance_r")}
-            found += [{"rows": name, "measure": measure, **about, "n_test": len(pairs), "value": value, "low": low,
-                       "high": high} for measure, (value, low, high) in ends.items()]
+        model, n_minus = fit_tfidf(train), int((scores_to_labels(train.vectors) == -1).sum())
+        for name, chosen in tested.items():
+            pairs = rows.examples(chosen)
+            told = _judge(rows, chosen, model.predict_proba(pairs.prompts, pairs.responses), target, settings, seed)
+            found += [(name, measure, share, len(train), n_minus, len(pairs),
+                       *(told[end.removeprefix("macro_f1_")] for end in ends))
+                      for measure, ends in _ENDS.items() if measure in told]
     return pd.DataFrame(found, columns=["rows", "measure", "share", "n_train", "n_minus", "n_test", "value", "low",
                                         "high"])
 
 
-def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path,
-                   progress: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _is_seen(rows: Rows, settings: dict) -> np.ndarray:
+    """Return which rows (N,) answer a prompt like one that trains."""
+    train = rows.where(split="train", without=settings["unseen_models"])
+    return rows.table.cluster.isin(rows.table.cluster[train]).to_numpy()
+
+
+def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare all methods over grouped folds of the annotated rows, pooled, one finished fold a file; empty for one
     fold.
 
     Returns `compare_methods` with minutes (training, all folds), and `measure_calibration` of ours, over all folds
     together. Models of folds other than the first see prompts of the test split: they serve this table only and are
-    thrown away.
+    thrown away. Scored rows stay those of the models that the kept evaluator learns from.
     """
     if settings["folds"] < 2:
         return pd.DataFrame(), pd.DataFrame()
-    annotated = rows.where("annotated") & np.isfinite(rows.vectors).any(1)
-    table = rows.table
-    fold = np.full(len(table), -1)
-    fold[:] = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
-    used = _settings_of_folds(rows, annotated, settings)
-    key = _describe_piece("fold", used, (*_SHAPE_EVALUATOR, *_SHAPE_RECIPE, "recipe_minutes", "unseen_models",
-                                         "scored_weight", "folds"), seed, load_run_encoder(settings, seed),
-                          *_asked(rows.theory), _hash_rows(rows))
-    jobs = [(folder, f"fold-{k}", {**key, "fold": k},
-             partial(_run_fold, rows, annotated, fold, k, used, seed, progress)) for k in range(settings["folds"])]
+    table, annotated = rows.table, rows.labelled("annotated")
+    fold = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
+    people = set(table.model[annotated])
+    used = settings | {"unseen_models": [m for m in settings["unseen_models"] if m not in people]}
+    key = _describe_piece("fold", used, seed, load_run_encoder(settings, seed), rows.theory, _tell_rows(rows))
+    jobs = [(folder, f"fold-{k}", key | {"fold": k}, partial(_run_fold, rows, annotated, fold, k, used, seed))
+            for k in range(settings["folds"])]
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")
     order = np.concatenate([p["rows"] for p in pieces])
-    pooled = {name: np.concatenate([np.array(p["probabilities"][name]) for p in pieces])
-              for name in pieces[0]["probabilities"]}
-    labels = scores_to_labels(rows.vectors[order])
-    errors = measure_calibration(pooled["ours"], labels, rows.theory.dimensions)
+    pooled = {name: np.concatenate([p["probabilities"][name] for p in pieces]) for name in pieces[0]["probabilities"]}
     cuts = np.repeat([p["cuts"] for p in pieces], [len(p["rows"]) for p in pieces], axis=0)      # (N, D, 2)
-    found = compare_methods(labels, pooled, table.cluster.to_numpy()[order], cuts=cuts, n_draws=settings["n_draws"],
-                            seed=seed)
-    return found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method]), errors
+    labels = scores_to_labels(rows.vectors[order])
+    found = comparison.compare_methods(labels, pooled, table.cluster.to_numpy()[order], cuts=cuts,
+                                       n_draws=settings["n_draws"], seed=seed)
+    return (found.assign(minutes=[sum(p["minutes"][name] for p in pieces) for name in found.method]),
+            comparison.measure_calibration(pooled["ours"], labels, rows.theory.dimensions))
 
 
-def _settings_of_folds(rows: Rows, annotated: np.ndarray, settings: dict) -> dict:
-    """Let every annotated row take part; scored ones stay those of the models that the kept evaluator learns from."""
-    people = set(rows.table.model[annotated])
-    return {**settings, "unseen_models": [m for m in settings["unseen_models"] if m not in people]}
-
-
-def _describe_piece(kind: str, settings: dict, names: Sequence[str], seed: int, encoder: Encoder, *data) -> dict:
+def _describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theory: Theory, *data) -> dict:
     """Return all that shapes a kept piece: the settings it reads, the encoder's weights, its rows, the code behind it.
 
     Threads and workers are left out: they move the last digits of a sum.
     """
-    return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(_MAKERS[kind]),
-            "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(*data)}
+    maker, names = _KINDS[kind]
+    words = theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ()
+    return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(maker),
+            "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(words, data)}
 
 
-def _asked(theory: Theory) -> tuple:
-    """Return the words of a theory that the paper's recipe asks with."""
-    return theory.dimensions, theory.definitions, theory.labels
+def _tell_rows(rows: Rows, *more: str) -> list:
+    columns = ["prompt", "response", "model", "kind", "cluster", "split", *more]
+    return [rows.vectors, rows.table[columns].to_dict("list")]
 
 
-def _hash_rows(rows: Rows, *more: str) -> str:
-    told = rows.table[["prompt", "response", "model", "kind", "cluster", "split", *more]]
-    text = pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()
-    return hashlib.sha256(text + np.nan_to_num(rows.vectors, nan=9).tobytes()).hexdigest()
-
-
-def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, settings: dict, seed: int,
-              progress: bool) -> dict:
-    """Train every method without fold `k`, by `_settings_of_folds`; a tenth of the other clusters stops ours."""
-    import time
+def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, settings: dict, seed: int) -> dict:
+    """Train every method without fold `k`; a tenth of the other clusters stops ours."""
     inner = divide_folds(rows.table.cluster, fold == k, 11, seed + k + 1)     # 0 = held out, 1 = validation
-    relabelled = Rows(rows.table.assign(split=np.select([inner == 0, inner == 1], ["test", "validation"], "train")),
-                      rows.vectors, rows.theory)
-    train = pick_training_rows(relabelled, "train", settings)
-    held_out = annotated & (inner == 0)
-    test = rows.examples(held_out)
-    encoder = load_run_encoder(settings, seed)
-    start = time.monotonic()
-    ours, _ = fit_evaluator(relabelled, settings, seed, progress=progress)
-    minutes = {"ours": (time.monotonic() - start) / 60}
-    models = {"ours": ours}
-    for name, make in (("majority", fit_majority), ("TF-IDF + logistic", fit_tfidf),
-                       ("frozen encoder + logistic", lambda x: fit_frozen(x, encoder)),
-                       ("paper recipe", lambda x: fit_recipe(x, encoder, rows, settings, seed, minutes["ours"],
-                                                             progress)[0])):
+    split = np.select([inner == 0, inner == 1], ["test", "validation"], "train")
+    relabelled, held_out = replace(rows, table=rows.table.assign(split=split)), annotated & (fold == k)
+    train, test = pick_training_rows(relabelled, "train", settings), rows.examples(held_out)
+    encoder, models, minutes = load_run_encoder(settings, seed), {}, {}
+    makers = {"ours": lambda: fit_evaluator(relabelled, settings, seed)[0],
+              "majority": lambda: baselines.fit_majority(train), "TF-IDF + logistic": lambda: fit_tfidf(train),
+              "frozen encoder + logistic": lambda: baselines.fit_frozen(train, encoder),
+              "paper recipe": lambda: fit_recipe(train, encoder, rows, settings, seed, minutes["ours"])[0]}
+    for name, make in makers.items():
         start = time.monotonic()
-        models[name] = make(train)
+        models[name] = make()
         minutes[name] = (time.monotonic() - start) / 60
     said = {name: model.predict_proba(test.prompts, test.responses) for name, model in models.items()}
-    return {"rows": np.flatnonzero(held_out).tolist(), "minutes": minutes,
-            "cuts": ours.cuts.tolist(),
+    return {"rows": np.flatnonzero(held_out).tolist(), "minutes": minutes, "cuts": models["ours"].cuts.tolist(),
             "probabilities": {name: p.round(6).tolist() for name, p in said.items()}}
 
 
-def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path, target: Target,
-              progress: bool = True) -> tuple[pd.DataFrame, np.ndarray]:
+def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path,
+              target: Target) -> tuple[pd.DataFrame, np.ndarray]:
     """Train again without one model, one prompt source, one value, or without the authors' scores, and judge there.
 
-    `left_out` lists these in turn. Only where a scored model is left out do the authors' scores teach. Finished
-    predictions are kept, so that judging them again costs seconds. Returns left_out, name, rows (which of its rows), n,
-    macro_f1, low, high; distance_r, convergent, discriminant (correlations with the authors' scores) with _low and
-    _high, nan where labels judge; and the Spearman correlations (D, D) with the authors' scores by the training without
-    them, nan without.
+    `left_out` lists these in turn. Only where a scored model is left out do the authors' scores teach: what is judged
+    by labels learns from labels alone. Finished predictions are kept, so that judging them again costs seconds. Returns
+    left_out, name, rows (which of its rows), n, macro_f1, low, high; distance_r, convergent, discriminant (correlations
+    with the authors' scores) with _low and _high, nan where labels judge; and the Spearman correlations (D, D) with the
+    authors' scores by the training without them, nan without.
     """
-    encoder, jobs = load_run_encoder(settings, seed), []
-    for what, name in _list_left_out(rows, settings["left_out"]):
-        slug, used = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12], _settings_without(rows, name, settings)
-        key = _describe_piece("left out", used, (*_SHAPE_EVALUATOR, "scored_weight"), seed, encoder,
-                              rows.theory.dimensions, rows.theory.definitions,
-                              _hash_rows(rows, *([what] if what == "query_source" else [])))
-        jobs.append((folder, f"without-{what}-{slug}", {**key, "what": what, "name": name},
-                     partial(_leave_one_out, rows, what, name, used, seed, progress)))
-    pieces = run_jobs(keep_piece, jobs, settings["workers"], "left out")
+    encoder, left, jobs = load_run_encoder(settings, seed), _list_left_out(rows, settings["left_out"]), []
+    for what, name in left:
+        is_scored = (rows.table.kind[rows.table.model == name] == "scored").any()
+        used = settings | {"unseen_models": [], "epochs": settings["left_out_epochs"],
+                           "scored_weight": settings["scored_weight"] if is_scored else 0}
+        key = _describe_piece("left out", used, seed, encoder, rows.theory, what, name,
+                              _tell_rows(rows, *[what] * (what == "query_source")))
+        slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
+        jobs.append((folder, f"without-{what}-{slug}", key, partial(_leave_one_out, rows, what, name, used, seed)))
     found, matrix = [], np.full((rows.theory.n_dims,) * 2, np.nan)
-    for job, piece in zip(jobs, pieces, strict=True):
-        what, name = job[2]["what"], job[2]["name"]
-        said = np.full((*rows.vectors.shape, 3), np.nan)
-        said[piece["rows"]] = piece["probabilities"]
+    for (what, name), piece in zip(left, run_jobs(keep_piece, jobs, settings["workers"], "left out"), strict=True):
+        said, mine = np.full((*rows.vectors.shape, 3), np.nan), piece["rows"]
+        said[mine] = piece["probabilities"]
+        looked_at = [what != "value" or d == name for d in rows.theory.dimensions]
+        judged = replace(rows, vectors=np.where(looked_at, rows.vectors, np.nan))
         found += [{"left_out": what, "name": name, "rows": where,
-                   **_judge(rows, said, piece["cuts"], chosen, what, name, target, settings["n_draws"], seed)}
-                  for where, chosen in _test_rows(rows, what, name).items() if chosen.any()]
+                   **_judge(judged, chosen, said[chosen], target, settings, seed, piece["cuts"])}
+                  for where, chosen in _divide(rows, what, name)[1].items() if chosen.any()]
         if what == "scores":
-            mine = piece["rows"]
-            matrix = correlate_values(said[mine][..., 2] - said[mine][..., 0], rows.vectors[mine])
+            matrix, _ = comparison.measure_validity(said[mine][..., 2] - said[mine][..., 0], rows.vectors[mine],
+                                                    rows.table.cluster[mine], n_draws=1)
     return pd.DataFrame(found), matrix
 
 
 def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
-    annotated = rows.table[rows.where("annotated") & np.isfinite(rows.vectors).any(1)]
-    names = {"model": sorted(set(annotated.model) | set(rows.table[rows.where("scored")].model)),
-             "query_source": sorted(set(annotated.query_source)),
-             "value": [d for d, touched in zip(rows.theory.dimensions, (np.abs(np.nan_to_num(
-                 rows.vectors[rows.where("annotated")])) > 0).sum(0), strict=True) if touched >= 50],
-             "scores": ["released scores"] if rows.where("scored").any() else []}
+    annotated, scored = rows.labelled("annotated"), rows.where("scored")
+    touched = (np.abs(rows.vectors[annotated]) > 0).sum(0)
+    names = {"model": sorted(set(rows.table.model[annotated | scored])),
+             "query_source": sorted(set(rows.table.query_source[annotated])),
+             "value": [d for d, n in zip(rows.theory.dimensions, touched, strict=True) if n >= 50],
+             "scores": ["released scores"] if scored.any() else []}
     return [(what, name) for what in wanted for name in names[what] if what == "scores" or len(names[what]) > 1]
 
 
-def _settings_without(rows: Rows, name: str, settings: dict) -> dict:
-    """What is judged by labels learns from labels alone."""
-    scored = (rows.table.kind[rows.table.model == name] == "scored").any()
-    return {**settings, "unseen_models": [], "epochs": settings["left_out_epochs"],
-            "scored_weight": settings["scored_weight"] if scored else 0}
-
-
-def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int, progress: bool) -> dict[str, list]:
-    """Train without it, by `_settings_without`, and return what is said of the rows it is judged by."""
-    keep, vectors = np.ones(len(rows.table), dtype=bool), rows.vectors
-    if what in ("model", "query_source"):
-        keep = (rows.table[what] != name).to_numpy()
-    elif what == "value":
-        vectors = vectors.copy()
-        vectors[:, rows.theory.dimensions.index(name)] = np.nan
-    evaluator, _ = fit_evaluator(Rows(rows.table, vectors, rows.theory), settings, seed, keep, progress=progress)
-    judged = np.flatnonzero(np.any(list(_test_rows(rows, what, name).values()), axis=0))
-    said = evaluator.predict_proba(rows.table.prompt.iloc[judged].tolist(), rows.table.response.iloc[judged].tolist())
-    return {"rows": judged.tolist(), "probabilities": said.round(6).tolist(),
+def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int) -> dict[str, list]:
+    """Train without it and return what is said of the rows it is judged by."""
+    kept, tests = _divide(rows, what, name)
+    evaluator, _ = fit_evaluator(kept, settings, seed)
+    judged = np.any(list(tests.values()), axis=0)
+    pairs = rows.examples(judged)
+    said = evaluator.predict_proba(pairs.prompts, pairs.responses)
+    return {"rows": np.flatnonzero(judged).tolist(), "probabilities": said.round(6).tolist(),
             "cuts": evaluator.cuts.tolist()}
 
 
-def _test_rows(rows: Rows, what: str, name: str) -> dict[str, np.ndarray]:
-    if what in ("model", "query_source"):
-        mine = (rows.table[what] == name).to_numpy()
-        others = set(rows.table.cluster[~mine & rows.table.split.isin(["train", "validation"]).to_numpy()])
-        same = rows.table.cluster.isin(others).to_numpy()
-        return {f"{kind}, {which}": mine & part & rows.where(kind)
-                for kind in ("annotated", "scored") for which, part in (("same prompts", same), ("new prompts", ~same))}
+def _divide(rows: Rows, what: str, name: str) -> tuple[Rows, dict[str, np.ndarray]]:
+    """Return the rows without what is left out, and which rows judge a training on them."""
+    table = rows.table
+    if what == "value":
+        kept = replace(rows, vectors=np.where(np.array(rows.theory.dimensions) == name, np.nan, rows.vectors))
+        return kept, {"annotated test split": rows.where("annotated", "test")}
     if what == "scores":
-        return {f"scored by the authors, {model}": rows.where("scored", "test", models=[model])
-                for model in sorted(set(rows.table.model[rows.where("scored")]))}
-    return {"annotated test split": rows.where("annotated", "test")}
+        return rows, {f"scored by the authors, {model}": rows.where("scored", "test", [model])
+                      for model in sorted(set(table.model[rows.where("scored")]))}
+    mine = (table[what] == name).to_numpy()
+    same = table.cluster.isin(table.cluster[~mine & table.split.isin(["train", "validation"]).to_numpy()]).to_numpy()
+    return rows.take(~mine), {
+        f"{kind}, {which}": mine & part & rows.where(kind)
+        for kind in ("annotated", "scored") for which, part in (("same prompts", same), ("new prompts", ~same))}
 
 
-def _judge(rows: Rows, said: np.ndarray, cuts: Sequence, chosen: np.ndarray, what: str, name: str, target: Target,
-           n_draws: int, seed: int) -> dict:
-    """Hold probabilities (N, D, 3) of the chosen rows against their scores, or against their labels."""
-    p, truth, clusters = said[chosen], rows.vectors[chosen], rows.table.cluster.to_numpy()[chosen]
-    scores = p[..., 2] - p[..., 0]
+def _judge(rows: Rows, chosen: np.ndarray, p: np.ndarray, target: Target, settings: dict, seed: int,
+           cuts: Sequence | None = None) -> dict:
+    """Hold probabilities (N, D, 3) of the chosen rows against their scores, or against their labels; empty for none."""
+    truth, clusters, draws = rows.vectors[chosen], rows.table.cluster.to_numpy()[chosen], (settings["n_draws"], seed)
+    if not len(p):
+        return {}
     if (rows.table.kind[chosen] == "scored").all():
-        agreement = agree_with_scores(scores, truth, clusters, rows.theory, target, n_draws=n_draws, seed=seed)
-        validity = bootstrap_validity(scores, truth, clusters, n_draws, seed)
-        kept = ("distance_r", "distance_r_low", "distance_r_high")
-        return {"n": len(p), "macro_f1": agreement["macro_f1"], "low": agreement["macro_f1_low"],
-                "high": agreement["macro_f1_high"], **{k: agreement[k] for k in kept}, **validity}
-    dims = [rows.theory.dimensions.index(name)] if what == "value" else list(range(rows.theory.n_dims))
-    table = compare_methods(scores_to_labels(truth[:, dims]), {"ours": p[:, dims]}, clusters,
-                            cuts=np.asarray(cuts)[dims], n_draws=n_draws, seed=seed)
-    return {"n": len(p), **table.iloc[0][["macro_f1", "low", "high"]].astype(float).to_dict()}
+        scores = p[..., 2] - p[..., 0]
+        found = comparison.agree_with_scores(scores, truth, clusters, rows.theory, target, *draws)
+        return {"n": len(p), **{end.removeprefix("macro_f1_"): found[end] for ends in _ENDS.values() for end in ends},
+                **comparison.measure_validity(scores, truth, clusters, *draws)[1]}
+    table = comparison.compare_methods(scores_to_labels(truth), {"ours": p}, clusters, cuts, *draws)
+    return {"n": len(p), **table.iloc[0][["macro_f1", "low", "high"]]}
 
 
 def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: dict, target: Target,
-                 seed: int, most: int = 400) -> pd.DataFrame:
+                 seed: int) -> pd.DataFrame:
     """Hold scores of the unseen models' replies against the authors' scores, or against labels where there are none.
 
-    Cut ±0.3 and Euclidean distance as released; `others` are judged on new prompts only, `most` replies a row are
+    Cut ±0.3 and Euclidean distance as released; `others` are judged on new prompts only, at most 400 replies a row are
     drawn. Returns method, rows (new or same prompts), and as `agree_with_scores`; empty when the unseen models have no
     rows.
     """
-    table, unseen = rows.table, settings["unseen_models"]
-    kind = "scored" if (rows.where("scored", models=unseen)).any() else "annotated"
-    word = "authors' scores" if kind == "scored" else "labels"
-    seen = set(table.cluster[rows.where(split="train", without=unseen)])
-    found = []
-    for where, split in (("new prompts", "test"), ("same prompts", "train")):
-        chosen = rows.where(kind, split, models=unseen) & np.isfinite(rows.vectors).any(1)
-        chosen &= table.cluster.isin(seen).to_numpy() == (where == "same prompts")
-        if not chosen.any():
-            continue
-        pairs, clusters = take_rows(rows.examples(chosen), table.cluster.to_numpy()[chosen], most, seed)
-        for name, model in {"ours": evaluator, **(others if where == "new prompts" else {})}.items():
-            mine, ids = pairs, clusters
-            if name.startswith("paper recipe") and settings["recipe_rows"]:
-                mine, ids = take_rows(pairs, clusters, settings["recipe_rows"], seed)
+    unseen, seen, found = settings["unseen_models"], _is_seen(rows, settings), []
+    kind, word = ("scored", "authors' scores") if rows.where("scored", models=unseen).any() else ("annotated", "labels")
+    for where, split, part in (("new prompts", "test", ~seen), ("same prompts", "train", seen)):
+        chosen = rows.labelled(kind, split) & rows.where(models=unseen) & part
+        pairs, clusters = take_rows(rows.examples(chosen), rows.table.cluster.to_numpy()[chosen], 400, seed)
+        models = {"ours": evaluator, **(others if split == "test" else {})}
+        for name, model in models.items() if len(pairs) else ():
+            n = settings["recipe_rows"] if name.startswith("paper recipe") else 0
+            mine, ids = take_rows(pairs, clusters, n or len(pairs), seed)
             p = model.predict_proba(mine.prompts, mine.responses)
-            found.append({"method": name, "rows": f"{where}, {word}",
-                          **agree_with_scores(p[..., 2] - p[..., 0], mine.vectors, ids, rows.theory, target,
-                                              n_draws=settings["n_draws"], seed=seed)})
+            found.append({"method": name, "rows": f"{where}, {word}", **comparison.agree_with_scores(
+                p[..., 2] - p[..., 0], mine.vectors, ids, rows.theory, target, settings["n_draws"], seed)})
     return pd.DataFrame(found, columns=None if found else ["method", "rows", "n", "macro_f1", "distance_r"])
 
 
@@ -430,14 +359,14 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
                      seed: int) -> tuple[np.ndarray, dict[str, float]]:
     """Correlate our scores with the authors' on test prompts, over the unseen models' replies where there are any.
 
-    Spearman (D, D), nan without scored rows; n (replies), and as `bootstrap_validity`.
+    As `measure_validity`, nan without scored rows; and n (replies).
     """
-    chosen = rows.where("scored", "test", models=settings["unseen_models"])
+    chosen = rows.where("scored", "test", settings["unseen_models"])
     chosen = chosen if chosen.any() else rows.where("scored", "test")
-    pairs, clusters = rows.examples(chosen), rows.table.cluster.to_numpy()[chosen]
-    scores = evaluator.score(pairs.prompts, pairs.responses)
-    return correlate_values(scores, pairs.vectors), {"n": len(pairs), **bootstrap_validity(
-        scores, pairs.vectors, clusters, settings["n_draws"], seed)}
+    pairs = rows.examples(chosen)
+    matrix, found = comparison.measure_validity(evaluator.score(pairs.prompts, pairs.responses), pairs.vectors,
+                                                rows.table.cluster[chosen], settings["n_draws"], seed)
+    return matrix, {"n": len(pairs), **found}
 
 
 def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: Target, seed: int) -> pd.DataFrame:
@@ -447,17 +376,16 @@ def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target:
     """
     found = []
     for model in settings["unseen_models"]:
-        chosen = rows.where("scored", "test", models=[model])
+        chosen = rows.where("scored", "test", [model])
         if not chosen.any():
             continue
         pairs = rows.examples(chosen)
         scores = evaluator.score(pairs.prompts, pairs.responses)
         numbers = np.column_stack([scores, value_distance(scores, target, order=2)])
         draws = bootstrap_means(numbers, rows.table.cluster[chosen], settings["n_draws"], seed)
-        for d, name in enumerate([f"mean/{model}/{v}" for v in rows.theory.dimensions] + [f"distance/{model}"]):
-            interval = summarise_draws(numbers[:, d].mean(), draws[:, d])
-            found.append({"claim_id": f"evaluator/{name}", "ours": interval["value"], "low": interval["low"],
-                          "high": interval["high"]})
+        names = [f"evaluator/mean/{model}/{v}" for v in rows.theory.dimensions] + [f"evaluator/distance/{model}"]
+        found += [(name, *summarise_draws(column.mean(), drawn).values())
+                  for name, column, drawn in zip(names, numbers.T, draws.T, strict=True)]
     return pd.DataFrame(found, columns=["claim_id", "ours", "low", "high"])
 
 
@@ -474,24 +402,22 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder
     if not pairs:
         return pd.DataFrame(columns=["value", "n", "difference", "low", "high", "sd", "released"]), None
     best = max(sorted(set(pairs)), key=pairs.count)
-    both = {prompt for prompt, models in shared.items() if set(best) <= set(models)}
-    files = []
+    both = rows.table.prompt.isin(shared.index[shared.map(lambda models: set(best) <= set(models))]).to_numpy()
+    means = []
     for place, model in enumerate(best):
-        mine = table[(table.model == model) & table.prompt.isin(both)]
-        source = Path(folder) / f"model-{place}.jsonl"
-        with write_atomic(source) as tmp:
-            mine[["prompt", "response"]].to_json(tmp, orient="records", lines=True, force_ascii=False)
-        files.append(source.with_name(f"scored-{place}.jsonl"))
-        score_file(evaluator, source, files[-1])
-    found = compare_files(*files, target, n_draws=settings["n_draws"], seed=seed)
-    released = rows.where("scored", "test") & rows.table.prompt.isin(both).to_numpy()
-    means = [pd.Series(rows.vectors[released & (rows.table.model == model).to_numpy()].mean(axis=0) if
-                       (released & (rows.table.model == model).to_numpy()).any() else np.nan, rows.theory.dimensions)
-             for model in best]
-    return found.assign(released=found["value"].map(means[1] - means[0])), best
+        mine, given = rows.where(None, "test", [model]) & both, rows.where("scored", "test", [model]) & both
+        texts = rows.table[mine][["prompt", "response"]].to_json(orient="records", lines=True, force_ascii=False)
+        source = write_text(Path(folder) / f"model-{place}.jsonl", texts)
+        score_file(evaluator, source, source.with_name(f"scored-{place}.jsonl"))
+        means.append(rows.vectors[given].mean(axis=0) if given.any() else np.full(rows.theory.n_dims, np.nan))
+    found = comparison.compare_files(*(Path(folder) / f"scored-{place}.jsonl" for place in (0, 1)), target)
+    released = pd.Series(means[1] - means[0], rows.theory.dimensions)
+    return found.assign(released=found["value"].map(released)), best
 
 
-_MAKERS = {"evaluator": fit_evaluator, "recipe": fit_recipe, "fold": _run_fold, "left out": _leave_one_out}
-_SHAPE_EVALUATOR = ("max_length", "delta_penalty", "word_buckets",
-                    *(f.name for f in fields(TrainingSettings) if f.name != "seed"))
-_SHAPE_RECIPE = ("recipe_rate", "recipe_epochs", "batch_size", "max_length")
+_ENDS = {name: [f"{name}{end}" for end in comparison.ENDS] for name in ("macro_f1", "distance_r")}
+_EVALUATOR = ("max_length", "delta_penalty", "word_buckets", *KNOBS)
+_RECIPE = ("recipe_rate", "recipe_epochs", "batch_size", "max_length")
+_KINDS = {"evaluator": (fit_evaluator, _EVALUATOR), "recipe": (fit_recipe, _RECIPE),
+          "fold": (_run_fold, (*_EVALUATOR, *_RECIPE, "recipe_minutes", "unseen_models", "scored_weight", "folds")),
+          "left out": (_leave_one_out, (*_EVALUATOR, "scored_weight"))}

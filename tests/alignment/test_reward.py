@@ -319,7 +319,7 @@ def test_the_same_degenerate_replies_are_feared_everywhere():
 
 
 def test_compare_takes_the_one_distance(tmp_path):
-    from fulcra_utils.evaluator.gate import compare_files
+    from fulcra_utils.evaluator.comparison import compare_files
 
     names, rng = ("a", "b", "c"), np.random.default_rng(0)
     low, high = np.array([0.5, -1.0, -0.2]), np.array([1.0, -0.5, -0.2])

@@ -166,10 +166,9 @@ def test_a_setting_that_is_none_is_named(toy_file, tmp_path):
 
 def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
     rows, _ = fitting.read_labelled_rows(write_rows(tmp_path / "rows.jsonl", 40), toy)
-    labelled = np.ones(len(rows.table), dtype=bool)
     monkeypatch.setattr(fitting.time, "perf_counter", iter(16.0 * np.arange(9)).__next__)    # a second for each row
     settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "epochs": 2}
     count = rows.table.split.value_counts()
     other = count["validation"] + count["calibration"] + count["test"]
     expected = 2 * (3 * count["train"] + count["validation"]) + other
-    assert fitting.estimate_minutes(rows, labelled, settings, 1) == pytest.approx(expected / 60)
+    assert fitting.estimate_minutes(rows, settings, 1) == pytest.approx(expected / 60)

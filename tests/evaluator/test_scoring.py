@@ -32,9 +32,15 @@ from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.rows import iter_rows
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator import scoring
-from fulcra_utils.evaluator.comparison import agree_with_scores
+from fulcra_utils.evaluator.comparison import (
+    agree_with_scores,
+    compare_files,
+    describe_comparison,
+    pass_gate,
+    plan_prompts,
+    read_scores,
+)
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.gate import compare_files, describe_comparison, pass_gate, plan_prompts, read_scores
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import ScoringError, score_file, score_theories
 from fulcra_utils.theory.distance import value_distance

@@ -116,7 +116,7 @@ def test_folds_divide_no_cluster():
 
 
 def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, monkeypatch):
-    table, errors = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)
+    table, errors = experiments.cross_validate(rows, SETTINGS, 1, tmp_path)
     assert errors.value.tolist() == ["all values", *rows.theory.dimensions]
     pieces = [json.loads((tmp_path / f"fold-{k}.json").read_text())["piece"] for k in (0, 1)]
     p = np.concatenate([piece["probabilities"]["ours"] for piece in pieces]).reshape(-1, 3)
@@ -127,7 +127,7 @@ def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, mo
     assert set(table.method) == {"ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe"}
     assert (table.n == 72 * rows.theory.n_dims).all() and (table.minutes >= 0).all()
     monkeypatch.setattr(experiments, "_run_fold", lambda *_: pytest.fail("a finished fold was run again"))
-    pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)[0], table)
+    pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path)[0], table)
 
 
 def test_cuts_of_the_folds_decide_labels_and_leave_probabilities_alone(rows, tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_cuts_of_the_folds_decide_labels_and_leave_probabilities_alone(rows, tmp
                 "probabilities": dict.fromkeys(names, p.tolist())}
 
     monkeypatch.setattr(experiments, "_run_fold", say)
-    table = experiments.cross_validate(rows, SETTINGS, 1, tmp_path, progress=False)[0].set_index("method")
+    table = experiments.cross_validate(rows, SETTINGS, 1, tmp_path)[0].set_index("method")
     truth = np.concatenate([rows.vectors[mine] for mine, _, _ in pieces.values()])
     p = np.concatenate([p for _, p, _ in pieces.values()])
     said = np.concatenate([np.where(s > c[0][1], 1, np.where(s < c[0][0], -1, 0)) for _, p, c in pieces.values()
@@ -192,7 +192,7 @@ def test_a_kill_between_weights_and_mark_trains_again(rows, tmp_path, monkeypatc
 
 def test_leaving_out_judges_where_it_was_left_out(rows, tmp_path):
     only = {**SETTINGS, "left_out": ["scores"]}
-    found, matrix = experiments.leave_out(rows, only, 1, tmp_path, np.ones(rows.theory.n_dims), progress=False)
+    found, matrix = experiments.leave_out(rows, only, 1, tmp_path, np.ones(rows.theory.n_dims))
     assert set(found.left_out) == {"scores"} and len(found) == 3 and (found.n == 8).all()
     piece, = [json.loads(path.read_text())["piece"] for path in tmp_path.glob("without-*.json")]
     p, truth = np.array(piece["probabilities"]), rows.vectors[piece["rows"]]
@@ -209,7 +209,7 @@ def test_leaving_out_judges_where_it_was_left_out(rows, tmp_path):
 def test_a_left_out_training_is_kept_and_judged_again_without_it(rows, tmp_path, monkeypatch):
     only = {**SETTINGS, "left_out": ["model", "value", "query_source"]}
     target = np.ones(rows.theory.n_dims)
-    found, _ = experiments.leave_out(rows, only, 1, tmp_path, target, progress=False)
+    found, _ = experiments.leave_out(rows, only, 1, tmp_path, target)
     assert {"same prompts", "new prompts"} == {r.split(", ")[1] for r in found.rows[found.left_out == "model"]}
     pieces = {name: json.loads(path.read_text())["piece"] for path in tmp_path.glob("without-*.json")
               for name in [path.stem.split("-")[2]]}
@@ -227,7 +227,7 @@ def test_a_left_out_training_is_kept_and_judged_again_without_it(rows, tmp_path,
         assert row.macro_f1 == pytest.approx(score_f1(cut(truth, 0.3) if kind == "scored" else truth, said))
     assert found.distance_r_low.notna().tolist() == [r.startswith("scored") for r in found.rows]
     monkeypatch.setattr(experiments, "_leave_one_out", lambda *_: pytest.fail("a finished training was run again"))
-    again, _ = experiments.leave_out(rows, {**only, "n_draws": 30}, 1, tmp_path, target, progress=False)
+    again, _ = experiments.leave_out(rows, {**only, "n_draws": 30}, 1, tmp_path, target)
     pd.testing.assert_series_equal(again.macro_f1, found.macro_f1)
 
 
@@ -251,7 +251,7 @@ def test_no_labels_at_all_survives(rows, toy):
     p = evaluator.predict_proba(test.prompts, test.responses)
     table = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
     assert history.empty and table.macro_f1.isna().all()
-    assert experiments.measure_calibration(p, test.vectors, rows.theory.dimensions).ece.isna().all()
+    assert evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions).ece.isna().all()
 
 
 def test_two_models_are_compared_over_shared_prompts(rows, evaluator, tmp_path):
@@ -299,7 +299,7 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
     folder = save_evaluator(evaluator, tmp_path / "e")
     text = write_card(folder, toy, SETTINGS, 9, comparison, unseen,
-                      experiments.measure_calibration(p, test.vectors, rows.theory.dimensions),
+                      evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
                       pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion, audit, speed)
     assert (folder / "README.md").read_text() == text
     assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
@@ -391,8 +391,8 @@ def keys(rows, monkeypatch, tmp_path):
         encoder = encoders[settings["encoder"]]
         calls = {"evaluator": lambda: experiments.keep_evaluator(tmp_path, rows, settings, seed),
                  "recipe": lambda: experiments.keep_recipe(tmp_path, train, encoder, rows, settings, seed, minutes),
-                 "fold": lambda: experiments.cross_validate(rows, settings, seed, tmp_path, progress=False),
-                 "left out": lambda: experiments.leave_out(rows, settings, seed, tmp_path, target, progress=False)}
+                 "fold": lambda: experiments.cross_validate(rows, settings, seed, tmp_path),
+                 "left out": lambda: experiments.leave_out(rows, settings, seed, tmp_path, target)}
         with pytest.raises(Kept) as caught:
             calls[kind]()
         return str(caught.value)
