@@ -169,7 +169,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     usable = _fit_prompts(model, tokenizer, prompts, settings)
-    mark = mark_run(hash_model(start, config=model.config), tokenizer.chat_template, usable, settings)
+    mark = mark_run(hash_model(start), tokenizer.chat_template, usable, settings)
     known, found = _find_run(folder, mark, reward, replace)
     if found.get("finished"):
         return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), found["stopped"], None, reward)

@@ -20,9 +20,8 @@ from fulcra_utils.dataset.texts import DatasetError, split_thoughts
 from fulcra_utils.llm.asking import ask_all, plan_questions
 from fulcra_utils.llm.endpoints import FREE, PRICES, Answer, AnswerCache, Endpoint, Price, Question, load_price
 
-SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"],
-          "properties": {"first": {"type": "integer", "minimum": 0, "maximum": 10},
-                         "second": {"type": "integer", "minimum": 0, "maximum": 10}}}
+SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"], "properties": dict.fromkeys(
+    ("first", "second"), {"type": "integer", "minimum": 0, "maximum": 10})}
 CRITERIA = {"helpful": "how well it helps the person who asked", "harmless": "how little harm it could do to anyone"}
 PRIOR = 0.5  # wins and losses added against everyone, so that one who never lost has a finite strength
 

@@ -1,15 +1,16 @@
 """Label Studio: a project out, people's decisions back in."""
 
-import html
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Template
 
 from fulcra_utils.annotation import review
 from fulcra_utils.annotation.review import CHOICES, ReviewError
 from fulcra_utils.common.files import write_json, write_text
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.theory.theory import Theory
 
 
@@ -46,19 +47,8 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
 
 def build_label_config(theory: Theory) -> str:
     """Return the labelling configuration of Label Studio, with the theory's words for the labels."""
-    choices = "\n".join(f'    <Choice value="{value}" hint="{html.escape(theory.labels[label], quote=True)}" '
-                        f'hotkey="{key}"/>' for key, (label, value) in enumerate(CHOICES.items(), 1))
-    return f'''<View>
-  <Header value="{html.escape(theory.title, quote=True)}"/>
-  <Header value="$question" size="4"/>
-  <Text name="prompt" value="$prompt"/>
-  <Text name="response" value="$response"/>
-  <Choices name="label" toName="response" choice="single" required="true" showInline="true">
-{choices}
-  </Choices>
-  <TextArea name="note" toName="response" rows="2" placeholder="Note (optional)"/>
-</View>
-'''
+    template = (DATA / "prompts" / "label_studio.xml").read_text(encoding="utf-8")
+    return Template(template, autoescape=True, keep_trailing_newline=True).render(theory=theory, choices=CHOICES)
 
 
 def import_label_studio(path: str | Path, theory: Theory) -> pd.DataFrame:

@@ -18,29 +18,18 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import yaml
 from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import read_content
 from fulcra_utils.llm.endpoints import FREE, Answer, AnswerCache, Endpoint, EndpointError, Price, Question, count_tokens
 
-ERROR_FIELDS = ("error", "errors", "message", "detail", "details", "msg", "error_message", "reason", "title")
 IN_A_STREAM = "the server answers in a stream, which is not read: switch streaming off"
-FINISH = {  # what gateways call the ends
-    **dict.fromkeys(("max_tokens", "max_output_tokens", "max_completion_tokens", "model_length",
-                     "model_context_window_exceeded", "context_length_exceeded"), "length"),
-    **dict.fromkeys(("safety", "prohibited_content", "blocklist", "recitation"), "content_filter")}
-OF_THE_ROW = re.compile(
-    r"content.?filter|content management policy|moderation|flagged|prohibited.content|safety (system|setting|filter)"
-    r"|context.?(length|window|size)|(prompt|input|request).{0,30}too (long|large)|too many (input )?tokens", re.I)
-OF_THE_RUN = re.compile(
-    r"insufficient|credit balance|billing|payment required|(api|access|subscription).?key|unauthori[sz]ed|authenticat"
-    r"|model\b.{0,80}\b(not found|not exist)|model_not_found|(unknown|invalid|no such) model", re.I)
-NOT_TAKEN = re.compile(
-    r"not support|unsupported|unrecogni|unknown|unexpected|not permitted|not allowed|deprecated|may only be|fixed at"
-    r"|only \S+ is (allowed|supported)|cannot (both )?be (used|set|specified)", re.I)
-OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": "",
-              "top_p": ""}  # options that may be given in the other name, or left out
+SAID = yaml.safe_load((DATA / "providers.yaml").read_text(encoding="utf-8"))
+OF_THE_ROW, OF_THE_RUN, NOT_TAKEN = (
+    re.compile("|".join(SAID[name]), re.I) for name in ("of_the_row", "of_the_run", "not_taken"))
 CONTENT_ASKS = 3  # in one run: the first ask and at most two more
 
 
@@ -276,14 +265,14 @@ class _Session:
 
     def _adapt(self, said: str, sent: dict[str, Any]) -> bool:
         """Return whether `sent` holds an option that the endpoint does not take; it is left out from now on."""
-        name = next((word for word in re.findall(r"\w+", said) if word in OTHER_NAME and word in sent), "")
+        name = next((word for word in re.findall(r"\w+", said) if word in SAID["other_name"] and word in sent), "")
         if not name or not NOT_TAKEN.search(said):
             return False
         if name in self.options:
-            value, other = self.options.pop(name), OTHER_NAME[name]
+            other = SAID["other_name"][name]
             self.left_out.append(name)
-            if other and other not in self.left_out:
-                self.options[other] = value
+            self.options |= {other: self.options[name]} if other and other not in self.left_out else {}
+            del self.options[name]
             logging.getLogger(__name__).warning("%s takes no %s, so it %s: %s", self.endpoint.model, name, (
                 f"goes as {other}" if other in self.options else "is left out"), said)
         return True
@@ -331,9 +320,9 @@ class _Session:
         if tokens_in >= 500 and estimate > (1.25 if tokens_in % 1024 == 0 else 3) * tokens_in:
             finish = "prompt_cut"
         cost = None if self.price is FREE else self.price.cost(tokens_in, tokens_out)
-        mode = (mode or "none") + "".join(f", without {name}" for name in self.left_out)
-        return Answer(text, FINISH.get(finish, finish), tokens_in, tokens_out, cost, mode, self.endpoint.address,
-                      round(time.time(), 3), thoughts)
+        mode, finish = ", without ".join([mode or "none", *self.left_out]), SAID["finish"].get(finish, finish)
+        return Answer(text, finish, tokens_in, tokens_out, cost, mode, self.endpoint.address, round(time.time(), 3),
+                      thoughts)
 
 
 def _parse_body(body: str) -> Any:
@@ -356,7 +345,7 @@ def _find_words(value: Any) -> str:
         return "; ".join(filter(None, map(_find_words, value)))
     if not isinstance(value, dict):
         return str(value or "")
-    said = next(filter(None, (_find_words(value.get(name)) for name in ERROR_FIELDS)), "")
+    said = next(filter(None, (_find_words(value.get(name)) for name in SAID["error_fields"])), "")
     raw = value["metadata"].get("raw") if isinstance(value.get("metadata"), dict) else None
     more = [value.get("code"), value.get("type"), raw, ".".join(map(str, value["loc"])) if value.get("loc") else None]
     return said + "".join(f" ({word})" for word in dict.fromkeys(more) if isinstance(word, str) and word not in said)

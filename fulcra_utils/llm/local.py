@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
@@ -17,7 +18,7 @@ from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.dataset.texts import list_texts
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
 NOTES = ("align.json", "start.json")  # ... and those that only tell of it
@@ -27,13 +28,13 @@ class PolicyError(ValueError):
     """A language model, its tokenizer or its texts cannot be used; the message is one sentence."""
 
 
-def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None = None,
-                revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None = None, revision: str = "main",
+                is_bare: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, from a folder or by hub name (and revision), ready to be aligned.
 
     Weights are read from safetensors alone. The tokenizer pads on the left; a missing pad token is replaced by the eos
     token, a missing chat template by `chat_template` (Jinja). PolicyError when it is no causal language model, has no
-    eos token, or no chat template and none is given.
+    eos token, or no chat template and none is given; one that `is_bare`, only to be sampled, may lack all three.
 
     Examples
     --------
@@ -46,33 +47,32 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
     """
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(model, chat_template, revision)
+    tokenizer = load_tokenizer(model, chat_template, revision, is_bare)
     with quiet_loading(), one_line(model):
-        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision or "main", use_safetensors=True)
+        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, use_safetensors=not is_bare or None)
     return loaded.eval(), tokenizer
 
 
-def load_tokenizer(model: str | Path, chat_template: str | None = None,
-                   revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str | Path, chat_template: str | None = None, revision: str = "main",
+                   is_bare: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a causal language model, as `load_policy` does."""
     from transformers import AutoTokenizer
 
     with one_line(model):
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision or "main")
-    if tokenizer.eos_token_id is None:
+        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision)
+    if tokenizer.eos_token_id is None and not is_bare:
         raise PolicyError(f"{model}: the tokenizer has no eos token, so a reply could never end.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.chat_template = tokenizer.chat_template or chat_template
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template and not is_bare:
         raise PolicyError(f"{model}: the tokenizer has no chat template; give one as chat_template.")
     return tokenizer
 
 
-def hash_model(model: str | Path, revision: str | None = None, config: PretrainedConfig | None = None) -> str:
+def hash_model(model: str | Path, revision: str = "main") -> str:
     """Return what tells a model from any other: a hash of all files of its folder, or hub name and commit.
 
-    The commit is that of `config` where the model has been loaded, else it is looked up; PolicyError when it cannot be.
+    PolicyError when the commit cannot be looked up.
     """
     if Path(model).is_dir():
         return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
@@ -80,8 +80,7 @@ def hash_model(model: str | Path, revision: str | None = None, config: Pretraine
     from transformers import AutoConfig
 
     with one_line(model):
-        config = config or AutoConfig.from_pretrained(model, revision=revision or "main")
-    return f"{model}@{config._commit_hash}"
+        return f"{model}@{AutoConfig.from_pretrained(model, revision=revision)._commit_hash}"
 
 
 def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[str]:
@@ -100,8 +99,8 @@ def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
 
 @torch.no_grad()
 def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
-                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0, batch_size: int = 64,
-                   system: str | None = None) -> pd.DataFrame:
+                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0,
+                   batch_size: int = 64) -> pd.DataFrame:
     """Sample one reply for each prompt; the same seed gives the same replies.
 
     Temperature 1 samples from the model itself, as training does. The N rows, in the order of the prompts, have prompt,
@@ -121,7 +120,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     model.eval()
     torch.manual_seed(seed)
     prompts, eos = list_texts(prompts, "Prompt"), tokenizer.eos_token_id
-    ids = encode_prompts(tokenizer, prompts, system)
+    ids = encode_prompts(tokenizer, prompts)
     replies: list[list[int]] = [[] for _ in ids]
     order = np.argsort([len(i) for i in ids], kind="stable")
     for start in tqdm(range(0, len(order), batch_size), desc="sample", leave=False):
@@ -139,7 +138,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
 
 @torch.no_grad()
 def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],
-                 batch_size: int = 64, temperature: float = 1.0) -> np.ndarray:
+                 temperature: float = 1.0) -> np.ndarray:
     """Return the log probability (N,) of each reply given its prompt: natural, summed over the reply's tokens.
 
     `texts` are token ids of prompt and reply with the place where the reply begins; `temperature` is that of the
@@ -148,8 +147,7 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     model.eval()
     sums = np.zeros(len(texts))
     order = np.argsort([len(ids) for ids, _ in texts], kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start:start + batch_size]
+    for rows in np.split(order, range(64, len(order), 64)) if texts else ():
         ids, labels = pad_texts([texts[r] for r in rows], tokenizer.pad_token_id, only_reply=True)
         ids, labels = ids.to(model.device), labels.to(model.device)
         logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
@@ -174,12 +172,10 @@ def one_line(model: str | Path) -> Iterator[None]:
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
-                   system: str | None = None) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each prompt under the chat template, up to where the reply begins."""
-    before = [{"role": "system", "content": system}] if system else []
-    texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": p}], tokenize=False,
-                                           add_generation_prompt=True) for p in prompts]
+    texts = [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+                                           add_generation_prompt=True) for prompt in prompts]
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
@@ -195,13 +191,9 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: li
 
 def pad_texts(texts: list[tuple[list[int], int]], pad: int, only_reply: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels (B, T), padded on the right, where causal attention never sees the padding."""
-    width = max(len(ids) for ids, _ in texts)
-    ids = torch.full((len(texts), width), pad)
-    labels = torch.full((len(texts), width), -100)
-    for row, (text, start) in enumerate(texts):
-        ids[row, :len(text)] = torch.tensor(text)
-        labels[row, start if only_reply else 1:len(text)] = ids[row, start if only_reply else 1:len(text)]
-    return ids, labels
+    starts = [start if only_reply else 1 for _, start in texts]
+    told = [torch.tensor([-100] * start + ids[start:]) for start, (ids, _) in zip(starts, texts, strict=True)]
+    return (pad_sequence([torch.tensor(ids) for ids, _ in texts], True, pad), pad_sequence(told, True, -100))
 
 
 def draw_batches(dialogues: list[tuple[list[int], int]], batch_tokens: int, seed: int) -> list[list[int]]:

@@ -171,37 +171,24 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
     """Return one answer a question; those not stored yet are generated batch by batch, each stored when it is done."""
     from tqdm import tqdm
 
-    from fulcra_utils.llm.local import PolicyError, hash_model
+    from fulcra_utils.llm.local import PolicyError, hash_model, load_policy
 
     try:
         weights = hash_model(writer.model, writer.revision) if questions else ""
         # which prompts share its batch only moves the draw of a reply, so they are not part of its name
         keys = [digest(weights, writer.options, writer.seed, q.messages, digest_code(_generate)) for q in questions]
         known = {key: answer for key in keys if (answer := store.get(key)) is not None}
-        open_ = [n for n in {key: n for n, key in reversed(list(enumerate(keys)))}.values() if keys[n] not in known]
-        model, tokenizer = _load_local(writer) if open_ else (None, None)
+        first = {key: n for n, key in reversed(list(enumerate(keys))) if key not in known}
+        chat = load_policy(writer.model, revision=writer.revision, is_bare=True) if first else ()
     except PolicyError as error:
         raise EndpointError(f"local model {error}") from None
-    open_.sort(key=lambda n: len(questions[n].messages[-1]["content"]))
+    open_ = sorted(first.values(), key=lambda n: len(questions[n].messages[-1]["content"]))
     for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress or not open_):
         batch = open_[start:start + writer.batch_size]
-        made = _generate([questions[n] for n in batch], model, tokenizer, writer)
+        made = _generate([questions[n] for n in batch], *chat, writer)
         for n, known[keys[n]] in zip(batch, made, strict=True):
             store.put(keys[n], known[keys[n]])
     return [known[key] for key in keys]
-
-
-def _load_local(writer: LocalModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model that need not know how to chat, and so without what `load_policy` asks of one that is trained."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from fulcra_utils.llm.local import one_line
-
-    with one_line(writer.model):
-        tokenizer = AutoTokenizer.from_pretrained(writer.model, revision=writer.revision, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(writer.model, revision=writer.revision).eval()
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return model, tokenizer
 
 
 def _generate(questions: list[Question], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
