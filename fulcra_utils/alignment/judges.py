@@ -99,41 +99,44 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
     return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
-def fit_value_scorer(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray,
-                     theory: Theory, seed: int = 0, mismatch: float = 0.25) -> QuickScorer:
+def read_texts(rows: pd.DataFrame, column: str = "response") -> tuple[list[str], list[str]]:
+    """Return the prompts of rows and their replies, cut to 40 words."""
+    return rows["prompt"].tolist(), [cut_words(text) for text in rows[column]]
+
+
+def fit_value_scorer(memory: TextMemory, rows: pd.DataFrame, theory: Theory, seed: int = 0,
+                     mismatch: float = 0.25) -> QuickScorer:
     """Train the reward evaluator: tanh networks on embeddings and a ridge regression on words, squared error.
 
-    Labels (N, D) in [-1, 1], nan teaches nothing. Source: released evaluator (tanh and squared error); ours: frozen
-    embeddings, words, replies that express nothing.
+    The rows have prompt, response and a label in [-1, 1] a dimension, nan teaches nothing. Source: released evaluator
+    (tanh and squared error); ours: frozen embeddings, words, replies that express nothing.
     """
-    label = digest(digest_code(fit_value_scorer), memory.encoder.model, memory.encoder.tokenizer, list(prompts),
-                   list(responses), vectors, theory.items, seed, mismatch)
-    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed, mismatch)
+    read = *read_texts(rows), rows[list(theory.dimensions)].to_numpy(float)
+    label = digest(digest_code(fit_value_scorer), memory.encoder.model, memory.encoder.tokenizer, read, theory.items,
+                   seed, mismatch)
+    prompts, responses, vectors = teach_absence(*read, theory, seed, mismatch)
     networks = _fit_networks(memory.featurise(prompts, responses), vectors, seed, bounded=True)
     return QuickScorer([(memory.featurise, networks), *fit_words(prompts, responses, vectors, 1.0).models], label)
 
 
-def fit_reward_model(memory: TextMemory, prompts: Sequence[str], responses: Sequence[str], rewards: np.ndarray,
-                     seed: int = 0) -> QuickScorer:
-    """Train a scalar reward model on rewards, brought to mean 0 and variance 1.
+def fit_reward_model(memory: TextMemory, rows: pd.DataFrame, seed: int = 0) -> QuickScorer:
+    """Train a scalar reward model on the column reward, brought to mean 0 and variance 1.
 
     Source: the paper's RLHF baseline, and its harmless measure as a proxy.
     """
+    texts, rewards = read_texts(rows), rows["reward"].to_numpy(float)
     scaled = ((rewards - rewards.mean()) / (rewards.std() or 1.0))[:, None]
-    label = digest(digest_code(fit_reward_model), memory.encoder.model, memory.encoder.tokenizer, prompts, responses,
-                   scaled, seed)
-    features = memory.featurise(prompts, [cut_words(r) for r in responses])
-    return QuickScorer([(memory.featurise, _fit_networks(features, scaled, seed, bounded=False))], label)
+    label = digest(digest_code(fit_reward_model), memory.encoder.model, memory.encoder.tokenizer, texts, scaled, seed)
+    networks = _fit_networks(memory.featurise(*texts), scaled, seed, bounded=False)
+    return QuickScorer([(memory.featurise, networks)], label)
 
 
-def fit_preference(memory: TextMemory, prompts: Sequence[str], chosen: Sequence[str],
-                   rejected: Sequence[str]) -> QuickScorer:
+def fit_preference(memory: TextMemory, pairs: pd.DataFrame) -> QuickScorer:
     """Fit a Bradley-Terry model of pairwise preference, linear in the features: P(a over b) = sigmoid(a - b).
 
-    Source: Bradley and Terry (1952) on the helpful pairs; the helpful measure as a proxy.
+    Source: Bradley and Terry (1952) on the helpful pairs (prompt, chosen, rejected); the helpful measure as a proxy.
     """
-    better, worse = (memory.featurise(prompts, [cut_words(r) for r in texts]) for texts in (chosen, rejected))
-    gaps = better - worse
+    gaps = memory.featurise(*read_texts(pairs, "chosen")) - memory.featurise(*read_texts(pairs, "rejected"))
     model = LogisticRegression(C=1.0 / len(gaps), fit_intercept=False, max_iter=200)
     model.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
     linear = torch.nn.Linear(gaps.shape[1], 1, bias=False)
@@ -141,13 +144,13 @@ def fit_preference(memory: TextMemory, prompts: Sequence[str], chosen: Sequence[
     return QuickScorer([(memory.featurise, partial(_ask_networks, [linear], False))])
 
 
-def fit_judge(prompts: Sequence[str], responses: Sequence[str], vectors: np.ndarray, theory: Theory, seed: int = 0,
-              mismatch: float = 0.25) -> QuickScorer:
-    """Train the judge on rows that the reward evaluator never saw.
+def fit_judge(rows: pd.DataFrame, theory: Theory, seed: int = 0, mismatch: float = 0.25) -> QuickScorer:
+    """Train the judge on rows (as `fit_value_scorer`) that the reward evaluator never saw.
 
     Networks on latent topics of the words of prompt and reply (Deerwester et al. 1990).
     """
-    prompts, responses, vectors = teach_absence(prompts, responses, vectors, theory, seed + 1, mismatch)
+    vectors = rows[list(theory.dimensions)].to_numpy(float)
+    prompts, responses, vectors = teach_absence(*read_texts(rows), vectors, theory, seed + 1, mismatch)
     texts = list(dict.fromkeys([*responses, *prompts, "no words"]))
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=3 if len(texts) > 1000 else 1, max_features=60_000, **WORDS)
     counts = words.fit_transform(texts)
@@ -156,12 +159,13 @@ def fit_judge(prompts: Sequence[str], responses: Sequence[str], vectors: np.ndar
     return QuickScorer([(featurise, _fit_networks(featurise(prompts, responses), vectors, seed, bounded=True))])
 
 
-def fit_words(prompts: Sequence[str], responses: Sequence[str], outputs: np.ndarray, bound: float) -> QuickScorer:
-    """Fit a ridge regression on words to outputs (N, K); what it says is cut to [-bound, bound].
+def fit_harmless(rows: pd.DataFrame) -> QuickScorer:
+    """Fit the harmless proxy to the column reward; as the released reward does, it punishes refusals."""
+    return fit_words(*read_texts(rows), rows[["reward"]].to_numpy(float), np.inf)
 
-    Of the released reward it is the harmless proxy: it punishes refusals as that does, so it is a proxy of that reward
-    and not of harmlessness.
-    """
+
+def fit_words(prompts: Sequence[str], responses: Sequence[str], outputs: np.ndarray, bound: float) -> QuickScorer:
+    """Fit a ridge regression on words to outputs (N, K); what it says is cut to [-bound, bound]."""
     least = 3 if len(responses) > 1000 else 1
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=least, **WORDS).fit(responses)
     asked = TfidfVectorizer(min_df=least, **WORDS).fit(prompts)
@@ -176,7 +180,7 @@ def correlate_labels(scorer: Any, rows: pd.DataFrame, columns: Sequence[str]) ->
     known = np.isfinite(labels)
     if len(rows) < 3 or not known.any() or np.nanstd(labels) == 0:
         return np.nan
-    scores = scorer.score(rows["prompt"].tolist(), [cut_words(r) for r in rows["response"]])
+    scores = scorer.score(*read_texts(rows))
     return float(np.corrcoef(scores[known], labels[known])[0, 1])
 
 

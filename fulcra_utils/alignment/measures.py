@@ -6,8 +6,7 @@ reply is looked for on training prompts, by each judge for itself; every policy 
 by prompt.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,7 @@ from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import Scorer, value_distance
 from fulcra_utils.theory.targets import Target
 
-JUDGES = ("reward", "judge")  # the scorers that measure a distance
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Who rewards and who measures.
-
-    `scorers` holds "reward" (the reward evaluator), "judge", "values-1x" (value scorers), "rlhf-1x" and "rlhf-5x"
-    (scalar reward models), `proxies` "harmless" and "helpful"; those without enough labelled rows are missing.
-    `quality` is the agreement with labels on test rows.
-    """
-
-    scorers: dict[str, Any] = field(default_factory=dict)
-    proxies: dict[str, Callable[[Sequence[str], Sequence[str]], np.ndarray]] = field(default_factory=dict)
-    quality: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+JUDGES, PROXIES = ("reward", "judge"), ("harmless", "helpful")  # of a panel's scorers those that measure
 
 
 def draw_replies(folder: str | Path, start: str | Path, prompts: Sequence[str], max_new_tokens: int, seed: int,
@@ -99,14 +84,13 @@ def measure_text(replies: pd.DataFrame, n_pairs: int | None = None) -> dict[str,
     words, gaps = [r.split() for r in replies["response"]], replies["logp"] - replies["logp_start"]
     pairs = [(a, b) for text in words for a, b in zip(text, text[1:], strict=False)][:n_pairs]
     n_tokens = replies["n_tokens"].sum()
-    measured = {
+    return pd.Series({
         "n": len(replies), "kl_token": gaps.sum() / n_tokens, "kl_reply": gaps.mean(),
         "nll_start": -replies["logp_start"].sum() / n_tokens, "distinct_2": len(set(pairs)) / max(1, len(pairs)),
         "top_share": replies["response"].value_counts(normalize=True).iloc[0],
         "empty_share": (replies["response"].str.strip() == "").mean(), "mean_words": np.mean([len(w) for w in words]),
         "finished_share": replies["is_finished"].mean(),
-    }
-    return {name: float(value) for name, value in measured.items()}
+    }, dtype=float).to_dict()
 
 
 def make_controls(replies: pd.DataFrame, seed: int = 0) -> dict[str, list[str]]:
@@ -134,7 +118,7 @@ def find_constant(scorer: Scorer, prompts: Sequence[str], candidates: Sequence[s
     return candidates[int(np.argmin(distance))]
 
 
-def score_policy(replies: pd.DataFrame, panel: Panel, target: Target, constants: dict[str, str],
+def score_policy(replies: pd.DataFrame, panel: dict[str, Any], target: Target, constants: dict[str, str],
                  seed: int = 0) -> pd.DataFrame:
     """Score N replies and their controls on every prompt; `constants` has the best constant reply of each judge.
 
@@ -144,34 +128,36 @@ def score_policy(replies: pd.DataFrame, panel: Panel, target: Target, constants:
     prompts, parts, controls = replies["prompt"].tolist(), [], make_controls(replies, seed)
     for name, constant in constants.items():
         for variant, texts in {**controls, "constant": [constant] * len(prompts)}.items():
-            vectors = panel.scorers[name].score(prompts, texts)
-            part = pd.DataFrame(vectors, columns=list(target.dimensions))
-            parts.append(part.assign(row=range(len(prompts)), by=name, variant=variant,
-                                     distance=value_distance(vectors, target)))
+            vectors = panel[name].score(prompts, texts)
+            parts.append(pd.DataFrame(vectors, columns=list(target.dimensions)).assign(
+                row=range(len(prompts)), by=name, variant=variant, distance=value_distance(vectors, target)))
     table = pd.concat(parts, ignore_index=True)
-    for name, predict in panel.proxies.items():
-        table.loc[table["variant"] == "reply", name] = np.tile(predict(prompts, controls["reply"]), len(constants))
+    for name in [name for name in PROXIES if name in panel]:
+        said = panel[name].predict(prompts, controls["reply"])
+        table.loc[table["variant"] == "reply", name] = np.tile(said, len(constants))
     return table
 
 
-def summarise_policies(scores: pd.DataFrame, texts: pd.DataFrame, target: Target) -> pd.DataFrame:
+def summarise_policies(scores: pd.DataFrame, replies: dict[str, pd.DataFrame], target: Target) -> pd.DataFrame:
     """Summarise each policy: distances by both judges against the start model, controls, proxies, cost.
 
-    From rows of `score_policy` and `measure_text` with a column policy, one row a policy: distance_<by>, change_<by>
-    with low_<by> and high_<by> (paired over prompts, 95 %), drop_<by> (share of the start model's distance),
-    swapped_<by>, shuffled_<by>, constant_<by>, confirmed (drop by the judge over drop by the reward evaluator; nan
-    unless the latter is above 0), drift (mean |change| of values without weight, by the judge), the proxies and the
-    columns of `texts`.
+    From rows of `score_policy` with a column policy and the policies' replies, one row a policy: distance_<by>,
+    change_<by> with low_<by> and high_<by> (paired over prompts, 95 %), drop_<by> (share of the start model's
+    distance), swapped_<by>, shuffled_<by>, constant_<by>, confirmed (drop by the judge over drop by the reward
+    evaluator; nan unless the latter is above 0), drift (mean |change| of values without weight, by the judge), the
+    proxies and `measure_text`, word pairs among as many for each.
     """
+    n_pairs = min(sum(max(0, len(t.split()) - 1) for t in table["response"]) for table in replies.values())
     rows = []
     means = average_vectors(scores, [d for d, aimed in zip(target.dimensions, target.aimed, strict=True) if not aimed])
-    for policy in dict.fromkeys(scores["policy"]):
+    for policy, table in replies.items():
         row = {"policy": policy, **_compare(scores, policy, "reward"), **_compare(scores, policy, "judge")}
         row["confirmed"] = row["drop_judge"] / row["drop_reward"] if row["drop_reward"] > 0 else np.nan
         row["drift"] = (means.loc[policy] - means.loc["start"]).abs().mean()
         own = _own(scores[scores["policy"] == policy])
-        rows.append(row | {name: own[name].mean() for name in ("harmless", "helpful") if name in scores})
-    return pd.DataFrame(rows).merge(texts, on="policy", how="left")
+        row |= {name: own[name].mean() for name in PROXIES if name in scores}
+        rows.append(row | measure_text(table, max(1, n_pairs)))
+    return pd.DataFrame(rows)
 
 
 def compare_policies(scores: pd.DataFrame, policy: str, others: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
@@ -226,8 +212,7 @@ def confuse_targets(vectors: pd.DataFrame, targets: Sequence[Target], classes: d
     Rows: the policies (of `vectors`, by the target they were trained to) with their `value_distance` to each target;
     then nearest (the policy) and is_right (its class, of `classes`, is the target's).
     """
-    known = list(dict.fromkeys(vectors.index))
-    table = pd.DataFrame({t.name: value_distance(vectors, t) for t in targets}, index=known, dtype=object)
+    table = pd.DataFrame({t.name: value_distance(vectors, t) for t in targets}, index=vectors.index, dtype=object)
     nearest = {t.name: table[t.name].astype(float).idxmin() for t in targets}
     table.loc["nearest"] = pd.Series(nearest)
     table.loc["is_right"] = pd.Series({t: classes.get(n, n) == classes.get(t, t) for t, n in nearest.items()})

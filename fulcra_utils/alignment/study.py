@@ -9,7 +9,9 @@ reward model. Each run leaves its policy and its replies in a folder, so that a 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,7 @@ import pandas as pd
 from fulcra_utils.alignment import judges as fit
 from fulcra_utils.alignment import measures
 from fulcra_utils.alignment.finetuning import AlignSettings, align
-from fulcra_utils.alignment.judges import cut_words
-from fulcra_utils.alignment.measures import JUDGES, Panel, draw_replies
+from fulcra_utils.alignment.measures import JUDGES, draw_replies
 from fulcra_utils.alignment.reward import scalar_reward, value_reward
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
@@ -31,20 +32,6 @@ from fulcra_utils.theory.theory import Theory
 NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
 SHARE_1X = 0.2  # of the scored training rows
 MIN_ROWS = 8
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One alignment run read from its name."""
-
-    name: str
-    method: str
-    target: str
-    reward: str
-    absence: str = "penalise"
-    n_prompts: int = 0
-    seed: int = 0
-    common_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +49,11 @@ class Trial:
     skipped: Sequence[str] = ()
 
 
-def read_plan(name: str, aim: str, seed: int) -> Plan:
-    """Read an alignment run from its name; the notebook's target and seed stand in where it names none.
+def read_plan(name: str, aim: str, seed: int, common_weight: float) -> SimpleNamespace:
+    """Read an alignment run from its name; the notebook's target, seed and price stand in where it names none.
 
-    >>> read_plan("rlhf-5x-s7", "ideal", 1)
-    Plan(name='rlhf-5x-s7', ..., reward='rlhf-5x', absence='penalise', n_prompts=0, seed=7, common_weight=None)
+    >>> read_plan("rlhf-5x-s7", "ideal", 1, 5.0)
+    namespace(name='rlhf-5x-s7', ..., reward='rlhf-5x', n_prompts=0, seed=7, common_weight=5.0)
     """
     name = name.replace("-aim", f"-{aim}", 1)
     found = NAME.fullmatch(name)
@@ -74,9 +61,11 @@ def read_plan(name: str, aim: str, seed: int) -> Plan:
         raise ValueError(f"run {name!r} is none of <method>-<target>[-mask][-1x], rlhf-1x, rlhf-5x, with -p<n>, "
                          "-w<n>, -s<n>.")
     scalar, size, method, target, mask, small, n_prompts, weight, own_seed = found.groups()
-    reward = f"rlhf-{size}" if scalar else "values-1x" if small else "reward"
-    return Plan(name, method or "rloo", target or aim, reward, "mask" if mask else "penalise", int(n_prompts or 0),
-                int(own_seed or seed), float(weight) if weight else None)
+    weight = 0.0 if mask else float(weight or common_weight)  # the released reward has no price of sameness
+    return SimpleNamespace(
+        name=name, method=method or "rloo", target=target or aim, absence="mask" if mask else "penalise",
+        reward=f"rlhf-{size}" if scalar else "values-1x" if small else "reward", n_prompts=int(n_prompts or 0),
+        seed=int(own_seed or seed), common_weight=weight)
 
 
 def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
@@ -86,39 +75,43 @@ def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
 
 
 def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory,
-                  encoder: Any, seed: int = 0, train: bool = True, mismatch: float = 0.25) -> Panel:
+                  encoder: Any, seed: int = 0, train: bool = True,
+                  mismatch: float = 0.25) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train everything that rewards or measures, on rows that are kept apart; an empty panel unless `train`.
+
+    The panel holds the scorers "reward" (the reward evaluator), "judge" and "values-1x" of values, "rlhf-1x" and
+    "rlhf-5x" of rewards, and the proxies "harmless" and "helpful", but for those without enough rows. The table says
+    how well each agrees with test rows.
 
     Half A of the training prompts trains the reward evaluator, half B the judge and the harmless proxy, both of another
     kind. The scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x), sizes
     after the paper. Without scored rows the annotated rows and their rating stand in.
     """
     if not train:
-        return Panel()
-    memory, dims = fit.TextMemory(encoder), list(theory.dimensions)
+        return {}, pd.DataFrame()
+    dims, options = list(theory.dimensions), {"theory": theory, "seed": seed, "mismatch": mismatch}
     rows = pd.concat([t for t in (dialogues, scored) if len(t)], ignore_index=True)
     labelled = rows[rows[dims].notna().any(axis=1)]
     rated = (scored if len(scored) else dialogues).dropna(subset="reward")
     half = {h: labelled[(labelled["split"] == "train") & (labelled["half"] == h)] for h in "AB"}
-    taught = rated[rated["split"] == "train"]
+    taught, pairs = (table[table["split"] == "train"] for table in (rated, preferences))
     small = taught[taught["half"] == "A"]
     small = small.sample(n=min(len(small), round(SHARE_1X * len(taught))), random_state=seed)
-    options = theory, seed, mismatch
-    scorers = {"reward": fit.fit_value_scorer(memory, *_texts(half["A"]), half["A"][dims].to_numpy(float), *options),
-               "judge": fit.fit_judge(*_texts(half["B"]), half["B"][dims].to_numpy(float), *options)}
-    if len(small) >= MIN_ROWS:
-        scorers["values-1x"] = fit.fit_value_scorer(memory, *_texts(small), small[dims].to_numpy(float), *options)
-        scorers |= {name: fit.fit_reward_model(memory, *_texts(part), part["reward"].to_numpy(float), seed)
-                    for name, part in (("rlhf-1x", small), ("rlhf-5x", taught))}
-    proxies = _fit_proxies(memory, taught[taught["half"] == "B"], preferences)
-    sizes = {"reward": len(half["A"]), "judge": len(half["B"]), "values-1x": len(small), "rlhf-1x": len(small),
-             "rlhf-5x": len(taught)}
-    quality = _measure_panel(scorers | proxies, sizes, labelled, rated, preferences, dims)
-    return Panel(scorers, {name: scorer.predict for name, scorer in proxies.items()}, quality)
+    memory = fit.TextMemory(encoder)
+    values, scalar = partial(fit.fit_value_scorer, memory, **options), partial(fit.fit_reward_model, memory, seed=seed)
+    todo = {"reward": (values, half["A"]), "judge": (partial(fit.fit_judge, **options), half["B"]),
+            "values-1x": (values, small), "rlhf-1x": (scalar, small), "rlhf-5x": (scalar, taught),
+            "harmless": (fit.fit_harmless, taught[taught["half"] == "B"]),
+            "helpful": (partial(fit.fit_preference, memory), pairs)}
+    todo = {name: job for name, job in todo.items() if name in JUDGES or len(job[1]) >= MIN_ROWS}
+    panel = {name: train_one(part) for name, (train_one, part) in todo.items()}
+    tests = [table[table["split"] == "test"] for table in (labelled, rated, preferences)]
+    quality = [(name, len(todo[name][1]), *_measure_scorer(name, panel[name], dims, *tests)) for name in panel]
+    return panel, pd.DataFrame(quality, columns=["scorer", "n_train", "n_test", "measure", "value"])
 
 
-def run_trial(start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFrame, folder: str | Path, theory: Theory,
-              aim: Target, settings: dict[str, Any], seed: int) -> Trial:
+def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: pd.DataFrame, folder: str | Path,
+              theory: Theory, aim: Target, settings: dict[str, Any], seed: int) -> Trial:
     """Train every run of a plan, draw replies to held-out prompts, and measure them."""
     if not settings["train"]:
         return Trial(skipped=names)
@@ -126,13 +119,12 @@ def run_trial(start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFr
     asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(prompts, split, settings[n], seed),
                                        settings["max_prompt_tokens"])
              for split, n in (("train", "train_prompts"), ("test", "test_prompts"))}
-    plans = [read_plan(name, aim.name, seed) for name in names]
-    known = {aim.name, *list_targets(theory)}
-    skipped = [p.name for p in plans if p.reward not in panel.scorers or p.target not in known]
+    plans = [read_plan(name, aim.name, seed, settings["common_weight"]) for name in names]
+    known = {name: load_target(name, theory) for name in list_targets(theory)} | {aim.name: aim}
+    skipped = [p.name for p in plans if p.reward not in panel or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
     replies = {"start": _draw(start, start, asked, folder / "start-replies", "", settings, seed)}
-    jobs = [(start, panel.scorers[p.reward], p, aim if p.target == aim.name else load_target(p.target, theory), asked,
-             folder, settings, seed) for p in plans]
+    jobs = [(start, panel[p.reward], p, known[p.target], asked, folder, settings, seed) for p in plans]
     runs = dict(zip([p.name for p in plans], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
     replies |= {name: drawn for name, (_, _, drawn) in runs.items()}
     histories = pd.concat([pd.DataFrame(), *(history.assign(policy=name) for name, (history, _, _) in runs.items())])
@@ -141,26 +133,22 @@ def run_trial(start: str, panel: Panel, names: Sequence[str], prompts: pd.DataFr
                  {name: stopped for name, (_, stopped, _) in runs.items() if stopped}, skipped)
 
 
-def measure_trial(replies: dict[str, pd.DataFrame], panel: Panel, aim: Target, train_prompts: Sequence[str],
-                  seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure_trial(replies: dict[str, pd.DataFrame], panel: dict[str, Any], aim: Target,
+                  train_prompts: Sequence[str], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure several policies' replies to the same prompts; the start model is called "start"."""
     candidates = [t for table in replies.values() for t in table["response"].value_counts().index[:15]]
-    constants = {name: measures.find_constant(panel.scorers[name], train_prompts[:25], candidates, aim)
-                 for name in JUDGES}
+    constants = {name: measures.find_constant(panel[name], train_prompts[:25], candidates, aim) for name in JUDGES}
     scores = pd.concat([measures.score_policy(table, panel, aim, constants, seed).assign(policy=name)
                         for name, table in replies.items()], ignore_index=True)
-    n_pairs = min(sum(max(0, len(t.split()) - 1) for t in table["response"]) for table in replies.values())
-    texts = pd.DataFrame([{"policy": name, **measures.measure_text(table, max(1, n_pairs))}
-                          for name, table in replies.items()])
-    return scores, measures.summarise_policies(scores, texts, aim)
+    return scores, measures.summarise_policies(scores, replies, aim)
 
 
-def measure_references(scored: pd.DataFrame, panel: Panel, target: Target) -> pd.DataFrame:
+def measure_references(scored: pd.DataFrame, panel: dict[str, Any], target: Target) -> pd.DataFrame:
     """Measure real models' replies to test prompts with the same judges, cut to the same length."""
     rows = []
     for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
-        for by in [name for name in JUDGES if name in panel.scorers]:
-            vectors = panel.scorers[by].score(*_texts(part))
+        for by in [name for name in JUDGES if name in panel]:
+            vectors = panel[by].score(*fit.read_texts(part))
             rows.append((source, by, len(part), *mean_interval(value_distance(vectors, target))))
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 
@@ -226,13 +214,9 @@ def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
 
 def _run_job(start, scorer, plan, target, asked, folder, settings, seed) -> tuple[pd.DataFrame, str, pd.DataFrame]:
     """Train one policy and draw its replies; what is finished is read again."""
-    scalar, weight = plan.reward.startswith("rlhf"), plan.common_weight
-    if plan.absence == "mask":
-        weight = 0.0  # the released reward has no price of sameness
-    elif weight is None:
-        weight = settings["common_weight"]
+    scalar = plan.reward.startswith("rlhf")
     reward = scalar_reward(scorer.predict) if scalar else value_reward(scorer, target, absence=plan.absence,
-                                                                       common_weight=weight)
+                                                                       common_weight=plan.common_weight)
     chosen = {f.name: settings[f.name] for f in fields(AlignSettings) if f.name in settings}
     aligned = align(start, reward, asked["train"][:plan.n_prompts or None], folder / plan.name,
                     AlignSettings(method=plan.method, seed=plan.seed, **chosen), replace=True,
@@ -248,30 +232,11 @@ def _draw(model, start, asked, folder, prefix, settings, seed) -> pd.DataFrame:
                         chat_template=settings["chat_template"])
 
 
-def _fit_proxies(memory: fit.TextMemory, rated: pd.DataFrame, preferences: pd.DataFrame) -> dict[str, Any]:
-    proxies, pairs = {}, preferences[preferences["split"] == "train"]
-    if len(rated) >= MIN_ROWS:
-        proxies["harmless"] = fit.fit_words(*_texts(rated), rated[["reward"]].to_numpy(float), np.inf)
-    if len(pairs) >= MIN_ROWS:
-        proxies["helpful"] = fit.fit_preference(memory, *(pairs[c].tolist() for c in ("prompt", "chosen", "rejected")))
-    return proxies
-
-
-def _measure_panel(scorers, sizes, labelled, rated, preferences, dims) -> pd.DataFrame:
-    rows = []
-    tests = {"labels": (labelled[labelled["split"] == "test"], dims),
-             "released reward": (rated[rated["split"] == "test"], ["reward"])}
-    for name in [name for name in scorers if name != "helpful"]:
-        what = "labels" if name in (*JUDGES, "values-1x") else "released reward"
-        rows.append((name, sizes.get(name, np.nan), len(tests[what][0]), f"correlation with {what}",
-                     fit.correlate_labels(scorers[name], *tests[what])))
-    pairs = preferences[preferences["split"] == "test"]
-    if "helpful" in scorers and len(pairs):
-        better, worse = (scorers["helpful"].predict(*_texts(pairs, c)) for c in ("chosen", "rejected"))
-        rows.append(("helpful", (preferences["split"] == "train").sum(), len(pairs), "pairs ranked as people did",
-                     float((better > worse).mean())))
-    return pd.DataFrame(rows, columns=["scorer", "n_train", "n_test", "measure", "value"])
-
-
-def _texts(rows: pd.DataFrame, column: str = "response") -> tuple[list[str], list[str]]:
-    return rows["prompt"].tolist(), [cut_words(r) for r in rows[column]]
+def _measure_scorer(name, scorer, dims, labelled, rated, pairs) -> tuple[int, str, float]:
+    """Return on how many test rows, in what and how well a scorer agrees with them."""
+    if name == "helpful":
+        better, worse = (scorer.predict(*fit.read_texts(pairs, column)) for column in ("chosen", "rejected"))
+        return len(pairs), "pairs ranked as people did", float(np.mean(better > worse)) if len(pairs) else np.nan
+    if name in (*JUDGES, "values-1x"):
+        return len(labelled), "correlation with labels", fit.correlate_labels(scorer, labelled, dims)
+    return len(rated), "correlation with released reward", fit.correlate_labels(scorer, rated, ["reward"])

@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 from fulcra_utils.alignment.judges import (
     TextMemory,
     correlate_labels,
+    fit_harmless,
     fit_judge,
     fit_preference,
     fit_reward_model,
@@ -18,7 +19,6 @@ from fulcra_utils.alignment.judges import (
     teach_absence,
 )
 from fulcra_utils.alignment.measures import (
-    Panel,
     average_vectors,
     compare_policies,
     confuse_targets,
@@ -86,9 +86,7 @@ def test_reward_evaluator_and_judge_learn_signs_and_silence(name, memory):
     theory = load_theory(name)
     rows = make_rows(theory, 120)
     train, test = rows[rows.split == "train"], rows[rows.split == "test"]
-    labels = train[list(theory.dimensions)].to_numpy()
-    for scorer in (fit_value_scorer(memory, train.prompt.tolist(), train.response.tolist(), labels, theory),
-                   fit_judge(train.prompt.tolist(), train.response.tolist(), labels, theory)):
+    for scorer in (fit_value_scorer(memory, train, theory), fit_judge(train, theory)):
         assert correlate_labels(scorer, test, theory.dimensions) > 0.7
         scores = scorer.score(["question 4"] * 2, [GOOD[0], ""])
         assert scores.shape == (2, theory.n_dims) and np.abs(scores).max() <= 1
@@ -98,11 +96,9 @@ def test_reward_evaluator_and_judge_learn_signs_and_silence(name, memory):
 def test_scorers_survive_a_theory_without_labels(memory):
     theory = load_theory("moral_foundations")
     rows = make_rows(theory)
-    labels = np.full((len(rows), theory.n_dims), np.nan)
-    for scorer in (fit_value_scorer(memory, rows.prompt.tolist(), rows.response.tolist(), labels, theory),
-                   fit_judge(rows.prompt.tolist(), rows.response.tolist(), labels, theory)):
-        assert np.isfinite(scorer.score(["q"], ["a"])).all()
     rows[list(theory.dimensions)] = np.nan
+    for scorer in (fit_value_scorer(memory, rows, theory), fit_judge(rows, theory)):
+        assert np.isfinite(scorer.score(["q"], ["a"])).all()
     assert np.isnan(correlate_labels(scorer, rows, theory.dimensions))
 
 
@@ -120,8 +116,8 @@ def test_missing_labels_teach_the_words_nothing():
         alone = Ridge(alpha=1.0, solver="sparse_cg").fit(features[rows], outputs[rows, d])
         np.testing.assert_allclose(said[:, d], alone.predict(features), atol=1e-3)
     assert (said[:, 4] == 0).all()
-    half = np.where(np.arange(40) < 20, 1.0, np.nan)[:, None]    # whatever the words, all that is known is 1
-    model = fit_words(["q"] * 40, replies, half, np.inf)
+    half = np.where(np.arange(40) < 20, 1.0, np.nan)    # whatever the words, all that is known is 1
+    model = fit_harmless(pd.DataFrame({"prompt": "q", "response": replies, "reward": half}))
     np.testing.assert_allclose(model.predict(["q"] * 40, replies), 1.0, atol=1e-3)
 
 
@@ -152,7 +148,8 @@ def test_a_reply_to_another_prompt_is_farther(kind, memory):
     prompts = [f"what about {t}" for t in rng.permutation(topics * 6)]
     replies = [f"be kind to {p.split()[-1]} and help" for p in prompts]
     fit = {"reward": lambda *a: fit_value_scorer(memory, *a), "judge": fit_judge}[kind]
-    scorer = fit(prompts, replies, np.ones((len(prompts), theory.n_dims)), theory, 0, 1.0)
+    rows = pd.DataFrame({"prompt": prompts, "response": replies, **dict.fromkeys(theory.dimensions, 1.0)})
+    scorer = fit(rows, theory, 0, 1.0)
     own, other = (scorer.score(prompts[:100], r).mean() for r in (replies[:100], replies[150:250]))
     assert own > other + (0.1 if kind == "judge" else 0.02)  # random embeddings hardly tell topics apart
 
@@ -160,10 +157,8 @@ def test_a_reply_to_another_prompt_is_farther(kind, memory):
 def test_scalar_models_order_replies(memory):
     theory = load_theory("moral_foundations")
     rows = make_rows(theory, 120)
-    model = fit_reward_model(memory, rows.prompt.tolist(), rows.response.tolist(), rows.reward.to_numpy())
-    grams = fit_words(rows.prompt.tolist(), rows.response.tolist(), rows[["reward"]].to_numpy(), np.inf)
-    pairs = fit_preference(memory, ["q"] * 30, GOOD * 10, BAD * 10)
-    for scorer in (model, grams, pairs):
+    pairs = pd.DataFrame({"prompt": "q", "chosen": GOOD * 10, "rejected": BAD * 10})
+    for scorer in (fit_reward_model(memory, rows), fit_harmless(rows), fit_preference(memory, pairs)):
         good, bad = scorer.predict(["q"] * 2, [GOOD[0], BAD[0]])
         assert good > bad
 
@@ -203,11 +198,10 @@ def test_no_reply_is_swapped_with_its_own_prompt(seed):
 
 def test_a_single_prompt_has_no_swapped_control():
     one = make_replies(["hurt him"]).assign(prompt="p")
-    judges = Panel({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, {})
-    scores = score_policy(one, judges, uniform_target("moral_foundations"), {"reward": "a", "judge": "a"})
+    panel = {"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}
+    scores = score_policy(one, panel, uniform_target("moral_foundations"), {"reward": "a", "judge": "a"})
     assert set(scores.variant) == {"reply", "shuffled", "constant"}
-    summary = summarise_policies(scores.assign(policy="start"), pd.DataFrame({"policy": ["start"]}),
-                                 uniform_target("moral_foundations"))
+    summary = summarise_policies(scores.assign(policy="start"), {"start": one}, uniform_target("moral_foundations"))
     assert np.isnan(summary.swapped_judge[0]) and summary.shuffled_judge[0] == summary.distance_judge[0]
 
 
@@ -220,13 +214,17 @@ class Lexicon:
         return np.clip(np.array(value, dtype=float)[:, None] * 0.8 + self.offset, -1, 1) * np.ones(self.n_dims)
 
 
+class Length:
+    def predict(self, prompts, responses):
+        return np.array([len(r) for r in responses])
+
+
 def test_trial_tells_a_moved_policy_from_a_constant_one():
     target = uniform_target("moral_foundations")
-    proxies = {"helpful": lambda prompts, responses: np.array([len(r) for r in responses])}
-    judges = Panel({"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}, proxies)
+    panel = {"reward": Lexicon(5), "judge": Lexicon(5, 0.1), "helpful": Length()}
     replies = {"start": make_replies(["hurt him", "so what"] * 10),
                "moved": make_replies(["be kind", "kind words"] * 10)}
-    scores, summary = measure_trial(replies, judges, target, ["q1", "q2"], seed=0)
+    scores, summary = measure_trial(replies, panel, target, ["q1", "q2"], seed=0)
     table = summary.set_index("policy")
     assert table.loc["start", "distance_reward"] == pytest.approx((9 + 5) / 2)
     assert table.loc["moved", "distance_reward"] == pytest.approx(1)
@@ -270,14 +268,14 @@ def test_confusion_counts_a_class_of_targets_as_one():
     ("rlhf-1x-p64", ("rloo", "aim", "rlhf-1x", "penalise", 64, 3)),
 ])
 def test_names_of_runs(name, expected):
-    plan = read_plan(name, "aim", 3)
+    plan = read_plan(name, "aim", 3, 5.0)
     assert (plan.method, plan.target, plan.reward, plan.absence, plan.n_prompts, plan.seed) == expected
 
 
 @pytest.mark.parametrize("name", ["ppo-ideal", "rlhf-3x", "rloo", ""])
 def test_unknown_runs_are_named(name):
     with pytest.raises(ValueError, match="is none of"):
-        read_plan(name, "ideal", 0)
+        read_plan(name, "ideal", 0, 0.0)
 
 
 def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(memory):
@@ -285,14 +283,14 @@ def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(memory):
     rows = make_rows(theory, 120)
     pairs = pd.DataFrame({"prompt": ["q"] * 20, "chosen": GOOD * 6 + GOOD[:2], "rejected": BAD * 6 + BAD[:2],
                           "split": ["train"] * 15 + ["test"] * 5})
-    panel = prepare_panel(rows, rows.head(0), pairs, theory, memory.encoder)
-    quality = panel.quality.set_index("scorer")
+    panel, quality = prepare_panel(rows, rows.head(0), pairs, theory, memory.encoder)
+    quality = quality.set_index("scorer")
     n_train = (rows.split == "train").sum()
     assert quality.loc["reward", "n_train"] + quality.loc["judge", "n_train"] == n_train
     assert quality.loc["rlhf-5x", "n_train"] == n_train and quality.loc["rlhf-1x", "n_train"] == round(0.2 * n_train)
-    assert set(panel.proxies) == {"harmless", "helpful"}
-    poor = prepare_panel(rows.assign(reward=np.nan), rows.head(0), pairs.head(0), theory, memory.encoder)
-    assert set(poor.scorers) == {"reward", "judge"} and poor.proxies == {}
+    assert set(panel) == {"reward", "judge", "values-1x", "rlhf-1x", "rlhf-5x", "harmless", "helpful"}
+    poor, _ = prepare_panel(rows.assign(reward=np.nan), rows.head(0), pairs.head(0), theory, memory.encoder)
+    assert set(poor) == {"reward", "judge"}
 
 
 def test_test_prompts_are_one_for_each_cluster():
@@ -303,7 +301,7 @@ def test_test_prompts_are_one_for_each_cluster():
 
 def test_nothing_is_trained_when_switched_off(memory):
     theory = load_theory("moral_foundations")
-    panel = prepare_panel(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), theory, memory.encoder, train=False)
+    panel, _ = prepare_panel(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), theory, memory.encoder, train=False)
     done = run_trial("nowhere", panel, ["rloo-aim"], pd.DataFrame(), "nowhere", theory, uniform_target(theory),
                      {"train": False}, 0)
     assert done.summary.empty and done.skipped == ["rloo-aim"]
@@ -313,7 +311,7 @@ def test_nothing_is_trained_when_switched_off(memory):
 def test_runs_at_the_same_time_end_as_runs_one_by_one(memory, tmp_path):
     theory = load_theory("moral_foundations")
     rows = make_rows(theory, 120)
-    panel = prepare_panel(rows, rows.head(0), pd.DataFrame(columns=["split"]), theory, memory.encoder)
+    panel, _ = prepare_panel(rows, rows.head(0), pd.DataFrame(columns=["split"]), theory, memory.encoder)
     tokenizer = train_tokenizer([*rows.prompt, *rows.response], 300)
     start = save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=64), tokenizer, tmp_path / "start")
     settings = {**load_profile("quick")["notebooks"]["04_value_alignment"], "train": True, "allow_faults": True,
@@ -323,15 +321,15 @@ def test_runs_at_the_same_time_end_as_runs_one_by_one(memory, tmp_path):
     assert set(done[1].replies) == {"start", "rloo-uniform", "rlhf-5x"}
     for name, replies in done[1].replies.items():
         pd.testing.assert_frame_equal(replies, done[2].replies[name])
-    again = run_trial(str(start), Panel(panel.scorers, panel.proxies, panel.quality), ["rlhf-5x"], rows, tmp_path / "2",
-                      theory, uniform_target(theory), {**settings, "workers": 2}, 1)
+    again = run_trial(str(start), panel, ["rlhf-5x"], rows, tmp_path / "2", theory, uniform_target(theory),
+                      {**settings, "workers": 2}, 1)
     pd.testing.assert_frame_equal(again.replies["rlhf-5x"], done[1].replies["rlhf-5x"])
 
 
 def make_trial(replies, target):
-    judges = Panel({"reward": Lexicon(len(target.values)), "judge": Lexicon(len(target.values), 0.1)},
-                    {"harmless": lambda prompts, responses: np.array([len(r) for r in responses], dtype=float)})
-    scores, summary = measure_trial(replies, judges, target, ["q"], 0)
+    n_dims = len(target.values)
+    panel = {"reward": Lexicon(n_dims), "judge": Lexicon(n_dims, 0.1), "harmless": Length()}
+    scores, summary = measure_trial(replies, panel, target, ["q"], 0)
     return Trial(summary, scores, replies)
 
 
@@ -375,19 +373,18 @@ def test_figures_take_any_number_of_dimensions(name):
 
 def test_a_scorers_label_names_all_that_it_was_trained_from(memory):
     theory = load_theory("moral_foundations")
-    rows = make_rows(theory, 24)
-    first = {"memory": memory, "prompts": rows.prompt.tolist(), "responses": rows.response.tolist(),
-             "vectors": rows[list(theory.dimensions)].to_numpy(), "theory": theory, "seed": 0, "mismatch": 0.25}
-    scalar = {k: v for k, v in first.items() if k in ("memory", "prompts", "responses", "seed")} | {
-        "rewards": rows.reward.to_numpy()}
-    vectors, rewards = first["vectors"].copy(), scalar["rewards"].copy()
-    vectors[0, 0], rewards[0] = np.nan, 0.5
-    other = {"memory": TextMemory(load_encoder("tiny", seed=3)), "prompts": ["another", *first["prompts"][1:]],
-             "responses": ["another", *first["responses"][1:]], "vectors": vectors, "seed": 1, "mismatch": 0.5,
-             "rewards": rewards, "theory": dataclasses.replace(theory, items=(*theory.items[1:], theory.items[0]))}
-    for fit, given in ((fit_value_scorer, first), (fit_reward_model, scalar)):
-        label = fit(**given).label
+    rows, name = make_rows(theory, 24), theory.dimensions[0]
+    first = {"memory": memory, "rows": rows, "theory": theory, "seed": 0, "mismatch": 0.25}
+    other = {"memory": TextMemory(load_encoder("tiny", seed=3)), "seed": 1, "mismatch": 0.5,
+             "theory": dataclasses.replace(theory, items=(*theory.items[1:], theory.items[0]))}
+    for fit, options, label in ((fit_value_scorer, first, name),
+                                (fit_reward_model, {k: first[k] for k in ("memory", "rows", "seed")}, "reward")):
+        kept = fit(**options).label
         memory.look_up(["a text more in memory"])
-        assert fit(**given).label == label
-        labels = {name: fit(**given | {name: other[name]}).label for name in given}
-        assert label not in labels.values() and len(set(labels.values())) == len(given), labels
+        assert fit(**options).label == kept
+        labels = {k: fit(**options | {k: other[k]}).label for k in options if k != "rows"}
+        for column, value in (("prompt", "another"), ("response", "another"), (label, 0.5)):
+            changed = rows.copy()
+            changed.loc[0, column] = value
+            labels[column] = fit(**options | {"rows": changed}).label
+        assert kept not in labels.values() and len(set(labels.values())) == len(options) + 2, labels
