@@ -22,7 +22,6 @@ from fulcra_utils.systems.compass.scores import Board, draw_means, make_board, p
 from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
-REPLY_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 LEADING, TRAILING = 4, 3   # how many values the published findings call leading and trailing
 
 
@@ -76,24 +75,23 @@ def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame,
     >>> table[["model", "prompt", "response"]].values.tolist(), problems
     ([['my-model', 'Hi', 'Hello.']], [])
     """
-    theory, problems, seen = load_theory(theory), [], {}
-    tables = [pd.DataFrame(columns=["model", "prompt", "response", *theory.dimensions], dtype=float)]
-    for path in sorted(path for path in Path(folder).glob("*") if path.name.endswith(REPLY_FILES)):
+    theory, problems = load_theory(theory), []
+    tables = {"": pd.DataFrame(columns=["model", "prompt", "response", *theory.dimensions], dtype=float)}
+    for path in sorted(p for kind in ("*.jsonl", "*.jsonl.gz", "*.parquet") for p in Path(folder).glob(kind)):
         name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
-        if name.casefold() in seen:
-            problems.append(f"{path.name}: model {name!r} stands already in {seen[name.casefold()]}; rename one file.")
+        if name.casefold() in tables:
+            problems.append(f"{path.name}: model {name!r} stands already in another file; rename one file.")
             continue
         try:
             data = read_scored(path, theory)
         except DatasetError as error:
             problems.append(str(error))
             continue
-        seen[name.casefold()] = path.name
         if data.n_set_aside:
             problems.append(f"{path.name}: {data.n_set_aside} of {data.n_read} rows have no readable prompt or reply.")
         table = data.table[["prompt", "response"]].astype(object).assign(model=name)
-        tables.append(table.assign(**dict(zip(theory.dimensions, data.vectors.T, strict=True))))
-    return pd.concat(tables, ignore_index=True), problems
+        tables[name.casefold()] = table.assign(**dict(zip(theory.dimensions, data.vectors.T, strict=True)))
+    return pd.concat(tables.values(), ignore_index=True), problems
 
 
 def _add_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:

@@ -14,8 +14,6 @@ from fulcra_utils.systems.compass.scores import Board, CompassError, mean_known,
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import Theory, lift_to, load_theory
 
-COUNTRIES = DATA / "countries.yaml"
-
 
 @dataclass(frozen=True)
 class Countries:
@@ -32,7 +30,7 @@ class Countries:
     vectors: np.ndarray = field(repr=False, compare=False)
 
 
-def load_countries(path: str | Path = COUNTRIES) -> Countries:
+def load_countries(path: str | Path = DATA / "countries.yaml") -> Countries:
     """Load country rankings (Value Compass) and value vectors (Value FULCRA) from data/countries.yaml or another file.
 
     A ranking that does not name every dimension of its theory once is a CompassError with the country.

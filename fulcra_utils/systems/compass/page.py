@@ -28,8 +28,6 @@ PAGE = DATA / "page"
 MAX_BYTES = 5_000_000
 REPLY_CHARS = (700, 350, 150, 60)
 PAGE_DRAWS = 200
-MISSING = -32768         # a draw without score, in the page's 16-bit numbers
-DRAW_UNIT = 10_000       # scores in the page's draws are in ten-thousandths
 
 
 def make_section(board: Board, countries: Countries, presets: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
@@ -43,7 +41,8 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     if scores.same_prompts:
         notes.append(f"Prompts and scoring are the same for all {len(scores.models)} models "
                      f"({len(scores.prompts)} prompts).")
-    numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * DRAW_UNIT, -32767, 32767).round(), MISSING)
+    # 16-bit numbers: ten-thousandths of a score, -32768 for a draw without
+    numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * 10_000, -32767, 32767).round(), -32768)
     maps, labels = map_board(board, countries, seed)
     return {"name": theory.name, "title": f"{theory.title} ({board.name.partition(', ')[2]})", "notes": notes,
             "dimensions": theory.dimensions, "definitions": theory.definitions, "models": scores.models,
@@ -81,8 +80,7 @@ def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries
                        "show fewer models or theories.")
 
 
-def render_page(sections: Sequence[dict[str, Any]], title: str, score_range: tuple[float, float],
-                reply_chars: int) -> str:
+def render_page(sections: list[dict], title: str, score_range: tuple[float, float], reply_chars: int) -> str:
     """Return the page as text, replies cut after `reply_chars` characters (the cut is marked).
 
     `score_range` holds the lowest and highest score, for colours and radar.

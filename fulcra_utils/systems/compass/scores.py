@@ -16,8 +16,6 @@ from scipy import stats as sps
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
-MIN_COMMON = 0.5  # share of all prompts that every model must have answered to compare on common prompts
-
 
 class CompassError(ValueError):
     """Scores, weights or a file of replies cannot be used; the message is one sentence with the place."""
@@ -76,12 +74,11 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str) -> ModelScores:
     whole = pd.MultiIndex.from_product([range(len(models)), range(len(names))])
     values = cells.mean().reindex(whole).to_numpy().reshape(len(models), len(names), -1)
     keep, notes = _choose_prompts(np.isfinite(values).any(axis=2))
-    if n_double := (cells.size().groupby(level=1).max() > 1).sum():
-        notes.append(f"{n_double} prompts have several replies of some model, which are averaged.")
+    n_double = (cells.size().groupby(level=1).max() > 1).sum()
+    notes += [f"{n_double} prompts have several replies of some model, which are averaged."] * bool(n_double)
     values = values[:, keep]
     gaps = [d for d, empty in zip(theory.dimensions, np.isnan(values).all(axis=(0, 1)), strict=True) if empty]
-    if gaps:
-        notes.append(f"No reply is scored on {', '.join(gaps)}.")
+    notes += [f"No reply is scored on {', '.join(gaps)}."] * bool(gaps)
     clusters = table["cluster" if "cluster" in table else "prompt"].to_numpy()[np.unique(p, return_index=True)[1][keep]]
     return ModelScores(tuple(map(str, models)), tuple(map(str, names[keep].get_level_values(0))), theory.dimensions,
                        values, clusters, bool(np.isfinite(values).any(axis=2).all()), tuple(notes))
@@ -101,7 +98,7 @@ def _choose_prompts(answered: np.ndarray) -> tuple[np.ndarray, list[str]]:
     n_common, n_asked = common.sum(), asked.sum()
     if n_common == n_asked:
         return asked, []
-    if n_common >= MIN_COMMON * n_asked:
+    if 2 * n_common >= n_asked:
         return common, [f"{n_common} of {n_asked} prompts are answered by every model; the other {n_asked - n_common} "
                         "are left out."]
     return asked, [f"The models answered different prompts (only {n_common} of {n_asked} in common): differences "

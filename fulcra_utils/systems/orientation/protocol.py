@@ -67,10 +67,7 @@ def parse_choice(reply: str, n_options: int = 9) -> int | None:
     [2, None, 3, None, None]
     """
     text = split_thoughts(str(reply))[1].strip()
-    letters = set(_FIELD.findall(text))
-    if not letters:
-        bare = _BARE.match(text)
-        letters = {bare[1]} if bare else set()
+    letters = set(_FIELD.findall(text)) or set(_BARE.findall(text))
     for pattern in () if letters else (_START, _NAMED, _CHOSEN):
         for match in pattern.finditer(text):
             if _NEGATION.search(text[max(0, match.start() - 25):match.start(1)]):
@@ -162,16 +159,14 @@ def describe_summary(summary: pd.DataFrame) -> str:
     """Say in words, player by player, what was read, the angles, and how often they fit what was asked for."""
     n_items, lines = len(svo.load_slider().self_pay), []
     for player, part in summary.groupby("player", sort=False):
-        unread, total = part.n_unread.sum(), part.n_repeats.sum() * n_items
-        text = f"- *{player}*: {unread} of {total} choices could not be read; "
-        if not part.n_complete.any():
-            lines.append(text + "no pass is complete, so it has no angle.")
-            continue
-        shares = part.groupby("with_goal").class_match.mean()
-        words = [f"{100 * share:.0f} % {'with' if goal else 'without'} a goal" for goal, share in shares[::-1].items()]
+        shares = part.groupby("with_goal").class_match.mean()[::-1]
+        words = [f"{100 * share:.0f} % {'with' if goal else 'without'} a goal" for goal, share in shares.items()]
         low, high = part.angle.min(), part.angle.max()
         angle = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
-        lines.append(f"{text}angle {angle}; class match {', '.join(words)}.")
+        found = f"angle {angle}; class match {', '.join(words)}" if part.n_complete.any() else \
+            "no pass is complete, so it has no angle"
+        lines.append(f"- *{player}*: {part.n_unread.sum()} of {part.n_repeats.sum() * n_items} choices could not be "
+                     f"read; {found}.")
     return "\n".join(lines)
 
 

@@ -11,7 +11,6 @@ import yaml
 
 from fulcra_utils.common.paths import DATA
 
-SLIDER = DATA / "surveys" / "svo_slider.yaml"
 UTILITIES = {  # what an ideal player wants most of, by the payoffs to oneself and to the other
     "altruist": lambda own, other: other, "individualist": lambda own, other: own,
     "joint maximum": lambda own, other: own + other, "minimal inequality": lambda own, other: -abs(own - other),
@@ -46,7 +45,7 @@ def load_slider() -> Slider:
     >>> load_slider().self_pay.shape, load_slider().other_pay[0, :3].tolist()
     ((6, 9), [85.0, 76.0, 68.0])
     """
-    raw = yaml.safe_load(SLIDER.read_text(encoding="utf-8"))
+    raw = yaml.safe_load((DATA / "surveys" / "svo_slider.yaml").read_text(encoding="utf-8"))
     return Slider(
         self_pay=np.array([item["self"] for item in raw["items"]], dtype=float),
         other_pay=np.array([item["other"] for item in raw["items"]], dtype=float),
@@ -139,13 +138,12 @@ def value_rationality(angle: Any, orientation: str) -> float | np.ndarray:
 
     arXiv 2305.17147 publishes the idea, not the form: -|θ - θ*| to the nearest ideal angle is ours. nan stays nan.
 
-    >>> value_rationality(0.0, "individualistic"), round(value_rationality(0.0, "altruistic"), 2)
-    (0.0, -61.39)
+    >>> value_rationality([0.0, 90.0], "altruistic").round(2)
+    array([-61.39, -28.61])
     """
     low, high = target_range(orientation)
     values = np.asarray(angle, dtype=float)
-    distance = 0.0 - np.abs(values - np.clip(values, low, high))
-    return float(distance) if distance.ndim == 0 else distance
+    return 0.0 - np.abs(values - np.clip(values, low, high))
 
 
 def inequality_aversion(choices: Any) -> float | np.ndarray:
@@ -155,8 +153,8 @@ def inequality_aversion(choices: Any) -> float | np.ndarray:
     in payoff space to the nearest ideal option; nan unless the choices are complete and their angle is prosocial. After
     the secondary index of Murphy et al. (2011), whose own nine items are not part of these six.
 
-    >>> inequality_aversion([c[0] for c in ideal_choices("minimal inequality")])
-    1.0
+    >>> inequality_aversion([[c[0] for c in ideal_choices("minimal inequality")]])
+    array([1.])
     """
     slider = load_slider()
     own, other = take_payoffs(choices)
@@ -167,8 +165,7 @@ def inequality_aversion(choices: Any) -> float | np.ndarray:
             gaps = np.hypot(own[..., s, None] - slider.self_pay[s], other[..., s, None] - slider.other_pay[s])  # (…, K)
             joint, equal = (gaps[..., best].min(axis=-1) for best in aims)
             shares.append(joint / (joint + equal))
-    index = np.where(np.equal(classify_angle(svo_angle(own, other)), "prosocial"), np.mean(shares, axis=0), np.nan)
-    return float(index) if index.ndim == 0 else index
+    return np.where(np.equal(classify_angle(svo_angle(own, other)), "prosocial"), np.mean(shares, axis=0), np.nan)[()]
 
 
 def choice_angle(choices: Any) -> float | np.ndarray:
@@ -187,6 +184,5 @@ def take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray]:
     n_items, n_options = slider.self_pay.shape
     if picks.ndim == 0 or picks.shape[-1] != n_items or (picks >= n_options).any():
         raise OrientationError(f"choices need {n_items} numbers below {n_options} on the last axis.")
-    own, other = (np.where(picks < 0, np.nan, pay[np.arange(n_items), picks])
-                  for pay in (slider.self_pay, slider.other_pay))
-    return own, other
+    return tuple(np.where(picks < 0, np.nan, pay[np.arange(n_items), picks])
+                 for pay in (slider.self_pay, slider.other_pay))

@@ -4,7 +4,7 @@ Axis letters: N replies, D and E dimensions of the first and the second theory, 
 row that misses a score under either theory is left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -17,35 +17,31 @@ from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 MIN_PROMPTS = 10  # with fewer, a bootstrap over prompts knows nothing of their spread
 
 
-def cross_dimensions(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, first_names: Sequence[str],
-                     second_names: Sequence[str], n_draws: int = 1000, level: float = 0.95,
+def cross_dimensions(first: pd.DataFrame, second: pd.DataFrame, clusters: np.ndarray, n_draws: int = 1000,
                      seed: int = 2023) -> pd.DataFrame:
     """Correlate every dimension of one theory with every dimension of the other, on replies complete under both.
 
-    `first` (N, D), `second` (N, E), nan = not scored, `clusters` (N,) the prompt of each reply. Returns first, second,
-    r (Pearson), low, high (bootstrap over prompts), n: nan where a dimension does not vary, no interval with fewer than
-    10 prompts.
+    `first` (N, D), `second` (N, E), a column a dimension, nan = not scored; `clusters` (N,) the prompt of each reply.
+    Returns first, second, r (Pearson), low, high (bootstrap over prompts), n: nan where a dimension does not vary, no
+    interval with fewer than 10 prompts.
 
-    >>> x = np.array([[1.0], [0.0], [-1.0], [0.5]])
-    >>> cross_dimensions(x, -x, np.arange(4), ["a"], ["b"], n_draws=50).r.tolist()
+    >>> x = pd.DataFrame({"a": [1.0, 0.0, -1.0, 0.5]})
+    >>> cross_dimensions(x, -x, np.arange(4), n_draws=50).r.tolist()
     [-1.0]
     """
     x, y, prompts = _complete(first, second, clusters)
-    index = pd.MultiIndex.from_product([first_names, second_names], names=["first", "second"])
-    if len(x) < 3:
-        empty = dict.fromkeys(("r", "low", "high"), np.nan) | {"n": len(x)}
-        return pd.DataFrame(empty, index=index).reset_index()
     r, _ = correlate(x, y)
-    low, high = take_interval(bootstrap_correlations(x, y, prompts, n_draws, seed), level)
-    if len(np.unique(prompts)) < MIN_PROMPTS:
-        low, high = np.full_like(r, np.nan), np.full_like(r, np.nan)
+    low = high = np.full_like(r, np.nan)
+    if len(np.unique(prompts)) >= MIN_PROMPTS:
+        low, high = take_interval(bootstrap_correlations(x, y, prompts, n_draws, seed))
+    index = pd.MultiIndex.from_product([first.columns, second.columns], names=["first", "second"])
     return pd.DataFrame({"r": r.ravel(), "low": low.ravel(), "high": high.ravel(), "n": len(x)},
                         index=index).reset_index()
 
 
-def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, n_components: int = 3,
-                          n_folds: int = 5, penalty: float = 0.1, n_draws: int = 1000, level: float = 0.95,
-                          seed: int = 2023) -> pd.DataFrame:
+def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, n_draws: int = 1000,
+                          seed: int = 2023, n_components: int = 3, n_folds: int = 5,
+                          penalty: float = 0.1) -> pd.DataFrame:
     """Find the mixtures of both theories' dimensions that go together most, and how much holds on new prompts.
 
     `penalty` is added to the variances of the standardised dimensions and keeps directions without variance out.
@@ -63,7 +59,7 @@ def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.nd
     if k == 0 or len(np.unique(prompts)) < 2 * n_folds:
         return pd.DataFrame(columns=["component", "fitted", "held_out", "low", "high"])
     a, b = _fit_canonical(x, y, penalty, k)
-    fitted = _paired_correlations(_scale(x, x) @ a, _scale(y, y) @ b)
+    fitted = np.diagonal(correlate(_scale(x, x) @ a, _scale(y, y) @ b)[0])
     u, v = np.zeros((len(x), k)), np.zeros((len(x), k))
     folds = assign_folds(prompts, n_folds, seed)
     for fold in np.unique(folds):
@@ -73,15 +69,13 @@ def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.nd
         for side, values, mix in ((u, x, a), (v, y, b)):
             mixed = _scale(values[test], values[~test]) @ mix
             side[test] = mixed - mixed.mean(axis=0)
-    draws = np.stack([bootstrap_correlations(u[:, [i]], v[:, [i]], prompts, n_draws, seed)[:, 0, 0] for i in range(k)],
-                     axis=1)
-    low, high = take_interval(draws, level)
+    low, high = take_interval(np.diagonal(bootstrap_correlations(u, v, prompts, n_draws, seed), axis1=1, axis2=2))
     return pd.DataFrame({"component": np.arange(1, k + 1), "fitted": fitted,
-                         "held_out": _paired_correlations(u, v), "low": low, "high": high})
+                         "held_out": np.diagonal(correlate(u, v)[0]), "low": low, "high": high})
 
 
 def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray, prompts: np.ndarray,
-                        clusters: np.ndarray, n_folds: int = 5, n_permutations: int = 100, n_draws: int = 1000,
+                        clusters: np.ndarray, n_permutations: int = 100, n_draws: int = 1000,
                         seed: int = 2023) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ask which theory tells better which of two replies to a prompt has the higher reward.
 
@@ -100,16 +94,20 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
     """
     complete = np.all([np.isfinite(x).all(axis=1) for x in features.values()], axis=0)
     pairs = pair_replies(prompts, np.where(complete, rewards, np.nan))
-    wins = rewards[pairs[:, 0]] > rewards[pairs[:, 1]]
-    groups = np.asarray(clusters)[pairs[:, 0]]
-    rows, right = [], {}
-    for name, x in features.items():
-        difference = x[pairs[:, 0]] - x[pairs[:, 1]]
-        found = probe_preference(difference, wins, groups, n_folds, n_permutations, n_draws, seed)
-        rows.append({"theory": name, **found})
-        if np.isfinite(found["accuracy"]):
-            right[name] = answer_pairs(difference, wins, groups, n_folds, seed)
-    return pd.DataFrame(rows), _compare_answers(right, groups, n_draws, seed)
+    wins, groups = np.greater(*np.asarray(rewards)[pairs.T]), np.asarray(clusters)[pairs[:, 0]]
+    gaps = {name: np.subtract(*np.asarray(x)[pairs.T]) for name, x in features.items()}
+    found = pd.DataFrame([{"theory": name, **probe_preference(x, wins, groups, n_permutations=n_permutations,
+                                                              n_draws=n_draws, seed=seed)} for name, x in gaps.items()])
+    right = {name: answer_pairs(x, wins, groups, seed=seed) for name, x in gaps.items()
+             if found.accuracy.notna().all()}
+    rows = []
+    for first, second in combinations(right, 2):
+        gap = right[first] - right[second]
+        drawn = bootstrap_means(gap, groups, n_draws, seed)[:, 0]
+        low, high = take_interval(drawn)
+        p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + n_draws))
+        rows.append((first, second, float(gap.mean()), float(low), float(high), p))
+    return found, pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
 
 
 def describe_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> str:
@@ -123,17 +121,6 @@ def describe_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> 
         parts.append(f"*{row.first}* minus *{row.second}*: {100 * row.difference:+.1f} points ({100 * row.low:+.1f} to "
                      f"{100 * row.high:+.1f}), {sure}")
     return f"On the same {accuracies.n_pairs.max():,} pairs, " + "; ".join(parts) + "."
-
-
-def _compare_answers(right: Mapping[str, np.ndarray], groups: np.ndarray, n_draws: int, seed: int) -> pd.DataFrame:
-    rows = []
-    for first, second in combinations(right, 2):
-        gap = right[first] - right[second]
-        drawn = bootstrap_means(gap, groups, n_draws, seed)[:, 0]
-        low, high = take_interval(drawn)
-        p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + n_draws))
-        rows.append((first, second, float(gap.mean()), float(low), float(high), p))
-    return pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
 
 
 def _complete(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -156,9 +143,3 @@ def _fit_canonical(x: np.ndarray, y: np.ndarray, penalty: float, k: int) -> tupl
         roots.append(turn / np.sqrt(size) @ turn.T)
     u, _, vt = np.linalg.svd(roots[0] @ (x.T @ y / len(x)) @ roots[1])
     return roots[0] @ u[:, :k], roots[1] @ vt[:k].T
-
-
-def _paired_correlations(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = u - u.mean(axis=0), v - v.mean(axis=0)
-    scale = np.sqrt((u**2).sum(axis=0) * (v**2).sum(axis=0))
-    return np.divide((u * v).sum(axis=0), scale, out=np.full(len(scale), np.nan), where=scale > 0)

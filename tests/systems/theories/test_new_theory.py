@@ -134,15 +134,16 @@ def test_cross_correlations_agree_with_scipy_and_leave_gaps_out():
     x, y = random.normal(size=(80, 3)), random.normal(size=(80, 2))
     y[:, 0] += x[:, 1]
     x[5, 0] = np.nan
-    table = between.cross_dimensions(x, y, np.arange(80), list("abc"), list("de"), n_draws=300)
+    first, second = pd.DataFrame(x, columns=list("abc")), pd.DataFrame(y, columns=list("de"))
+    table = between.cross_dimensions(first, second, np.arange(80), n_draws=300)
     full = np.isfinite(x).all(axis=1)
     expected = [[sps.pearsonr(x[full, i], y[full, j]).statistic for j in range(2)] for i in range(3)]
     assert np.allclose(table.r.to_numpy().reshape(3, 2), expected) and set(table.n) == {79}
     top = table[(table["first"] == "b") & (table["second"] == "d")].iloc[0]
     assert top.low > 0 and top.low < top.r < top.high
-    few = between.cross_dimensions(x, y, np.arange(80) % 9, list("abc"), list("de"), n_draws=20)
+    few = between.cross_dimensions(first, second, np.arange(80) % 9, n_draws=20)
     assert few.r.notna().all() and few.low.isna().all() and "too few prompts" in new_theory.describe_cross(few)
-    empty = between.cross_dimensions(x[:2], y[:2], np.arange(2), list("abc"), list("de"))
+    empty = between.cross_dimensions(first[:2], second[:2], np.arange(2))
     assert len(empty) == 6 and empty.r.isna().all()
 
 
@@ -276,7 +277,7 @@ def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
     assert [p.name for p in pairings] == ["embedded sample", "replies of the run"]
     assert all(v.shape[0] == len(pairings[0].replies) == len(sample) for v in pairings[0].vectors.values())
     assert "by definitions alone" in pairings[1].describe() and "labels of the sample" in pairings[0].describe()
-    table = pairings[0].cross(n_draws=50)
+    table = between.cross_dimensions(*pairings[0].vectors.values(), pairings[0].replies.cluster, n_draws=50)
     assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.describe_cross(table)
 
 
@@ -285,7 +286,8 @@ def test_annotated_replies_bring_their_own_labels(sample):
     real = real.assign(**dict.fromkeys(first.dimensions, 1.0))
     pairings = new_theory.pair_theories(first, load_theory("gpla5"), real, real.iloc[:0], FakeEvaluator(first), 10)
     assert [p.name for p in pairings] == ["annotated replies", "replies of the run"]
-    assert (pairings[0].vectors["moral_foundations"] == 1).all() and "by definitions" in pairings[0].sources["gpla5"]
+    assert (pairings[0].vectors["moral_foundations"] == 1).all(axis=None)
+    assert "by definitions" in pairings[0].sources["gpla5"]
 
 
 def test_every_theory_of_the_project_is_free_of_faults():
@@ -305,7 +307,7 @@ def test_what_goes_together_is_said_with_its_doubt():
         "Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0: 1 of 1 pairs.")
     assert "too few prompts" in new_theory.describe_cross(pd.DataFrame(row | {"low": [np.nan], "high": [np.nan]}))
     assert "nothing can be correlated" in new_theory.describe_cross(pd.DataFrame(row | {"r": [np.nan]}))
-    assert "cannot be compared here" in new_theory.between.describe_prediction(pd.DataFrame(), pd.DataFrame())
+    assert "cannot be compared here" in between.describe_prediction(pd.DataFrame(), pd.DataFrame())
 
 
 def test_a_claim_about_another_theory_has_no_number():
