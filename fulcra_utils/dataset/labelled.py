@@ -196,7 +196,6 @@ def items_to_vectors(item_labels: np.ndarray, theory: Theory) -> np.ndarray:
     return np.where(missing @ members > 0, np.nan, np.sign(np.where(missing, 0, labels) @ members).astype(float))
 
 
-
 class Reader:
     """Reads the rows of one file and keeps what was wrong with each."""
 
@@ -242,9 +241,8 @@ class Reader:
 
         fields = read_fields()
         batches = [pa.RecordBatch.from_pylist(part, SCHEMA) for part in iter(lambda: list(islice(fields, CHUNK)), [])]
-        vectors, items = zip(*found, strict=True) if found else ((), ())
-        vectors = np.array(vectors, dtype=float).reshape(-1, self.theory.n_dims)
-        items = np.array(items, dtype=np.int8).reshape(-1, self.theory.n_items)
+        vectors = np.array([vector for vector, _ in found], dtype=float).reshape(-1, self.theory.n_dims)
+        items = np.array([labels for _, labels in found], dtype=np.int8).reshape(-1, self.theory.n_items)
         text = pd.StringDtype("pyarrow", na_value=np.nan)  # stays in Arrow
         table = pa.Table.from_batches(batches, schema=SCHEMA).to_pandas(
             types_mapper=lambda kind: text if pa.types.is_large_string(kind) else None, self_destruct=True,
@@ -290,9 +288,10 @@ class Reader:
         theory, told = self.theory, row.get("decided_by")
         items, types = self.count_signs(row, "value_items"), self.count_signs(row, "value_types")
         labels = np.sign(items[1] - items[-1])
-        summed, (given, both) = items_to_vectors(labels, theory), (types[1:].any(axis=0), types[1:].all(axis=0))
+        summed, given, both = items_to_vectors(labels, theory), types[1:].any(axis=0), types[1:].all(axis=0)
         for d in np.flatnonzero(both):
-            self.tell("value_types", theory.dimensions[d], f"has both signs, decided by its items as {summed[d]:+.0f}")
+            reason = f"has both signs, decided by its items as {int(summed[d]):+d}"
+            self.tell("value_types", theory.dimensions[d], reason)
         typed = np.where(both, summed, np.sign(types[1] - types[-1]))
         vector = typed.copy() if given.any() and theory.parent is None else summed
         if row.get("not_annotated") is not None:

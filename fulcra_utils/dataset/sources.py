@@ -64,7 +64,7 @@ def _read_source(name: str, repository: str, commit: str, folder: str, file: str
 
 
 def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] | None = None,
-                  cache: str | Path | None = None, progress: bool = True, network: bool = True,
+                  cache: str | Path | None = None, network: bool = True,
                   say: Callable[[str], None] = lambda _: None) -> Fetched:
     """Get every public file that can be had; report the others.
 
@@ -88,15 +88,12 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
     got, missing, reachable = {}, {}, network
     for name, source in sources.items():
         try:
-            got[name], how = _fetch_one(source, mirror, cache, reachable, progress)
-            say(f"{name}: {how}")
-        except requests.exceptions.ConnectionError:
-            reachable = False  # do not wait for a time-out once per file
-            missing[name] = "not in the mirror, network not reachable" if mirror else "network not reachable"
+            got[name], how = _fetch_one(source, mirror, cache, reachable)
         except (SourceError, requests.RequestException) as error:
-            missing[name] = str(error)
-        if name in missing:
-            say(f"{name}: missing ({missing[name]})")
+            missing[name], how = str(error), f"missing ({error})"
+            if isinstance(error, requests.exceptions.ConnectionError):
+                reachable = False  # do not wait for a time-out once per file
+        say(f"{name}: {how}")
     return Fetched(got, missing)
 
 
@@ -114,8 +111,7 @@ def verify_file(path: str | Path, source: Source) -> None:
         raise SourceError(f"{source.name}: {path} refused, its {kind} is {found}, not {expected}")
 
 
-def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable: bool,
-               progress: bool) -> tuple[Path, str]:
+def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable: bool) -> tuple[Path, str]:
     """Return the local path of one file and a word on how it was had."""
     target, refused = cache / source.mirror_path, ""
     # a mirror holds the folders of the sets, or is the folder of the FULCRA files itself
@@ -134,12 +130,11 @@ def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable
     if not reachable:
         raise SourceError(refused + ("not in the mirror" if mirror else "network not reachable"))
     try:
-        _place(target, source, lambda tmp: pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT)(
-            source.url, str(tmp), None))
-    except requests.exceptions.ConnectionError as error:
-        if refused:
-            raise SourceError(f"{refused}network not reachable") from error
-        raise
+        load = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+        _place(target, source, lambda tmp: load(source.url, str(tmp), None))
+    except requests.exceptions.ConnectionError:
+        refused = refused or "not in the mirror, " * bool(mirror)
+        raise requests.exceptions.ConnectionError(f"{refused}network not reachable") from None
     return target, "downloaded"
 
 

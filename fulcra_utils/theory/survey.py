@@ -16,8 +16,6 @@ from fulcra_utils.common.yaml_files import find_yaml, read_yaml
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory, load_theory
 
-LEAST_PEOPLE = 10  # effective respondents below which a mean has no interval: 1.96 standard errors are too few there
-
 
 class SurveyError(ValueError):
     """A survey file or its key cannot be used; the message is one sentence."""
@@ -147,14 +145,11 @@ def _score(answers: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) 
 
 def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Questionnaire) -> list[dict]:
     """Return how often each country gave each answer off the scale to each question; warn of those without a code."""
-    row, question = np.nonzero(answers.isna().to_numpy())
-    given = rows[questionnaire.columns].to_numpy(dtype=object)[row, question]
-    given = np.where(pd.isna(given), "", given)
-    is_code = pd.Series(pd.to_numeric(given, errors="coerce")).isin(questionnaire.missing) | (given == "")
-    table = pd.DataFrame({"country": rows[questionnaire.country].to_numpy()[row],
-                          "question": np.array(questionnaire.columns, dtype=object)[question], "answer": given,
-                          "is_code": is_code})
-    strays = table.value_counts(sort=False, dropna=False).rename("n").reset_index().to_dict("records")
+    given = rows[questionnaire.columns].astype(object).fillna("").where(answers.isna())
+    table = given.assign(country=rows[questionnaire.country].astype(object)).melt(
+        "country", var_name="question", value_name="answer").dropna()
+    table["is_code"] = pd.to_numeric(table.answer, errors="coerce").isin(questionnaire.missing) | (table.answer == "")
+    strays = table.value_counts(sort=False).rename("n").reset_index().to_dict("records")
     if odd := [stray for stray in strays if not stray["is_code"]]:
         named = ", ".join(f"{s['country']} {s['question']} {s['answer']!r} ({s['n']})" for s in odd[:5])
         warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {questionnaire.name} and count as missing: "
@@ -179,6 +174,6 @@ def _average(scores: pd.DataFrame, weights: pd.Series, country: str) -> pd.DataF
     mean = (scores * weights).sum() / total
     variance = ((weights * (scores - mean)) ** 2).sum() / total**2 * n / (n - 1).clip(lower=1)
     n_effective = (total**2 / (weights**2).sum()).fillna(0.0)
-    half = (1.96 * np.sqrt(variance)).where(n_effective >= LEAST_PEOPLE)
+    half = (1.96 * np.sqrt(variance)).where(n_effective >= 10)  # 1.96 standard errors are too few below
     return pd.DataFrame({"country": country, "dimension": scores.columns, "value": mean, "low": mean - half,
                          "high": mean + half, "n": n, "n_effective": n_effective})

@@ -23,11 +23,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class TheoryError(ValueError):
-    """A theory file cannot be used. `faults` lists every fault with its place."""
-
-    def __init__(self, path: Path | str, faults: list[str]):
-        self.path, self.faults = str(path), faults
-        super().__init__(f"{path}: {len(faults)} fault(s): " + "; ".join(faults))
+    """A theory file cannot be used; the message lists every fault with its place."""
 
 
 class _Part(BaseModel, extra="forbid", str_strip_whitespace=True):
@@ -156,11 +152,6 @@ def list_theories() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in THEORIES.glob("*.yaml")))
 
 
-def _find_theory(name: str | Path) -> Path:
-    """Return the path of a theory given by name or by path; TheoryError lists the known names."""
-    return find_yaml(name, THEORIES, "theory", lambda text: TheoryError(name, [text]))
-
-
 def _find_parent(name: str, path: Path) -> Path | str:
     beside = path.parent / f"{name}.yaml"
     return beside if beside.is_file() else name
@@ -179,10 +170,10 @@ def load_theory(name: str | Path | Theory) -> Theory:
     """
     if isinstance(name, Theory):
         return name
-    path = _find_theory(name)
+    path = find_yaml(name, THEORIES, "theory", TheoryError)
     parsed, faults = _read(path)
     if faults:
-        raise TheoryError(path, faults)
+        raise TheoryError(f"{path}: {len(faults)} fault(s): {'; '.join(faults)}")
     return _build(parsed, path)
 
 
@@ -194,7 +185,7 @@ def check_theory(path: str | Path) -> list[str]:
     >>> check_theory("schwartz10")
     []
     """
-    return _read(_find_theory(path))[1]
+    return _read(find_yaml(path, THEORIES, "theory", TheoryError))[1]
 
 
 def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | None:

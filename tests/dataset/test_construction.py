@@ -189,7 +189,7 @@ def test_table_of_another_theory_is_refused():
 
 @pytest.mark.skipif(not os.environ.get("FULCRA_DATA_MIRROR"), reason="the public files are not on this machine")
 def test_public_labels_are_counted_as_published(tmp_path):
-    fetched = fetch_sources(cache=tmp_path, network=False, progress=False)
+    fetched = fetch_sources(cache=tmp_path, network=False)
     if "trustworthy_data" not in fetched.paths:
         pytest.skip("trustworthy_data is not in the mirror")
     data = build_run_data(load_theory("schwartz10"), Fetched({"trustworthy_data": fetched.paths["trustworthy_data"]}))

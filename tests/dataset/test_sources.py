@@ -80,19 +80,19 @@ def test_damaged_cache_is_replaced(tmp_path):
 
 
 def test_download(tmp_path, server):
-    got = fetch_sources(None, source(f"{server}/good"), tmp_path / "cache", progress=False)
+    got = fetch_sources(None, source(f"{server}/good"), tmp_path / "cache")
     assert got.paths["x"].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("path", ["half", "gone"])
 def test_broken_download_leaves_nothing_behind(tmp_path, server, path):
-    got = fetch_sources(None, source(f"{server}/{path}"), tmp_path / "cache", progress=False)
+    got = fetch_sources(None, source(f"{server}/{path}"), tmp_path / "cache")
     assert list(got.missing) == ["x"] and files(tmp_path / "cache") == []
 
 
 def test_no_network_is_found_out_once(tmp_path):
     two = {**source(), "y": source()["x"].model_copy(update={"name": "y"})}
-    got = fetch_sources(None, two, tmp_path / "cache", progress=False)
+    got = fetch_sources(None, two, tmp_path / "cache")
     assert got.missing == {"x": "network not reachable", "y": "network not reachable"}
 
 

@@ -91,10 +91,10 @@ def test_a_value_of_another_kind_is_refused_in_one_line(default, given):
 @pytest.mark.parametrize(("name", "given", "message"), [
     ("06_value_compass", {"models_folder": "no/such"}, "models_folder: there is no folder 'no/such'"),
     ("06_value_compass", {"models_folder": "README.md"}, "models_folder: there is no folder"),
-    ("06_value_compass", {"theories": ["schwarz"]}, "theories: schwarz: .*no such theory"),
+    ("06_value_compass", {"theories": ["schwarz"]}, "theories: no such theory as 'schwarz'"),
     ("06_value_compass", {"weights": {"securty": 1}}, "weights: weight for 'securty', which is no dimension"),
     ("06_value_compass", {"weights": "{security: -1}"}, "weights: the weight of security is -1"),
-    ("05_new_value_theory", {"second_theory": "nothing"}, "second_theory: nothing: .*no such theory"),
+    ("05_new_value_theory", {"second_theory": "nothing"}, "second_theory: no such theory as 'nothing'"),
     ("04_value_alignment", {"target": "heaven"}, "target: no such target as 'heaven'"),
     ("01_dataset_construction", {"sources": "pubic"}, "sources is 'pubic'; it can be sample or public"),
     ("02_value_analysis", {"profile": "laptop"}, "use --profile"),
