@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fulcra_utils.dataset.rows import Dialogue, RowError, find_turns, pick_rows, read_text
+from fulcra_utils.dataset.rows import Dialogue, RowError, pick_rows, read_dialogue, read_text
 from fulcra_utils.dataset.texts import DatasetError, clean_text, shorten
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -34,10 +34,9 @@ SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+"
 WELL_WRITTEN = {"+1", "-1", "0"}
 CHUNK = 20_000  # rows held as Python objects at a time
 SCHEMA = pa.schema([
-    ("prompt", pa.large_string()), ("response", pa.large_string()), ("query_source", pa.large_string()),
-    ("response_source", pa.large_string()), ("safety_issues", pa.list_(pa.string())), ("reward", pa.float64()),
-    ("e_distance", pa.float64()), ("h_distance", pa.float64()), ("line", pa.int64()),
-])
+    *((name, pa.large_string()) for name in ("prompt", "response", "query_source", "response_source")),
+    ("safety_issues", pa.list_(pa.string())),
+    *((name, pa.float64()) for name in ("reward", "e_distance", "h_distance")), ("line", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ class Reader:
         found = []
 
         def read_fields() -> Iterator[dict[str, Any]]:
-            for row, dialogue in self.pick(lambda row: Dialogue(tuple(find_turns(row)))):
+            for row, dialogue in self.pick(lambda row: read_dialogue(row, clean=str)):
                 found.append(read(row))
                 yield self._read_fields(row, dialogue)
 

@@ -174,7 +174,8 @@ class RowError(ValueError):
         self.field, self.reason, self.text = field, reason, text
 
 
-def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response") -> Dialogue:
+def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response",
+                  clean: Callable[[str], str] = clean_text) -> Dialogue:
     """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
 
     With field names of one's own, those two. Left at their defaults: the first of `prompt`, `question`, `instruction`
@@ -190,20 +191,6 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     >>> read_dialogue({"instruction": "Say hi", "input": "", "output": "Hello."}).response
     'Hello.'
     """
-    return Dialogue(tuple((role, clean_text(text)) for role, text in find_turns(row, prompt_field, response_field)))
-
-
-PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
-WHOLE = ("messages", "conversations", "conversation", "dialogue")
-TOOLS = ("tool", "function")
-ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
-    "human": "user", "function_response": "tool", "observation": "tool", "ipython": "tool",
-    **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "ai", "function_call"), "assistant")}
-
-
-# the turns of a row as they stand: the reply last, without thoughts, not yet cleaned
-def find_turns(row: dict[str, Any], prompt_field: str = "prompt",  # noqa: D103
-               response_field: str = "response") -> list[tuple[str, str]]:
     fields = _find_fields(row, prompt_field, response_field)
     turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
              for turn in _read_turns(row, name, role)]
@@ -219,7 +206,15 @@ def find_turns(row: dict[str, Any], prompt_field: str = "prompt",  # noqa: D103
         raise RowError("reply", "holds thoughts only" if thought else "is empty")
     if not any(has_words(text) for role, text in before if role not in TOOLS):
         raise RowError("prompt", "is empty")
-    return [*before, ("assistant", reply)]
+    return Dialogue(tuple((role, clean(text)) for role, text in [*before, ("assistant", reply)]))
+
+
+PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
+WHOLE = ("messages", "conversations", "conversation", "dialogue")
+TOOLS = ("tool", "function")
+ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
+    "human": "user", "function_response": "tool", "observation": "tool", "ipython": "tool",
+    **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "ai", "function_call"), "assistant")}
 
 
 def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) -> tuple[str, ...]:
@@ -232,10 +227,8 @@ def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) ->
         raise RowError("response", "is missing")
     if not all(found) and not own and (whole := next((name for name in WHOLE if row.get(name) is not None), "")):
         return (whole,)
-    if not any(found):
-        raise RowError(f"{prompt_field} and {response_field}", "are missing")
-    if not all(found):
-        raise RowError(response_field if found[0] else prompt_field, "is missing")
+    if lost := [name for name, had in zip((prompt_field, response_field), found, strict=True) if not had]:
+        raise RowError(" and ".join(lost), "is missing" if len(lost) == 1 else "are missing")
     return tuple(found)
 
 

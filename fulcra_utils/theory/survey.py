@@ -1,69 +1,33 @@
 """Targets from a survey of people: portrait values answered by respondents, as country means with intervals.
 
-No survey data stands in this project; the reader brings a file (the European Social Survey's, say) and the key in
-data/surveys says which question belongs to which value.
+No survey data stands in this project; the reader brings a file (the European Social Survey's, say) and the key of the
+21 portrait values in data/surveys says which question belongs to which value.
 """
 
 import warnings
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.yaml_files import find_yaml, read_yaml
+from fulcra_utils.common.yaml_files import read_yaml
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory, load_theory
 
+KEY = SimpleNamespace(**read_yaml(DATA / "surveys" / "pvq21.yaml")[0])  # of the questionnaire
+
 
 class SurveyError(ValueError):
-    """A survey file or its key cannot be used; the message is one sentence."""
+    """Survey rows cannot be used; the message is one sentence."""
 
 
-class Questionnaire(BaseModel, extra="forbid"):
-    """A questionnaire's key: columns of its questions and the value that each belongs to."""
-
-    name: str
-    title: str
-    theory: str
-    source: str
-    scale: tuple[int, int]
-    reverse: bool
-    max_missing: int
-    max_alike: int | None = None
-    missing: list[int] = []
-    country: str
-    weight: str
-    columns: list[str]
-    key: dict[str, list[int]]
-
-
-def load_questionnaire(name: str | Path = "pvq21") -> Questionnaire:
-    """Load the published key of a questionnaire by name (in data/surveys) or path.
-
-    SurveyError when there is no such key, or one that does not use every question once.
-
-    >>> load_questionnaire().key["universalism"]
-    [3, 8, 19]
-    """
-    path = find_yaml(name, DATA / "surveys", "questionnaire", SurveyError)
-    try:
-        key = Questionnaire.model_validate(read_yaml(path)[0])
-    except ValueError as error:
-        raise SurveyError(f"{path}: not a questionnaire's key: {str(error).splitlines()[0]}.") from None
-    if sorted(i for items in key.key.values() for i in items) != list(range(1, len(key.columns) + 1)):
-        raise SurveyError(f"{path}: every one of the {len(key.columns)} questions must belong to exactly one value.")
-    return key
-
-
-def average_countries(rows: pd.DataFrame, theory: Theory | str,
-                      questionnaire: Questionnaire | None = None) -> pd.DataFrame:
+def average_countries(rows: pd.DataFrame, theory: Theory | str) -> pd.DataFrame:
     """Average survey respondents by country, with survey weights and 95 % intervals.
 
-    Rows hold one respondent each, in the questionnaire's columns (21 portrait values when None), its country column
-    and its weight column, where 0 leaves a respondent out. Who gave more than `max_alike` answers alike (Schwartz,
-    instructions of the European Social Survey) is left out, unless nobody else of the country answered. A respondent
+    Rows hold one respondent each, in the columns of the 21 portrait values, `cntry` and `pspwght`, a weight, where 0
+    leaves a respondent out. Who gave more than 16 answers alike (Schwartz, instructions of the European Social Survey)
+    is left out, unless nobody else of the country answered. A respondent
     has on each value (mean answer - middle) / half the scale, more = more important, within [-1, 1]: the released
     country targets' t = (reverse-coded mean - 3.5) / 2.5.
 
@@ -75,29 +39,27 @@ def average_countries(rows: pd.DataFrame, theory: Theory | str,
 
     Examples
     --------
-    >>> key = load_questionnaire()
-    >>> rows = pd.DataFrame([dict.fromkeys(key.columns, answer) | {"cntry": "GB", "pspwght": weight}
+    >>> rows = pd.DataFrame([dict.fromkeys(KEY.columns, answer) | {"cntry": "GB", "pspwght": weight}
     ...                      for answer, weight in [(1, 3), (6, 1)]])
     >>> average_countries(rows, "schwartz10").value.round(3).unique().tolist()
     [0.5]
     """
-    questionnaire, theory = questionnaire or load_questionnaire(), load_theory(theory)
-    rows = rows.reset_index(drop=True)
-    _check_survey(rows, theory, questionnaire)
-    (low, high), countries = questionnaire.scale, rows[questionnaire.country].astype(object)
-    answers = rows[questionnaire.columns].astype(object).apply(pd.to_numeric, errors="coerce").astype(float)
+    theory, rows = load_theory(theory), rows.reset_index(drop=True)
+    _check_survey(rows, theory)
+    (low, high), countries = KEY.scale, rows[KEY.country].astype(object)
+    answers = rows[KEY.columns].astype(object).apply(pd.to_numeric, errors="coerce").astype(float)
     answers = answers.where(answers.isin(range(low, high + 1)))  # nan for all that is no code of the scale
-    weights = _read_weights(rows[questionnaire.weight])
-    silent = answers.isna().sum(axis=1) > questionnaire.max_missing
+    weights = _read_weights(rows[KEY.weight])
+    silent = answers.isna().sum(axis=1) > KEY.max_missing
     most = np.max([(answers == code).sum(axis=1) for code in range(low, high + 1)], axis=0)
-    alike = ~silent & (most > (questionnaire.max_alike or np.inf))
+    alike = ~silent & (most > KEY.max_alike)
     alike &= ~(alike | silent).groupby(countries).transform("all")
     left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
-    scores = _score(answers, theory, questionnaire)
+    scores = _score(answers, theory)
     scores[alike | silent] = np.nan
     parts = [_average(part, weights[part.index], country) for country, part in scores.groupby(countries)]
     table = pd.concat(parts, ignore_index=True).join(left_out, on="country")
-    table.attrs["answers"] = _count_strays(rows, answers, questionnaire)
+    table.attrs["answers"] = _count_strays(rows, answers)
     return table
 
 
@@ -123,36 +85,36 @@ def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> 
                   theory.dimensions, values, values, np.abs(values))
 
 
-def _check_survey(rows: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) -> None:
-    if theory.name != questionnaire.theory or set(theory.dimensions) != set(questionnaire.key):
-        raise SurveyError(f"questionnaire {questionnaire.name} is made for theory {questionnaire.theory!r}, not for "
+def _check_survey(rows: pd.DataFrame, theory: Theory) -> None:
+    if theory.name != KEY.theory or set(theory.dimensions) != set(KEY.key):
+        raise SurveyError(f"questionnaire {KEY.name} is made for theory {KEY.theory!r}, not for "
                           f"{theory.name!r}.")
-    for column in (*questionnaire.columns, questionnaire.country, questionnaire.weight):
+    for column in (*KEY.columns, KEY.country, KEY.weight):
         if (n := list(rows.columns).count(column)) != 1:
             raise SurveyError(f"the survey rows have {'two columns' if n else 'no column'} {column!r}.")
-    if rows.empty or rows[questionnaire.country].isna().any():
-        raise SurveyError(f"{rows[questionnaire.country].isna().sum()} of {len(rows)} rows have no country in column "
-                          f"{questionnaire.country!r}.")
+    if rows.empty or rows[KEY.country].isna().any():
+        raise SurveyError(f"{rows[KEY.country].isna().sum()} of {len(rows)} rows have no country in column "
+                          f"{KEY.country!r}.")
 
 
-def _score(answers: pd.DataFrame, theory: Theory, questionnaire: Questionnaire) -> pd.DataFrame:
-    low, high = questionnaire.scale
-    answers = (low + high - answers) if questionnaire.reverse else answers
-    columns = {d: answers[[questionnaire.columns[i - 1] for i in questionnaire.key[d]]].mean(axis=1)
+def _score(answers: pd.DataFrame, theory: Theory) -> pd.DataFrame:
+    low, high = KEY.scale
+    answers = (low + high - answers) if KEY.reverse else answers
+    columns = {d: answers[[KEY.columns[i - 1] for i in KEY.key[d]]].mean(axis=1)
                for d in theory.dimensions}
     return (pd.DataFrame(columns) - (low + high) / 2) / ((high - low) / 2)
 
 
-def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame, questionnaire: Questionnaire) -> list[dict]:
+def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
     """Return how often each country gave each answer off the scale to each question; warn of those without a code."""
-    given = rows[questionnaire.columns].astype(object).fillna("").where(answers.isna())
-    table = given.assign(country=rows[questionnaire.country].astype(object)).melt(
+    given = rows[KEY.columns].astype(object).fillna("").where(answers.isna())
+    table = given.assign(country=rows[KEY.country].astype(object)).melt(
         "country", var_name="question", value_name="answer").dropna()
-    table["is_code"] = pd.to_numeric(table.answer, errors="coerce").isin(questionnaire.missing) | (table.answer == "")
+    table["is_code"] = pd.to_numeric(table.answer, errors="coerce").isin(KEY.missing) | (table.answer == "")
     strays = table.value_counts(sort=False).rename("n").reset_index().to_dict("records")
     if odd := [stray for stray in strays if not stray["is_code"]]:
         named = ", ".join(f"{s['country']} {s['question']} {s['answer']!r} ({s['n']})" for s in odd[:5])
-        warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {questionnaire.name} and count as missing: "
+        warnings.warn(f"{sum(s['n'] for s in odd)} answers are no code of {KEY.name} and count as missing: "
                       f"{named}{', …' if len(odd) > 5 else ''}", stacklevel=3)
     return strays
 

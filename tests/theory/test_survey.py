@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.theory.survey import SurveyError, average_countries, build_target, load_questionnaire
+from fulcra_utils.theory.survey import KEY, SurveyError, average_countries, build_target
 from fulcra_utils.theory.targets import load_target, save_target
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("schwartz10")
-KEY = load_questionnaire()
 
 
 def make_rows(n=200, seed=0):
@@ -29,7 +28,7 @@ def test_key_follows_the_published_order():
     expected = {"conformity": [7, 16], "tradition": [9, 20], "benevolence": [12, 18], "universalism": [3, 8, 19],
                 "self-direction": [1, 11], "stimulation": [6, 15], "hedonism": [10, 21], "achievement": [4, 13],
                 "power": [2, 17], "security": [5, 14]}
-    assert KEY.key == expected and len(set(KEY.columns)) == 21
+    assert KEY.key == expected and len(set(KEY.columns)) == 21 == sum(map(len, expected.values()))
 
 
 def test_scores_by_hand():
@@ -69,7 +68,7 @@ def test_weighted_mean_and_interval_equal_statsmodels():
 def test_interval_covers_the_truth_at_its_rate():
     hits = 0
     for seed in range(200):
-        table = average_countries(make_rows(150, seed), THEORY, KEY).set_index(["country", "dimension"])
+        table = average_countries(make_rows(150, seed), THEORY).set_index(["country", "dimension"])
         low, high = table.loc[("GB", "hedonism"), ["low", "high"]]
         hits += low <= 0 <= high  # uniform answers have mean 3.5
     assert 0.90 <= hits / 200 <= 0.99
@@ -99,7 +98,7 @@ def test_answers_off_the_scale_are_counted_by_country_and_question(answer):
     rows.loc[rows.index[rows.cntry == "NL"][:2], "impfun"] = answer
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        table = average_countries(rows, THEORY, KEY)
+        table = average_countries(rows, THEORY)
     strays = table.attrs["answers"]
     assert [(s["country"], s["question"], s["n"]) for s in strays] in (
         [("GB", "imprich", 3), ("NL", "impfun", 2)], [("NL", "impfun", 2), ("GB", "imprich", 3)])
@@ -120,10 +119,10 @@ def test_who_answers_all_alike_is_left_out_and_counted():
     rows.loc[5:7, KEY.columns[:16]] = 3  # 16 alike are allowed
     rows.loc[5:7, KEY.columns[16:]] = 4
     rows.loc[8:9, KEY.columns[:6]] = 8
-    table = average_countries(rows, THEORY, KEY)
+    table = average_countries(rows, THEORY)
     pd.testing.assert_frame_equal(
         table.drop(columns=["n_alike", "n_missing"]),
-        average_countries(rows.drop(index=range(5)), THEORY, KEY).drop(columns=["n_alike", "n_missing"]))
+        average_countries(rows.drop(index=range(5)), THEORY).drop(columns=["n_alike", "n_missing"]))
     first = table.drop_duplicates("country")
     assert (first.n_alike.sum(), first.n_missing.sum(), first.n.sum()) == (5, 2, 53)
 
@@ -152,14 +151,9 @@ def test_unusable_rows_are_one_line(change, words):
         average_countries(change(make_rows(20)), THEORY)
 
 
-def test_unknown_country_theory_and_key(tmp_path):
+def test_unknown_country_and_theory():
     averages = average_countries(make_rows(20), THEORY)
     with pytest.raises(SurveyError, match="known countries are GB, NL"):
         build_target(averages, "XX", THEORY)
     with pytest.raises(SurveyError, match="made for theory"):
         average_countries(make_rows(5), "moral_foundations")
-    with pytest.raises(SurveyError, match="no such questionnaire"):
-        load_questionnaire("pvq99")
-    (tmp_path / "bad.yaml").write_text("name: x")
-    with pytest.raises(SurveyError, match="not a questionnaire's key"):
-        load_questionnaire(tmp_path / "bad.yaml")
