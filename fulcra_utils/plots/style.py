@@ -18,15 +18,6 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "ax
          "savefig.dpi": 200, "axes.axisbelow": True}
 
 
-def use_style() -> None:
-    """Give a user's own figures the look that every `plot_…` function has by itself.
-
-    >>> use_style(); plt.rcParams["font.family"]
-    ['DejaVu Sans']
-    """
-    sns.set_theme(style="ticks", palette="colorblind", rc=STYLE)
-
-
 def styled(plot: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
     """Give a `plot_…` function the one look; from an empty table (an array without any number) it draws None."""
     @wraps(plot)

@@ -52,19 +52,17 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
 
 def _judge(row: Any) -> tuple[str, str]:
     """Return the verdict on one claim and the reason."""
-    if not np.isfinite(row.ours):
-        return "not comparable", "could not be computed from the rows of this run"
-    if row.kind == "other population":
-        return "not comparable", "another population than the published one"
-    if row.kind == "recomputed":
-        near = abs(row.ours - row.reported) <= row.tolerance + 1e-12
-        return ("reproduced", "same rows, equal to rounding") if near else ("differs", "same rows, another number")
-    if not (np.isfinite(row.low) and np.isfinite(row.high)):
-        return "not comparable", "no interval"
-    low, high = row.reported - row.tolerance, row.reported + row.tolerance
-    if low <= row.low and row.high <= high:
-        turned = row.low * row.high > 0 and row.ours * row.reported < 0
-        return "reproduced", "whole interval within the tolerance" + (", but of the other sign" if turned else "")
-    if row.high < low or row.low > high:
-        return "differs", "whole interval outside the tolerance"
-    return "not comparable", "too imprecise: the interval crosses the tolerance"
+    low, high, is_again = row.reported - row.tolerance, row.reported + row.tolerance, row.kind == "recomputed"
+    is_near = abs(row.ours - row.reported) <= row.tolerance + 1e-12
+    is_turned = row.low * row.high > 0 and row.ours * row.reported < 0
+    rules = [   # the first that holds
+        (not np.isfinite(row.ours), "not comparable", "could not be computed from the rows of this run"),
+        (row.kind == "other population", "not comparable", "another population than the published one"),
+        (is_again and is_near, "reproduced", "same rows, equal to rounding"),
+        (is_again, "differs", "same rows, another number"),
+        (not np.isfinite([row.low, row.high]).all(), "not comparable", "no interval"),
+        (low <= row.low and row.high <= high, "reproduced",
+         "whole interval within the tolerance" + (", but of the other sign" if is_turned else "")),
+        (row.high < low or row.low > high, "differs", "whole interval outside the tolerance"),
+        (True, "not comparable", "too imprecise: the interval crosses the tolerance")]
+    return next((verdict, reason) for holds, verdict, reason in rules if holds)

@@ -71,11 +71,10 @@ class Run:
 
         In the quick profile a missing file is made by running that notebook now; otherwise the error names it.
         """
-        path = self.folder / name
+        path, maker = self.folder / name, MAKERS.get(Path(name).parts[0], "")
         if path.exists():
             return path
-        maker = MAKERS.get(Path(name).parts[0])
-        if self.profile == "quick" and maker is not None and maker != self.notebook:
+        if self.profile == "quick" and maker not in ("", self.notebook):
             print(f"{name} is missing: running {maker} in the quick profile first …", flush=True)
             command = [sys.executable, "-m", "fulcra_utils.cli", "run-notebook", maker, "--profile", self.profile,
                        "--theory", name_theory(self.theory), "--run-dir", str(self.folder)]
@@ -232,9 +231,8 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
                    "--cores", "all", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input",
                    "--quiet", "all", *extra, "--config", f"profile={profile}", f"theory={name_theory(run.theory)}",
                    "--", str(page.relative_to(ROOT))]
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-        if mirror:
-            environment["FULCRA_DATA_MIRROR"] = str(Path(mirror).resolve())
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+                       **({"FULCRA_DATA_MIRROR": str(Path(mirror).resolve())} if mirror else {})}
         if subprocess.run(command, check=False, env=environment).returncode:
             raise StepError("the pipeline stopped (the reason stands above); finished steps are kept, and the same "
                             "command goes on from there")

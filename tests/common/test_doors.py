@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-FOLDERS = {"common": 4, "theory": 14, "dataset": 14, "llm": 8}  # and how many names at most
+FOLDERS = {"theory": 14, "dataset": 14, "llm": 8}  # and how many names at most
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

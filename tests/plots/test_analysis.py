@@ -14,7 +14,6 @@ from fulcra_utils.analysis.replies import make_example
 from fulcra_utils.analysis.risks import load_risks
 from fulcra_utils.plots import alignment, compass, dataset, evaluator, style
 from fulcra_utils.plots import analysis as plots
-from fulcra_utils.plots.style import use_style
 from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.theory.theory import load_theory
 
@@ -118,8 +117,6 @@ def test_radar_follows_the_circle():
 
 
 def test_style_is_colour_blind_safe():
-    use_style()
-    assert plt.rcParams["font.family"] == ["DejaVu Sans"]
     assert list(style.COLOURS) == style.sns.color_palette("colorblind")
     modules = [alignment, plots, compass, dataset, evaluator]
     assert all(getattr(m, name, colour) == colour for m in modules
