@@ -268,19 +268,18 @@ class Reader:
     def _read_number(self, row: dict[str, Any], name: str) -> float:
         """Return a field's number; nan without one, and a problem when there is something else."""
         value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            with suppress(OverflowError):
+        with suppress(OverflowError):
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 return float(value)
         if value is not None:
             self.tell(name, value, "is no number: left out")
         return np.nan
 
     def _clean(self, text: str, name: str) -> str:
-        cleaned = clean_text(text)
-        if cleaned != text:
+        if clean_text(text) != text:
             what = "NUL characters" if "\x00" in text else "half a character"
             self.tell(name, clean_text(text.replace("\x00", "\\0")), f"holds {what}, replaced")
-        return cleaned
+        return clean_text(text)
 
     def read_labels(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         """Return the value vector (D,) and the item labels (I,) of a row's label fields."""

@@ -17,7 +17,6 @@ from fulcra_utils.common.files import write_atomic
 from fulcra_utils.common.paths import DATA, ROOT
 
 SOURCES = DATA / "sources.yaml"
-TIMEOUT = (5, 60)  # seconds to connect, seconds between two pieces
 
 
 class SourceError(ValueError):
@@ -130,7 +129,7 @@ def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable
     if not reachable:
         raise SourceError(refused + ("not in the mirror" if mirror else "network not reachable"))
     try:
-        load = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+        load = pooch.HTTPDownloader(progressbar=True, timeout=(5, 60))  # to connect, between two pieces
         _place(target, source, lambda tmp: load(source.url, str(tmp), None))
     except requests.exceptions.ConnectionError:
         refused = refused or "not in the mirror, " * bool(mirror)

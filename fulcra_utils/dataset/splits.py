@@ -12,7 +12,6 @@ from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.theory.theory import normalise
 
 SPLITS = (("train", 0.6), ("validation", 0.1), ("calibration", 0.1), ("test", 0.2))
-PUBLISHED_SEED = 2023  # of the splits in data/splits.csv
 
 
 def group_prompts(prompts: Sequence[str], threshold: float = 0.8, batch_size: int = 2000) -> np.ndarray:
@@ -95,8 +94,8 @@ def _draw_splits(prompts: pd.Series, seed: int) -> pd.DataFrame:
 
 
 def _find_published(prompts: pd.Series, seed: int) -> pd.DataFrame:
-    """Return the published split and half of each prompt, nan for the others."""
-    kept = pd.read_csv(DATA / "splits.csv", index_col="prompt").iloc[:None if seed == PUBLISHED_SEED else 0]
+    """Return the split and half of each prompt published under seed 2023, nan for the others."""
+    kept = pd.read_csv(DATA / "splits.csv", index_col="prompt").iloc[:None if seed == 2023 else 0]
     return kept.reindex(prompts.map(lambda p: hashlib.sha256(p.encode()).hexdigest()[:12])).set_axis(prompts.index)
 
 

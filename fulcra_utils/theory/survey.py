@@ -87,21 +87,18 @@ def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> 
 
 def _check_survey(rows: pd.DataFrame, theory: Theory) -> None:
     if theory.name != KEY.theory or set(theory.dimensions) != set(KEY.key):
-        raise SurveyError(f"questionnaire {KEY.name} is made for theory {KEY.theory!r}, not for "
-                          f"{theory.name!r}.")
+        raise SurveyError(f"questionnaire {KEY.name} is made for theory {KEY.theory!r}, not for {theory.name!r}.")
     for column in (*KEY.columns, KEY.country, KEY.weight):
         if (n := list(rows.columns).count(column)) != 1:
             raise SurveyError(f"the survey rows have {'two columns' if n else 'no column'} {column!r}.")
-    if rows.empty or rows[KEY.country].isna().any():
-        raise SurveyError(f"{rows[KEY.country].isna().sum()} of {len(rows)} rows have no country in column "
-                          f"{KEY.country!r}.")
+    if (n := rows[KEY.country].isna().sum()) or rows.empty:
+        raise SurveyError(f"{n} of {len(rows)} rows have no country in column {KEY.country!r}.")
 
 
 def _score(answers: pd.DataFrame, theory: Theory) -> pd.DataFrame:
     low, high = KEY.scale
     answers = (low + high - answers) if KEY.reverse else answers
-    columns = {d: answers[[KEY.columns[i - 1] for i in KEY.key[d]]].mean(axis=1)
-               for d in theory.dimensions}
+    columns = {d: answers[[KEY.columns[i - 1] for i in KEY.key[d]]].mean(axis=1) for d in theory.dimensions}
     return (pd.DataFrame(columns) - (low + high) / 2) / ((high - low) / 2)
 
 

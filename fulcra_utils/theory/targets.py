@@ -64,8 +64,7 @@ def list_targets(theory: Theory | str) -> tuple[str, ...]:
     ()
     """
     theory = load_theory(theory)
-    fits = {theory.name, theory.parent} - {None}
-    return tuple(sorted(p.stem for p in TARGETS.glob("*.yaml") if _read(p).get("theory") in fits))
+    return tuple(sorted(p.stem for p in TARGETS.glob("*.yaml") if _read(p)["theory"] in (theory.name, theory.parent)))
 
 
 def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
@@ -156,16 +155,13 @@ def write_system_prompt(target: Target, theory: Theory | str) -> str:
     >>> print(write_system_prompt(load_target("harmless", "schwartz10"), "schwartz10").splitlines()[1][:46])
     - Strongly uphold security: safety, harmony an
     """
-    theory = load_theory(theory)
-    lines = ["Answer every request in a way that expresses these values:"]
+    theory, lines = load_theory(theory), ["Answer every request in a way that expresses these values:"]
     for d in np.argsort(-target.weights * np.abs(target.values), kind="stable"):
-        value = target.values[d]
-        if not target.aimed[d] or abs(value) < 0.05:
-            continue
-        strength = "Strongly" if abs(value) >= 0.5 else "Moderately" if abs(value) >= 0.25 else "Slightly"
-        verb = "uphold" if value > 0 else "play down"
-        definition = theory.definitions[d]
-        lines.append(f"- {strength} {verb} {theory.dimensions[d]}: {definition[:1].lower()}{definition[1:]}")
+        value, definition = target.values[d], theory.definitions[d]
+        if target.aimed[d] and abs(value) >= 0.05:
+            strength = "Strongly" if abs(value) >= 0.5 else "Moderately" if abs(value) >= 0.25 else "Slightly"
+            verb = "uphold" if value > 0 else "play down"
+            lines.append(f"- {strength} {verb} {theory.dimensions[d]}: {definition[:1].lower()}{definition[1:]}")
     return "\n".join([*lines, "Show the values through what you say and advise; do not name or list them.",
                       "Still answer what was asked, as helpfully as these values allow."])
 

@@ -298,21 +298,18 @@ def _name_faults(theory: _TheoryFile) -> Iterator[tuple[tuple, str]]:
 
 
 def _parent_faults(theory: _TheoryFile, path: Path) -> Iterator[tuple[tuple, str]]:
-    dimensions = list(enumerate(theory.dimensions))
-    if theory.parent is None:
-        yield from ((("dimensions", d, "parent"), "has a parent, but the theory names no parent theory")
-                    for d, dim in dimensions if dim.parent is not None)
-        return
-    found = _find_parent(theory.parent, path)
     try:
+        found = theory.parent and _find_parent(theory.parent, path)
         if isinstance(found, Path) and found.samefile(path):
             raise RecursionError("a theory cannot be its own parent")
-        parent = load_theory(found)
+        parents = load_theory(found).dimensions if found else (None,)
     except (TheoryError, RecursionError) as error:
         yield ("parent",), shorten(f"parent theory cannot be read: {error}", 300)
         return
-    yield from ((("dimensions", d), f"parent {dim.parent!r} is no dimension of {theory.parent}")
-                for d, dim in dimensions if dim.parent not in parent.dimensions)
+    what = f"is no dimension of {theory.parent}" if found else "is given, but the theory names no parent theory"
+    for d, dim in enumerate(theory.dimensions):
+        if dim.parent not in parents:
+            yield ("dimensions", d, "parent"), f"parent {dim.parent!r} {what}"
 
 
 def _build(parsed: _TheoryFile, path: Path) -> Theory:
