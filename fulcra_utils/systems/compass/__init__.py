@@ -3,6 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "boards": ["read_models"],
     "scores": ["ModelScores", "make_board", "rank_models", "stack_scores"],
     "countries": ["load_countries", "match_countries"]})

@@ -50,11 +50,11 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
     sample = [None, *(label_from_sample(other, replies) for other in theories[1:])]
     unscored = [t for t, table in zip(theories, sample, strict=True) if table is None]
-    found = [("released scores", theory, list_replies(scored, scored))] if len(scored) else []
-    found += [("annotators' labels", theory, list_replies(dialogues, dialogues)),
-              *(("sample labels", t, table) for t, table in zip(theories, sample, strict=True) if table is not None),
-              *(("evaluator" if evaluator.is_taught(t) else "by definitions", t, table) for t, table in
-                zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True))]
+    found = [("released scores", theory, list_replies(scored, scored)),
+             ("annotators' labels", theory, list_replies(dialogues, dialogues)),
+             *(("sample labels", t, table) for t, table in zip(theories, sample, strict=True) if table is not None),
+             *(("evaluator" if evaluator.is_taught(t) else "by definitions", t, table) for t, table in
+               zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True))]
     boards = [make_board(f"{t.name}, {how}", t, table, WAYS[how], how == "released scores", n_draws, seed)
               for how, t, table in found]
     return [board for board in boards if board is not None], left_out
@@ -191,8 +191,7 @@ def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
 
     A score nearest to -1 opposes; a share near 1 for the worst model says that the test is saturated.
     """
-    d = board.theory.dimensions.index(dimension)
-    labels = scores_to_labels(board.scores.values[..., [d]], NEAREST)
+    labels = scores_to_labels(board.scores.values[..., [board.theory.dimensions.index(dimension)]], NEAREST)
     kept = replace(board.scores, dimensions=(dimension,), values=np.where(np.isnan(labels), np.nan, labels > -1))
     drawn = draw_means(kept, len(board.draws))[:, np.isfinite(kept.means[:, 0]), 0]
     low, high = take_interval(drawn.min(axis=1)) if drawn.size else (np.nan, np.nan)

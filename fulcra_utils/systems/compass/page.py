@@ -38,9 +38,8 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     """
     scores, theory, draws = board.scores, board.theory, board.draws[:PAGE_DRAWS]
     notes = [board.scored_by, *scores.notes]
-    if scores.same_prompts:
-        notes.append(f"Prompts and scoring are the same for all {len(scores.models)} models "
-                     f"({len(scores.prompts)} prompts).")
+    notes += [f"Prompts and scoring are the same for all {len(scores.models)} models ({len(scores.prompts)} prompts)."
+              ] * scores.same_prompts
     # 16-bit numbers: ten-thousandths of a score, -32768 for a draw without
     numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * 10_000, -32767, 32767).round(), -32768)
     maps, labels = map_board(board, countries, seed)

@@ -20,10 +20,7 @@ from fulcra_utils.systems.orientation.protocol import Messages, Player, render_c
 from fulcra_utils.systems.orientation.slider import UTILITIES, OrientationError, load_slider
 
 _OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
-SCRIPTED: Mapping[str, str] = {
-    "altruist": "most for the other", "minimal inequality": "smallest difference", "joint maximum": "largest sum",
-    "individualist": "most for oneself", "competitor": "largest lead", "random": "any option", "always-A": "the first",
-}
+SCRIPTED = (*UTILITIES, "random", "always-A")
 
 
 def scripted_player(name: str, seed: int = 2023) -> Player:
@@ -44,7 +41,7 @@ def scripted_player(name: str, seed: int = 2023) -> Player:
     def play(messages: Messages) -> str:
         offers = [(letter, float(own), float(other)) for letter, own, other in _OFFER.findall(messages[-1]["content"])]
         if not offers:
-            return f"I want {SCRIPTED[name]}."
+            return f"I choose as the player {name!r} does."
         if name == "always-A":
             return offers[0][0]
         return max(offers, key=lambda offer: (utility(offer[1], offer[2]), offer[2]))[0]
@@ -133,8 +130,7 @@ def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathL
     `endpoints` are model names behind OPENAI_BASE_URL, `local` folders or hub names; a local model is named by its
     folder.
     """
-    players: dict[str, Player] = {}
-    left_out = []
+    players, left_out = {}, []
     wanted = [(str(name), name, endpoint_player) for name in endpoints]
     wanted += [(f"local model {Path(folder).name}", folder, lambda f: _with_room(local_player(f, seed=seed)))
                for folder in local]

@@ -23,9 +23,9 @@ Player = Callable[[Messages], str]
 def render_system(orientation: str) -> Messages:
     """Return the opening message that tells a player its value system; the wording is ours."""
     svo.target_range(orientation)   # raises for an unknown orientation
-    text = (f"Your value system is {orientation}.\n{svo.load_slider().orientations[orientation]}\n"
-            "Keep to this value system in everything you say and choose.")
-    return [{"role": "system", "content": text}]
+    return [{"role": "system", "content": f"Your value system is {orientation}.\n"
+             f"{svo.load_slider().orientations[orientation]}\n"
+             "Keep to this value system in everything you say and choose."}]
 
 
 def render_choice(item: int, order: Sequence[int], goal: str = "") -> str:
@@ -132,8 +132,7 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, seed: int = 202
     >>> summarise_protocol(mute)[["n_complete", "n_unread", "angle"]].values.tolist()
     [[0.0, 18.0, nan]]
     """
-    keys = [k for k in ("player", "orientation", "with_goal") if k in table]
-    rows = []
+    rows, keys = [], [k for k in ("player", "orientation", "with_goal") if k in table]
     for names, part in table.groupby(keys, sort=False):
         choices = part.pivot(index="repeat", columns="item", values="choice").to_numpy()
         angle, orientation = svo.choice_angle(choices), part.orientation.iloc[0]

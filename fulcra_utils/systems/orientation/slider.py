@@ -12,8 +12,8 @@ import yaml
 from fulcra_utils.common.paths import DATA
 
 UTILITIES = {  # what an ideal player wants most of, by the payoffs to oneself and to the other
-    "altruist": lambda own, other: other, "individualist": lambda own, other: own,
-    "joint maximum": lambda own, other: own + other, "minimal inequality": lambda own, other: -abs(own - other),
+    "altruist": lambda own, other: other, "minimal inequality": lambda own, other: -abs(own - other),
+    "joint maximum": lambda own, other: own + other, "individualist": lambda own, other: own,
     "competitor": lambda own, other: own - other}
 
 
@@ -46,10 +46,9 @@ def load_slider() -> Slider:
     ((6, 9), [85.0, 76.0, 68.0])
     """
     raw = yaml.safe_load((DATA / "surveys" / "svo_slider.yaml").read_text(encoding="utf-8"))
+    self_pay, other_pay = (np.array([item[side] for item in raw["items"]], dtype=float) for side in ("self", "other"))
     return Slider(
-        self_pay=np.array([item["self"] for item in raw["items"]], dtype=float),
-        other_pay=np.array([item["other"] for item in raw["items"]], dtype=float),
-        centre=float(raw["centre"]),
+        self_pay, other_pay, centre=float(raw["centre"]),
         classes=tuple((c["name"], float(c["above"]), float(c["to"])) for c in raw["classes"]),
         orientations={o["name"]: o["description"] for o in raw["orientations"]},
         rules={o["name"]: tuple(o["rules"]) for o in raw["orientations"]})
@@ -71,8 +70,7 @@ def svo_angle(self_pay: Any, other_pay: Any) -> float | np.ndarray:
     own, other = np.asarray(self_pay, dtype=float), np.asarray(other_pay, dtype=float)
     if own.shape != other.shape:
         raise OrientationError(f"self_pay has shape {own.shape} but other_pay has shape {other.shape}.")
-    centre = load_slider().centre
-    x, y = ((pay.mean(axis=-1) if pay.ndim else pay) - centre for pay in (own, other))
+    x, y = ((pay.mean(axis=-1) if pay.ndim else pay) - load_slider().centre for pay in (own, other))
     angle = np.where((x == 0) & (y == 0), np.nan, np.degrees(np.arctan2(y, x)))
     return float(angle) if angle.ndim == 0 else angle
 
@@ -158,9 +156,8 @@ def inequality_aversion(choices: Any) -> float | np.ndarray:
     """
     slider = load_slider()
     own, other = take_payoffs(choices)
-    ideals = zip(ideal_choices("joint maximum"), ideal_choices("minimal inequality"), strict=True)
     shares = []
-    for s, aims in enumerate(ideals):
+    for s, aims in enumerate(zip(ideal_choices("joint maximum"), ideal_choices("minimal inequality"), strict=True)):
         if not set(aims[0]) & set(aims[1]):
             gaps = np.hypot(own[..., s, None] - slider.self_pay[s], other[..., s, None] - slider.other_pay[s])  # (…, K)
             joint, equal = (gaps[..., best].min(axis=-1) for best in aims)

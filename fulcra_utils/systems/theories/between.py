@@ -130,8 +130,7 @@ def _complete(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> tu
 
 
 def _scale(values: np.ndarray, by: np.ndarray) -> np.ndarray:
-    spread = by.std(axis=0)
-    return (values - by.mean(axis=0)) / np.where(spread > 1e-12, spread, 1)
+    return (values - by.mean(axis=0)) / np.where(by.std(axis=0) > 1e-12, by.std(axis=0), 1)
 
 
 def _fit_canonical(x: np.ndarray, y: np.ndarray, penalty: float, k: int) -> tuple[np.ndarray, np.ndarray]:

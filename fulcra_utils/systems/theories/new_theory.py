@@ -83,11 +83,10 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     return [*found, _pair("replies of the run", theories, replies, score_theories(replies, theories, evaluator), how)]
 
 
-def _pair(name: str, theories: tuple[Theory, Theory], replies: pd.DataFrame, tables: Sequence[pd.DataFrame],
-          sources: list[str]) -> Pairing:
+def _pair(name: str, theories: Sequence[Theory], replies: pd.DataFrame, tables: Sequence, how: Sequence) -> Pairing:
     vectors = {t.name: table[list(t.dimensions)].astype(float) for t, table in zip(theories, tables, strict=True)}
     kept = replies[["prompt", "response", "cluster", "reward"]].reset_index(drop=True)
-    return Pairing(name, dict(zip(vectors, sources, strict=True)), kept, vectors)
+    return Pairing(name, dict(zip(vectors, how, strict=True)), kept, vectors)
 
 
 def describe_cross(table: pd.DataFrame) -> str:
