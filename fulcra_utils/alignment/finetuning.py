@@ -48,6 +48,8 @@ TRAINED = ("rloo", "grpo", "dpo")
 METHODS = (*TRAINED, "best-of-n", "system-prompt")
 HISTORY = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
            "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+LEAST = {"steps": 1, "prompts_per_step": 1, "replies_per_prompt": 2, "micro_batch": 0, "max_new_tokens": 1,
+         "save_every": 1}
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,11 @@ class AlignSettings:
 
     def __post_init__(self):
         """Refuse settings that cannot work."""
-        for is_wrong, why in (
-                (self.method not in METHODS, f"method must be one of {', '.join(METHODS)}, not {self.method!r}."),
-                (min(self.steps, self.prompts_per_step, self.max_new_tokens, self.save_every) < 1,
-                 "steps, prompts_per_step, max_new_tokens and save_every must be at least 1."),
-                (self.micro_batch < 0, "micro_batch must not be negative; 0 takes all samples of a step at once."),
-                (self.replies_per_prompt < 2,
-                 "replies_per_prompt must be at least 2: every method compares replies to one prompt.")):
-            if is_wrong:
-                raise PolicyError(why)
+        if self.method not in METHODS:
+            raise PolicyError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise PolicyError(f"{name} must be at least {least}, not {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,9 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
         elif not system:
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
-    usable = _fit_prompts(model, tokenizer, prompts, settings)
+    context = getattr(model.config, "max_position_embeddings", None) or 10**9
+    room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)
+    usable = keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
     mark = mark_run(hash_model(start), tokenizer.chat_template, usable, settings)
     known, found = _find_run(folder, mark, reward, replace)
     if found.get("finished"):
@@ -235,7 +235,6 @@ class _Watch(TrainerCallback):
 
 
 def _train(model, tokenizer, start, reward, prompts, folder, settings, state) -> Aligned:
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     checkpoints, watch = folder / "checkpoints", _Watch(settings.max_kl)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties: experimental or pinned-memory notices
@@ -307,15 +306,6 @@ def _say(role: str, text: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
 
 
-def _fit_prompts(model, tokenizer, prompts, settings: AlignSettings) -> list[str]:
-    context = getattr(model.config, "max_position_embeddings", None) or 10**9
-    room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)
-    if room < 1:
-        raise PolicyError(f"replies of {settings.max_new_tokens} tokens leave no room for a prompt in the model's "
-                          f"context of {context}.")
-    return keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
-
-
 def mark_run(model_hash: str, chat_template: str, prompts: Sequence[str], settings: AlignSettings) -> str:
     """Return what makes this run this run, but for its reward; how often it is saved shapes nothing."""
     return digest(model_hash, chat_template, list(prompts), {**asdict(settings), "save_every": 0}, digest_code(_train))
@@ -351,4 +341,4 @@ def _find_run(folder: Path, mark: str, reward: Reward, replace: bool) -> tuple[s
 
 
 def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0") == "0"

@@ -186,10 +186,8 @@ def correlate_labels(scorer: Any, rows: pd.DataFrame, columns: Sequence[str]) ->
 
 def _say_nothing(turn: int, prompt: str, response: str, theory: Theory, rng: np.random.Generator) -> str:
     words = response.split() or ["the"]
-    if turn % 4 == 0:
-        return ""
-    if turn % 4 == 1:
-        return prompt
+    if turn % 4 < 2:
+        return ("", prompt)[turn % 4]
     if turn % 4 == 2:
         return " ".join([str(rng.choice(words))] * int(rng.integers(5, 25)))
     return ", ".join(rng.choice(theory.items, min(theory.n_items, int(rng.integers(3, 25))), replace=False)) + "."

@@ -91,8 +91,6 @@ def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str]
 
 
 def _read_parts(content: str | dict | Sequence | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    parts = [content] if isinstance(content, dict) else content
-    texts = [part if isinstance(part, str) else read_content({"content": [part or {}]})[1] for part in parts]
+    parts = [content] if content is None or isinstance(content, str | dict) else content
+    texts = [read_content({"content": [part]})[1] for part in parts]
     return "\n".join(text for text in texts if text)

@@ -10,8 +10,6 @@ from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 
-SELECTION = ("target", "n_prompts", "n_replies", "distance_mean", "distance_chosen", "distance_change", "low", "high",
-             "reward_mean", "reward_chosen", "reward_change", "reward_low", "reward_high", "drift")
 SOURCES = ["response_source", "n", "l1", "low", "high", "l2", "l2_low", "l2_high", "l1_mask", "reward"]
 
 
@@ -40,12 +38,11 @@ def choose_best(distances: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     [1, 2]
     """
     frame = pd.DataFrame({"distance": np.asarray(distances, dtype=float), "prompt": list(prompts)})
-    usable = frame[frame["distance"].notna()]
-    best = usable.groupby("prompt", sort=False)["distance"].idxmin()
+    best = frame.dropna(subset="distance").groupby("prompt", sort=False)["distance"].idxmin()
     return best.to_numpy(dtype=np.intp)
 
 
-def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: int = 1) -> pd.DataFrame:
+def measure_selection(replies: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
     """Measure what choosing the nearest reply does to distance, reward and values not aimed at.
 
     `replies` has prompt, response_source, reward (nan where unknown) and one column a dimension; only prompts answered
@@ -67,32 +64,26 @@ def measure_selection(replies: pd.DataFrame, targets: Sequence[Target], order: i
     """
     rows = []
     for target in targets:
-        distance = value_distance(replies, target, order=order)
+        distance = value_distance(replies, target)
         frame = replies.assign(distance=distance)[np.isfinite(distance)].reset_index(drop=True)
         frame = frame[frame.groupby("prompt")["response_source"].transform("size") >= 2].reset_index(drop=True)
         rows.append({"target": target.name, **_selection_row(frame, target)})
-    return pd.DataFrame(rows).reindex(columns=list(dict.fromkeys([*SELECTION, *(k for r in rows for k in r)])))
+    return pd.DataFrame(rows)
 
 
 def _selection_row(frame: pd.DataFrame, target: Target) -> dict[str, float]:
-    sources = sorted(frame["response_source"].unique())
-    if frame.empty:
-        return {"n_prompts": 0, "n_replies": 0}
     chosen = frame.loc[choose_best(frame["distance"].to_numpy(), frame["prompt"].tolist())].set_index("prompt")
     columns = ["distance", "reward", *target.dimensions]
     mean = frame.groupby("prompt", sort=False)[columns].mean().loc[chosen.index]
-    change, low, high = mean_interval(chosen["distance"] - mean["distance"])
-    gain, gain_low, gain_high = mean_interval(chosen["reward"] - mean["reward"])
-    rated = chosen["reward"].notna()  # both means over the prompts whose nearest reply has a reward
+    row = {"n_prompts": len(chosen), "n_replies": len(frame)}
+    for name, start in (("distance", ""), ("reward", "reward_")):
+        change = chosen[name] - mean[name]  # both means over the prompts whose nearest reply has a reward
+        row |= {f"{name}_mean": mean[name][change.notna()].mean(), f"{name}_chosen": chosen[name].mean()}
+        row |= zip((f"{name}_change", f"{start}low", f"{start}high"), mean_interval(change), strict=True)
     idle = [d for d, aimed in zip(target.dimensions, target.aimed, strict=True) if not aimed]
-    drift = (chosen[idle] - mean[idle]).mean().abs().mean() if idle else np.nan
-    return {
-        "n_prompts": len(chosen), "n_replies": len(frame), "distance_mean": mean["distance"].mean(),
-        "distance_chosen": chosen["distance"].mean(), "distance_change": change, "low": low, "high": high,
-        "reward_mean": mean["reward"][rated].mean(), "reward_chosen": chosen["reward"].mean(), "reward_change": gain,
-        "reward_low": gain_low, "reward_high": gain_high, "drift": drift,
-        **{f"share/{s}": (chosen["response_source"] == s).mean() for s in sources},
-    }
+    row["drift"] = (chosen[idle] - mean[idle]).mean().abs().mean()
+    return row | {f"share/{source}": (chosen["response_source"] == source).mean()
+                  for source in sorted(frame["response_source"].unique())}
 
 
 def tabulate_targets(targets: Sequence[Target]) -> pd.DataFrame:
@@ -120,19 +111,16 @@ def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
     gaps = scored[["response_source"]].assign(
         l2_gap=np.abs(value_distance(scored, target, order=2) - scored["e_distance"].astype(float)),
         l1_gap=np.abs(value_distance(scored, target) - scored["h_distance"].astype(float)))
-    groups = gaps.groupby("response_source", sort=True)
-    return groups[["l2_gap", "l1_gap"]].max().assign(n=groups.size()).reset_index()
+    return gaps.groupby("response_source").agg(l2_gap=("l2_gap", "max"), l1_gap=("l1_gap", "max"),
+                                               n=("l1_gap", "size")).reset_index()
 
 
 def claim_distances(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
     """Return our numbers for the published mean distances of the released scored replies; nan where missing."""
     known = {"gpt-4": "gpt-4", "gpt-3.5-turbo": "gpt-35-turbo", "mistral-large": "mistral-large",
              "mistral-large-latest": "mistral-large"}
-    rows = {}
-    for row in measure_sources(scored, target).itertuples():
-        if name := known.get(row.response_source):
-            rows[f"l1/{name}"] = (row.l1, row.low, row.high)
-            rows[f"l2/{name}"] = (row.l2, row.l2_low, row.l2_high)
-    claims = [f"{order}/{name}" for name in dict.fromkeys(known.values()) for order in ("l1", "l2")]
-    return pd.DataFrame([(f"alignment/distance/{c}", *rows.get(c, (np.nan,) * 3)) for c in claims],
-                        columns=["claim_id", "ours", "low", "high"])
+    table = measure_sources(scored, target).assign(name=lambda sources: sources["response_source"].map(known))
+    table = table.drop_duplicates("name", keep="last").set_index("name").reindex(list(dict.fromkeys(known.values())))
+    rows = [(f"alignment/distance/{columns[0]}/{name}", *table.loc[name, columns])
+            for name in table.index for columns in (["l1", "low", "high"], ["l2", "l2_low", "l2_high"])]
+    return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high"])

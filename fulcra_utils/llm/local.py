@@ -99,8 +99,8 @@ def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
 
 @torch.no_grad()
 def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
-                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0,
-                   batch_size: int = 64) -> pd.DataFrame:
+                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0, batch_size: int = 64,
+                   system: str | None = None) -> pd.DataFrame:
     """Sample one reply for each prompt; the same seed gives the same replies.
 
     Temperature 1 samples from the model itself, as training does. The N rows, in the order of the prompts, have prompt,
@@ -120,7 +120,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     model.eval()
     torch.manual_seed(seed)
     prompts, eos = list_texts(prompts, "Prompt"), tokenizer.eos_token_id
-    ids = encode_prompts(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts, system)
     replies: list[list[int]] = [[] for _ in ids]
     order = np.argsort([len(i) for i in ids], kind="stable")
     for start in tqdm(range(0, len(order), batch_size), desc="sample", leave=False):
@@ -172,9 +172,11 @@ def one_line(model: str | Path) -> Iterator[None]:
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
+                   system: str | None = None) -> list[list[int]]:
     """Return the token ids of each prompt under the chat template, up to where the reply begins."""
-    texts = [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+    before = [{"role": "system", "content": system}] if system else []
+    texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": prompt}], tokenize=False,
                                            add_generation_prompt=True) for prompt in prompts]
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 

@@ -3,11 +3,13 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoConfig
 
 from fulcra_utils.alignment import finetuning
 from fulcra_utils.alignment.audit import RewardAuditError
@@ -183,7 +185,7 @@ align({str(llama)!r}, reward, {PROMPTS!r}, {str(tmp_path / "policy")!r}, AlignSe
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"method": "ppo"}, "method must be one of"), ({"steps": 0}, "at least 1"),
-    ({"replies_per_prompt": 1}, "at least 2"), ({"micro_batch": -1}, "must not be negative"),
+    ({"replies_per_prompt": 1}, "at least 2"), ({"micro_batch": -1}, "micro_batch must be at least 0, not -1"),
 ])
 def test_settings_that_cannot_work(change, words):
     with pytest.raises(PolicyError, match=words):
@@ -195,7 +197,7 @@ def test_models_that_cannot_be_aligned(start, tmp_path):
     settings = AlignSettings(**SMALL)
     with pytest.raises(PolicyError, match="cannot be loaded"):
         train(tmp_path / "nothing", scalar_reward(count_e), PROMPTS, tmp_path / "p", settings)
-    with pytest.raises(PolicyError, match="leave no room"):
+    with pytest.raises(PolicyError, match="none of 6 prompts fits into 0 tokens"):
         train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", AlignSettings(**SMALL | {"max_new_tokens": 64}))
     with pytest.raises(PolicyError, match="none of 1 prompts fits"):
         train(start, scalar_reward(count_e), ["be kind " * 90], tmp_path / "p", settings)
@@ -382,14 +384,11 @@ def test_everything_that_shapes_a_policy_makes_another_run(start, tmp_path):
 
 
 def test_hub_models_are_told_apart_by_name_and_commit(start, tmp_path, monkeypatch):
-    commits = {"hub/a": "1", "hub/b": "1"}
+    commits, own = {"hub/a": "1", "hub/b": "1"}, AutoConfig.from_pretrained
 
-    def load(name, chat_template=None):
-        model, tokenizer = load_policy(start)
-        model.config._commit_hash = commits.get(name)
-        return model, tokenizer
-
-    monkeypatch.setattr(finetuning, "load_policy", load)
+    monkeypatch.setattr(finetuning, "load_policy", lambda name, chat_template: load_policy(start))
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **options: SimpleNamespace(
+        _commit_hash=commits[name]) if name in commits else own(name, **options))
     monkeypatch.setattr(finetuning, "_train", lambda *a: write_json(tmp_path / "p" / "align.json", a[-1] | {
         "finished": True, "stopped": ""}))
     settings, reward = AlignSettings(**SMALL), scalar_reward(count_e)
