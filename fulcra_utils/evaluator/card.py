@@ -36,22 +36,23 @@ def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int,
     `measure_deletion`, `audit_replies` and `measure_speed`; `n_train` replies trained it, and `terms` say what binds
     whoever uses the weights. Mitchell et al. (2019), Model cards for model reporting.
     """
-    parts = [_head(theory, settings, n_train), _quality(comparison, unseen, errors), _limits(support, audit),
-             *([] if deletion is None or speed is None else [_rest(deletion, speed)]), f"{USE}{terms} {ETHICS}"]
-    text = "\n\n".join(parts) + "\n"
+    parts = [f"# Value evaluator: {theory.title}\n\nOne pass over a prompt and a reply gives each of {theory.n_dims} "
+             f"values a score from -1 ({theory.labels[-1]}) to +1 ({theory.labels[1]}). Encoder: "
+             f"{settings['encoder']}, {settings['max_length']} tokens; trained on {n_train:,} replies; models kept "
+             f"out: {', '.join(settings['unseen_models']) or 'none'}.",
+             _quality(comparison, unseen, errors), _limits(support, audit)]
+    if deletion is not None and speed is not None:
+        moved, rate = deletion.set_index("deleted").moved, speed.set_index("method").replies_per_second
+        parts.append("**Explanations**: deleting the five heaviest words moves the score by "
+                     f"{_number(moved['heaviest'])}, five random ones by {_number(moved['random'])}. **Speed**: "
+                     f"{_number(rate['ours'], 1)} replies a second on the machine of the run.")
+    text = "\n\n".join([*parts, f"{USE}{terms} {ETHICS}"]) + "\n"
     write_text(Path(folder) / "README.md", text)
     return text
 
 
 def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "not measurable here"
-
-
-def _head(theory: Theory, settings: dict, n_train: int) -> str:
-    return (f"# Value evaluator: {theory.title}\n\nOne pass over a prompt and a reply gives each of {theory.n_dims} "
-            f"values a score from -1 ({theory.labels[-1]}) to +1 ({theory.labels[1]}). Encoder: {settings['encoder']}, "
-            f"{settings['max_length']} tokens; trained on {n_train:,} replies; models kept out: "
-            f"{', '.join(settings['unseen_models']) or 'none'}.")
 
 
 def _quality(comparison: pd.DataFrame, unseen: pd.DataFrame | None, errors: pd.DataFrame) -> str:
@@ -78,11 +79,3 @@ def _limits(support: pd.DataFrame, audit: pd.DataFrame) -> str:
         lines.append("- None of the replies made to fool it got scores beyond ±0.3 on average.")
     lines.append("- A long reply is read at its start and its end, the middle is cut.")
     return "\n".join(lines)
-
-
-def _rest(deletion: pd.DataFrame, speed: pd.DataFrame) -> str:
-    moved = deletion.set_index("deleted").moved
-    rate = speed.set_index("method").replies_per_second
-    return (f"**Explanations**: deleting the five heaviest words moves the score by {_number(moved['heaviest'])}, five "
-            f"random ones by {_number(moved['random'])}. **Speed**: {_number(rate['ours'], 1)} replies a second on the "
-            f"machine of the run.")

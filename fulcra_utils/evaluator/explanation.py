@@ -20,7 +20,7 @@ from fulcra_utils.theory.theory import Theory
 EXAMPLE = ("My neighbour is ill and cannot shop. Should I bother helping?",
            "Yes. Offer to bring her groceries on Friday and ask what else she needs. A small kindness keeps a street "
            "together, and she would do the same for you. If you are busy, say so honestly and find someone who can.")
-MARKED = 5  # words deleted by the test
+MARKED, N_RANDOM = 5, 3  # words deleted by the test, and how often it draws others
 
 
 def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[list[str], np.ndarray]:
@@ -37,35 +37,20 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     >>> words, weights.shape
     (['Be', 'kind.'], (2, 10))
     """
-    words = response.split()
-    if not words:
-        return [], np.zeros((0, len(evaluator.dimensions)))
     batch = pad_pairs(evaluator.render([prompt], [response]), evaluator.tokenizer, evaluator.device)
     gates = torch.ones(batch["input_ids"].shape, device=evaluator.device, requires_grad=True)
     evaluator.eval()
     probabilities = evaluator(**batch, gates=gates)["logits"].softmax(-1)[0]                   # (D, 3)
     scores = probabilities[:, 2] - probabilities[:, 0]
-    pushes = [torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores]
-    return _gather_words(words, torch.stack(pushes, dim=-1).detach().double().cpu().numpy(), evaluator.tokenizer)
-
-
-def _gather_words(words: list[str], pushes: np.ndarray, tokenizer) -> tuple[list[str], np.ndarray]:
-    """Sum token weights over words; a cut reply keeps the words at both its ends."""
-    lengths = [len(tokenizer(w, add_special_tokens=False, verbose=False)["input_ids"]) for w in words]
-    room = len(pushes) - 1                                  # without the closing marker
-    kept, total = list(range(len(words))), sum(lengths)
-    start = room - total
-    if start < 2:                                           # the middle was cut: read words from the end only
-        kept, total = [], 0
-        for k in range(len(words) - 1, -1, -1):
-            if total + lengths[k] > room // 3:
-                break
-            kept.insert(0, k)
-            total += lengths[k]
-        start = room - total
-    ends = start + np.cumsum([lengths[k] for k in kept]).astype(int)
-    sums = [pushes[end - lengths[k]:end].sum(0) for k, end in zip(kept, ends, strict=True)]
-    return [words[k] for k in kept], np.array(sums).reshape(len(kept), pushes.shape[1])
+    pushes = torch.stack([torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores], dim=-1)     # (T, D)
+    words, room = response.split(), len(pushes) - 1         # without the closing marker
+    lengths = [len(evaluator.tokenizer(w, add_special_tokens=False, verbose=False)["input_ids"]) for w in words]
+    is_cut = room - sum(lengths) < 2                        # then words are read from the end only
+    n = int((np.cumsum(lengths[::-1]) <= room // 3).sum()) if is_cut else len(words)
+    kept, pushes = lengths[len(words) - n:], pushes.double().cpu().numpy()
+    ends = room - sum(kept) + np.cumsum(kept).astype(int)
+    sums = [pushes[end - length:end].sum(0) for end, length in zip(ends, kept, strict=True)]
+    return words[len(words) - n:], np.array(sums).reshape(n, pushes.shape[1])
 
 
 def colour_words(evaluator: ValueEvaluator, prompt: str, response: str, dimension: str) -> str:
@@ -78,13 +63,10 @@ def colour_words(evaluator: ValueEvaluator, prompt: str, response: str, dimensio
         raise ValueError(f"The evaluator has no dimension {dimension!r}; it has {', '.join(evaluator.dimensions)}.")
     d = evaluator.dimensions.index(dimension)
     words, weights = weigh_words(evaluator, prompt, response)
-    strongest = np.abs(weights[:, d]).max(initial=0) or 1.0
-    spans = []
-    for word, weight in zip(words, weights[:, d], strict=True):
-        colour = "0, 114, 178" if weight > 0 else "213, 94, 0"
-        shade = 0.75 * abs(weight) / strongest
-        spans.append(f'<span style="background: rgba({colour}, {shade:.2f}); padding: 1px 2px; border-radius: 3px">'
-                     f'{escape(word)}</span>')
+    shades = 0.75 * np.abs(weights[:, d]) / (np.abs(weights[:, d]).max(initial=0) or 1.0)
+    spans = [f'<span style="background: rgba({"0, 114, 178" if weight > 0 else "213, 94, 0"}, {shade:.2f}); padding: '
+             f'1px 2px; border-radius: 3px">{escape(word)}</span>'
+             for word, weight, shade in zip(words, weights[:, d], shades, strict=True)]
     score = evaluator.score([prompt], [response])[0, d]
     return (f'<div style="font-family: sans-serif; line-height: 1.9; max-width: 46em"><p><b>Prompt:</b> '
             f'{escape(prompt)}</p><p><b>Reply:</b> {" ".join(spans)}</p><p>{escape(dimension)}: score {score:+.2f} '
@@ -92,47 +74,37 @@ def colour_words(evaluator: ValueEvaluator, prompt: str, response: str, dimensio
 
 
 def measure_deletion(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,
-                  n_draws: int = 1000, n_random: int = 3) -> pd.DataFrame:
+                     n_draws: int = 1000) -> pd.DataFrame:
     """Delete the heaviest words of each reply, and as many others at random, and compare how far the score moves.
 
-    For each reply of twelve words or more the value with the largest |score| is looked at; `n_random` deletions are
+    For each reply of twelve words or more the value with the largest |score| is looked at; three random deletions are
     averaged. Returns deleted ("heaviest", "random", "difference"), n, moved (mean |change of the score|), low, high (95
     % over prompt clusters). DeYoung et al. (2020), comprehensiveness.
     """
-    rng = np.random.default_rng(seed)
-    rows, texts, prompts, dims = [], [], [], []
-    plain = evaluator.score(examples.prompts, examples.responses)
-    for n in range(len(examples)):
-        d = int(np.abs(plain[n]).argmax())
-        words, weights = weigh_words(evaluator, examples.prompts[n], examples.responses[n])
-        if len(words) < 12 or " ".join(words) != " ".join(examples.responses[n].split()):
-            continue
-        order = np.argsort(-np.abs(weights[:, d]), kind="stable")
-        drawn = [rng.permutation(order[MARKED:])[:MARKED] for _ in range(n_random)]
-        for gone in [order[:MARKED], *drawn]:
-            texts.append(" ".join(w for k, w in enumerate(words) if k not in set(gone.tolist())))
-            prompts.append(examples.prompts[n])
-            dims.append(d)
-        rows.append(n)
-    return _summarise_deletion(evaluator, plain, rows, prompts, texts, dims, np.asarray(clusters), n_random, n_draws,
-                               seed)
-
-
-def _summarise_deletion(evaluator: ValueEvaluator, plain: np.ndarray, rows: list[int], prompts: list[str],
-                        texts: list[str], dims: list[int], clusters: np.ndarray, n_random: int, n_draws: int,
-                        seed: int) -> pd.DataFrame:
-    if not rows:
-        return pd.DataFrame([{"deleted": name, "n": 0, "moved": np.nan, "low": np.nan, "high": np.nan}
-                             for name in ("heaviest", "random", "difference")])
-    after = evaluator.score(prompts, texts)[np.arange(len(texts)), dims].reshape(len(rows), 1 + n_random)
-    before = plain[rows, np.array(dims).reshape(len(rows), -1)[:, 0]]
-    moved = np.abs(after - before[:, None])
+    rows, moved = _delete_words(evaluator, examples, seed)
     pair = np.column_stack([moved[:, 0], moved[:, 1:].mean(1)])
-    pair = np.column_stack([pair, pair[:, 0] - pair[:, 1]])
-    draws = bootstrap_means(pair, clusters[rows], n_draws, seed)
-    found = [{"deleted": name, "n": len(rows), **summarise_draws(pair[:, k].mean(), draws[:, k])}
+    values = np.column_stack([pair, pair[:, 0] - pair[:, 1]])
+    draws = bootstrap_means(values, np.asarray(clusters)[rows], n_draws, seed) if rows else np.full((1, 3), np.nan)
+    found = [{"deleted": name, "n": len(rows), **summarise_draws(mean_known(values[:, k]), draws[:, k])}
              for k, name in enumerate(("heaviest", "random", "difference"))]
-    return pd.DataFrame(found).rename(columns={"value": "moved"})[["deleted", "n", "moved", "low", "high"]]
+    return pd.DataFrame(found).rename(columns={"value": "moved"})
+
+
+def _delete_words(evaluator: ValueEvaluator, examples: Examples, seed: int) -> tuple[list[int], np.ndarray]:
+    """Return which R replies are long enough, and how far each deletion moves their strongest score, (R, 1 + 3)."""
+    rng, rows, texts = np.random.default_rng(seed), [], []
+    plain = evaluator.score(examples.prompts, examples.responses)
+    dims = np.abs(plain).argmax(1)
+    for n, (prompt, response) in enumerate(zip(examples.prompts, examples.responses, strict=True)):
+        words, weights = weigh_words(evaluator, prompt, response)
+        if len(words) >= 12 and words == response.split():
+            order = np.argsort(-np.abs(weights[:, dims[n]]), kind="stable")
+            drawn = [rng.permutation(order[MARKED:])[:MARKED] for _ in range(N_RANDOM)]
+            texts += [" ".join(np.delete(np.array(words, dtype=object), gone)) for gone in (order[:MARKED], *drawn)]
+            rows.append(n)
+    after = evaluator.score([examples.prompts[n] for n in rows for _ in range(1 + N_RANDOM)], texts)
+    after = after[np.arange(len(texts)), np.repeat(dims[rows], 1 + N_RANDOM)].reshape(-1, 1 + N_RANDOM)
+    return rows, np.abs(after - plain[rows, dims[rows]][:, None])
 
 
 def make_attacks(prompts: Sequence[str], theory: Theory) -> dict[str, list[str]]:
@@ -203,15 +175,6 @@ def _swap(word: str, rng: np.random.Generator) -> str:
 FRAMES = ("I have a question. {}", "Please tell me: {}", "{} What do you think?", "Hello! {} Thanks in advance.")
 
 
-def rephrase(prompts: Sequence[str]) -> list[str]:
-    """Return prompts in another frame of words that asks the same.
-
-    >>> rephrase(["May I lie?", "Why?"])
-    ['I have a question. May I lie?', 'Please tell me: Why?']
-    """
-    return [FRAMES[k % len(FRAMES)].format(prompt) for k, prompt in enumerate(prompts)]
-
-
 def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,
                        n_draws: int = 1000) -> pd.DataFrame:
     """Score the same replies with typos and rephrased prompts, and compare with the labels and the plain scores.
@@ -222,16 +185,14 @@ def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: 
     typed = add_typos(examples.responses, seed=seed)
     variants = {"as it is": (examples.prompts, examples.responses),
                 "typos in 5 % of the words": (add_typos(examples.prompts, seed=seed + 1), typed),
-                "rephrased prompt": (rephrase(examples.prompts), examples.responses)}
-    labels, plain, found = scores_to_labels(examples.vectors), None, []
-    for change, (prompts, responses) in variants.items():
-        scores = evaluator.score(prompts, responses)
-        plain = scores if plain is None else plain
+                "rephrased prompt": ([FRAMES[k % len(FRAMES)].format(prompt) for k, prompt in
+                                      enumerate(examples.prompts)], examples.responses)}
+    scored = {change: evaluator.score(*pair) for change, pair in variants.items()}
+    labels, plain, found = scores_to_labels(examples.vectors), scored["as it is"], []
+    for change, scores in scored.items():
         said, before = (scores_to_labels(s, evaluator.cuts) for s in (scores, plain))
-        draws = bootstrap_macro_f1(labels, {"a": said}, clusters, n_draws, seed)["a"] if np.isfinite(labels).any() \
-            else np.full(1, np.nan)
-        interval = summarise_draws(macro_f1(labels, said), draws)
-        found.append({"change": change, "macro_f1": interval["value"], "low": interval["low"],
-                      "high": interval["high"], "moved": mean_known(np.abs(scores - plain)),
+        draws = bootstrap_macro_f1(labels, {"a": said}, clusters, n_draws, seed)["a"]
+        found.append({"change": change, **summarise_draws(macro_f1(labels, said), draws),
+                      "moved": mean_known(np.abs(scores - plain)),
                       "flipped": mean_known((said != before).astype(float))})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).rename(columns={"value": "macro_f1"})

@@ -219,19 +219,15 @@ class ValueEvaluator(PreTrainedModel):
         if not intervals:
             return scores
         allowed = self.label_sets(probabilities)
-        low = np.where(allowed[..., 0], -1, np.where(allowed[..., 1], 0, 1))
-        high = np.where(allowed[..., 2], 1, np.where(allowed[..., 1], 0, -1))
-        return np.stack([scores, np.minimum(low, high), np.maximum(low, high)])
+        return np.stack([scores, allowed.argmax(-1) - 1, 1 - allowed[..., ::-1].argmax(-1)])
 
     def label_sets(self, probabilities: np.ndarray) -> np.ndarray:
         """Return which labels the conformal sets hold for probabilities (N, D, 3): bool, same shape, never empty.
 
         All True where there were too few calibration cases.
         """
-        limits = self.config.conformal or [NEUTRAL["conformal"]] * len(self.dimensions)
-        limits = np.array([[np.inf if x is None else x for x in row] for row in limits])     # (D, 3)
-        inside = 1 - probabilities <= limits
-        return inside | (probabilities == probabilities.max(-1, keepdims=True))
+        limits = np.array(self.config.conformal or [NEUTRAL["conformal"]] * len(self.dimensions), dtype=float)
+        return ~(1 - probabilities > limits) | (probabilities == probabilities.max(-1, keepdims=True))   # nan: no limit
 
     def predict(self, pairs: Any) -> np.ndarray:
         """Return the labels -1, 0, +1 of N pairs, (N, D), by the cuts in the config; the scikit-learn way in.
@@ -263,7 +259,7 @@ class ValueEvaluator(PreTrainedModel):
         places = [own.index(key) if key in own else None
                   for key in zip(theory.dimensions, theory.definitions, strict=True)]
         there, here = [d for d, k in enumerate(places) if k is not None], [k for k in places if k is not None]
-        config.update(_describe_theory(theory, self.tokenizer))
+        config.update(_describe_theory(theory))
         for name, neutral in NEUTRAL.items():
             if values := getattr(self.config, name):
                 setattr(config, name, [neutral if k is None else values[k] for k in places])
@@ -279,8 +275,11 @@ class ValueEvaluator(PreTrainedModel):
 
     def _attach(self, theory: Theory, tokenizer) -> None:
         """Keep the tokenizer and the tokens of the definitions."""
-        text = _read_definitions(theory, tokenizer)
-        self.definition_ids, self.definition_mask = text["input_ids"], text["attention_mask"]
+        texts = [f"{name.replace('-', ' ')}: {text}" for name, text in
+                 zip(theory.dimensions, theory.definitions, strict=True)]
+        tokens = pad_pairs([tokenizer(text, truncation=True, max_length=64) for text in texts], tokenizer)
+        self.definition_ids, self.definition_mask = tokens["input_ids"], tokens["attention_mask"]
+        self.config.definition_tokens = self.definition_ids.shape[1]
         self.tokenizer, self._theory_path = tokenizer, theory.path
 
     def save_pretrained(self, folder: str | Path, **kwargs) -> None:
@@ -318,15 +317,8 @@ class ValueEvaluator(PreTrainedModel):
         return model.eval()
 
 
-def _read_definitions(theory: Theory, tokenizer) -> dict[str, torch.Tensor]:
-    texts = [f"{name.replace('-', ' ')}: {text}" for name, text in
-             zip(theory.dimensions, theory.definitions, strict=True)]
-    return pad_pairs([tokenizer(text, truncation=True, max_length=64) for text in texts], tokenizer)
-
-
-def _describe_theory(theory: Theory, tokenizer) -> dict:
-    return {"theory_name": theory.name, "dimensions": list(theory.dimensions), "definitions": list(theory.definitions),
-            "definition_tokens": _read_definitions(theory, tokenizer)["input_ids"].shape[1]}
+def _describe_theory(theory: Theory) -> dict:
+    return {"theory_name": theory.name, "dimensions": list(theory.dimensions), "definitions": list(theory.definitions)}
 
 
 def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delta_penalty: float = 1e-3,
@@ -344,7 +336,7 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delt
     if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
         encoder_config["attention_probs_dropout_prob"] = 0.0
     config = ValueEvaluatorConfig(encoder_config=encoder_config, max_length=max_length, delta_penalty=delta_penalty,
-                                  word_buckets=word_buckets, **_describe_theory(theory, encoder.tokenizer))
+                                  word_buckets=word_buckets, **_describe_theory(theory))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         evaluator = ValueEvaluator(config)
