@@ -7,7 +7,7 @@ feeds its 0 to 10 scores to an Elo update as if they were results, after which a
 
 import json
 import re
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,8 @@ def judge_file(input_path: str | Path, output_path: str | Path, endpoint: Endpoi
     n_sources = len({*pairs["first"], *pairs["second"]})
     told = [f"{len(pairs)} pairs of replies by {n_sources} sources, each asked in both orders"]
     with closing(AnswerCache(None if dry_run and not folder.exists() else folder)) as store:
-        plan = plan_questions(write_questions(pairs, criterion), endpoint, store, price, _check)
-        told += [pd.DataFrame([plan]).to_string(index=False), f"at {price.describe()}",
+        plan = pd.DataFrame([plan_questions(write_questions(pairs, criterion), endpoint, store, price, _check)])
+        told += [plan.to_string(index=False), f"at {price.describe()}",
                  *list_some(f"{len(bad)} of {len(rows)} rows cannot be read:", [f"row {n}: {bad[n]}" for n in bad])]
         if dry_run:
             return "\n".join(told), len(bad)
@@ -103,13 +103,10 @@ def read_scores(text: str) -> tuple[float, float] | None:
     """Read the two scores of an answer, 0 to 10; None when they cannot be read or two objects differ."""
     read = set()
     for found in re.findall(r"\{[^{}]*\}", split_thoughts(text)[1]):
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             answer = json.loads(found)
             scores = tuple(float(answer[k]) for k in ("first", "second") if not isinstance(answer[k], bool))
-        except (ValueError, KeyError, TypeError):
-            continue
-        if len(scores) == 2 and all(0 <= s <= 10 for s in scores):
-            read.add(scores)
+            read |= {scores} if len(scores) == 2 and all(0 <= s <= 10 for s in scores) else set()
     return read.pop() if len(read) == 1 else None
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fulcra_utils.annotation import questions
 from fulcra_utils.annotation.questions import ItemLabels, vote_labels
-from fulcra_utils.annotation.review import apply_decisions
+from fulcra_utils.annotation.review import NONE_DECIDED, apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.rows import Dialogue, pick_rows, read_dialogue
@@ -76,7 +76,7 @@ def rows_of(dialogues: pd.DataFrame) -> list[Row]:
 
 
 def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
-               decided: pd.DataFrame | None = None) -> list[dict[str, Any]]:
+               decided: pd.DataFrame = NONE_DECIDED) -> list[dict[str, Any]]:
     """Return dialogues that are labelled already as rows in the released shape.
 
     `items` has the rows of `dialogues`; people's decisions on dimensions, already in `dialogues`, go to `decided_by`.
@@ -84,9 +84,7 @@ def label_rows(dialogues: pd.DataFrame, items: pd.DataFrame, theory: Theory,
     if dialogues.row_id.tolist() != items.row_id.tolist():
         raise ValueError("dialogues and items do not have the same rows in the same order.")
     labels, vectors = items[list(theory.items)].to_numpy(float), dialogues[list(theory.dimensions)].to_numpy(float)
-    by = [{}] * len(dialogues) if decided is None else apply_decisions(
-        vectors, theory.dimensions, dialogues.row_id, decided)[1]
-    out = []
+    by, out = apply_decisions(None, theory.dimensions, dialogues.row_id, decided)[1], []
     for n, row in enumerate(rows_of(dialogues)):
         open_dims = np.isnan(vectors[n])
         row_open = {theory.items[i]: "no label in the source" for i in np.flatnonzero(open_dims[theory.item_dims])}
@@ -104,7 +102,7 @@ class Annotation:
     """
 
     def __init__(self, rows: Sequence[Row], theory: Theory, forms: Sequence[str]):
-        self.rows, self.theory, self.forms = rows, theory, tuple(forms)
+        self.rows, self.theory, self.forms, self.row_ids = rows, theory, tuple(forms), identify_rows(rows)[0]
         self.n_replies = sum(row.dialogue is not None for row in rows)
         self.jobs = [(form, n, items) for form in forms for n, row in enumerate(rows) if row.dialogue is not None
                      for items in questions.list_questions(theory, form)]

@@ -61,8 +61,7 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
     vote, margin = vote_labels(ratings)
     has = np.isfinite(ratings)
     low, high = np.where(has, ratings, 9.0).min(axis=0), np.where(has, ratings, -9.0).max(axis=0)
-    nobody, opposite = ~has.any(axis=0), (low < 0) & (high > 0)
-    why = np.select([nobody, opposite, has.any(axis=0) & (low != high)],
+    why = np.select([~has.any(axis=0), (low < 0) & (high > 0), low != high],
                     ["nobody could label it", "opposite signs", "they disagree"], "")
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(has, ratings != 0, 0).sum(axis=(0, 1)) / has.sum(axis=(0, 1))
@@ -334,29 +333,26 @@ def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, deci
     buttons = [widgets.Button(description=f"{text} {theory.labels[label]}") for label, text in CHOICES.items()]
     skip = widgets.Button(description="skip")
 
-    def show() -> None:
+    def show(step: int) -> None:
+        state["at"] += step
         over = state["at"] >= len(queue)
         for button in (*buttons, skip):
             button.disabled = over
         progress.value = f"{state['at']} of {len(queue)} cases seen"
         case.value = "Nothing is left to decide." if over else _show_case(cases.iloc[state["at"]], theory)
 
-    def move(_: Any) -> None:
-        state["at"] += 1
-        show()
-
-    def decide(label: float, button: Any) -> None:
+    def decide(label: float, _: Any) -> None:
         if not name.value.strip():
             progress.value = "Type your name first: a decision needs one."
             return
         append_decisions(decisions, cases.iloc[[state["at"]]][["row_id", "name"]].assign(
             label=label, who=name.value, when=datetime.now(UTC).isoformat()))
-        move(button)
+        show(1)
 
     for button, label in zip(buttons, CHOICES, strict=True):
         button.on_click(partial(decide, label))
-    skip.on_click(move)
-    show()
+    skip.on_click(lambda _: show(1))
+    show(0)
     return widgets.VBox([name, case, widgets.HBox([*buttons, skip]), progress])
 
 

@@ -99,9 +99,9 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     release = output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset") if card else None
     beside = Path(f"{output_path}.decisions.csv")
     decisions = Path(decisions) if decisions else beside if beside.exists() else None
-    outputs = [(output_path, ROWS), *([(review, (".csv",))] if review else []), (folder / "answers.sqlite", ()),
-               *((release / name, ()) for name in ("README.md", "data/train.jsonl", "data/train.parquet") if release)]
-    check_outputs(outputs, filter(None, (input_path, decisions, prices)))
+    files = [release / name for name in ("README.md", "data/train.jsonl", "data/train.parquet") if release]
+    check_outputs([(output_path, ROWS), *([(review, (".csv",))] if review else []), *(
+        (path, ()) for path in (folder / "answers.sqlite", *files))], filter(None, (input_path, decisions, prices)))
     if review:
         people.refuse_decided(review)
     read = import_label_studio if decisions and decisions.suffix == ".json" else people.read_decisions
@@ -128,7 +128,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
 
 
 def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str,
-              decided: pd.DataFrame, progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+              decided: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return what the three forms would take (`plan_annotation`), and, where a model is named, what they gave.
 
     A plan without a model is priced as `price_like`; the second table (`compare_forms`) is None then.
@@ -140,17 +140,16 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     if not model:
         return plan, None
     with closing(AnswerCache(cache)) as store:
-        made = labelling.annotate_rows(rows, theory, endpoint, store, FORMS, price, progress=progress)
-    of_items = people.apply_decisions(None, theory.items, identify_rows(rows)[0], decided)[0]
+        made = labelling.annotate_rows(rows, theory, endpoint, store, FORMS, price)
+    of_items = people.apply_decisions(None, theory.items, made.row_ids, decided)[0]
     return plan, labelling.compare_forms(made.form_labels, made.costs, of_items)
 
 
 def _decide(annotation: Annotation, decided: pd.DataFrame, report: AnnotateReport, made: dict) -> list[dict[str, Any]]:
     """Let people's decisions win, note in the report what is left open, and return the labelled rows."""
-    theory, row_ids, several = annotation.theory, identify_rows(annotation.rows)[0], len(annotation.forms) > 1
-    of_items, by_item = people.apply_decisions(None, theory.items, row_ids, decided)
-    told, by_dimension = people.apply_decisions(None, theory.dimensions, row_ids, decided)
-    report.costs, out = annotation.costs, []
+    theory, several, report.costs, out = annotation.theory, len(annotation.forms) > 1, annotation.costs, []
+    of_items, by_item = people.apply_decisions(None, theory.items, annotation.row_ids, decided)
+    told, by_dimension = people.apply_decisions(None, theory.dimensions, annotation.row_ids, decided)
     if several:
         report.forms = labelling.compare_forms(annotation.form_labels, annotation.costs, of_items)
     for n, row in enumerate(annotation.rows):
@@ -161,24 +160,21 @@ def _decide(annotation: Annotation, decided: pd.DataFrame, report: AnnotateRepor
             report.failed[n + 1] = f"{len(open_items)} of {theory.n_items} items open: {why}"
         extra: dict[str, Any] = {"value_types": labelling.items_to_types(labels, theory, told[n]), "annotator": made,
                                  "reasons": annotation.reasons[n]}
-        if annotation.thoughts[n]:
-            extra["annotator_thoughts"] = annotation.thoughts[n]
-        if who or isinstance(row.fields.get("decided_by"), dict):
-            extra["decided_by"] = who
+        extra |= {"annotator_thoughts": annotation.thoughts[n]} if annotation.thoughts[n] else {}
+        extra |= {"decided_by": who} if who or isinstance(row.fields.get("decided_by"), dict) else {}
         if several:
-            margin = annotation.margin[n]
+            margin, given = annotation.margin[n], zip(annotation.forms, annotation.form_labels[:, n], strict=True)
             extra["vote_margin"] = {theory.items[i]: round(float(margin[i]), 3) for i in np.flatnonzero(margin < 1)}
-            extra["form_items"] = {form: labelling.write_labels(theory.items, given[n]) for form, given in zip(
-                annotation.forms, annotation.form_labels, strict=True)}
+            extra["form_items"] = {form: labelling.write_labels(theory.items, told_of) for form, told_of in given}
         out.append(labelling.build_output(row, labels, theory, open_items, extra))
     return out
 
 
 def _write_queue(path: str | Path, annotation: Annotation, decided: pd.DataFrame) -> Path:
-    usable, row_ids = [row.dialogue is not None for row in annotation.rows], identify_rows(annotation.rows)[0]
-    texts = pd.DataFrame([(row_id, row.dialogue.prompt, row.dialogue.response) for row_id, row in zip(
-        row_ids, annotation.rows, strict=True) if row.dialogue], columns=["row_id", "prompt", "response"])
-    queue = people.build_queue(annotation.form_labels[:, usable], annotation.theory.items, texts.row_id,
+    usable = [(n, row_id, row.dialogue.prompt, row.dialogue.response) for n, (row_id, row) in enumerate(zip(
+        annotation.row_ids, annotation.rows, strict=True)) if row.dialogue]
+    texts = pd.DataFrame(usable, columns=["n", "row_id", "prompt", "response"])
+    queue = people.build_queue(annotation.form_labels[:, texts.n], annotation.theory.items, texts.row_id,
                                annotation.forms, decided)
     return people.write_review_csv(path, queue, texts)
 

@@ -11,8 +11,7 @@ import numpy as np
 NAME = "TF-IDF classifier"
 
 
-def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.ndarray, n_folds: int = 5,
-                        seed: int = 0) -> np.ndarray:
+def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Predict each reply's labels from the labels of the other prompt clusters.
 
     From N `texts` (prompt and reply together), labels (N, D) of -1, 0, +1 (nan is not learned from) and prompt
@@ -30,24 +29,18 @@ def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
-    vectors = np.asarray(vectors, dtype=float)
-    predicted = np.full(vectors.shape, np.nan)
     names, index = np.unique(clusters, return_inverse=True)
-    if len(names) < 2:
-        return predicted
-    fold = (np.random.default_rng(seed).permutation(len(names)) % min(n_folds, len(names)))[index]
-    texts = np.asarray(list(map(str, texts)), dtype=object)
+    fold = (np.random.default_rng(0).permutation(len(names)) % min(5, len(names)))[index]
+    predicted, texts = np.full(np.shape(vectors), np.nan), np.asarray(list(map(str, texts)), dtype=object)
     for k in np.unique(fold):
         learn, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         reader = TfidfVectorizer(ngram_range=(1, 2), min_df=min(2, len(learn)), sublinear_tf=True, max_features=50_000,
                                  token_pattern=r"\w+")
         try:
-            seen = reader.fit_transform(texts[learn])
-        except ValueError:  # no word stands in two texts
+            seen, unseen = reader.fit_transform(texts[learn]), reader.transform(texts[held])
+        except ValueError:  # there is no other cluster, or no word stands in two texts
             continue
-        unseen = reader.transform(texts[held])
-        for d in range(vectors.shape[1]):
-            labels = vectors[learn, d]
+        for d, labels in enumerate(np.asarray(vectors, dtype=float)[learn].T):
             known = np.isfinite(labels)
             if len(np.unique(labels[known])) > 1:
                 machine = LinearSVC(C=0.5, class_weight="balanced", random_state=0)

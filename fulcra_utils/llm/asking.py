@@ -159,21 +159,18 @@ class _Session:
 
     async def _ask(self, number: int, question: Question) -> Outcome:
         """Ask until an answer is free of faults, or the asks of this run are used up; keep the best."""
-        outcome, best = Outcome(), -math.inf
+        outcome, best = Outcome(old=list(self.cache.list_answers(question, self.endpoint))), -math.inf
+        self.n_stored += len(outcome.old)
         for attempt in itertools.count():
-            key = question.key(self.endpoint, attempt)
-            answer = self.cache.get(key)
-            if is_new := answer is None:
-                most = CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - len(outcome.old))
-                if len(outcome.new) >= most:
+            if is_new := attempt >= len(outcome.old):
+                if len(outcome.new) >= (CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - len(outcome.old))):
                     break
                 try:
-                    answer = await self._pay(key, question)
+                    outcome.new.append(await self._pay(question.key(self.endpoint, attempt), question))
                 except _Fault as fault:
                     outcome.error = str(fault) if outcome.value is None else ""
                     break
-            (outcome.new if is_new else outcome.old).append(answer)
-            self.n_stored += not is_new
+            answer = [*outcome.old, *outcome.new][attempt]
             if answer.void:
                 outcome.error = answer.void
                 if is_new:  # it will say so again

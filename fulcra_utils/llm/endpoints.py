@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,12 @@ class Endpoint(BaseModel):
     @property
     def _parts(self) -> SplitResult:
         url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).strip()
-        try:
+        with suppress(ValueError):
             parts = urlsplit(url)
-            is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            is_usable = False
-        if not is_usable:
-            raise EndpointError(f"{url.rpartition('@')[2]!r} is no address of an endpoint; "
-                                "one looks like http://127.0.0.1:8000/v1")
-        return parts._replace(path=parts.path.rstrip("/").removesuffix("/chat/completions"), fragment="")
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                return parts._replace(path=parts.path.rstrip("/").removesuffix("/chat/completions"), fragment="")
+        raise EndpointError(f"{url.rpartition('@')[2]!r} is no address of an endpoint; "
+                            "one looks like http://127.0.0.1:8000/v1")
 
     @property
     def url(self) -> str:
@@ -271,9 +269,8 @@ class AnswerCache:
             name = str(Path(folder) / "answers.sqlite")
         try:
             self._db = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE IF NOT EXISTS "
+                                   "answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except sqlite3.Error as error:
             raise EndpointError(f"{name}: the answer cache cannot be opened: {error}") from None
 

@@ -1,24 +1,20 @@
 """Language models on this machine: loaded, identified, sampled, measured."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.dataset.texts import list_texts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
 NOTES = ("align.json", "start.json")  # ... and those that only tell of it
@@ -45,8 +41,6 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
     >>> model.training, tokenizer.padding_side
     (False, 'left')
     """
-    from transformers import AutoModelForCausalLM
-
     tokenizer = load_tokenizer(model, chat_template, revision, is_bare)
     with quiet_loading(), one_line(model):
         loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, use_safetensors=not is_bare or None)
@@ -56,8 +50,6 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
 def load_tokenizer(model: str | Path, chat_template: str | None = None, revision: str = "main",
                    is_bare: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a causal language model, as `load_policy` does."""
-    from transformers import AutoTokenizer
-
     with one_line(model):
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision)
     if tokenizer.eos_token_id is None and not is_bare:
@@ -77,8 +69,6 @@ def hash_model(model: str | Path, revision: str = "main") -> str:
     if Path(model).is_dir():
         return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
                        if path.suffix in READ and path.name not in NOTES])
-    from transformers import AutoConfig
-
     with one_line(model):
         return f"{model}@{AutoConfig.from_pretrained(model, revision=revision)._commit_hash}"
 
@@ -129,11 +119,9 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
                         top_k=0, top_p=1.0, temperature=temperature, eos_token_id=eos)
         for row, reply in zip(rows, made, strict=True):
             replies[row] = reply[:reply.index(eos) + 1 if eos in reply else None]
-    responses = [tokenizer.decode(r, skip_special_tokens=True).strip() for r in replies]
     return pd.DataFrame({
-        "prompt": list(prompts), "response": responses, "prompt_ids": ids, "reply_ids": replies,
-        "is_finished": [r[-1:] == [eos] for r in replies],
-    })
+        "prompt": prompts, "response": [tokenizer.decode(r, skip_special_tokens=True).strip() for r in replies],
+        "prompt_ids": ids, "reply_ids": replies, "is_finished": [r[-1:] == [eos] for r in replies]})
 
 
 @torch.no_grad()
@@ -203,12 +191,11 @@ def draw_batches(dialogues: list[tuple[list[int], int]], batch_tokens: int, seed
     rng = np.random.default_rng(seed)
     lengths = np.array([len(ids) for ids, _ in dialogues])
     order = np.argsort(lengths + rng.uniform(0, 16, len(lengths)), kind="stable")  # so that batches differ by epoch
-    batches, batch, longest = [], [], 0
+    batches, longest = [[]], 0
     for row in order:
         longest = max(longest, lengths[row])
-        if batch and (len(batch) + 1) * longest > batch_tokens:
-            batches.append(batch)
-            batch, longest = [], lengths[row]
-        batch.append(int(row))
-    batches.append(batch)
+        if batches[-1] and (len(batches[-1]) + 1) * longest > batch_tokens:
+            batches.append([])
+            longest = lengths[row]
+        batches[-1].append(int(row))
     return [batches[i] for i in rng.permutation(len(batches))]
