@@ -185,9 +185,8 @@ def plot_bars(claims: pd.DataFrame) -> Figure | None:
     figure, grid = plt.subplots(2, 2, figsize=(9, 5))
     for row, proxy in enumerate(("helpful", "harmless")):
         part = bars[bars["claim_id"].str.startswith(f"alignment/{proxy}/")]
-        names = part["claim_id"].str.split("/").str[-1]
         for axes, column, colour in zip(grid[row], ("reported", "ours"), (GREY, BLUE), strict=True):
-            axes.bar(names, part[column].fillna(0.0), color=colour)
+            axes.bar(part["claim_id"].str.split("/").str[-1], part[column].fillna(0.0), color=colour)
             axes.axhline(0, color=BLACK, linewidth=0.8)
             axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}")
     return finish(figure, "Helpful and harmless, the paper's bars and ours")

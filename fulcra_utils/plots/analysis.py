@@ -212,8 +212,7 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Draw the values where scaling puts them, turned onto the theory's circle, and the fits (`examine_circle`)."""
     tested = table[table.fit.notna()].reset_index(drop=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, max(4.6, 1 + 0.26 * len(tested))), width_ratios=(1.1, 1))
-    turn = np.linspace(0, 2 * np.pi, 200)
-    left.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8, linestyle=":")
+    left.add_patch(plt.Circle((0, 0), 1, fill=False, color=GREY, linewidth=0.8, linestyle=":"))
     left.plot(*(places[[f"ideal_{axis}", axis]].to_numpy().T for axis in "xy"), color=PALE, linewidth=0.8, zorder=1)
     left.scatter(places.ideal_x, places.ideal_y, facecolor="white", edgecolor=GREY, s=30, label="the theory's circle")
     left.scatter(places.x, places.y, color=BLUE, s=32, zorder=3, label="scaling of the replies")

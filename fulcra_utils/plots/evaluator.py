@@ -50,24 +50,19 @@ def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
 
 @styled
 def plot_left_out(table: pd.DataFrame) -> Figure:
-    """Draw macro-F1 on what a training never saw (`leave_out`), a panel a kind of thing left out.
+    """Draw macro-F1 on what a training never saw (`leave_out`), a row a thing left out and the rows that judge.
 
     Orange marks are judged by the authors' scores, blue ones by labels of people.
     """
-    titles = {"model": "without one model", "query_source": "without one prompt source",
-              "value": "without one value (scored from its definition)", "scores": "without the authors' scores"}
-    parts = [(titles.get(kind, kind), part) for kind, part in table.groupby("left_out", sort=False)]
-    figure, panels = plt.subplots(len(parts), 1, figsize=(8, 1.2 + 0.32 * len(table) + 0.5 * len(parts)), sharex=True,
-                                  squeeze=False, height_ratios=[len(p) + 0.6 for _, p in parts])
-    for axes, (title, part) in zip(panels[:, 0], parts, strict=True):
-        is_scored, rows = part.rows.str.contains("scored").to_numpy(), np.arange(len(part))
-        for chosen, colour in ((is_scored, ORANGE), (~is_scored, BLUE)):
-            draw_intervals(axes, part[chosen], rows[chosen], ("macro_f1", "low", "high"), colour)
-        name_rows(axes, [f"{r.name.split('/')[-1] if r.left_out != 'scores' else ''} {r.rows} (n = {r.n:,})".strip()
-                         for r in part.itertuples(index=False)])
-        axes.set_title(title, loc="left")
-        axes.set_xlim(0, 1)
-    panels[-1, 0].set_xlabel("macro-F1 over the labels -1, 0, +1 (95 % interval over prompts)")
+    words = {"model": "without {}", "query_source": "without prompts from {}",
+             "value": "without {} (scored from its definition)", "scores": "without the authors' scores"}
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(table)))
+    is_scored = table.rows.str.contains("scored").to_numpy()
+    for chosen, colour in ((is_scored, ORANGE), (~is_scored, BLUE)):
+        draw_intervals(axes, table[chosen], np.flatnonzero(chosen), ("macro_f1", "low", "high"), colour)
+    name_rows(axes, [f"{words[r.left_out].format(r.name.split('/')[-1])}: {r.rows} (n = {r.n:,})"
+                     for r in table.itertuples()], "macro-F1 over the labels -1, 0, +1 (95 % interval over prompts)")
+    axes.set_xlim(0, 1)
     return figure
 
 

@@ -49,7 +49,8 @@ def build_report(run: Run) -> Path:
         missing=list(sources.get("missing", {})), has_compass=(folder / "report" / "compass.html").is_file(),
         verdicts=counts.to_html(border=0, index=False) if len(claims) else "",
         claims=claims.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format),
-        pictures=[_read_picture(path) for path in pictures]))
+        pictures=[{"name": path.stem, "caption": _read_json(path.with_suffix(".json")).get("caption", ""),
+                   "data": base64.b64encode(path.read_bytes()).decode()} for path in pictures]))
 
 
 def publish(run: Run, target: Path = FIGURES) -> list[Path]:
@@ -165,8 +166,3 @@ def _read_conclusion(cells: list[Any]) -> str:
             if below or text.startswith("**Conclusion.**"):
                 told.append(text.removeprefix("**Conclusion.**").strip())
     return "\n\n".join(filter(None, told))
-
-
-def _read_picture(path: Path) -> dict[str, str]:
-    return {"name": path.stem, "caption": _read_json(path.with_suffix(".json")).get("caption", ""),
-            "data": base64.b64encode(path.read_bytes()).decode()}

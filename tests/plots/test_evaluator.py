@@ -29,14 +29,14 @@ def test_sets_draw_the_intervals_of_the_table():
     assert spans(plots.plot_sets(table, 0.9).axes[0]) == [(0.6, 0.97)]   # neither the uncalibrated nor the empty one
 
 
-def test_left_out_has_a_panel_a_kind():
+def test_left_out_has_a_row_for_each_thing_and_its_judges():
     table = pd.DataFrame({"left_out": ["model", "model", "scores"], "name": ["org/m", "n", "scores"],
                           "rows": ["annotated", "scored, new prompts", "scored by the authors, m"], "n": [1000, 20, 30],
                           "macro_f1": 0.5, "low": 0.4, "high": 0.6})
-    first, second = plots.plot_left_out(table).axes
-    assert [t.get_text() for t in first.get_yticklabels()] == ["m annotated (n = 1,000)",
-                                                               "n scored, new prompts (n = 20)"]
-    assert second.get_title(loc="left") == "without the authors' scores"
+    rows = plots.plot_left_out(table).axes[0].get_yticklabels()
+    assert [t.get_text() for t in rows] == [
+        "without m: annotated (n = 1,000)", "without n: scored, new prompts (n = 20)",
+        "without the authors' scores: scored by the authors, m (n = 30)"]
 
 
 def test_quality_leaves_out_marks_without_cells():
