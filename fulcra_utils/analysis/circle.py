@@ -8,8 +8,7 @@ import pandas as pd
 from fulcra_utils.analysis.replies import INTERVAL, Finding, Replies, leave_out
 from fulcra_utils.analysis.space import MIN_ROWS, UNCLEAR
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
-from fulcra_utils.stats.comparison import adjust_p
-from fulcra_utils.stats.correlation import find_components
+from fulcra_utils.stats.comparison import adjust_p, find_components
 from fulcra_utils.stats.probes import predict_ridge, probe_preference
 from fulcra_utils.stats.structure import MIN_CIRCLE, assess_circle, estimate_reliability, place_on_circle
 from fulcra_utils.theory.theory import Theory

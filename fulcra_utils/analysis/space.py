@@ -13,16 +13,8 @@ from threadpoolctl import threadpool_limits
 from fulcra_utils.analysis.replies import INTERVAL, Finding, Replies, leave_out
 from fulcra_utils.analysis.risks import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
-from fulcra_utils.stats.clusters import (
-    assess_density,
-    cluster_vectors,
-    compare_categories,
-    match_profile,
-    measure_information,
-    measure_recurrence,
-    measure_stability,
-)
-from fulcra_utils.stats.correlation import find_components
+from fulcra_utils.stats import clusters
+from fulcra_utils.stats.comparison import find_components
 
 MIN_ROWS = 20
 MIN_PROMPTS = 5  # a cluster of fewer prompts is an anecdote
@@ -57,12 +49,10 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
     """
     if len(replies) < 3 or len(np.unique(replies.vectors, axis=0)) < 3:
         return leave_out("The value space", "fewer than three different value vectors")
-    chosen = np.arange(len(replies))
-    if len(chosen) > max_points:
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_points, replace=False))
+    n_shown, rng = min(max_points, len(replies)), np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(len(replies), n_shown, replace=False))
     profiles = risks.profile_vectors(replies.theory)
-    shown, poles = replies.vectors[chosen], np.array([*profiles.values()]).reshape(-1, replies.theory.n_dims)
-    components, points = find_components(replies.vectors), np.vstack([shown, poles])
+    components, points = find_components(replies.vectors), np.vstack([replies.vectors[chosen], *profiles.values()])
     words = replies.table.iloc[chosen][["row_id", "model", "reward"]].astype({"row_id": str, "model": str}).assign(
         pole="", risk=name_risks(replies, risks)[chosen],
         refusal=np.where(replies.refusals[chosen], "refusal", "no refusal"))
@@ -75,7 +65,7 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
     apart = ", ".join(f"{value} ({loading:+.2f})" for value, loading in loadings.items())
     reading = (f"The first two principal components hold {components['share'].sum():.0%} of the variance; the first "
                f"sets {apart} apart. A picture proves nothing: the probes below test what it suggests.")
-    note = f"; {len(shown):,} of them drawn" if len(shown) < len(replies) else ""
+    note = f"; {n_shown:,} of them drawn" if n_shown < len(replies) else ""
     return Finding(pd.concat(tables, ignore_index=True), reading, f"{replies.describe()}{note}; crosses: the published "
                    f"profiles; seed {seed}.")
 
@@ -111,9 +101,8 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     One row a cluster, candidates first, then by density: cluster, size, n_prompts, profile (values beyond ±0.5),
     opposes (number of values), density_p, stability, recurrence (mean best Jaccard when half to one and a half times as
     many clusters are made), category (commonest), purity, category_p (adjusted), refusals (share), reward (mean),
-    is_candidate, typical (up to 3 row ids next to the centre), one column a value (centre). `extra["information"]`:
-    adjusted mutual information of clusters and risks with its null. Source: the paper's claim that clusters outside
-    known risks are new ones.
+    is_candidate, typical (up to 3 row ids next to the centre), one column a value (centre). Source: the paper's claim
+    that clusters outside known risks are new ones.
 
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.analysis.risks import load_risks
@@ -125,25 +114,24 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     known = replies.keep(replies.has_issues)
     if len(known) < 50 or len(np.unique(known.vectors.round(6), axis=0)) < 5:
         return leave_out("The search for unknown risks", "too few replies to prompts whose risk categories are known")
-    labels = cluster_vectors(known.vectors, n_clusters, seed)
+    labels = clusters.cluster_vectors(known.vectors, n_clusters, seed)
     matrix, names = known.categories
     specific = [k for k, name in enumerate(names) if name not in risks.catch_alls]
-    explained = compare_categories(labels, matrix[:, specific], known.clusters, seed=seed)
+    explained = clusters.compare_categories(labels, matrix[:, specific], known.clusters, seed=seed)
     table = pd.DataFrame([{"cluster": k, **_describe_cluster(known, labels == k)} for k in range(labels.max() + 1)])
     table = table.assign(
-        density_p=assess_density(known.vectors, labels, n_clusters, n_permutations, seed),
-        stability=measure_stability(known.vectors, labels, known.clusters, n_clusters, n_draws, seed),
-        recurrence=measure_recurrence(known.vectors, labels, [max(2, n_clusters * k // 4) for k in (2, 3, 5, 6)], seed),
+        density_p=clusters.assess_density(known.vectors, labels, n_clusters, n_permutations, seed),
+        stability=clusters.measure_stability(known.vectors, labels, known.clusters, n_clusters, n_draws, seed),
+        recurrence=clusters.measure_recurrence(known.vectors, labels, n_clusters, seed),
         category=[names[specific[c]] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],
         category_p=explained["p_adjusted"])
     table["is_candidate"] = ((table.density_p <= 0.05) & (table.stability >= STABLE) & (table.opposes > 0)
                              & (table.n_prompts >= MIN_PROMPTS) & (table.category_p > 0.05) & (table.purity < MAJORITY))
     table = table.sort_values(["is_candidate", "density_p", "size"], ascending=[False, True, False],
                               kind="stable").reset_index(drop=True)
-    information = measure_information(labels, name_risks(known, risks).astype(str), known.clusters, seed=seed)
+    information = clusters.measure_information(labels, name_risks(known, risks).astype(str), known.clusters, seed=seed)
     return Finding(table, _describe_clusters(table, information), f"{known.describe()}; {len(table)} clusters, "
-                   f"{n_draws} bootstrap draws, {n_permutations} permutations.",
-                   {"information": pd.DataFrame([information])})
+                   f"{n_draws} bootstrap draws, {n_permutations} permutations.")
 
 
 def _describe_cluster(replies: Replies, mask: np.ndarray) -> dict:
@@ -186,11 +174,11 @@ def _describe_clusters(table: pd.DataFrame, information: dict) -> str:
     return text + (f"{len(opposing)} cluster(s) oppose a value; none passes all the tests for an unknown risk.")
 
 
-def show_typical(clusters: Finding, replies: Replies) -> pd.DataFrame:
+def show_typical(unknown: Finding, replies: Replies) -> pd.DataFrame:
     """Return the most typical prompts of the first three clusters that oppose a value, shortened."""
-    if clusters.is_left_out:
-        return clusters.table
-    first = clusters.table[clusters.table.opposes > 0].head(3)
+    if unknown.is_left_out:
+        return unknown.table
+    first = unknown.table[unknown.table.opposes > 0].head(3)
     rows = first.assign(row_id=first.typical.str.split()).explode("row_id")[["profile", "is_candidate", "row_id"]]
     known = replies.table[["row_id", "model", "prompt"]].assign(prompt=replies.table.prompt.str.slice(0, 110))
     return rows.merge(known, on="row_id", how="left")
@@ -205,7 +193,7 @@ def search_profiles(replies: Replies, risks: RiskMap, seed: int = 0) -> Finding:
     if not profiles or len(replies) == 0:
         return leave_out("The search for the published profiles",
                          "the theory does not have their values" if len(replies) else "no reply is labelled")
-    hits = np.column_stack([match_profile(replies.vectors, profile) for profile in profiles.values()])
+    hits = np.column_stack([clusters.match_profile(replies.vectors, profile) for profile in profiles.values()])
     table = replies.tabulate_shares([*profiles], hits).rename(columns={"value": "profile", "count": "matches"})
     table.insert(1, "parts", [write_profile(profile, replies.theory.dimensions) for profile in profiles.values()])
     table["verdict"] = np.where(table.matches >= 3, "found", "undetermined")

@@ -16,15 +16,8 @@ from scipy.stats import rankdata
 from fulcra_utils.analysis.replies import INTERVAL, REFUSALS, Finding, Replies, leave_out
 from fulcra_utils.analysis.risks import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
-from fulcra_utils.stats.comparison import adjust_difference, adjust_p, agree_with_table, compare_paired, fit_mixed
-from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
-from fulcra_utils.stats.probes import (
-    bootstrap_preference,
-    measure_gain,
-    probe_category,
-    probe_number,
-    probe_preference,
-)
+from fulcra_utils.stats import comparison
+from fulcra_utils.stats.probes import bootstrap_preference, measure_gain, probe_category, probe_number, probe_preference
 from fulcra_utils.stats.resampling import bootstrap_means, share_interval, take_interval
 from fulcra_utils.theory.theory import Theory
 
@@ -166,34 +159,46 @@ def _ways(known: Replies, indicators: np.ndarray) -> Iterator[tuple[dict[str, st
 
 def _correlate_way(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, names: Sequence[str], risks: RiskMap,
                    published: tuple[np.ndarray, np.ndarray], n_draws: int, seed: int) -> tuple[pd.DataFrame, dict]:
-    (r, p), draws = correlate(x, y, clusters), bootstrap_correlations(x, y, clusters, n_draws, seed)
+    r, p = comparison.correlate(x, y, clusters)
+    draws = comparison.bootstrap_correlations(x, y, clusters, n_draws, seed)
     (low, high), (reported, tolerance) = take_interval(draws), published
     size = {"n": len(x), "n_prompts": len(np.unique(clusters))}
-    columns = {"r": r, "low": low, "high": high, "p": p, "p_adjusted": adjust_p(p), "reported": reported,
+    columns = {"r": r, "low": low, "high": high, "p": p, "p_adjusted": comparison.adjust_p(p), "reported": reported,
                "tolerance": tolerance}
     cells = pd.MultiIndex.from_product([names, risks.risks], names=["value", "risk"])
     table = pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=cells).reset_index().assign(**size)
-    agreement, same_sign = agree_with_table(r, reported)
-    lost = (np.isnan(draws) & np.isfinite(r) & np.isfinite(reported)).any(axis=(1, 2))  # other cells: another number
-    bounds = take_interval(np.where(lost, np.nan, agree_with_table(draws, reported)[0]))
+    agreement, *drawn, same_sign = _agree(np.concatenate([r[None], draws]), reported)
+    bounds = take_interval(drawn)
     outside = (high < reported - tolerance) | (low > reported + tolerance)
     inside = (low >= reported - tolerance) & (high <= reported + tolerance)
-    return table, {"cell_correlation": float(agreement), "low": float(bounds[0]), "high": float(bounds[1]),
-                   "same_sign": float(same_sign), "n_cells": int(np.isfinite(r).sum()),
+    return table, {"cell_correlation": agreement, "low": float(bounds[0]), "high": float(bounds[1]),
+                   "same_sign": same_sign, "n_cells": int(np.isfinite(r).sum()),
                    "n_reproduced": int(inside.sum()), "n_differ": int(outside.sum()),
                    "n_significant": int((columns["p_adjusted"] < 0.05).sum()), **size}
 
 
+def _agree(tables: np.ndarray, reported: np.ndarray) -> list[float]:
+    """Return the correlation of each table (B, D, R) with the reported one, and the share of equal signs of the first.
+
+    All are over the cells that the first and the reported table know; another table that misses one of these is nan.
+    """
+    shared = np.isfinite(tables[0]) & np.isfinite(reported)
+    ours, theirs = tables[:, shared], reported[shared]
+    r, known = np.full(len(ours), np.nan), np.isfinite(ours).all(axis=1)
+    r[known] = comparison.correlate(ours[known].T, theirs)[0][:, 0]
+    same_sign = (np.sign(ours[0]) == np.sign(theirs)).mean() if len(theirs) >= 3 else np.nan
+    return [*r.tolist(), float(same_sign)]
+
+
 def _published_cells(names: Sequence[str], risks: RiskMap, reported: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return the published (D, R) table and its tolerances, nan where nothing is published."""
-    claims = reported.set_index("claim_id")
-    ids = [[f"risk/{value}/{risk}" for risk in risks.risks] for value in names]
-    return tuple(np.array([claims[column].reindex(row).to_numpy(float) for row in ids])
-                 for column in ("reported", "tolerance"))
+    ids = [f"risk/{value}/{risk}" for value in names for risk in risks.risks]
+    cells = reported.set_index("claim_id")[["reported", "tolerance"]].reindex(ids).to_numpy(float)
+    return tuple(cells.T.reshape(2, len(names), len(risks.risks)))
 
 
 def _describe_risks(summary: pd.DataFrame) -> str:
-    main = _pick(summary, PRIMARY)
+    main = pick_declared(summary)
     if main.empty:
         return "Too few prompts touch exactly one risk for the declared table; the other ways are in the table."
     row = main.iloc[0]
@@ -219,8 +224,8 @@ def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Fi
     for mapping in risks.variants():
         y = risks.indicators(*known.categories, mapping)
         single = y.sum(axis=1) == 1
-        r, _ = correlate(np.abs(known.vectors[single]), y[single]) if single.sum() >= 3 else (published * np.nan, 0)
-        agreement, same = agree_with_table(r, published)
+        r, _ = comparison.correlate(np.abs(known.vectors[single]), y[single])
+        agreement, same = _agree(r[None], published)
         changed = ", ".join(f"{c} → {risk}" for c, risk in mapping.items() if risk != risks.mapping[c])
         rows.append({"changed": changed or "as declared", "cell_correlation": agreement, "same_sign": same})
     table = pd.DataFrame(rows)
@@ -234,7 +239,7 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
     """Return our rows for the published value x risk cells: the primary way; only released replies replicate it."""
     if correlations.is_left_out:
         return pd.DataFrame(columns=CLAIM)
-    rows = pick_declared(correlations).dropna(subset="reported")
+    rows = pick_declared(correlations.table).dropna(subset="reported")
     kind, why = ("replicated", "") if kind == "scored" else (OTHER, "the embedded sample is no sample of real replies")
     return _claim(rows, "risk/" + rows.value + "/" + rows.risk, "r", kind, why)
 
@@ -260,19 +265,13 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     True
     """
     knobs = {"n_permutations": n_permutations, "n_draws": n_draws, "n_folds": n_folds, "seed": seed}
-    rows = []
-    for name, subset in (("all", replies), ("non-refusals", replies.keep(~replies.refusals))):
-        if len(subset) >= MIN_ROWS:
-            rows += [{"rows": name, **found} for task in _list_tasks(subset, risks)
-                     for found in _probe_all(*task, knobs, n_directions)]
-    if not rows:
-        return leave_out("Probing", "fewer than 20 replies, or neither rewards nor risk categories are known")
-    columns = ["task", "features", "rows", "score", "low", "high", "chance", "null", "p", "p_adjusted", "n",
-               "n_prompts"]
-    table = pd.DataFrame(rows).dropna(subset="score").reset_index(drop=True)
-    table = table.assign(p_adjusted=adjust_p(table.p)).reindex(columns=columns)
+    rows = [{"rows": name, **found} for name, subset in (("all", replies), ("non-refusals", replies.keep(
+        ~replies.refusals))) for task in _list_tasks(subset, risks) for found in _probe_all(*task, knobs, n_directions)]
+    table = pd.DataFrame(rows, columns=["task", "features", "rows", "score", "low", "high", "chance", "null", "p",
+                                        "p_adjusted", "n", "n_prompts"]).dropna(subset="score").reset_index(drop=True)
     if table.empty:
-        return leave_out("Probing", "fewer prompts than twice the folds carry a reward or a risk category")
+        return leave_out("Probing", "too few replies or prompts carry a reward or a risk category")
+    table["p_adjusted"] = comparison.adjust_p(table.p)
     gain = _measure_gain(replies, n_folds, n_draws, seed)
     caption = (f"{replies.describe()}; whiskers: 95 % bootstrap intervals over prompts; cross-validated by prompt in "
                f"{n_folds} folds; ticks: 95 % quantile of {n_permutations} permutations.")
@@ -484,7 +483,7 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     if not tables:
         return leave_out("The comparison of models", "no two models answered at least 20 of the same prompts")
     table = pd.concat(tables, ignore_index=True)
-    table.insert(8, "p_adjusted", adjust_p(table.p.to_numpy(), "holm"))
+    table.insert(8, "p_adjusted", comparison.adjust_p(table.p.to_numpy(), "holm"))
     sure = table[table.p_adjusted < 0.05]
     kept = sure[np.sign(sure.adjusted_low) == np.sign(sure.adjusted_high)]
     kept = kept[np.sign(kept.adjusted) == np.sign(kept.difference)]
@@ -507,16 +506,16 @@ def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | No
     i, j = shared.row_x.to_numpy(), shared.row_y.to_numpy()
     x, controls, clusters = replies.vectors, replies.controls, replies.clusters[i]
     both = ~replies.refusals[i] & ~replies.refusals[j]
-    raw = compare_paired(x[i], x[j], clusters=clusters)
-    adjusted = adjust_difference(x[i] - x[j], controls[i] - controls[j], clusters)
-    answered = compare_paired(x[i][both], x[j][both], clusters=clusters[both])
+    raw = comparison.compare_paired(x[i], x[j], clusters=clusters)
+    adjusted = comparison.adjust_difference(x[i] - x[j], controls[i] - controls[j], clusters)
+    answered = comparison.compare_paired(x[i][both], x[j][both], clusters=clusters[both])
+    ends = {"": "difference", "_low": "low", "_high": "high"}
     return pd.DataFrame({
         "first": first, "second": second, "value": replies.theory.dimensions,
         **{name: raw[name] for name in ("n", "difference", "low", "high", "p", "effect")},
-        "adjusted": adjusted["difference"], "adjusted_low": adjusted["low"], "adjusted_high": adjusted["high"],
+        **{f"adjusted{end}": adjusted[name] for end, name in ends.items()},
         "from_controls": raw["difference"] - adjusted["difference"], "n_both_answer": answered["n"],
-        "both_answer": answered["difference"], "both_answer_low": answered["low"],
-        "both_answer_high": answered["high"]})
+        **{f"both_answer{end}": answered[name] for end, name in ends.items()}})
 
 
 def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
@@ -526,7 +525,7 @@ def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
         design = np.hstack([design, replies.controls[:, np.ptp(replies.controls, axis=0) > 0]])
     tables = []
     for value, column in zip(replies.theory.dimensions, replies.vectors.T, strict=True):
-        fit = fit_mixed(column, design, replies.table.prompt.to_numpy())
+        fit = comparison.fit_mixed(column, design, replies.table.prompt.to_numpy())
         effects = {k: fit[k][:len(names)] for k in ("effect", "low", "high", "p")}
         tables.append(pd.DataFrame({"value": value, "model": names, "against": replies.models[0],
                                     "controls": with_controls, **effects, "icc": fit["icc"],
@@ -534,14 +533,14 @@ def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def pick_declared(correlations: Finding) -> pd.DataFrame:
-    """Return the value x risk cells of the way that was declared beforehand (`PRIMARY`)."""
-    return correlations.table if correlations.is_left_out else _pick(correlations.table, PRIMARY)
+def pick_declared(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the way to correlate that was declared beforehand (`PRIMARY`)."""
+    return table if table.empty else table[(table[[*PRIMARY]] == pd.Series(PRIMARY)).all(axis=1)].reset_index(drop=True)
 
 
 def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
     """Return the headline numbers for metrics.json: the table's agreement and each probe's score."""
-    main = _pick(correlations.extra.get("summary", pd.DataFrame(columns=[*PRIMARY])), PRIMARY)
+    main = pick_declared(correlations.extra.get("summary", correlations.table))
     metrics = {f"value_risk_{k}": float(v) for k in ("cell_correlation", "low", "high", "same_sign")
                for v in main.get(k, ())}
     return metrics | {f"{r.task}/{r.rows}/{r.features}": float(r.score) for r in probes.table.itertuples()}
@@ -552,17 +551,11 @@ def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Find
     """Say in plain words which of the paper's claims held on these rows, and with how much certainty."""
     counts = verdicts.groupby(["kind", "verdict"]).size()
     told = "; ".join(f"{n} {kind}: {verdict}" for (kind, verdict), n in counts.items()) or "none on these rows"
-    rows = [("Published numbers", f"{told}."), ("Risks have their own pattern of values", correlations.reading),
-            ("Values tell preference, risk and reward", probes.reading),
-            ("Unknown risks show as clusters", unknown.reading),
-            ("Values form the theory's circle", circle.reading)]
-    return Finding(pd.DataFrame(rows, columns=["claim", "finding"]),
-                   "\n".join(f"- **{claim}.** {finding}" for claim, finding in rows))
-
-
-def _pick(table: pd.DataFrame, words: dict[str, str]) -> pd.DataFrame:
-    """Return the rows in which every named column holds the named word."""
-    return table[(table[[*words]] == pd.Series(words)).all(axis=1)].reset_index(drop=True)
+    rows = {"Published numbers": f"{told}.", "Risks have their own pattern of values": correlations.reading,
+            "Values tell preference, risk and reward": probes.reading,
+            "Unknown risks show as clusters": unknown.reading, "Values form the theory's circle": circle.reading}
+    return Finding(pd.DataFrame(rows.items(), columns=["claim", "finding"]),
+                   "\n".join(f"- **{claim}.** {finding}" for claim, finding in rows.items()))
 
 
 def _span(low: float, high: float, digits: int = 2) -> str:

@@ -21,8 +21,7 @@ from fulcra_utils.evaluator.scoring import ScoringError
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats import classification
 from fulcra_utils.stats.calibration import MIN_CELLS, classwise_calibration_error, draw_chance_errors
-from fulcra_utils.stats.comparison import adjust_p, compare_paired
-from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
+from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
 from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target

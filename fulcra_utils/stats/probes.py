@@ -10,14 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.stats.resampling import (
-    bootstrap_means,
-    code_clusters,
-    draw_clusters,
-    draw_sums,
-    sum_by_cluster,
-    take_interval,
-)
+from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, code_clusters, draw_rows, take_interval
 
 
 def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.ndarray:
@@ -56,8 +49,7 @@ def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.column_stack([first, second])[table.score[first].to_numpy() != table.score[second].to_numpy()]
 
 
-def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0,
-                   weights: np.ndarray | None = None) -> np.ndarray:
+def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0) -> np.ndarray:
     """Fit a Bradley-Terry model whose strengths are linear in the features: weights w (K,), by Newton's method.
 
     P(first is preferred) = 1 / (1 + exp(-w · (x_first - x_second))); no constant, so swapping the two replies swaps the
@@ -68,12 +60,11 @@ def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1
     1.0986
     """
     x, y = np.asarray(differences, float), np.asarray(wins, float)
-    counts, w = 1.0 if weights is None else np.asarray(weights), np.zeros(x.shape[1])
+    w = np.zeros(x.shape[1])
     for _ in range(25):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        slope = x.T @ (counts * (y - p)) - penalty * w
-        curve = (x * (counts * p * (1 - p))[:, None]).T @ x + penalty * np.eye(len(w))
-        step = np.linalg.solve(curve, slope)
+        curve = (x * (p * (1 - p))[:, None]).T @ x + penalty * np.eye(len(w))
+        step = np.linalg.solve(curve, x.T @ (y - p) - penalty * w)
         w = w + step / max(1.0, np.abs(step).max() / 5)
         if np.abs(step).max() < 1e-8:
             break
@@ -138,9 +129,8 @@ def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters:
 def bootstrap_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_draws: int = 500,
                          seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Fit the preference model on all pairs (K,), and again on draws of prompts (B, K), in log-odds."""
-    codes, n_clusters = code_clusters(clusters)
-    drawn = draw_clusters(n_clusters, n_draws, seed)[:, codes]
-    return fit_preference(differences, wins), np.array([fit_preference(differences, wins, weights=w) for w in drawn])
+    draws = [fit_preference(differences[rows], wins[rows]) for rows in draw_rows(clusters, n_draws, seed)]
+    return fit_preference(differences, wins), np.reshape(draws, (-1, differences.shape[1]))
 
 
 def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, penalty: float = 1.0) -> np.ndarray:
@@ -175,7 +165,7 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
     errors = (shuffled - predict_ridge(features, shuffled, assign_folds(codes, n_folds, seed))) ** 2
     spread = (y - y.mean()) ** 2
     r2 = 1 - errors.sum(axis=0) / spread.sum()
-    sums = draw_sums(sum_by_cluster(np.column_stack([errors[:, 0], spread]), codes, n_clusters), n_draws, seed)
+    sums = bootstrap_sums(np.column_stack([errors[:, 0], spread]), codes, n_draws, seed)
     draws = 1 - np.divide(*sums.T, out=np.full(n_draws, np.nan), where=sums[:, 1] > 0)
     return _describe("r2", r2[0], draws, r2[1:]) | sizes
 

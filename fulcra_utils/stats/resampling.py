@@ -74,6 +74,11 @@ def summarise_draws(value: float, draws: np.ndarray, level: float = 0.95) -> dic
     return dict(zip(("value", "low", "high"), map(float, (value, *take_interval(draws, level))), strict=True))
 
 
+def bootstrap_sums(values: np.ndarray, clusters: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
+    """Draw the column sums of values (N, K), without nan, again over prompts: (B, K)."""
+    return draw_sums(sum_by_cluster(values, *code_clusters(clusters)), n_draws, seed)
+
+
 def bootstrap_means(values: np.ndarray, clusters: np.ndarray, n_draws: int = 2000, seed: int = 0) -> np.ndarray:
     """Draw the column means of values (N, K) again over prompts: (B, K).
 
@@ -84,8 +89,8 @@ def bootstrap_means(values: np.ndarray, clusters: np.ndarray, n_draws: int = 200
     """
     values = as_matrix(values)
     present = np.isfinite(values)
-    sums = sum_by_cluster(np.hstack([np.where(present, values, 0), present]), *code_clusters(clusters))
-    total, n = np.split(draw_sums(sums, n_draws, seed), 2, axis=1)
+    drawn = bootstrap_sums(np.hstack([np.where(present, values, 0), present]), clusters, n_draws, seed)
+    total, n = np.split(drawn, 2, axis=1)
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
 

@@ -115,7 +115,7 @@ def test_prevalence_by_hand(toy):
 
 def test_risk_cells_equal_scipy(toy_replies):
     found = analysis.correlate_risks(toy_replies, load_risks(), load_reported(), 30)
-    row = analysis.pick_declared(found).query("risk == 'privacy-violation'").iloc[1]
+    row = analysis.pick_declared(found.table).query("risk == 'privacy-violation'").iloc[1]
     issues = toy_replies.table.safety_issues
     single = issues.map(len).eq(1) | issues.map(lambda v: "animal_abuse" in v and False)
     is_privacy = issues[single].map(lambda v: v == ["privacy_violation"])
@@ -125,11 +125,21 @@ def test_risk_cells_equal_scipy(toy_replies):
     assert row.low < row.r < row.high
 
 
+def test_agreement_of_tables_over_their_cells():
+    ours, reported = np.array([[0.1, -0.2], [0.3, 0.0]]), np.array([[0.2, -0.1], [0.1, -0.3]])
+    lost, constant = np.where(ours == 0.3, np.nan, ours), np.ones((2, 2))
+    r, *drawn, signs = analysis._agree(np.stack([ours, lost, ours]), reported)
+    assert r == drawn[1] == pytest.approx(sps.pearsonr(ours.ravel(), reported.ravel()).statistic)
+    assert (signs, np.isnan(drawn[0])) == (0.75, True)
+    assert np.isnan(analysis._agree(np.array([[[1.0, np.nan]]]), np.array([[1.0, 2.0]]))).all()
+    assert np.isnan(analysis._agree(constant[None], reported)[0])
+
+
 def test_declared_table_stands_against_the_published_one():
     theory = load_theory("schwartz10")
     replies = make_replies(make_rows(theory), theory, "scored")
     found = analysis.correlate_risks(replies, load_risks(), load_reported(), 30)
-    cells = analysis.pick_declared(found)
+    cells = analysis.pick_declared(found.table)
     assert cells.reported.notna().sum() == 50
     known = analysis.claim_risks(found, "scored")
     assert set(judge_claims(known, load_reported()).kind) == {"replicated"}

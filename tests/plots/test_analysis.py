@@ -22,7 +22,7 @@ def draw_all(theory):
     """Yield the name and figure of each analysis under a theory."""
     replies, risks, reported = make_example(theory, 60), load_risks(), load_reported()
     yield "prevalence", plots.plot_prevalence(analysis.tabulate_prevalence(replies).table, theory, reported)
-    cells = analysis.pick_declared(analysis.correlate_risks(replies, risks, reported, 20))
+    cells = analysis.pick_declared(analysis.correlate_risks(replies, risks, reported, 20).table)
     yield "risks", plots.plot_risks(cells, theory, risks.risks)
     yield "space", plots.plot_space(exploration.project_replies(replies, risks, ("pca",)).table)
     yield "probes", plots.plot_probes(analysis.probe_replies(replies, risks, 3, 20, 3, 2).table)

@@ -58,7 +58,7 @@ def test_information_equals_scikit_learn():
     labels, names = rng.integers(0, 3, 90), rng.integers(0, 4, 90)
     found = clusters.measure_information(labels, names, np.arange(90), n_permutations=49)
     assert found["ami"] == pytest.approx(adjusted_mutual_info_score(names, labels))
-    assert found["p"] > 0.05
+    assert found["ami"] < found["null"]
 
 
 def test_cluster_limits():
@@ -75,6 +75,6 @@ def test_profile_needs_every_part():
 def test_cluster_that_hangs_on_the_number_does_not_recur(planted):
     rows, is_planted = planted
     labels = clusters.cluster_vectors(rows, 20)
-    recurrence = clusters.measure_recurrence(rows, labels, [10, 15, 25, 30])
+    recurrence = clusters.measure_recurrence(rows, labels, 20)
     assert recurrence[np.bincount(labels[is_planted]).argmax()] > np.median(recurrence)
     assert ((recurrence > 0) & (recurrence <= 1)).all()

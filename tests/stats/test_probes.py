@@ -28,13 +28,6 @@ def test_preference_equals_statsmodels_without_penalty(pairs):
     assert np.allclose(probes.fit_preference(x, y, 1e-9), sm.Logit(y, x).fit(disp=0).params, atol=1e-5)
 
 
-def test_weights_equal_copies(pairs):
-    x, y = pairs
-    counts = np.random.default_rng(1).integers(0, 4, len(y))
-    copied = probes.fit_preference(np.repeat(x, counts, axis=0), np.repeat(y, counts))
-    assert np.allclose(probes.fit_preference(x, y, weights=counts), copied)
-
-
 def test_swapping_replies_swaps_the_answer(pairs):
     x, y = pairs
     assert np.allclose(probes.fit_preference(x, y), probes.fit_preference(-x, 1 - y))

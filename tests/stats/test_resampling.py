@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 from fulcra_utils.stats import comparison as stats
 from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.stats.classification import bootstrap_macro_f1
-from fulcra_utils.stats.correlation import bootstrap_correlations, correlate, find_components
+from fulcra_utils.stats.comparison import bootstrap_correlations, correlate, find_components
 from fulcra_utils.stats.resampling import (
     bootstrap_means,
     draw_clusters,
@@ -313,15 +313,6 @@ def test_mixed_model_limits():
         fit = stats.fit_mixed(y, x, groups)
         assert np.isnan(fit["effect"]).all()
         assert not fit["converged"]
-
-
-def test_table_agreement():
-    ours, reported = np.array([[0.1, -0.2], [0.3, 0.0]]), np.array([[0.2, -0.1], [0.1, -0.3]])
-    r, signs = stats.agree_with_table(ours, reported)
-    assert r == pytest.approx(sps.pearsonr(ours.ravel(), reported.ravel()).statistic)
-    assert signs == 0.75
-    assert np.isnan(stats.agree_with_table([[1.0, np.nan]], [[1.0, 2.0]])).all()
-    assert np.isnan(stats.agree_with_table(np.ones((2, 2)), reported)[0])
 
 
 def test_components_equal_scikit_learn(rows):

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.stats.correlation import bootstrap_correlations, correlate
+from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
 from fulcra_utils.stats.probes import answer_pairs, assign_folds, pair_replies, probe_preference
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 
