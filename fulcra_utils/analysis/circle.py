@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.analysis.replies import INTERVAL, Finding, Replies, leave_out
-from fulcra_utils.analysis.space import MIN_ROWS, UNCLEAR
+from fulcra_utils.analysis.replies import INTERVAL, MIN_ROWS, Finding, Replies, leave_out
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats.comparison import adjust_p, find_components
 from fulcra_utils.stats.probes import predict_ridge, probe_preference
 from fulcra_utils.stats.structure import MIN_CIRCLE, assess_circle, estimate_reliability, place_on_circle
 from fulcra_utils.theory.theory import Theory
+
+UNCLEAR = 0.25  # a score nearer than this to the cut could be either label
 
 
 def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 999, min_share: float = 0.02,
@@ -56,26 +57,22 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
                "inversions", "inversions_null", "inversions_p", "why"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     table["p_adjusted"] = adjust_p(table[["fit_p", "inversions_p"]].max(axis=1, skipna=False))
-    return Finding(table, _describe_circle(table),
-                   f"{replies.describe()}; values expressed in at least {min_share:.0%} of "
-                   f"rows; {n_permutations} permutations.", {"places": places})
+    return Finding(table, _describe_circle(table), f"{replies.describe()}; values expressed in at least "
+                   f"{min_share:.0%} of rows; {n_permutations} permutations.", {"places": places})
 
 
 def _circle_variants(replies: Replies) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield subset, variant and vectors of each circle test."""
-    yield "all", "values", replies.vectors
-    if MIN_ROWS <= (~replies.refusals).sum() < len(replies):
-        yield "all", "non-refusals", replies.vectors[~replies.refusals]
-    predicted = predict_ridge(np.vstack([replies.controls] * 2), np.vstack([replies.vectors] * 2),
-                              np.repeat([0, 1], len(replies)), penalty=1e-6)[:len(replies)]
-    yield "all", "what refusal + length predict", predicted
-    yield "all", "refusal + length removed", replies.vectors - predicted
-    for model in replies.models if len(replies.models) > 1 else ():
-        part = replies.keep(replies.table.model == model)
-        if len(part) >= MIN_ROWS:
-            yield model, "values", part.vectors
-        if MIN_ROWS <= (~part.refusals).sum() < len(part):
-            yield model, "non-refusals", part.vectors[~part.refusals]
+    models = replies.models if len(replies.models) > 1 else ()
+    for subset, part in [("all", replies), *((m, replies.keep(replies.table.model == m)) for m in models)]:
+        for variant, kept in (("values", part), ("non-refusals", part.keep(~part.refusals))):
+            if len(kept) >= MIN_ROWS and (variant == "values" or len(kept) < len(part)):
+                yield subset, variant, kept.vectors
+        if subset == "all":
+            predicted = predict_ridge(np.vstack([replies.controls] * 2), np.vstack([replies.vectors] * 2),
+                                      np.repeat([0, 1], len(replies)), penalty=1e-6)[:len(replies)]
+            yield "all", "what refusal + length predict", predicted
+            yield "all", "refusal + length removed", replies.vectors - predicted
 
 
 def _describe_circle(table: pd.DataFrame) -> str:
@@ -84,12 +81,11 @@ def _describe_circle(table: pd.DataFrame) -> str:
         return "No subset has enough values that vary: the circle is not estimable on these rows."
     good, sure = tested[(tested.fit_p <= 0.05) & (tested.inversions_p <= 0.05)], (tested.p_adjusted <= 0.05).sum()
     main = tested.iloc[0]
-    centred = "centred" if main.centred else "raw"
-    return (f"{main.variant} ({main.subset}, {centred}, {main.n_values} values): Procrustes fit {main.fit:.2f} "
-            f"(shuffled names reach {main.fit_null:.2f}, p = {main.fit_p:.3f}), {main.inversions:.0f} inversions "
-            f"(shuffled: {main.inversions_null:.0f}, p = {main.inversions_p:.3f}), Stress-1 {main.stress:.2f}. "
-            f"In {len(good)} of {len(tested)} tests do both fit and order beat shuffled names at 5 %, in {sure} after "
-            "correction for the number of tests.")
+    return (f"{main.variant} ({main.subset}, {'centred' if main.centred else 'raw'}, {main.n_values} values): "
+            f"Procrustes fit {main.fit:.2f} (shuffled names reach {main.fit_null:.2f}, p = {main.fit_p:.3f}), "
+            f"{main.inversions:.0f} inversions (shuffled: {main.inversions_null:.0f}, p = {main.inversions_p:.3f}), "
+            f"Stress-1 {main.stress:.2f}. In {len(good)} of {len(tested)} tests do both fit and order beat shuffled "
+            f"names at 5 %, in {sure} after correction for the number of tests.")
 
 
 def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 50, n_draws: int = 300,
@@ -167,14 +163,18 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
     labels = _align_items(items, replies)
     if labels is None:
         return leave_out("Adaptability", "the annotated replies carry no item labels to carry over")
-    rows = []
+    rows, (first, second, wins, clusters) = [], replies.pair_up()
     for theory in theories.values():
         carried = [theory.find_item(name) for name in replies.theory.items]
         shared = [i for i, c in enumerate(carried) if c is not None]
         found = {"remark": "shares no item: needs labels of its own (run the notebook with theory=…)"}
         if shared:
-            matrix = theory.item_matrix[[carried[i] for i in shared]]
-            found = _measure_theory(np.sign(labels[:, shared] @ matrix), replies, n_folds, seed)
+            x = np.sign(labels[:, shared] @ theory.item_matrix[[carried[i] for i in shared]])
+            found = {"n_expressed": (x != 0).any(axis=1).sum(),
+                     "two_axes": find_components(x)["share"].sum() if len(x) > 1 else np.nan}
+            if len(wins) >= MIN_ROWS:
+                found |= {"preference": probe_preference(x[first] - x[second], wins, clusters, n_folds, 0, 2,
+                                                         seed)["accuracy"]}
         rows.append({"theory": theory.name, "n_values": theory.n_dims, "shared_items": len(shared) / len(carried),
                      "remark": "", **found})
     columns = ["theory", "n_values", "shared_items", "n_expressed", "two_axes", "preference", "remark"]
@@ -183,14 +183,3 @@ def measure_adaptability(items: pd.DataFrame, replies: Replies, theories: Mappin
     reading = (f"The same calls ran under {n} of {len(table)} theories on these labels; the others need labels of "
                "their own, nothing else.")
     return Finding(table, reading, f"{replies.describe()}; preference: cross-validated by prompt.")
-
-
-def _measure_theory(vectors: np.ndarray, replies: Replies, n_folds: int, seed: int) -> dict:
-    """Return what one theory's vectors show on the replies."""
-    first, second, wins, clusters = replies.pair_up()
-    share = find_components(vectors)["share"].sum() if len(vectors) > 1 else np.nan
-    found = {"n_expressed": int((vectors != 0).any(axis=1).sum()), "two_axes": float(share)}
-    if len(wins) >= MIN_ROWS:
-        found["preference"] = probe_preference(vectors[first] - vectors[second], wins, clusters, n_folds, 0, 2,
-                                               seed)["accuracy"]
-    return found

@@ -20,6 +20,7 @@ from fulcra_utils.stats.resampling import code_clusters, share_interval
 from fulcra_utils.theory.theory import Theory
 
 REFUSALS = DATA / "labels" / "refusals.csv"
+MIN_ROWS = 20  # below that no table of intervals is worth drawing
 INTERVAL = "95 % Wilson intervals, widened because replies to one prompt resemble each other"
 
 
@@ -167,17 +168,14 @@ def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:
     vectors = table[list(theory.dimensions)].to_numpy(float)
     complete = np.isfinite(vectors).all(axis=1)
     table, vectors = table[complete].reset_index(drop=True), vectors[complete]
-    column = {name: table[name] if name in table else pd.Series([default] * len(table))
-              for name, default in (("row_id", ""), ("query_source", None), ("reward", np.nan), ("is_refusal", False),
-                                    ("e_distance", np.nan), ("h_distance", np.nan), ("safety_issues", None))}
-    kept = pd.DataFrame({
-        "prompt": table.prompt.astype(str),
-        "cluster": table.cluster if "cluster" in table else table.prompt.astype(str),
-        "model": table.response_source if "response_source" in table else None,
-        "n_words": table.response.astype(str).str.split().str.len(), **column})
+    prompt = table.prompt.astype(str)
+    known = ["query_source", "reward", "is_refusal", "e_distance", "h_distance", "safety_issues"]
+    kept = table.reindex(columns=known).assign(
+        row_id=table.get("row_id", ""), prompt=prompt, cluster=table.get("cluster", prompt),
+        model=table.get("response_source"), n_words=table.response.astype(str).str.split().str.len())
     kept["safety_issues"] = pd.Series([None if v is None or (isinstance(v, float) and np.isnan(v)) else list(v)
                                        for v in kept.safety_issues], dtype=object, index=kept.index)
-    kept["is_refusal"] = kept.is_refusal.fillna(False).astype(bool)
+    kept["is_refusal"] = kept.is_refusal.eq(True)
     return Replies(kept, vectors, theory, kind if len(kept) else "none")
 
 

@@ -3,33 +3,84 @@
 Companion of `analysis`: replies in, Findings out; what the rows or the theory do not allow is left out with its reason.
 """
 
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from threadpoolctl import threadpool_limits
 
 from fulcra_utils.analysis.replies import INTERVAL, Finding, Replies, leave_out
-from fulcra_utils.analysis.risks import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.stats import clusters
 from fulcra_utils.stats.comparison import find_components
+from fulcra_utils.theory.theory import Theory
 
-MIN_ROWS = 20
 MIN_PROMPTS = 5  # a cluster of fewer prompts is an anecdote
-MAJORITY = 0.5  # a cluster of which half touches one known category is explained by it, significant or not
-STABLE = 0.6  # Hennig (2007): below 0.6 a cluster is not to be trusted
-UNCLEAR = 0.25  # a score nearer than this to the cut could be either label
-NO_RISK, SEVERAL, UNKNOWN = "no listed risk", "several risks", "not known"
+RISKS = DATA / "risks.yaml"
+
+
+@dataclass(frozen=True)
+class RiskMap:
+    """How detailed harm categories are taken together into a few risks, with the defensible alternatives."""
+
+    risks: dict[str, str]
+    mapping: dict[str, str]
+    alternatives: dict[str, str]
+    profiles: dict[str, dict[str, int]]
+    catch_alls: frozenset[str] = frozenset()
+
+    def indicators(self, categories: np.ndarray, names: Sequence[str],
+                   mapping: Mapping[str, str] | None = None) -> np.ndarray:
+        """Return the (N, R) 0/1 matrix of risks from the (N, C) matrix of categories; unmapped names count nowhere."""
+        mapping = self.mapping if mapping is None else mapping
+        carry = np.array([[mapping.get(name) == risk for risk in self.risks] for name in names], float)
+        return (np.asarray(categories) @ carry.reshape(len(names), len(self.risks)) > 0).astype(float)
+
+    def variants(self) -> Iterable[dict[str, str]]:
+        """Yield every mapping that the alternatives allow, the declared one first."""
+        options = [[(name, risk)] + ([(name, self.alternatives[name])] if name in self.alternatives else [])
+                   for name, risk in self.mapping.items()]
+        return (dict(choice) for choice in itertools.product(*options))
+
+    def profile_vectors(self, theory: Theory) -> dict[str, np.ndarray]:
+        """Return the published profiles (D,) that the theory can express; the others are left out."""
+        return {name: np.array([parts.get(d, 0) for d in theory.dimensions], float)
+                for name, parts in self.profiles.items() if set(parts) <= set(theory.dimensions)}
+
+
+def load_risks(path: str | Path = RISKS) -> RiskMap:
+    """Load how detailed harm categories go to a few risks, and the published profiles, from YAML.
+
+    Each line is justified in data/risks.yaml; the paper's mapping is not published, so disputable lines name an
+    alternative (`RiskMap.variants`). A category that goes to a risk that is not listed is a ValueError that names it.
+
+    >>> risks = load_risks()
+    >>> len(risks.risks), len(risks.mapping), risks.mapping["privacy_violation"], len(list(risks.variants()))
+    (5, 14, 'privacy-violation', 16)
+    """
+    raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    mapping = {name: entry["risk"] for name, entry in raw["categories"].items()}
+    alternatives = {name: entry["alternative"] for name, entry in raw["categories"].items() if "alternative" in entry}
+    unknown = [name for name, risk in [*mapping.items(), *alternatives.items()] if risk not in raw["risks"]]
+    if unknown:
+        raise ValueError(f"{path}: category {unknown[0]!r} goes to a risk that is not listed under `risks`")
+    catch_alls = frozenset(name for name, entry in raw["categories"].items() if entry.get("catch_all"))
+    return RiskMap(raw["risks"], mapping, alternatives, raw.get("profiles", {}), catch_alls)
 
 
 def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
     """Return the risk of each reply's prompt in words (N,): its one risk, several, none listed, or not known."""
     y = risks.indicators(*replies.categories)
     titles = np.array([*risks.risks.values()], dtype=object)
-    names = np.where(y.sum(axis=1) == 1, titles[y.argmax(axis=1)], np.where(y.sum(axis=1) > 1, SEVERAL, NO_RISK))
-    return np.where(replies.has_issues, names, UNKNOWN)
+    names = np.where(y.any(axis=1), titles[y.argmax(axis=1)], "no listed risk")
+    names = np.where(y.sum(axis=1) > 1, "several risks", names)
+    return np.where(replies.has_issues, names, "not known")
 
 
 def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = ("pca", "tsne"),
@@ -41,7 +92,7 @@ def project_replies(replies: Replies, risks: RiskMap, methods: Sequence[str] = (
     reward. Source: value-space figure of the paper; its projection is not published.
 
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
+    >>> from fulcra_utils.analysis.space import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> table = project_replies(make_example(load_theory("schwartz10")), load_risks(), ("pca",)).table
     >>> len(table), table.pole.tolist()[-3:]
@@ -105,7 +156,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     that clusters outside known risks are new ones.
 
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
+    >>> from fulcra_utils.analysis.space import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> found = find_unknown_risks(make_example(load_theory("schwartz10")), load_risks(), 4, 3, 9)
     >>> len(found.table), int(found.table["size"].sum())
@@ -125,8 +176,8 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
         recurrence=clusters.measure_recurrence(known.vectors, labels, n_clusters, seed),
         category=[names[specific[c]] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],
         category_p=explained["p_adjusted"])
-    table["is_candidate"] = ((table.density_p <= 0.05) & (table.stability >= STABLE) & (table.opposes > 0)
-                             & (table.n_prompts >= MIN_PROMPTS) & (table.category_p > 0.05) & (table.purity < MAJORITY))
+    table["is_candidate"] = ((table.density_p <= 0.05) & (table.stability >= 0.6) & (table.opposes > 0)
+                             & (table.n_prompts >= MIN_PROMPTS) & (table.category_p > 0.05) & (table.purity < 0.5))
     table = table.sort_values(["is_candidate", "density_p", "size"], ascending=[False, True, False],
                               kind="stable").reset_index(drop=True)
     information = clusters.measure_information(labels, name_risks(known, risks).astype(str), known.clusters, seed=seed)
@@ -163,8 +214,7 @@ def _describe_clusters(table: pd.DataFrame, information: dict) -> str:
     text = (f"Clusters and known risks share an adjusted mutual information of {information['ami']:.2f} "
             f"(chance below {information['null']:.2f}). ")
     if len(found):
-        found = found.rename(columns={"size": "n"})
-        told = "; ".join(f"{r.profile} ({r.n} replies to {r.n_prompts} prompts; with other numbers of clusters it "
+        told = "; ".join(f"{r.profile} ({r.size} replies to {r.n_prompts} prompts; with other numbers of clusters it "
                          f"returns with a Jaccard of {r.recurrence:.2f})" for r in found.itertuples())
         return text + (f"**{len(found)} candidate(s)** for a risk outside the known categories: {told}. A candidate is "
                        "a place to look, no proof of a risk.")

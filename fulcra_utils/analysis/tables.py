@@ -13,18 +13,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from fulcra_utils.analysis.replies import INTERVAL, REFUSALS, Finding, Replies, leave_out
-from fulcra_utils.analysis.risks import RiskMap
+from fulcra_utils.analysis.replies import INTERVAL, MIN_ROWS, REFUSALS, Finding, Replies, leave_out
+from fulcra_utils.analysis.space import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats import comparison
 from fulcra_utils.stats.probes import bootstrap_preference, measure_gain, probe_category, probe_number, probe_preference
 from fulcra_utils.stats.resampling import bootstrap_means, share_interval, take_interval
 from fulcra_utils.theory.theory import Theory
 
-MIN_ROWS = 20  # below that no table of intervals is worth drawing
 PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
 OTHER = "other population"
-CONTROLS, NAME = "refusal + length", "model's name"
+NAME = "model's name"
 CLAIM = ["claim_id", "kind", "ours", "low", "high", "why"]
 
 
@@ -119,7 +118,7 @@ def correlate_risks(replies: Replies, risks: RiskMap, reported: pd.DataFrame, n_
     x risk figure of the paper; its coefficient, subset and mapping are not published.
 
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
+    >>> from fulcra_utils.analysis.space import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> from fulcra_utils.runs.claims import load_reported
     >>> replies = make_example(load_theory("schwartz10"))
@@ -257,7 +256,7 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     released reward model punishes refusals.
 
     >>> from fulcra_utils.analysis.replies import make_example
-    >>> from fulcra_utils.analysis.risks import load_risks
+    >>> from fulcra_utils.analysis.space import load_risks
     >>> from fulcra_utils.theory.theory import load_theory
     >>> found = probe_replies(make_example(load_theory("schwartz10"), 60), load_risks(), 9, 50, n_directions=2)
     >>> rows = found.table[(found.table.task == "preference") & (found.table.rows == "all")].set_index("features")
@@ -292,15 +291,15 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
     Left out are groups where the theory has none, the model where there is one only, a constant refusal flag.
     """
     theory, controls = replies.theory, replies.controls
-    controls = controls[:, np.ptp(controls, axis=0) > 0]
+    varies = np.ptp(controls, axis=0) > 0
     groups = [replies.vectors[:, [theory.dimensions.index(d) for d in dims]].mean(axis=1)
               for dims in theory.groups.values() if dims]
     features = {f"{theory.n_dims} values": replies.vectors}
     if groups:
         features[f"{len(groups)} groups"] = np.column_stack(groups)
-    if controls.shape[1]:
-        label = CONTROLS if controls.shape[1] == 2 else "length" if len(set(replies.refusals)) == 1 else "refusal"
-        features |= {label: controls, f"values + {label}": np.hstack([replies.vectors, controls])}
+    if varies.any():
+        label = " + ".join(np.array(["refusal", "length"])[varies])
+        features |= {label: controls[:, varies], f"values + {label}": np.hstack([replies.vectors, controls[:, varies]])}
     if len(replies.models) > 1:
         features[NAME] = _mark_models(replies)
     return features
@@ -382,9 +381,8 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
         weights, draws = bootstrap_preference(x[first] - x[second], wins, clusters, n_draws, seed)
         low, high = take_interval(draws[:, :n_dims])
         tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name, "weight": weights[:n_dims],
-                                    "low": low, "high": high, "n_pairs": len(wins),
-                                    "n_prompts": len(np.unique(clusters))}))
-    table = pd.concat(tables, ignore_index=True)
+                                    "low": low, "high": high}))
+    table = pd.concat(tables, ignore_index=True).assign(n_pairs=len(wins), n_prompts=len(np.unique(clusters)))
     fixed = table[table["with"] != "values alone"]
     clear = fixed[(fixed.low > 0) | (fixed.high < 0)].sort_values("weight", key=abs, ascending=False)
     told = ", ".join(f"{r.value} ({r.weight:+.2f})" for r in clear.itertuples()) or "none"
@@ -435,10 +433,9 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
     tables = []
     for model in replies.models:
         mine = replies.keep(replies.table.model == model)
-        parts = [("all", mine)]
-        if 2 <= (~mine.refusals).sum() < len(mine):
-            parts.append(("non-refusals", mine.keep(~mine.refusals)))
-        for rows, part in parts:
+        for rows, part in (("all", mine), ("non-refusals", mine.keep(~mine.refusals))):
+            if rows != "all" and not 2 <= len(part) < len(mine):
+                continue
             x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
             low, high = take_interval(bootstrap_means(x, part.clusters, n_draws, seed))
             tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
@@ -479,8 +476,7 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     (40, True, True)
     """
     tables = [_compare_two(replies, a, b) for a, b in combinations(replies.models, 2)]
-    tables = [t for t in tables if t is not None]
-    if not tables:
+    if all(table is None for table in tables):
         return leave_out("The comparison of models", "no two models answered at least 20 of the same prompts")
     table = pd.concat(tables, ignore_index=True)
     table.insert(8, "p_adjusted", comparison.adjust_p(table.p.to_numpy(), "holm"))

@@ -10,25 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.common.labels import CLASSES
 from fulcra_utils.stats.resampling import code_clusters, draw_sums, sum_by_cluster, take_interval
 
-SCALE = (-1.0, 0.0, 1.0)
 LEVELS = ("nominal", "ordinal", "interval")
 STATISTICS = ("observed", "alpha_nominal", "alpha_ordinal", "ac1", "cohen", "fleiss")
-
-
-def count_labels(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
-    """Count how many annotators gave each of L labels to each unit: ratings (A, N), nan = not rated, to (N, L).
-
-    A rating that is none of the labels is a ValueError that names its place.
-    """
-    ratings = np.asarray(ratings, dtype=float)
-    counts = np.stack([(ratings == label).sum(axis=0) for label in labels], axis=-1).astype(float)
-    stray = np.argwhere(np.isfinite(ratings) & ~np.isin(ratings, labels))
-    if len(stray):
-        a, n = stray[0]
-        raise ValueError(f"annotator {a}, unit {n}: rating {ratings[a, n]:g} is none of the labels {tuple(labels)}.")
-    return counts
 
 
 def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal", labels: Sequence[float] | None = None) -> float:
@@ -73,7 +59,7 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray, labels: Sequence[float] |
 
 
 def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.ndarray | None = None, draws: int = 1000,
-                      seed: int = 0, labels: Sequence[float] = SCALE) -> pd.DataFrame:
+                      seed: int = 0, labels: Sequence[float] = CLASSES) -> pd.DataFrame:
     """Return every agreement statistic for each name and for all ("overall"), with 95 % intervals over prompts.
 
     Ratings are (A, N, K) for K value dimensions or items, nan = not rated; `clusters` (N,) names the prompt of each
@@ -126,10 +112,12 @@ def _sum_units(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
 
     Coincidences (L, L), the ordered pairs of ratings over one less than the ratings; share of each label, is rated,
     agreement of the pairs, has pairs; of complete units counts, their squares summed, 1; of two annotators alone a one
-    at their labels (L, L).
+    at their labels (L, L). A rating that is none of the labels is a ValueError that names its place.
     """
     hits = (ratings[:, :, None] == np.asarray(labels)).astype(float)  # (A, N, L)
-    counts = count_labels(ratings, labels)
+    for a, n in np.argwhere(np.isfinite(ratings) & ~hits.any(axis=2)):
+        raise ValueError(f"annotator {a}, unit {n}: rating {ratings[a, n]:g} is none of the labels {tuple(labels)}.")
+    counts = hits.sum(axis=0)
     m, n_units = counts.sum(axis=1), len(counts)
     rated, paired, complete = m >= 1, m >= 2, (m == len(ratings))[:, None]
     pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])

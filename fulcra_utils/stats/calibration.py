@@ -7,6 +7,7 @@ over cells would be small for a useless evaluator too.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
@@ -78,20 +79,16 @@ def _fit_cut_pair(scores: np.ndarray, labels: np.ndarray, default: list[float], 
     return pair
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Return how often each class is true where its probability falls into each bin (Kull et al. 2019).
 
-    One record a class and bin that is not empty: label, bin, n, confidence (mean probability), frequency.
+    One row a class and bin that is not empty: label, bin, n, confidence (mean probability), frequency.
     """
     known = ~np.isnan(labels)
-    rows = []
-    for c, label in enumerate(CLASSES):
-        p, true = probabilities[..., c][known], labels[known] == label
-        for b in np.unique(_bin(p)):
-            inside = _bin(p) == b
-            rows.append({"label": label, "bin": int(b), "n": int(inside.sum()),
-                         "confidence": float(p[inside].mean()), "frequency": float(true[inside].mean())})
-    return rows
+    cells = pd.concat([pd.DataFrame({"label": label, "bin": _bin(p), "p": p, "true": labels[known] == label})
+                       for label, p in zip(CLASSES, probabilities[known].T, strict=True)])
+    return cells.groupby(["label", "bin"]).agg(n=("p", "size"), confidence=("p", "mean"),
+                                               frequency=("true", "mean")).reset_index()
 
 
 def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -150,32 +147,31 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 
     return limits
 
 
-def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimensions: Sequence[str]) -> list[dict]:
+def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
     """Return coverage and size of label sets (N, D, 3) by value and class, and which could not be calibrated.
 
-    Records of value, label, n (test cells), coverage with its Wilson interval low to high, size (mean labels a set),
+    Columns: value, label, n (test cells), coverage with its Wilson interval low to high, size (mean labels a set),
     calibrated.
     """
-    rows = []
-    for d, c in np.ndindex(limits.shape):
-        cells = labels[:, d] == CLASSES[c]
-        n, hits = int(cells.sum()), int(sets[cells, d, c].sum())
-        low, high = map(float, wilson_interval(hits, n))
-        rows.append({"value": dimensions[d], "label": CLASSES[c], "n": n, "coverage": hits / n if n else np.nan,
-                     "low": low, "high": high, "size": float(sets[cells, d].sum(-1).mean()) if n else np.nan,
-                     "calibrated": bool(np.isfinite(limits[d, c]))})
-    return rows
+    cells = labels[:, :, None] == CLASSES  # (N, D, 3)
+    n, hits, sizes = (x.sum(axis=0) for x in (cells, cells & sets, cells * sets.sum(axis=2, keepdims=True)))
+    low, high = wilson_interval(hits, n)
+    with np.errstate(invalid="ignore"):
+        columns = {"n": n, "coverage": hits / n, "low": low, "high": high, "size": sizes / n,
+                   "calibrated": np.isfinite(limits)}
+    index = pd.MultiIndex.from_product([dimensions, CLASSES], names=["value", "label"])
+    return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index).reset_index()
 
 
-def tabulate_support(labels: np.ndarray, dimensions: Sequence[str]) -> list[dict]:
-    """Return how many labels each value has and what can be said with so many."""
+def tabulate_support(labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
+    """Return how many labels each value has (n_minus, n_zero, n_plus) and what can be said with so many (reading)."""
     rows = []
-    for d, name in enumerate(dimensions):
-        minus, zero, plus = (int((labels[:, d] == label).sum()) for label in CLASSES)
+    for name, column in zip(dimensions, labels.T, strict=True):
+        minus, zero, plus = ((column == label).sum() for label in CLASSES)
         reading = "enough for figures of its own"
         if minus + plus < MIN_CELLS:
             reading = f"too few labels to say anything ({minus + plus} touched, {MIN_CELLS} needed)"
         elif minus < MIN_CONFORMAL:
             reading = f"enough for +1, too few -1 ({minus}) for sets"
-        rows.append({"value": name, "n_minus": minus, "n_zero": zero, "n_plus": plus, "reading": reading})
-    return rows
+        rows.append((name, minus, zero, plus, reading))
+    return pd.DataFrame(rows, columns=["value", "n_minus", "n_zero", "n_plus", "reading"])

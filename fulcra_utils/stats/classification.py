@@ -6,6 +6,7 @@ Pure: arrays in, arrays out. A cell is one value of one reply; cells without lab
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from fulcra_utils.common.labels import CLASSES
 from fulcra_utils.stats.resampling import code_clusters, draw_sums
@@ -81,17 +82,15 @@ def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def tabulate_quality(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray,
-                     dimensions: Sequence[str]) -> list[dict]:
-    """Return one record per value and class: value, label, n (true cells), n_predicted, precision, recall, f1, pr_auc.
+                     dimensions: Sequence[str]) -> pd.DataFrame:
+    """Return one row per value and class: value, label, n (true cells), n_predicted, precision, recall, f1, pr_auc.
 
     Undefined numbers are nan.
     """
     counts = count_confusions(labels, predicted).sum(0)
-    f1, areas = f1_by_class(counts), average_precision(labels, probabilities)
-    rows = []
-    for d, c in np.ndindex(f1.shape):
-        hits, true, said = counts[d, c, c], counts[d, c].sum(), counts[d, :, c].sum()
-        rows.append({"value": dimensions[d], "label": CLASSES[c], "n": int(true), "n_predicted": int(said),
-                     "precision": hits / said if said else np.nan, "recall": hits / true if true else np.nan,
-                     "f1": float(f1[d, c]), "pr_auc": float(areas[d, c])})
-    return rows
+    hits, true, said = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)
+    with np.errstate(invalid="ignore"):
+        columns = {"n": true, "n_predicted": said, "precision": hits / said, "recall": hits / true,
+                   "f1": f1_by_class(counts), "pr_auc": average_precision(labels, probabilities)}
+    index = pd.MultiIndex.from_product([dimensions, CLASSES], names=["value", "label"])
+    return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index).reset_index()

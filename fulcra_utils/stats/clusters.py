@@ -8,6 +8,7 @@ shuffled over prompts)? Pure functions; axis letters: N rows, D values, C catego
 import warnings
 
 import numpy as np
+import pandas as pd
 from scipy import stats as sps
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
@@ -83,9 +84,7 @@ def measure_stability(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarr
         kept = np.unique(rows)
         found, overlap = _best_jaccard(labels[kept], cluster_vectors(vectors[kept], n_clusters, seed + b, n_starts=1))
         overlaps[b, found] = overlap
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a cluster that no draw contained: nan
-        return np.nanmean(overlaps, axis=0)
+    return pd.DataFrame(overlaps).mean().to_numpy()
 
 
 def measure_recurrence(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, seed: int = 0) -> np.ndarray:

@@ -28,10 +28,10 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
                    clusters: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Compare two models on the same prompts, (N, D) each, value by value, by a t interval with prompts as the unit.
 
-    A pair with nan is left out in its column. `clusters` (N,) are groups of near-duplicate prompts: errors sum over a
-    group first and G - 1 is the number of degrees of freedom (Liang & Zeger 1986). Returned (D,) arrays: n, difference
-    first - second, low, high, t, p, effect (Cohen's d_z: mean over standard deviation of the differences). nan with
-    fewer than two groups; with constant differences t, p and effect are nan.
+    `clusters` (N,) are groups of near-duplicate prompts: errors sum over a group first and G - 1 is the number of
+    degrees of freedom (Liang & Zeger 1986). Returned (D,) arrays: n, difference first - second, low, high, t, p, effect
+    (Cohen's d_z: mean over standard deviation of the differences). All but n and difference are nan with fewer than two
+    groups, t, p and effect with constant differences, everything in a column that misses a cell.
 
     >>> result = compare_paired([[3.0], [5.0], [4.0]], [[1.0], [2.0], [3.0]])
     >>> [round(float(result[k][0]), 3) for k in ("difference", "t", "effect")]
@@ -40,25 +40,16 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
     first, second = as_matrix(first), as_matrix(second)
     if first.shape != second.shape:
         raise ValueError(f"paired rows must have one shape, not {first.shape} and {second.shape}")
-    groups = np.arange(len(first)) if clusters is None else np.asarray(clusters)
-    rows = [_paired_one(column[known], groups[known], level)
-            for column in (first - second).T for known in [np.isfinite(column)]]
-    names = ("n", "difference", "low", "high", "t", "p", "effect")
-    return {name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
-
-
-def _paired_one(d: np.ndarray, groups: np.ndarray, level: float) -> tuple[float, ...]:
-    """Return n, mean, low, high, t, p and d_z of one column of differences."""
-    n, (codes, n_groups) = len(d), code_clusters(groups)
-    if n_groups < 2:
-        return (n, d.mean() if n else np.nan, *[np.nan] * 5)
-    mean, spread = d.mean(), d.std(ddof=1)
-    error = np.sqrt(n_groups / (n_groups - 1) * np.square(np.bincount(codes, d - mean)).sum()) / n
-    if error <= 1e-12 * (1 + abs(mean)):
-        return (n, mean, mean, mean, *[np.nan] * 3)
-    half = sps.t.ppf((1 + level) / 2, n_groups - 1) * error
-    t = mean / error
-    return n, mean, mean - half, mean + half, t, 2 * sps.t.sf(abs(t), n_groups - 1), mean / spread
+    d, (codes, n_groups) = first - second, code_clusters(np.arange(len(first)) if clusters is None else clusters)
+    n, free = len(d) or np.nan, n_groups - 1 if n_groups > 1 else np.nan
+    mean = d.sum(axis=0) / n
+    sums = np.array([np.bincount(codes, column) for column in (d - mean).T])
+    error = np.sqrt((free + 1) / free * (sums**2).sum(axis=1)) / n
+    half = sps.t.ppf((1 + level) / 2, free) * error
+    t = mean / np.where(error > 1e-12 * (1 + np.abs(mean)), error, np.nan)
+    spread = np.sqrt(((d - mean) ** 2).sum(axis=0) / (n - 1 or np.nan))
+    return {"n": np.full(mean.shape, len(d)), "difference": mean, "low": mean - half, "high": mean + half, "t": t,
+            "p": 2 * sps.t.sf(np.abs(t), free), "effect": mean / np.where(np.isnan(t), np.nan, spread)}
 
 
 def adjust_difference(difference: np.ndarray, controls: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:

@@ -110,15 +110,21 @@ def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, 
             "inversions_null": float(np.median(counts)), "inversions_p": _p_value(counts <= inversions)}
 
 
-def cronbach_alpha(items: np.ndarray) -> float:
+def cronbach_alpha(items: np.ndarray, standardise: bool = False) -> float:
     """Return Cronbach's alpha (1951) of the items (N, K), complete, of one value; at most 1, may be negative.
 
-    nan with fewer than 2 items, or when the sum does not vary.
+    Of two items, standardised, it is the Spearman-Brown reliability 2 r / (1 + r) (Eisinga et al. 2013). nan with fewer
+    than 2 items, when the sum does not vary, or when an item to be standardised does not.
 
     >>> round(cronbach_alpha([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]), 6)
     1.0
+    >>> round(cronbach_alpha([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]], standardise=True), 4)
+    0.6667
     """
-    return _alpha_of(np.atleast_2d(np.cov(items, rowvar=False)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariance = np.atleast_2d((np.corrcoef if standardise else np.cov)(items, rowvar=False))
+    k, total = len(covariance), covariance.sum()
+    return float(k / (k - 1) * (1 - np.trace(covariance) / total)) if k > 1 and total > 1e-12 else np.nan
 
 
 def mcdonald_omega(items: np.ndarray) -> float:
@@ -145,18 +151,6 @@ def mcdonald_omega(items: np.ndarray) -> float:
     return float(true / (true + (own * spread**2).sum()))
 
 
-def spearman_brown(items: np.ndarray) -> float:
-    """Return the Spearman-Brown reliability of two items (N, 2), 2 r / (1 + r): alpha of equal spreads.
-
-    nan for a constant item. Source: Eisinga et al. (2013).
-
-    >>> round(spearman_brown([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]]), 4)
-    0.6667
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _alpha_of(np.corrcoef(items, rowvar=False))
-
-
 def estimate_reliability(items: np.ndarray, clusters: np.ndarray, min_rows: int = 50, n_draws: int = 500,
                          seed: int = 0) -> dict[str, float | int | str]:
     """Estimate how reliably the items (N, K), complete, of one value measure it, or say why that cannot be done.
@@ -172,10 +166,10 @@ def estimate_reliability(items: np.ndarray, clusters: np.ndarray, min_rows: int 
     if n_items < 2 or expressed < min_rows:
         few = f"{n_items} item(s) vary" if n_items < 2 else f"expressed in {expressed} rows"
         return found | {"why": f"{few}; needed are 2 items and {min_rows} rows"}
-    method, measure = ("Spearman-Brown", spearman_brown) if n_items == 2 else ("alpha and omega", cronbach_alpha)
-    low, high = take_interval([measure(items[rows]) for rows in draw_rows(clusters, n_draws, seed)])
-    return found | {"method": method, "reliability": measure(items), "low": float(low), "high": float(high),
-                    "omega": mcdonald_omega(items)}
+    is_pair = n_items == 2
+    low, high = take_interval([cronbach_alpha(items[rows], is_pair) for rows in draw_rows(clusters, n_draws, seed)])
+    return found | {"method": "Spearman-Brown" if is_pair else "alpha and omega", "low": float(low),
+                    "high": float(high), "reliability": cronbach_alpha(items, is_pair), "omega": mcdonald_omega(items)}
 
 
 def _majorise(dissimilarity: np.ndarray, places: np.ndarray, n_steps: int = 500) -> tuple[np.ndarray, float]:
@@ -191,11 +185,6 @@ def _majorise(dissimilarity: np.ndarray, places: np.ndarray, n_steps: int = 500)
         ratio = squareform(np.divide(fitted, distances, out=np.zeros(len(fitted)), where=distances > 1e-12))
         places = (np.diag(ratio.sum(axis=1)) - ratio) @ places / n  # Guttman transform
     return places - places.mean(axis=0), float(stress)
-
-
-def _alpha_of(covariance: np.ndarray) -> float:
-    k, total = len(covariance), covariance.sum()
-    return float(k / (k - 1) * (1 - np.trace(covariance) / total)) if k > 1 and total > 1e-12 else np.nan
 
 
 def _p_value(as_extreme: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.analysis.replies import leave_out, make_replies, read_replies
-from fulcra_utils.analysis.risks import load_risks
+from fulcra_utils.analysis.space import load_risks
 
 
 def make_table(theory, n=4):

@@ -15,7 +15,7 @@ from fulcra_utils.analysis.circle import (
     measure_clarity,
 )
 from fulcra_utils.analysis.replies import Replies, make_replies
-from fulcra_utils.analysis.risks import load_risks
+from fulcra_utils.analysis.space import load_risks
 from fulcra_utils.runs.claims import judge_claims, load_reported
 from fulcra_utils.theory.theory import load_theory
 

@@ -11,7 +11,7 @@ from fulcra_utils.analysis import space as exploration
 from fulcra_utils.analysis import tables as analysis
 from fulcra_utils.analysis.circle import examine_circle
 from fulcra_utils.analysis.replies import make_example
-from fulcra_utils.analysis.risks import load_risks
+from fulcra_utils.analysis.space import load_risks
 from fulcra_utils.plots import alignment, compass, dataset, evaluator, style
 from fulcra_utils.plots import analysis as plots
 from fulcra_utils.runs.claims import load_reported

@@ -8,7 +8,6 @@ from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 from fulcra_utils.stats.agreement import (
     STATISTICS,
     cohen_kappa,
-    count_labels,
     gwet_ac1,
     krippendorff_alpha,
     measure_agreement,
@@ -60,6 +59,10 @@ def random_ratings(seed=0, n_annotators=3, n_units=200, missing=0.1):
     return np.where(rng.random(noisy.shape) < missing, np.nan, noisy)
 
 
+def count_labels(ratings):
+    return np.stack([(ratings == label).sum(axis=0) for label in (-1, 0, 1)], axis=-1)
+
+
 def value_of(table, statistic, name="overall"):
     return table[(table.name == name) & (table.statistic == statistic)].iloc[0]
 
@@ -72,7 +75,7 @@ def test_sums_give_what_statsmodels_gives():
     assert value_of(found, "cohen").value == pytest.approx(cohens_kappa(cross, return_results=False), abs=1e-12)
     three = random_ratings(n_annotators=3)
     complete = three[:, np.isfinite(three).all(axis=0)]
-    expected = statsmodels_fleiss(count_labels(complete, (-1, 0, 1)))
+    expected = statsmodels_fleiss(count_labels(complete))
     found = measure_agreement(three[:, :, None], ["x"], draws=0)
     assert value_of(found, "fleiss").value == pytest.approx(expected, abs=1e-12)
     assert np.isnan(value_of(found, "cohen").value)
@@ -87,7 +90,7 @@ def test_table_equals_single_functions_with_missing_ratings():
         assert value_of(table, "alpha_ordinal", name).value == pytest.approx(krippendorff_alpha(single, "ordinal"))
         assert value_of(table, "ac1", name).value == pytest.approx(gwet_ac1(single))
         complete = single[:, np.isfinite(single).all(axis=0)]
-        expected = statsmodels_fleiss(count_labels(complete, (-1, 0, 1)))
+        expected = statsmodels_fleiss(count_labels(complete))
         assert value_of(table, "fleiss", name).value == pytest.approx(expected)
     pooled = ratings.transpose(0, 2, 1).reshape(3, -1)
     assert value_of(table, "alpha_nominal").value == pytest.approx(krippendorff_alpha(pooled))

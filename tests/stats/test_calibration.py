@@ -49,7 +49,7 @@ def test_error_of_a_constant_guess_is_its_distance_from_the_truth():
     labels = np.array([[1.0]] * 40 + [[0.0]] * 60)
     np.testing.assert_allclose(classwise_calibration_error(p, labels), [0, 0.3, 0.3])
     assert np.isnan(classwise_calibration_error(p, np.full((100, 1), np.nan))).all()
-    assert sum(row["n"] for row in reliability(p, labels)) == 300
+    assert reliability(p, labels).n.sum() == 300
 
 
 def test_chance_explains_the_error_of_right_probabilities_alone():
@@ -77,9 +77,10 @@ def test_too_few_cases_give_no_limit():
     assert np.isnan(fit_conformal(p, np.ones_like(labels))).all()
     limits = fit_conformal(np.repeat(p, 2, axis=0), np.ones((58, 1)))
     assert np.isfinite(limits[0, 2]) and np.isnan(limits[0, :2]).all()
-    assert measure_sets(np.ones((29, 1, 3), dtype=bool), labels, limits, ["v"])[0]["calibrated"] is False
+    sets = measure_sets(np.ones((29, 1, 3), dtype=bool), labels, limits, ["v"])
+    assert sets.calibrated.tolist() == [False, False, True]
     labels[:] = 1
-    half = measure_sets(np.arange(29)[:, None, None] < np.full((1, 1, 3), 10), labels, limits, ["v"])[2]
+    half = measure_sets(np.arange(29)[:, None, None] < np.full((1, 1, 3), 10), labels, limits, ["v"]).iloc[2]
     assert (half["coverage"], half["low"], half["high"]) == pytest.approx((10 / 29, *wilson_interval(10, 29)))
 
 
@@ -96,4 +97,4 @@ def test_cuts_are_those_of_the_grid_that_win():
 
 def test_support_says_what_cannot_be_said():
     rows = tabulate_support(np.array([[1.0]] * 4 + [[0.0]] * 100), ["hedonism"])
-    assert rows[0]["reading"] == "too few labels to say anything (4 touched, 50 needed)"
+    assert rows.reading[0] == "too few labels to say anything (4 touched, 50 needed)"

@@ -53,7 +53,9 @@ def test_omega_equals_the_factor_model():
 
 def test_spearman_brown_is_alpha_of_two_equal_spreads():
     rows = np.column_stack([ATTITUDE[:, 0], ATTITUDE[:, 0].std() / ATTITUDE[:, 1].std() * ATTITUDE[:, 1]])
-    assert structure.spearman_brown(rows) == pytest.approx(structure.cronbach_alpha(rows))
+    r = np.corrcoef(rows, rowvar=False)[0, 1]
+    spearman_brown = structure.cronbach_alpha(rows, standardise=True)
+    assert spearman_brown == pytest.approx(structure.cronbach_alpha(rows)) == pytest.approx(2 * r / (1 + r))
 
 
 def test_reliability_limits():
@@ -61,8 +63,8 @@ def test_reliability_limits():
     assert np.isnan(structure.cronbach_alpha(np.ones((9, 3))))
     assert np.isnan(structure.mcdonald_omega(np.ones((99, 3))))
     assert np.isnan(structure.mcdonald_omega(ATTITUDE[:5]))
-    assert np.isnan(structure.spearman_brown(np.column_stack([np.ones(5), np.arange(5.0)])))
-    assert np.isnan(structure.spearman_brown(np.column_stack([np.arange(5.0), -np.arange(5.0)])))
+    assert np.isnan(structure.cronbach_alpha(np.column_stack([np.ones(5), np.arange(5.0)]), True))
+    assert np.isnan(structure.cronbach_alpha(np.column_stack([np.arange(5.0), -np.arange(5.0)]), True))
 
 
 @pytest.mark.parametrize(("n_items", "n_rows", "method"), [
