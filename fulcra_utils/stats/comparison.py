@@ -45,8 +45,8 @@ def compare_paired(first: np.ndarray, second: np.ndarray, level: float = 0.95,
     mean = d.sum(axis=0) / n
     sums = np.array([np.bincount(codes, column) for column in (d - mean).T])
     error = np.sqrt((free + 1) / free * (sums**2).sum(axis=1)) / n
-    half = sps.t.ppf((1 + level) / 2, free) * error
-    t = mean / np.where(error > 1e-12 * (1 + np.abs(mean)), error, np.nan)
+    error *= error > 1e-12 * (1 + np.abs(mean))  # constant differences are sure
+    half, t = sps.t.ppf((1 + level) / 2, free) * error, mean / np.where(error == 0, np.nan, error)
     spread = np.sqrt(((d - mean) ** 2).sum(axis=0) / (n - 1 or np.nan))
     return {"n": np.full(mean.shape, len(d)), "difference": mean, "low": mean - half, "high": mean + half, "t": t,
             "p": 2 * sps.t.sf(np.abs(t), free), "effect": mean / np.where(np.isnan(t), np.nan, spread)}

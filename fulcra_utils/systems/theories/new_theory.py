@@ -11,7 +11,7 @@ from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
 from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.evaluator.training import Examples, TrainingSettings, train_evaluator
-from fulcra_utils.stats.correlation import correlate
+from fulcra_utils.stats.comparison import correlate
 from fulcra_utils.theory.theory import Theory, lift_to
 
 BY_WORDS = "the run's evaluator, by definitions alone"
