@@ -168,11 +168,10 @@ def embed(texts: Sequence[str], encoder: Encoder, batch_size: int = 64, progress
     if not texts:
         return vectors
     ids = encoder.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-    device = encoder.model.device
     for rows in iterate_buckets([len(i) for i in ids], batch_size, progress, "embedding"):
-        batch = encoder.tokenizer.pad({"input_ids": [ids[r] for r in rows]}, return_tensors="pt").to(device)
+        batch = encoder.tokenizer.pad({"input_ids": [ids[r] for r in rows]}, return_tensors="pt")
         with torch.inference_mode():
-            states = encoder.model(**batch).last_hidden_state
+            states = encoder.model(**batch.to(encoder.model.device)).last_hidden_state
         pooled = torch.nn.functional.normalize(mean_pool(states, batch["attention_mask"]), dim=-1)
         vectors[rows] = pooled.float().cpu().numpy()
     return vectors

@@ -87,8 +87,7 @@ class ValueEvaluator(PreTrainedModel):
         n_dims, width = len(config.dimensions), encoder_config.hidden_size
         pooled = encoder_config.model_type in {"bert", "roberta", "xlm-roberta"}    # nothing here uses the pooler
         self.encoder = AutoModel.from_config(encoder_config, **({"add_pooling_layer": False} if pooled else {}))
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(0.1)
         self.from_definition = nn.Linear(width, 4 * width)            # W
@@ -360,9 +359,8 @@ def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def read_config(folder: str | Path) -> dict:
+def read_config(folder: Path) -> dict:
     """Return the config of an evaluator folder; EvaluatorError when that is none, or has no safetensors weights."""
-    folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise EvaluatorError(f"The folder {folder} is no evaluator: it has no config.json.")
