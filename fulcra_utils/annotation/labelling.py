@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.annotation import questions
-from fulcra_utils.annotation.questions import ItemLabels, vote_labels
 from fulcra_utils.annotation.review import NONE_DECIDED, apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
@@ -117,7 +116,7 @@ class Annotation:
         for form, n, items in self.jobs:
             yield questions.render_question(self.theory, self.rows[n].dialogue, items, form)
 
-    def check(self, number: int, answer: Answer) -> tuple[ItemLabels, list[str], float]:
+    def check(self, number: int, answer: Answer) -> tuple[questions.ItemLabels, list[str], float]:
         """Read an answer for `ask_all`."""
         form, _, items = self.jobs[number]
         read = questions.read_answer(answer.text, self.theory, items, form, answer.finish_reason,
@@ -132,24 +131,31 @@ class Annotation:
         self.form_labels = np.full((len(self.forms), len(self.rows), self.theory.n_items), np.nan)
         reasons, whys = np.full((2, *self.form_labels.shape), "", dtype=object)
         self.thoughts, self.reasons, self.open = [""] * len(self.rows), *([{} for _ in self.rows] for _ in "ab")
-        answers = {form: ([], []) for form in self.forms}  # new ones, and stored ones
         for (form, n, items), outcome in zip(self.jobs, outcomes, strict=True):
             at, read = (self.forms.index(form), n, list(items)), outcome.value
-            for kept, given in zip(answers[form], (outcome.new, outcome.old), strict=True):
-                kept.extend(given)
             if read is None:
                 whys[at] = outcome.error
             else:
                 self.form_labels[at], reasons[at], whys[at] = read.labels, read.reasons, read.open
                 self.thoughts[n] = "\n\n".join(filter(None, (self.thoughts[n], read.thoughts)))
-        self.costs = pd.DataFrame([_sum_costs(form, self.n_replies, *answers[form], price) for form in self.forms])
-        self.labels, self.margin = vote_labels(self.form_labels)
+        self.costs = pd.DataFrame([self._sum_costs(form, outcomes, price) for form in self.forms])
+        self.labels, self.margin = questions.vote_labels(self.form_labels)
         for n, i in np.argwhere(self.labels != 0):
             item, votes = self.theory.items[i], self.form_labels[:, n, i]
             if np.isnan(self.labels[n, i]):
-                self.open[n][item] = self.rows[n].problem or _tell_open(self.forms, votes, whys[:, n, i])
+                tie = ", ".join(f"{form} {int(v):+d}" for form, v in zip(self.forms, votes, strict=True) if v == v)
+                why = f"the forms tie: {tie}" if tie else "; ".join(dict.fromkeys(whys[:, n, i]))
+                self.open[n][item] = self.rows[n].problem or why
             elif said := list(filter(None, reasons[votes == self.labels[n, i], n, i])):
                 self.reasons[n][item] = said[0]
+
+    def _sum_costs(self, form: str, outcomes: Sequence[Outcome], price: Price) -> dict[str, Any]:
+        mine = [outcome for (name, _, _), outcome in zip(self.jobs, outcomes, strict=True) if name == form]
+        new, old = ([answer for outcome in mine for answer in getattr(outcome, age)] for age in ("new", "old"))
+        return {"form": form, "replies": self.n_replies, "calls": len(new) + len(old), "paid_now": len(new),
+                "tokens_in": sum(a.tokens_in for a in new + old), "tokens_out": sum(a.tokens_out for a in new + old),
+                **{name: sum((a.find_cost(price) for a in answers), 0.0)
+                   for name, answers in (("cost", new), ("paid_before", old))}}
 
 
 def plan_annotation(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, forms: Sequence[str], cache: AnswerCache,
@@ -174,20 +180,6 @@ def annotate_rows(rows: Sequence[Row], theory: Theory, endpoint: Endpoint, cache
     return sheet
 
 
-def _tell_open(forms: Sequence[str], votes: np.ndarray, whys: Sequence[str]) -> str:
-    if np.isfinite(votes).any():
-        said = ", ".join(f"{form} {int(v):+d}" for form, v in zip(forms, votes, strict=True) if np.isfinite(v))
-        return f"the forms tie: {said}"
-    return "; ".join(dict.fromkeys(whys))
-
-
-def _sum_costs(form: str, n_rows: int, new: list[Answer], old: list[Answer], price: Price) -> dict[str, Any]:
-    return {"form": form, "replies": n_rows, "calls": len(new) + len(old), "paid_now": len(new),
-            "tokens_in": sum(a.tokens_in for a in new + old), "tokens_out": sum(a.tokens_out for a in new + old),
-            "cost": sum((a.find_cost(price) for a in new), 0.0),
-            "paid_before": sum((a.find_cost(price) for a in old), 0.0)}
-
-
 def compare_forms(form_labels: np.ndarray, costs: pd.DataFrame, people: np.ndarray) -> pd.DataFrame:
     """Return what each form costs and how far its labels agree with the vote of the *other* forms and with people.
 
@@ -195,7 +187,7 @@ def compare_forms(form_labels: np.ndarray, costs: pd.DataFrame, people: np.ndarr
     """
     rows = []
     for f, own in enumerate(form_labels):
-        others = vote_labels(np.delete(form_labels, f, axis=0))[0]
+        others = questions.vote_labels(np.delete(form_labels, f, axis=0))[0]
         rows.append(_agree(own, others, "others") | _agree(own, people, "people"))
     shown = costs[["form", "calls", "tokens_in", "tokens_out"]].assign(cost=costs.cost + costs.paid_before)
     return pd.concat([shown, pd.DataFrame(rows)], axis=1)

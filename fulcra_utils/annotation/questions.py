@@ -24,7 +24,6 @@ from fulcra_utils.llm.endpoints import Question
 from fulcra_utils.theory.theory import Theory, normalise
 
 FORMS = ("all", "sets", "single")
-TOKENS_A_LABEL = 35  # of an answer: item, label and a short reason
 NOTHING_LISTED = "the answer lists nothing, and did so once only"
 PROMPT = Template((DATA / "prompts" / "annotation.md").read_text(encoding="utf-8"))
 ENGLISH = set((DATA / "prompts" / "english.txt").read_text(encoding="utf-8").split())
@@ -78,8 +77,8 @@ def render_question(theory: Theory, dialogue: Dialogue, items: Sequence[int], fo
     told = PROMPT.render(theory=theory, dimensions=dimensions, items=items, form=form)
     asked = f"{turns}\n\nLabel the reply in turn {len(dialogue.turns)}. Answer with the JSON object only."
     messages = ({"role": "system", "content": told}, {"role": "user", "content": asked})
-    n_listed = min(len(items), 4 + len(items) // 10)  # how many labels an answer typically lists
-    return Question(messages, answer_schema(theory, items), theory_version(theory), 15 + TOKENS_A_LABEL * n_listed)
+    n_listed = min(len(items), 4 + len(items) // 10)  # labels that an answer typically lists, of 35 tokens
+    return Question(messages, answer_schema(theory, items), theory_version(theory), 15 + 35 * n_listed)
 
 
 def answer_schema(theory: Theory, items: Sequence[int]) -> dict[str, Any]:

@@ -5,8 +5,6 @@ store, so decisions survive every new start. Of several for one cell the latest 
 all are kept: by `when`; one without a time comes after all that stand above it.
 """
 
-from __future__ import annotations
-
 import csv
 import html
 import io
@@ -17,7 +15,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +24,6 @@ from fulcra_utils.annotation.questions import vote_labels
 from fulcra_utils.common.files import write_table
 from fulcra_utils.dataset.labelled import SIGNS
 from fulcra_utils.theory.theory import Theory, normalise
-
-if TYPE_CHECKING:
-    from ipywidgets import VBox
 
 DECISION_COLUMNS = ["row_id", "name", "label", "who", "when", "note"]
 NONE_DECIDED = pd.DataFrame(columns=DECISION_COLUMNS)
@@ -310,7 +305,7 @@ def describe_name(name: str, theory: Theory) -> str:
 
 
 def review_widget(queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory, decisions: str | Path,
-                  who: str = "") -> VBox:
+                  who: str = "") -> Any:
     """Return a form for a notebook (ipywidgets) that shows one case after the other and stores each decision.
 
     Queue and texts as in `write_review_csv`; every click is added to the CSV file `decisions` at once, under the name

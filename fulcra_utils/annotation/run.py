@@ -12,7 +12,6 @@ import pandas as pd
 from fulcra_utils.annotation import labelling
 from fulcra_utils.annotation import review as people
 from fulcra_utils.annotation.label_studio import import_label_studio
-from fulcra_utils.annotation.labelling import ROWS, Annotation, Row, identify_rows
 from fulcra_utils.annotation.questions import FORMS
 from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.dataset.labelled import items_to_vectors
@@ -100,14 +99,14 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     beside = Path(f"{output_path}.decisions.csv")
     decisions = Path(decisions) if decisions else beside if beside.exists() else None
     files = [release / name for name in ("README.md", "data/train.jsonl", "data/train.parquet") if release]
-    check_outputs([(output_path, ROWS), *([(review, (".csv",))] if review else []), *(
+    check_outputs([(output_path, labelling.ROWS), *([(review, (".csv",))] if review else []), *(
         (path, ()) for path in (folder / "answers.sqlite", *files))], filter(None, (input_path, decisions, prices)))
     if review:
         people.refuse_decided(review)
     read = import_label_studio if decisions and decisions.suffix == ".json" else people.read_decisions
     decided = read(decisions, theory) if decisions else people.NONE_DECIDED
     rows = labelling.read_rows(input_path, prompt_field, response_field)
-    n_decisions, (decided, unused) = len(decided), people.match_decisions(decided, *identify_rows(rows))
+    n_decisions, (decided, unused) = len(decided), people.match_decisions(decided, *labelling.identify_rows(rows))
     with nullcontext() if dry_run else lock_output(output_path):
         with closing(AnswerCache(None if dry_run and not folder.exists() else folder)) as store:
             plan = labelling.plan_annotation(rows, theory, endpoint, forms, store, price)
@@ -127,7 +126,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     return report
 
 
-def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path, price_like: str,
+def try_forms(rows: Sequence[labelling.Row], theory: Theory, model: str, cache: str | Path, price_like: str,
               decided: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return what the three forms would take (`plan_annotation`), and, where a model is named, what they gave.
 
@@ -145,7 +144,7 @@ def try_forms(rows: Sequence[Row], theory: Theory, model: str, cache: str | Path
     return plan, labelling.compare_forms(made.form_labels, made.costs, of_items)
 
 
-def _decide(annotation: Annotation, decided: pd.DataFrame, report: AnnotateReport, made: dict) -> list[dict[str, Any]]:
+def _decide(annotation: labelling.Annotation, decided: pd.DataFrame, report: AnnotateReport, made: dict) -> list[dict]:
     """Let people's decisions win, note in the report what is left open, and return the labelled rows."""
     theory, several, report.costs, out = annotation.theory, len(annotation.forms) > 1, annotation.costs, []
     of_items, by_item = people.apply_decisions(None, theory.items, annotation.row_ids, decided)
@@ -170,7 +169,7 @@ def _decide(annotation: Annotation, decided: pd.DataFrame, report: AnnotateRepor
     return out
 
 
-def _write_queue(path: str | Path, annotation: Annotation, decided: pd.DataFrame) -> Path:
+def _write_queue(path: str | Path, annotation: labelling.Annotation, decided: pd.DataFrame) -> Path:
     usable = [(n, row_id, row.dialogue.prompt, row.dialogue.response) for n, (row_id, row) in enumerate(zip(
         annotation.row_ids, annotation.rows, strict=True)) if row.dialogue]
     texts = pd.DataFrame(usable, columns=["n", "row_id", "prompt", "response"])
@@ -179,7 +178,7 @@ def _write_queue(path: str | Path, annotation: Annotation, decided: pd.DataFrame
     return people.write_review_csv(path, queue, texts)
 
 
-def _agreement(annotation: Annotation) -> pd.DataFrame | None:
+def _agreement(annotation: labelling.Annotation) -> pd.DataFrame | None:
     """Return the agreement among the forms per dimension, with intervals over prompts; None with one form."""
     if len(annotation.forms) < 2:
         return None

@@ -152,10 +152,10 @@ class _Session:
         url, query, timeout = self.endpoint.url, self.endpoint.query, self.endpoint.timeout
         is_azure = "api-version" in query
         url += f"/deployments/{self.endpoint.model}" if is_azure and url.endswith("/openai") else ""
-        own = self.endpoint.is_local  # a proxy of the environment cannot reach this machine
+        # a proxy of the environment cannot reach this machine
         return AsyncOpenAI(base_url=url, api_key=self.key, max_retries=0, timeout=timeout, default_query=query,
                            default_headers={"api-key": self.key} if is_azure else None,
-                           http_client=DefaultAsyncHttpxClient(trust_env=not own, timeout=timeout))
+                           http_client=DefaultAsyncHttpxClient(trust_env=not self.endpoint.is_local, timeout=timeout))
 
     async def _ask(self, number: int, question: Question) -> Outcome:
         """Ask until an answer is free of faults, or the asks of this run are used up; keep the best."""

@@ -21,11 +21,8 @@ from fulcra_utils.dataset.texts import split_thoughts
 
 PRICES = DATA / "prices.yaml"
 DEFAULT_URL = "https://api.openai.com/v1"
-LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
-_DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
 _KINDS = {**dict.fromkeys(("extra_headers", "extra_query"), (dict[str, str], "names with texts")),
           **dict.fromkeys(("max_tokens", "max_completion_tokens"), (int, "a whole number"))}
-_SECRET = re.compile(r"key|token|secret|sig|password|auth|code", re.I)
 
 
 class EndpointError(ValueError):
@@ -107,13 +104,14 @@ class Endpoint(BaseModel):
     @property
     def address(self) -> str:
         """Return the address without user name, password and keys, as it may be written down."""
-        query = {name: value for name, value in self.query.items() if not _SECRET.search(name)}
+        query = {name: value for name, value in self.query.items() if not re.search(
+            "key|token|secret|sig|password|auth|code", name, re.I)}
         return urlunsplit(self._parts._replace(netloc=self._parts.netloc.rpartition("@")[2], query=urlencode(query)))
 
     @property
     def is_local(self) -> bool:
         """Return whether the server stands on this machine."""
-        return self._parts.hostname in LOOPBACK
+        return self._parts.hostname in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
     def read_key(self) -> str:
         """Return the key from the environment; a placeholder for an address of one's own that needs none.
@@ -175,7 +173,7 @@ def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) ->
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         bare = re.split("[:@]", model.lower().rpartition("/")[2])[0]
-        names = (model, model.rpartition("/")[2], bare, _DATED.sub("", bare))
+        names = (model, model.rpartition("/")[2], bare, re.sub(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$", "", bare))
         name = next((name for name in names if name in table["models"]), "")
         if model.endswith(":free") or (is_local and not name):
             return Price(0.0, 0.0, str(table["date"]), is_local, model)
