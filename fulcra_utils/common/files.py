@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -155,16 +156,9 @@ def json_line(row: dict[str, Any]) -> str:
     >>> json_line({"a": b"\\xff", "b": float("-inf"), "c": "\\u2028é"})
     '{"a": "/w==", "b": "-Infinity", "c": "\\\\u2028é"}\\n'
     """
-    try:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError):
-        row = make_plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
-        text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(row)
-    return text.translate({n: f"\\u{n:04x}" for n in (0x85, 0x2028, 0x2029)}) + "\n"
+    plain = make_plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
+    text = json.dumps(plain, ensure_ascii=False)
+    return re.sub(r"[\ud800-\udfff\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def keep_fields(fields: dict[str, Any], added: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
