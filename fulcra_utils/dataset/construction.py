@@ -5,23 +5,16 @@ once, from the first; an annotated row takes the risk categories of its prompt f
 given the public labels when it is theirs or refines theirs, else its labelled sample, else dialogues without labels.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.labelled import (
-    Reader,
-    ValueDataset,
-    read_dataset,
-    read_preferences,
-    read_prompts,
-    read_scored,
-)
+from fulcra_utils.dataset import labelled
+from fulcra_utils.dataset.labelled import Reader, ValueDataset, read_dataset
 from fulcra_utils.dataset.sources import Fetched, load_sources
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.dataset.texts import is_refusal
@@ -88,9 +81,10 @@ def build_run_data(theory: Theory, fetched: Fetched | None = None, seed: int = 2
     """
     fetched = fetched or Fetched()
     annotated, labels_from = _read_annotated(theory, fetched)
-    scored = {name: read_scored(path, theory) for name, path in _pick_files(fetched, "scored", theory.name).items()}
-    pools = {name: read_prompts(path) for name, path in _pick_files(fetched, "prompts").items()}
-    pairs = {name: read_preferences(path) for name, path in _pick_files(fetched, "preferences").items()}
+    scored = _pick_files(fetched, "scored", theory.name)
+    scored = {name: labelled.read_scored(path, theory) for name, path in scored.items()}
+    pools = {name: labelled.read_prompts(path) for name, path in _pick_files(fetched, "prompts").items()}
+    pairs = {name: labelled.read_preferences(path) for name, path in _pick_files(fetched, "preferences").items()}
     pools = pools or {name: _sample_prompts(data) for name, data in annotated.items()}
     pairs = pairs or {name: _rated_pairs(data.table) for name, data in annotated.items()}
     had, problems = _report({**annotated, **scored}, {**pools, **pairs})
@@ -211,16 +205,9 @@ def _read_annotated(theory: Theory, fetched: Fetched) -> tuple[dict[str, ValueDa
             why = next((f"line {p.line}, {p.field}: {p.reason}" for p in data.problems.itertuples()), "it is empty")
             raise ValueError(f"{path}: no row could be read; {why}")
         return {"sample": data}, f"the embedded sample {path.name}"
-    sources = load_sources()
-    bare = {name: read_dataset(path, sources[name].theory) for name, path in _pick_files(fetched, "annotated").items()}
-    bare = bare or {"sample": read_dataset(path, path.stem)}
-    return {name: _forget_labels(data, theory) for name, data in bare.items()}, "nowhere: dialogues without labels"
-
-
-def _forget_labels(data: ValueDataset, theory: Theory) -> ValueDataset:
-    n, problems = len(data.table), data.problems[~data.problems.field.isin(["value_items", "value_types"])]
-    return replace(data, vectors=np.full((n, theory.n_dims), np.nan), problems=problems, raw_labels=Counter(),
-                   item_labels=np.zeros((n, theory.n_items), dtype=np.int8))
+    bare, nothing = _pick_files(fetched, "annotated"), (np.full(theory.n_dims, np.nan), np.zeros(theory.n_items))
+    return {name: Reader(path, theory).gather(lambda row: nothing)
+            for name, path in (bare or {"sample": path}).items()}, "nowhere: dialogues without labels"
 
 
 def _sample_prompts(data: ValueDataset) -> pd.DataFrame:
@@ -237,11 +224,11 @@ def _rated_pairs(table: pd.DataFrame) -> pd.DataFrame:
     return ends[ends.best - ends.worst >= 2].reset_index()[["prompt", "chosen", "rejected", "line"]]
 
 
-def _report(labelled: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> tuple[dict, pd.DataFrame]:
+def _report(annotated: dict[str, ValueDataset], plain: dict[str, pd.DataFrame]) -> tuple[dict, pd.DataFrame]:
     """Return how many rows of each file were read and kept, and the problems of all files."""
     had = {name: {"read": data.n_read, "kept": len(data.table),
-                  "annotated": int(np.isfinite(data.vectors).any(axis=1).sum())} for name, data in labelled.items()}
-    problems, columns = {name: data.problems for name, data in labelled.items()}, ["line", "field", "text", "reason"]
+                  "annotated": int(np.isfinite(data.vectors).any(axis=1).sum())} for name, data in annotated.items()}
+    problems, columns = {name: data.problems for name, data in annotated.items()}, ["line", "field", "text", "reason"]
     for name, table in plain.items():
         had.setdefault(name, {"read": table.attrs.get("n_read"), "kept": len(table)})
         problems.setdefault(name, pd.DataFrame(table.attrs.get("problems", []), columns=columns))

@@ -31,7 +31,6 @@ from fulcra_utils.theory.theory import Theory, load_theory
 
 SIGNS = {"+1": 1, "-1": -1, "\N{MINUS SIGN}1": -1, "0": 0, "+0": 0, "1": 1, "1+": 1, "=1": 1, "1-": -1, "=-1": -1,
          "-0": 0}
-WELL_WRITTEN = {"+1", "-1", "0"}
 CHUNK = 20_000  # rows held as Python objects at a time
 SCHEMA = pa.schema([
     *((name, pa.large_string()) for name in ("prompt", "response", "query_source", "response_source")),
@@ -329,7 +328,7 @@ class Reader:
             if parent and parent.find_dimension(text) is not None:
                 return None, 0, ""  # a label of the parent theory: the vectors come from the items
             return None, 0, f"is no {what} of {theory.name}, label dropped"
-        reasons = [f"sign written {sign!r}, read as {SIGNS[sign]:+d}"] if sign not in WELL_WRITTEN else []
+        reasons = [f"sign written {sign!r}, read as {SIGNS[sign]:+d}"] if sign not in ("+1", "-1", "0") else []
         reasons += [f"read as {names[index]!r}"] if text != names[index] else []
         return index, SIGNS[sign], "; ".join(reasons)
 

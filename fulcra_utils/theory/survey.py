@@ -118,8 +118,7 @@ def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
 
 def _read_weights(column: pd.Series) -> pd.Series:
     weights = pd.to_numeric(column, errors="coerce").astype(float)
-    bad = column[~((weights >= 0) & (weights < np.inf))]
-    if len(bad):
+    if len(bad := column[~((weights >= 0) & (weights < np.inf))]):
         raise SurveyError(f"{len(bad)} weights in column {column.name!r} are negative or missing or no number (with a "
                           f"decimal point); the first is '{bad.iloc[0]}' in row {bad.index[0] + 1}.")
     return weights

@@ -87,8 +87,7 @@ def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
     theory = load_theory(theory)
     if isinstance(target, Target):
         if target.dimensions != theory.dimensions:
-            raise TargetError(f"target {target.name} has {len(target.dimensions)} dimensions of another theory, "
-                              f"{theory.name} has {theory.n_dims}.")
+            raise TargetError(f"target {target.name} has the dimensions of another theory than {theory.name}.")
         return target
     path = find_yaml(target, TARGETS, "target", TargetError)
     return _build(_read(path), theory, path)
@@ -211,8 +210,7 @@ def _check_keys(raw: dict, theory: Theory, path: Path) -> None:
 
 def _range(value: object, theory: Theory, place: str) -> tuple[float, float]:
     low, high = theory.score_range
-    if not isinstance(value, dict):
-        value = {"at_least": value, "at_most": value}
+    value = value if isinstance(value, dict) else {"at_least": value, "at_most": value}
     if not value or set(value) - {"at_least", "at_most"}:
         raise TargetError(f"{place}: a range has at_least, at_most or both.")
     bounds = tuple(_number(value.get(k, end), low, high, place) for k, end in (("at_least", low), ("at_most", high)))
