@@ -36,16 +36,14 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from fulcra_utils.alignment.audit import check_audit, compare_rewards
-from fulcra_utils.alignment.reward import Reward
+from fulcra_utils.alignment.reward import Reward, RewardAuditError, compare_rewards
 from fulcra_utils.alignment.startmodel import save_policy
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies
 
-TRAINED = ("rloo", "grpo", "dpo")
-METHODS = (*TRAINED, "best-of-n", "system-prompt")
+METHODS = ("rloo", "grpo", "dpo", "best-of-n", "system-prompt")
 HISTORY = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
            "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 LEAST = {"steps": 1, "prompts_per_step": 1, "replies_per_prompt": 2, "micro_batch": 0, "max_new_tokens": 1,
@@ -160,11 +158,10 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     """
     settings, folder, prompts = settings or AlignSettings(), Path(folder), list_texts(prompts, "Prompt")
     model, tokenizer = load_policy(start, chat_template)
-    if settings.method not in TRAINED:
-        if settings.method == "best-of-n":
-            system = None
-        elif not system:
+    if settings.method not in METHODS[:3]:
+        if settings.method == "system-prompt" and not system:
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
+        system = system if settings.method == "system-prompt" else None
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     context = getattr(model.config, "max_position_embeddings", None) or 10**9
     room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)
@@ -173,8 +170,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     known, found = _find_run(folder, mark, reward, replace)
     if found.get("finished"):
         return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), found["stopped"], None, reward)
-    audit = audit_start(model, tokenizer, reward, usable, settings)
-    check_audit(audit, allow_faults)
+    audit = audit_start(model, tokenizer, reward, usable, settings, allow_faults)
     state = {"fingerprint": mark, "rewards": [known], "settings": asdict(settings)}
     if _is_main():
         write_json(folder / "align.json", state | {"finished": False})
@@ -191,12 +187,17 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
             write_json(folder / "align.json", state | {"rewards": [*state["rewards"], _identify(reward)[0]]})
 
 
-def audit_start(model, tokenizer, reward: Reward, prompts: Sequence[str], settings: AlignSettings) -> pd.DataFrame:
+def audit_start(model, tokenizer, reward, prompts, settings: AlignSettings, allow_faults: bool) -> pd.DataFrame:
     """Compare the reward of degenerate replies with that of the start model's own samples for the first 64 prompts."""
-    asked = list(prompts[:64])
+    asked = prompts[:64]
     own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
     kinds = write_degenerate_replies(asked, **getattr(reward, "degenerate", {}))
-    return compare_rewards(reward, asked, own["response"].tolist(), kinds)
+    audit = compare_rewards(reward, asked, own["response"].tolist(), kinds)
+    faults = audit.loc[audit["is_fault"], "kind"].tolist()
+    if faults and not allow_faults:
+        raise RewardAuditError(f"the reward ranks degenerate replies above the good ones: {', '.join(faults)}; "
+                               "training would learn them.")
+    return audit
 
 
 def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> list[dict[str, list[dict[str, str]]]]:
@@ -206,12 +207,10 @@ def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> list[dict[str
     >>> [pair["chosen"] for pair in rank_pairs(replies, [0.0, 1.0, 0.5, 0.5])]
     [[{'role': 'assistant', 'content': 'y'}]]
     """
-    rows = []
-    for prompt, part in replies.assign(reward=list(rewards)).groupby("prompt", sort=False):
-        best, worst = (part.loc[place] for place in (part["reward"].idxmax(), part["reward"].idxmin()))
-        if best["reward"] > worst["reward"]:
-            rows.append({"prompt": _say("user", prompt), "chosen": _say("assistant", best["response"]),
-                         "rejected": _say("assistant", worst["response"])})
+    ranked = replies.assign(reward=list(rewards)).groupby("prompt", sort=False)
+    rows = [{"prompt": _say("user", prompt), "chosen": _say("assistant", part.loc[part["reward"].idxmax(), "response"]),
+             "rejected": _say("assistant", part.loc[part["reward"].idxmin(), "response"])}
+            for prompt, part in ranked if part["reward"].max() > part["reward"].min()]
     if not rows:
         raise PolicyError("all replies to each prompt earn the same reward, so there is nothing to prefer.")
     return rows
@@ -243,8 +242,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, state) ->
         with tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}", disable=not _is_main()) as watch.bar:
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).rename(columns=HISTORY)
-    history = history[[name for name in HISTORY.values() if name in history]]
-    trainer.accelerator.wait_for_everyone()
+    history = history.filter(items=HISTORY.values())
     if trainer.accelerator.is_main_process:
         trained = trainer.accelerator.unwrap_model(trainer.model)
         save_policy(trained.merge_and_unload() if settings.lora_rank else trained, tokenizer, folder)
@@ -290,8 +288,8 @@ def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict
         "gradient_accumulation_steps": samples // (micro * world), "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "constant", "seed": settings.seed, "logging_steps": 1, "save_steps": settings.save_every,
         "save_total_limit": 1, "report_to": "none", "disable_tqdm": True, "use_cpu": not gpu,
-        "bf16": gpu and torch.cuda.is_bf16_supported(), "gradient_checkpointing": False, "dataloader_pin_memory": False,
-        "beta": settings.beta, "disable_dropout": True,
+        "bf16": gpu and torch.cuda.is_bf16_supported(), "gradient_checkpointing": False, "beta": settings.beta,
+        "disable_dropout": True,
     }
 
 

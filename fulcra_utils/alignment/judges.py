@@ -27,7 +27,6 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.theory.theory import Theory
 
-N_NETWORKS, N_EPOCHS, MIN_STEPS = 3, 15, 200  # of an embedding scorer
 WORDS = {"sublinear_tf": True, "token_pattern": r"(?u)\b\w+'?\w*\b", "dtype": np.float32}
 
 
@@ -235,8 +234,8 @@ def _fit_networks(features: np.ndarray, labels: np.ndarray, seed: int, bounded: 
     inputs, known = torch.from_numpy(features), torch.from_numpy(np.isfinite(labels))
     wanted = torch.from_numpy(np.nan_to_num(labels).astype(np.float32))
     per_epoch = -(-len(inputs) // 128)
-    epochs, networks = max(N_EPOCHS, -(-MIN_STEPS // per_epoch)), []
-    for member in range(N_NETWORKS):
+    epochs, networks = max(15, -(-200 // per_epoch)), []
+    for member in range(3):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 * seed + member)
             network = torch.nn.Sequential(

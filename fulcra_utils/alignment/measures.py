@@ -54,11 +54,10 @@ def draw_replies(folder: str | Path, start: str | Path, prompts: Sequence[str], 
     model, tokenizer = load_policy(folder, chat_template)
     drawn = sample_replies(model, tokenizer, prompts, max_new_tokens, seed, temperature)
     texts = [(p + r, len(p)) for p, r in zip(drawn["prompt_ids"], drawn["reply_ids"], strict=True)]
-    own = score_tokens(model, tokenizer, texts, temperature=temperature)
-    before = own if Path(folder) == Path(start) else score_tokens(load_policy(start, chat_template)[0], tokenizer,
-                                                                  texts, temperature=temperature)
+    models = [model] if Path(folder) == Path(start) else [model, load_policy(start, chat_template)[0]]
+    sums = [score_tokens(each, tokenizer, texts, temperature=temperature) for each in models]
     table = drawn[["prompt", "response", "is_finished"]].assign(
-        n_tokens=[len(r) for r in drawn["reply_ids"]], logp=own, logp_start=before)
+        n_tokens=[len(r) for r in drawn["reply_ids"]], logp=sums[0], logp_start=sums[-1])
     table.attrs["key"] = key  # stands in the Parquet file
     if keep is not None:
         write_table(keep, table)
@@ -239,12 +238,11 @@ def average_vectors(scores: pd.DataFrame, dimensions: Sequence[str]) -> pd.DataF
     return _own(scores).groupby("policy", sort=False)[list(dimensions)].mean()
 
 
-def pick_examples(replies: dict[str, pd.DataFrame], scores: pd.DataFrame, before: str, after: str,
-                  n: int = 10) -> pd.DataFrame:
-    """Pick before and after replies by rule: every (N / n)-th prompt in the order of the judge's change."""
+def pick_examples(replies: dict[str, pd.DataFrame], scores: pd.DataFrame, before: str, after: str) -> pd.DataFrame:
+    """Pick ten before and after replies by rule: every (N / 10)-th prompt in the order of the judge's change."""
     wide = _by_prompt(scores)
     order = (wide[after] - wide[before]).sort_values(kind="stable")
-    rows = order.index[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]
+    rows = order.index[np.linspace(0, len(order) - 1, min(10, len(order))).round().astype(int)]
     picked = replies[before].loc[rows, ["prompt", "response"]].rename(columns={"response": "before"})
     return picked.assign(after=replies[after].loc[rows, "response"], change=order).rename_axis("row").reset_index()
 

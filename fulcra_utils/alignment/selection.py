@@ -98,11 +98,10 @@ def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
 
     Source: released evaluation code for l1 and l2; l1_mask is the released training reward, negated.
     """
-    rows = []
-    for source, part in replies.groupby("response_source", sort=True):
-        rows.append((source, len(part), *mean_interval(value_distance(part, target)),
-                     *mean_interval(value_distance(part, target, order=2)),
-                     mean_interval(value_distance(part, target, absence="mask"))[0], part["reward"].mean()))
+    rows = [(source, len(part), *mean_interval(value_distance(part, target)),
+             *mean_interval(value_distance(part, target, order=2)),
+             mean_interval(value_distance(part, target, absence="mask"))[0], part["reward"].mean())
+            for source, part in replies.groupby("response_source")]
     return pd.DataFrame(rows, columns=SOURCES)
 
 

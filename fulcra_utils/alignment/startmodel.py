@@ -123,8 +123,6 @@ def make_start(texts: dict[str, pd.DataFrame], folder: str | Path, settings: dic
 
 def draw_samples(start: StartModel, prompts: pd.DataFrame, settings: dict[str, Any], seed: int) -> pd.DataFrame:
     """Draw replies of the start model to 20 test prompts, none selected; too long prompts are left out."""
-    if not settings["train"]:
-        return pd.DataFrame(columns=["prompt", "response"])
     model, tokenizer = local.load_policy(start.source, settings["chat_template"])
     asked = take_test_prompts(prompts, "test", 20, seed)
     asked = local.keep_short_prompts(tokenizer, asked, settings["max_prompt_tokens"])
@@ -197,10 +195,7 @@ def train_policy(model: PreTrainedModel, pad: int, dialogues: list[tuple[list[in
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
-    """Save model and tokenizer for `from_pretrained`, dropout off; config.json comes last."""
-    for name in [k for k in model.config.to_dict() if k.endswith("dropout")]:
-        setattr(model.config, name, 0.0)
-    model.eval()
+    """Save model and tokenizer for `from_pretrained`; config.json comes last."""
     with quiet_loading():
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)

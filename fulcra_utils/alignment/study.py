@@ -30,7 +30,6 @@ from fulcra_utils.theory.targets import Target, list_targets, load_target
 from fulcra_utils.theory.theory import Theory
 
 NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
-SHARE_1X = 0.2  # of the scored training rows
 MIN_ROWS = 8
 
 
@@ -96,7 +95,7 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
     half = {h: labelled[(labelled["split"] == "train") & (labelled["half"] == h)] for h in "AB"}
     taught, pairs = (table[table["split"] == "train"] for table in (rated, preferences))
     small = taught[taught["half"] == "A"]
-    small = small.sample(n=min(len(small), round(SHARE_1X * len(taught))), random_state=seed)
+    small = small.sample(n=min(len(small), round(0.2 * len(taught))), random_state=seed)
     memory = fit.TextMemory(encoder)
     values, scalar = partial(fit.fit_value_scorer, memory, **options), partial(fit.fit_reward_model, memory, seed=seed)
     todo = {"reward": (values, half["A"]), "judge": (partial(fit.fit_judge, **options), half["B"]),
@@ -153,23 +152,20 @@ def measure_references(scored: pd.DataFrame, panel: dict[str, Any], target: Targ
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 
 
-def compare_targets(done: Trial, targets: Sequence[Target]) -> pd.DataFrame:
-    """Say for each target which policy's mean vector is nearest (`confuse_targets`); empty below two targets."""
-    trained = [t for t in targets if f"rloo-{t.name}" in done.replies]
+def compare_targets(means: pd.DataFrame, trained: Sequence[Target]) -> pd.DataFrame:
+    """Say for each target that was trained for which policy's mean vector is nearest; empty below two targets."""
     if len(trained) < 2:
         return pd.DataFrame()
-    means = measures.average_vectors(done.scores, trained[0].dimensions)
     means = means.loc[[f"rloo-{t.name}" for t in trained]].set_axis([t.name for t in trained])
     return measures.confuse_targets(means, trained, measures.group_targets(trained))
 
 
 def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     """List the runs that were repeated with other seeds, each as a point: three seeds make no interval."""
-    parts = summary["policy"].str.extract(r"^(.*?)(?:-s(\d+))?$")
-    table = summary.assign(run=parts[0], seed=parts[1].fillna("own"))
-    kept = ["run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share", "harmless"]
-    repeated = table[table["run"].duplicated(keep=False)].sort_values("run", kind="stable")
-    return repeated[[name for name in kept if name in repeated]].reset_index(drop=True)
+    table = summary.join(summary["policy"].str.extract(r"^(?P<run>.*?)(?:-s(?P<seed>\d+))?$").fillna("own"))
+    repeated = table[table["run"].duplicated(keep=False)].sort_values("run", kind="stable", ignore_index=True)
+    return repeated.filter(["run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share",
+                            "harmless"])
 
 
 def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:

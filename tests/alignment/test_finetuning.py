@@ -12,9 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from fulcra_utils.alignment import finetuning
-from fulcra_utils.alignment.audit import RewardAuditError
 from fulcra_utils.alignment.finetuning import AlignSettings, align, rank_pairs
-from fulcra_utils.alignment.reward import scalar_reward, value_reward
+from fulcra_utils.alignment.reward import RewardAuditError, scalar_reward, value_reward
 from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
 from fulcra_utils.common.files import write_json
 from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies

@@ -236,8 +236,8 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     assert not goals["the best constant reply is farther, by the judge"]
     against = compare_policies(scores, "moved", ["start", "nothing"], ["distance", "helpful", "harmless"])
     assert against.other.tolist() == ["start", "start"] and against.difference.iloc[0] < 0
-    examples = pick_examples(replies, scores, "start", "moved", 5)
-    assert len(examples) == 5 and examples.change.is_monotonic_increasing
+    examples = pick_examples(replies, scores, "start", "moved")
+    assert len(examples) == 10 and examples.change.is_monotonic_increasing
     bars = claim_bars(summary.replace({"policy": {"moved": "rloo-uniform"}}), "uniform").set_index("claim_id")
     assert bars.loc["alignment/helpful/start", "ours"] == pytest.approx(7.5)
     assert np.isnan(bars.loc["alignment/helpful/rlhf-5x", "ours"])
@@ -339,8 +339,9 @@ def test_several_targets_and_data_efficiency():
     names = ["start", "rloo-ideal", "rloo-uk", "rloo-ideal-1x", "rloo-ideal-1x-p64", "rlhf-1x", "rlhf-1x-s2"]
     texts = {name: make_replies(["be kind" if i % 2 else f"so {i}" for i in range(10)]) for name in names}
     done = make_trial(texts, targets[0])
-    assert compare_targets(done, targets).loc["nearest"].index.tolist() == ["ideal", "uk"]
-    assert compare_targets(done, targets[2:]).empty
+    means = average_vectors(done.scores, theory.dimensions)
+    assert compare_targets(means, targets[:2]).loc["nearest"].index.tolist() == ["ideal", "uk"]
+    assert compare_targets(means, targets[:1]).empty
     table = measure_efficiency(done, "ideal", 2000)
     assert sorted(set(table.n_prompts)) == [64, 2000] and set(table.method) == {"BaseAlign, 1x", "RLHF, 1x"}
     alone = make_trial({"start": texts["start"], "rlhf-1x": texts["start"]}, targets[0])

@@ -5,14 +5,12 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.alignment import (
-    RewardAuditError,
     audit_reward,
     choose_best,
     measure_selection,
     value_distance,
     value_reward,
 )
-from fulcra_utils.alignment.audit import check_audit
 from fulcra_utils.alignment.reward import read_words, scalar_reward
 from fulcra_utils.alignment.selection import claim_distances, measure_commonness, measure_sources
 from fulcra_utils.theory.targets import Target, load_target, uniform_target
@@ -182,10 +180,8 @@ def test_audit_finds_the_fault_of_the_released_reward():
     scorer = WordScorer(theory.n_dims, lexicon)
     real = ["stay safe", "keep the rule and stay safe", "whatever", "safe"]
     masked = audit_reward(scorer, ["q"] * 4, real, target, theory, absence="mask")
-    assert "empty" in check_audit(masked, allow=True)
-    with pytest.raises(RewardAuditError, match="empty"):
-        check_audit(masked)
-    assert check_audit(audit_reward(scorer, ["q"] * 4, real, target, theory)) == []
+    assert masked.set_index("kind").is_fault["empty"]
+    assert not audit_reward(scorer, ["q"] * 4, real, target, theory).is_fault.any()
 
 
 def test_audit_catches_stuffing():

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from fulcra_utils.alignment.audit import audit_reward
 from fulcra_utils.alignment.finetuning import align
+from fulcra_utils.alignment.reward import audit_reward
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
