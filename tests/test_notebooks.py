@@ -35,6 +35,12 @@ def quick(tmp_path_factory):
     return folder
 
 
+def test_no_two_notebooks_save_the_same_table():
+    saved = [file for path in (ROOT / "notebooks").glob("*.ipynb")
+             for file in set(re.findall(r"save_table\(.*?(analysis/\w+\.csv)", path.read_text(encoding="utf-8")))]
+    assert len(saved) > 30 and len(saved) == len(set(saved))
+
+
 @pytest.mark.parametrize("name", list_notebooks())
 def test_notebook_ran_to_its_end(quick, name):
     assert (quick / "metrics" / f"{name}.json").is_file() and (quick / "manifest" / f"{name}.json").is_file()
