@@ -224,9 +224,9 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
           output: Annotated[str, typer.Option("--output", help="The same rows with value_vector; same kinds.")],
           theory: Annotated[str, typer.Option(help="Theory the evaluator must be one of; empty: its own.")] = "",
           intervals: Annotated[bool, typer.Option(help="Also value_low and value_high, from the label sets.")] = False,
-          shard_size: Annotated[int, typer.Option(help="Rows a shard: what a killed run keeps.")] = 1024,
-          batch_size: Annotated[int, typer.Option(help="Pairs a forward pass.")] = 32,
-          workers: Annotated[int, typer.Option(help="Score through Ray Data with so many; 0 = without Ray.")] = 0,
+          shard_size: Annotated[int, typer.Option(min=1, help="Rows a shard: what a killed run keeps.")] = 1024,
+          batch_size: Annotated[int, typer.Option(min=1, help="Pairs a forward pass.")] = 32,
+          workers: Annotated[int, typer.Option(min=0, help="Score through Ray Data with so many; 0: without Ray")] = 0,
           ) -> int:
     """Score the rows of a file; exit 1 when some rows could not be scored.
 

@@ -59,6 +59,14 @@ class Rows:
         """Return the chosen rows alone."""
         return Rows(self.table[chosen].reset_index(drop=True), self.vectors[chosen], self.theory)
 
+    def like(self, chosen: np.ndarray) -> np.ndarray:
+        """Return which rows (N,) answer a prompt like those of the chosen ones."""
+        return self.table.cluster.isin(self.table.cluster[chosen]).to_numpy()
+
+    def predict(self, model: Any) -> np.ndarray:
+        """Return what a model says of all rows, (N, D, 3)."""
+        return model.predict_proba(self.table.prompt.tolist(), self.table.response.tolist())
+
     def examples(self, chosen: np.ndarray, weight: float = 1.0) -> Examples:
         """Return the chosen rows as training or test examples, each with the same weight."""
         table = self.table[chosen]
@@ -214,14 +222,14 @@ def describe_folds(folds: pd.DataFrame, wanted: float) -> str:
             + " ".join(words))
 
 
-def describe_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float, method: str = "ours") -> str:
+def describe_unseen(unseen: pd.DataFrame, wanted_f1: float, wanted_r: float) -> str:
     """Say how scores of a model never seen (`judge_unseen`) agree with the authors', and on which label it hangs."""
     lines = [f"- {r.method}, {r.rows} (n = {r.n:,}): macro-F1 {r.macro_f1:.3f} [{r.macro_f1_low:.3f}, "
              f"{r.macro_f1_high:.3f}], wanted {wanted_f1:.2f}; correlation of the value distance {r.distance_r:.3f} "
              f"[{r.distance_r_low:.3f}, {r.distance_r_high:.3f}], wanted {wanted_r:.2f}. F1 of -1, 0, +1: "
              f"{r.f1_minus:.2f}, {r.f1_zero:.2f}, {r.f1_plus:.2f}; -1 stands in {r.n_minus} cells and carries a third "
              "of the macro-F1."
-             for r in unseen[unseen.method == method].itertuples()]
+             for r in unseen[unseen.method == "ours"].itertuples()]
     return "\n".join(lines) or "No unseen model has rows in this run."
 
 
@@ -235,12 +243,10 @@ def describe_calibration(errors: pd.DataFrame, wanted: float) -> str:
     pooled, single = errors.iloc[0], errors.iloc[1:].dropna(subset="ece")
     if not np.isfinite(pooled.ece):
         return "No labelled test cell: calibration cannot be measured."
-    above = single[single.ece > wanted]
-    words = ", ".join(f"{r.value} {r.ece:.3f} (by chance {r.chance:.3f})" for r in above.itertuples())
-    alone = f"single values: {len(single) - len(above)} of {len(single)} within" if len(single) else \
-        "no value has enough cells alone"
-    return (f"All values together {pooled.ece:.3f} (wanted {wanted:.2f} at most); {alone}."
-            + (f" Above: {words}." if words else ""))
+    above = [f"{r.value} {r.ece:.3f} (by chance {r.chance:.3f})" for r in single[single.ece > wanted].itertuples()]
+    return (f"All values together {pooled.ece:.3f} (wanted {wanted:.2f} at most); "
+            + (f"single values: {len(single) - len(above)} of {len(single)} within." if len(single) else
+               "no value has enough cells alone.") + (f" Above: {', '.join(above)}." if above else ""))
 
 
 def describe_left_out(left: pd.DataFrame) -> str:
@@ -287,7 +293,7 @@ def _read_scored_row(row: dict) -> tuple[str, dict[str, float]]:
         for name, score in (vector if isinstance(vector, dict) else {}).items()}
 
 
-def compare_files(first: str | Path, second: str | Path, target: Target | dict[str, float] | None = None,
+def compare_files(first: str | Path, second: str | Path, target: Target | None = None,
                   level: float = 0.95, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
     r"""Compare two scored files prompt by prompt, by t intervals over prompts; replies to one prompt are averaged.
 
@@ -340,19 +346,17 @@ def _compare_column(first: pd.Series, second: pd.Series, level: float) -> dict[s
             "p": 0.0 if clear and np.isnan(found["p"]) else found["p"]}  # a constant difference has no p
 
 
-def _average_prompts(path: str | Path, target: Target | dict[str, float] | None) -> pd.DataFrame:
+def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
     """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes."""
     prompts, scores, dimensions = read_scores(path)
     table, scored = pd.DataFrame(scores, columns=dimensions, copy=False), np.isfinite(scores).any(axis=1)
     if target is not None:
-        names = list(target.dimensions if isinstance(target, Target) else target)
-        if set(names) != set(dimensions) or "distance" in table:
+        if set(target.dimensions) != set(dimensions) or "distance" in table:
             raise ScoringError(f"The target is for other values than those of {path} ({', '.join(dimensions)}); "
                                "name the theory of the file (--theory).")
-        wanted = target if isinstance(target, Target) else np.array(list(target.values()), dtype=float)
-        order = [dimensions.index(name) for name in names]
+        order = [dimensions.index(name) for name in target.dimensions]
         table["distance"] = np.concatenate([  # in parts, for a file may have millions of rows
-            value_distance(scores[k:k + 65536, order], wanted) for k in range(0, len(scores), 65536)])
+            value_distance(scores[k:k + 65536, order], target) for k in range(0, len(scores), 65536)])
     means = table[scored].groupby(np.array(prompts)[scored], sort=False).mean()
     means.attrs["unscored"] = int((~scored).sum())
     return means
@@ -393,20 +397,15 @@ def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: f
     verdict = "no target, no gate" if "distance" not in set(table.value) else \
         f"undecided: {table.n.min()} prompts, and an interval needs {MIN_PROMPTS}" if undecided else \
         "passed" if passed else "not passed: the second file is clearly farther from the target"
-    return "\n\n".join([table.round(4).to_string(index=False), _describe_prompts(table),
+    told = (f"t intervals over prompts ({table.n.max():,}), replies to one averaged; below {MIN_PROMPTS} there is "
+            "none.\nclear: by its own interval; of 20 rows without a difference one may be clear. clear_holm: all rows "
+            "together.")
+    if any(table.attrs.values()):
+        told += ("\nLeft out: {only_first:,} prompts scored in the first file only, {only_second:,} in the second "
+                 "only; rows without scores: {unscored_first:,} and {unscored_second:,}.").format(**table.attrs)
+    return "\n\n".join([table.round(4).to_string(index=False), told,
                         "Prompts needed for a 95 % interval of a given width:", plan.round(3).to_string(index=False),
                         verdict])
-
-
-def _describe_prompts(table: pd.DataFrame) -> str:
-    """Say what the intervals rest on, what `clear` promises, and which prompts and rows were left out."""
-    left = table.attrs
-    return "\n".join([
-        f"t intervals over prompts ({table.n.max():,}), replies to one averaged; below {MIN_PROMPTS} there is none.",
-        "clear: by its own interval; of 20 rows without a difference one may be clear. clear_holm: all rows together.",
-        *([f"Left out: {left['only_first']:,} prompts scored in the first file only, {left['only_second']:,} in the "
-           f"second only; rows without scores: {left['unscored_first']:,} and {left['unscored_second']:,}."]
-          if any(left.values()) else [])])
 
 
 def plan_prompts(table: pd.DataFrame, widths: Sequence[float] = (0.2, 0.1, 0.05, 0.02)) -> pd.DataFrame:

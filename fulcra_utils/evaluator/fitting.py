@@ -41,12 +41,6 @@ class FittingError(ValueError):
     """Rows or a folder that no evaluator can be trained from or into; the message is one sentence."""
 
 
-def set_threads(n_threads: int) -> None:
-    """Set how many threads torch uses here; 0 leaves it. Tiny models run faster on one."""
-    if n_threads:
-        torch.set_num_threads(n_threads)
-
-
 def pick_device() -> str:
     """Return where models run: "cuda" where there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,7 +60,7 @@ def pick_training_rows(rows: Rows, split: str, settings: dict) -> Examples:
 
 
 def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
-    """Train and calibrate an evaluator on the rows of the split train; those of validation stop and calibrate it.
+    """Train an evaluator on the rows of the split train; those of validation stop it and set its temperatures and cuts.
 
     Returned with what the training reported. Without labels under the theory the heads are random and the report is
     empty.
@@ -78,18 +72,13 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True) 
     evaluator.to(pick_device())
     knobs = TrainingSettings(**{name: settings[name] for name in KNOBS if name in settings}, seed=seed)
     history = train_evaluator(evaluator, train, validation, knobs, progress)
-    calibrate(evaluator, rows.examples(rows.where("annotated", "validation", without=settings["unseen_models"])))
-    return evaluator, history
-
-
-def calibrate(evaluator: ValueEvaluator, validation: Examples) -> None:
-    """Fit temperatures and cuts of a new evaluator on rows it was not trained on; nothing moves without labels."""
-    labels = scores_to_labels(validation.vectors)
-    plain = evaluator.predict_proba(validation.prompts, validation.responses)
+    held_out = rows.take(rows.where("annotated", "validation", without=settings["unseen_models"]))
+    plain, labels = held_out.predict(evaluator), scores_to_labels(held_out.vectors)
     temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)
     evaluator.temperature[:] = torch.from_numpy(temperatures).to(evaluator.temperature)
     warm = rescale(plain, temperatures)
     evaluator.config.cuts = fit_cuts(warm[..., 2] - warm[..., 0], labels).tolist()
+    return evaluator, history
 
 
 def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: float) -> np.ndarray:
@@ -155,8 +144,7 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
         f"{epochs:g} passes.")
     with lock_output(folder):
         evaluator, _ = fit_evaluator(rows, settings, seed, progress=progress)
-        if len(parts["calibration"]):
-            fit_label_sets(evaluator, parts["calibration"], settings["level"])
+        fit_label_sets(evaluator, parts["calibration"], settings["level"])
         clusters = known.table.cluster[known.where(split="test")]
         comparison, errors = _judge_fit(evaluator, parts["train"], parts["test"], clusters, seed)
         support = pd.DataFrame(tabulate_support(scores_to_labels(known.vectors), theory.dimensions))

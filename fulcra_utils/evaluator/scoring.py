@@ -14,6 +14,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -79,7 +80,7 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     (1, 10)
     """
     source, target = Path(source), Path(target)
-    _check_arguments(source, target, shard_size, batch_size, workers)
+    _check_files(source, target)
     folder = None if hasattr(evaluator, "score") else Path(evaluator)
     if folder is not None:
         from fulcra_utils.evaluator.model import ValueEvaluator
@@ -97,14 +98,12 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
                       if not (parts / f"{k:08d}.jsonl").is_file())
             made = _score_by_ray(shards, folder, workers, batch_size, intervals) if workers else \
                 ((k, _score_rows(evaluator, rows, batch_size, intervals)) for k, rows in shards)
-            with tqdm(desc="scoring", unit="row", disable=not progress) as bar:
-                for k, scored in made:
-                    with write_atomic(parts / f"{k:08d}.jsonl") as tmp:
-                        tmp.write_text("".join(map(json_line, scored)), encoding="utf-8")
-                    bar.update(len(scored))
+            for k, scored in tqdm(made, "scoring", unit="row", unit_scale=shard_size, disable=not progress):
+                with write_atomic(parts / f"{k:08d}.jsonl") as tmp:
+                    tmp.write_text("".join(map(json_line, scored)), encoding="utf-8")
             if _hash_file(source) != job["input"]:
                 raise ScoringError(f"The input {source} changed while it was scored.")
-            notes = _join_parts(source, parts, target, evaluator.dimensions, shard_size, intervals)
+            notes = _join_parts(source, parts, target, evaluator.dimensions, job)
         except ValueError:  # no later run can do better with these parts
             shutil.rmtree(parts)
             raise
@@ -115,14 +114,12 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     return report
 
 
-def _check_arguments(source: Path, target: Path, shard_size: int, batch_size: int, workers: int) -> None:
+def _check_files(source: Path, target: Path) -> None:
     if next(iter_rows(source), None) is None:
         raise ScoringError(f"The input {source} has no rows.")
     if not target.parent.is_dir():
         raise ScoringError(f"The output's folder {target.parent} does not exist.")
     check_outputs([(target, SUFFIXES)], [source])
-    if shard_size < 1 or batch_size < 1 or workers < 0:
-        raise ScoringError("Shard size and batch size must be at least 1 and the workers not negative.")
 
 
 def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool) -> dict:
@@ -164,23 +161,19 @@ def _read_texts(source: Path) -> Iterator[tuple[int, str, str, str]]:
         yield (line, "", "", str(fault)) if fault else (line, dialogue.prompt, dialogue.response, "")
 
 
-def _split(rows: Iterable, size: int) -> Iterator[list]:
-    rows = iter(rows)
-    while some := list(islice(rows, size)):
-        yield some
+def _split(rows: Iterator, size: int) -> Iterator[list]:
+    return iter(lambda: list(islice(rows, size)), [])
 
 
 def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, intervals: bool) -> list[dict]:
     """Return what each row gains: its line and its value vectors, or the problem that it has."""
-    made = [{"line": line, "value_vector": None, "problem": problem} for line, _, _, problem in rows]
+    made = [{"line": line} | ({"value_vector": None, "problem": problem} if problem else {})
+            for line, _, _, problem in rows]
     good = [n for n, row in enumerate(rows) if not row[3]]
-    if not good:
-        return made
     texts = [[rows[n][k] for n in good] for k in (1, 2)]
     found = evaluator.score(*texts, batch_size=batch_size, **({"intervals": True} if intervals else {}))
     for name, layer in zip(OWN, found if intervals else found[None], strict=False):
         for n, scores in zip(good, layer, strict=True):
-            made[n].pop("problem", None)
             made[n][name] = {d: round(float(x), 6) for d, x in zip(evaluator.dimensions, scores, strict=True)}
     return made
 
@@ -213,14 +206,13 @@ class _RayScorer:
         return {"shard": batch["shard"], "scored": [json.dumps(rows) for rows in scored]}
 
 
-def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[str], size: int,
-                intervals: bool) -> list[str]:
+def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[str], job: dict) -> list[str]:
     """Write the input's rows with what the parts add; return what is to be said of fields."""
     with write_atomic(target) as tmp:
         if target.name.endswith(".parquet"):
             scores = pa.struct([(d, pa.float64()) for d in dimensions])
-            own = pa.schema([*((name, scores) for name in OWN[:3 if intervals else 1]), ("problem", pa.string())])
-            return _write_parquet(source, parts, tmp, own, size)
+            own = pa.schema({**dict.fromkeys(OWN[:3 if job["intervals"] else 1], scores), "problem": pa.string()})
+            return _write_parquet(source, parts, tmp, own, job["shard_size"])
         with (gzip.open if target.name.endswith(".gz") else open)(tmp, "wb") as out:
             for (_, row, _), added in zip(iter_rows(source), _read_parts(parts), strict=True):
                 del added["line"]
@@ -235,18 +227,15 @@ def _write_parquet(source: Path, parts: Path, target: Path, own: pa.Schema, size
     else:
         types = _find_types(source, size)
         tables = (_to_table(rows, types) for rows in _split(_read_fields(source), size))
-    try:
+    with ExitStack() as open_files:
         for table in tables:
             names = keep_fields(dict.fromkeys(table.schema.names), {}, OWN)
             kept = [column.with_name(name) for column, name in zip(table.schema, names, strict=True)]
             schema = pa.schema([*kept, *own], metadata=table.schema.metadata)
             # rows without a single field are a table of no rows
             extra = pa.Table.from_pylist(list(islice(added, len(table) or size)), schema=own)
-            writer = writer or pq.ParquetWriter(target, schema)
+            writer = writer or open_files.enter_context(pq.ParquetWriter(target, schema))
             writer.write_table(pa.Table.from_arrays([*table.columns, *extra.columns], schema=schema))
-    finally:
-        if writer:
-            writer.close()
     return [f"the values of {name!r} fit no one Parquet type: kept as text, all but texts as JSON"
             for name, kind in types.items() if kind is None]
 

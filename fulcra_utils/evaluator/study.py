@@ -64,8 +64,7 @@ def keep_piece(folder: str | Path, name: str, key: dict, make, beside: Path | No
     ...     keep_piece(folder, "one", {"a": 1}, lambda: {"x": 2.0})
     {'x': 1.0}
     """
-    path = Path(folder) / f"{name}.json"
-    mark = digest(key)
+    path, mark = Path(folder) / f"{name}.json", digest(key)
     if path.is_file() and (beside is None or beside.exists()):
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == mark:
@@ -140,8 +139,8 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
     fold, said = np.zeros(len(labels), dtype=int), np.zeros_like(labels)
     fold[annotated] = divide_folds(clusters[annotated], np.zeros(annotated.sum(), dtype=bool), n_folds + 1, seed)
     for k in range(1, n_folds + 1):
-        test, model = rows.examples(fold == k), fit_tfidf(rows.examples(annotated & (fold != k)))
-        said[fold == k] = labels_of(model.predict_proba(test.prompts, test.responses))
+        model = fit_tfidf(rows.examples(annotated & (fold != k)))
+        said[fold == k] = labels_of(rows.take(fold == k).predict(model))
     for k, mine in [*((str(k), fold == k) for k in range(1, n_folds + 1)), ("all", annotated)]:
         found.append((k, (annotated & ~mine).sum() or np.nan, mine.sum(), (labels[mine] == -1).sum(),
                       macro_f1(labels[mine], said[mine]), comparison.name_f1(labels[mine], said[mine])["f1_minus"]))
@@ -156,9 +155,9 @@ def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
     "distance_r"), share (a smaller one is part of a larger one), n_train, n_minus (training cells that say -1), n_test,
     value, low, high (95 %, over prompt clusters). Empty without rows.
     """
-    table, new, found = rows.table, ~_is_seen(rows, settings), []
-    tested = {"annotated": rows.labelled("annotated", "test"),
-              "unseen model": rows.where("scored", "test", settings["unseen_models"]) & new}
+    table, unseen, found = rows.table, settings["unseen_models"], []
+    tested = {"annotated": rows.labelled("annotated", "test"), "unseen model":
+              rows.where("scored", "test", unseen) & ~rows.like(rows.where(split="train", without=unseen))}
     own = table.cluster[table.split == "train"].drop_duplicates().sample(frac=1, random_state=seed).tolist()
     for share in shares:
         kept = table.cluster.isin(own[:max(1, round(share * len(own)))]).to_numpy()
@@ -167,19 +166,11 @@ def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
             continue
         model, n_minus = fit_tfidf(train), int((scores_to_labels(train.vectors) == -1).sum())
         for name, chosen in tested.items():
-            pairs = rows.examples(chosen)
-            told = _judge(rows, chosen, model.predict_proba(pairs.prompts, pairs.responses), target, settings, seed)
-            found += [(name, measure, share, len(train), n_minus, len(pairs),
-                       *(told[end.removeprefix("macro_f1_")] for end in ends))
+            told = _judge(rows.take(chosen), rows.take(chosen).predict(model), target, settings, seed)
+            found += [(name, measure, share, len(train), n_minus, told["n"], *(told[end] for end in ends))
                       for measure, ends in _ENDS.items() if measure in told]
     return pd.DataFrame(found, columns=["rows", "measure", "share", "n_train", "n_minus", "n_test", "value", "low",
                                         "high"])
-
-
-def _is_seen(rows: Rows, settings: dict) -> np.ndarray:
-    """Return which rows (N,) answer a prompt like one that trains."""
-    train = rows.where(split="train", without=settings["unseen_models"])
-    return rows.table.cluster.isin(rows.table.cluster[train]).to_numpy()
 
 
 def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -231,7 +222,7 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
     inner = divide_folds(rows.table.cluster, fold == k, 11, seed + k + 1)     # 0 = held out, 1 = validation
     split = np.select([inner == 0, inner == 1], ["test", "validation"], "train")
     relabelled, held_out = replace(rows, table=rows.table.assign(split=split)), annotated & (fold == k)
-    train, test = pick_training_rows(relabelled, "train", settings), rows.examples(held_out)
+    train, test = pick_training_rows(relabelled, "train", settings), rows.take(held_out)
     encoder, models, minutes = load_run_encoder(settings, seed), {}, {}
     makers = {"ours": lambda: fit_evaluator(relabelled, settings, seed)[0],
               "majority": lambda: baselines.fit_majority(train), "TF-IDF + logistic": lambda: fit_tfidf(train),
@@ -241,9 +232,8 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
         start = time.monotonic()
         models[name] = make()
         minutes[name] = (time.monotonic() - start) / 60
-    said = {name: model.predict_proba(test.prompts, test.responses) for name, model in models.items()}
     return {"rows": np.flatnonzero(held_out).tolist(), "minutes": minutes, "cuts": models["ours"].cuts.tolist(),
-            "probabilities": {name: p.round(6).tolist() for name, p in said.items()}}
+            "probabilities": {name: test.predict(model).round(6).tolist() for name, model in models.items()}}
 
 
 def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path,
@@ -272,12 +262,12 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path,
         looked_at = [what != "value" or d == name for d in rows.theory.dimensions]
         judged = replace(rows, vectors=np.where(looked_at, rows.vectors, np.nan))
         found += [{"left_out": what, "name": name, "rows": where,
-                   **_judge(judged, chosen, said[chosen], target, settings, seed, piece["cuts"])}
+                   **_judge(judged.take(chosen), said[chosen], target, settings, seed, piece["cuts"])}
                   for where, chosen in _divide(rows, what, name)[1].items() if chosen.any()]
         if what == "scores":
             matrix, _ = comparison.measure_validity(said[mine][..., 2] - said[mine][..., 0], rows.vectors[mine],
                                                     rows.table.cluster[mine], n_draws=1)
-    return pd.DataFrame(found), matrix
+    return pd.DataFrame(found).rename(columns={"macro_f1_low": "low", "macro_f1_high": "high"}), matrix
 
 
 def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
@@ -295,10 +285,8 @@ def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int) 
     kept, tests = _divide(rows, what, name)
     evaluator, _ = fit_evaluator(kept, settings, seed)
     judged = np.any(list(tests.values()), axis=0)
-    pairs = rows.examples(judged)
-    said = evaluator.predict_proba(pairs.prompts, pairs.responses)
-    return {"rows": np.flatnonzero(judged).tolist(), "probabilities": said.round(6).tolist(),
-            "cuts": evaluator.cuts.tolist()}
+    return {"rows": np.flatnonzero(judged).tolist(), "cuts": evaluator.cuts.tolist(),
+            "probabilities": rows.take(judged).predict(evaluator).round(6).tolist()}
 
 
 def _divide(rows: Rows, what: str, name: str) -> tuple[Rows, dict[str, np.ndarray]]:
@@ -311,25 +299,24 @@ def _divide(rows: Rows, what: str, name: str) -> tuple[Rows, dict[str, np.ndarra
         return rows, {f"scored by the authors, {model}": rows.where("scored", "test", [model])
                       for model in sorted(set(table.model[rows.where("scored")]))}
     mine = (table[what] == name).to_numpy()
-    same = table.cluster.isin(table.cluster[~mine & table.split.isin(["train", "validation"]).to_numpy()]).to_numpy()
+    same = rows.like(~mine & table.split.isin(["train", "validation"]).to_numpy())
     return rows.take(~mine), {
         f"{kind}, {which}": mine & part & rows.where(kind)
         for kind in ("annotated", "scored") for which, part in (("same prompts", same), ("new prompts", ~same))}
 
 
-def _judge(rows: Rows, chosen: np.ndarray, p: np.ndarray, target: Target, settings: dict, seed: int,
-           cuts: Sequence | None = None) -> dict:
-    """Hold probabilities (N, D, 3) of the chosen rows against their scores, or against their labels; empty for none."""
-    truth, clusters, draws = rows.vectors[chosen], rows.table.cluster.to_numpy()[chosen], (settings["n_draws"], seed)
+def _judge(rows: Rows, p: np.ndarray, target: Target, settings: dict, seed: int, cuts: Sequence | None = None) -> dict:
+    """Hold probabilities (N, D, 3) against the scores of the rows, or against their labels; empty without rows."""
+    truth, clusters, draws = rows.vectors, rows.table.cluster, (settings["n_draws"], seed)
     if not len(p):
         return {}
-    if (rows.table.kind[chosen] == "scored").all():
+    if (rows.table.kind == "scored").all():
         scores = p[..., 2] - p[..., 0]
         found = comparison.agree_with_scores(scores, truth, clusters, rows.theory, target, *draws)
-        return {"n": len(p), **{end.removeprefix("macro_f1_"): found[end] for ends in _ENDS.values() for end in ends},
+        return {"n": len(p), **{end: found[end] for ends in _ENDS.values() for end in ends},
                 **comparison.measure_validity(scores, truth, clusters, *draws)[1]}
     table = comparison.compare_methods(scores_to_labels(truth), {"ours": p}, clusters, cuts, *draws)
-    return {"n": len(p), **table.iloc[0][["macro_f1", "low", "high"]]}
+    return {"n": len(p), **dict(zip(_ENDS["macro_f1"], table.loc[0, ["macro_f1", "low", "high"]], strict=True))}
 
 
 def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: dict, target: Target,
@@ -340,7 +327,8 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
     drawn. Returns method, rows (new or same prompts), and as `agree_with_scores`; empty when the unseen models have no
     rows.
     """
-    unseen, seen, found = settings["unseen_models"], _is_seen(rows, settings), []
+    unseen, found = settings["unseen_models"], []
+    seen = rows.like(rows.where(split="train", without=unseen))
     kind, word = ("scored", "authors' scores") if rows.where("scored", models=unseen).any() else ("annotated", "labels")
     for where, split, part in (("new prompts", "test", ~seen), ("same prompts", "train", seen)):
         chosen = rows.labelled(kind, split) & rows.where(models=unseen) & part

@@ -44,8 +44,10 @@ from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import ScoringError, score_file, score_theories
 from fulcra_utils.theory.distance import value_distance
-from fulcra_utils.theory.targets import list_targets, load_target, uniform_target
+from fulcra_utils.theory.targets import Target, list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
+
+SECOND = Target("second", "t", "", ("first", "second"), *[np.array([0.0, 1.0])] * 3)
 
 
 class CountingEvaluator:
@@ -515,13 +517,13 @@ def pair(tmp_path):
 
 
 def test_paired_difference_is_exact_and_gate_follows_it(pair):
-    table = compare_files(*pair, target={"first": 0.0, "second": 1.0})
+    table = compare_files(*pair, target=SECOND)
     np.testing.assert_allclose(table.difference[:2], 0.1, atol=1e-5)
     assert table.clear[:2].all() and table.n[0] == 60
     closer = table.set_index("value").loc["distance"]
     assert closer.difference < 0 and pass_gate(table)
-    assert not pass_gate(compare_files(*pair[::-1], target={"first": 0.0, "second": 1.0}))
-    assert pass_gate(compare_files(*pair[::-1], target={"first": 0.0, "second": 1.0}), tolerance=0.5)
+    assert not pass_gate(compare_files(*pair[::-1], target=SECOND))
+    assert pass_gate(compare_files(*pair[::-1], target=SECOND), tolerance=0.5)
 
 
 def write_scored(path, rows):
