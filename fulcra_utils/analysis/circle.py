@@ -94,10 +94,9 @@ def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 5
     labels = _align_items(items, replies)
     if labels is None:
         return leave_out("Reliability", "the annotated replies carry no item labels")
-    theory = replies.theory
-    found = [estimate_reliability(labels[:, theory.item_dims == d], replies.clusters, min_rows, n_draws, seed)
-             for d in range(theory.n_dims)]
-    table = pd.DataFrame([{"value": name, **row} for name, row in zip(theory.dimensions, found, strict=True)])
+    table = pd.DataFrame([{"value": name, **estimate_reliability(
+        labels[:, replies.theory.item_dims == d], replies.clusters, min_rows, n_draws, seed)}
+        for d, name in enumerate(replies.theory.dimensions)])
     known = table[table.reliability.notna()]
     told = ", ".join(f"{r.value} {r.reliability:.2f} ({r.low:.2f} to {r.high:.2f})" for r in known.itertuples())
     reading = (f"Estimable for {len(known)} of {len(table)} values{': ' + told if told else ''}. Items are ticked when "
@@ -113,9 +112,9 @@ def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
     rule = np.sign(labels @ replies.theory.item_matrix)
     agree, counted = rule == np.sign(replies.vectors), (rule != 0) | (replies.vectors != 0)
     table = replies.tabulate_shares(replies.theory.dimensions, agree & counted, counted)
-    share = table["count"].sum() / max(1, table.n.sum())
     reading = (f"In {agree.all(axis=1).sum():,} of {len(agree):,} replies the sign of the summed items gives every "
-               f"value's label; of the cells that say anything it gives {share:.1%}.")
+               "value's label; of the cells that say anything it gives "
+               f"{table['count'].sum() / max(1, table.n.sum()):.1%}.")
     return Finding(table.rename(columns={"count": "agree"}), reading, f"{replies.describe()}; {INTERVAL}.")
 
 

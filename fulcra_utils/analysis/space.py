@@ -38,8 +38,7 @@ class RiskMap:
     def indicators(self, categories: np.ndarray, names: Sequence[str],
                    mapping: Mapping[str, str] | None = None) -> np.ndarray:
         """Return the (N, R) 0/1 matrix of risks from the (N, C) matrix of categories; unmapped names count nowhere."""
-        mapping = self.mapping if mapping is None else mapping
-        carry = np.array([[mapping.get(name) == risk for risk in self.risks] for name in names], float)
+        carry = np.array([[(mapping or self.mapping).get(name) == risk for risk in self.risks] for name in names])
         return (np.asarray(categories) @ carry.reshape(len(names), len(self.risks)) > 0).astype(float)
 
     def variants(self) -> Iterable[dict[str, str]]:

@@ -17,8 +17,8 @@ from fulcra_utils.analysis.replies import INTERVAL, MIN_ROWS, REFUSALS, Finding,
 from fulcra_utils.analysis.space import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats import comparison
-from fulcra_utils.stats.probes import bootstrap_preference, measure_gain, probe_category, probe_number, probe_preference
-from fulcra_utils.stats.resampling import bootstrap_means, share_interval, take_interval
+from fulcra_utils.stats.probes import fit_preference, measure_gain, probe_category, probe_number, probe_preference
+from fulcra_utils.stats.resampling import bootstrap_means, draw_rows, share_interval, take_interval
 from fulcra_utils.theory.theory import Theory
 
 PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
@@ -378,10 +378,11 @@ def weigh_values(replies: Replies, n_draws: int = 500, seed: int = 0) -> Finding
     tables, n_dims = [], replies.theory.n_dims
     for name, x in (("values alone", replies.vectors),
                     ("refusal + length held fixed", np.hstack([replies.vectors, replies.controls]))):
-        weights, draws = bootstrap_preference(x[first] - x[second], wins, clusters, n_draws, seed)
-        low, high = take_interval(draws[:, :n_dims])
-        tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name, "weight": weights[:n_dims],
-                                    "low": low, "high": high}))
+        gap = x[first] - x[second]
+        draws = [fit_preference(gap[rows], wins[rows])[:n_dims] for rows in draw_rows(clusters, n_draws, seed)]
+        low, high = take_interval(np.reshape(draws, (-1, n_dims)))
+        tables.append(pd.DataFrame({"value": replies.theory.dimensions, "with": name,
+                                    "weight": fit_preference(gap, wins)[:n_dims], "low": low, "high": high}))
     table = pd.concat(tables, ignore_index=True).assign(n_pairs=len(wins), n_prompts=len(np.unique(clusters)))
     fixed = table[table["with"] != "values alone"]
     clear = fixed[(fixed.low > 0) | (fixed.high < 0)].sort_values("weight", key=abs, ascending=False)
@@ -481,8 +482,7 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     table = pd.concat(tables, ignore_index=True)
     table.insert(8, "p_adjusted", comparison.adjust_p(table.p.to_numpy(), "holm"))
     sure = table[table.p_adjusted < 0.05]
-    kept = sure[np.sign(sure.adjusted_low) == np.sign(sure.adjusted_high)]
-    kept = kept[np.sign(kept.adjusted) == np.sign(kept.difference)]
+    kept = sure[np.sign(sure[["adjusted_low", "adjusted_high", "difference"]]).nunique(axis=1, dropna=False) == 1]
     top = table.loc[table.effect.abs().idxmax()] if table.effect.notna().any() else table.iloc[0]
     reading = (f"{len(sure)} of {len(table)} paired differences are sure after Holm's correction; {len(kept)} of these "
                f"keep their sign with refusal and length held alike. The largest effect: {top['value']}, "
@@ -521,11 +521,9 @@ def _fit_all(replies: Replies, with_controls: bool) -> pd.DataFrame:
         design = np.hstack([design, replies.controls[:, np.ptp(replies.controls, axis=0) > 0]])
     tables = []
     for value, column in zip(replies.theory.dimensions, replies.vectors.T, strict=True):
-        fit = comparison.fit_mixed(column, design, replies.table.prompt.to_numpy())
-        effects = {k: fit[k][:len(names)] for k in ("effect", "low", "high", "p")}
-        tables.append(pd.DataFrame({"value": value, "model": names, "against": replies.models[0],
-                                    "controls": with_controls, **effects, "icc": fit["icc"],
-                                    "converged": fit["converged"]}))
+        fit = pd.DataFrame(comparison.fit_mixed(column, design, replies.table.prompt.to_numpy())).head(len(names))
+        words = pd.DataFrame({"value": value, "model": names, "against": replies.models[0], "controls": with_controls})
+        tables.append(words.join(fit))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -20,7 +20,6 @@ from fulcra_utils.dataset.splits import SPLITS
 from fulcra_utils.evaluator.scoring import ScoringError
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats import classification
-from fulcra_utils.stats.calibration import MIN_CELLS, classwise_calibration_error, draw_chance_errors
 from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
 from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.theory.distance import value_distance
@@ -198,8 +197,9 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, dimension
     for name, dims in (("all values", slice(None)), *((name, [d]) for d, name in enumerate(dimensions))):
         p, truth, errors, chance = probabilities[:, dims], labels[:, dims], np.full(3, np.nan), np.nan
         n = int((np.abs(truth) > 0).sum())
-        if n >= MIN_CELLS or name == "all values":
-            errors, chance = classwise_calibration_error(p, truth), np.quantile(draw_chance_errors(p, truth), 0.95)
+        if n >= classification.MIN_CELLS or name == "all values":
+            errors = classification.classwise_calibration_error(p, truth)
+            chance = np.quantile(classification.draw_chance_errors(p, truth), 0.95)
         found.append((name, n, errors.mean(), *errors, chance))
     return pd.DataFrame(found, columns=["value", "n_touched", "ece", "ece_minus", "ece_zero", "ece_plus", "chance"])
 

@@ -24,7 +24,7 @@ from fulcra_utils.evaluator.encoder import Encoder, load_encoder
 from fulcra_utils.evaluator.explanation import audit_replies
 from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, read_config
 from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_examples, train_evaluator
-from fulcra_utils.stats.calibration import fit_conformal, fit_cuts, fit_temperatures, rescale, tabulate_support
+from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_temperatures, rescale, tabulate_support
 from fulcra_utils.theory.theory import Theory, load_theory
 
 DEFAULTS = {  # those of the laptop profile, but for the passes: a file of one's own has fewer rows than the public ones

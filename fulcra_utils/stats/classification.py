@@ -1,15 +1,23 @@
-"""Scores of a labelling with three classes per cell: macro-F1, PR-AUC, intervals by resampling prompts.
+"""Labellings with three classes per cell: macro-F1, PR-AUC, temperatures, cuts, calibration errors, conformal sets.
 
-Pure: arrays in, arrays out. A cell is one value of one reply; cells without label (nan) never count.
+Pure: arrays in, arrays out. A cell is one value of one reply; cells without label (nan) never count. Three quarters of
+all cells are 0, so errors are taken class by class: averaged over cells one would be small for a useless evaluator too.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
-from fulcra_utils.common.labels import CLASSES
-from fulcra_utils.stats.resampling import code_clusters, draw_sums
+from fulcra_utils.common.labels import CLASSES, NEAREST
+from fulcra_utils.stats.resampling import code_clusters, draw_sums, wilson_interval
+
+MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
+GRID = np.arange(0.1, 0.91, 0.05)
+BINS = 10               # of equal width, for calibration errors
+MIN_CONFORMAL = 30      # calibration cases a class of a value needs for a conformal limit
 
 
 def count_confusions(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
@@ -94,3 +102,158 @@ def tabulate_quality(labels: np.ndarray, predicted: np.ndarray, probabilities: n
                    "f1": f1_by_class(counts), "pr_auc": average_precision(labels, probabilities)}
     index = pd.MultiIndex.from_product([dimensions, CLASSES], names=["value", "label"])
     return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index).reset_index()
+
+
+def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Fit the temperature (D,) in [0.1, 10] of each value by likelihood on held-out rows; above 1 flattens.
+
+    Logits are (N, D, 3), log-probabilities do as well; labels (N, D), nan = none. A value with fewer than 50
+    labels -1 or +1 takes the temperature of all values together; 1 without any label. Source: Guo et al. (2017).
+
+    >>> logits = np.log(np.array([[[0.01, 0.01, 0.98]]] * 100))
+    >>> labels = np.array([[1.0]] * 70 + [[0.0]] * 15 + [[-1.0]] * 15)
+    >>> float(fit_temperatures(logits, labels).round(1)[0])
+    3.0
+    """
+    log_p = log_softmax(logits, axis=-1)
+    pooled = _fit_temperature(log_p.reshape(-1, len(CLASSES)), labels.ravel())
+    return np.array([_fit_temperature(log_p[:, d], column) if (np.abs(column) > 0).sum() >= MIN_CELLS else pooled
+                     for d, column in enumerate(labels.T)])
+
+
+def _fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
+    known = ~np.isnan(labels)
+    if not known.any():
+        return 1.0
+    log_p, true = log_p[known], labels[known].astype(int) + 1
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(log_p / np.exp(log_t), axis=-1)[np.arange(len(true)), true].mean())
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
+
+
+def rescale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
+    """Return probabilities (N, D, 3) at other temperatures (D,)."""
+    return softmax(np.log(np.maximum(probabilities, 1e-12)) / np.asarray(temperatures)[:, None], axis=-1)
+
+
+def fit_cuts(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Fit where a score becomes a label, for the best F1 of -1 and +1 on held-out rows: (D, 2), below and above.
+
+    A side of a value with fewer than 50 labels takes the cut of all values together; ±0.5 without any, which is where
+    the released evaluator cuts.
+
+    >>> scores = np.array([[0.2], [0.3], [0.0], [0.1], [-0.9]])
+    >>> fit_cuts(scores, np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]])).round(2).tolist()
+    [[-0.5, 0.15]]
+    """
+    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), [-NEAREST, NEAREST], 1)
+    return np.array([_fit_cut_pair(scores[:, d], labels[:, d], pooled, MIN_CELLS) for d in range(labels.shape[1])])
+
+
+def _fit_cut_pair(scores: np.ndarray, labels: np.ndarray, default: list[float], min_touched: int) -> list[float]:
+    known, pair = ~np.isnan(labels), list(default)
+    for side, sign in enumerate((-1, 1)):
+        true, said = (labels[known] == sign)[:, None], sign * scores[known, None] > GRID
+        if true.sum() >= min_touched:
+            quality = 2 * (true & said).sum(axis=0) / (true.sum() + said.sum(axis=0))  # F1
+            best = np.flatnonzero(np.isclose(quality, quality.max()))
+            pair[side] = sign * float(GRID[best[len(best) // 2]])
+    return pair
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Return how often each class is true where its probability falls into each bin (Kull et al. 2019).
+
+    One row a class and bin that is not empty: label, bin, n, confidence (mean probability), frequency.
+    """
+    known = ~np.isnan(labels)
+    cells = pd.concat([pd.DataFrame({"label": label, "bin": _bin(p), "p": p, "true": labels[known] == label})
+                       for label, p in zip(CLASSES, probabilities[known].T, strict=True)])
+    return cells.groupby(["label", "bin"]).agg(n=("p", "size"), confidence=("p", "mean"),
+                                               frequency=("true", "mean")).reset_index()
+
+
+def classwise_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the expected calibration error of each class, (3,) in [0, 1]; nan without labels.
+
+    Probabilities are (N, D, 3), labels (N, D), nan = none; all values are taken together, in 10 bins of equal width.
+    Source: Kull et al. (2019), whose class-wise error is the mean of the three.
+
+    >>> p = np.array([[[0.0, 0.2, 0.8]]] * 10)
+    >>> classwise_calibration_error(p, np.array([[1.0]] * 8 + [[0.0]] * 2)).round(6).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    known = ~np.isnan(labels)
+    return _class_errors(probabilities[known], labels[known][None] + 1)[0]
+
+
+def draw_chance_errors(probabilities: np.ndarray, labels: np.ndarray, n_draws: int = 500) -> np.ndarray:
+    """Return mean class-wise errors (R,) that perfect calibration would show on so many labelled cells.
+
+    Labels are drawn from the probabilities themselves: consistency resampling, Bröcker and Smith (2007).
+    """
+    p = probabilities[~np.isnan(labels)]
+    drawn = (np.random.default_rng(2023).random((n_draws, len(p), 1)) > p.cumsum(1)[None, :, :2]).sum(-1)
+    return _class_errors(p, drawn).mean(1)
+
+
+def _class_errors(p: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return (R, 3) errors of the probabilities (M, 3) for R labellings (R, M), classes counted from 0."""
+    gaps = [((true == c) - p[:, c]) @ np.eye(BINS)[_bin(p[:, c])] for c in range(len(CLASSES))]
+    return np.stack([np.abs(gap).sum(1) / len(p) if len(p) else np.full(len(true), np.nan) for gap in gaps], axis=1)
+
+
+def _bin(p: np.ndarray) -> np.ndarray:
+    return np.minimum((p * BINS).astype(int), BINS - 1)
+
+
+def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 0.9) -> np.ndarray:
+    """Fit class-conditional conformal limits (D, 3) on rows that nothing else was fitted on.
+
+    A label belongs to the set of a cell when 1 - P(label) is at most the limit of that value and label; among cells
+    whose label is y, the set then holds y in at least `level` of them, whatever the evaluator's errors. nan = fewer
+    than 30 cells: that label can never be ruled out. Source: Vovk (2012), conditional validity of inductive
+    conformal predictors.
+
+    >>> p = np.linspace(0.01, 0.99, 99); probabilities = np.stack([np.zeros(99), 1 - p, p], axis=-1)[:, None]
+    >>> fit_conformal(probabilities, np.ones((99, 1)), level=0.9).round(2).tolist()
+    [[nan, nan, 0.9]]
+    """
+    limits = np.full(probabilities.shape[1:], np.nan)
+    for d, c in np.ndindex(limits.shape):
+        misfit = np.sort(1 - probabilities[labels[:, d] == CLASSES[c], d, c])
+        rank = int(np.ceil((len(misfit) + 1) * level))
+        if len(misfit) >= MIN_CONFORMAL and rank <= len(misfit):
+            limits[d, c] = misfit[rank - 1]
+    return limits
+
+
+def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
+    """Return coverage and size of label sets (N, D, 3) by value and class, and which could not be calibrated.
+
+    Columns: value, label, n (test cells), coverage with its Wilson interval low to high, size (mean labels a set),
+    calibrated.
+    """
+    cells = labels[:, :, None] == CLASSES  # (N, D, 3)
+    n, hits, sizes = (x.sum(axis=0) for x in (cells, cells & sets, cells * sets.sum(axis=2, keepdims=True)))
+    low, high = wilson_interval(hits, n)
+    with np.errstate(invalid="ignore"):
+        columns = {"n": n, "coverage": hits / n, "low": low, "high": high, "size": sizes / n,
+                   "calibrated": np.isfinite(limits)}
+    index = pd.MultiIndex.from_product([dimensions, CLASSES], names=["value", "label"])
+    return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index).reset_index()
+
+
+def tabulate_support(labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
+    """Return how many labels each value has (n_minus, n_zero, n_plus) and what can be said with so many (reading)."""
+    rows = []
+    for name, column in zip(dimensions, labels.T, strict=True):
+        minus, zero, plus = ((column == label).sum() for label in CLASSES)
+        reading = "enough for figures of its own"
+        if minus + plus < MIN_CELLS:
+            reading = f"too few labels to say anything ({minus + plus} touched, {MIN_CELLS} needed)"
+        elif minus < MIN_CONFORMAL:
+            reading = f"enough for +1, too few -1 ({minus}) for sets"
+        rows.append((name, minus, zero, plus, reading))
+    return pd.DataFrame(rows, columns=["value", "n_minus", "n_zero", "n_plus", "reading"])

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, code_clusters, draw_rows, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, code_clusters, take_interval
 
 
 def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.ndarray:
@@ -124,13 +124,6 @@ def measure_gain(base: np.ndarray, more: np.ndarray, wins: np.ndarray, clusters:
     first, second = (answer_pairs(x, y, codes, n_folds, seed) for x in (base, more))
     low, high = take_interval(bootstrap_means(second - first, codes, n_draws, seed)[:, 0])
     return {"gain": float((second - first).mean()), "low": float(low), "high": float(high)}
-
-
-def bootstrap_preference(differences: np.ndarray, wins: np.ndarray, clusters: np.ndarray, n_draws: int = 500,
-                         seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the preference model on all pairs (K,), and again on draws of prompts (B, K), in log-odds."""
-    draws = [fit_preference(differences[rows], wins[rows]) for rows in draw_rows(clusters, n_draws, seed)]
-    return fit_preference(differences, wins), np.reshape(draws, (-1, differences.shape[1]))
 
 
 def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, penalty: float = 1.0) -> np.ndarray:

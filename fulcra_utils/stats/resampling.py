@@ -94,8 +94,8 @@ def bootstrap_means(values: np.ndarray, clusters: np.ndarray, n_draws: int = 200
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
-def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's score interval (1927) of a share, in [0, 1]; nan where n is 0.
+def wilson_interval(count: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Wilson's score interval (1927, 95 %) of a share, in [0, 1]; nan where n is 0.
 
     >>> low, high = wilson_interval(8, 10)
     >>> round(float(low), 3), round(float(high), 3)
@@ -103,12 +103,11 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, level: float = 0.95) -> tu
     """
     count, n = np.asarray(count, float), np.asarray(n, float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = proportion_confint(count, n, 1 - level, "wilson")
+        low, high = proportion_confint(count, n, 1 - 0.95, "wilson")
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
-def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray,
-                   level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return a share of rows with Wilson's interval, widened because rows of one prompt resemble each other.
 
     `counted` (N, K) is 1 (or the row's weight) where a row counts, `hits` the same where it is a hit, 0 elsewhere;
@@ -130,7 +129,7 @@ def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray,
         share = hits.sum(axis=0) / counted.sum(axis=0)
         effect = ((hits - share * counted) ** 2).sum(axis=0) / (counted.sum(axis=0) * share * (1 - share))
         worth = n / np.clip(effect, 1, None)
-        return (k / n, *wilson_interval(k / n * worth, worth, level))
+        return (k / n, *wilson_interval(k / n * worth, worth))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ from fulcra_utils.evaluator.explanation import (
 )
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
 from fulcra_utils.runs.profiles import list_profiles, load_profile
-from fulcra_utils.stats.calibration import tabulate_support
+from fulcra_utils.stats.classification import tabulate_support
 from fulcra_utils.theory.targets import uniform_target
 from fulcra_utils.theory.theory import load_theory
 

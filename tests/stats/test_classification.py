@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fulcra_utils.stats.calibration import (
+from fulcra_utils.stats.classification import (
     classwise_calibration_error,
     draw_chance_errors,
     fit_conformal,
