@@ -1,11 +1,10 @@
-"""The review queue, the ways out and back in, and decisions that win; the data set folder and its card."""
+"""The review queue, the ways out and back in, and decisions that win."""
 
 import csv
 import itertools
 import json
 from xml.etree import ElementTree
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +24,6 @@ from fulcra_utils.annotation.labelling import label_rows, write_rows
 from fulcra_utils.annotation.review import apply_decisions, decide_dialogues
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
-from fulcra_utils.dataset.release import write_release
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("moral_foundations")
@@ -325,22 +323,3 @@ def test_widget_stores_each_decision_at_once(tmp_path):
     assert read_decisions(tmp_path / "d.csv")[["row_id", "label", "who"]].values.tolist() == [["r0", 1.0, "Ann"]]
     assert progress.value == "2 of 2 cases seen"
     assert all(button.disabled for button in buttons.children)
-
-
-def test_data_set_folder_opens_and_its_card_is_true(tmp_path, any_theory):
-    data = build_run_data(any_theory)
-    labelled = write_rows(tmp_path / "x.jsonl.gz", label_rows(data.dialogues, data.items, any_theory))
-    folder = write_release(tmp_path / "set", labelled, any_theory, licences={"embedded sample": "MIT"})
-    opened = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
-    vectors = np.array([[np.nan if row[name] is None else row[name] for name in any_theory.dimensions]
-                        for row in opened["value_vector"]])
-    truth = data.dialogues[list(any_theory.dimensions)].to_numpy()
-    assert np.array_equal(vectors, truth, equal_nan=True)
-    assert np.array_equal(read_dataset(folder / "data" / "train.jsonl", any_theory, strict=True).vectors, truth, True)
-    card = (folder / "README.md").read_text()
-    assert f"{len(truth)} rows: {data.dialogues.prompt.nunique()} different prompts" in card
-    first = any_theory.dimensions[0]
-    counts = [int((truth[:, 0] == label).sum()) for label in (1, 0, -1)]
-    assert f"| {first} | {counts[0]} | {counts[1]} | {counts[2]} | {int(np.isnan(truth[:, 0]).sum())} |" in card
-    assert "embedded sample: MIT" in card
-    assert "agreement was not measured" in card

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fulcra_utils.cli import main
 from fulcra_utils.llm import replies as generation
-from fulcra_utils.llm.endpoints import Endpoint, EndpointError, Question, load_price
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.replies import LocalModel, load_writers, write_replies, write_reply_rows
 
 PROMPTS = [f"What about {k}?" for k in range(12)]
@@ -165,37 +165,6 @@ def test_queries_of_the_address_are_kept(tmp_path, monkeypatch, path, asked):
     assert "abc" not in endpoint.address and ("api-version" in path) == ("api-version" in endpoint.address)
 
 
-def test_a_key_of_the_cache_names_all_that_shapes_an_answer_and_no_secret(monkeypatch):
-    question = Question(({"role": "user", "content": "Hi"},), {"type": "object"}, "c")
-    base = {"model": "m", "base_url": "http://a/v1", "options": {"temperature": 0}}
-    keys = [question.key(Endpoint(**base)), question.key(Endpoint(**base), attempt=1)]
-    for other in ({"model": "n"}, {"base_url": "http://b/v1"}, {"base_url": "http://a:8/v1"}, {"base_url": "http://a/v2"},
-                  {"base_url": "http://a/v1?api-version=2"}, {"options": {"temperature": 1}}, {"options": {}},
-                  {"options": {"temperature": 0, "extra_body": {"top_k": 1}}}):
-        keys.append(question.key(Endpoint(**{**base, **other})))
-    for messages, schema, context in ((({"role": "user", "content": "Ho"},), question.schema, "c"),
-                                      (question.messages, None, "c"), (question.messages, question.schema, "d")):
-        keys.append(Question(messages, schema, context).key(Endpoint(**base)))
-    assert len(set(keys)) == len(keys)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
-    for same in ({"timeout": 5.0}, {"concurrency": 2}, {"name": "x"}, {"base_url": "http://me:secret@a/v1"},
-                 {"base_url": "http://a/v1?key=secret"}, {"options": {"temperature": 0, "top_p": None}}):
-        assert question.key(Endpoint(**{**base, **same})) == keys[0]
-
-
-@pytest.mark.parametrize(("model", "local", "price"), [
-    ("gpt-4o", False, (2.5, False)), ("gpt-4o-2024-08-06", False, (2.5, False)), ("openai/gpt-4o", False, (2.5, False)),
-    ("azure/gpt-4o-mini", False, (0.15, False)), ("models/GPT-4o-latest", False, (2.5, False)),
-    ("openrouter/openai/gpt-4o:nitro", False, (2.5, False)), ("gpt-4o@latest", False, (2.5, False)),
-    ("gpt-4o-2024-05-13", False, (5.0, False)), ("meta/llama-3:free", False, (0.0, False)),
-    ("ft:gpt-4o-mini:org", False, (10.0, True)), ("gpt-4o-audio", False, (10.0, True)),
-    ("my-model", False, (10.0, True)), ("my-model", True, (0.0, True)), ("gpt-4o", True, (2.5, False))])
-def test_prices_of_names_as_providers_write_them(model, local, price):
-    found = load_price(model, is_local=local)
-    assert (found.input, found.assumed) == price
-    assert ("on this machine" in found.describe()) == (price == (0.0, True))
-
-
 @pytest.mark.parametrize(("text", "why"), [
     ("endpoints: [{model: m, api_key: sk-1}]", "api_key: Extra"),
     ("endpoints: [{base_url: x}]", "model: Field required"),
@@ -206,20 +175,6 @@ def test_bad_files_are_named_without_their_keys(tmp_path, text, why):
     with pytest.raises(EndpointError, match=why) as caught:
         load_writers(tmp_path / "w.yaml")
     assert "sk-1" not in str(caught.value)
-
-
-def test_keys_come_from_the_environment_only(monkeypatch, tmp_path):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(EndpointError, match="set OPENAI_API_KEY"):
-        Endpoint(model="m").read_key()
-    monkeypatch.setenv("OPENAI_API_KEY", " sk-1\n")
-    assert Endpoint(model="m").read_key() == "sk-1", "a stray line end would show the key in an error"
-    monkeypatch.setenv("OPENAI_API_KEY", "sk 1")
-    with pytest.raises(EndpointError) as caught:
-        Endpoint(model="m").read_key()
-    assert "sk 1" not in str(caught.value)
-    assert Endpoint(model="m", base_url="http://me:secret@host/v1/").address == "http://host/v1"
     with pytest.raises(EndpointError, match="no file with a list"):
         load_writers(tmp_path / "none.yaml")
 

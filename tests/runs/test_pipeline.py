@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from fulcra_utils.common import paths
 from fulcra_utils.common.files import lock_output
-from fulcra_utils.common.paths import ROOT, find_root
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.runs import pipeline, profiles
 from fulcra_utils.runs.pipeline import open_run, run_notebook
 from fulcra_utils.runs.profiles import (
@@ -311,20 +310,6 @@ def test_a_folder_without_notebooks_says_how_to_get_them(tmp_path, monkeypatch):
     for start in (lambda: run_notebook("02_value_analysis"), lambda: open_run("x"), pipeline.reproduce):
         with pytest.raises(PipelineError, match="`fulcra notebooks DIR` copies them"):
             start()
-
-
-@pytest.mark.parametrize("below", ["", "notebooks"])
-def test_a_study_lies_where_its_snakefile_and_profiles_are(tmp_path, monkeypatch, below):
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / below)
-    assert find_root() == paths.SHIPPED                     # a checkout: nothing is here
-    monkeypatch.setattr(paths, "SHIPPED", paths.PACKAGE)
-    assert find_root() == tmp_path / below                  # an installed package: what is done is done here
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path / below)
-    (tmp_path / "Snakefile").write_text("")
-    (tmp_path / "profiles").mkdir()
-    assert find_root() == tmp_path
 
 
 def test_light_import_stays_light():

@@ -1,0 +1,51 @@
+"""A labelled file as a data set folder: it opens, holds the rows as they are, and its card counts them."""
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fulcra_utils.annotation.labelling import label_rows, write_rows
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.construction import build_run_data
+from fulcra_utils.dataset.labelled import read_dataset
+from fulcra_utils.dataset.release import write_release
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.theory.theory import load_theory
+
+SAMPLE = DATA / "sample" / "moral_foundations.jsonl"
+
+
+def test_data_set_folder_opens_and_its_card_is_true(tmp_path, any_theory):
+    data = build_run_data(any_theory)
+    labelled = write_rows(tmp_path / "x.jsonl.gz", label_rows(data.dialogues, data.items, any_theory))
+    folder = write_release(tmp_path / "set", labelled, any_theory, licences={"embedded sample": "MIT"})
+    opened = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    vectors = np.array([[np.nan if row[name] is None else row[name] for name in any_theory.dimensions]
+                        for row in opened["value_vector"]])
+    truth = data.dialogues[list(any_theory.dimensions)].to_numpy()
+    assert np.array_equal(vectors, truth, equal_nan=True)
+    assert np.array_equal(read_dataset(folder / "data" / "train.jsonl", any_theory, strict=True).vectors, truth, True)
+    card = (folder / "README.md").read_text()
+    assert f"{len(truth)} rows: {data.dialogues.prompt.nunique()} different prompts" in card
+    first = any_theory.dimensions[0]
+    counts = [int((truth[:, 0] == label).sum()) for label in (1, 0, -1)]
+    assert f"| {first} | {counts[0]} | {counts[1]} | {counts[2]} | {int(np.isnan(truth[:, 0]).sum())} |" in card
+    assert "embedded sample: MIT" in card
+    assert "agreement was not measured" in card
+
+
+def test_rows_are_released_byte_for_byte_and_items_by_name(tmp_path):
+    folder = write_release(tmp_path, SAMPLE, load_theory("moral_foundations"))
+    assert (folder / "data" / "train.jsonl").read_bytes() == SAMPLE.read_bytes()
+    table = pq.read_table(folder / "data" / "train.parquet")
+    data = read_dataset(SAMPLE, "moral_foundations")
+    assert table.num_rows == len(data.table) and all(item.endswith((": +1", ": -1")) for row in
+                                                     table["value_items"].to_pylist() for item in row)
+    assert [len(row) for row in table["value_items"].to_pylist()] == (data.item_labels != 0).sum(axis=1).tolist()
+
+
+def test_a_file_that_cannot_be_opened_leaves_no_folder(tmp_path):
+    with pytest.raises(DatasetError, match=r"none\.jsonl"):
+        write_release(tmp_path / "set", tmp_path / "none.jsonl", load_theory("moral_foundations"))
+    assert not (tmp_path / "set").exists()
