@@ -38,8 +38,7 @@ def choose_best(distances: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     [1, 2]
     """
     frame = pd.DataFrame({"distance": np.asarray(distances, dtype=float), "prompt": list(prompts)})
-    best = frame.dropna(subset="distance").groupby("prompt", sort=False)["distance"].idxmin()
-    return best.to_numpy(dtype=np.intp)
+    return frame.dropna(subset="distance").groupby("prompt", sort=False)["distance"].idxmin().to_numpy(dtype=np.intp)
 
 
 def measure_selection(replies: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
