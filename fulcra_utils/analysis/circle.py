@@ -36,8 +36,7 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
         return leave_out("The circle", f"{theory.title} has none")
     if len(replies) < MIN_ROWS:
         return leave_out("The circle", "fewer than 20 labelled replies")
-    order = np.array([theory.circle.index(d) for d in theory.dimensions])
-    ideal, rows = place_on_circle(order, theory.n_dims), []
+    ideal, rows = place_on_circle([theory.circle.index(d) for d in theory.dimensions], theory.n_dims), []
     for subset, variant, vectors in _circle_variants(replies):
         counted = vectors if variant in {"values", "non-refusals"} else replies.vectors
         kept = (scores_to_labels(counted, NEAREST) != 0).mean(axis=0) >= min_share
@@ -53,9 +52,8 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
         names = np.array(theory.dimensions)[first["kept"]]
         places = pd.DataFrame(np.hstack([first["places"], ideal[first["kept"]]]), index=pd.Index(names, name="value"),
                               columns=["x", "y", "ideal_x", "ideal_y"]).reset_index()
-    columns = ["subset", "variant", "centred", "n", "n_values", "stress", "stress_p", "fit", "fit_null", "fit_p",
-               "inversions", "inversions_null", "inversions_p", "why"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
+    table = pd.DataFrame(rows, columns=["subset", "variant", "centred", "n", "n_values", "stress", "stress_p", "fit",
+                                        "fit_null", "fit_p", "inversions", "inversions_null", "inversions_p", "why"])
     table["p_adjusted"] = adjust_p(table[["fit_p", "inversions_p"]].max(axis=1, skipna=False))
     return Finding(table, _describe_circle(table), f"{replies.describe()}; values expressed in at least "
                    f"{min_share:.0%} of rows; {n_permutations} permutations.", {"places": places})

@@ -144,8 +144,7 @@ def read_replies(dialogues: str | Path, scored: str | Path, theory: Theory) -> t
     Main are the scored replies where there are any (all models answered the same prompts), else the annotated ones.
     """
     labelled, scores = (pd.read_parquet(path) for path in (dialogues, scored))
-    is_sample = len(labelled) > 0 and labelled.source.isin(["sample"]).all()
-    annotated = make_replies(labelled, theory, "sample" if is_sample else "annotated")
+    annotated = make_replies(labelled, theory, "sample" if set(labelled.source) == {"sample"} else "annotated")
     main = make_replies(scores, theory, "scored") if len(scores) else annotated
     return main, annotated
 

@@ -76,8 +76,7 @@ def load_risks(path: str | Path = RISKS) -> RiskMap:
 def name_risks(replies: Replies, risks: RiskMap) -> np.ndarray:
     """Return the risk of each reply's prompt in words (N,): its one risk, several, none listed, or not known."""
     y = risks.indicators(*replies.categories)
-    titles = np.array([*risks.risks.values()], dtype=object)
-    names = np.where(y.any(axis=1), titles[y.argmax(axis=1)], "no listed risk")
+    names = np.where(y.any(axis=1), np.array([*risks.risks.values()], object)[y.argmax(axis=1)], "no listed risk")
     names = np.where(y.sum(axis=1) > 1, "several risks", names)
     return np.where(replies.has_issues, names, "not known")
 

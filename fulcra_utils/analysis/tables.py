@@ -52,8 +52,7 @@ def tabulate_prevalence(replies: Replies) -> Finding:
         labels = scores_to_labels(part.vectors, NEAREST)
         for sign, hits in (("supported", labels == 1), ("opposed", labels == -1), ("expressed", labels != 0)):
             parts.append(part.tabulate_shares(replies.theory.dimensions, hits).assign(by=by, group=group, sign=sign))
-    table = pd.concat(parts, ignore_index=True)
-    table = table[["value", "by", "group", "sign", "count", "n", "share", "low", "high"]]
+    table = pd.concat(parts, ignore_index=True)[["value", "by", "group", "sign", "count", "n", "share", "low", "high"]]
 
     def tell(by: str, sign: str, words: str) -> str:
         top = table[(table.by == by) & (table.sign == sign)].nlargest(1, "share").itertuples()
@@ -215,8 +214,7 @@ def _describe_risks(summary: pd.DataFrame) -> str:
 def vary_mapping(replies: Replies, risks: RiskMap, reported: pd.DataFrame) -> Finding:
     """Show how far the declared value x risk table depends on the disputable lines of the mapping."""
     known = replies.keep(replies.has_issues)
-    values = known.theory.dimensions
-    published, _ = _published_cells(values, risks, reported)
+    published, _ = _published_cells(known.theory.dimensions, risks, reported)
     if len(known) < MIN_ROWS or not np.isfinite(published).any():
         return leave_out("The choice of mapping", "there is no published table for these values and rows")
     rows = []
