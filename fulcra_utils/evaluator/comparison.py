@@ -270,19 +270,17 @@ def describe_left_out(left: pd.DataFrame) -> str:
 
 def read_scores(path: str | Path, name: Callable = hash) -> tuple[list, np.ndarray, tuple[str, ...]]:
     """Return name(prompt) of each row, the scores (N, D), nan where there are none, and the dimensions."""
-    names, scores, dimensions = [], array("d"), ()
-    for line, _, picked, _ in pick_rows(path, _read_scored_row):
-        prompt, vector = picked or ("", {})
-        dimensions = dimensions or tuple(vector)
+    names, scores = [], array("d")
+    dimensions = next((tuple(row[1]) for _, _, row, _ in pick_rows(path, _read_scored_row) if row and row[1]), ())
+    if not dimensions:
+        raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
+    for line, _, row, _ in pick_rows(path, _read_scored_row):
+        prompt, vector = row or ("", {})
         if vector and set(vector) != set(dimensions):
             raise ScoringError(f"{path}, line {line}: value_vector names other values than the rows before it.")
         names.append(name(prompt))
         scores.extend(vector.get(d, np.nan) for d in dimensions)
-    if not dimensions:
-        raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
-    table = np.full((len(names), len(dimensions)), np.nan)  # rows before the first vector stay nan
-    table[len(names) - len(scores) // len(dimensions):] = np.reshape(scores, (-1, len(dimensions)))
-    return names, table, dimensions
+    return names, np.reshape(scores, (-1, len(dimensions))), dimensions
 
 
 def _read_scored_row(row: dict) -> tuple[str, dict[str, float]]:

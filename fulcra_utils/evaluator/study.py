@@ -6,7 +6,6 @@ Every finished piece of a long experiment is a file of its own, so a killed run 
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +112,7 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
     return model.to(pick_device()), clock
 
 
-def divide_folds(clusters: Sequence, is_test: np.ndarray, n_folds: int = 5, seed: int = 2023) -> np.ndarray:
+def divide_folds(clusters: np.ndarray, is_test: np.ndarray, n_folds: int = 5, seed: int = 2023) -> np.ndarray:
     """Number N rows by fold, whole prompt clusters together; fold 0 is the test split, so its row is the same number.
 
     >>> divide_folds([1, 1, 2, 3], np.array([False, False, True, False]), n_folds=3).tolist()
@@ -148,7 +147,7 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
 
 
 def learn_from_less(rows: Rows, settings: dict, target: Target, seed: int,
-                    shares: Sequence[float] = (0.125, 0.25, 0.5, 1.0)) -> pd.DataFrame:
+                    shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> pd.DataFrame:
     """Train the TF-IDF baseline on growing shares of the training prompts: does more of the same data still help?
 
     rows ("annotated": the test split; "unseen model": new prompts, against the authors' scores), measure ("macro_f1",
@@ -270,7 +269,7 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path,
     return pd.DataFrame(found).rename(columns={"macro_f1_low": "low", "macro_f1_high": "high"}), matrix
 
 
-def _list_left_out(rows: Rows, wanted: Sequence[str]) -> list[tuple[str, str]]:
+def _list_left_out(rows: Rows, wanted: list[str]) -> list[tuple[str, str]]:
     annotated, scored = rows.labelled("annotated"), rows.where("scored")
     touched = (np.abs(rows.vectors[annotated]) > 0).sum(0)
     names = {"model": sorted(set(rows.table.model[annotated | scored])),
@@ -305,7 +304,7 @@ def _divide(rows: Rows, what: str, name: str) -> tuple[Rows, dict[str, np.ndarra
         for kind in ("annotated", "scored") for which, part in (("same prompts", same), ("new prompts", ~same))}
 
 
-def _judge(rows: Rows, p: np.ndarray, target: Target, settings: dict, seed: int, cuts: Sequence | None = None) -> dict:
+def _judge(rows: Rows, p: np.ndarray, target: Target, settings: dict, seed: int, cuts: list | None = None) -> dict:
     """Hold probabilities (N, D, 3) against the scores of the rows, or against their labels; empty without rows."""
     truth, clusters, draws = rows.vectors, rows.table.cluster, (settings["n_draws"], seed)
     if not len(p):
@@ -350,11 +349,10 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
     As `measure_validity`, nan without scored rows; and n (replies).
     """
     chosen = rows.where("scored", "test", settings["unseen_models"])
-    chosen = chosen if chosen.any() else rows.where("scored", "test")
-    pairs = rows.examples(chosen)
-    matrix, found = comparison.measure_validity(evaluator.score(pairs.prompts, pairs.responses), pairs.vectors,
-                                                rows.table.cluster[chosen], settings["n_draws"], seed)
-    return matrix, {"n": len(pairs), **found}
+    part = rows.take(chosen if chosen.any() else rows.where("scored", "test"))
+    p, draws = part.predict(evaluator), (settings["n_draws"], seed)
+    matrix, found = comparison.measure_validity(p[..., 2] - p[..., 0], part.vectors, part.table.cluster, *draws)
+    return matrix, {"n": len(p), **found}
 
 
 def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: Target, seed: int) -> pd.DataFrame:
