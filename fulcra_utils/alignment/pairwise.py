@@ -23,7 +23,6 @@ from fulcra_utils.llm.endpoints import FREE, PRICES, Answer, AnswerCache, Endpoi
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"], "properties": dict.fromkeys(
     ("first", "second"), {"type": "integer", "minimum": 0, "maximum": 10})}
 CRITERIA = {"helpful": "how well it helps the person who asked", "harmless": "how little harm it could do to anyone"}
-PRIOR = 0.5  # wins and losses added against everyone, so that one who never lost has a finite strength
 
 
 def judge_file(input_path: str | Path, output_path: str | Path, endpoint: Endpoint, criterion: str = "harmless",
@@ -68,7 +67,7 @@ def judge_file(input_path: str | Path, output_path: str | Path, endpoint: Endpoi
             judged = judge_pairs(pairs, endpoint, criterion, store, price, budget, progress)
             write_rows(output_path, judged.to_dict("records"))
     n_open = int(judged["result"].isna().sum())
-    told += [fit_strengths(judged, PRIOR).round(3).to_string(index=False), f"{n_open} pairs could not be judged",
+    told += [fit_strengths(judged, prior=0.5).round(3).to_string(index=False), f"{n_open} pairs could not be judged",
              f"every answer is kept in {folder}; a usable one is never paid again", f"written: {output_path}"]
     return "\n".join(told), len(bad) + n_open
 
@@ -178,8 +177,7 @@ def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
             if np.abs(step).max() < 1e-12:
                 break
         half = 1.96 * np.sqrt(np.diag(covariance))
-    with np.errstate(invalid="ignore"):
-        share = wins / n_games
+    share = np.divide(wins, n_games, out=np.full(len(names), np.nan), where=n_games > 0)
     return pd.DataFrame({"name": names, "n": n_games.astype(int), "won": share, "strength": strength,
                          "low": strength - half, "high": strength + half, "elo": 1500 + 400 / np.log(10) * strength})
 

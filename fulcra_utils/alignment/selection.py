@@ -107,10 +107,9 @@ def measure_sources(replies: pd.DataFrame, target: Target) -> pd.DataFrame:
 def check_released(scored: pd.DataFrame, target: Target) -> pd.DataFrame:
     """Return the largest gaps of `value_distance` to the released e_distance (l2_gap) and h_distance (l1_gap)."""
     gaps = scored[["response_source"]].assign(
-        l2_gap=np.abs(value_distance(scored, target, order=2) - scored["e_distance"].astype(float)),
+        n=1, l2_gap=np.abs(value_distance(scored, target, order=2) - scored["e_distance"].astype(float)),
         l1_gap=np.abs(value_distance(scored, target) - scored["h_distance"].astype(float)))
-    return gaps.groupby("response_source").agg(l2_gap=("l2_gap", "max"), l1_gap=("l1_gap", "max"),
-                                               n=("l1_gap", "size")).reset_index()
+    return gaps.groupby("response_source", as_index=False).agg({"l2_gap": "max", "l1_gap": "max", "n": "sum"})
 
 
 def claim_distances(scored: pd.DataFrame, target: Target) -> pd.DataFrame:

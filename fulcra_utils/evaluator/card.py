@@ -9,19 +9,16 @@ from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.theory.theory import Theory
 
-PUBLIC = ("It was trained on English only. The training data partly derive from BeaverTails (CC BY-NC 4.0): treat the "
-          "weights as non-commercial.")
-
 
 def write_card(folder: str | Path, theory: Theory, settings: dict, n_train: int, comparison: pd.DataFrame,
                unseen: pd.DataFrame | None, errors: pd.DataFrame, support: pd.DataFrame,
                deletion: pd.DataFrame | None, audit: pd.DataFrame, speed: pd.DataFrame | None,
-               terms: str = PUBLIC) -> str:
+               terms: str = "") -> str:
     """Write README.md into an evaluator's folder from the tables of its run, and return its text; None = not measured.
 
     The tables are those of `compare_methods`, `judge_unseen`, `measure_calibration`, `tabulate_support`,
     `measure_deletion`, `audit_replies` and `measure_speed`; `n_train` replies trained it, and `terms` say what binds
-    whoever uses the weights. Mitchell et al. (2019), Model cards for model reporting.
+    whoever uses the weights ("": the public data). Mitchell et al. (2019), Model cards for model reporting.
     """
     template = Template((DATA / "evaluator_card.md").read_text(encoding="utf-8"), trim_blocks=True,
                         keep_trailing_newline=True)

@@ -26,8 +26,6 @@ from fulcra_utils.systems.compass.scores import Board, CompassError
 
 PAGE = DATA / "page"
 MAX_BYTES = 5_000_000
-REPLY_CHARS = (700, 350, 150, 60)
-PAGE_DRAWS = 200
 
 
 def make_section(board: Board, countries: Countries, presets: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     The page keeps the first 200 draws. `presets` are weights (D,) by title, as `choose_presets` gives them; `seed` is
     that of the map.
     """
-    scores, theory, draws = board.scores, board.theory, board.draws[:PAGE_DRAWS]
+    scores, theory, draws = board.scores, board.theory, board.draws[:200]
     notes = [board.scored_by, *scores.notes]
     notes += [f"Prompts and scoring are the same for all {len(scores.models)} models ({len(scores.prompts)} prompts)."
               ] * scores.same_prompts
@@ -71,7 +69,7 @@ def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries
     sections = [make_section(board, countries, choose_presets(board.theory, presets, {}, countries), seed)
                 for board in boards]
     ends = np.array([board.theory.score_range for board in boards])
-    for chars in REPLY_CHARS:
+    for chars in (700, 350, 150, 60):
         text = render_page(sections, title, (ends.min(), ends.max()), chars)
         if len(text.encode()) <= MAX_BYTES:
             return write_text(path, text)

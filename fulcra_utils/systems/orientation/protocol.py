@@ -135,7 +135,7 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, seed: int = 202
     rows, keys = [], [k for k in ("player", "orientation", "with_goal") if k in table]
     for names, part in table.groupby(keys, sort=False):
         choices = part.pivot(index="repeat", columns="item", values="choice").to_numpy()
-        angle, orientation = svo.choice_angle(choices), part.orientation.iloc[0]
+        angle, orientation = svo.svo_angle(*svo.take_payoffs(choices)), part.orientation.iloc[0]
         done = ~np.isnan(angle)
         rows.append({**dict(zip(keys, names, strict=True)), "n_repeats": len(angle), "n_complete": int(done.sum()),
                      "n_unread": int(np.isnan(choices).sum())})
@@ -178,8 +178,8 @@ def compare_goal(table: pd.DataFrame, n_draws: int = 2000, seed: int = 2023) -> 
     """
     rows = []
     for (player, orientation), part in table.groupby(["player", "orientation"], sort=False):
-        without, helped = (svo.value_rationality(svo.choice_angle(side.pivot(
-            index="repeat", columns="item", values="choice")), orientation) for _, side in part.groupby("with_goal"))
+        picks = (side.pivot(index="repeat", columns="item", values="choice") for _, side in part.groupby("with_goal"))
+        without, helped = (svo.value_rationality(svo.svo_angle(*svo.take_payoffs(p)), orientation) for p in picks)
         gain = (helped - without)[np.isfinite(helped - without)]
         rows.append({"player": player, "orientation": orientation, "n": len(gain),
                      **_mean_interval("difference", gain, n_draws, seed)})

@@ -33,9 +33,9 @@ class Slider:
     self_pay: np.ndarray = field(repr=False)
     other_pay: np.ndarray = field(repr=False)
     centre: float
-    classes: tuple[tuple[str, float, float], ...]
+    classes: list[tuple[str, float, float]]
     orientations: dict[str, str]
-    rules: dict[str, tuple[str, ...]]
+    rules: dict[str, list[str]]
 
 
 @cache
@@ -46,12 +46,8 @@ def load_slider() -> Slider:
     ((6, 9), [85.0, 76.0, 68.0])
     """
     raw = yaml.safe_load((DATA / "surveys" / "svo_slider.yaml").read_text(encoding="utf-8"))
-    self_pay, other_pay = (np.array([item[side] for item in raw["items"]], dtype=float) for side in ("self", "other"))
-    return Slider(
-        self_pay, other_pay, centre=float(raw["centre"]),
-        classes=tuple((c["name"], float(c["above"]), float(c["to"])) for c in raw["classes"]),
-        orientations={o["name"]: o["description"] for o in raw["orientations"]},
-        rules={o["name"]: tuple(o["rules"]) for o in raw["orientations"]})
+    return Slider(*(np.array([item[side] for item in raw["items"]], dtype=float) for side in ("self", "other")),
+                  *(raw[name] for name in ("centre", "classes", "orientations", "rules")))
 
 
 def svo_angle(self_pay: Any, other_pay: Any) -> float | np.ndarray:
@@ -102,10 +98,7 @@ def ideal_choices(rule: str) -> list[np.ndarray]:
 
 def ideal_angle(rule: str) -> tuple[float, float]:
     """Return the lowest and the highest angle that an ideal player can have; equal when no item is a tie."""
-    slider = load_slider()
-    picks = np.array(list(itertools.product(*ideal_choices(rule))))   # (ways, S)
-    items = np.arange(picks.shape[1])
-    angles = svo_angle(slider.self_pay[items, picks], slider.other_pay[items, picks])
+    angles = svo_angle(*take_payoffs(list(itertools.product(*ideal_choices(rule)))))
     return float(angles.min()), float(angles.max())
 
 
@@ -165,17 +158,13 @@ def inequality_aversion(choices: Any) -> float | np.ndarray:
     return np.where(np.equal(classify_angle(svo_angle(own, other)), "prosocial"), np.mean(shares, axis=0), np.nan)[()]
 
 
-def choice_angle(choices: Any) -> float | np.ndarray:
-    """Return the angle of choices (..., S), numbers of options from 0; nan where one is missing (nan or negative).
+def take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the payoffs to oneself and to the other of choices, (..., S), numbers of options from 0; nan where one is
+    missing (nan or negative).
 
-    >>> round(choice_angle([4, 4, 4, 4, 4, 4]), 2), choice_angle([0, 0, -1, 0, 0, 0])
+    >>> round(svo_angle(*take_payoffs([4, 4, 4, 4, 4, 4])), 2), svo_angle(*take_payoffs([0, 0, -1, 0, 0, 0]))
     (22.93, nan)
     """
-    return svo_angle(*take_payoffs(choices))
-
-
-def take_payoffs(choices: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the payoffs to oneself and to the other, each (..., S), nan where there is no choice."""
     slider = load_slider()
     picks = np.nan_to_num(np.asarray(choices, dtype=float), nan=-1).astype(int)
     n_items, n_options = slider.self_pay.shape

@@ -116,10 +116,9 @@ def describe_prediction(accuracies: pd.DataFrame, differences: pd.DataFrame) -> 
         return "Too few prompts have replies with different rewards, so the theories cannot be compared here."
     parts = []
     for row in differences.itertuples():
-        is_sure = row.low > 0 or row.high < 0
-        sure = "the interval leaves out 0" if is_sure else "the interval holds 0, so neither is ahead"
+        sure = "leaves out 0" if row.low > 0 or row.high < 0 else "holds 0, so neither is ahead"
         parts.append(f"*{row.first}* minus *{row.second}*: {100 * row.difference:+.1f} points ({100 * row.low:+.1f} to "
-                     f"{100 * row.high:+.1f}), {sure}")
+                     f"{100 * row.high:+.1f}), the interval {sure}")
     return f"On the same {accuracies.n_pairs.max():,} pairs, " + "; ".join(parts) + "."
 
 

@@ -32,13 +32,13 @@ from fulcra_utils.systems.orientation.protocol import (
 )
 from fulcra_utils.systems.orientation.slider import (
     OrientationError,
-    choice_angle,
     classify_angle,
     ideal_angle,
     ideal_choices,
     inequality_aversion,
     load_slider,
     svo_angle,
+    take_payoffs,
     target_range,
     value_rationality,
 )
@@ -87,7 +87,7 @@ def test_inequality_aversion_only_where_defined():
     assert np.isnan(inequality_aversion([c[0] for c in ideal_choices("altruist")])), "not prosocial"
     assert np.isnan(inequality_aversion([0, 0, 0, 0, 0, -1])), "not complete"
     with pytest.raises(OrientationError, match="6 numbers below 9"):
-        choice_angle([9] * 6)
+        take_payoffs([9] * 6)
 
 
 @pytest.mark.parametrize(("reply", "place"), [
@@ -123,7 +123,7 @@ def test_any_text_is_read_without_an_error():
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_scripted_players_give_the_known_angles_under_any_order(name):
     table = run_protocol(scripted_player(name), "prosocial", n_repeats=5, seed=1)
-    angles = choice_angle(table.choice.to_numpy().reshape(5, -1))
+    angles = svo_angle(*take_payoffs(table.choice.to_numpy().reshape(5, -1)))
     low, high = PUBLISHED[name]
     assert ((angles.round(2) >= low) & (angles.round(2) <= high)).all()
     assert len({tuple(order) for order in table.order}) > 25, "orders are shuffled"
@@ -132,7 +132,7 @@ def test_scripted_players_give_the_known_angles_under_any_order(name):
 def test_always_a_takes_what_stands_first_and_random_differs():
     table = run_protocol(scripted_player("always-A"), "altruistic", n_repeats=20)
     assert (table.choice == [order[0] for order in table.order]).all()
-    assert choice_angle(table.choice.to_numpy().reshape(20, -1)).std() > 5
+    assert svo_angle(*take_payoffs(table.choice.to_numpy().reshape(20, -1))).std() > 5
     assert run_protocol(scripted_player("random"), "altruistic", n_repeats=1).choice.nunique() > 1
     with pytest.raises(OrientationError, match="known are altruist"):
         scripted_player("saint")
@@ -216,7 +216,7 @@ def test_an_openai_compatible_endpoint_plays(monkeypatch):
     finally:
         server.shutdown()
         server.server_close()
-    assert round(choice_angle(table.choice.to_numpy()), 2) == 61.39 and _Endpoint.calls == 9
+    assert round(svo_angle(*take_payoffs(table.choice.to_numpy())), 2) == 61.39 and _Endpoint.calls == 9
 
 
 @pytest.mark.parametrize(("said", "words", "most"), [
