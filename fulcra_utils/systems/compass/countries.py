@@ -9,7 +9,7 @@ import yaml
 from scipy import stats as sps
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats.resampling import take_interval
+from fulcra_utils.stats.resampling import summarise_draws, take_interval
 from fulcra_utils.systems.compass.scores import Board, CompassError, mean_known, nanmean
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import Theory, lift_to, load_theory
@@ -106,8 +106,7 @@ def compare_regions(board: Board, countries: Countries) -> tuple[float, float, f
         return None
     first = countries.regions[found[2]] == countries.regions[found[2]][0]
     gap, gaps = (rho[..., first].mean(-1) - rho[..., ~first].mean(-1) for rho in found[:2])
-    low, high = take_interval(mean_known(gaps, np.isfinite(gap)))
-    return float(nanmean(gap, -1)), float(low), float(high)
+    return tuple(summarise_draws(nanmean(gap, -1), mean_known(gaps, np.isfinite(gap))).values())
 
 
 def centre_profiles(vectors: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
 from fulcra_utils.stats.probes import answer_pairs, assign_folds, pair_replies, probe_preference
-from fulcra_utils.stats.resampling import bootstrap_means, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws, take_interval
 
 MIN_PROMPTS = 10  # with fewer, a bootstrap over prompts knows nothing of their spread
 
@@ -104,9 +104,8 @@ def compare_predictions(features: Mapping[str, np.ndarray], rewards: np.ndarray,
     for first, second in combinations(right, 2):
         gap = right[first] - right[second]
         drawn = bootstrap_means(gap, groups, n_draws, seed)[:, 0]
-        low, high = take_interval(drawn)
         p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + n_draws))
-        rows.append((first, second, float(gap.mean()), float(low), float(high), p))
+        rows.append((first, second, *summarise_draws(gap.mean(), drawn).values(), p))
     return found, pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
 
 
