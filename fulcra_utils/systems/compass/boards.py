@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import read_scored
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator.model import ValueEvaluator
@@ -23,15 +25,7 @@ from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
 LEADING, TRAILING = 4, 3   # how many values the published findings call leading and trailing
-
-
-WAYS = {  # how replies can be scored, and what is said of it
-    "released scores": "Scores released with the replies, by the authors' own evaluator.",
-    "annotators' labels": "Labels of the annotated dialogues, −1, 0 or +1.",
-    "sample labels": "Labels of the embedded sample, which is labelled under this theory too.",
-    "evaluator": "Scores of this run's evaluator, a small one.",
-    "by definitions": "Scores of this run's evaluator from the definitions alone, without any label under this theory: "
-                      "a first look, not a measurement."}
+WAYS = yaml.safe_load((DATA / "page" / "boards.yaml").read_text(encoding="utf-8"))  # what is said of each
 
 
 def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame, evaluator: ValueEvaluator,
