@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import finish, label_points, name_rows, open_panels, plot_matrix
+from fulcra_utils.plots.parts import finish, label_points, name_rows, open_panels, plot_matrix, plot_series
 from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, PINK, styled
 
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
@@ -19,25 +19,20 @@ def plot_targets(targets: pd.DataFrame) -> Figure:
     """Draw targets (target, dimension, value, weight) as coloured cells; a dot marks a dimension without weight."""
     values = targets.pivot_table(index="target", columns="dimension", values="value", sort=False)
     weights = targets.pivot_table(index="target", columns="dimension", values="weight", sort=False)
-    return plot_matrix(values, values.map("{:.2g}".format).mask(weights == 0, "·"), "Targets", "wanted score")
+    return plot_matrix(values, "Targets", "wanted score", values.map("{:.2g}".format).mask(weights == 0, "·"))
 
 
 @styled
 def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest reply") -> Figure:
     """Draw distance, reward and drift before and after choosing the nearest reply, a row a target."""
-    panels = [("distance_mean", "distance_chosen", "mean L1 distance (lower is nearer)")]
-    if selection["reward_mean"].notna().any():
-        panels.append(("reward_mean", "reward_chosen", "mean reward of the replies"))
-    figure, grid = open_panels(len(panels) + 1, 4, 1.7 + 0.45 * len(selection), sharey=True)
-    rows = np.arange(len(selection))
-    for axes, (before, after, label) in zip(grid, panels, strict=False):
-        axes.hlines(rows, selection[before], selection[after], color=GREY, linewidth=1.5)
-        axes.plot(selection[before], rows, "o", color=GREY, markersize=8, label="a reply drawn at random")
-        axes.plot(selection[after], rows, "D", color=BLUE, markersize=7, label="the nearest reply")
-        name_rows(axes, selection["target"], label)
-    grid[-1].barh(rows, selection["drift"].fillna(0), height=0.5, color=ORANGE)
-    name_rows(grid[-1], selection["target"], "mean shift of values without weight")
-    return finish(figure, title, ncols=2)
+    table, panels = selection.set_index("target"), {}
+    for kind, label in (("distance", "mean L1 distance (lower is nearer)"), ("reward", "mean reward of the replies")):
+        ends = table[[f"{kind}_mean", f"{kind}_chosen"]].set_axis(["low", "high"], axis=1)
+        if ends.low.notna().any():
+            panels[label] = {"a reply drawn at random": ends.assign(mean=ends.low),
+                             "the nearest reply": ends.assign(mean=ends.high)}
+    panels["mean shift of values without weight"] = {"": table.drift.to_frame("mean")}
+    return plot_series(table.index, panels, "mean", title, np.nan, looks=((GREY, "o"), (BLUE, "D")), spread=0, width=4)
 
 
 @styled
@@ -81,20 +76,17 @@ def plot_training(histories: pd.DataFrame) -> Figure:
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by the judge, with its controls.
 
-    References (response_source, by, distance; may be empty) are real models as lines.
+    References (response_source, by, distance; may be empty) are real models, in rows of their own.
     """
-    marks = {"distance": ("o", BLUE, "the policy's replies"), "swapped": ("s", ORANGE, "swapped between prompts"),
-             "shuffled": ("x", BLACK, "words shuffled"), "constant": ("^", PINK, "the best constant reply")}
-    figure, grid = open_panels(2, 4.8, 2.3 + 0.42 * len(summary), sharey=True)
-    rows = np.arange(len(summary))
-    for axes, by, name in zip(grid, ("reward", "judge"), ("the reward evaluator", "the judge"), strict=True):
-        for kind, (mark, colour, label) in marks.items():
-            axes.plot(summary[f"{kind}_{by}"], rows, mark, color=colour, label=label, markersize=8, alpha=0.85)
-        for line, style in zip(references[references["by"] == by].itertuples(), ("--", ":", "-."), strict=False):
-            axes.axvline(line.distance, color=GREY, linestyle=style, label=f"{line.response_source}, real replies")
-        axes.set_title(f"by {name}")
-        name_rows(axes, summary["policy"], "mean L1 distance to the target")
-    return finish(figure, "Distance on held-out prompts", ncols=3)
+    kinds = {"distance": "the policy's replies", "swapped": "swapped between prompts", "shuffled": "words shuffled",
+             "constant": "the best constant reply"}
+    real = references.pivot(index="response_source", columns="by", values="distance").add_prefix("distance_")
+    table = pd.concat([summary.set_index("policy"), real.rename("{}, real replies".format)])
+    panels = {f"mean L1 distance to the target by the {name}": {
+        words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items()}
+        for by, name in (("reward", "reward evaluator"), ("judge", "judge"))}
+    return plot_series(table.index, panels, "distance", "Distance on held-out prompts", np.nan, spread=0, width=4.8,
+                       looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x"), (PINK, "^")))
 
 
 @styled
@@ -146,8 +138,7 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
         axes.set_title(f"to {name}")
     for axes in grid.flat[len(aims):]:
         axes.remove()
-    for axes in grid[:, 0]:
-        axes.set_ylabel("mean score by the judge")
+    figure.supylabel("mean score by the judge")
     return finish(figure, "Where each model went", ncols=4)
 
 
@@ -178,15 +169,12 @@ def plot_efficiency(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_bars(claims: pd.DataFrame) -> Figure | None:
-    """Draw the paper's four bars (`reported`) next to `ours`, where they are known; each has its own scale and axis."""
+    """Draw the paper's four bars (`reported`) next to `ours`, where known, as points, each on its own scale."""
     bars = claims[claims["claim_id"].str.contains(r"^alignment/(?:helpful|harmless)/")]
     if bars["ours"].isna().all():
         return None
-    figure, grid = plt.subplots(2, 2, figsize=(9, 5))
-    for row, proxy in enumerate(("helpful", "harmless")):
-        part = bars[bars["claim_id"].str.startswith(f"alignment/{proxy}/")]
-        for axes, column, colour in zip(grid[row], ("reported", "ours"), (GREY, BLUE), strict=True):
-            axes.bar(part["claim_id"].str.split("/").str[-1], part[column].fillna(0.0), color=colour)
-            axes.axhline(0, color=BLACK, linewidth=0.8)
-            axes.set_title(f"{proxy}, {'the paper (7 billion weights)' if column == 'reported' else 'this run, proxy'}")
-    return finish(figure, "Helpful and harmless, the paper's bars and ours")
+    bars = bars.set_index(bars["claim_id"].str.split("/").str[-1])
+    panels = {f"{proxy},\n{words}": {"": part[column].to_frame("score")}
+              for proxy, part in bars.groupby(bars["claim_id"].str.split("/").str[1], sort=False)
+              for column, words in (("reported", "the paper (7 billion weights)"), ("ours", "this run, proxy"))}
+    return plot_series(bars.index.unique(), panels, "score", "Helpful and harmless, the paper's and ours", width=2.8)

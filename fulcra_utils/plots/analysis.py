@@ -1,6 +1,7 @@
-"""Figures of the value analysis: table in, Figure out; nothing is computed here that a reader would want to check.
+"""Figures of the data set and of the value analysis: table in, Figure out.
 
-Colour is never alone where two series overlap: markers differ too. An empty table draws nothing.
+Nothing is computed here that a reader would want to check; an empty table draws nothing. Colour is never alone where
+two series overlap: markers differ too.
 """
 
 from textwrap import fill
@@ -11,29 +12,67 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import draw_matrix, draw_series, finish, label_points, name_rows, open_panels, plot_matrix
+from fulcra_utils.plots.parts import draw_matrix, finish, label_points, name_rows, open_panels, plot_matrix, plot_series
 from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, MARKERS, ORANGE, PALE, styled
 from fulcra_utils.theory.theory import Theory
 
 
 @styled
-def plot_prevalence(table: pd.DataFrame, theory: Theory, reported: pd.DataFrame) -> Figure:
-    """Draw how often each value is supported and opposed (by = "all"), with the published shares as diamonds."""
-    rows, claims = table[table.by == "all"], reported.set_index("claim_id").reported
-    y = np.arange(theory.n_dims)
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.32 * theory.n_dims))
-    for sign, colour, direction in (("supported", BLUE, 1), ("opposed", ORANGE, -1)):
-        one = rows[rows.sign == sign].set_index("value").reindex(theory.dimensions)
-        axes.barh(y, direction * one.share, color=colour, height=0.65, label=f"{sign} (this run)")
-        axes.hlines(y, direction * one.low, direction * one.high, color=BLACK, linewidth=0.9)
-    for word, label, marker in (("aligned", "supported", "D"), ("expressed", "expressed", "|")):
-        x = claims.reindex([f"prevalence/{v}/{word}" for v in theory.dimensions]).to_numpy(float)
-        if np.isfinite(x).any():
-            axes.plot(x, y, marker, color=BLACK, markerfacecolor="white", zorder=3, label=f"{label} (published)")
+def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = None, title: str = "") -> Figure:
+    """Draw the per cent of replies that support (right) and oppose (left) each dimension, with the published bars.
+
+    Takes the table of `measure_prevalence`, or of `tabulate_prevalence`, whose intervals are drawn.
+    """
+    if is_counted := "sign" in prevalence:
+        every = prevalence[prevalence.by == "all"]
+        shares = 100 * every.pivot(index="value", columns="sign")[["share", "low", "high"]].loc[every.value.unique()]
+        prevalence = shares.share.rename(columns={"supported": "aligned"}).reset_index(names="dimension")
+    bars = [(-1, prevalence.aligned, BLUE, "supported, this run"),
+            (-1, -prevalence.opposed, ORANGE, "opposed, this run")]
+    if published is not None:
+        shown = published.set_index("dimension").reindex(prevalence.dimension)
+        bars += [(1, shown.aligned, BLUE, "supported, published"), (1, -shown.opposed, ORANGE, "opposed, published"),
+                 (1, shown.mentioned.where(shown.aligned.isna()), GREY, "supported or opposed, published")]
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.42 * len(prevalence)))
+    rows, height, shift = np.arange(len(prevalence)), *((0.7, 0) if published is None else (0.38, 0.19))
+    for side, widths, colour, label in bars:
+        look = {"hatch": "////", "facecolor": "none", "linewidth": 0.8} if side > 0 else {"facecolor": colour}
+        axes.barh(rows + side * shift, widths, height, edgecolor=colour, label=label, **look)
+    for sign, side in (("supported", 1), ("opposed", -1)) if is_counted else ():
+        axes.hlines(rows - shift, side * shares.low[sign], side * shares.high[sign], color=BLACK, linewidth=0.9)
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    name_rows(axes, theory.dimensions, "← opposed     share of replies     supported →")
-    axes.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
-    return finish(figure, ncols=2)
+    name_rows(axes, prevalence.dimension, "← opposed   share of replies   supported →")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g} %")
+    return finish(figure, title, ncols=2)
+
+
+@styled
+def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str) -> Figure:
+    """Draw how far each method of choosing prompts differs from random choice: a panel for each measure → words."""
+    shown = summary[summary.method != "random"].set_index("method")
+    panels = {words: {"": shown[shown.measure == measure]} for measure, words in measures.items()}
+    return plot_series(shown.index.unique(), panels, "difference", title, width=3)
+
+
+@styled
+def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: str) -> Figure:
+    """Draw agreement statistics (→ words) for each value; one that is not defined has no point."""
+    series = {words: agreement[agreement.statistic == name].set_index("name") for name, words in statistics.items()}
+    return plot_series(agreement["name"].unique(), {"agreement (0 = chance, 1 = perfect)": series}, "value", title,
+                       limits=(None, 1.02))
+
+
+@styled
+def plot_queue(queue: pd.DataFrame, title: str) -> Figure:
+    """Draw how many cases of a review queue each value has, by why they are in it."""
+    looks = {"opposite signs": ORANGE, "nobody could label it": GREY, "they disagree": BLUE}
+    counts = pd.crosstab(queue["name"], queue["why"]).filter(looks)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
+    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.32 * len(counts)))
+    counts.rename_axis(None).plot.barh(stacked=True, ax=axes, color=looks, width=0.8)
+    name_rows(axes, counts.index, "cases in the queue")
+    axes.legend(loc="lower right")
+    return finish(figure, title)
 
 
 @styled
@@ -42,22 +81,20 @@ def plot_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
 
     A star marks an adjusted p below 0.05, a frame a cell whose whole interval lies outside the tolerance.
     """
-    def grid(column: str) -> pd.DataFrame:
-        return table.pivot(index="value", columns="risk", values=column).reindex(theory.dimensions)[list(risks)]
-
-    ours, published = grid("r"), grid("reported")
+    ours, published, tolerance, low, high, p = (
+        table.pivot(index="value", columns="risk", values=name).reindex(theory.dimensions)[list(risks)]
+        for name in ("r", "reported", "tolerance", "low", "high", "p_adjusted"))
     panels = [("this run", ours)]
     if published.notna().any(axis=None):
         panels += [("published", published), ("this run − published", ours - published)]
     figure, axes = open_panels(len(panels), 3, 2.6 + 0.3 * theory.n_dims, sharey=True)
     for axis, (title, values) in zip(axes, panels, strict=True):
-        stars = (grid("p_adjusted") < 0.05).map({True: "*", False: ""}.get) if title == "this run" else ""
+        stars = (p < 0.05).map({True: "*", False: ""}.get) if title == "this run" else ""
         image = draw_matrix(axis, values, values.map("{:+.2f}".format) + stars, 0.6)
         axis.set_xticks(range(len(risks)), [fill(r, 12, break_long_words=False) for r in risks.values()], rotation=90)
         axis.set_title(title)
     figure.colorbar(image, ax=axis, label="correlation")
-    outside = (grid("high") < published - grid("tolerance")) | (grid("low") > published + grid("tolerance"))
-    for row, column in np.argwhere(outside.to_numpy()):
+    for row, column in np.argwhere(((high < published - tolerance) | (low > published + tolerance)).to_numpy()):
         axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BLACK, linewidth=1.6))
     return figure
 
@@ -115,24 +152,19 @@ def plot_probes(table: pd.DataFrame) -> Figure:
     """Draw what each feature set tells of preference, risk and reward (`probe_replies`), beside chance and null."""
     labels = {"preference": "which reply is preferred\n(accuracy)", "risk": "risk of the prompt\n(balanced accuracy)",
               "reward": "reward\n(cross-validated R²)"}
-    tasks = [t for t in labels if (table.task == t).any()]
-    names = list(dict.fromkeys(table.features))
-    figure, axes = open_panels(len(tasks), 3, 1.6 + 0.36 * len(names), sharey=True)
-    for axis, task in zip(axes, tasks, strict=True):
-        part = table[table.task == task].set_index("features")
-        series = {"all replies": part[part.rows == "all"], "non-refusals only": part[part.rows == "non-refusals"]}
-        draw_series(axis, names, series, ("score", "low", "high"), labels[task], part.chance.iloc[0],
-                    "95 % of permutations")
-    return finish(figure, ncols=3)
+    parts = {words: part.set_index("features") for task, words in labels.items()
+             if len(part := table[table.task == task])}
+    panels = {words: {"all replies": part[part.rows == "all"], "non-refusals only": part[part.rows != "all"]}
+              for words, part in parts.items()}
+    return plot_series(table.features.unique(), panels, "score", line=[part.chance.iloc[0] for part in parts.values()],
+                       null="95 % of permutations", width=3)
 
 
 @styled
 def plot_weights(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw the preference probe's weight of each value (`weigh_values`), alone and with refusal and length fixed."""
-    figure, axis = plt.subplots(figsize=(6, 1.4 + 0.34 * theory.n_dims))
     series = {name: part.set_index("value") for name, part in table.groupby("with", sort=False)}
-    draw_series(axis, theory.dimensions, series, ("weight", "low", "high"), "log-odds of being preferred, value 0 → 1")
-    return finish(figure, ncols=2)
+    return plot_series(theory.dimensions, {"log-odds of being preferred, value 0 → 1": series}, "weight")
 
 
 @styled
@@ -144,10 +176,7 @@ def plot_clusters(table: pd.DataFrame, theory: Theory) -> Figure:
     words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; {r.known}; "
              f"J = {r.stability:.2f}" for r in shown.itertuples()]
     values = shown[list(theory.dimensions)].set_axis(words)
-    figure = plot_matrix(values, values.map("".format), "", "mean score")
-    for label, is_candidate in zip(figure.axes[0].get_yticklabels(), shown.is_candidate, strict=True):
-        label.set_weight("bold" if is_candidate else "normal")
-    return figure
+    return plot_matrix(values, "", "mean score")
 
 
 @styled
@@ -194,17 +223,13 @@ def plot_differences(table: pd.DataFrame, theory: Theory) -> Figure:
 
     Pairs beyond four stand in the table only.
     """
-    pairs = list(table.groupby(["first", "second"], sort=False))[:4]
-    figure, axes = open_panels(len(pairs), 3, 1.7 + 0.36 * theory.n_dims, sharey=True, sharex=True)
-    kinds = {"as they are": ["difference", "low", "high"],
-             "refusal and length alike": ["adjusted", "adjusted_low", "adjusted_high"],
-             "neither refuses": ["both_answer", "both_answer_low", "both_answer_high"]}
-    for axis, ((first, second), part) in zip(axes, pairs, strict=True):
-        series = {name: part.set_index("value")[columns].set_axis(kinds["as they are"], axis=1)
-                  for name, columns in kinds.items()}
-        draw_series(axis, theory.dimensions, series, ("difference", "low", "high"), "mean difference")
-        axis.set_title(f"{first}\n− {second}")
-    return finish(figure, ncols=3)
+    kinds = {"as they are": "difference", "refusal and length alike": "adjusted", "neither refuses": "both_answer"}
+    table, panels = table.rename(columns={"low": "difference_low", "high": "difference_high"}).set_index("value"), {}
+    for (first, second), part in list(table.groupby(["first", "second"], sort=False))[:4]:
+        panels[f"{first}\n− {second}"] = {
+            words: part[[name, f"{name}_low", f"{name}_high"]].set_axis(["mean", "low", "high"], axis=1)
+            for words, name in kinds.items()}
+    return plot_series(theory.dimensions, panels, "mean", "Mean difference", width=3)
 
 
 @styled

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import draw_series, finish, label_points, mark_gaps, open_panels, plot_matrix
+from fulcra_utils.plots.parts import finish, label_points, open_panels, plot_matrix, plot_series
 from fulcra_utils.plots.style import BLUE, COLOURS, GREY, ORANGE, styled
 from fulcra_utils.systems.orientation.slider import Slider
 
@@ -16,13 +16,13 @@ from fulcra_utils.systems.orientation.slider import Slider
 def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     """Draw the score of every model with its interval, best first, and write its rank beside it: at most 40 models."""
     table = table.head(40)
-    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.3 * len(table)))
     ranks = ["–" if np.isnan(r.rank) else f"{r.rank:.0f}" if not r.rank_low < r.rank_high
              else f"{r.rank:.0f}  ({r.rank_low:.0f} to {r.rank_high:.0f})" for r in table.itertuples()]
     names = table.model + "   " + ranks
-    draw_series(axes, names, {"": table.set_index(names)}, ("score", "low", "high"), "weighted score, 95 % interval")
-    axes.set_title("rank (95 % interval)", loc="left", x=0, ha="right", fontsize=8)
-    return finish(figure, title)
+    figure = plot_series(names, {"weighted score, 95 % interval": {"": table.set_index(names)}},
+                         "score", title)
+    figure.axes[0].set_title("rank (95 % interval)", loc="left", x=0, ha="right", fontsize=8)
+    return figure
 
 
 @styled
@@ -31,17 +31,15 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
     if values.shape[1] > max(24, values.shape[0]):
         values = values.T   # a long theory runs down the page
-    return plot_matrix(values, values.map("{:.2f}".format), title, "mean score")
+    return plot_matrix(values, title, "mean score")
 
 
 @styled
 def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
     """Draw Spearman's ρ of every model with every country (`match_countries`), with intervals."""
     series = {country: part.set_index("model") for country, part in matches.groupby("country", sort=False)}
-    figure, axes = plt.subplots(figsize=(8, 1.8 + 0.42 * matches.model.nunique()))
-    draw_series(axes, matches.model.unique(), series, ("rho", "low", "high"), "Spearman's ρ of value rankings")
-    axes.set_xlim(-1.05, 1.05)
-    return finish(figure, title, ncols=len(series))
+    return plot_series(matches.model.unique(), {"Spearman's ρ of value rankings": series}, "rho", title,
+                       limits=(-1.05, 1.05))
 
 
 @styled
@@ -70,18 +68,16 @@ def plot_cross(table: pd.DataFrame, title: str) -> Figure:
     """Draw the correlations r between the dimensions of two theories; bold where the interval leaves out 0."""
     r, low, high = (table.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
                     for name in ("r", "low", "high"))
-    return plot_matrix(r, r.map("{:.2f}".format), title, "correlation", ((low > 0) | (high < 0)).to_numpy())
+    return plot_matrix(r, title, "correlation", bold=((low > 0) | (high < 0)).to_numpy())
 
 
 @styled
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     """Draw each theory's pairwise accuracy with its interval, next to what chance and the permutation null reach."""
-    figure, axes = plt.subplots(figsize=(8, 1.7 + 0.4 * len(table)))
-    series = {"accuracy, 95 % interval over prompts": table.set_index("theory")}
-    draw_series(axes, table.theory, series, ("accuracy", "low", "high"),
-                "share of pairs in which the preferred reply is found", 0.5, "95 % of shuffled preferences stay below")
-    mark_gaps(axes, table.accuracy, "no pairs of replies with a reward")
-    return finish(figure, title, ncols=2)
+    panels = {"share of pairs in which the preferred reply is found": {
+        "accuracy, 95 % interval over prompts": table.set_index("theory")}}
+    return plot_series(table.theory, panels, "accuracy", title, 0.5, "95 % of shuffled preferences stay below",
+                       gap="no pairs of replies with a reward")
 
 
 @styled
@@ -111,13 +107,12 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
     Without a complete pass there is no point; the band is the class of the slider that was asked for.
     """
     players, told = summary.player.unique(), list(slider.orientations)
-    figure, grid = open_panels(len(told), 2.8, 2.3 + 0.33 * len(players), sharey=True)
-    for axes, orientation in zip(grid, told, strict=True):
+    summary = summary.set_index("player").rename(columns={"angle_low": "low", "angle_high": "high"})
+    rows = dict(iter(summary.groupby("orientation")))
+    panels = {f"angle, told: {name}\n(degrees; blue: its class)": {"with a goal": rows[name][rows[name].with_goal],
+                                         "without a goal": rows[name][~rows[name].with_goal]} for name in told}
+    figure = plot_series(players, panels, "angle", title, limits=(-45, 90), width=2.8, gap="no complete pass")
+    for axes, orientation in zip(figure.axes, told, strict=True):
         low, high = next((max(low, -45), min(high, 90)) for name, low, high in slider.classes if name == orientation)
-        axes.axvspan(low, high, color="#cfe3f2", zorder=0, label="the class asked for")
-        here = summary[summary.orientation == orientation].set_index("player")
-        series = {"with a goal": here[here.with_goal], "without a goal": here[~here.with_goal]}
-        draw_series(axes, players, series, ("angle", "angle_low", "angle_high"), "angle, degrees")
-        mark_gaps(axes, here.groupby("player").angle.max().reindex(players), "no complete pass")
-        axes.set(title=f"told: {orientation}", xlim=(-45, 90))
-    return finish(figure, title, ncols=3)
+        axes.axvspan(low, high, color="#cfe3f2", zorder=0)
+    return figure

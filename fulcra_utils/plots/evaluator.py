@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import draw_intervals, draw_series, finish, name_rows, open_panels, plot_matrix
-from fulcra_utils.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, styled
+from fulcra_utils.plots.parts import finish, open_panels, plot_matrix, plot_series
+from fulcra_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PALE, styled
 
 LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection (0)"),
                 1: (BLUE, "^", "supported (+1)")}
@@ -35,53 +35,41 @@ def plot_training(history: pd.DataFrame) -> Figure:
 @styled
 def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
     """Draw macro-F1 of each method with its interval (`compare_methods`), and a line to reach."""
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.45 * len(table)))
-    for row, one in enumerate(table.itertuples()):
-        draw_intervals(axes, table.iloc[[row]], [row], ("macro_f1", "low", "high"),
-                       BLUE if one.method == "ours" else GREY)
-        axes.annotate(f"{one.macro_f1:.3f}", (one.macro_f1, row), xytext=(0, 6), textcoords="offset points",
-                      ha="center", fontsize=8)
-    name_rows(axes, table.method, "macro-F1 over the labels -1, 0, +1 (95 % interval)")
-    axes.axvline(target, color=GREEN, linestyle="--", linewidth=1, label=f"wanted: {target:.2f}")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
-    axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.8))
+    rows = table.set_index("method")
+    label = f"macro-F1 over the labels -1, 0, +1 (95 % interval); line: wanted, {target:.2f}"
+    series = {"this evaluator": rows[rows.index == "ours"], "others": rows[rows.index != "ours"]}
+    figure = plot_series(table.method, {label: series}, "macro_f1", line=target, spread=0, limits=(0, 1))
+    for row, score in enumerate(table.macro_f1):
+        figure.axes[0].annotate(f"{score:.3f}", (score, row), xytext=(0, 6), textcoords="offset points", ha="center",
+                                fontsize=8)
     return figure
 
 
 @styled
 def plot_left_out(table: pd.DataFrame) -> Figure:
-    """Draw macro-F1 on what a training never saw (`leave_out`), a row a thing left out and the rows that judge.
-
-    Orange marks are judged by the authors' scores, blue ones by labels of people.
-    """
+    """Draw macro-F1 on what a training never saw (`leave_out`), a row a thing left out and the rows that judge."""
     words = {"model": "without {}", "query_source": "without prompts from {}",
              "value": "without {} (scored from its definition)", "scores": "without the authors' scores"}
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(table)))
-    is_scored = table.rows.str.contains("scored").to_numpy()
-    for chosen, colour in ((is_scored, ORANGE), (~is_scored, BLUE)):
-        draw_intervals(axes, table[chosen], np.flatnonzero(chosen), ("macro_f1", "low", "high"), colour)
-    name_rows(axes, [f"{words[r.left_out].format(r.name.split('/')[-1])}: {r.rows} (n = {r.n:,})"
-                     for r in table.itertuples()], "macro-F1 over the labels -1, 0, +1 (95 % interval over prompts)")
-    axes.set_xlim(0, 1)
-    return figure
+    table = table.set_index(pd.Index([f"{words[r.left_out].format(r.name.split('/')[-1])}: {r.rows} (n = {r.n:,})"
+                                      for r in table.itertuples()]))
+    is_scored = table.rows.str.contains("scored")
+    series = {"by labels of people": table[~is_scored], "by the authors' scores": table[is_scored]}
+    return plot_series(table.index, {"macro-F1 over the labels -1, 0, +1 (95 % interval over prompts)": series},
+                       "macro_f1", looks=[(BLUE, "o"), (ORANGE, "s")], spread=0, limits=(0, 1))
 
 
 @styled
 def plot_quality(quality: pd.DataFrame) -> Figure:
     """Draw F1 of each value for the labels -1 and +1 (`tabulate_quality`), with how many cells stand behind it."""
-    values = list(dict.fromkeys(quality.value))
-    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.36 * len(values)))
-    for label in (-1, 1):
-        colour, marker, name = LABEL_STYLES[label]
-        part = quality[(quality.label == label) & (quality.n > 0)]
-        rows = np.array([values.index(v) for v in part.value]) + 0.17 * label
-        axes.scatter(part.f1.fillna(0), rows, color=colour, marker=marker, s=42, label=name, zorder=3)
-        for x, y, n in zip(part.f1.fillna(0), rows, part.n, strict=True):
-            axes.annotate(f"n = {n}", (x, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=7,
-                          color="#444444")
-    name_rows(axes, values, "F1 (marks without cells are left out)")
-    axes.set_xlim(-0.03, 1.12)
-    return finish(figure, ncols=2)
+    known = quality[quality.n > 0].fillna({"f1": 0}).set_index("value")
+    series = {LABEL_STYLES[sign][2]: known[known.label == sign] for sign in (-1, 1)}
+    figure = plot_series(quality.value.unique(), {"F1 (marks without cells are left out)": series}, "f1",
+                         looks=[LABEL_STYLES[sign][:2] for sign in (-1, 1)], spread=0.34, limits=(-0.03, 1.12))
+    for marks, part in zip(figure.axes[0].lines, series.values(), strict=False):
+        for place, n in zip(marks.get_xydata(), part.n, strict=True):
+            figure.axes[0].annotate(f"n = {n}", place, xytext=(8, 0), textcoords="offset points", va="center",
+                                    fontsize=7, color="#444444")
+    return figure
 
 
 @styled
@@ -104,8 +92,7 @@ def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
 def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> Figure:
     """Draw the correlations (D, D) of our scores (rows) with the authors' (columns); nan cells stay empty."""
     values = pd.DataFrame(matrix, dimensions, dimensions)
-    words = values.map(lambda r: f"{r:.2f}".replace("0.", "."))
-    figure = plot_matrix(values, words, title, "Spearman correlation", np.eye(len(dimensions), dtype=bool))
+    figure = plot_matrix(values, title, "Spearman correlation", bold=np.eye(len(dimensions), dtype=bool))
     figure.axes[0].set(xlabel="the authors' evaluator", ylabel="this evaluator")
     return figure
 
@@ -114,14 +101,10 @@ def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> 
 def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     """Draw how often the label sets hold the true label (`measure_sets`), against the promised level."""
     known = table[table.calibrated & (table.n > 0)].set_index("value")
-    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.36 * table.value.nunique()))
-    draw_series(axes, table.value.unique(), {name: known[known.label == label] for label, (_, _, name) in
-                                             LABEL_STYLES.items()}, ("coverage", "low", "high"),
-                f"share of test cells whose set holds the true label (promised: {level:.0%}); no mark: few cases",
-                looks=[look[:2] for look in LABEL_STYLES.values()])
-    axes.axvline(level, color=BLACK, linestyle="--", linewidth=1)
-    axes.set_xlim(0.4, 1.02)
-    return finish(figure, ncols=3)
+    label = f"share of test cells whose set holds the true label (line: promised, {level:.0%}); no mark: few cases"
+    series = {name: known[known.label == sign] for sign, (_, _, name) in LABEL_STYLES.items()}
+    return plot_series(table.value.unique(), {label: series}, "coverage", line=level,
+                       looks=[look[:2] for look in LABEL_STYLES.values()], limits=(0.4, 1.02))
 
 
 @styled

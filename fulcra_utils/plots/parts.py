@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, MARKERS
+from fulcra_utils.plots.style import BLACK, COLOURS, GREY, MARKERS
 
 LOOKS = tuple(zip(COLOURS, MARKERS, strict=True))
 
@@ -35,39 +35,39 @@ def name_rows(axes: Axes, names: Sequence[str], label: str = "") -> None:
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
 
 
-def draw_intervals(axes: Axes, table: pd.DataFrame, rows: np.ndarray, columns: tuple[str, str, str],
-                   colour=BLUE, marker: str = "o", label: str = "") -> None:
-    """Draw numbers with their intervals at the given heights; nan is not drawn."""
-    middle, low, high = (table[name].to_numpy(float) for name in columns)
-    axes.hlines(rows, low, high, color=colour, linewidth=1.5)
-    axes.plot(middle, rows, marker, color=colour, markersize=5.5, label=label, zorder=3)
+def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataFrame]], column: str, title: str = "",
+                line: float | Sequence[float] = 0, null: str = "", looks: Sequence = LOOKS, spread: float = 0.22,
+                limits: tuple = (None, None), width: float = 6.5, gap: str = "") -> Figure:
+    """Draw numbers (`column`) with their intervals (low, high, if any): panels of label → words → table by names.
 
-
-def draw_series(axes: Axes, names: Sequence[str], series: Mapping[str, pd.DataFrame], columns: tuple[str, str, str],
-                label: str, line: float = 0, null: str = "", looks: Sequence = LOOKS) -> None:
-    """Draw intervals of tables (words → table indexed by names), none over another, and a line at chance.
-
-    `null` is in words what the tables' column of this name holds.
+    Series lie `spread` rows apart, and nan is not drawn. `line` is at chance, of all panels or of each; `null` is in
+    words what the tables' column of this name holds, `gap` what is said in rows without any number.
     """
-    for k, (words, table) in enumerate(series.items()):
-        rows = pd.Index(names).get_indexer(table.index) + 0.22 * (k - (len(series) - 1) / 2)
-        draw_intervals(axes, table, rows, columns, *looks[k % len(looks)], words)
-        if null:
-            axes.plot(table.null, rows, "|", color=BLACK, markersize=10, label="" if k else null)
-    axes.axvline(line, color=GREY, linewidth=1)
-    name_rows(axes, names, label)
+    figure, grid = open_panels(len(panels), width, 1.7 + 0.38 * len(names), sharey=True)
+    for axes, chance, (label, series) in zip(grid, np.resize(line, len(panels)), panels.items(), strict=True):
+        for k, (words, table) in enumerate(series.items()):
+            rows = pd.Index(names).get_indexer(table.index) + spread * (k - (len(series) - 1) / 2)
+            colour, marker = looks[k % len(looks)]
+            numbers = table.reindex(columns=[column, "low", "high"]).astype(float)
+            axes.hlines(rows, numbers.low, numbers.high, color=colour)
+            axes.plot(numbers[column], rows, marker, color=colour, markersize=5.5, label=words, zorder=3)
+            if null:
+                axes.plot(table.null, rows, "|", color=BLACK, markersize=10, label="" if k else null)
+        for row in np.flatnonzero(pd.concat(series)[column].groupby(level=-1).max().reindex(names).isna() & bool(gap)):
+            axes.text(0.5, row, gap, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
+                      fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        axes.axvline(chance, color=GREY, linewidth=1)
+        axes.set_xlim(*limits)
+        axes.locator_params(axis="x", nbins="auto" if len(panels) == 1 else 4)
+        name_rows(axes, names, label)
+    n_words = max(map(len, panels.values())) + bool(null)
+    return finish(figure, title, ncols=n_words if n_words > 1 else 0)
 
 
-def mark_gaps(axes: Axes, values: pd.Series, text: str) -> None:
-    """Say in words in which rows there is nothing to draw."""
-    for row in np.flatnonzero(values.isna()):
-        axes.text(0.5, row, text, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
-                  fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-
-
-def draw_matrix(axes: Axes, values: pd.DataFrame, words: pd.DataFrame, limit: float = 1,
+def draw_matrix(axes: Axes, values: pd.DataFrame, words: pd.DataFrame | None = None, limit: float = 1,
                 bold: np.ndarray | None = None) -> AxesImage:
-    """Draw a coloured table of numbers in [-limit, limit] with a word in each cell that has a number."""
+    """Draw a coloured table of numbers in [-limit, limit] with the number, or a word, in each cell that has one."""
+    words = values.map("{:.2f}".format) if words is None else words
     image = axes.imshow(values.to_numpy(float), cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for r, c in np.argwhere(values.notna().to_numpy()):
         axes.text(c, r, words.iat[r, c], ha="center", va="center", fontsize=8 if values.shape[1] <= 24 else 5,
@@ -78,7 +78,7 @@ def draw_matrix(axes: Axes, values: pd.DataFrame, words: pd.DataFrame, limit: fl
     return image
 
 
-def plot_matrix(values: pd.DataFrame, words: pd.DataFrame, title: str, label: str,
+def plot_matrix(values: pd.DataFrame, title: str, label: str, words: pd.DataFrame | None = None,
                 bold: np.ndarray | None = None) -> Figure:
     """Draw a coloured table (`draw_matrix`) with a colour bar."""
     figure, axes = plt.subplots(figsize=(3 + 0.6 * values.shape[1], 1.9 + 0.36 * values.shape[0]))

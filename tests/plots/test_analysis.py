@@ -12,7 +12,8 @@ from fulcra_utils.analysis import tables as analysis
 from fulcra_utils.analysis.circle import examine_circle
 from fulcra_utils.analysis.replies import make_example
 from fulcra_utils.analysis.space import load_risks
-from fulcra_utils.plots import alignment, compass, dataset, evaluator, style
+from fulcra_utils.dataset.construction import load_published_prevalence
+from fulcra_utils.plots import alignment, compass, evaluator, style
 from fulcra_utils.plots import analysis as plots
 from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.theory.theory import load_theory
@@ -21,7 +22,8 @@ from fulcra_utils.theory.theory import load_theory
 def draw_all(theory):
     """Yield the name and figure of each analysis under a theory."""
     replies, risks, reported = make_example(theory, 60), load_risks(), load_reported()
-    yield "prevalence", plots.plot_prevalence(analysis.tabulate_prevalence(replies).table, theory, reported)
+    yield "prevalence", plots.plot_prevalence(analysis.tabulate_prevalence(replies).table,
+                                              load_published_prevalence(theory))
     cells = analysis.pick_declared(analysis.correlate_risks(replies, risks, reported, 20).table)
     yield "risks", plots.plot_risks(cells, theory, risks.risks)
     yield "space", plots.plot_space(exploration.project_replies(replies, risks, ("pca",)).table)
@@ -72,10 +74,10 @@ def test_no_figure_stays_open(toy):
 
 def test_prevalence_bars_hold_the_shares(toy):
     table = analysis.tabulate_prevalence(make_example(toy, 60)).table
-    axes = plots.plot_prevalence(table, toy, load_reported()).axes[0]
+    axes = plots.plot_prevalence(table).axes[0]
     widths = [bar.get_width() for bar in axes.patches[:toy.n_dims]]
     shares = table[(table.by == "all") & (table.sign == "supported")].set_index("value").share
-    assert np.allclose(widths, shares.reindex(toy.dimensions))
+    assert np.allclose(widths, 100 * shares.reindex(toy.dimensions))
     assert [t.get_text() for t in axes.get_yticklabels()] == list(toy.dimensions)
 
 
@@ -118,6 +120,43 @@ def test_radar_follows_the_circle():
 
 def test_style_is_colour_blind_safe():
     assert list(style.COLOURS) == style.sns.color_palette("colorblind")
-    modules = [alignment, plots, compass, dataset, evaluator]
+    modules = [alignment, plots, compass, evaluator]
     assert all(getattr(m, name, colour) == colour for m in modules
                for name, colour in vars(style).items() if name in ("BLUE", "ORANGE", "GREEN", "PINK", "YELLOW", "GREY"))
+
+
+def widths(axes):
+    return sorted(round(bar.get_width(), 3) for bar in axes.patches)
+
+
+def test_prevalence_bars_have_the_given_lengths():
+    ours = pd.DataFrame({"dimension": ["a", "b"], "aligned": [10.0, 20], "opposed": [1.0, 2]})
+    axes = plots.plot_prevalence(ours).axes[0]
+    assert widths(axes) == [-2, -1, 10, 20]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    published = pd.DataFrame({"dimension": ["b", "a"], "aligned": [np.nan, 5], "opposed": [np.nan, 3],
+                              "mentioned": [7.0, 8]})
+    found = [w for w in widths(plots.plot_prevalence(ours, published).axes[0]) if np.isfinite(w)]
+    assert found == [-3, -2, -1, 5, 7, 10, 20]
+
+
+def test_coverage_has_a_panel_a_measure_and_no_row_for_the_baseline():
+    summary = pd.DataFrame({"method": ["random", "k"] * 2, "measure": ["x", "x", "y", "y"],
+                            "difference": [0, -1.0, 0, 2], "low": [0, -2.0, 0, 1], "high": [0, 0.5, 0, 3]})
+    panels = plots.plot_coverage(summary, {"x": "X", "y": "Y"}, "t").axes
+    assert [axes.get_xlabel() for axes in panels] == ["X", "Y"]
+    assert [axes.lines[0].get_xdata()[0] for axes in panels] == [-1, 2]
+
+
+def test_agreement_survives_what_is_not_defined():
+    table = pd.DataFrame({"name": ["a", "b"], "statistic": "alpha_nominal", "value": [0.5, np.nan],
+                          "low": [0.4, np.nan], "high": [0.6, np.nan]})
+    axes = plots.plot_agreement(table, {"alpha_nominal": "alpha", "ac1": "AC1"}, "t").axes[0]
+    assert axes.lines[0].get_xdata()[0] == 0.5
+    assert len(axes.figure.legends[0].get_texts()) == 2
+
+
+def test_queue_counts_cases_and_may_be_empty():
+    queue = pd.DataFrame({"name": ["a", "a", "b"], "why": ["they disagree", "opposite signs", "they disagree"]})
+    assert widths(plots.plot_queue(queue, "t").axes[0]) == [0, 1, 1, 1]
+    assert plots.plot_queue(queue.head(0), "t") is None
