@@ -16,10 +16,6 @@ TheoryName = Annotated[str, typer.Option(help="A name in data/theories, or the p
 RunDir = Annotated[str, typer.Option(help="Folder of the run; default runs/<profile>.")]
 
 
-def _read_temperature(text: str) -> float | None:
-    return None if text.lower() in ("", "none") else float(text)
-
-
 def _read_option(text: str) -> tuple[str, object]:
     from fulcra_utils.common.yaml_files import read_yaml
     name, value = text.split("=", 1)
@@ -33,7 +29,8 @@ Budget = Annotated[float | None, typer.Option(
 Concurrency = Annotated[int, typer.Option(min=1, help="Most requests at a time.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for one request.")]
 Temperature = Annotated[float | None, typer.Option(
-    parser=_read_temperature, metavar="NUMBER", help="Of the model's sampling; none: not sent.")]
+    parser=lambda text: None if text.lower() in ("", "none") else float(text), metavar="NUMBER",
+    help="Of the model's sampling; none: not sent.")]
 Option = Annotated[list[tuple] | None, typer.Option(
     parser=_read_option, metavar="NAME=VALUE",
     help="Into the body of each request, as reasoning_effort=low; repeatable.")]
@@ -69,8 +66,7 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
 
 @app.command()
 def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "",
-          everything: Annotated[bool, typer.Option("--all", help="Also the files that no notebook reads yet.")] = False,
-          ) -> None:
+          everything: Annotated[bool, typer.Option("--all", help="Also files no notebook reads yet.")] = False) -> None:
     """Get the public files that can be had, verified; name those that cannot."""
     from fulcra_utils.dataset.sources import fetch_sources, load_sources
     listed = load_sources()
@@ -226,8 +222,7 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
           intervals: Annotated[bool, typer.Option(help="Also value_low and value_high, from the label sets.")] = False,
           shard_size: Annotated[int, typer.Option(min=1, help="Rows a shard: what a killed run keeps.")] = 1024,
           batch_size: Annotated[int, typer.Option(min=1, help="Pairs a forward pass.")] = 32,
-          workers: Annotated[int, typer.Option(min=0, help="Score through Ray Data with so many; 0: without Ray")] = 0,
-          ) -> int:
+          workers: Annotated[int, typer.Option(min=0, help="Of Ray Data; 0: without Ray.")] = 0) -> int:
     """Score the rows of a file; exit 1 when some rows could not be scored.
 
     All fields of the input are kept; value_vector, value_low, value_high and problem of the input as input_value_vector
@@ -282,8 +277,8 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
         _, prompts, bad = read_reply_prompts(input, prompt_field)
         store = AnswerCache(cache if Path(cache).exists() else None)
         typer.echo(plan_replies(prompts, load_writers(writers), store, system).to_string(index=False))
-        problems = [f"  {row['problem']}" for row in bad[:10]]
-        typer.echo("\n".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
+        problems = (row["problem"] for row in bad[:10])
+        typer.echo("\n  ".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
         return int(bool(bad))
     with lock_output(output):
         rows = write_reply_rows(input, load_writers(writers), cache, prompt_field, system, sys.stderr.isatty(), budget)

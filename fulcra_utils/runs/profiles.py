@@ -48,15 +48,14 @@ def list_profiles() -> tuple[str, ...]:
 
 def copy_notebooks(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """Copy what a study of one's own starts from, and return the files written and those that stood there already."""
-    sources = [source for names in ("Snakefile", "profiles/*.yaml", "notebooks/[0-9]*.ipynb")
-               for source in sorted(SHIPPED.glob(names))]
-    targets = [Path(folder) / source.relative_to(SHIPPED) for source in sources]
-    kept = [target for target in targets if target.exists()]
-    for source, target in zip(sources, targets, strict=True):
-        if target not in kept:
+    written, kept = [], []
+    for source in (SHIPPED / "Snakefile", *SHIPPED.glob("profiles/*.yaml"), *SHIPPED.glob("notebooks/[0-9]*.ipynb")):
+        target = Path(folder) / source.relative_to(SHIPPED)
+        (kept if target.exists() else written).append(target)
+        if target in written:
             with write_atomic(target) as tmp:
                 copyfile(source, tmp)
-    return [target for target in targets if target not in kept], kept
+    return written, kept
 
 
 def load_profile(name: str) -> dict[str, Any]:
