@@ -8,11 +8,10 @@ import pandas as pd
 
 from fulcra_utils.common.paths import DATA
 
-REPORTED = DATA / "reported"
 COLUMNS = ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
 
 
-def load_reported(folder: str | Path = REPORTED) -> pd.DataFrame:
+def load_reported(folder: str | Path = DATA / "reported") -> pd.DataFrame:
     """Return the published numbers: claim_id, notebook, kind, reported, tolerance, source, claim."""
     tables = [pd.read_csv(path, comment="#") for path in sorted(Path(folder).glob("*.csv"))]
     table = pd.concat(tables, ignore_index=True)

@@ -20,7 +20,6 @@ from fulcra_utils.runs.pipeline import Run
 
 FIGURES = ROOT / "figures"
 PAGES = DATA / "report"
-MAX_PUBLISHED = 1_000_000  # bytes
 README_RUN = "laptop"
 README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcra publish` writes -->")
 
@@ -72,7 +71,7 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     written = []
     for path in sorted(p for names in ("figures/*.png", "figures/*.json", "published/*.csv")
                        for p in run.folder.glob(names)):
-        if path.name[:2] in numbers and path.stat().st_size <= MAX_PUBLISHED:
+        if path.name[:2] in numbers and path.stat().st_size <= 1_000_000:
             with write_atomic(folder / path.name) as tmp:
                 shutil.copyfile(path, tmp)
             written.append(folder / path.name)
