@@ -1,7 +1,6 @@
 """Label Studio: a project out, people's decisions back in."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +54,7 @@ def import_label_studio(path: str | Path, theory: Theory) -> pd.DataFrame:
     """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
 
     Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
-    of a task are marked as ground truth, only these count. `completions` of old exports are read as well. Returns the
+    of a task are marked as ground truth, only these count. Returns the
     columns of `DECISION_COLUMNS`, ready for `append_decisions`; `fulcra annotate --decisions` takes the export itself.
     ReviewError names every task that is not of such an export, or whose choice is none of -1, 0, 1.
 
@@ -91,13 +90,12 @@ def import_label_studio(path: str | Path, theory: Theory) -> pd.DataFrame:
 def _read_task(task: dict, theory: Theory) -> list[tuple]:
     row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
     review.find_name(name, theory)
-    for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
-        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
+    for annotation in task.get("annotations") or []:
+        if not annotation.get("was_cancelled"):
             label, note = _read_result(annotation.get("result") or [])
             when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
             who = who.get("email") or who.get("id") if isinstance(who, dict) else who
             who = f"annotator {who}" if isinstance(who, int) else who or "Label Studio"
-            when = datetime.fromtimestamp(when, UTC).isoformat() if isinstance(when, int | float) else when
             if label is not None:
                 found.append((bool(annotation.get("ground_truth")),
                               review.read_decision((row_id, name, label, who, when, note), theory)))

@@ -24,6 +24,7 @@ from fulcra_utils.llm.endpoints import Question
 from fulcra_utils.theory.theory import Theory, normalise
 
 FORMS = ("all", "sets", "single")
+SECOND = "TF-IDF classifier"  # the second annotator, which needs no endpoint
 NOTHING_LISTED = "the answer lists nothing, and did so once only"
 PROMPT = Template((DATA / "prompts" / "annotation.md").read_text(encoding="utf-8"))
 ENGLISH = set((DATA / "prompts" / "english.txt").read_text(encoding="utf-8").split())
@@ -206,3 +207,41 @@ def _read_entry(entry: Any, theory: Theory) -> tuple[int | None, float, str, str
     if isinstance(read, bool) or read not in (-1, 0, 1):
         return index, np.nan, "", f"the label {str(label)[:40]!r} is none of -1, 0, 1"
     return index, float(read), reason if isinstance(reason, str) else "", ""
+
+
+def predict_out_of_fold(texts: Sequence[str], vectors: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Predict each reply's labels from those of the other prompt clusters: an independent reader, no judge of values.
+
+    From N `texts` (prompt and reply together), labels (N, D) of -1, 0, +1 (nan is not learned from) and prompt
+    `clusters` (N,), none of which is divided between learning and predicting: labels (N, D), nan for a dimension
+    without two labels of its own in some fold's learning part, and everywhere when there are fewer clusters than two.
+    Linear support vector machines on TF-IDF of words and word pairs, classes weighted evenly.
+
+    Examples
+    --------
+    >>> texts = [f"help them {k}" for k in range(20)] + [f"hurt them {k}" for k in range(20)]
+    >>> labels = np.repeat([[1.0], [-1.0]], 20, axis=0)
+    >>> bool((predict_out_of_fold(texts, labels, np.arange(40)) == labels).all())
+    True
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
+    names, index = np.unique(clusters, return_inverse=True)
+    fold = (np.random.default_rng(0).permutation(len(names)) % min(5, len(names)))[index]
+    predicted, texts = np.full(np.shape(vectors), np.nan), np.asarray(list(map(str, texts)), dtype=object)
+    for k in np.unique(fold):
+        learn, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        reader = TfidfVectorizer(ngram_range=(1, 2), min_df=min(2, len(learn)), sublinear_tf=True, max_features=50_000,
+                                 token_pattern=r"\w+")
+        try:
+            seen, unseen = reader.fit_transform(texts[learn]), reader.transform(texts[held])
+        except ValueError:  # there is no other cluster, or no word stands in two texts
+            continue
+        for d, labels in enumerate(np.asarray(vectors, dtype=float)[learn].T):
+            known = np.isfinite(labels)
+            if len(np.unique(labels[known])) > 1:
+                machine = LinearSVC(C=0.5, class_weight="balanced", random_state=0)
+                predicted[held, d] = machine.fit(seen[known], labels[known]).predict(unseen)
+    predicted[:, np.isnan(predicted).any(axis=0)] = np.nan
+    return predicted

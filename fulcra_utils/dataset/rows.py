@@ -20,10 +20,13 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import DatasetError, clean_text, has_words, read_content, shorten, split_thoughts
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_KINDS = yaml.safe_load((DATA / "file_kinds.yaml").read_text(encoding="utf-8"))
 
 
 def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[str], list[str]]:
@@ -80,7 +83,7 @@ def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, st
     try:
         with (gzip.open if name.endswith(".gz") else open)(path, "rb") as lines:
             head, is_parquet = lines.read(1 << 16).removeprefix(b"\xef\xbb\xbf"), name.endswith(".parquet")
-            found = next((kind for pattern, kind in _KINDS.items() if re.match(pattern, head)), "")
+            found = next((kind for pattern, kind in _KINDS.items() if re.match(pattern.encode(), head)), "")
             if found if not is_parquet else not head.startswith(b"PAR1"):
                 raise DatasetError(f"{path}: {found or 'is no Parquet file'}")
             if not name.endswith(SUFFIXES):
@@ -107,18 +110,6 @@ def pick_rows(path: str | Path, pick: Callable[[dict[str, Any]], Any] | None = N
         except RowError as error:
             fault = error
         yield line, row or {}, picked, fault
-
-
-_KINDS = {  # how the first bytes of a file look that is not read as rows, and what the file is then
-    rb"PAR1": "is a Parquet file; its name must end in .parquet",
-    rb"\x1f\x8b": "is compressed by gzip; its name must end in .jsonl.gz",
-    rb"PK\x03\x04": "is a ZIP or Excel file, not JSON Lines",
-    rb"\xff\xfe|\xfe\xff|\x00[^\x00]|[^\x00]\x00": "is UTF-16 or UTF-32; save it as UTF-8",
-    rb"\s*\[\s*[{\[\]]|\s*\[\s*\n|\s*\[[^\n]*\s*\Z":
-        "is one JSON array; write one object a line, without the brackets and commas around them",
-    rb'\s*\{\s*\n\s*"': "is one JSON document over several lines; write one object a line",
-    rb"(?![^\n]*[{\[])[^\n]*[\w\"'][ ]*[,;\t][ ]*[\w\"'][^\n]*(\n(?!\s*\{)[^\n]*)*\Z":
-        "looks like CSV; write one JSON object a line"}
 
 
 def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:

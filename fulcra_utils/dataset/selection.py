@@ -111,13 +111,12 @@ def compare_selections(embeddings: np.ndarray, categories: Sequence[Sequence[str
 
     Each seed draws the half of the pool that it works on, so that methods without chance vary too.
     """
-    allowed = np.ones(len(embeddings), dtype=bool) if allowed is None else np.asarray(allowed, dtype=bool)
     rows = []
     for seed in range(n_seeds):
         half = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:(len(embeddings) + 1) // 2])
         part, names = embeddings[half], [categories[i] for i in half]
         for method in METHODS:
-            chosen = select_prompts(part, names, n, method, seed, allowed[half])
+            chosen = select_prompts(part, names, n, method, seed, None if allowed is None else allowed[half])
             rows.append({"method": method, "seed": seed, **measure_coverage(part, names, chosen)})
     return pd.DataFrame(rows)
 

@@ -16,8 +16,6 @@ from pydantic import BaseModel
 from fulcra_utils.common.files import write_atomic
 from fulcra_utils.common.paths import DATA, ROOT
 
-SOURCES = DATA / "sources.yaml"
-
 
 class SourceError(ValueError):
     """A public file that cannot be had or is not the one expected; the message names it."""
@@ -49,9 +47,9 @@ class Fetched:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def load_sources(path: str | Path = SOURCES) -> dict[str, Source]:
-    """Return the public files listed in a sources file, by name."""
-    sets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+def load_sources() -> dict[str, Source]:
+    """Return the public files listed in data/sources.yaml, by name."""
+    sets = yaml.safe_load((DATA / "sources.yaml").read_text(encoding="utf-8"))
     return {name: _read_source(name, **{**common, **entry})
             for common in sets.values() for name, entry in common.pop("files").items()}
 
@@ -98,14 +96,12 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
 
 def verify_file(path: str | Path, source: Source) -> None:
     """Raise SourceError when a file is not the one that the source describes (sha256, or git blob id)."""
-    kind, expected = ("sha256", source.sha256) if source.sha256 else ("git blob id", source.git_blob)
-    if not expected:
-        raise SourceError(f"{source.name}: sources file gives neither sha256 nor git_blob")
     if source.sha256:
-        found = pooch.file_hash(str(path))
+        kind, expected, found = "sha256", source.sha256, pooch.file_hash(str(path))
     else:
         content = Path(path).read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        kind, expected, found = "git blob id", source.git_blob, hashlib.sha1(
+            b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise SourceError(f"{source.name}: {path} refused, its {kind} is {found}, not {expected}")
 

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
+import yaml
+
+from fulcra_utils.common.paths import DATA
 
 
 class DatasetError(ValueError):
@@ -146,18 +149,7 @@ def write_degenerate_replies(prompts: Sequence[str], **more: str) -> dict[str, l
 
 STOCK_REFUSAL = "I'm sorry, but I can't help with that."
 OPENING = re.compile(r"(?:[^.!?\n]*[.!?\s]+){0,2}(?:[^.!?\n]*$)?")  # two sentences
-_UNABLE = (r"(?:can ?not|can't|could not|couldn't|will not|won't|unable to|refuse to|"
-           r"(?:do not|don't) have the ability to|(?:rather|prefer) not(?: to)?|"
-           r"not (?:\w+ly )?(?:able to|going to|willing to|allowed to|programmed to|comfortable))"
-           r"(?: (?:and|or) (?:will not|won't|can ?not|can't))?")
-_SERVE = (r"(?!(?: [^\s.,;:!?]+){1,7} (?:enough|better)\b) (?:\w+ly )?"
-          r"(?:assist|help\b(?! (?:but|it|myself|\w+ing)\b)|provid|offer|giv(?:e|ing)\b(?! up\b)|answer(?! for\b)|"
-          r"fulfil|comply|creat|writ(?:e|ing)|generat|engag|participat|take part|discuss|shar(?:e|ing)|"
-          r"tell\b(?! (?:you (?:how (?:much\b|\w+ i\b)|what to)|anyone|a soul))|do (?:that|this|so)\b|recommend|"
-          r"suggest|advise|argue|evaluate|comment|respond)")
-REFUSAL = re.compile(
-    r"(?:^\W*(?:(?:so |very |really )?sorry\W+(?:but )?)?|"
-    rf"\b(?:i|we)(?:'\w+| (?:am|are|would|must|will|do|just|also|\w+ly))* ){_UNABLE}{_SERVE}|"
-    rf"not something (?:that )?(?:i|we) (?:can|could|will)(?: do\b|{_SERVE})|"
-    r"\bi(?:'ll)?(?: (?:must|have to|will|\w+ly))* decline\b|\bi (?:do not|don't) have (?:access|real-time)\b|"
-    r"\b(?:sorry|apologi\w+),? but\b.{0,60}\b(?:not (?:\w+ )?|in)appropriate\b", re.IGNORECASE | re.DOTALL)
+_REFUSAL = "<refusal>"
+for _name, _ways in yaml.safe_load((DATA / "refusals.yaml").read_text(encoding="utf-8")).items():
+    _REFUSAL = _REFUSAL.replace(f"<{_name}>", f"(?:{'|'.join(_ways)})")
+REFUSAL = re.compile(_REFUSAL, re.IGNORECASE | re.DOTALL)

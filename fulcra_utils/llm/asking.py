@@ -251,7 +251,7 @@ class _Session:
         while True:
             sent = dict(self.options)
             try:
-                answer = self._read_response(await self._post(question, mode, sent), question, mode)
+                answer = self._read_response(await self._post(question, mode, sent), question)
                 self.mode = self.mode if question.schema is None else mode  # what worked is asked from now on
                 return answer
             except _Fault as fault:
@@ -294,7 +294,7 @@ class _Session:
                 raise _Fault(f"cannot be reached: {error.__cause__}", "run", again=True, early=True) from None
             raise _Fault("the connection failed or was dropped", again=True) from None
 
-    def _read_response(self, response: Any, question: Question, mode: str) -> Answer:
+    def _read_response(self, response: Any, question: Question) -> Answer:
         data = _parse_body(response.text)
         known = data if isinstance(data, dict) else {}
         choices = known.get("choices")
@@ -317,9 +317,7 @@ class _Session:
         if tokens_in >= 500 and estimate > (1.25 if tokens_in % 1024 == 0 else 3) * tokens_in:
             finish = "prompt_cut"
         cost = None if self.price is FREE else self.price.cost(tokens_in, tokens_out)
-        mode, finish = ", without ".join([mode or "none", *self.left_out]), SAID["finish"].get(finish, finish)
-        return Answer(text, finish, tokens_in, tokens_out, cost, mode, self.endpoint.address, round(time.time(), 3),
-                      thoughts)
+        return Answer(text, SAID["finish"].get(finish, finish), tokens_in, tokens_out, cost, thoughts)
 
 
 def _parse_body(body: str) -> Any:

@@ -223,9 +223,6 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float | None = None
-    mode: str = "schema"
-    address: str = ""
-    received: float = 0.0
     thoughts: str = ""
 
     def find_cost(self, price: Price) -> float:
@@ -275,7 +272,8 @@ class AnswerCache:
     def get(self, key: str) -> Answer | None:
         """Return the stored answer, or None."""
         row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        return Answer(**json.loads(row[0])) if row else None
+        known = Answer.__dataclass_fields__.keys()
+        return Answer(**{name: value for name, value in json.loads(row[0]).items() if name in known}) if row else None
 
     def list_answers(self, question: Question, endpoint: Endpoint) -> Iterator[Answer]:
         """Yield every stored answer to a question, the unusable ones too, in the order of asking."""

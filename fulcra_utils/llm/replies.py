@@ -86,8 +86,8 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     with closing(AnswerCache(cache)) as store:
         for writer in writers:
             if isinstance(writer, LocalModel):
-                taken = [_take_text(0, answer) for answer in _generate_all(questions, writer, store, progress)]
-                outcomes = [Outcome(value, faults) for value, faults, _ in taken]
+                answers = _generate_all(questions, writer, store, progress)
+                outcomes = [Outcome(*_take_text(0, answer)[:2]) for answer in answers]
             else:
                 others = [other for other in writers if other is not writer]
                 paid = 0.0 if budget is None else plan_replies(prompts, others, store, system).paid_before.sum()
@@ -205,8 +205,7 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
     ends = writer.options.get("eos_token_id") or model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    return [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length", mode="local",
-                   address=writer.model)
+    return [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
             for reply, text in zip(generate(model, tokenizer, ids, **writer.options), texts, strict=True)]
 
 

@@ -21,12 +21,12 @@ from fulcra_utils.annotation.questions import (
     answer_schema,
     list_questions,
     looks_english,
+    predict_out_of_fold,
     read_answer,
     render_question,
     theory_version,
     vote_labels,
 )
-from fulcra_utils.annotation.second_annotator import predict_out_of_fold
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import Dialogue, RowError, read_dialogue

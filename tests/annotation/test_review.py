@@ -236,12 +236,11 @@ RELATION = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "righ
     ([make_annotation("+1", **OLD), make_annotation("-1", **NEW, was_cancelled=True)], 1),
     ([make_annotation("+1", **OLD), make_annotation(**NEW)], 1), ([make_annotation("-1"), make_annotation("+1")], 1),
     ([make_annotation("+1", **OLD, ground_truth=True), make_annotation("-1", **NEW, ground_truth=False)], 1),
-    ([make_annotation("+1", created_at=1714644000), make_annotation("-1", created_at=1714643000)], 1),
     ([{**make_annotation("+1"), "result": [RELATION, *make_annotation("+1")["result"], RELATION]}], 1),
     ([{"result": []}], np.nan), ([{"result": None}], np.nan), ([{"result": [RELATION]}], np.nan), ([], np.nan)])
 def test_the_newest_annotation_counts(tmp_path, annotations, label):
-    for task in (make_task(*annotations), {**make_task(), "completions": annotations},
-                 make_task(*annotations, predictions=[make_annotation("-1")], drafts=[make_annotation("-1")])):
+    for more in ({}, {"predictions": [make_annotation("-1")], "drafts": [make_annotation("-1")]}):
+        task = make_task(*annotations, **more)
         (tmp_path / "e.json").write_text("\ufeff" + json.dumps([task, {**make_task(), "annotations": None}]))
         found = import_label_studio(tmp_path / "e.json", THEORY)
         for _ in range(2):

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fulcra_utils.theory.survey import KEY, SurveyError, average_countries, build_target
-from fulcra_utils.theory.targets import load_target, save_target
+from fulcra_utils.theory.targets import KEY, SurveyError, average_countries, build_target, load_target, save_target
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("schwartz10")
