@@ -30,7 +30,8 @@ NONE_DECIDED = pd.DataFrame(columns=DECISION_COLUMNS)
 CHOICES = {-1.0: "-1", 0.0: "0", 1.0: "+1"}
 # a spreadsheet would run this as a formula or write it anew as another number: 00123, 12345678901234567, 1e5, 1-2
 _NUMBER = re.compile(r"[\d.][\d.,eE+\-/: ]*$")
-_MANGLED = re.compile(r"['=+\-@\t\r]|(?!(0|[1-9]\d{0,14})$)[\d.][\d.,eE+\-/: ]*$")
+_MANGLED = r"(?=['=+\-@\t\r]|(?!(0|[1-9]\d{0,14})$)[\d.][\d.,eE+\-/: ]*$)"
+_guard, _unguard = partial(re.sub, rf"\A{_MANGLED}", "'"), partial(re.sub, rf"\A'{_MANGLED}", "")  # by an apostrophe
 
 
 class ReviewError(ValueError):
@@ -162,15 +163,6 @@ def find_name(name: str, theory: Theory) -> str:
         raise ReviewError(f"name: {name!r} is both an item and a dimension; they are {found[0]!r}, {found[1]!r}")
     near = get_close_matches(normalise(name), [*theory.dimension_names, *theory.item_names], 3, 0)
     raise ReviewError(f"name: {name!r} is no item or dimension; the nearest are {', '.join(map(repr, near))}")
-
-
-def _guard(text: str) -> str:
-    """Return a text with an apostrophe before what a spreadsheet would change."""
-    return f"'{text}" if _MANGLED.match(text) else text
-
-
-def _unguard(text: str) -> str:
-    return text[1:] if text[:1] == "'" and _MANGLED.match(text[1:]) else text
 
 
 def _order_decisions(decisions: pd.DataFrame) -> np.ndarray:

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Template
 
 from fulcra_utils.annotation import labelling
 from fulcra_utils.annotation import review as people
 from fulcra_utils.annotation.label_studio import import_label_studio
 from fulcra_utils.annotation.questions import FORMS
 from fulcra_utils.common.files import check_outputs, lock_output
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.release import write_release
 from fulcra_utils.llm.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.theory.theory import Theory, load_theory
+
+REPORT = Template((DATA / "prompts" / "annotate_report.txt").read_text(encoding="utf-8"), trim_blocks=True)
 
 
 @dataclass
@@ -42,18 +46,10 @@ class AnnotateReport:
 
     def describe(self) -> str:
         """Return the report in a few lines for a terminal."""
-        is_dry = self.costs is None
-        spent, when, what = (self.plan, "to come", "cannot be read") if is_dry else (
+        spent, when, what = (self.plan, "to come", "cannot be read") if self.costs is None else (
             self.costs, "for this run", "are not annotated in full")
         failed = [f"row {number}: {why}" for number, why in sorted(self.failed.items())]
-        return "\n".join([
-            spent.to_string(index=False), f"cost {spent.cost.sum():.4f} USD {when}, {spent.paid_before.sum():.4f} USD "
-            f"paid before, at {self.price.describe()}",
-            *([] if self.forms is None else [self.forms.round(3).to_string(index=False, na_rep="-")]),
-            *list_some(f"{len(failed)} of {self.n_rows} rows {what}:", failed),
-            f"every answer is kept in {self.cache}; a usable one is never paid again",
-            *list_some(f"{len(self.unused)} of {self.n_decisions} decisions belong to no row and are not used:",
-                       self.unused), *(f"written: {path}" for path in self.files)])
+        return REPORT.render(report=self, spent=spent, when=when, what=what, failed=failed, some=list_some).rstrip("\n")
 
 
 def list_some(head: str, lines: Sequence[str]) -> list[str]:

@@ -76,7 +76,8 @@ def assign_splits(prompts: Sequence[str], clusters: np.ndarray, seed: int = 2023
     """
     table = pd.DataFrame({"prompt": list_texts(prompts, "Prompt"), "cluster": clusters})
     table = table.drop_duplicates("prompt", ignore_index=True)
-    own = _find_published(table.prompt, seed)
+    published = pd.read_csv(DATA / "splits.csv", index_col="prompt").iloc[:None if seed == 2023 else 0]
+    own = published.reindex(hashlib.sha256(p.encode()).hexdigest()[:12] for p in table.prompt).set_axis(table.index)
     first = ~table.cluster.duplicated() & (table.cluster >= 0)
     drawn = _draw_splits(table.prompt[first], seed)
     leading = own[first].where(own.split[first].notna(), drawn).set_axis(table.cluster[first])
@@ -91,12 +92,6 @@ def _draw_splits(prompts: pd.Series, seed: int) -> pd.DataFrame:
     names = np.array([name for name, _ in SPLITS], dtype=object)[np.minimum(place, len(SPLITS) - 1)]
     halves = np.where(texts.map(lambda text: _hash_unit(f"{seed} half {text}")) < 0.5, "A", "B")
     return pd.DataFrame({"split": names, "half": np.where(names == "train", halves, None)}, index=prompts.index)
-
-
-def _find_published(prompts: pd.Series, seed: int) -> pd.DataFrame:
-    """Return the split and half of each prompt published under seed 2023, nan for the others."""
-    kept = pd.read_csv(DATA / "splits.csv", index_col="prompt").iloc[:None if seed == 2023 else 0]
-    return kept.reindex(prompts.map(lambda p: hashlib.sha256(p.encode()).hexdigest()[:12])).set_axis(prompts.index)
 
 
 def _hash_unit(text: str) -> float:
