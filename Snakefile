@@ -57,6 +57,7 @@ rule dataset_construction:
         labels(),
         f"{DATA}/splits.csv",
         f"{DATA}/dataset_card.md",
+        sorted(map(str, (DATA / "prompts").iterdir())),
     output:
         executed("01_dataset_construction"),
         [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],
@@ -87,6 +88,8 @@ rule value_analysis:
 rule value_evaluator:
     input:
         of("03_value_evaluator", "data/dialogues.parquet", "data/scored.parquet", "data/splits.parquet"),
+        f"{DATA}/attacks.yaml",
+        f"{DATA}/evaluator_card.md",
     output:
         executed("03_value_evaluator"),
     params:
@@ -166,6 +169,7 @@ rule social_value_orientation:
 rule reliability:
     input:
         of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),
+        f"{DATA}/attacks.yaml",
         executed("03_value_evaluator"),
     output:
         executed("12_reliability"),
