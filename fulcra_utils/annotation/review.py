@@ -77,9 +77,9 @@ def read_decisions(path: str | Path, theory: Theory | None = None) -> pd.DataFra
 
     The file has at least row_id, name, label (-1, 0, +1) and who, in any order, separated by comma, semicolon or tab,
     in UTF-8 or a spreadsheet's UTF-16. With a theory, a name must be one of its items and dimensions; aliases are read
-    as what they stand for, and case does not matter. Returns the columns of
-    `DECISION_COLUMNS`, label as float, in the order of the file. ReviewError names line and field: an unknown name, a
-    label that is none of -1, 0, 1, nobody named, no ISO time.
+    as what they stand for, and case does not matter. Returns the columns of `DECISION_COLUMNS`, label as float, in the
+    order of the file. ReviewError names line and field: an unknown name, a label that is none of -1, 0, 1, nobody
+    named, no ISO time.
 
     Examples
     --------

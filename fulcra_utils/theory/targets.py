@@ -242,9 +242,9 @@ def average_countries(rows: pd.DataFrame, theory: Theory | str) -> pd.DataFrame:
 
     Rows hold one respondent each, in the columns of the 21 portrait values, `cntry` and `pspwght`, a weight, where 0
     leaves a respondent out. Who gave more than 16 answers alike (Schwartz, instructions of the European Social Survey)
-    is left out, unless nobody else of the country answered. A respondent
-    has on each value (mean answer - middle) / half the scale, more = more important, within [-1, 1]: the released
-    country targets' t = (reverse-coded mean - 3.5) / 2.5.
+    is left out, unless nobody else of the country answered. A respondent has on each value (mean answer - middle) /
+    half the scale, more = more important, within [-1, 1]: the released country targets' t = (reverse-coded mean - 3.5)
+    / 2.5.
 
     The table has country, dimension, value, low, high, n, n_effective (Kish), and how many of the country are left out:
     n_alike, n_missing (too few answers). Intervals are linearised (Horvitz and Thompson) for weights treated as fixed;
@@ -279,7 +279,7 @@ def average_countries(rows: pd.DataFrame, theory: Theory | str) -> pd.DataFrame:
 
 
 def build_target(averages: pd.DataFrame, country: str, theory: Theory | str) -> Target:
-    """Make a target of a country's means (`average_countries`, not centred): a population's, not one reply's.
+    """Make a target of a country's means (`average_countries`): a population's, not one reply's.
 
     Weights are the absolute means, as for the released country targets; `save_target` writes it. SurveyError for an
     unknown country, or a value without an answer.
