@@ -156,8 +156,11 @@ def json_line(row: dict[str, Any]) -> str:
     >>> json_line({"a": b"\\xff", "b": float("-inf"), "c": "\\u2028é"})
     '{"a": "/w==", "b": "-Infinity", "c": "\\\\u2028é"}\\n'
     """
-    plain = make_plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
-    text = json.dumps(plain, ensure_ascii=False)
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        row = make_plain(row, lambda value: "Infinity" if value > 0 else "-Infinity")
+        text = json.dumps(row, ensure_ascii=False)
     return re.sub(r"[\ud800-\udfff\x85\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 

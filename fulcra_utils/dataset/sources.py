@@ -118,7 +118,7 @@ def _fetch_one(source: Source, mirror: str | Path | None, cache: Path, reachable
                 return target, "already there"
             _place(target, source, lambda tmp, copy=copy: shutil.copyfile(copy, tmp))
             return target, "from the mirror"
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         except SourceError as error:
             refused += f"{error}; "

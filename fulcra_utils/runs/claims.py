@@ -44,7 +44,8 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     table = ours.merge(reported, on="claim_id", how="left", suffixes=("_own", ""))
     if "kind_own" in table:
         table["kind"] = table.kind_own.where(table.kind_own.notna(), table.kind)
-    judged = pd.DataFrame([_judge(row) for row in table.itertuples()], table.index, ["verdict", "reason"], dtype=object)
+    rows = table.astype(dict.fromkeys(("ours", "low", "high"), float)).itertuples()  # None is nan
+    judged = pd.DataFrame(map(_judge, rows), table.index, ["verdict", "reason"], dtype=object)
     why = table["why"].where(table["why"].fillna("") != "", judged.reason) if "why" in table else judged.reason
     return table.assign(verdict=judged.verdict, why=why)[COLUMNS]
 

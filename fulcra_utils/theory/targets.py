@@ -76,7 +76,8 @@ def list_targets(theory: Theory | str) -> tuple[str, ...]:
     ()
     """
     theory = load_theory(theory)
-    return tuple(sorted(p.stem for p in TARGETS.glob("*.yaml") if _read(p)["theory"] in (theory.name, theory.parent)))
+    fits = {theory.name, theory.parent} - {None}
+    return tuple(sorted(p.stem for p in TARGETS.glob("*.yaml") if _read(p).get("theory") in fits))
 
 
 def load_target(target: str | Path | Target, theory: Theory | str) -> Target:
@@ -116,8 +117,9 @@ def uniform_target(theory: Theory | str, value: float = 1.0) -> Target:
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     theory = load_theory(theory)
-    numbers = np.full(theory.n_dims, float(value))
-    return Target("uniform", f"Every value at {value:g}", "ours", theory.dimensions, numbers, numbers, np.abs(numbers))
+    values = dict.fromkeys(theory.dimensions, float(value))
+    raw = {"name": "uniform", "title": f"Every value at {value:g}", "source": "ours", "theory": theory.name}
+    return _build(raw | {"values": values}, theory, Path("uniform"))
 
 
 def choose_targets(names: list[str], theory: Theory | str) -> list[Target]:

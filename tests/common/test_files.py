@@ -1,9 +1,10 @@
 import errno
+import json
 
 import pandas as pd
 import pytest
 
-from fulcra_utils.common.files import write_atomic, write_json, write_table
+from fulcra_utils.common.files import json_line, write_atomic, write_json, write_table
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -24,3 +25,8 @@ def test_table_suffix(tmp_path):
 def test_json_of_numpy(tmp_path):
     values = pd.Series([1.5, float("nan")]).to_numpy()
     assert write_json(tmp_path / "a.json", {"x": values, "p": tmp_path}).read_text().count("null") == 1
+
+
+def test_a_row_that_can_be_read_can_be_written_however_deep():
+    line = '{"a": ' + "[" * 900 + "]" * 900 + "}\n"
+    assert json_line(json.loads(line)) == line

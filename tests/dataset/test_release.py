@@ -45,6 +45,12 @@ def test_rows_are_released_byte_for_byte_and_items_by_name(tmp_path):
     assert [len(row) for row in table["value_items"].to_pylist()] == (data.item_labels != 0).sum(axis=1).tolist()
 
 
+def test_a_card_without_costs_names_the_model(tmp_path):
+    made = {"model": "m", "endpoint": "here", "form": "all", "rule": "sign-sum"}
+    card = (write_release(tmp_path, SAMPLE, load_theory("moral_foundations"), made) / "README.md").read_text()
+    assert "labels by the model `m` at here" in card and " USD" not in card
+
+
 def test_a_file_that_cannot_be_opened_leaves_no_folder(tmp_path):
     with pytest.raises(DatasetError, match=r"none\.jsonl"):
         write_release(tmp_path / "set", tmp_path / "none.jsonl", load_theory("moral_foundations"))

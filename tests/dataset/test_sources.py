@@ -116,6 +116,14 @@ def test_a_mirror_is_the_folder_of_the_sets_or_that_of_fulcra(tmp_path, place):
     assert got.paths == {"x": tmp_path / "cache" / "fulcra" / "sub" / "x.jsonl"}
 
 
+def test_a_mirror_that_is_a_file_or_has_a_folder_in_place_of_one_lacks_it(tmp_path):
+    (tmp_path / "mirror" / "sub" / "x.jsonl").mkdir(parents=True)
+    (tmp_path / "mirror.zip").touch()
+    for name in ("mirror", "mirror.zip"):
+        got = fetch_sources(tmp_path / name, source(), tmp_path / "cache", network=False)
+        assert got.missing == {"x": "not in the mirror"}
+
+
 def test_every_listed_file_is_pinned():
     sources = load_sources().values()
     assert len(sources) == len({s.mirror_path for s in sources}) == len({s.url for s in sources})

@@ -21,7 +21,8 @@ def judge(kind, ours, low, high, reported=0.5, tolerance=0.1):
     ("replicated", 0.5, 0.41, 0.59, "reproduced"), ("replicated", 0.5, 0.39, 0.59, "not comparable"),
     ("replicated", 0.7, 0.61, 0.8, "differs"), ("replicated", 0.3, 0.2, 0.39, "differs"),
     ("replicated", 0.5, float("nan"), 0.6, "not comparable"), ("replicated", 0.5, 0.0, 1.0, "not comparable"),
-    ("other population", 0.5, 0.5, 0.5, "not comparable"), ("recomputed", float("nan"), 0, 0, "not comparable")])
+    ("other population", 0.5, 0.5, 0.5, "not comparable"), ("recomputed", 0.5, None, None, "reproduced"),
+    ("recomputed", float("nan"), 0, 0, "not comparable")])
 def test_verdicts(kind, ours, low, high, verdict):
     assert judge(kind, ours, low, high) == verdict
 

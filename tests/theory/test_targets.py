@@ -118,6 +118,9 @@ def test_child_theory_inherits_target_and_total_weight():
 def test_theory_without_targets_gets_the_uniform_one(three):
     assert [t.name for t in choose_targets(["ideal", "harmless"], three)] == ["uniform"]
     assert uniform_target(three, -0.5).values.tolist() == [-0.5] * 3
+    for number in (0, 5, float("nan")):
+        with pytest.raises(TargetError, match="uniform"):
+            uniform_target(three, number)
 
 
 def test_system_prompt_names_aimed_values_only(three):
