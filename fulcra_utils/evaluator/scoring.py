@@ -80,6 +80,8 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     (1, 10)
     """
     source, target = Path(source), Path(target)
+    if min(shard_size, batch_size) < 1 or workers < 0:
+        raise ScoringError("Shard size and batch size must be at least 1 and the workers not negative.")
     _check_files(source, target)
     folder = None if hasattr(evaluator, "score") else Path(evaluator)
     if folder is not None:

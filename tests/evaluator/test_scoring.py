@@ -251,6 +251,13 @@ def test_a_second_run_with_the_same_output_is_refused_at_once(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "other.jsonl", "out.jsonl"}
 
 
+@pytest.mark.parametrize("knobs", [{"shard_size": 0}, {"batch_size": -1}, {"workers": -1}])
+def test_sizes_that_cannot_be_are_refused(tmp_path, knobs):
+    with pytest.raises(ScoringError, match="at least 1 and the workers not negative"):
+        score_file(CountingEvaluator(), write_rows(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl", **knobs)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 def test_an_input_that_changes_meanwhile_is_said(tmp_path):
     source = write_rows(tmp_path / "in.jsonl", 9)
     with pytest.raises(ScoringError, match="changed while it was scored"):
