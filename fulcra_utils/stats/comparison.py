@@ -158,7 +158,7 @@ def bootstrap_correlations(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, n
     """
     x, y = (as_matrix(m) - as_matrix(m).mean(axis=0) for m in (x, y))
     d, k = x.shape[1], y.shape[1]
-    products = (x[:, :, None] * y[:, None]).reshape(len(x), -1)
+    products = (x[:, :, None] * y[:, None]).reshape(len(x), d * k)
     drawn = bootstrap_sums(np.hstack([np.ones((len(x), 1)), x, x**2, y, y**2, products]), clusters, n_draws, seed)
     n, *means = np.split(drawn, np.cumsum([1, d, d, k, k]), axis=1)
     mean_x, square_x, mean_y, square_y, product = (m / n for m in means)

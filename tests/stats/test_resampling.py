@@ -177,6 +177,13 @@ def test_half_of_the_draws_must_be_numbers():
     assert np.isnan([summarise_draws(0.5, draws[:, 1])[end] for end in ("low", "high")]).all()
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_correlations_of_no_rows_are_nan():
+    none = np.empty((0, 2))
+    draws = bootstrap_correlations(none, none[:, :1], np.arange(0), 9)
+    assert draws.shape == (9, 2, 1) and np.isnan(draws).all()
+
+
 def test_one_cluster_has_no_interval(rows):
     x, y, _ = rows
     one = np.zeros(len(x))
