@@ -17,9 +17,9 @@ COMMAND = f"python -m fulcra_utils.cli run-notebook {{params.name}} --profile {P
 
 
 def of(name, *more):
-    """Return what the rule of a notebook reads: the notebook, its modules, the theory, and files of the run."""
+    """Return what the rule of a notebook reads: notebook, modules, theory, words of refusals, and files of the run."""
     return [f"notebooks/{name}.ipynb", *map(str, modules_of(name)), str(load_theory(THEORY).path),
-            *(f"{RUN}/{file}" for file in more)]
+            f"{DATA}/refusals.yaml", *(f"{RUN}/{file}" for file in more)]
 
 
 def executed(name):
