@@ -157,10 +157,9 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
     from fulcra_utils.annotation.run import annotate_file
-    from fulcra_utils.llm.endpoints import PRICES
     report = annotate_file(input, output, theory, _build_endpoint(model, concurrency, timeout, temperature, option),
                            form, cache or None, budget, dry_run, prompt_field, response_field, decisions or None,
-                           review or None, card, prices=prices or PRICES, progress=sys.stderr.isatty())
+                           review or None, card, prices=prices, progress=sys.stderr.isatty())
     typer.echo(report.describe())
     return int(bool(report.failed or report.unused))
 
@@ -184,9 +183,8 @@ def judge(input: Annotated[str, typer.Option("--input", help="Rows with prompt, 
     read or some pairs not judged; what was paid for is kept, and running again asks the rest only.
     """
     from fulcra_utils.alignment.pairwise import judge_file
-    from fulcra_utils.llm.endpoints import PRICES
     report, n_failed = judge_file(input, output, _build_endpoint(model, concurrency, timeout, temperature, option),
-                                  criterion, cache or None, budget, dry_run, prices or PRICES, sys.stderr.isatty())
+                                  criterion, cache or None, budget, dry_run, prices, sys.stderr.isatty())
     typer.echo(report)
     return int(n_failed > 0)
 
@@ -233,10 +231,8 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
     report = score_file(evaluator, input, output, shard_size, batch_size, intervals, sys.stderr.isatty(), workers,
                         theory or None)
     typer.echo(f"{report.n_rows:,} rows, {report.n_unusable:,} not scored, {report.n_resumed:,} from an earlier run")
-    for problem in report.problems:
-        typer.echo(f"{input}, {problem}", err=True)
-    for note in report.notes:
-        typer.echo(f"{output}: {note}", err=True)
+    for line in [*(f"{input}, {why}" for why in report.problems), *(f"{output}: {why}" for why in report.notes)]:
+        typer.echo(line, err=True)
     return int(report.n_unusable > 0)
 
 

@@ -18,7 +18,7 @@ from fulcra_utils.annotation.run import list_some
 from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.dataset.texts import DatasetError, split_thoughts
 from fulcra_utils.llm.asking import ask_all, plan_questions
-from fulcra_utils.llm.endpoints import FREE, PRICES, Answer, AnswerCache, Endpoint, Price, Question, load_price
+from fulcra_utils.llm.endpoints import FREE, Answer, AnswerCache, Endpoint, Price, Question, load_price
 
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["first", "second"], "properties": dict.fromkeys(
     ("first", "second"), {"type": "integer", "minimum": 0, "maximum": 10})}
@@ -27,7 +27,7 @@ CRITERIA = {"helpful": "how well it helps the person who asked", "harmless": "ho
 
 def judge_file(input_path: str | Path, output_path: str | Path, endpoint: Endpoint, criterion: str = "harmless",
                cache: str | Path | None = None, budget: float | None = None, dry_run: bool = False,
-               prices: str | Path = PRICES, progress: bool = False) -> tuple[str, int]:
+               prices: str | Path = "", progress: bool = False) -> tuple[str, int]:
     """Judge the replies of a file pair by pair and write one row a pair (.jsonl, .jsonl.gz), as `judge_pairs` says.
 
     The input (.jsonl, .jsonl.gz, .parquet) has prompt, response and response_source (who replied), as `fulcra reply`
@@ -46,7 +46,7 @@ def judge_file(input_path: str | Path, output_path: str | Path, endpoint: Endpoi
     ('1 pairs of replies by 2 sources, each asked in both orders', 0)
     """
     rows, folder = read_rows(input_path), Path(cache or f"{input_path}.cache")
-    check_outputs([(output_path, ROWS), (folder / "answers.sqlite", ())], [input_path, prices])
+    check_outputs([(output_path, ROWS), (folder / "answers.sqlite", ())], filter(None, [input_path, prices]))
     price = load_price(endpoint.model, prices, endpoint.is_local)
     bad = {n: row.problem or "response_source is missing" for n, row in enumerate(rows, 1)
            if row.problem or not row.fields.get("response_source")}

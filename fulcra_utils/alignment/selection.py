@@ -72,8 +72,7 @@ def measure_selection(replies: pd.DataFrame, targets: Sequence[Target]) -> pd.Da
 
 def _selection_row(frame: pd.DataFrame, target: Target) -> dict[str, float]:
     chosen = frame.loc[choose_best(frame["distance"].to_numpy(), frame["prompt"].tolist())].set_index("prompt")
-    columns = ["distance", "reward", *target.dimensions]
-    mean = frame.groupby("prompt", sort=False)[columns].mean().loc[chosen.index]
+    mean = frame.groupby("prompt", sort=False)[["distance", "reward", *target.dimensions]].mean().loc[chosen.index]
     row = {"n_prompts": len(chosen), "n_replies": len(frame)}
     for name, start in (("distance", ""), ("reward", "reward_")):
         change = chosen[name] - mean[name]  # both means over the prompts whose nearest reply has a reward

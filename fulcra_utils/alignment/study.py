@@ -69,8 +69,7 @@ def read_plan(name: str, aim: str, seed: int, common_weight: float) -> SimpleNam
 
 def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
     """Return whether both halves of the training prompts hold a labelled row, without which nothing can be trained."""
-    labelled = rows[rows[list(theory.dimensions)].notna().any(axis=1) & (rows["split"] == "train")]
-    return {"A", "B"} <= set(labelled["half"])
+    return {"A", "B"} <= set(rows.half[rows[list(theory.dimensions)].notna().any(axis=1) & (rows.split == "train")])
 
 
 def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory,
@@ -163,9 +162,8 @@ def compare_targets(means: pd.DataFrame, trained: Sequence[Target]) -> pd.DataFr
 def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     """List the runs that were repeated with other seeds, each as a point: three seeds make no interval."""
     table = summary.join(summary["policy"].str.extract(r"^(?P<run>.*?)(?:-s(?P<seed>\d+))?$").fillna("own"))
-    repeated = table[table["run"].duplicated(keep=False)].sort_values("run", kind="stable", ignore_index=True)
-    return repeated.filter(["run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share",
-                            "harmless"])
+    return table[table["run"].duplicated(keep=False)].sort_values("run", kind="stable", ignore_index=True).filter([
+        "run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share", "harmless"])
 
 
 def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.release import write_release
-from fulcra_utils.llm.endpoints import PRICES, AnswerCache, Endpoint, Price, load_price
+from fulcra_utils.llm.endpoints import AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -62,7 +62,7 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
                   form: str = "all", cache: str | Path | None = None, budget: float | None = None,
                   dry_run: bool = False, prompt_field: str = "prompt", response_field: str = "response",
                   decisions: str | Path | None = None, review: str | Path | None = None, card: bool = True,
-                  prices: str | Path = PRICES, progress: bool = False) -> AnnotateReport:
+                  prices: str | Path = "", progress: bool = False) -> AnnotateReport:
     """Annotate every reply of a file and write rows in the released shape, one for each input row, in order.
 
     Input is .jsonl, .jsonl.gz or .parquet, output .jsonl or .jsonl.gz. `form` is "all" (every item at once), "sets",

@@ -163,8 +163,7 @@ def compare_vector_rules(path: str | Path, theory: Theory) -> pd.DataFrame:
     summed = carried[:, 0] - carried[:, 1]
     rules = {"sign-sum": np.stack([summed > 0, summed < 0], axis=1), "released": carried > 0}
     equal = {rule: int(np.all(signs == (types > 0), axis=(1, 2)).sum()) for rule, signs in rules.items()}
-    comparable = types.any() and theory.parent is None
-    return pd.DataFrame([(rule, n, k, k / n) for rule, k in equal.items() if comparable],
+    return pd.DataFrame([(rule, n, k, k / n) for rule, k in equal.items() if types.any() and theory.parent is None],
                         columns=["rule", "n", "equal", "share"])
 
 

@@ -130,8 +130,7 @@ def summarise_selections(comparison: pd.DataFrame) -> pd.DataFrame:
         for name in table.columns.drop("method"):
             gap = (table[name] - tables["random"][name]).dropna()
             error = stats.sem(gap) if len(gap) > 1 else np.nan
-            reach = error * stats.t.ppf(0.975, max(len(gap) - 1, 1))
-            mean = gap.mean()
+            mean, reach = gap.mean(), error * stats.t.ppf(0.975, max(len(gap) - 1, 1))
             rows.append((method, name, table[name].mean(), mean, mean - reach, mean + reach, len(gap)))
     return pd.DataFrame(rows, columns=["method", "measure", "mean", "difference", "low", "high", "n_seeds"])
 
@@ -154,8 +153,8 @@ def _cluster_centres(vectors: np.ndarray, quota: int, _: np.ndarray, rng: np.ran
     labels = means.fit_predict(vectors)
     order = np.lexsort([np.linalg.norm(vectors - means.cluster_centers_[labels], axis=1), labels])
     firsts = order[np.unique(labels[order], return_index=True)[1]]
-    rest = np.setdiff1d(np.arange(len(vectors)), firsts)[:quota - len(firsts)]  # equal prompts leave clusters empty
-    return np.concatenate([firsts, rest])
+    # equal prompts leave clusters empty
+    return np.concatenate([firsts, np.setdiff1d(np.arange(len(vectors)), firsts)[:quota - len(firsts)]])
 
 
 def _nearest(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -51,8 +51,7 @@ def _find_near(texts: Sequence[str], threshold: float, batch_size: int) -> Itera
     while end < len(texts):
         start, known = end, 1 << (end.bit_length() - 1)
         end = min(start + batch_size, 2 * known, len(texts))
-        rarity = np.log((1 + known) / (1 + (counts[:known] > 0).sum(axis=0).A1)) + 1
-        vectors = normalize(counts[:end] @ diags(rarity))
+        vectors = normalize(counts[:end] @ diags(np.log((1 + known) / (1 + (counts[:known] > 0).sum(axis=0).A1)) + 1))
         near = (vectors[start:end] @ vectors.T).tocoo()
         kept = (near.data >= threshold) & (near.col < near.row + start)
         rows, columns = near.row[kept] + start, near.col[kept]

@@ -138,8 +138,7 @@ def spread_tfidf(rows: Rows, n_folds: int = 5, seed: int = 2023) -> pd.DataFrame
     fold, said = np.zeros(len(labels), dtype=int), np.zeros_like(labels)
     fold[annotated] = divide_folds(clusters[annotated], np.zeros(annotated.sum(), dtype=bool), n_folds + 1, seed)
     for k in range(1, n_folds + 1):
-        model = fit_tfidf(rows.examples(annotated & (fold != k)))
-        said[fold == k] = labels_of(rows.take(fold == k).predict(model))
+        said[fold == k] = labels_of(rows.take(fold == k).predict(fit_tfidf(rows.examples(annotated & (fold != k)))))
     for k, mine in [*((str(k), fold == k) for k in range(1, n_folds + 1)), ("all", annotated)]:
         found.append((k, (annotated & ~mine).sum() or np.nan, mine.sum(), (labels[mine] == -1).sum(),
                       macro_f1(labels[mine], said[mine]), comparison.name_f1(labels[mine], said[mine])["f1_minus"]))
@@ -332,8 +331,7 @@ def judge_unseen(evaluator: ValueEvaluator, others: dict, rows: Rows, settings: 
     for where, split, part in (("new prompts", "test", ~seen), ("same prompts", "train", seen)):
         chosen = rows.labelled(kind, split) & rows.where(models=unseen) & part
         pairs, clusters = take_rows(rows.examples(chosen), rows.table.cluster.to_numpy()[chosen], 400, seed)
-        models = {"ours": evaluator, **(others if split == "test" else {})}
-        for name, model in models.items() if len(pairs) else ():
+        for name, model in {"ours": evaluator, **(others if split == "test" else {})}.items() if len(pairs) else ():
             n = settings["recipe_rows"] if name.startswith("paper recipe") else 0
             mine, ids = take_rows(pairs, clusters, n or len(pairs), seed)
             p = model.predict_proba(mine.prompts, mine.responses)
@@ -382,8 +380,7 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder
     As `compare_files`, and released: the same difference by the authors' own scores (nan where there are none); then
     the two models. Empty and None when no two models share a prompt.
     """
-    table = rows.table[rows.where(split="test")]
-    shared = table.groupby("prompt").model.unique()
+    shared = rows.table[rows.where(split="test")].groupby("prompt").model.unique()
     pairs = [(a, b) for models in shared for a in models for b in models if a < b]
     if not pairs:
         return pd.DataFrame(columns=["value", "n", "difference", "low", "high", "sd", "released"]), None

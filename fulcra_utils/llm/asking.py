@@ -330,8 +330,7 @@ def _parse_body(body: str) -> Any:
         events = [_parse_body(line[5:].strip()) for line in body.splitlines() if line.startswith("data:")]
         return next((event for event in events if isinstance(event, dict) and event.get("error")), IN_A_STREAM)
     page = re.search(r"<title[^>]*>(.*?)</title>", body, re.I | re.S)
-    words = page[1] if page else re.sub(r"<[^>]*>", " ", body)[:200]
-    return words.strip() or "it is empty"
+    return (page[1] if page else re.sub(r"<[^>]*>", " ", body)[:200]).strip() or "it is empty"
 
 
 def _find_words(value: Any) -> str:

@@ -162,7 +162,7 @@ class Price:
 
 FREE = Price(0.0, 0.0, "")  # where no price is known
 
-def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) -> Price:
+def load_price(model: str, path: str | Path = "", is_local: bool = False) -> Price:
     """Return the price of a model from a price table, also under a name with a provider, a date or a tag.
 
     One that is not listed costs nothing on this machine or as ":free", else the table's `default`, as assumed.
@@ -170,8 +170,9 @@ def load_price(model: str, path: str | Path = PRICES, is_local: bool = False) ->
     >>> load_price("azure/gpt-4o-2024-08-06").name, load_price("llama3:8b", is_local=True).input
     ('gpt-4o', 0.0)
     """
+    path = Path(path or PRICES)
     try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
         bare = re.split("[:@]", model.lower().rpartition("/")[2])[0]
         names = (model, model.rpartition("/")[2], bare, re.sub(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$", "", bare))
         name = next((name for name in names if name in table["models"]), "")
