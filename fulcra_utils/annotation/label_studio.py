@@ -1,6 +1,7 @@
 """Label Studio: a project out, people's decisions back in."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -50,12 +51,13 @@ def build_label_config(theory: Theory) -> str:
     return Template(template, autoescape=True, keep_trailing_newline=True).render(theory=theory, choices=CHOICES)
 
 
-def import_label_studio(path: str | Path, theory: Theory) -> pd.DataFrame:
+def import_label_studio(path: str | Path, theory: Theory | Sequence[str]) -> pd.DataFrame:
     """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
 
     Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
     of a task are marked as ground truth, only these count. Returns the
     columns of `DECISION_COLUMNS`, ready for `append_decisions`; `fulcra annotate --decisions` takes the export itself.
+    A theory or a list says which names there are.
     ReviewError names every task that is not of such an export, or whose choice is none of -1, 0, 1.
 
     Examples
@@ -87,7 +89,7 @@ def import_label_studio(path: str | Path, theory: Theory) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=review.DECISION_COLUMNS)
 
 
-def _read_task(task: dict, theory: Theory) -> list[tuple]:
+def _read_task(task: dict, theory: Theory | Sequence[str]) -> list[tuple]:
     row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
     review.find_name(name, theory)
     for annotation in task.get("annotations") or []:

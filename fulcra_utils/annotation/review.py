@@ -72,14 +72,14 @@ def build_queue(ratings: np.ndarray, names: Sequence[str], row_ids: Sequence[str
     return table.drop(columns="urgent")
 
 
-def read_decisions(path: str | Path, theory: Theory | None = None) -> pd.DataFrame:
+def read_decisions(path: str | Path, theory: Theory | Sequence[str] | None = None) -> pd.DataFrame:
     """Read people's decisions from a CSV file; rows without a label are not decided yet and are left out.
 
     The file has at least row_id, name, label (-1, 0, +1) and who, in any order, separated by comma, semicolon or tab,
-    in UTF-8 or a spreadsheet's UTF-16. With a theory, a name must be one of its items and dimensions; aliases are read
-    as what they stand for, and case does not matter. Returns the columns of `DECISION_COLUMNS`, label as float, in the
-    order of the file. ReviewError names line and field: an unknown name, a label that is none of -1, 0, 1, nobody
-    named, no ISO time.
+    in UTF-8 or a spreadsheet's UTF-16. With a theory, or a list of names, a name must be one of them; a theory's
+    aliases are read as what they stand for, and case does not matter. Returns the columns of `DECISION_COLUMNS`, label
+    as float, in the order of the file. ReviewError names line and field: an unknown name, a label that is none of -1,
+    0, 1, nobody named, no ISO time.
 
     Examples
     --------
@@ -125,7 +125,7 @@ def _read_sheet(path: str | Path) -> pd.DataFrame:
     return table.assign(**{c: table[c].map(_unguard) for c in DECISION_COLUMNS})
 
 
-def _find_decided(table: pd.DataFrame, path: str | Path, theory: Theory | None = None) -> pd.DataFrame:
+def _find_decided(table: pd.DataFrame, path: str | Path, theory: Theory | Sequence[str] | None = None) -> pd.DataFrame:
     found = []
     for line, cells in zip(table.index, table[DECISION_COLUMNS].to_numpy(), strict=True):
         if cells[2].strip():
@@ -136,7 +136,7 @@ def _find_decided(table: pd.DataFrame, path: str | Path, theory: Theory | None =
     return pd.DataFrame(found, columns=DECISION_COLUMNS).astype({"label": float})
 
 
-def read_decision(cells: Iterable[Any], theory: Theory | None = None) -> tuple:
+def read_decision(cells: Iterable[Any], theory: Theory | Sequence[str] | None = None) -> tuple:
     """Return the cells of one decision as they are meant; ReviewError says which cell is no use."""
     row_id, name, label, who, when, note = ("" if value is None or value != value else str(value) for value in cells)
     sign = re.sub(r"[.,]0*$", "", label.strip()).replace("\N{EN DASH}", "-")
@@ -153,8 +153,12 @@ def read_decision(cells: Iterable[Any], theory: Theory | None = None) -> tuple:
     return row_id, find_name(name, theory) if theory else name, float(SIGNS[sign]), who.strip(), when.strip(), note
 
 
-def find_name(name: str, theory: Theory) -> str:
-    """Return the one item or dimension that is meant."""
+def find_name(name: str, theory: Theory | Sequence[str]) -> str:
+    """Return the one item or dimension of a theory that is meant, or the name itself, where it is one of some names."""
+    if not isinstance(theory, Theory):
+        if name not in theory:
+            raise ReviewError(f"name: {name!r} is none of {', '.join(map(repr, theory))}")
+        return name
     places = ((theory.items, theory.find_item(name)), (theory.dimensions, theory.find_dimension(name)))
     found = [own[place] for own, place in places if place is not None]
     if len(found) == 1 or found and theory.items_of(found[1]) == (found[0],):

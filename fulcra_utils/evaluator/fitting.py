@@ -165,6 +165,9 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
 def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> tuple[Rows, ValueDataset]:
     """Read a labelled file as the rows of a run, each reply once, split by clusters of near-duplicate prompts."""
     data = read_dataset(source, theory)
+    if data.table.empty:
+        why = ", ".join(f"line {p.line}: {p.reason}" for p in data.problems.head(1).itertuples()) or "it holds none"
+        raise FittingError(f"{source}: no row can be used ({why})")
     table = data.table.astype({"prompt": object, "response": object})
     table = table.join(pd.DataFrame(data.vectors, columns=theory.dimensions)).drop_duplicates(["prompt", "response"])
     codes, unique = pd.factorize(table.prompt)

@@ -19,8 +19,21 @@ from fulcra_utils.common.yaml_files import find_yaml, read_yaml
 from fulcra_utils.theory.theory import Theory, load_theory
 
 TARGETS = DATA / "targets"
-KEY = SimpleNamespace(**read_yaml(DATA / "surveys" / "pvq21.yaml")[0])  # of the survey's questionnaire
 _KEYS = ("name", "source", "theory", "title", "values", "weights")
+
+
+def load_questionnaire() -> SimpleNamespace:
+    """Return the survey's questionnaire, the 21 portrait values: columns of the answers, scale, key, country, weight.
+
+    `key` has the question numbers of each value; `missing` the codes that are no answer.
+
+    >>> load_questionnaire().columns[:2], load_questionnaire().key["benevolence"]
+    (['ipcrtiv', 'imprich'], [12, 18])
+    """
+    return SimpleNamespace(**read_yaml(DATA / "surveys" / "pvq21.yaml")[0])
+
+
+KEY = load_questionnaire()
 
 
 class TargetError(ValueError):

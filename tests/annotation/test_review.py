@@ -243,6 +243,7 @@ def test_the_newest_annotation_counts(tmp_path, annotations, label):
         task = make_task(*annotations, **more)
         (tmp_path / "e.json").write_text("\ufeff" + json.dumps([task, {**make_task(), "annotations": None}]))
         found = import_label_studio(tmp_path / "e.json", THEORY)
+        assert found.equals(import_label_studio(tmp_path / "e.json", ["care"]))
         for _ in range(2):
             append_decisions(tmp_path / "d.csv", found)
             for table in (found, read_decisions(tmp_path / "d.csv")):

@@ -109,6 +109,14 @@ def test_trained_told_and_scored(fulcra, toy_file, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl", "mine", "scored.jsonl"}
 
 
+@pytest.mark.parametrize(("text", "said"), [("", "(it holds none)"), ('{"x": 1}', "(line 1: ")])
+def test_a_file_without_a_usable_row_is_named(tmp_path, text, said):
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(fitting.FittingError, match="rows.jsonl: no row can be used") as error:
+        fitting.read_labelled_rows(tmp_path / "rows.jsonl", load_theory("schwartz10"))
+    assert said in str(error.value)
+
+
 @pytest.mark.parametrize(("n", "label", "words"), [
     (3, two_kinds, ["rows.jsonl: 3 prompts (3 groups of near-duplicates) are too few", "30 or more"]),
     (40, "all", ["every label of the training rows is +1"]),
