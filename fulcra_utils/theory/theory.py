@@ -40,7 +40,7 @@ class _Dimension(_Part):
     definition: Name
     groups: list[str] = []
     aliases: list[Name] = []
-    circle: int | None = None
+    circle: Annotated[int, Field(ge=1)] | None = None
     parent: str | None = None
     items: list[Annotated[_Item, BeforeValidator(lambda i: i if isinstance(i, dict) else {"name": i})]] = Field(
         min_length=1)
@@ -223,8 +223,7 @@ def _read(path: Path) -> tuple[_TheoryFile | None, list[str]]:
 
 
 def _schema_fault(error: dict) -> tuple[list, str]:
-    text = {"missing": "missing", "extra_forbidden": "unknown key", "literal_error": "unknown key",
-            "model_type": "Input should be a mapping", "dict_type": "Input should be a mapping",
+    text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping",
             "string_too_short": "is empty"}.get(error["type"], error["msg"])
     words = next((words for kind, words in READ_AS.items() if isinstance(error["input"], kind)), "")
     if error["type"] == "string_type" and words:
@@ -260,7 +259,7 @@ def _content_faults(theory: _TheoryFile, path: Path) -> Iterator[tuple[tuple, st
     yield from _parent_faults(theory, path)
     circle = [dim.circle for dim in theory.dimensions]
     for d, dim in enumerate(theory.dimensions):
-        if dim.circle is None and set(circle) != {None}:
+        if dim.circle is None and any(circle):
             yield ("dimensions", d), "no place on the circle, though other dimensions have one"
         elif dim.circle is not None and dim.circle in circle[:d]:
             yield ("dimensions", d, "circle"), f"place {dim.circle} on the circle is taken twice"

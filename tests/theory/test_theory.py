@@ -78,9 +78,9 @@ def test_good_file_has_no_fault(tmp_path):
     ("1: good", "1: yes", "line 5, labels.1: Input should be a valid string (YAML reads yes, no, on and off as true or "
      "false: put it in quotes)"),
     ("items: [go right]", "items: [go right]\n    circle: 1", "no place on the circle"),
-    ("items: [go right]", "items: [go right]\n    circle: 0", "no place on the circle"),
-    ("{title: All}", "{colour: red}", "line 7, groups.all.colour: unknown key"),
-    ("{title: All}", "red", "line 7, groups.all: Input should be a mapping"),
+    ("items: [go right]", "items: [go right]\n    circle: 0", "circle: Input should be greater than or equal to 1"),
+    ("{title: All}", "{colour: red}", "line 7, groups.all.colour: Input should be 'title' or 'description'"),
+    ("{title: All}", "red", "line 7, groups.all: Input should be a valid dictionary"),
     ("items: [go right]", "items: [go right]\n    parent: x", "names no parent theory"),
     ("title: Two", "title: Two\nparent: schwartz10", "parent None is no dimension of schwartz10"),
     ("title: Two", "title: Two\nparent: nothing", "parent theory cannot be read"),
