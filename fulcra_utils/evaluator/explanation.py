@@ -1,7 +1,8 @@
-"""Why a score is what it is, and what moves it: words, deletions, replies that try to fool, typos, other wordings."""
+"""Why a score is what it is and what moves it: words, deletions, replies that try to fool, typos; the model card."""
 
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 import yaml
 from jinja2 import Template
 
+from fulcra_utils.common.files import write_text
 from fulcra_utils.common.labels import WEAK, scores_to_labels
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
@@ -180,3 +182,18 @@ def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: 
                       "moved": mean_known(np.abs(scores - plain)),
                       "flipped": mean_known((said != before).astype(float))})
     return pd.DataFrame(found).rename(columns={"value": "macro_f1"})
+
+
+def write_card(folder: str | Path, **told) -> str:
+    """Write README.md, the model card, into an evaluator's folder from what its run `told`, and return its text.
+
+    theory, settings, n_train (replies that trained it); the tables comparison (`compare_methods`), errors
+    (`measure_calibration`), support (`tabulate_support`), audit (`audit_replies`), and where they were measured unseen
+    (`judge_unseen`), deletion (`measure_deletion`), speed (`measure_speed`); terms: what binds whoever uses the
+    weights (none: the public data). Mitchell et al. (2019), Model cards for model reporting.
+    """
+    source = (DATA / "evaluator_card.md").read_text(encoding="utf-8")
+    measured = dict.fromkeys(("unseen", "deletion", "speed")) | told
+    text = Template(source, trim_blocks=True, keep_trailing_newline=True).render(measured)
+    write_text(Path(folder) / "README.md", text)
+    return text

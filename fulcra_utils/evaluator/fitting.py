@@ -18,10 +18,9 @@ from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.evaluator.baselines import fit_majority, fit_tfidf, take_rows
-from fulcra_utils.evaluator.card import write_card
 from fulcra_utils.evaluator.comparison import Rows, collect_rows, compare_methods, measure_calibration
 from fulcra_utils.evaluator.encoder import Encoder, load_encoder
-from fulcra_utils.evaluator.explanation import audit_replies
+from fulcra_utils.evaluator.explanation import audit_replies, write_card
 from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, read_config
 from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_examples, train_evaluator
 from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_temperatures, rescale, tabulate_support
@@ -151,8 +150,9 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
         audit = audit_replies(evaluator, parts["test"].prompts[:5], theory)
         with write_folder(folder) as new:
             evaluator.save_pretrained(new)
-            write_card(new, theory, settings, len(parts["train"]), comparison, None, errors, support, None, audit,
-                       None, f"It was trained on {source.name}: whoever uses the weights keeps its terms.")
+            write_card(new, theory=theory, settings=settings, n_train=len(parts["train"]), comparison=comparison,
+                       errors=errors, support=support, audit=audit,
+                       terms=f"It was trained on {source.name}: whoever uses the weights keeps its terms.")
     f1 = comparison.set_index("method").macro_f1
     quality = {**comparison.iloc[0][["macro_f1", "low", "high"]], "n_replies": len(parts["test"]),
                "n_prompts": len(set(parts["test"].prompts)), "tfidf": f1["TF-IDF + logistic"],

@@ -17,7 +17,6 @@ from fulcra_utils.common.digests import digest
 from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
 from fulcra_utils.evaluator.baselines import measure_speed
-from fulcra_utils.evaluator.card import write_card
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.explanation import (
     audit_replies,
@@ -25,6 +24,7 @@ from fulcra_utils.evaluator.explanation import (
     make_attacks,
     measure_deletion,
     weigh_words,
+    write_card,
 )
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
 from fulcra_utils.runs.profiles import list_profiles, load_profile
@@ -298,9 +298,10 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     unseen = experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": ["s-m1"]}, np.ones(3), 1)
     speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
     folder = save_evaluator(evaluator, tmp_path / "e")
-    text = write_card(folder, toy, SETTINGS, 9, comparison, unseen,
-                      evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
-                      pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion, audit, speed)
+    text = write_card(folder, theory=toy, settings=SETTINGS, n_train=9, comparison=comparison, unseen=unseen,
+                      errors=evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
+                      support=pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion=deletion,
+                      audit=audit, speed=speed)
     assert (folder / "README.md").read_text() == text
     assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
 
