@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fulcra_utils.plots.parts import finish, label_points, name_rows, open_panels, plot_matrix, plot_series
-from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, PINK, styled
+from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, PINK, style_plots
 
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
 
 
-@styled
 def plot_targets(targets: pd.DataFrame) -> Figure:
     """Draw targets (target, dimension, value, weight) as coloured cells; a dot marks a dimension without weight."""
     values = targets.pivot_table(index="target", columns="dimension", values="value", sort=False)
@@ -22,7 +21,6 @@ def plot_targets(targets: pd.DataFrame) -> Figure:
     return plot_matrix(values, "Targets", "wanted score", values.map("{:.2g}".format).mask(weights == 0, "·"))
 
 
-@styled
 def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest reply") -> Figure:
     """Draw distance, reward and drift before and after choosing the nearest reply, a row a target."""
     table, panels = selection.set_index("target"), {}
@@ -35,7 +33,6 @@ def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest 
     return plot_series(table.index, panels, "mean", title, np.nan, looks=((GREY, "o"), (BLUE, "D")), spread=0, width=4)
 
 
-@styled
 def plot_audit(audit: pd.DataFrame) -> Figure:
     """Draw the mean reward of real and degenerate replies, a panel an absence policy; a cross marks a fault."""
     policies, kinds = list(audit.groupby("absence", sort=False)), list(dict.fromkeys(audit["kind"]))
@@ -52,7 +49,6 @@ def plot_audit(audit: pd.DataFrame) -> Figure:
     return finish(figure, "Reward audit")
 
 
-@styled
 def plot_training(histories: pd.DataFrame) -> Figure:
     """Draw reward, KL to the start model and reply length over the steps of each policy, as far as they are known.
 
@@ -72,7 +68,6 @@ def plot_training(histories: pd.DataFrame) -> Figure:
     return finish(figure, "Training", ncols=min(4, len(runs)))
 
 
-@styled
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by the judge, with its controls.
 
@@ -89,7 +84,6 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
                        looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x"), (PINK, "^")))
 
 
-@styled
 def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
     """Draw how far each policy moved against how varied its replies still are, both relative to the start model.
 
@@ -119,7 +113,6 @@ def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
     return figure
 
 
-@styled
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
     """Draw mean value vectors (a row a policy) before and after alignment, and the targets' numbers.
 
@@ -153,7 +146,6 @@ def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
     axes.set_xticks(places, means.columns, rotation=40, ha="right")
 
 
-@styled
 def plot_efficiency(table: pd.DataFrame) -> Figure:
     """Draw distance and harmless proxy (`measure_efficiency`) against the number of training prompts."""
     measures = list(table.groupby("measure", sort=False))
@@ -167,7 +159,6 @@ def plot_efficiency(table: pd.DataFrame) -> Figure:
     return finish(figure, "What more prompts bring", ncols=3)
 
 
-@styled
 def plot_bars(claims: pd.DataFrame) -> Figure | None:
     """Draw the paper's four bars (`reported`) next to `ours`, where known, as points, each on its own scale."""
     bars = claims[claims["claim_id"].str.contains(r"^alignment/(?:helpful|harmless)/")]
@@ -178,3 +169,6 @@ def plot_bars(claims: pd.DataFrame) -> Figure | None:
               for proxy, part in bars.groupby(bars["claim_id"].str.split("/").str[1], sort=False)
               for column, words in (("reported", "the paper (7 billion weights)"), ("ours", "this run, proxy"))}
     return plot_series(bars.index.unique(), panels, "score", "Helpful and harmless, the paper's and ours", width=2.8)
+
+
+style_plots(globals())

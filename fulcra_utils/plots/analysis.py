@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fulcra_utils.plots.parts import draw_matrix, finish, label_points, name_rows, open_panels, plot_matrix, plot_series
-from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, MARKERS, ORANGE, PALE, styled
+from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, MARKERS, ORANGE, PALE, style_plots
 from fulcra_utils.theory.theory import Theory
 
 
-@styled
 def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = None, title: str = "") -> Figure:
     """Draw the per cent of replies that support (right) and oppose (left) each dimension, with the published bars.
 
@@ -46,7 +45,6 @@ def plot_prevalence(prevalence: pd.DataFrame, published: pd.DataFrame | None = N
     return finish(figure, title, ncols=2)
 
 
-@styled
 def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str) -> Figure:
     """Draw how far each method of choosing prompts differs from random choice: a panel for each measure → words."""
     shown = summary[summary.method != "random"].set_index("method")
@@ -54,7 +52,6 @@ def plot_coverage(summary: pd.DataFrame, measures: dict[str, str], title: str) -
     return plot_series(shown.index.unique(), panels, "difference", title, width=3)
 
 
-@styled
 def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: str) -> Figure:
     """Draw agreement statistics (→ words) for each value; one that is not defined has no point."""
     series = {words: agreement[agreement.statistic == name].set_index("name") for name, words in statistics.items()}
@@ -62,7 +59,6 @@ def plot_agreement(agreement: pd.DataFrame, statistics: dict[str, str], title: s
                        limits=(None, 1.02))
 
 
-@styled
 def plot_queue(queue: pd.DataFrame, title: str) -> Figure:
     """Draw how many cases of a review queue each value has, by why they are in it."""
     looks = {"opposite signs": ORANGE, "nobody could label it": GREY, "they disagree": BLUE}
@@ -75,7 +71,6 @@ def plot_queue(queue: pd.DataFrame, title: str) -> Figure:
     return finish(figure, title)
 
 
-@styled
 def plot_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Figure:
     """Draw the value x risk table of one way of correlating (risk → title): ours, the published one, the difference.
 
@@ -99,7 +94,6 @@ def plot_risks(table: pd.DataFrame, theory: Theory, risks: dict[str, str]) -> Fi
     return figure
 
 
-@styled
 def plot_space(table: pd.DataFrame) -> Figure:
     """Draw the value space (`project_replies`): the first projection large by risk, with the published profiles.
 
@@ -147,7 +141,6 @@ def _scatter(axes: Axes, replies: pd.DataFrame, column: str, size: float) -> Non
                      color=dull.get(name, COLOURS[k % 10]), marker=MARKERS[k % 10], label=fill(str(name), 22))
 
 
-@styled
 def plot_probes(table: pd.DataFrame) -> Figure:
     """Draw what each feature set tells of preference, risk and reward (`probe_replies`), beside chance and null."""
     labels = {"preference": "which reply is preferred\n(accuracy)", "risk": "risk of the prompt\n(balanced accuracy)",
@@ -160,14 +153,12 @@ def plot_probes(table: pd.DataFrame) -> Figure:
                        null="95 % of permutations", width=3)
 
 
-@styled
 def plot_weights(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw the preference probe's weight of each value (`weigh_values`), alone and with refusal and length fixed."""
     series = {name: part.set_index("value") for name, part in table.groupby("with", sort=False)}
     return plot_series(theory.dimensions, {"log-odds of being preferred, value 0 → 1": series}, "weight")
 
 
-@styled
 def plot_clusters(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw the clusters' centres (`find_unknown_risks`) as a heat map, candidates first and marked: at most 30."""
     shown = table.head(30)
@@ -179,7 +170,6 @@ def plot_clusters(table: pd.DataFrame, theory: Theory) -> Figure:
     return plot_matrix(values, "", "mean score")
 
 
-@styled
 def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw the models' mean vectors (`average_models`) round the theory's circle, or in its own order without one.
 
@@ -217,7 +207,6 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
     return finish(figure, ncols=min(5, len(models)))
 
 
-@styled
 def plot_differences(table: pd.DataFrame, theory: Theory) -> Figure:
     """Draw paired differences of models (`compare_models`): as they are, refusal and length alike, where both answer.
 
@@ -232,7 +221,6 @@ def plot_differences(table: pd.DataFrame, theory: Theory) -> Figure:
     return plot_series(theory.dimensions, panels, "mean", "Mean difference", width=3)
 
 
-@styled
 def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Draw the values where scaling puts them, turned onto the theory's circle, and the fits (`examine_circle`)."""
     tested = table[table.fit.notna()].reset_index(drop=True)
@@ -255,3 +243,6 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     right.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2)
     label_points(left, places[["x", "y"]].to_numpy(float), places.value.tolist())
     return figure
+
+
+style_plots(globals())

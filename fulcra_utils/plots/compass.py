@@ -8,11 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fulcra_utils.plots.parts import finish, label_points, open_panels, plot_matrix, plot_series
-from fulcra_utils.plots.style import BLUE, COLOURS, GREY, ORANGE, styled
+from fulcra_utils.plots.style import BLUE, COLOURS, GREY, ORANGE, style_plots
 from fulcra_utils.systems.orientation.slider import Slider
 
 
-@styled
 def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     """Draw the score of every model with its interval, best first, and write its rank beside it: at most 40 models."""
     table = table.head(40)
@@ -25,7 +24,6 @@ def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-@styled
 def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     """Draw the mean score of every model on every value (dimension) as numbered cells; empty = no score."""
     values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
@@ -34,7 +32,6 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     return plot_matrix(values, title, "mean score")
 
 
-@styled
 def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
     """Draw Spearman's ρ of every model with every country (`match_countries`), with intervals."""
     series = {country: part.set_index("model") for country, part in matches.groupby("country", sort=False)}
@@ -42,7 +39,6 @@ def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
                        limits=(-1.05, 1.05))
 
 
-@styled
 def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: int, title: str) -> Figure:
     """Draw maps (name of the method → places (K, 2), nan = no place) of models and countries side by side.
 
@@ -63,7 +59,6 @@ def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: i
     return figure
 
 
-@styled
 def plot_cross(table: pd.DataFrame, title: str) -> Figure:
     """Draw the correlations r between the dimensions of two theories; bold where the interval leaves out 0."""
     r, low, high = (table.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
@@ -71,7 +66,6 @@ def plot_cross(table: pd.DataFrame, title: str) -> Figure:
     return plot_matrix(r, title, "correlation", bold=((low > 0) | (high < 0)).to_numpy())
 
 
-@styled
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     """Draw each theory's pairwise accuracy with its interval, next to what chance and the permutation null reach."""
     panels = {"share of pairs in which the preferred reply is found": {
@@ -80,7 +74,6 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
                        gap="no pairs of replies with a reward")
 
 
-@styled
 def plot_slider(slider: Slider, ideals: pd.DataFrame) -> Figure:
     """Draw the payoffs of the slider items and the angles of the ideal players (`tabulate_ideals`)."""
     figure, axes = plt.subplots(figsize=(7.4, 5.6))
@@ -100,7 +93,6 @@ def plot_slider(slider: Slider, ideals: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
 def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figure:
     """Draw the angle of every player under every orientation it was told (`summarise_protocol`), over passes.
 
@@ -116,3 +108,6 @@ def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figu
         low, high = next((max(low, -45), min(high, 90)) for name, low, high in slider.classes if name == orientation)
         axes.axvspan(low, high, color="#cfe3f2", zorder=0)
     return figure
+
+
+style_plots(globals())

@@ -8,13 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fulcra_utils.plots.parts import finish, open_panels, plot_matrix, plot_series
-from fulcra_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PALE, styled
+from fulcra_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PALE, style_plots
 
 LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection (0)"),
                 1: (BLUE, "^", "supported (+1)")}
 
 
-@styled
 def plot_training(history: pd.DataFrame) -> Figure:
     """Draw training loss, validation loss and validation macro-F1 over the epochs (`train_evaluator`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -32,7 +31,6 @@ def plot_training(history: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
 def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
     """Draw macro-F1 of each method with its interval (`compare_methods`), and a line to reach."""
     rows = table.set_index("method")
@@ -45,7 +43,6 @@ def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
     return figure
 
 
-@styled
 def plot_left_out(table: pd.DataFrame) -> Figure:
     """Draw macro-F1 on what a training never saw (`leave_out`), a row a thing left out and the rows that judge."""
     words = {"model": "without {}", "query_source": "without prompts from {}",
@@ -58,7 +55,6 @@ def plot_left_out(table: pd.DataFrame) -> Figure:
                        "macro_f1", looks=[(BLUE, "o"), (ORANGE, "s")], spread=0, limits=(0, 1))
 
 
-@styled
 def plot_quality(quality: pd.DataFrame) -> Figure:
     """Draw F1 of each value for the labels -1 and +1 (`tabulate_quality`), with how many cells stand behind it."""
     known = quality[quality.n > 0].fillna({"f1": 0}).set_index("value")
@@ -72,7 +68,6 @@ def plot_quality(quality: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
 def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
     """Draw how often each label is true against its probability (`reliability`), a panel a stage of calibration."""
     figure, panels = open_panels(len(bins), 4, 4.4)
@@ -88,7 +83,6 @@ def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
     return finish(figure, ncols=3)
 
 
-@styled
 def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> Figure:
     """Draw the correlations (D, D) of our scores (rows) with the authors' (columns); nan cells stay empty."""
     values = pd.DataFrame(matrix, dimensions, dimensions)
@@ -97,7 +91,6 @@ def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> 
     return figure
 
 
-@styled
 def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     """Draw how often the label sets hold the true label (`measure_sets`), against the promised level."""
     known = table[table.calibrated & (table.n > 0)].set_index("value")
@@ -107,7 +100,6 @@ def plot_sets(table: pd.DataFrame, level: float) -> Figure:
                        looks=[look[:2] for look in LABEL_STYLES.values()], limits=(0.4, 1.02))
 
 
-@styled
 def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> Figure:
     """Draw what more training prompts bring (`learn_from_less`), with lines to reach by rows and measure."""
     panels = list(curve.groupby(["rows", "measure"], sort=False))
@@ -124,3 +116,6 @@ def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> 
         axes.set_xticks(part.n_train, [f"{n:,}" for n in part.n_train])
         axes.minorticks_off()
     return figure
+
+
+style_plots(globals())

@@ -18,8 +18,14 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "ax
          "savefig.dpi": 200, "axes.axisbelow": True}
 
 
-def styled(plot: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-    """Give a `plot_…` function the one look; from an empty table (an array without any number) it draws None."""
+def style_plots(module: dict) -> None:
+    """Give each `plot_…` function of a module (`globals()`, on its last line) the one look; see `_style`."""
+    module.update({name: _style(plot) for name, plot in module.items()
+                   if name.startswith("plot_") and plot.__module__ == module["__name__"]})
+
+
+def _style(plot: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
+    """Return the function with the one look; from an empty table (an array without any number) it draws None."""
     @wraps(plot)
     def drawn(data, *args, **kwargs) -> Figure | None:
         if getattr(data, "empty", False) or isinstance(data, np.ndarray) and not np.isfinite(data).any():
