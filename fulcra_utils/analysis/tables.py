@@ -269,18 +269,13 @@ def probe_replies(replies: Replies, risks: RiskMap, n_permutations: int = 200, n
     if table.empty:
         return leave_out("Probing", "too few replies or prompts carry a reward or a risk category")
     table["p_adjusted"] = comparison.adjust_p(table.p)
-    gain = _measure_gain(replies, n_folds, n_draws, seed)
+    features, (first, second, wins, clusters) = make_features(replies), replies.pair_up()
+    pairs = [(x, features[more]) for name, x in features.items() if (more := f"values + {name}") in features]
+    gain = [measure_gain(x[first] - x[second], more[first] - more[second], wins, clusters, n_folds, n_draws, seed)
+            for x, more in pairs if len(wins) >= MIN_ROWS]
     caption = (f"{replies.describe()}; whiskers: 95 % bootstrap intervals over prompts; cross-validated by prompt in "
                f"{n_folds} folds; ticks: 95 % quantile of {n_permutations} permutations.")
     return Finding(table, _describe_probes(table, replies, gain), caption, {"gain": pd.DataFrame(gain)})
-
-
-def _measure_gain(replies: Replies, n_folds: int, n_draws: int, seed: int) -> list[dict[str, float]]:
-    """Return what the values add to refusal + length in telling preferences; nothing when that cannot be measured."""
-    features, (first, second, wins, clusters) = make_features(replies), replies.pair_up()
-    return [measure_gain(base[first] - base[second], more[first] - more[second], wins, clusters, n_folds, n_draws, seed)
-            for base, more in ((x, features.get(f"values + {name}")) for name, x in features.items())
-            if more is not None and len(wins) >= MIN_ROWS]
 
 
 def make_features(replies: Replies) -> dict[str, np.ndarray]:
