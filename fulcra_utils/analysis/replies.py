@@ -145,8 +145,7 @@ def read_replies(dialogues: str | Path, scored: str | Path, theory: Theory) -> t
     """
     labelled, scores = (pd.read_parquet(path) for path in (dialogues, scored))
     annotated = make_replies(labelled, theory, "sample" if set(labelled.source) == {"sample"} else "annotated")
-    main = make_replies(scores, theory, "scored") if len(scores) else annotated
-    return main, annotated
+    return make_replies(scores, theory, "scored") if len(scores) else annotated, annotated
 
 
 def make_replies(table: pd.DataFrame, theory: Theory, kind: str) -> Replies:

@@ -22,7 +22,6 @@ from fulcra_utils.stats.comparison import find_components
 from fulcra_utils.theory.theory import Theory
 
 MIN_PROMPTS = 5  # a cluster of fewer prompts is an anecdote
-RISKS = DATA / "risks.yaml"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class RiskMap:
                 for name, parts in self.profiles.items() if set(parts) <= set(theory.dimensions)}
 
 
-def load_risks(path: str | Path = RISKS) -> RiskMap:
+def load_risks(path: str | Path = DATA / "risks.yaml") -> RiskMap:
     """Load how detailed harm categories go to a few risks, and the published profiles, from YAML.
 
     Each line is justified in data/risks.yaml; the paper's mapping is not published, so disputable lines name an

@@ -32,7 +32,8 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
     'care: Kindness towards those who suffer or are weak; dislike of harm and cruelty.'
     """
     folder = Path(folder)
-    write_text(folder / "config.xml", build_label_config(theory))
+    form = Template((DATA / "prompts" / "label_studio.xml").read_text(encoding="utf-8"), autoescape=True)
+    write_text(folder / "config.xml", form.render(theory=theory, choices=CHOICES) + "\n")
     tasks = []
     for number, case in enumerate(review.add_texts(queue, texts).itertuples(), 1):
         data = {"row_id": case.row_id, "name": case.name, "why": case.why, "prompt": case.prompt,
@@ -43,12 +44,6 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
         tasks.append({"id": number, "data": data, **voted})
     write_json(folder / "tasks.json", tasks)
     return folder
-
-
-def build_label_config(theory: Theory) -> str:
-    """Return the labelling configuration of Label Studio, with the theory's words for the labels."""
-    template = (DATA / "prompts" / "label_studio.xml").read_text(encoding="utf-8")
-    return Template(template, autoescape=True, keep_trailing_newline=True).render(theory=theory, choices=CHOICES)
 
 
 def import_label_studio(path: str | Path, theory: Theory | Sequence[str]) -> pd.DataFrame:

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import split_thoughts
 
-PRICES = DATA / "prices.yaml"
 DEFAULT_URL = "https://api.openai.com/v1"
 _KINDS = {**dict.fromkeys(("extra_headers", "extra_query"), (dict[str, str], "names with texts")),
           **dict.fromkeys(("max_tokens", "max_completion_tokens"), (int, "a whole number"))}
@@ -170,7 +169,7 @@ def load_price(model: str, path: str | Path = "", is_local: bool = False) -> Pri
     >>> load_price("azure/gpt-4o-2024-08-06").name, load_price("llama3:8b", is_local=True).input
     ('gpt-4o', 0.0)
     """
-    path = Path(path or PRICES)
+    path = Path(path or DATA / "prices.yaml")
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
         bare = re.split("[:@]", model.lower().rpartition("/")[2])[0]

@@ -166,8 +166,7 @@ def plot_clusters(table: pd.DataFrame, theory: Theory) -> Figure:
     shown = shown.assign(known=known.where(shown.purity > 0, "no known category"))
     words = [f"{'► ' if r.is_candidate else ''}{r.size:,} replies, {r.n_prompts:,} prompts; {r.known}; "
              f"J = {r.stability:.2f}" for r in shown.itertuples()]
-    values = shown[list(theory.dimensions)].set_axis(words)
-    return plot_matrix(values, "", "mean score")
+    return plot_matrix(shown[list(theory.dimensions)].set_axis(words), "", "mean score")
 
 
 def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:

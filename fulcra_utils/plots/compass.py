@@ -18,8 +18,7 @@ def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     ranks = ["–" if np.isnan(r.rank) else f"{r.rank:.0f}" if not r.rank_low < r.rank_high
              else f"{r.rank:.0f}  ({r.rank_low:.0f} to {r.rank_high:.0f})" for r in table.itertuples()]
     names = table.model + "   " + ranks
-    figure = plot_series(names, {"weighted score, 95 % interval": {"": table.set_index(names)}},
-                         "score", title)
+    figure = plot_series(names, {"weighted score, 95 % interval": {"": table.set_index(names)}}, "score", title)
     figure.axes[0].set_title("rank (95 % interval)", loc="left", x=0, ha="right", fontsize=8)
     return figure
 

@@ -104,12 +104,9 @@ def label_points(axes: Axes, places: np.ndarray, labels: Sequence[str], size: fl
         spots = [(radius * np.cos(t) + np.sign(round(np.cos(t), 6)) * half, radius * np.sin(t))
                  for radius in range(10, 250, 10) for t in np.radians((90, 270, 0, 180, 45, 135, 225, 315))]
         boxes = [(x - half, y - height, x + half, y + height) for x, y in point + spots]
-        best = int(np.argmax([not any(_overlap(box, other) for other in taken) for box in boxes]))
+        best = int(np.argmax([not any(box[0] < other[2] and other[0] < box[2] and box[1] < other[3]
+                                      and other[1] < box[3] for other in taken) for box in boxes]))
         taken.append(boxes[best])
         axes.annotate(label, place, textcoords="offset points", xytext=spots[best], fontsize=size, ha="center",
                       va="center", in_layout=False, **words,
                       arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6} if best >= 8 else None)
-
-
-def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]

@@ -285,7 +285,9 @@ def average_countries(rows: pd.DataFrame, theory: Theory | str) -> pd.DataFrame:
     alike = ~silent & (most > KEY.max_alike)
     alike &= ~(alike | silent).groupby(countries).transform("all")
     left_out = pd.DataFrame({"n_alike": alike, "n_missing": silent}).groupby(countries).sum()
-    scores = _score(answers, theory)
+    columns = {d: [KEY.columns[question - 1] for question in KEY.key[d]] for d in theory.dimensions}
+    means = pd.DataFrame({d: (low + high - answers)[names].mean(axis=1) for d, names in columns.items()})
+    scores = (means - (low + high) / 2) / ((high - low) / 2)
     scores[alike | silent] = np.nan
     parts = [_average(part, weights[part.index], country) for country, part in scores.groupby(countries)]
     table = pd.concat(parts, ignore_index=True).join(left_out, on="country")
@@ -323,12 +325,6 @@ def _check_survey(rows: pd.DataFrame, theory: Theory) -> None:
             raise SurveyError(f"the survey rows have {'two columns' if n else 'no column'} {column!r}.")
     if (n := rows[KEY.country].isna().sum()) or rows.empty:
         raise SurveyError(f"{n} of {len(rows)} rows have no country in column {KEY.country!r}.")
-
-
-def _score(answers: pd.DataFrame, theory: Theory) -> pd.DataFrame:
-    (low, high), columns = KEY.scale, {d: [KEY.columns[i - 1] for i in KEY.key[d]] for d in theory.dimensions}
-    means = {d: (low + high - answers)[names].mean(axis=1) for d, names in columns.items()}
-    return (pd.DataFrame(means) - (low + high) / 2) / ((high - low) / 2)
 
 
 def _count_strays(rows: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:

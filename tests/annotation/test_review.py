@@ -19,7 +19,6 @@ from fulcra_utils.annotation import (
     review_widget,
     write_review_csv,
 )
-from fulcra_utils.annotation.label_studio import build_label_config
 from fulcra_utils.annotation.labelling import label_rows, write_rows
 from fulcra_utils.annotation.review import apply_decisions, decide_dialogues
 from fulcra_utils.dataset.construction import build_run_data
@@ -305,7 +304,8 @@ def test_words_of_a_theory_cannot_break_the_config(tmp_path):
         "five foundations\n", 'five foundations"\n', 1)
     (tmp_path / "t.yaml").write_text(text)
     theory = load_theory(tmp_path / "t.yaml")
-    root = ElementTree.fromstring(build_label_config(theory))
+    export_label_studio(tmp_path, build_queue(np.array([[[1.0]], [[0]]]), ["care"], ["r0"], ["a", "b"]), TEXTS, theory)
+    root = ElementTree.fromstring((tmp_path / "config.xml").read_text(encoding="utf-8"))
     assert root.find("Header").get("value") == theory.title
 
 

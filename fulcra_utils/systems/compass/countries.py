@@ -149,8 +149,7 @@ def map_board(board: Board, countries: Countries, seed: int = 2023) -> tuple[dic
     lifted, known = lift_to(vectors, board.theory, countries.theory), np.isfinite(countries.vectors).all(axis=1)
     if lifted is not None:
         vectors, labels = np.vstack([lifted, countries.vectors[known]]), [*labels, *countries.titles[known]]
-    profiles = centre_profiles(vectors)
-    return {method: map_profiles(profiles, method, seed) for method in ("MDS", "t-SNE")}, labels
+    return {how: map_profiles(centre_profiles(vectors), how, seed) for how in ("MDS", "t-SNE")}, labels
 
 
 def map_profiles(vectors: np.ndarray, method: str = "MDS", seed: int = 2023) -> np.ndarray:

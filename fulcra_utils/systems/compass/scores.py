@@ -87,8 +87,7 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str) -> ModelScores:
 def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
     """Return, per row, how often its model answered its prompt before; 0 where the models' counts differ."""
     groups = table.groupby(["model", "prompt"], sort=False)["prompt"]
-    counts = groups.transform("size")
-    alike = counts.groupby(table["prompt"]).transform("nunique") == 1
+    alike = groups.transform("size").groupby(table["prompt"]).transform("nunique") == 1
     return np.where(alike, groups.cumcount(), 0)
 
 

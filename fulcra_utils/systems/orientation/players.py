@@ -76,11 +76,10 @@ def _take(_: int, answer: Answer) -> tuple[str, list[str], float]:
     return answer.text, [] if answer.text.strip() else ["the reply is empty"], float(bool(answer.text.strip()))
 
 
-def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperature: float = 1.0,
-                 seed: int = 2023) -> Player:
+def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, seed: int = 2023) -> Player:
     """Return a player that is a local transformers model: a `from_pretrained` folder or hub name, safetensors only.
 
-    `temperature` 0 takes the likeliest token. Nothing is cut: a talk that does not fit into the model's context is an
+    Tokens are drawn at temperature 1, and nothing is cut: a talk that does not fit into the model's context is an
     OrientationError, a model that `load_policy` cannot load a PolicyError. The player's attribute `encode` gives the
     tokens of a talk.
 
@@ -92,7 +91,6 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
     model, tokenizer = load_policy(folder)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     generator = torch.Generator().manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
 
     def encode(messages: Messages) -> list[int]:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -106,7 +104,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, temperatur
         ids = encode(messages)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            reply = generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, **sampling)[0]
+            reply = generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0)[0]
         return decode_reply(reply, tokenizer.decode(ids), tokenizer)
 
     play.encode = encode
