@@ -50,10 +50,10 @@ def import_label_studio(path: str | Path, theory: Theory | Sequence[str]) -> pd.
     """Read decisions from a Label Studio export (JSON): every annotation of every task, with who made it and when.
 
     Cancelled annotations, predictions, relations and annotations without a choice are no decisions. Where annotations
-    of a task are marked as ground truth, only these count. Returns the
+    of a task are marked as ground truth, only these count; `completions` of old exports are read as well. Returns the
     columns of `DECISION_COLUMNS`, ready for `append_decisions`; `fulcra annotate --decisions` takes the export itself.
-    A theory or a list says which names there are.
-    ReviewError names every task that is not of such an export, or whose choice is none of -1, 0, 1.
+    A theory or a list says which names there are. ReviewError names every task that is not of such an export, whose
+    choice is none of -1, 0, 1, or whose time is a number, as very old exports have it.
 
     Examples
     --------
@@ -87,8 +87,8 @@ def import_label_studio(path: str | Path, theory: Theory | Sequence[str]) -> pd.
 def _read_task(task: dict, theory: Theory | Sequence[str]) -> list[tuple]:
     row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
     review.find_name(name, theory)
-    for annotation in task.get("annotations") or []:
-        if not annotation.get("was_cancelled"):
+    for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
+        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
             label, note = _read_result(annotation.get("result") or [])
             when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
             who = who.get("email") or who.get("id") if isinstance(who, dict) else who

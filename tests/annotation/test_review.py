@@ -240,9 +240,11 @@ RELATION = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "righ
 def test_the_newest_annotation_counts(tmp_path, annotations, label):
     for more in ({}, {"predictions": [make_annotation("-1")], "drafts": [make_annotation("-1")]}):
         task = make_task(*annotations, **more)
+        (tmp_path / "e.json").write_text(json.dumps([{**task, "annotations": [], "completions": annotations}]))
+        old = import_label_studio(tmp_path / "e.json", THEORY)
         (tmp_path / "e.json").write_text("\ufeff" + json.dumps([task, {**make_task(), "annotations": None}]))
         found = import_label_studio(tmp_path / "e.json", THEORY)
-        assert found.equals(import_label_studio(tmp_path / "e.json", ["care"]))
+        assert found.equals(import_label_studio(tmp_path / "e.json", ["care"])) and found.equals(old)
         for _ in range(2):
             append_decisions(tmp_path / "d.csv", found)
             for table in (found, read_decisions(tmp_path / "d.csv")):
