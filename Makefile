@@ -1,6 +1,6 @@
 # Each target makes .venv and installs what is missing first, and says what it is doing.
 #   make reproduce [PROFILE=laptop] [THEORY=schwartz10]    the whole paper on real data, then the report
-#   make quick       the whole pipeline on the embedded sample (3 to 5 minutes)
+#   make quick       the whole pipeline on the embedded sample (2 to 4 minutes)
 #   make test        unit tests and the quick pipeline        make proofs   the slow tests (kills, servers, browser)
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
 PROFILE ?= laptop
