@@ -22,6 +22,7 @@ def tiny():
     return load_encoder("tiny")
 
 
+@pytest.mark.slow
 def test_tiny_is_the_same_in_a_fresh_process(tiny):
     code = ("from fulcra_utils.evaluator.encoder import embed, load_encoder;"
             "print(repr(embed(['be honest and kind'], load_encoder('tiny'))[0, :4].tolist()))")

@@ -104,6 +104,7 @@ def test_wrong_types_are_named(evaluator, prompts, responses, message):
         evaluator.score(prompts, responses)
 
 
+@pytest.mark.slow
 def test_folder_gives_the_same_scores_in_a_fresh_process(evaluator, folder):
     code = ("import json, sys; from fulcra_utils.evaluator.model import ValueEvaluator;"
             "e = ValueEvaluator.from_pretrained(sys.argv[1]);"

@@ -763,6 +763,7 @@ def test_planned_prompts_give_the_promised_width():
     assert np.mean(widths) == pytest.approx(0.1, rel=0.05)
 
 
+@pytest.mark.slow
 def test_commands_and_their_exit_codes(tmp_path, folder):
     source = write_rows(tmp_path / "in.jsonl", 5)
     done = run_command("score", "--evaluator", folder, "--input", source, "--output", tmp_path / "a.jsonl")

@@ -317,6 +317,7 @@ def test_scores_of_both_signs_fail_the_audit(toy):
     assert np.allclose(audit.mean_absolute, 0.9 / toy.n_dims)
 
 
+@pytest.mark.slow
 def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
     folder = save_evaluator(evaluator, tmp_path / "e")
     speed = measure_speed(folder, ["a"] * 3, ["b c d"] * 3)
