@@ -29,10 +29,10 @@ if uv --version >/dev/null 2>&1; then \
   uv pip install -q --python $(VENV)/bin/python -c constraints.txt -e '$(1)' && exit; echo "uv failed: trying pip." >&2; fi; \
 $(PIP) install -qq 'pip>=23.2' && $(PIP) install -qq $${cpu:+--extra-index-url $$cpu} -c constraints.txt -e '$(1)'
 endef
-# Three workers for two cores, since some tests wait for servers; whole test files to a worker; one thread each, for tiny
-# models fight over cores otherwise.
-TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $$(( 3 * $$(getconf _NPROCESSORS_ONLN) / 2 )) --dist loadfile \
-  --no-loadscope-reorder
+# Whole test files to a worker; one thread each, for tiny models fight over cores otherwise.
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
+# Three workers for two cores, since some tests wait for servers; the proofs mind the clock more, so they have a core each.
+WORKERS := $$(( 3 * $$(getconf _NPROCESSORS_ONLN) / 2 ))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: reproduce quick test proofs lint lab setup
@@ -45,10 +45,10 @@ quick: $(READY)
 	@$(FULCRA) reproduce --profile quick --theory $(THEORY)
 
 test: $(READY)
-	@$(TESTS) $(PYTEST)
+	@$(TESTS) -n $(WORKERS) $(PYTEST)
 
 proofs: $(READY) $(VENV)/.ray
-	@$(TESTS) -m slow $(PYTEST)
+	@$(TESTS) -n auto -m slow $(PYTEST)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

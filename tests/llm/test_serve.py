@@ -21,13 +21,14 @@ from fulcra_utils.llm.endpoints import Endpoint
 def make_model(folder):
     """A two-layer random Llama with a word-piece tokenizer and a plain chat template."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from fulcra_utils.evaluator.encoder import make_tiny_tokenizer
 
-    tokenizer = make_tiny_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    tokenizer.eos_token = "[SEP]"
+    # a BERT tokenizer, read from a folder, gives token types, of which a Llama knows nothing
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=make_tiny_tokenizer().backend_tokenizer, pad_token="[PAD]",
+                                        unk_token="[UNK]", eos_token="[SEP]",
+                                        model_input_names=["input_ids", "attention_mask"])
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
