@@ -42,6 +42,7 @@ NAMES = sorted(p.stem for p in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 rule report:
     input:
         [executed(name) for name in NAMES],
+        sorted(map(str, (DATA / "report").iterdir())),
     output:
         f"{RUN}/report/index.html",
     params:

@@ -46,6 +46,7 @@ def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.nda
         return reward - common_weight * measure_commonness(replies) if common_weight else reward
 
     reward = scalar_reward(measure)
+    reward.__name__ = "value_distance_reward"  # what TRL's logs call it
     if isinstance(target, Target):
         names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
         reward.degenerate = {"stuffing": ", ".join(names * 3)}

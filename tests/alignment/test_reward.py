@@ -37,6 +37,7 @@ class WordScorer:
 def test_reward_is_what_trl_calls():
     scorer = WordScorer(3, {"calm": (0, 1.0), "bold": (1, 0.8)})
     reward = value_reward(scorer, np.array([1.0, 0.0, 0.0]), weights=np.array([1.0, 0.5, 0.0]))
+    assert reward.__name__ == "value_distance_reward", "TRL logs each reward under its function's name"
     plain = reward(prompts=["q"] * 3, completions=["calm", "calm, bold", ""], completion_ids=[[1]] * 3, trainer_state=0)
     np.testing.assert_allclose(plain, [0.0, -0.4, -1.0])
     question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "calm"}
