@@ -1,6 +1,7 @@
 """Figures of the value compass, of theories side by side, and of social value orientation. Data in, Figure out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +10,6 @@ from matplotlib.figure import Figure
 
 from fulcra_utils.plots.parts import finish, label_points, open_panels, plot_matrix, plot_series
 from fulcra_utils.plots.style import BLUE, COLOURS, GREY, ORANGE, style_plots
-from fulcra_utils.systems.orientation.slider import Slider
 
 
 def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
@@ -73,8 +73,8 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
                        gap="no pairs of replies with a reward")
 
 
-def plot_slider(slider: Slider, ideals: pd.DataFrame) -> Figure:
-    """Draw the payoffs of the slider items and the angles of the ideal players (`tabulate_ideals`)."""
+def plot_slider(slider: Any, ideals: pd.DataFrame) -> Figure:
+    """Draw the payoffs of the items of a `Slider` and the angles of the ideal players (`tabulate_ideals`)."""
     figure, axes = plt.subplots(figsize=(7.4, 5.6))
     for item, (own, other) in enumerate(zip(slider.self_pay, slider.other_pay, strict=True), 1):
         axes.plot(own, other, "-", color=GREY, marker=".", linewidth=1)
@@ -92,10 +92,10 @@ def plot_slider(slider: Slider, ideals: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_orientations(summary: pd.DataFrame, slider: Slider, title: str) -> Figure:
+def plot_orientations(summary: pd.DataFrame, slider: Any, title: str) -> Figure:
     """Draw the angle of every player under every orientation it was told (`summarise_protocol`), over passes.
 
-    Without a complete pass there is no point; the band is the class of the slider that was asked for.
+    Without a complete pass there is no point; the band is the class of the `Slider` that was asked for.
     """
     players, told = summary.player.unique(), list(slider.orientations)
     summary = summary.set_index("player").rename(columns={"angle_low": "low", "angle_high": "high"})

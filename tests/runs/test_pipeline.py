@@ -209,6 +209,8 @@ def test_rules_follow_the_modules_a_notebook_uses():
     names = {p.stem for p in modules_of("03_value_evaluator")}
     assert {"evaluator", "encoder", "theory"} <= names and not names & {"pipeline", "report", "cli"}
     assert "evaluator" not in {p.stem for p in modules_of("02_value_analysis")}
+    users = {name for name in list_notebooks() if "slider" in {p.stem for p in modules_of(name)}}
+    assert users == {"07_social_value_orientation"}
     head, *rules = (ROOT / "Snakefile").read_text(encoding="utf-8").split("\nrule ")
     rules = dict(rule.split(":", 1) for rule in rules)
     assert "refusals.yaml" in head
