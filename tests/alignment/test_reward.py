@@ -1,4 +1,3 @@
-import json
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from fulcra_utils.alignment import (
 )
 from fulcra_utils.alignment.reward import read_words, scalar_reward
 from fulcra_utils.alignment.selection import claim_distances, measure_commonness, measure_sources
-from fulcra_utils.theory.targets import Target, load_target, uniform_target
+from fulcra_utils.theory.targets import load_target, uniform_target
 from fulcra_utils.theory.theory import list_theories, load_theory
 
 REPORT = np.array([0, 0, 0, 0, 0, 1, 0, 1, 1, 1], dtype=float)
@@ -247,20 +246,3 @@ def test_the_same_degenerate_replies_are_feared_everywhere():
     attacks = make_attacks(["Why?", "How?"], theory)
     assert [attacks[name] for name in ("empty", "refusal only", "echo of the prompt")] == [
         kinds[name] for name in ("empty", "refusal", "echo")]
-
-
-def test_compare_takes_the_one_distance(tmp_path):
-    from fulcra_utils.evaluator.comparison import compare_files
-
-    names, rng = ("a", "b", "c"), np.random.default_rng(0)
-    low, high = np.array([0.5, -1.0, -0.2]), np.array([1.0, -0.5, -0.2])
-    target = Target("t", "t", "", names, low, high, np.array([2.0, 1.0, 0.5]))
-    vectors = {name: rng.uniform(-1, 1, (8, 3)) for name in "xy"}
-    for name, scores in vectors.items():   # another order of the values in the files
-        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(
-            {"prompt": f"p{n}", "response": "r", "value_vector": dict(zip("cab", row[[2, 0, 1]], strict=True))}) + "\n"
-            for n, row in enumerate(scores)))
-    row = compare_files(tmp_path / "x.jsonl", tmp_path / "y.jsonl", target).set_index("value").loc["distance"]
-    assert [row["first"], row["second"]] == pytest.approx([value_distance(vectors[n], target).mean() for n in "xy"])
-    first = pd.DataFrame(vectors["x"][:, [2, 0, 1]], columns=list("cab"))
-    np.testing.assert_allclose(value_distance(first, target), value_distance(vectors["x"], target))

@@ -17,11 +17,6 @@ from fulcra_utils.evaluator.encoder import (
 )
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_encoder("tiny")
-
-
 @pytest.mark.slow
 def test_tiny_is_the_same_in_a_fresh_process(tiny):
     code = ("from fulcra_utils.evaluator.encoder import embed, load_encoder;"

@@ -32,11 +32,6 @@ PROMPTS = ["May I lie to a friend?", "How do I stay healthy?", "Tell me a joke."
 REPLIES = ["Honesty matters more.", "Sleep, move and eat well. " * 40, "No."]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_encoder("tiny")
-
-
 @pytest.fixture
 def evaluator(tiny):
     return make_evaluator(tiny, load_theory("schwartz10"))

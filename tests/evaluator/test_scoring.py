@@ -1,10 +1,8 @@
-"""Scoring files: every line has its place, a killed run goes on, and two files can be compared."""
+"""Scoring files: every line has its place, a killed run goes on, kinds of files and workers change nothing."""
 
-import contextlib
 import datetime as dt
 import gzip
 import importlib.util
-import io
 import json
 import os
 import random
@@ -23,63 +21,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from scipy import stats
+from scored_files import CountingEvaluator, read_lines, write_rows
 
-from fulcra_utils.alignment.measures import confuse_targets
-from fulcra_utils.cli import main
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.rows import iter_rows
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator import scoring
-from fulcra_utils.evaluator.comparison import (
-    agree_with_scores,
-    compare_files,
-    describe_comparison,
-    pass_gate,
-    plan_prompts,
-    read_scores,
-)
+from fulcra_utils.evaluator.comparison import read_scores
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import ScoringError, score_file, score_theories
-from fulcra_utils.theory.distance import value_distance
-from fulcra_utils.theory.targets import Target, list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
-
-SECOND = Target("second", "t", "", ("first", "second"), *[np.array([0.0, 1.0])] * 3)
-
-
-class CountingEvaluator:
-    """Scores a reply by its length; counts calls."""
-
-    dimensions = ("first", "second")
-
-    def __init__(self, shift=0.0):
-        self.shift, self.n_scored = shift, 0
-
-    def score(self, prompts, responses, batch_size=32, intervals=False):
-        self.n_scored += len(prompts)
-        lengths = np.array([len(r) for r in responses], dtype=float)
-        scores = np.column_stack([np.tanh(lengths / 10), -np.tanh(lengths / 20)]) + self.shift
-        return np.stack([scores, scores - 1, scores + 1]) if intervals else scores
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 48),
                           tmp_path_factory.mktemp("run") / "evaluator")
-
-
-def write_rows(path, n, start=0):
-    lines = [json.dumps({"prompt": f"p{k}", "response": f"reply {k} " * (k % 5 + 1), "id": k, "note": {"a": [k]}})
-             for k in range(start, start + n)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_order_and_other_fields_are_kept(tmp_path):
@@ -505,264 +463,6 @@ def run_command(*words):
                           check=False)
 
 
-def call_command(*words):
-    """Return exit code, stdout and stderr of the `fulcra` command, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-          pytest.raises(SystemExit) as stop):
-        patch.setattr(sys, "argv", ["fulcra", *map(str, words)])
-        main()
-    return stop.value.code, out.getvalue(), err.getvalue()
-
-
-@pytest.fixture
-def pair(tmp_path):
-    source = write_rows(tmp_path / "in.jsonl", 60)
-    score_file(CountingEvaluator(), source, tmp_path / "a.jsonl")
-    score_file(CountingEvaluator(0.1), source, tmp_path / "b.jsonl")
-    return tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-
-
-def test_paired_difference_is_exact_and_gate_follows_it(pair):
-    table = compare_files(*pair, target=SECOND)
-    np.testing.assert_allclose(table.difference[:2], 0.1, atol=1e-5)
-    assert table.clear[:2].all() and table.n[0] == 60
-    closer = table.set_index("value").loc["distance"]
-    assert closer.difference < 0 and pass_gate(table)
-    assert not pass_gate(compare_files(*pair[::-1], target=SECOND))
-    assert pass_gate(compare_files(*pair[::-1], target=SECOND), tolerance=0.5)
-
-
-def write_scored(path, rows):
-    """Write (prompt, vector as a dict) pairs as `score_file` would."""
-    lines = [json.dumps({"prompt": p, "response": "r", "value_vector": v}) for p, v in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def draw_targets(theory, rng):
-    """Return the theory's published targets and one with ranges, points and weights for each order of magnitude."""
-    names = rng.permutation(theory.dimensions)[:3].tolist()
-    raw = {"name": "mixed", "theory": theory.name, "values": {names[0]: {"at_least": 0.5}, names[1]: -0.4},
-           "weights": {names[1]: 10.0, names[2]: 0.1}}
-    return [*(load_target(t, theory) for t in list_targets(theory)), uniform_target(theory, -0.5), raw]
-
-
-def test_every_way_gives_one_distance(tmp_path, any_theory):
-    """Files, the mean of the replies by hand, the table of policies: every target of every theory, nan cells too."""
-    rng, dims = np.random.default_rng(3), any_theory.dimensions
-    vectors = rng.uniform(-1, 1, size=(2, 12, len(dims))).round(3)
-    vectors[:, 3, 0] = np.nan
-    shuffled = rng.permutation(dims).tolist()                               # the file's order is not the theory's
-    paths = [write_scored(tmp_path / f"{k}.jsonl", [
-        (f"p{n // 2}", {d: None if np.isnan(row[dims.index(d)]) else row[dims.index(d)] for d in shuffled})
-        for n, row in enumerate(part)]) for k, part in enumerate(vectors)]
-    for target in draw_targets(any_theory, rng):
-        if isinstance(target, dict):
-            path = tmp_path / "mixed.yaml"
-            path.write_text(yaml.safe_dump(target))
-            target = load_target(path, any_theory)
-        row = compare_files(*paths, target).set_index("value").loc["distance"]
-        for name, part in zip(("first", "second"), vectors, strict=True):
-            each = value_distance(part, target).reshape(6, 2)               # two replies to each of six prompts
-            known = each[~np.isnan(each).all(axis=1)]
-            assert row[name] == pytest.approx(np.nanmean(known, axis=1).mean())
-        means = pd.DataFrame(vectors[0], index=[f"m{n}" for n in range(12)], columns=list(dims))[shuffled]
-        table = confuse_targets(means, [target], {})
-        np.testing.assert_allclose(table[target.name].iloc[:12].astype(float), value_distance(vectors[0], target))
-        agreed = agree_with_scores(vectors[0, 4:], vectors[1, 4:], range(8), any_theory, target, n_draws=2)
-        by_hand = np.corrcoef(*(value_distance(v[4:], target, order=2) for v in vectors))[0, 1]
-        assert agreed["distance_r"] == pytest.approx(by_hand)
-
-
-@pytest.mark.parametrize(("text", "low", "high"), [
-    ("values: {security: {at_least: 0.5}}", 0.0, 0.0),
-    ("values: {security: 1, power: 1}\nweights: {security: 10, power: 0.1}", 5.1, 6.07),
-    ("values: {power: {at_least: -0.2, at_most: 0.2}}", 0.0, 0.7),
-])
-def test_command_keeps_ranges_and_weights(tmp_path, text, low, high):
-    theory = load_theory("schwartz10")
-    (tmp_path / "t.yaml").write_text(f"name: t\ntheory: schwartz10\nsource: test\n{text}\n")
-    values = {0.0: {}, 5.1: {"security": 0.5}, 6.07: {"security": 0.4, "power": 0.3}, 0.7: {"power": 0.9}}
-    rows = [values[low] | ({"security": 0.7} if "security: {" in text else {}),
-            values[high] | ({"security": 0.9} if "security: {" in text else {})]
-    paths = [write_scored(tmp_path / f"{k}.jsonl", [(f"p{n}", dict.fromkeys(theory.dimensions, 0.0) | row)
-                                                    for n in range(20)]) for k, row in enumerate(rows)]
-    code, out, _ = call_command("compare", *paths, "--target", tmp_path / "t.yaml", "--json")
-    found = json.loads(out)["differences"][-1]
-    assert (found["first"], found["second"]) == pytest.approx((low, high))
-    assert code == (1 if high > low else 0)
-
-
-def test_target_of_another_theory_is_one_line(tmp_path):
-    dims = load_theory("schwartz19").dimensions
-    path = write_scored(tmp_path / "a.jsonl", [(f"p{n}", dict.fromkeys(dims, 0.1)) for n in range(6)])
-    code, _, err = call_command("compare", path, path, "--target", "ideal")
-    assert code == 2 and err.count("\n") == 1 and "--theory" in err
-    code, out, _ = call_command("compare", path, path, "--target", "ideal", "--theory", "schwartz19", "--json")
-    row = json.loads(out)["differences"][-1]
-    assert row["first"] == pytest.approx(value_distance(np.full((1, 19), 0.1), load_target("ideal", "schwartz19"))[0])
-
-
-def write_differences(folder, differences, rng):
-    """Write two scored files whose prompts (N) differ by the given differences (N, K), in another order."""
-    first = rng.uniform(-0.1, 0.1, size=differences.shape)
-    rows = [[(f"p{n}", {f"v{k}": float(x) for k, x in enumerate(row)}) for n, row in enumerate(part)]
-            for part in (first, first + differences)]
-    return [write_scored(folder / f"{name}.jsonl", [part[n] for n in rng.permutation(len(part))])
-            for name, part in zip("ab", rows, strict=True)]
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_too_few_prompts_leave_the_gate_undecided(tmp_path, n):
-    dims = load_theory("schwartz10").dimensions
-    for difference in (-0.01, 0.0, -0.9):
-        a, b = (write_scored(tmp_path / f"{k}.jsonl", [(f"p{m}", dict.fromkeys(dims, v)) for m in range(n)])
-                for k, v in enumerate((0.5, 0.5 + difference)))
-        table = compare_files(a, b, load_target("ideal", "schwartz10"))
-        assert table[["low", "high"]].isna().all(axis=None) and not table[["clear", "clear_holm"]].any(axis=None)
-        np.testing.assert_allclose(table.difference[:-1], difference, atol=1e-12)
-        code, out, _ = call_command("compare", a, b, "--target", "ideal", "--json")
-        found = json.loads(out)
-        assert code == 0 and found["undecided"] and found["passed"] is None and found["n"] == n
-        code, out, _ = call_command("compare", a, b, "--target", "ideal")
-        assert code == 0 and f"undecided: {n} prompts" in out and "passed" not in out
-
-
-def test_draws_of_one_prompt_are_one_prompt(tmp_path):
-    """Forty replies to two prompts tell as little as two replies; uneven numbers of draws weigh a prompt once."""
-    a = write_scored(tmp_path / "a.jsonl", [(f"p{k % 2}", {"v": 0.1 + k / 1000}) for k in range(40)])
-    b = write_scored(tmp_path / "b.jsonl", [("p0", {"v": 0.9}), *[("p1", {"v": 0.5})] * 7])
-    table = compare_files(a, b)
-    assert table.n.item() == 2 and not table.clear.item() and np.isnan(table.low.item())
-    assert table.second.item() == pytest.approx(0.7)
-    ten = [(f"p{k}", {"v": v}) for k, v in enumerate(np.linspace(-0.3, 0.5, 10))]
-    once, often = (compare_files(write_scored(tmp_path / "c.jsonl", [(p, {"v": 0.0}) for p, _ in ten]),
-                                 write_scored(tmp_path / "d.jsonl", ten * times)) for times in (1, 6))
-    assert once.low.item() == pytest.approx(often.low.item()) and often.n.item() == 10
-
-
-def test_left_out_prompts_and_rows_are_counted(tmp_path):
-    """Prompts of one file, rows without scores or prompt, a value that misses in some rows."""
-    def rows(numbers):
-        return [(f"p{k}", {"v": k / 100, "w": None if k % 2 else 0.0}) for k in numbers]
-    odd = [("p2", None), (None, {"v": 1.0, "w": 1.0}), (["p3"], {"v": 1.0, "w": 1.0}), ("p4", {"v": None, "w": None}),
-           ("p5", {"v": "x", "w": True}), ("p6", {"v": float("nan"), "w": 10 ** 400})]
-    a = write_scored(tmp_path / "a.jsonl", rows(range(12)))
-    b = write_scored(tmp_path / "b.jsonl", odd + rows(range(3, 20)))
-    table = compare_files(a, b)
-    assert table.attrs == {"only_first": 3, "only_second": 8, "unscored_first": 0, "unscored_second": 6}
-    assert table.n.tolist() == [9, 4] and (table.difference == 0).all()
-    assert table.low.notna().tolist() == [True, False]
-    out = call_command("compare", a, b)[1]
-    assert "3 prompts scored in the first file only, 8 in the second only; rows without scores: 0 and 6" in out
-    found = json.loads(call_command("compare", a, b, "--json")[1])
-    assert (found["only_first"], found["unscored_second"], found["interval"]) == (3, 6, "t over prompts")
-    mixed = write_scored(tmp_path / "c.jsonl", [("p0", {"v": 0.1}), ("p1", {"v": 0.1, "w": 0.2})])
-    with pytest.raises(ScoringError, match=r"c.jsonl, line 2: value_vector names other values"):
-        compare_files(mixed, a)
-
-
-def test_prompts_of_other_shapes_are_prompts(tmp_path):
-    """What stands before the reply is the prompt, in whichever of the usual shapes; two dialogues are not one."""
-    shapes = [lambda p: {"prompt": p, "response": "r"}, lambda p: {"dialogue": f"Human: {p}\nBob: r"},
-              lambda p: {"prompt": [{"role": "user", "content": p}], "response": "r"},
-              lambda p: {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": "r"}]},
-              lambda p: {"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": "r"}]}]
-    paths = []
-    for k, shape in enumerate(shapes):
-        paths.append(tmp_path / f"{k}.jsonl")
-        paths[-1].write_text("".join(json.dumps(shape(f"What of {n}?") | {"value_vector": {"v": (n + k) / 20}}) + "\n"
-                                     for n in range(8)))
-    for k, path in enumerate(paths):
-        table = compare_files(paths[0], path)
-        assert table.n.item() == 8 and table.difference.item() == pytest.approx(k / 20)
-        assert not any(table.attrs.values())
-
-
-def test_many_values_at_once_are_corrected(tmp_path):
-    rng = np.random.default_rng(0)
-    differences = rng.normal(0, 0.1, size=(20, 100))
-    differences[:, :3] += 0.5
-    table = compare_files(*write_differences(tmp_path, differences, rng))
-    assert table.clear[:3].all() and table.clear_holm[:3].all()
-    assert 1 <= table.clear[3:].sum() <= 10 and not table.clear_holm[3:].any()
-    assert "clear_holm: all rows together" in describe_comparison(table)
-
-
-def test_interval_is_that_of_the_paired_t_test(tmp_path):
-    rng = np.random.default_rng(1)
-    for n in (5, 6, 31):
-        differences = rng.normal(0.1, 0.2, size=(n, 4))
-        table = compare_files(*write_differences(tmp_path, differences, rng), level=0.9)
-        oracle = stats.ttest_1samp(differences, 0)
-        interval = oracle.confidence_interval(0.9)
-        np.testing.assert_allclose(table[["low", "high"]].T, [interval.low, interval.high])
-        assert table.clear.tolist() == (oracle.pvalue < 0.1).tolist()
-
-
-NULLS = {  # name: (draws of a difference whose mean is 0, least share of clear ones from 5 prompts on, most)
-    "normal": (lambda rng, size: rng.normal(size=size), 0.03, 0.08),
-    "uniform": (lambda rng, size: rng.uniform(-1, 1, size), 0.03, 0.08),
-    "scores": (lambda rng, size: np.subtract(*np.tanh(1.5 * rng.normal(size=(2, *size)))), 0.03, 0.08),
-    "labels": (lambda rng, size: np.subtract(*rng.choice([-1.0, 0.0, 1.0], (2, *size))), 0.03, 0.08),
-    "mostly zero": (lambda rng, size: rng.normal(size=size) * (rng.random(size) < 0.2), 0, 0.08),
-    "rare labels": (lambda rng, size: rng.choice([-1.0, 0.0, 1.0], size, p=[0.1, 0.8, 0.1]), 0, 0.08),
-    "uneven spread": (lambda rng, size: rng.normal(size=size) * rng.lognormal(0, 0.8, size), 0.02, 0.08),
-    "skewed": (lambda rng, size: rng.exponential(size=size) - 1, 0.03, 0.13),  # as the docstring says
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NULLS)
-@pytest.mark.parametrize("n", [5, 10, 20, 50, 200])
-def test_null_differences_are_seldom_clear(tmp_path, name, n):
-    rng = np.random.default_rng(n)
-    draw, least, most = NULLS[name]
-    table = compare_files(*write_differences(tmp_path, draw(rng, (n, 1500)), rng))
-    assert least <= table.clear.mean() <= most
-    assert (table.low > 0).mean() <= most and not table.clear_holm.mean() > 0.01
-
-
-def test_memory_of_a_comparison_allows_a_million_prompts(tmp_path):
-    rng, dims, n = np.random.default_rng(0), load_theory("schwartz10").dimensions, 20_000
-    paths = [write_scored(tmp_path / f"{k}.jsonl", [(f"What of {m}? {'x' * 400}", dict(zip(dims, row, strict=True)))
-                                                    for m, row in enumerate(rng.uniform(-1, 1, (n, 10)).tolist())])
-             for k in range(2)]
-    compare_files(*paths)
-    tracemalloc.start()
-    compare_files(*paths, load_target("ideal", "schwartz10"))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak / n < 700  # bytes a prompt; the libraries take another 200 MB
-
-
-def test_tolerance_that_is_no_number_is_refused(pair):
-    with pytest.raises(ScoringError, match="tolerance must be a number"):
-        pass_gate(compare_files(*pair), float("nan"))
-
-
-def test_same_file_shows_no_difference(pair):
-    table = compare_files(pair[0], pair[0])
-    assert not table.clear.any() and (table.difference == 0).all()
-
-
-def test_files_that_cannot_be_compared(pair, tmp_path):
-    other = write_rows(tmp_path / "other.jsonl", 5, start=500)
-    score_file(CountingEvaluator(), other, tmp_path / "c.jsonl")
-    with pytest.raises(ScoringError, match="share no prompt"):
-        compare_files(pair[0], tmp_path / "c.jsonl")
-    with pytest.raises(ScoringError, match="run `fulcra score` first"):
-        compare_files(pair[0], other)
-
-
-def test_planned_prompts_give_the_promised_width():
-    rng = np.random.default_rng(0)
-    n = int(plan_prompts(pd.DataFrame({"value": ["a"], "sd": [0.4]}), widths=[0.1])["width 0.1"].iloc[0])
-    widths = [3.92 * rng.normal(0, 0.4, n).std(ddof=1) / np.sqrt(n) for _ in range(200)]
-    assert np.mean(widths) == pytest.approx(0.1, rel=0.05)
-
-
 @pytest.mark.slow
 def test_commands_and_their_exit_codes(tmp_path, folder):
     source = write_rows(tmp_path / "in.jsonl", 5)
@@ -788,15 +488,6 @@ def test_thoughts_are_never_scored(tmp_path):
     assert rows[2]["value_vector"]["first"] == round(float(np.tanh(0.3)), 6)
     assert rows[4]["value_vector"]["first"] == round(float(np.tanh(len(replies[4]) / 10)), 6)
     assert (report.n_unusable, rows[3]["problem"]) == (1, "reply holds thoughts only")
-
-
-@pytest.mark.parametrize("value", ["high", True, [0.5], {"x": 1}, "0.5", float("inf")])
-def test_a_score_that_is_none_is_left_out(pair, tmp_path, value):
-    rows = [{**row, "value_vector": {"first": value, "second": 0.5}} if row["prompt"] == "p1" else row
-            for row in read_lines(pair[0])]
-    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    table = compare_files(pair[0], tmp_path / "bad.jsonl")
-    assert table.n.tolist() == [59, 60] and table.difference[0] == 0
 
 
 def test_scores_by_definition_are_those_of_each_theory_alone(toy):

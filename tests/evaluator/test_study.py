@@ -1,9 +1,8 @@
-"""The experiments of notebooks 03 and 12: rows by split, folds, what is left out, comparisons, explanations, card."""
+"""The experiments of notebooks 03 and 12: training rows, folds, what is left out, unseen models, pieces and keys."""
 
 import dataclasses
 import hashlib
 import json
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -11,57 +10,19 @@ import pytest
 from scipy.special import log_softmax, softmax
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score
+from small_trainings import SETTINGS
 
 from fulcra_utils.common import labels
 from fulcra_utils.common.digests import digest
 from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
-from fulcra_utils.evaluator.baselines import measure_speed
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.explanation import (
-    audit_replies,
-    colour_words,
-    make_attacks,
-    measure_deletion,
-    weigh_words,
-    write_card,
-)
-from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.evaluator.model import save_evaluator
 from fulcra_utils.runs.profiles import list_profiles, load_profile
-from fulcra_utils.stats.classification import tabulate_support
 from fulcra_utils.theory.targets import uniform_target
 from fulcra_utils.theory.theory import load_theory
 
-SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs": 1, "batch_size": 8,
-            "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "delta_penalty": 1e-3, "word_buckets": 512,
-            "scored_weight": 0.5, "unseen_models": ["m2"], "patience": 3, "evaluations_per_epoch": 1,
-            "recipe_rate": 1e-3, "recipe_epochs": 1, "recipe_minutes": -1, "recipe_rows": 5, "workers": 1, "folds": 2,
-            "left_out": ["model", "scores"], "left_out_epochs": 1, "n_draws": 20}
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def rows(toy, tmp_path):
-    """Three models answer 24 prompts; the first model's replies are scored as well."""
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame([{"prompt": f"question {k}", "response": f"reply {k} by {m}", "response_source": m,
-                           "query_source": "abc"[k % 3], "cluster": k, "split":
-                           ["train", "train", "validation", "calibration", "test", "test"][k % 6]}
-                          for k in range(24) for m in ("m0", "m1", "m2")])
-    annotated = pd.concat([table, pd.DataFrame(rng.integers(-1, 2, (72, toy.n_dims)).astype(float),
-                                               columns=toy.dimensions)], axis=1)
-    scored = table.assign(response_source="s-" + table.response_source, e_distance=1.0)
-    scored = pd.concat([scored, pd.DataFrame(rng.uniform(-1, 1, (72, toy.n_dims)), columns=toy.dimensions)], axis=1)
-    annotated.to_parquet(tmp_path / "dialogues.parquet")
-    scored.to_parquet(tmp_path / "scored.parquet")
-    return evaluation.read_rows(tmp_path / "dialogues.parquet", tmp_path / "scored.parquet", toy)
-
-
-@pytest.fixture
-def evaluator(toy):
-    return make_evaluator(load_encoder("tiny"), toy, 64)
 
 
 def cut(scores, at):
@@ -238,12 +199,6 @@ def test_unseen_rows_are_judged_by_the_scores(rows, evaluator):
     assert experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": []}, np.ones(3), 1).empty
 
 
-def test_agreement_with_itself_is_perfect(rows):
-    scores = rows.vectors[rows.where("scored")]
-    found = evaluation.agree_with_scores(scores, scores, np.arange(len(scores)), rows.theory, np.ones(3), n_draws=20)
-    assert found["macro_f1"] == 1 and found["distance_r"] == pytest.approx(1) and found["mse"] == 0
-
-
 def test_no_labels_at_all_survives(rows, toy):
     bare = evaluation.Rows(rows.table, np.full_like(rows.vectors, np.nan), toy)
     evaluator, history = experiments.fit_evaluator(bare, SETTINGS, 1, progress=False)
@@ -257,72 +212,6 @@ def test_no_labels_at_all_survives(rows, toy):
 def test_two_models_are_compared_over_shared_prompts(rows, evaluator, tmp_path):
     table, pair = experiments.compare_models(evaluator, rows, uniform_target(rows.theory), tmp_path, SETTINGS, 1)
     assert pair == ("m0", "m1") and (table.n == 8).all() and table.value.iloc[-1] == "distance"
-
-
-def test_words_of_a_reply_get_one_weight_each(evaluator):
-    words, weights = weigh_words(evaluator, "Why?", "Be kind and never lie to anyone.")
-    assert words == ["Be", "kind", "and", "never", "lie", "to", "anyone."] and weights.shape == (7, 3)
-    assert np.abs(weights).sum() > 0
-    long_words, long_weights = weigh_words(evaluator, "Why?", "one two three " * 200)
-    assert 0 < len(long_words) < 600 and len(long_weights) == len(long_words)
-    assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
-
-
-def test_words_that_decide_are_found(toy):
-    evaluator = make_evaluator(load_encoder("tiny"), toy, 64)
-    words, weights = weigh_words(evaluator, "Why?", "always be kind")
-    base = evaluator.score(["Why?"], ["always be kind"])
-    change = [np.abs(evaluator.score(["Why?"], [" ".join(words[:k] + words[k + 1:])]) - base) for k in range(3)]
-    assert np.isfinite(change).all() and np.isfinite(weights).all()
-
-
-def test_coloured_dialogue_is_safe_html(evaluator, toy):
-    page = colour_words(evaluator, "<script>", "be <b>kind</b> & fair", toy.dimensions[0])
-    HTMLParser().feed(page)
-    assert "<script>" not in page and "&lt;b&gt;kind" in page
-    with pytest.raises(ValueError, match="no dimension 'x'"):
-        colour_words(evaluator, "a", "b", "x")
-
-
-def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
-    test = rows.examples(rows.where("annotated", "test"))
-    test = evaluation.Examples(test.prompts, [r + " and some more words to make this reply long enough" for r in
-                                              test.responses], test.vectors)
-    deletion = measure_deletion(evaluator, test, np.arange(len(test)), n_draws=20)
-    assert deletion.n.tolist() == [24] * 3
-    assert deletion.moved[2] == pytest.approx(deletion.moved[0] - deletion.moved[1])
-    audit = audit_replies(evaluator, test.prompts[:3], toy)
-    assert len(audit) == len(make_attacks(["a"], toy)) and audit.attack.str.contains("50,000").any()
-    p = evaluator.predict_proba(test.prompts, test.responses)
-    comparison = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
-    unseen = experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": ["s-m1"]}, np.ones(3), 1)
-    speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
-    folder = save_evaluator(evaluator, tmp_path / "e")
-    text = write_card(folder, theory=toy, settings=SETTINGS, n_train=9, comparison=comparison, unseen=unseen,
-                      errors=evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
-                      support=pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion=deletion,
-                      audit=audit, speed=speed)
-    assert (folder / "README.md").read_text() == text
-    assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
-
-
-def test_scores_of_both_signs_fail_the_audit(toy):
-    class Undecided:
-        def score(self, prompts, replies):
-            return np.resize([0.9, -0.9], len(prompts))[:, None] * np.eye(toy.n_dims)[0]
-
-    audit = audit_replies(Undecided(), ["a", "b", "c", "d"], toy)
-    assert audit.failed.all() and set(audit.strongest) == {toy.dimensions[0]}
-    assert np.allclose(audit.strongest_score, 0.9) and np.allclose(audit[toy.dimensions[0]], 0)
-    assert np.allclose(audit.mean_absolute, 0.9 / toy.n_dims)
-
-
-@pytest.mark.slow
-def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
-    folder = save_evaluator(evaluator, tmp_path / "e")
-    speed = measure_speed(folder, ["a"] * 3, ["b c d"] * 3)
-    assert speed.passes.tolist() == [3, 9]
-    assert (speed.replies_per_second > 0).all() and (speed.peak_megabytes > 50).all()
 
 
 def test_every_profile_has_the_same_knobs():

@@ -1,4 +1,4 @@
-"""Training: soft labels, weights, what a training changes, and the baselines it is compared with."""
+"""Training: soft labels, weights, what a training changes, and where its labels are used."""
 
 import json
 import os
@@ -13,18 +13,12 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
+from small_trainings import make_examples
 
 from fulcra_utils.analysis.space import write_profile
 from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.evaluator import training
-from fulcra_utils.evaluator.baselines import (
-    PaperRecipe,
-    fit_frozen,
-    fit_majority,
-    fit_paper_recipe,
-    fit_tfidf,
-    subsample,
-)
+from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
 from fulcra_utils.evaluator.training import (
@@ -48,21 +42,6 @@ FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_encoder("tiny")
-
-
-def make_examples(theory, n=48):
-    """Replies whose first word decides the first value; the last value has no label."""
-    rng = np.random.default_rng(1)
-    signs = rng.integers(-1, 2, size=n)
-    words = {-1: "never again", 0: "perhaps then", 1: "always please"}
-    vectors = np.zeros((n, theory.n_dims))
-    vectors[:, 0], vectors[:, -1] = signs, np.nan
-    return Examples([f"question {k}" for k in range(n)], [words[s] for s in signs], vectors)
 
 
 def test_training_learns_and_a_saved_evaluator_scores_the_same(tiny, toy, tmp_path):
@@ -195,38 +174,6 @@ def test_bootstrap_of_rare_classes_is_not_biased_upward(seed):
     said = np.where(rng.random(labels.shape) < 0.3, 0, labels)
     draws = bootstrap_macro_f1(labels, {"a": said}, np.arange(60) // 2, n_draws=400, seed=seed)["a"]
     assert np.nanmean(draws) < macro_f1(labels, said) + 0.03
-
-
-@pytest.mark.parametrize("fit", [fit_majority, fit_tfidf, lambda x: fit_frozen(x, load_encoder("tiny"))])
-def test_baselines_give_probabilities(toy, fit):
-    examples = make_examples(toy)
-    model = fit(examples)
-    p = model.predict_proba(examples.prompts, examples.responses)
-    assert p.shape == (48, toy.n_dims, 3)
-    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
-    assert (labels_of(p)[:, -1] == 0).all()
-    assert model.predict_proba([], []).shape == (0, toy.n_dims, 3)
-
-
-def test_tfidf_learns_the_words(toy):
-    examples = make_examples(toy)
-    p = fit_tfidf(examples).predict_proba(examples.prompts, examples.responses)
-    np.testing.assert_array_equal(labels_of(p)[:, 0], examples.vectors[:, 0])
-
-
-def test_recipe_makes_one_pass_per_value(tiny, toy):
-    examples = make_examples(toy, 16)
-    recipe, clock = fit_paper_recipe(examples, tiny, toy, TrainingSettings(epochs=1, batch_size=8), 96, progress=False)
-    assert clock.last["step"] > 0
-    assert recipe.score(examples.prompts, examples.responses).shape == (16, toy.n_dims)
-    texts = [tiny.tokenizer.decode(PaperRecipe(tiny, toy, 96).render("p", "r", d)["input_ids"]) for d in (0, 1)]
-    assert texts[0] != texts[1] and all("psychologist" in t for t in texts)
-
-
-def test_recipe_stops_when_its_minutes_are_over(tiny, toy):
-    settings = TrainingSettings(epochs=50, batch_size=8, max_minutes=1e-4)
-    _, clock = fit_paper_recipe(make_examples(toy), tiny, toy, settings, 64, progress=False)
-    assert clock.last["step"] == 1
 
 
 def test_evaluator_stops_when_its_minutes_are_over(tiny, toy):

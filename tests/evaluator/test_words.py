@@ -5,7 +5,6 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.explanation import weigh_words
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
 from fulcra_utils.evaluator.words import SHARE, STRENGTH, WordExpert, count_features
 from fulcra_utils.theory.theory import load_theory
@@ -70,14 +69,3 @@ def test_words_travel_with_the_evaluator_and_to_another_theory(tmp_path):
     assert np.allclose(evaluator.for_theory(theory).predict_proba(["q"], ["be kind"]), after, atol=1e-6)
     other = evaluator.for_theory(load_theory("moral_foundations"))
     assert not other.words.share.any() and not other.words.weight.any()
-
-
-def test_explanation_counts_the_words_too():
-    theory = load_theory(TOY)
-    evaluator = make_evaluator(load_encoder("tiny"), theory, 64, word_buckets=512)
-    replies = ["kind one", "kind two", "cruel one", "cruel two", "plain one", "plain two"]
-    labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims)
-    evaluator.fit_words(["q"] * 6, replies, labels, np.ones(6))
-    words, weights = weigh_words(evaluator, "q", "kind one cruel two")
-    assert words == ["kind", "one", "cruel", "two"]
-    assert (weights[0] > weights[2]).all()

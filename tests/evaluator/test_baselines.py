@@ -1,0 +1,60 @@
+"""The baselines: probabilities of each, words that are learnt, the paper's recipe, its speed beside ours."""
+
+import numpy as np
+import pytest
+from small_trainings import make_examples
+
+from fulcra_utils.common.labels import labels_of
+from fulcra_utils.evaluator.baselines import (
+    PaperRecipe,
+    fit_frozen,
+    fit_majority,
+    fit_paper_recipe,
+    fit_tfidf,
+    measure_speed,
+)
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import save_evaluator
+from fulcra_utils.evaluator.training import TrainingSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("fit", [fit_majority, fit_tfidf, lambda x: fit_frozen(x, load_encoder("tiny"))])
+def test_baselines_give_probabilities(toy, fit):
+    examples = make_examples(toy)
+    model = fit(examples)
+    p = model.predict_proba(examples.prompts, examples.responses)
+    assert p.shape == (48, toy.n_dims, 3)
+    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
+    assert (labels_of(p)[:, -1] == 0).all()
+    assert model.predict_proba([], []).shape == (0, toy.n_dims, 3)
+
+
+def test_tfidf_learns_the_words(toy):
+    examples = make_examples(toy)
+    p = fit_tfidf(examples).predict_proba(examples.prompts, examples.responses)
+    np.testing.assert_array_equal(labels_of(p)[:, 0], examples.vectors[:, 0])
+
+
+def test_recipe_makes_one_pass_per_value(tiny, toy):
+    examples = make_examples(toy, 16)
+    recipe, clock = fit_paper_recipe(examples, tiny, toy, TrainingSettings(epochs=1, batch_size=8), 96, progress=False)
+    assert clock.last["step"] > 0
+    assert recipe.score(examples.prompts, examples.responses).shape == (16, toy.n_dims)
+    texts = [tiny.tokenizer.decode(PaperRecipe(tiny, toy, 96).render("p", "r", d)["input_ids"]) for d in (0, 1)]
+    assert texts[0] != texts[1] and all("psychologist" in t for t in texts)
+
+
+def test_recipe_stops_when_its_minutes_are_over(tiny, toy):
+    settings = TrainingSettings(epochs=50, batch_size=8, max_minutes=1e-4)
+    _, clock = fit_paper_recipe(make_examples(toy), tiny, toy, settings, 64, progress=False)
+    assert clock.last["step"] == 1
+
+
+@pytest.mark.slow
+def test_speed_is_taken_in_fresh_processes(evaluator, tmp_path):
+    folder = save_evaluator(evaluator, tmp_path / "e")
+    speed = measure_speed(folder, ["a"] * 3, ["b c d"] * 3)
+    assert speed.passes.tolist() == [3, 9]
+    assert (speed.replies_per_second > 0).all() and (speed.peak_megabytes > 50).all()

@@ -1,0 +1,92 @@
+"""Explanations: weights of words, deletions, replies that try to fool, the model card."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_trainings import SETTINGS
+
+from fulcra_utils.evaluator import comparison as evaluation
+from fulcra_utils.evaluator import study as experiments
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.explanation import (
+    audit_replies,
+    colour_words,
+    make_attacks,
+    measure_deletion,
+    weigh_words,
+    write_card,
+)
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.stats.classification import tabulate_support
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_words_of_a_reply_get_one_weight_each(evaluator):
+    words, weights = weigh_words(evaluator, "Why?", "Be kind and never lie to anyone.")
+    assert words == ["Be", "kind", "and", "never", "lie", "to", "anyone."] and weights.shape == (7, 3)
+    assert np.abs(weights).sum() > 0
+    long_words, long_weights = weigh_words(evaluator, "Why?", "one two three " * 200)
+    assert 0 < len(long_words) < 600 and len(long_weights) == len(long_words)
+    assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
+
+
+def test_words_that_decide_are_found(toy):
+    evaluator = make_evaluator(load_encoder("tiny"), toy, 64)
+    words, weights = weigh_words(evaluator, "Why?", "always be kind")
+    base = evaluator.score(["Why?"], ["always be kind"])
+    change = [np.abs(evaluator.score(["Why?"], [" ".join(words[:k] + words[k + 1:])]) - base) for k in range(3)]
+    assert np.isfinite(change).all() and np.isfinite(weights).all()
+
+
+def test_explanation_counts_the_words_too(toy):
+    evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
+    replies = ["kind one", "kind two", "cruel one", "cruel two", "plain one", "plain two"]
+    labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims)
+    evaluator.fit_words(["q"] * 6, replies, labels, np.ones(6))
+    words, weights = weigh_words(evaluator, "q", "kind one cruel two")
+    assert words == ["kind", "one", "cruel", "two"]
+    assert (weights[0] > weights[2]).all()
+
+
+def test_coloured_dialogue_is_safe_html(evaluator, toy):
+    page = colour_words(evaluator, "<script>", "be <b>kind</b> & fair", toy.dimensions[0])
+    HTMLParser().feed(page)
+    assert "<script>" not in page and "&lt;b&gt;kind" in page
+    with pytest.raises(ValueError, match="no dimension 'x'"):
+        colour_words(evaluator, "a", "b", "x")
+
+
+def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
+    test = rows.examples(rows.where("annotated", "test"))
+    test = evaluation.Examples(test.prompts, [r + " and some more words to make this reply long enough" for r in
+                                              test.responses], test.vectors)
+    deletion = measure_deletion(evaluator, test, np.arange(len(test)), n_draws=20)
+    assert deletion.n.tolist() == [24] * 3
+    assert deletion.moved[2] == pytest.approx(deletion.moved[0] - deletion.moved[1])
+    audit = audit_replies(evaluator, test.prompts[:3], toy)
+    assert len(audit) == len(make_attacks(["a"], toy)) and audit.attack.str.contains("50,000").any()
+    p = evaluator.predict_proba(test.prompts, test.responses)
+    comparison = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
+    unseen = experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": ["s-m1"]}, np.ones(3), 1)
+    speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
+    folder = save_evaluator(evaluator, tmp_path / "e")
+    text = write_card(folder, theory=toy, settings=SETTINGS, n_train=9, comparison=comparison, unseen=unseen,
+                      errors=evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
+                      support=pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion=deletion,
+                      audit=audit, speed=speed)
+    assert (folder / "README.md").read_text() == text
+    assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
+
+
+def test_scores_of_both_signs_fail_the_audit(toy):
+    class Undecided:
+        def score(self, prompts, replies):
+            return np.resize([0.9, -0.9], len(prompts))[:, None] * np.eye(toy.n_dims)[0]
+
+    audit = audit_replies(Undecided(), ["a", "b", "c", "d"], toy)
+    assert audit.failed.all() and set(audit.strongest) == {toy.dimensions[0]}
+    assert np.allclose(audit.strongest_score, 0.9) and np.allclose(audit[toy.dimensions[0]], 0)
+    assert np.allclose(audit.mean_absolute, 0.9 / toy.n_dims)
