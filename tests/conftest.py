@@ -1,6 +1,7 @@
 """Fixtures that every test file may use; the network is blocked but for loopback (see pyproject.toml)."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """Run `fulcra annotate` in this process; give back exit code, stdout and stderr."""
+    from asked_rows import KEY
+
+    from fulcra_utils.cli import main
+
+    def run(server, *more, key=KEY):
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--model", "judge"]
+        monkeypatch.setattr(sys, "argv", ["fulcra", "annotate", *files, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capfd.readouterr()
+    return run

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import pytest
+from asked_rows import PROMPTS
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
 
@@ -12,8 +13,6 @@ from fulcra_utils.cli import main
 from fulcra_utils.llm import replies as generation
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.replies import LocalModel, load_writers, write_replies, write_reply_rows
-
-PROMPTS = [f"What about {k}?" for k in range(12)]
 
 
 def test_two_writers_answer_every_prompt_in_order(tmp_path):
@@ -101,39 +100,6 @@ def test_command(tmp_path, monkeypatch, capfd):
     assert json.loads((tmp_path / "out.jsonl").read_text())["response"] == "m: Hi?"
 
 
-def test_options_reach_the_body_whoever_knows_them(tmp_path):
-    options = {"temperature": 0.5, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 7, "stop": ["x"],
-               "top_p": None, "reasoning_effort": "low", "n": 1, "stream": False,
-               "extra_body": {"chat_template_kwargs": {"thinking": False}}, "extra_headers": {"X-Title": "values"}}
-    with FaultServer(rate=0) as server:
-        table = write_replies(PROMPTS[:1], [Endpoint(model="m", base_url=server.url, options=options)], tmp_path)
-    assert table.problem.tolist() == [""]
-    sent = {name: value for name, value in options.items() if name not in ("top_p", "extra_body", "extra_headers")}
-    assert server.bodies[0] == {"model": "m", "messages": [{"role": "user", "content": PROMPTS[0]}], **sent,
-                                "chat_template_kwargs": {"thinking": False}}
-    assert {name.lower(): value for name, value in server.heads[0].items()}["x-title"] == "values"
-
-
-@pytest.mark.parametrize("given", [
-    {"max_tokens": 5}, {"max_tokens": 5, "temperature": 0}, {"max_completion_tokens": 5}])
-def test_the_other_name_of_an_option_is_tried(tmp_path, caplog, given):
-    known = "max_tokens" if "max_completion_tokens" in given else "max_completion_tokens"
-
-    def script(request):
-        for name in ("max_tokens", "max_completion_tokens", "temperature"):
-            if name in request and name != known:
-                return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported. Use '{known}'."}}
-        return None
-
-    with FaultServer(rate=0, script=script) as server:
-        table = write_replies(PROMPTS[:6], [Endpoint(model="m", base_url=server.url, options=given, concurrency=1)],
-                              tmp_path)
-    assert table.problem.eq("").all()
-    assert server.requests == 6 + len(given)
-    assert caplog.text.count(f"goes as {known}") == 1
-    assert server.bodies[-1].get(known) == 5 and "temperature" not in server.bodies[-1]
-
-
 @pytest.mark.parametrize(("options", "why"), [
     ("stream: true", "take stream and n out"), ("n: 2", "take stream and n out"),
     ("model: x", "model cannot stand here"), ("extra_body: {stream: true}", "take stream and n out"),
@@ -147,22 +113,6 @@ def test_options_that_cannot_be_are_one_line(tmp_path, options, why):
     with pytest.raises(EndpointError, match=why) as caught:
         load_writers(tmp_path / "w.yaml")
     assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path / 'w.yaml'}: options: ")
-
-
-@pytest.mark.parametrize(("path", "asked"), [
-    ("/openai/deployments/d?api-version=2024-10-21", "/openai/deployments/d/chat/completions?api-version=2024-10-21"),
-    ("/openai?api-version=2024-10-21", "/openai/deployments/m/chat/completions?api-version=2024-10-21"),
-    ("/openai/v1/?api-version=preview", "/openai/v1/chat/completions?api-version=preview"),
-    ("/v1/chat/completions", "/v1/chat/completions"), ("/v1/?key=abc", "/v1/chat/completions?key=abc")])
-def test_queries_of_the_address_are_kept(tmp_path, monkeypatch, path, asked):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-azure")
-    with FaultServer(rate=0) as server:
-        endpoint = Endpoint(model="m", base_url=server.url.removesuffix("/v1") + path)
-        assert write_replies(PROMPTS[:1], [endpoint], tmp_path).problem[0] == ""
-    assert server.paths == [asked]
-    heads = {name.lower(): value for name, value in server.heads[0].items()}
-    assert heads.get("api-key") == ("sk-azure" if "api-version" in path else None)
-    assert "abc" not in endpoint.address and ("api-version" in path) == ("api-version" in endpoint.address)
 
 
 @pytest.mark.parametrize(("text", "why"), [
