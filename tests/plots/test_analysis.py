@@ -13,8 +13,8 @@ from fulcra_utils.analysis.circle import examine_circle
 from fulcra_utils.analysis.replies import make_example
 from fulcra_utils.analysis.space import load_risks
 from fulcra_utils.dataset.construction import load_published_prevalence
-from fulcra_utils.plots import alignment, compass, evaluator, style
 from fulcra_utils.plots import analysis as plots
+from fulcra_utils.plots import evaluator
 from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.theory.theory import load_theory
 
@@ -116,13 +116,6 @@ def test_radar_follows_the_circle():
     means = analysis.average_models(make_example(theory, 60), 10).table
     axes = plots.plot_radar(means, theory).axes[0]
     assert [t.get_text().replace("\n", "") for t in axes.get_xticklabels()] == list(theory.circle)
-
-
-def test_style_is_colour_blind_safe():
-    assert list(style.COLOURS) == style.sns.color_palette("colorblind")
-    modules = [alignment, plots, compass, evaluator]
-    assert all(getattr(m, name, colour) == colour for m in modules
-               for name, colour in vars(style).items() if name in ("BLUE", "ORANGE", "GREEN", "PINK", "YELLOW", "GREY"))
 
 
 def widths(axes):

@@ -1,19 +1,11 @@
 """The compass figures: what is given is drawn, gaps stay empty, and labels find free spots."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.text import Text
 
 from fulcra_utils.plots import compass as plots_compass
 from fulcra_utils.systems.orientation import slider as orientation
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def texts(figure, n=0):

@@ -1,5 +1,4 @@
 import json
-import re
 import subprocess
 import sys
 import tomllib
@@ -8,41 +7,14 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from small_notebooks import make_notebook, run_it
 
 from fulcra_utils.common.files import lock_output
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.runs import pipeline, profiles
 from fulcra_utils.runs.pipeline import open_run, run_notebook
-from fulcra_utils.runs.profiles import (
-    KINDS,
-    NOTEBOOKS,
-    PipelineError,
-    StepError,
-    _list_imports,
-    collect_parameters,
-    copy_notebooks,
-    list_notebooks,
-    list_profiles,
-    load_profile,
-    modules_of,
-    read_parameters,
-    read_value,
-)
-from fulcra_utils.theory.theory import TheoryError, load_theory
-
-PARAMETERS = 'profile = "quick"\ntheory = "schwartz10"\nrun_dir = ""\nn = 1  # rows'
-
-
-def make_notebook(folder, *cells, tag="parameters", first=PARAMETERS):
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (first, *cells)])
-    book.cells[0].metadata["tags"] = [tag] if tag else []
-    path = folder / "99_try.ipynb"
-    nbformat.write(book, path)
-    return path
-
-
-def run_it(path, tmp_path, **parameters):
-    return run_notebook(str(path), run_dir=tmp_path / "run", parameters=parameters, progress=False)
+from fulcra_utils.runs.profiles import PipelineError, StepError, list_notebooks, load_profile, read_parameters
+from fulcra_utils.theory.theory import TheoryError
 
 
 def test_parameters_reach_the_notebook(tmp_path):
@@ -51,77 +23,6 @@ def test_parameters_reach_the_notebook(tmp_path):
     assert (tmp_path / "run" / "out.txt").read_text() == "7 schwartz10"
     assert done == tmp_path / "run" / "notebooks" / "99_try.ipynb"
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"profile": "quick", "theory": "schwartz10"}
-
-
-def test_unknown_parameter_raises(tmp_path):
-    with pytest.raises(PipelineError, match="no parameter 'm'; it has profile, theory, run_dir, n"):
-        run_it(make_notebook(tmp_path), tmp_path, m=1)
-
-
-SAID = [(5, "1e1", 10), (5, "1_000", 1000), (5, "0x10", 16), (5, "1.0", 1), (5, "'10'", 10), (5, "010", 10),
-        (5, " 7 ", 7), (5, "99999999999999999999", 99999999999999999999), (5, 7.0, 7), (0.5, "1e-3", 0.001),
-        (0.5, "3", 3.0), (True, "false", False), (True, "No", False), ("x", "1e1", "1e1"), ("x", "no", "no"),
-        ("x", "", ""), ("x", "'a b'", "a b"), ("x", "gpt: 4", "gpt: 4"), ([], "[a, 'b c']", ["a", "b c"]),
-        (["a"], "[]", []), ([3], "[1e1, 2]", [10, 2]),
-        ({}, "{security: 1e1, power: 2}", {"security": 10.0, "power": 2.0}), ({}, "{}", {})]
-REFUSED = [(5, "2.5"), (5, "true"), (5, True), (5, ""), (5, "null"), (5, "nan"), (5, "inf"), (5, "1e400"), (5, "ten"),
-           (5, "[1]"), (0.5, "1,5"), (0.5, "nan"), (0.5, None), (True, "1"), (True, "maybe"), (True, ""), (True, 0),
-           ([], "a"), ([], "a,b"), ([], "[1, 2]"), ([], "[[a]]"), ([], "[null]"), ([], ""), ([], "{a: 1}"),
-           ([], "null"), (["a"], "[2]"), ({}, "security"), ({}, "{security: high}"), ({}, "{security}"), ({}, "{1: 2}"),
-           ({}, "{"), ({}, "{a: 1, a: -1}"), ({}, "[a]"), ({}, ""), ("x", "null"), ("x", "[a]"),
-           ("x", "{a: 1}"), ("x", 3), ("x", None), ("x", True)]
-
-
-@pytest.mark.parametrize(("default", "given", "value"), SAID)
-def test_a_value_is_read_in_the_kind_of_its_default(default, given, value):
-    found = read_value("n", given, default)
-    assert found == value and type(found) is type(value)
-
-
-@pytest.mark.parametrize(("default", "given"), REFUSED)
-def test_a_value_of_another_kind_is_refused_in_one_line(default, given):
-    kind, example = KINDS[type(default)]
-    with pytest.raises(PipelineError) as refused:
-        read_value("n", given, default)
-    assert str(refused.value) == f"n is {given!r}, where {kind} is wanted, as in n={example}"
-    read_value("n", example, default)
-
-
-@pytest.mark.parametrize(("name", "given", "message"), [
-    ("06_value_compass", {"models_folder": "no/such"}, "models_folder: there is no folder 'no/such'"),
-    ("06_value_compass", {"models_folder": "README.md"}, "models_folder: there is no folder"),
-    ("06_value_compass", {"theories": ["schwarz"]}, "theories: no such theory as 'schwarz'"),
-    ("06_value_compass", {"weights": {"securty": 1}}, "weights: weight for 'securty', which is no dimension"),
-    ("06_value_compass", {"weights": "{security: -1}"}, "weights: the weight of security is -1"),
-    ("05_new_value_theory", {"second_theory": "nothing"}, "second_theory: no such theory as 'nothing'"),
-    ("04_value_alignment", {"target": "heaven"}, "target: no such target as 'heaven'"),
-    ("01_dataset_construction", {"sources": "pubic"}, "sources is 'pubic'; it can be sample or public"),
-    ("02_value_analysis", {"profile": "laptop"}, "use --profile"),
-    ("02_value_analysis", {"run_dir": "x"}, "use --run-dir")])
-def test_names_that_stand_for_nothing_are_said_before_anything_runs(tmp_path, monkeypatch, name, given, message):
-    monkeypatch.setattr(pipeline, "_execute", lambda *_: pytest.fail("something ran"))
-    with pytest.raises(PipelineError, match=message):
-        run_notebook(name, run_dir=tmp_path / "run", parameters=given)
-    assert not (tmp_path / "run").exists()
-
-
-def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
-    theory = load_theory("schwartz10")
-    for profile in list_profiles():
-        for name in list_notebooks():
-            values = collect_parameters(NOTEBOOKS / f"{name}.ipynb", profile, theory, "", {})
-            assert set(values) == set(read_parameters(NOTEBOOKS / f"{name}.ipynb"))
-    wrong = {"notebooks": {"07_social_value_orientation": {"n_repeats": "many"}}}
-    monkeypatch.setattr(profiles, "load_profile", lambda _: wrong)
-    with pytest.raises(PipelineError, match="profiles/quick.yaml, 07_social_value_orientation: n_repeats is 'many'"):
-        run_notebook("07_social_value_orientation", run_dir=tmp_path / "run")
-
-
-@pytest.mark.parametrize(("tag", "first", "message"), [
-    (None, PARAMETERS, "0 cells carry the tag"), ("parameters", "n = open('x')", "no plain literal")])
-def test_bad_parameters_cell_raises(tmp_path, tag, first, message):
-    with pytest.raises(PipelineError, match=message):
-        run_it(make_notebook(tmp_path, tag=tag, first=first), tmp_path)
 
 
 def test_failure_names_the_cell_and_keeps_the_old_result(tmp_path):
@@ -205,73 +106,6 @@ def test_two_processes_do_not_share_a_run(tmp_path, monkeypatch):
         pass
 
 
-def test_rules_follow_the_modules_a_notebook_uses():
-    names = {p.stem for p in modules_of("03_value_evaluator")}
-    assert {"evaluator", "encoder", "theory"} <= names and not names & {"pipeline", "report", "cli"}
-    assert "evaluator" not in {p.stem for p in modules_of("02_value_analysis")}
-    users = {name for name in list_notebooks() if "slider" in {p.stem for p in modules_of(name)}}
-    assert users == {"07_social_value_orientation"}
-    head, *rules = (ROOT / "Snakefile").read_text(encoding="utf-8").split("\nrule ")
-    rules = dict(rule.split(":", 1) for rule in rules)
-    assert "refusals.yaml" in head
-    for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"), "reliability": ("attacks.yaml",),
-                        "value_evaluator": ("attacks.yaml", "evaluator_card.md")}.items():
-        assert all(text in rules[name] for text in texts)
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    files = {"stats.py": "", "theory/far.py": "import fulcra_utils.stats.comparison",
-             "theory/__init__.py": "",
-             "theory/shape.py": "from fulcra_utils.deep.inner.low import thing", "deep/__init__.py": "",
-             "__init__.py": "",
-             "deep/inner/__init__.py": "",
-             "deep/inner/low.py": ""}
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(profiles, "PACKAGE", tmp_path)
-
-
-@pytest.mark.parametrize(("code", "modules"), [
-    ("from fulcra_utils.theory.shape import Theory", {"theory.shape"}),
-    ("from fulcra_utils.theory import Theory", {"theory.shape", "theory.far"}),    # through the door of a folder
-    ("from fulcra_utils import Theory", {"theory.shape", "theory.far", "stats", "deep.inner.low"}),   # of the package
-    ("from fulcra_utils.theory import far", {"theory.far"}),
-    ("from fulcra_utils import theory as t, stats\nt.f(t.Theory)", {"theory.far", "theory.shape", "stats"}),
-    ("from fulcra_utils.deep.inner import low", {"deep.inner.low"}),
-    ("def f():\n    import fulcra_utils.deep.inner.low", {"deep.inner.low"}),
-    ("import numpy\nfrom fulcra import theory", set()),
-])
-def test_modules_in_folders_are_found_by_dotted_names(package, code, modules):
-    found = {path.relative_to(profiles.PACKAGE).with_suffix("") for path in _list_imports(code) if path.stem[0] != "_"}
-    assert {".".join(path.parts) for path in found} == modules
-
-
-def test_profiles_have_the_same_keys():
-    quick = load_profile("quick")
-    assert list_profiles() == ("laptop", "paper", "quick", "thorough")
-    for name in list_profiles():
-        other = load_profile(name)
-        assert other.keys() == quick.keys() and other["notebooks"].keys() == quick["notebooks"].keys()
-        for book, settings in quick["notebooks"].items():
-            assert other["notebooks"][book].keys() == settings.keys(), (name, book)
-    assert set(quick["notebooks"]) == set(list_notebooks())
-
-
-def test_every_setting_has_a_comment_and_the_same_in_every_profile():
-    told = {}
-    for name in list_profiles():
-        text = (ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
-        for block in re.split(r"^  (?=\d\d_)", text, flags=re.M)[1:]:
-            head, *lines = block.rstrip().splitlines()
-            found = [re.fullmatch(r"    (\w+): \S.*?  # (\w.*)", line) for line in lines]
-            assert all(found), (name, head, [line for line, match in zip(lines, found, strict=True) if not match])
-            for match in found:
-                assert told.setdefault((head, match[1]), match[2]) == match[2], (name, head, match[1])
-    assert len(told) == sum(map(len, load_profile("quick")["notebooks"].values()))
-
-
 @pytest.mark.parametrize("name", list_notebooks())
 def test_notebook_is_thin_and_clean(name):
     path = ROOT / "notebooks" / f"{name}.ipynb"
@@ -301,16 +135,6 @@ def test_conda_installs_the_same_thing():
               (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
     wanted = [d for group in (project["dependencies"], project["optional-dependencies"]["dev"]) for d in group]
     assert {d.split(">=")[0].split("==")[0].split("[")[0].lower() for d in wanted} <= pinned
-
-
-def test_notebooks_are_copied_and_never_over_existing_files(tmp_path):
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles" / "quick.yaml").write_text("mine")
-    written, kept = copy_notebooks(tmp_path)
-    assert kept == [tmp_path / "profiles" / "quick.yaml"] and kept[0].read_text() == "mine"
-    assert {p.stem for p in written if p.suffix == ".ipynb"} == set(list_notebooks())
-    assert (tmp_path / "Snakefile").read_bytes() == (ROOT / "Snakefile").read_bytes()
-    assert copy_notebooks(tmp_path)[0] == []
 
 
 def test_a_folder_without_notebooks_says_how_to_get_them(tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""Reported claims next to ours: verdicts by the written rule, and claims that cannot be judged."""
+
+import pandas as pd
+import pytest
+
+from fulcra_utils.runs.claims import judge_claims, load_reported
+
+
+def judge(kind, ours, low, high, reported=0.5, tolerance=0.1):
+    known = pd.DataFrame({"claim_id": ["a"], "kind": [kind], "reported": [reported], "tolerance": [tolerance]})
+    ours = pd.DataFrame({"claim_id": ["a"], "ours": [ours], "low": [low], "high": [high]})
+    return judge_claims(ours, known).verdict[0]
+
+
+@pytest.mark.parametrize(("kind", "ours", "low", "high", "verdict"), [
+    ("recomputed", 0.59, 0.0, 1.0, "reproduced"), ("recomputed", 0.61, 0.5, 0.7, "differs"),
+    ("recomputed", 0.4, 0.4, 0.4, "reproduced"),
+    ("replicated", 0.5, 0.41, 0.59, "reproduced"), ("replicated", 0.5, 0.39, 0.59, "not comparable"),
+    ("replicated", 0.7, 0.61, 0.8, "differs"), ("replicated", 0.3, 0.2, 0.39, "differs"),
+    ("replicated", 0.5, float("nan"), 0.6, "not comparable"), ("replicated", 0.5, 0.0, 1.0, "not comparable"),
+    ("other population", 0.5, 0.5, 0.5, "not comparable"), ("recomputed", 0.5, None, None, "reproduced"),
+    ("recomputed", float("nan"), 0, 0, "not comparable")])
+def test_verdicts(kind, ours, low, high, verdict):
+    assert judge(kind, ours, low, high) == verdict
+
+
+def test_unknown_claim_is_named():
+    with pytest.raises(ValueError, match="no/such"):
+        judge_claims(pd.DataFrame({"claim_id": ["no/such"], "ours": [1.0], "low": [1], "high": [1]}), load_reported())
+
+
+def test_claim_given_twice(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("claim_id,kind,reported,tolerance\nx,recomputed,1,0\n")
+    with pytest.raises(ValueError, match="twice"):
+        load_reported(tmp_path)
+
+
+def test_a_number_of_the_other_sign_says_so():
+    reported = pd.DataFrame({"claim_id": ["a"], "kind": ["replicated"], "reported": [-0.01], "tolerance": [0.05]})
+    ours = pd.DataFrame({"claim_id": ["a"], "ours": [0.02], "low": [0.01], "high": [0.03]})
+    judged = judge_claims(ours.assign(why=""), reported.assign(notebook="", source="", claim=""))
+    assert judged.verdict.item() == "reproduced" and judged.why.item().endswith("but of the other sign")
