@@ -60,3 +60,26 @@ def command(monkeypatch, capfd, tmp_path):
             main()
         return stop.value.code, *capfd.readouterr()
     return run
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The tokenizer of tiny policies."""
+    from tiny_policies import TEXTS
+
+    from fulcra_utils.alignment.startmodel import train_tokenizer
+
+    return train_tokenizer(TEXTS, 300)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """The folder of an untrained tiny policy."""
+    from tiny_policies import PROMPTS
+
+    from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("start")
+    tokenizer = train_tokenizer(PROMPTS, 300)
+    save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=64), tokenizer, folder)
+    return folder

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_policies import PROMPTS
 from transformers import AutoConfig
 
 from fulcra_utils.alignment import finetuning
 from fulcra_utils.alignment.finetuning import AlignSettings, align, rank_pairs
 from fulcra_utils.alignment.reward import RewardAuditError, scalar_reward, value_reward
-from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
+from fulcra_utils.alignment.startmodel import save_policy, train_tokenizer
 from fulcra_utils.common.files import write_json
 from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies
 
-PROMPTS = ["be kind to them", "be bold and win", "tell me a story", "stay safe at home", "help an old man", "be free"]
 SMALL = {"steps": 4, "prompts_per_step": 2, "replies_per_prompt": 4, "max_new_tokens": 8, "max_prompt_tokens": 32,
          "save_every": 2, "learning_rate": 1e-3, "max_kl": 50.0}
 
@@ -27,14 +27,6 @@ train = partial(align, allow_faults=True)  # a toy reward fails the audit
 
 def count_e(prompts, responses):
     return np.array([r.count("e") for r in responses], dtype=float)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tokenizer = train_tokenizer(PROMPTS, 300)
-    save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=64), tokenizer, folder)
-    return folder
 
 
 def weights(folder):
@@ -211,13 +203,6 @@ def test_models_that_cannot_be_aligned(start, tmp_path):
     save_policy(model, tokenizer, tmp_path / "endless")
     with pytest.raises(PolicyError, match="no eos token"):
         load_policy(tmp_path / "endless")
-
-
-def test_missing_pad_token_is_replaced(start, tmp_path):
-    model, tokenizer = load_policy(start)
-    tokenizer.pad_token = None
-    save_policy(model, tokenizer, tmp_path / "padless")
-    assert load_policy(tmp_path / "padless")[1].pad_token == tokenizer.eos_token
 
 
 def test_rank_pairs_takes_best_and_worst():
@@ -398,14 +383,6 @@ def test_hub_models_are_told_apart_by_name_and_commit(start, tmp_path, monkeypat
         commits[name] = commit
         with pytest.raises(PolicyError, match="belongs to another run"):
             train(name, reward, PROMPTS, tmp_path / "p", settings)
-
-
-def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
-    twins = [tmp_path / name for name in "ab"]
-    for twin, last in zip(twins, (b"0", b"1"), strict=True):
-        twin.mkdir()
-        (twin / "model.safetensors").write_bytes(bytes(2**24) + last)    # 16 MB are the same
-    assert hash_model(twins[0]) != hash_model(twins[1])
 
 
 @pytest.mark.parametrize("method", ["rloo", "best-of-n", "system-prompt"])

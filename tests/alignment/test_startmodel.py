@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_policies import TEXTS, make
 
 from fulcra_utils.alignment import startmodel
 from fulcra_utils.alignment.measures import draw_replies
 from fulcra_utils.alignment.startmodel import (
     KneserNey,
-    build_policy,
     collect_dialogues,
     draw_samples,
     encode_dialogues,
@@ -19,20 +19,10 @@ from fulcra_utils.alignment.startmodel import (
     train_policy,
     train_tokenizer,
 )
-from fulcra_utils.llm.local import PolicyError, load_policy, sample_replies, score_tokens
+from fulcra_utils.llm.local import PolicyError, load_policy, score_tokens
 
-TEXTS = ["be kind to people", "be bold and be free", "never hurt people", "keep the peace at home"]
 SETTINGS = {"train": True, "start_model": "small", "lm_layers": 1, "lm_width": 16, "lm_heads": 2, "lm_context": 48,
             "lm_vocab": 300, "lm_epochs": 2, "lm_batch_tokens": 64, "lm_learning_rate": 1e-2}
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer(TEXTS, 300)
-
-
-def make(tokenizer, **changes):
-    return build_policy(tokenizer, **{"layers": 1, "width": 16, "heads": 2, "context": 48} | changes)
 
 
 def dialogues(tokenizer):
@@ -89,26 +79,6 @@ def test_tokenizer_writes_every_text(tokenizer):
     assert chat == "<|system|>s<|user|>u<|assistant|>a<|end|>"
 
 
-def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
-    model = make(tokenizer).eval()
-    texts = encode_dialogues(tokenizer, ["be kind", "never hurt people at home"], ["keep the peace", "be"], 48)
-    together = score_tokens(model, tokenizer, texts)
-    for (ids, start), value in zip(texts, together, strict=True):
-        with torch.no_grad():
-            logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        by_hand = sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
-        assert value == pytest.approx(by_hand, abs=1e-4)
-
-
-def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):
-    model = make(tokenizer)
-    first, second = (sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3) for _ in range(2))
-    pd.testing.assert_frame_equal(first, second)
-    assert first.prompt.tolist() == TEXTS * 2
-    assert not first.response.equals(sample_replies(model, tokenizer, TEXTS * 2, 6, seed=4, batch_size=3).response)
-    assert len(sample_replies(model, tokenizer, [], 6)) == 0
-
-
 def test_training_learns_and_saves_a_model_without_dropout(tokenizer, tmp_path):
     model, texts = make(tokenizer), dialogues(tokenizer)
     before = score_tokens(model, tokenizer, texts)
@@ -152,13 +122,6 @@ def test_no_test_prompt_is_learnt():
     rows = pd.DataFrame({"prompt": ["a", "b", "c"], "response": ["x", " ", "z"], "split": ["train", "train", "test"]})
     pairs = pd.DataFrame({"prompt": ["d"], "chosen": ["c"], "rejected": ["r"], "split": ["test"]})
     assert collect_dialogues(rows, rows.head(0), pairs, "train").prompt.tolist() == ["a"]
-
-
-def test_a_pickled_model_is_not_read(tokenizer, tmp_path):
-    save_policy(make(tokenizer), tokenizer, tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(PolicyError, match="cannot be loaded"):
-        load_policy(tmp_path)
 
 
 def test_start_model_is_trained_again_by_what_shapes_it_and_by_nothing_else(tmp_path, monkeypatch):

@@ -1,0 +1,84 @@
+"""Models on this machine: what loads, what tells one from another, and log probabilities by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_policies import TEXTS, make
+
+from fulcra_utils.alignment.startmodel import encode_dialogues, save_policy
+from fulcra_utils.llm.local import (
+    PolicyError,
+    count_bytes,
+    draw_batches,
+    hash_model,
+    load_policy,
+    pad_texts,
+    sample_replies,
+    score_tokens,
+)
+
+
+def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
+    model = make(tokenizer).eval()
+    texts = encode_dialogues(tokenizer, ["be kind", "never hurt people at home"], ["keep the peace", "be"], 48)
+    together = score_tokens(model, tokenizer, texts)
+    for (ids, start), value in zip(texts, together, strict=True):
+        with torch.no_grad():
+            logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        by_hand = sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+        assert value == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):
+    model = make(tokenizer)
+    first, second = (sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert first.prompt.tolist() == TEXTS * 2
+    assert not first.response.equals(sample_replies(model, tokenizer, TEXTS * 2, 6, seed=4, batch_size=3).response)
+    assert len(sample_replies(model, tokenizer, [], 6)) == 0
+
+
+def test_a_pickled_model_is_not_read(tokenizer, tmp_path):
+    save_policy(make(tokenizer), tokenizer, tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(PolicyError, match="cannot be loaded"):
+        load_policy(tmp_path)
+
+
+def test_missing_pad_token_is_replaced(start, tmp_path):
+    model, tokenizer = load_policy(start)
+    tokenizer.pad_token = None
+    save_policy(model, tokenizer, tmp_path / "padless")
+    assert load_policy(tmp_path / "padless")[1].pad_token == tokenizer.eos_token
+
+
+def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
+    twins = [tmp_path / name for name in "ab"]
+    for twin, last in zip(twins, (b"0", b"1"), strict=True):
+        twin.mkdir()
+        (twin / "model.safetensors").write_bytes(bytes(2**24) + last)    # 16 MB are the same
+    assert hash_model(twins[0]) != hash_model(twins[1])
+
+
+def test_bytes_are_those_of_the_replies(tokenizer):
+    (ids, start), = encode_dialogues(tokenizer, ["be kind"], ["naïve"], 48)
+    assert tokenizer.decode(ids[start:], skip_special_tokens=True) == "naïve"
+    assert count_bytes(tokenizer, [(ids, start)] * 2) == 12, "ï takes two bytes"
+    assert count_bytes(tokenizer, []) == 1, "one divides by it"
+
+
+@pytest.mark.parametrize(("only_reply", "first"), [(True, [-100, -100, 7, 8]), (False, [-100, 6, 7, 8])])
+def test_padding_and_prompts_are_no_labels(only_reply, first):
+    ids, labels = pad_texts([([5, 6, 7, 8], 2), ([5, 9], 1)], 0, only_reply)
+    assert ids.tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
+    assert labels.tolist() == [first, [-100, 9, -100, -100]]
+
+
+def test_batches_hold_every_row_once_and_no_more_tokens_than_fit():
+    lengths = np.random.default_rng(0).integers(2, 40, 50)
+    batches = draw_batches([([0] * n, 1) for n in lengths], 100, seed=1)
+    assert sorted(row for batch in batches for row in batch) == list(range(50))
+    assert all(len(batch) * lengths[batch].max() <= 100 for batch in batches)
+    assert batches != draw_batches([([0] * n, 1) for n in lengths], 100, seed=2)
+    assert draw_batches([([0] * 9, 1), ([0] * 8, 1)], 4, seed=0) in ([[0], [1]], [[1], [0]]), "a long text goes alone"
