@@ -1,11 +1,10 @@
-"""Rows of an analysis: what is kept, what is unknown, and how categories become risks."""
+"""Rows of an analysis: what is kept, what is unknown, and which file comes first."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fulcra_utils.analysis.replies import leave_out, make_replies, read_replies
-from fulcra_utils.analysis.space import load_risks
 
 
 def make_table(theory, n=4):
@@ -52,33 +51,6 @@ def test_scored_rows_come_first(toy, tmp_path):
     assert (main.kind, len(main), annotated.kind, len(annotated)) == ("scored", 2, "sample", 4)
     main, _ = read_replies(tmp_path / "dialogues.parquet", tmp_path / "none.parquet", toy)
     assert (main.kind, len(main)) == ("sample", 4)
-
-
-def test_risks_follow_the_mapping():
-    risks = load_risks()
-    y = risks.indicators(np.array([[1, 1, 0], [0, 0, 1]]), ["animal_abuse", "child_abuse", "a new category"])
-    assert y.sum(axis=1).tolist() == [1, 0]
-    assert y[0].argmax() == list(risks.risks).index("illegal-activity")
-
-
-def test_variants_start_with_the_declared_mapping():
-    risks = load_risks()
-    variants = list(risks.variants())
-    assert variants[0] == risks.mapping
-    assert len({tuple(v.items()) for v in variants}) == 2 ** len(risks.alternatives)
-
-
-def test_unknown_risk_in_the_file_is_named(tmp_path):
-    path = tmp_path / "risks.yaml"
-    path.write_text("risks: {a: A}\ncategories:\n  x: {risk: b}\n")
-    with pytest.raises(ValueError, match="category 'x' goes to a risk that is not listed"):
-        load_risks(path)
-
-
-def test_profiles_need_their_values(toy, any_theory):
-    for name, vector in load_risks().profile_vectors(any_theory).items():
-        parts = load_risks().profiles[name]
-        assert {d: v for d, v in zip(any_theory.dimensions, vector, strict=True) if v} == parts
 
 
 def test_left_out_finding_says_why():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as sps
+from value_rows import make_items, make_rows
 
 from fulcra_utils.analysis import space as exploration
 from fulcra_utils.analysis import tables as analysis
@@ -19,24 +20,6 @@ from fulcra_utils.analysis.space import load_risks
 from fulcra_utils.runs.claims import judge_claims, load_reported
 from fulcra_utils.theory.theory import load_theory
 
-ISSUES = ([], ["privacy_violation"], ["controversial_topics,politics"], ["animal_abuse", "self_harm"],
-          ["hate_speech,offensive_language"])
-
-
-def make_rows(theory, n_prompts=60, seed=0):
-    """Return three models' replies to the same prompts; model c scores higher on the first value, and is preferred."""
-    rng = np.random.default_rng(seed)
-    table = pd.DataFrame({"prompt": np.repeat([f"p{i}" for i in range(n_prompts)], 3),
-                          "response_source": np.tile(["a", "b", "c"], n_prompts),
-                          "response": ["word " * int(k) for k in rng.integers(3, 60, 3 * n_prompts)]})
-    table["row_id"] = [f"r{i}" for i in range(len(table))]
-    table["safety_issues"] = [ISSUES[int(p[1:]) % len(ISSUES)] for p in table.prompt]
-    table["is_refusal"] = rng.random(len(table)) < 0.2
-    vectors = rng.choice([-1.0, 0, 1], p=[0.2, 0.5, 0.3], size=(len(table), theory.n_dims))
-    vectors[:, 0] = np.where((table.response_source == "c") & (rng.random(len(table)) < 0.8), 1, vectors[:, 0])
-    table["reward"] = vectors[:, 0] + 0.3 * rng.normal(size=len(table))
-    return table.assign(query_source="q", source="x", **dict(zip(theory.dimensions, vectors.T, strict=True)))
-
 
 @pytest.fixture
 def replies(any_theory):
@@ -44,22 +27,8 @@ def replies(any_theory):
 
 
 @pytest.fixture
-def toy_replies(toy):
-    return make_replies(make_rows(toy), toy, "scored")
-
-
-@pytest.fixture
 def nothing(any_theory) -> Replies:
     return make_replies(make_rows(any_theory).assign(**dict.fromkeys(any_theory.dimensions, np.nan)), any_theory, "x")
-
-
-def make_items(replies):
-    """Return item labels whose sums give the vectors: the first item of each value carries its label."""
-    theory = replies.theory
-    first = [list(theory.item_dims).index(d) for d in range(theory.n_dims)]
-    labels = np.zeros((len(replies), theory.n_items))
-    labels[:, first] = replies.vectors
-    return pd.DataFrame(labels, columns=list(theory.items)).assign(row_id=replies.table.row_id)
 
 
 def run_all(replies, items):
@@ -194,91 +163,6 @@ def test_prevalence_claims_know_their_population(tmp_path):
     assert len(whole) == load_reported().claim_id.str.startswith("prevalence/").sum()
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_projection_marks_the_poles(method):
-    theory = load_theory("schwartz10")
-    replies = make_replies(make_rows(theory, 20), theory, "scored")
-    table = exploration.project_replies(replies, load_risks(), (method,), max_points=30).table
-    assert (table.pole == "").sum() == 30
-    assert set(table.pole) - {""} == set(load_risks().profiles)
-    assert np.isfinite(table[["x", "y"]]).all(axis=None)
-    again = exploration.project_replies(replies, load_risks(), (method,), max_points=30).table
-    assert np.allclose(table[["x", "y"]], again[["x", "y"]])
-
-
-def test_unknown_projection_is_refused(toy_replies):
-    with pytest.raises(ValueError, match="'pca', 'tsne' or 'umap'"):
-        exploration.project_replies(toy_replies, load_risks(), ("isomap",))
-
-
-def test_planted_risk_is_found_and_explained_ones_are_not():
-    theory = load_theory("schwartz10")
-    table = make_rows(theory)
-    rng = np.random.default_rng(3)
-    names = list(theory.dimensions)
-    table[names] = rng.choice([0.0, 1.0], p=[0.7, 0.3], size=(len(table), len(names)))
-    new = table.index[table.response_source == "a"][:30]      # one reply each to 30 prompts of all categories
-    known = table.index[table.safety_issues.map(lambda v: v == ["privacy_violation"])]
-    table.loc[new, names] = [0.0] * len(names)
-    table.loc[new, ["achievement", "self-direction", "security"]] = [1.0, -1.0, -1.0]
-    table.loc[known, names] = [-1.0 if d == "benevolence" else 0.0 for d in names]
-    found = exploration.find_unknown_risks(make_replies(table, theory, "scored"), load_risks(), 12, 10, 39).table
-    candidates = found[found.is_candidate]
-    assert candidates.profile.tolist() == ["self-direction −, achievement +, security −"]
-    explained = found[found.profile == "benevolence −"].iloc[0]
-    assert explained.category == "privacy_violation"
-    assert not explained.is_candidate
-
-
-def test_noise_gives_no_unknown_risk(toy_replies):
-    assert not exploration.find_unknown_risks(toy_replies, load_risks(), 8, 10, 39).table.is_candidate.any()
-
-
-def test_profiles_are_counted_and_few_are_undetermined():
-    theory = load_theory("schwartz10")
-    table = make_rows(theory).assign(**dict.fromkeys(theory.dimensions, 0.0))
-    table.loc[:1, ["achievement", "self-direction", "security"]] = [1.0, -1.0, -1.0]
-    found = exploration.search_profiles(make_replies(table, theory, "scored"), load_risks()).table.set_index("profile")
-    assert found.matches["workplace manipulation"] == 2
-    assert found.verdict["workplace manipulation"] == "undetermined"
-    assert found.row_ids["workplace manipulation"] == "r0 r1"
-
-
-def test_circle_of_planted_circle():
-    theory = load_theory("schwartz10")
-    table = make_rows(theory)
-    rng = np.random.default_rng(0)
-    angle = 2 * np.pi * np.array([theory.circle.index(d) for d in theory.dimensions]) / theory.n_dims
-    x = rng.normal(size=(len(table), 2)) @ [np.cos(angle), np.sin(angle)] + 0.3 * rng.normal(size=(len(table), 10))
-    found = examine_circle(make_replies(table.assign(**dict(zip(theory.dimensions, x.T, strict=True))),
-                                                    theory, "scored"), 1, 99)
-    assert found.table.iloc[0].inversions == 0
-    assert found.table.iloc[0].fit_p == 0.01
-    assert len(found.extra["places"]) == 10
-
-
-def test_theory_without_circle_says_so(toy_replies):
-    if toy_replies.theory.circle is None:
-        assert "has none" in examine_circle(toy_replies).reading
-
-
-def test_clarity_by_hand(toy):
-    table = make_rows(toy, 2).assign(**dict.fromkeys(toy.dimensions, 0.0))
-    table[toy.dimensions[0]] = [0.9, 0.6, 0.3, 0.1, -0.5, -0.95]
-    found = measure_clarity(make_replies(table, toy, "scored")).table.iloc[0]
-    assert (found.n, found.ambiguous) == (5, 3)
-
-
-def test_rule_holds_where_it_was_put_in(toy_replies):
-    items = make_items(toy_replies)
-    table = check_items(items, toy_replies).table
-    assert (table.share == 1).all()
-    first = list(toy_replies.theory.items)[0]
-    n, wrong = int((items[first] != 0).sum()), int((items[first] == 1).sum())
-    found = check_items(items.assign(**{first: items[first].replace(1, 0)}), toy_replies).table.iloc[0]
-    assert (found.n, found.agree) == (n, n - wrong)
-
-
 @pytest.mark.parametrize("copies", [2, 5])
 def test_copied_replies_make_no_share_surer(any_theory, copies):
     """Each row of these shares is one prompt; the same replies again tell nothing new."""
@@ -341,16 +225,6 @@ def test_refusal_flag_on_the_labelled_replies(mirror):
     assert (measured.low > 0.85).all()
 
 
-def test_adaptability_carries_shared_items():
-    ten, nineteen = load_theory("schwartz10"), load_theory("schwartz19")
-    replies = make_replies(make_rows(ten), ten, "sample")
-    theories = {t.name: t for t in (ten, nineteen, load_theory("moral_foundations"))}
-    table = measure_adaptability(make_items(replies), replies, theories).table.set_index("theory")
-    assert table.shared_items.to_dict() == {"schwartz10": 1, "schwartz19": 1, "moral_foundations": 0}
-    assert table.preference["schwartz10"] > 0.7
-    assert "labels of its own" in table.remark["moral_foundations"]
-
-
 def test_released_means_and_distances(mirror):
     """The released scored replies give the means of the facts to rounding."""
     from fulcra_utils.dataset.labelled import read_scored
@@ -368,15 +242,3 @@ def test_released_means_and_distances(mirror):
     # One printed mean is rounded up by hand (0.71046 stands as 0.711): the rule calls it different.
     assert had[had.verdict != "reproduced"].claim_id.tolist() == ["models/gpt-3.5-turbo/conformity"]
     assert (had.ours - had.reported).abs().max() < 0.0006
-
-
-def test_planted_cases_of_the_sample_are_found():
-    """The sample plants safety opposites and the published "workplace manipulation" profile."""
-    from fulcra_utils.dataset.construction import build_run_data
-    theory, risks = load_theory("schwartz10"), load_risks()
-    sample = make_replies(build_run_data(theory).dialogues, theory, "sample")
-    assert set(exploration.search_profiles(sample, risks).table.verdict) == {"found"}
-    found = exploration.find_unknown_risks(sample, risks, 20, 15, 39, seed=2023).table
-    candidates = found[found.is_candidate]
-    assert "self-direction −, achievement +, security −" in candidates.profile.tolist()
-    assert len(candidates) <= 3

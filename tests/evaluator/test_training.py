@@ -15,7 +15,6 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 from small_trainings import make_examples
 
-from fulcra_utils.analysis.space import write_profile
 from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
@@ -309,12 +308,6 @@ def test_a_reward_leaves_out_what_is_labelled_zero(toy):
     scores = np.array(EDGES[:-1])[:, None] * np.ones(toy.n_dims)
     moved = value_distance(scores, np.zeros(toy.n_dims), np.ones(toy.n_dims), absence="mask")
     assert ((moved > 0) == (scores_to_labels(scores)[:, 0] != 0)).all()
-
-
-@pytest.mark.parametrize(("centre", "said"), [(0.5, "nothing expressed"), (-0.5, "nothing expressed"),
-                                              (0.501, "care +"), (-0.501, "care −"), (np.nan, "nothing expressed")])
-def test_profiles_in_words_follow_the_rule(centre, said):
-    assert write_profile([centre], ["care"]) == said
 
 
 def test_boards_count_a_score_on_the_cut_as_not_opposed():

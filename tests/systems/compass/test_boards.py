@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hand_boards import TWO, board
 
 from fulcra_utils.systems.compass.boards import (
     choose_presets,
@@ -13,21 +14,8 @@ from fulcra_utils.systems.compass.boards import (
     least_without,
     rank_by_presets,
 )
-from fulcra_utils.systems.compass.countries import compare_regions, load_countries, map_board
+from fulcra_utils.systems.compass.countries import load_countries
 from fulcra_utils.systems.compass.page import publish_page
-from fulcra_utils.systems.compass.scores import make_board
-from fulcra_utils.theory.theory import load_theory
-
-
-def board(vectors, theory="moral_foundations"):
-    """Return a board of one prompt a row; `vectors` is {model: scores of its replies}."""
-    theory = load_theory(theory)
-    rows = [(model, f"prompt {n}", "r", *v) for model, part in vectors.items() for n, v in enumerate(part)]
-    table = pd.DataFrame(rows, columns=["model", "prompt", "response", *theory.dimensions])
-    return make_board("mine, hand", theory, table, "By hand.", n_draws=50)
-
-
-TWO = {"a": [(1, 0, 0, 0, 0)], "b": [(0, 1, 0, 0, 0)]}
 
 
 def test_a_board_without_a_score_is_none_and_rows_without_one_are_left_out():
@@ -68,21 +56,6 @@ def test_the_worst_model_counts_for_saturation():
     made = board({"a": [(-1, 0, 0), (1, 0, 0)], "b": [(1, 0, 0), (1, 0, 0)]}, "valuelex")
     share, low, high = least_without(made, "competence")
     assert share == 0.5 and 0 <= low <= share <= high <= 1
-
-
-def test_a_model_that_ranks_as_one_region_is_nearer_to_it():
-    countries = load_countries()
-    made = board({"m": np.repeat(-countries.ranks[:1], 2, axis=0)}, "schwartz10")
-    assert [round(number, 2) for number in compare_regions(made, countries)] == [0.44] * 3
-    assert compare_regions(board(TWO), countries) is None
-
-
-def test_models_and_countries_share_a_map():
-    countries = load_countries()
-    assert map_board(board({"m": countries.vectors[:1]}, "schwartz10"), countries)[1] == [
-        "m", "France", "United Kingdom", "Netherlands"]
-    maps, labels = map_board(board(TWO), countries)
-    assert list(maps) == ["MDS", "t-SNE"] and labels == ["a", "b"] and maps["MDS"].shape == (2, 2)
 
 
 def test_a_page_is_written_with_its_presets(tmp_path):

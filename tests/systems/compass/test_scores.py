@@ -1,4 +1,4 @@
-"""The value compass: gaps, weights, ranks with intervals, country matches, maps, and models dropped into a folder."""
+"""The value compass: gaps, weights, ranks with intervals, and models dropped into a folder."""
 
 import json
 import time
@@ -154,41 +154,6 @@ def test_one_dimension_is_ranked_and_mapped():
 def test_ties_share_the_smallest_rank_and_gaps_take_none():
     assert rank_descending(np.array([[3, 3, 1], [np.nan, 1, 2]])).tolist()[0] == [1, 1, 3]
     assert rank_descending(np.array([np.nan, 1, 2]))[1:].tolist() == [2, 1]
-
-
-def test_a_country_matches_itself():
-    countries = load_countries()
-    ranked = np.isfinite(countries.ranks).all(axis=1)
-    rho = match_rankings(-countries.ranks[ranked], countries.ranks[ranked])
-    assert np.allclose(np.diag(rho), 1) and (rho <= 1).all()
-    france = countries.titles == "France"
-    vector = match_rankings(countries.vectors[france], countries.ranks[france])
-    assert vector.item() == 1, "the population vector of France has the published ranking of France"
-
-
-def test_spearman_agrees_with_scipy_also_with_ties():
-    values = np.random.default_rng(0).integers(0, 4, (30, 10)).astype(float)
-    ranks = np.arange(1.0, 11)[None]
-    expected = [sps.spearmanr(row, -ranks[0]).statistic for row in values]
-    assert np.allclose(match_rankings(values, ranks)[:, 0], expected)
-    assert np.isnan(match_rankings(np.ones((1, 10)), ranks)).all(), "a flat profile has no ranking"
-
-
-def test_country_file_with_a_faulty_ranking_is_named(tmp_path):
-    path = tmp_path / "countries.yaml"
-    path.write_text("theory: moral_foundations\ncountries: [{name: x, title: X, region: R, ranking: [care, care]}]")
-    with pytest.raises(CompassError, match="the ranking of x does not name every value"):
-        load_countries(path)
-
-
-def test_maps_keep_plane_distances_and_survive_few_models():
-    plane = np.random.default_rng(0).normal(size=(12, 2))
-    mapped = map_profiles(plane)
-    near = [np.linalg.norm(p[:, None] - p[None], axis=-1) for p in (plane, mapped)]
-    assert np.allclose(*near, atol=1e-6)
-    for k in range(7):
-        assert np.isfinite(map_profiles(plane[:k], "t-SNE")).all()
-    assert np.isfinite(map_profiles(np.zeros((6, 3)), "t-SNE")).all()
 
 
 def test_models_are_added_by_dropping_files(tmp_path):
