@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from fulcra_utils.cli import app
 from fulcra_utils.dataset.sources import load_sources
 
 
@@ -57,7 +59,7 @@ def test_fetch_without_anything_says_so(tmp_path):
 
 
 def test_help_of_every_command():
-    for command in ("check-theory", "fetch", "reproduce", "notebooks", "run-notebook", "report", "publish",
+    for command in ("", "check-theory", "fetch", "reproduce", "notebooks", "run-notebook", "report", "publish",
                     "annotate", "judge", "train", "score", "compare"):
-        done = fulcra(command, "--help")
-        assert done.returncode == 0 and "Usage" in done.stdout, command
+        done = CliRunner().invoke(app, [*command.split(), "--help"])
+        assert done.exit_code == 0 and "Usage" in done.stdout, command

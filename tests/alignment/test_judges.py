@@ -107,6 +107,7 @@ def test_scalar_models_order_replies(memory):
         assert good > bad
 
 
+@pytest.mark.slow
 def test_a_scorers_label_names_all_that_it_was_trained_from(memory):
     theory = load_theory("moral_foundations")
     rows, name = make_rows(theory, 24), theory.dimensions[0]

@@ -30,8 +30,7 @@ def test_circle_of_planted_circle():
 
 
 def test_theory_without_circle_says_so(toy_replies):
-    if toy_replies.theory.circle is None:
-        assert "has none" in examine_circle(toy_replies).reading
+    assert toy_replies.theory.circle is None and "has none" in examine_circle(toy_replies).reading
 
 
 def test_clarity_by_hand(toy):

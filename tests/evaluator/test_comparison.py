@@ -256,6 +256,7 @@ def test_null_differences_are_seldom_clear(tmp_path, name, n):
     assert (table.low > 0).mean() <= most and not table.clear_holm.mean() > 0.01
 
 
+@pytest.mark.slow
 def test_memory_of_a_comparison_allows_a_million_prompts(tmp_path):
     rng, dims, n = np.random.default_rng(0), load_theory("schwartz10").dimensions, 20_000
     paths = [write_scored(tmp_path / f"{k}.jsonl", [(f"What of {m}? {'x' * 400}", dict(zip(dims, row, strict=True)))

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -149,3 +150,16 @@ def test_light_import_stays_light():
             "fulcra_utils.dataset.sources, fulcra_utils.runs.pipeline, fulcra_utils.stats.comparison; "
             "import fulcra_utils.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_note_of_fetched_files_is_rewritten_when_its_content_changes_alone(tmp_path):
+    run = pipeline.open_run("fetch", run_dir=tmp_path)
+    note = run.path("data/fetched.json")
+    pipeline._fetch(run, None)
+    assert json.loads(note.read_text()) == {}
+    os.utime(note, (1, 1))
+    pipeline._fetch(run, None)
+    assert note.stat().st_mtime == 1
+    note.write_text('{"a file of another time": "0"}')
+    pipeline._fetch(run, None)
+    assert json.loads(note.read_text()) == {}

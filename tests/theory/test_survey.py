@@ -50,7 +50,7 @@ def test_missing_answers_and_silent_respondents():
 def test_weighted_mean_and_interval_equal_statsmodels():
     from statsmodels.stats.weightstats import DescrStatsW
 
-    rows = make_rows()
+    rows = make_rows(60)
     table = average_countries(rows, THEORY).set_index(["country", "dimension"])
     scores = pd.DataFrame([score([row], pspwght=1.0) for _, row in rows.iterrows()], index=rows.index)
     part = rows.cntry == "GB"
@@ -64,6 +64,7 @@ def test_weighted_mean_and_interval_equal_statsmodels():
     assert (table.n_effective < table.n).all() and (table.low < table.value).all()
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_at_its_rate():
     hits = 0
     for seed in range(200):
