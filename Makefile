@@ -5,8 +5,7 @@
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
 PROFILE ?= laptop
 THEORY ?= schwartz10
-# The longest files come first, so that no worker is left alone with them at the end.
-PYTEST ?= tests/test_notebooks.py tests/systems/theories tests fulcra_utils
+PYTEST ?= tests fulcra_utils
 # The first of these that is 3.11 or newer (PYTHON=… names another).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)

@@ -13,6 +13,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 TOY = Path(__file__).parent / "toy.yaml"
 
 
+def pytest_collection_modifyitems(items):
+    """Put the longest files first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: (item.path.name != "test_notebooks.py", item.path.parent.name != "theories"))
+
+
 @pytest.fixture
 def toy():
     """The three-dimension toy theory."""
