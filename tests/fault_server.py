@@ -120,11 +120,8 @@ class FaultServer:
         if fault not in CONTENT:
             with self.lock:
                 self.served[question] += 1
-        return self.send(handler, 200, json.dumps({
-            "id": "x", "object": "chat.completion", "model": request["model"], "created": 0,
-            "choices": [{"index": 0, "finish_reason": "length" if fault == "truncated" else "stop",
-                         "message": {"role": "assistant", "content": content}}],
-            "usage": self.usage}))
+        said = complete(request, content, "length" if fault == "truncated" else "stop") | {"usage": self.usage}
+        return self.send(handler, 200, json.dumps(said))
 
     def label(self, messages):
         items = re.findall(r"^- (.+)$", messages[0]["content"], flags=re.M)
@@ -165,6 +162,12 @@ class FaultServer:
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(body)
+
+
+def complete(request, content, finish="stop"):
+    """The body of a chat completion that says `content`."""
+    return {"id": "x", "object": "chat.completion", "model": request["model"], "created": 0, "choices": [
+        {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content}}]}
 
 
 def spoil(labels, fault, rng):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from fulcra_utils.cli import app
@@ -59,7 +60,8 @@ def test_fetch_without_anything_says_so(tmp_path):
 
 
 def test_help_of_every_command():
-    for command in ("", "check-theory", "fetch", "reproduce", "notebooks", "run-notebook", "report", "publish",
-                    "annotate", "judge", "train", "score", "compare"):
+    commands = get_command(app).commands
+    assert {"check-theory", "reproduce", "train", "score"} < set(commands)
+    for command in ["", *commands]:
         done = CliRunner().invoke(app, [*command.split(), "--help"])
         assert done.exit_code == 0 and "Usage" in done.stdout, command

@@ -1,11 +1,10 @@
 import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
 import pytest
+from fault_server import FaultServer, complete
 
 from fulcra_utils.alignment import fit_strengths, judge_file, judge_pairs, pair_replies
 from fulcra_utils.alignment.pairwise import read_scores
@@ -18,30 +17,15 @@ def judge_server():
     """A judge on loopback that likes long replies, favours what stands first when told so, and mumbles at times."""
     told = {"bias": 0, "mumbles": False, "asked": 0}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            told["asked"] += 1
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = body["messages"][-1]["content"]
-            first, second = (part.split("reply: ")[-1].strip() for part in text.split("Second"))
-            scores = {"first": min(10, len(first) + told["bias"]), "second": min(10, len(second))}
-            content = "hard to say" if told["mumbles"] and "mumble" in text else json.dumps(scores)
-            answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge", "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]}
-            raw = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def judge(request):
+        told["asked"] += 1
+        text = request["messages"][-1]["content"]
+        first, second = (part.split("reply: ")[-1].strip() for part in text.split("Second"))
+        scores = {"first": min(10, len(first) + told["bias"]), "second": min(10, len(second))}
+        return 200, complete(request, "hard to say" if told["mumbles"] and "mumble" in text else json.dumps(scores))
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Endpoint(model="judge", base_url=f"http://127.0.0.1:{server.server_port}/v1"), told
-    server.shutdown()
+    with FaultServer(faults=(), script=judge) as server:
+        yield Endpoint(model="judge", base_url=server.url), told
 
 
 def make_replies():

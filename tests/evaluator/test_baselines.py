@@ -12,12 +12,22 @@ from fulcra_utils.evaluator.baselines import (
     fit_paper_recipe,
     fit_tfidf,
     measure_speed,
+    take_rows,
 )
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import save_evaluator
 from fulcra_utils.evaluator.training import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_rows_that_are_taken_keep_their_clusters_and_order(toy):
+    examples = make_examples(toy)
+    some, clusters = take_rows(examples, np.arange(48) * 10, 12, seed=3)
+    places = [examples.prompts.index(prompt) for prompt in some.prompts]
+    assert len(some) == 12 and places == sorted(set(places)) and clusters.tolist() == [10 * k for k in places]
+    np.testing.assert_array_equal(some.vectors, examples.vectors[places])
+    assert places != list(range(12)) and len(take_rows(examples, np.arange(48), 99)[0]) == 48
 
 
 @pytest.mark.parametrize("fit", [fit_majority, fit_tfidf, lambda x: fit_frozen(x, load_encoder("tiny"))])

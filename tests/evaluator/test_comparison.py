@@ -19,6 +19,8 @@ from fulcra_utils.evaluator.comparison import (
     agree_with_scores,
     compare_files,
     describe_comparison,
+    describe_rows,
+    describe_unseen,
     pass_gate,
     plan_prompts,
 )
@@ -32,6 +34,25 @@ def test_agreement_with_itself_is_perfect(rows):
     scores = rows.vectors[rows.where("scored")]
     found = agree_with_scores(scores, scores, np.arange(len(scores)), rows.theory, np.ones(3), n_draws=20)
     assert found["macro_f1"] == 1 and found["distance_r"] == pytest.approx(1) and found["mse"] == 0
+
+
+def test_rows_are_counted_by_kind_model_and_split(rows):
+    table = describe_rows(rows).set_index(["kind", "model"])
+    assert list(table.columns) == ["train", "validation", "calibration", "test"]
+    assert table.loc[("annotated", "m1")].tolist() == [8, 4, 4, 8] and len(table) == 6
+    assert table.to_numpy().sum() == len(rows.table) == 144
+
+
+def test_agreement_with_an_unseen_model_is_said_of_ours_alone():
+    numbers = dict.fromkeys(("macro_f1_low", "distance_r_low", "f1_minus"), 0.125) | dict.fromkeys(
+        ("macro_f1_high", "distance_r_high", "f1_zero", "f1_plus"), 0.75)
+    table = pd.DataFrame([{"method": method, "rows": "new prompts", "n": 1200, "n_minus": 30, "macro_f1": 0.5,
+                           "distance_r": 0.625, **numbers} for method in ("ours", "majority")])
+    said = describe_unseen(table, 0.78, 0.8)
+    assert said.count("\n") == 0 and said.startswith("- ours, new prompts (n = 1,200): macro-F1 0.500 [0.125, 0.750], "
+                                                     "wanted 0.78; correlation of the value distance 0.625")
+    assert "-1 stands in 30 cells" in said
+    assert describe_unseen(table[1:], 0.78, 0.8) == "No unseen model has rows in this run."
 
 
 SECOND = Target("second", "t", "", ("first", "second"), *[np.array([0.0, 1.0])] * 3)

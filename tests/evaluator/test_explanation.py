@@ -11,14 +11,17 @@ from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.explanation import (
+    add_typos,
     audit_replies,
     colour_words,
     make_attacks,
     measure_deletion,
+    measure_robustness,
     weigh_words,
     write_card,
 )
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import tabulate_support
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,15 +36,7 @@ def test_words_of_a_reply_get_one_weight_each(evaluator):
     assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
 
 
-def test_words_that_decide_are_found(toy):
-    evaluator = make_evaluator(load_encoder("tiny"), toy, 64)
-    words, weights = weigh_words(evaluator, "Why?", "always be kind")
-    base = evaluator.score(["Why?"], ["always be kind"])
-    change = [np.abs(evaluator.score(["Why?"], [" ".join(words[:k] + words[k + 1:])]) - base) for k in range(3)]
-    assert np.isfinite(change).all() and np.isfinite(weights).all()
-
-
-def test_explanation_counts_the_words_too(toy):
+def test_the_word_that_decides_has_the_greatest_weight_and_moves_the_score_most(toy):
     evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
     replies = ["kind one", "kind two", "cruel one", "cruel two", "plain one", "plain two"]
     labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims)
@@ -49,6 +44,30 @@ def test_explanation_counts_the_words_too(toy):
     words, weights = weigh_words(evaluator, "q", "kind one cruel two")
     assert words == ["kind", "one", "cruel", "two"]
     assert (weights[0] > weights[2]).all()
+    words, weights = weigh_words(evaluator, "q", "two kind one")
+    shorter = [" ".join(words[:k] + words[k + 1:]) for k in range(3)]
+    fall = evaluator.score(["q"], ["two kind one"]) - evaluator.score(["q"] * 3, shorter)
+    assert (weights.argmax(0) == 1).all() and (fall.argmax(0) == 1).all()
+
+
+class Keyword:
+    """An evaluator of one value that sees one word, letter by letter."""
+
+    cuts = np.array([[-0.5, 0.5]])
+
+    def score(self, prompts, responses):
+        return np.array([[1.0 if "kindness" in text.split() else -1.0] for text in responses])
+
+
+def test_robustness_counts_the_labels_that_typos_and_prompts_turn():
+    replies = ["kindness"] * 150 + ["cruelty"] * 150
+    examples = Examples(["why"] * 300, replies, np.repeat([[1.0], [-1.0]], 150, axis=0))
+    table = measure_robustness(Keyword(), examples, np.arange(300), seed=4, n_draws=20).set_index("change")
+    hit = [typed != "kindness" for typed in add_typos(replies, seed=4)[:150]]
+    assert 0 < sum(hit) < 30
+    assert table.flipped.tolist() == pytest.approx([0, sum(hit) / 300, 0])
+    assert table.moved.tolist() == pytest.approx([0, 2 * sum(hit) / 300, 0])
+    assert table.macro_f1.iloc[0] == table.macro_f1.iloc[2] > table.macro_f1.iloc[1]
 
 
 def test_coloured_dialogue_is_safe_html(evaluator, toy):

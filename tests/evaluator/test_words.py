@@ -1,3 +1,5 @@
+"""The word part: what it counts, what it learns, and how it is joined."""
+
 import numpy as np
 import pytest
 import torch

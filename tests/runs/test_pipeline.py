@@ -1,3 +1,5 @@
+"""Running notebooks: parameters, failures, locks, what a run folder holds, and how the project is set up."""
+
 import json
 import os
 import subprocess

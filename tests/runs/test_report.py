@@ -1,3 +1,5 @@
+"""The report, and what is published of a run."""
+
 import json
 
 import nbformat

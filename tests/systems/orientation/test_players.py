@@ -1,11 +1,9 @@
 """Who plays the protocol: scripted players with known angles, endpoints, local models, and those that fail."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from fault_server import FaultServer
+from fault_server import FaultServer, complete
 from published_angles import PUBLISHED
 from transformers import AutoTokenizer
 
@@ -54,43 +52,17 @@ def test_an_endpoint_must_be_named(monkeypatch):
         endpoint_player("some-model")
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """Answers chat completions with the altruist's choice, after one refusal to work."""
-
-    calls = 0
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).calls += 1
-        if type(self).calls == 1:
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        text = scripted_player("altruist")(body["messages"])
-        answer = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *args):
-        pass
-
-
 def test_an_openai_compatible_endpoint_plays(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    try:
+    def play(request):
+        if server.requests == 1:
+            return 503, {}
+        return 200, complete(request, scripted_player("altruist")(request["messages"]))
+
+    with FaultServer(faults=(), script=play) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
         table = run_protocol(endpoint_player("any"), "altruistic", n_repeats=1)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert round(svo_angle(*take_payoffs(table.choice.to_numpy())), 2) == 61.39 and _Endpoint.calls == 9
+    assert round(svo_angle(*take_payoffs(table.choice.to_numpy())), 2) == 61.39 and server.requests == 9
 
 
 @pytest.mark.parametrize(("said", "words", "most"), [
