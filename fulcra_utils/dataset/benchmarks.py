@@ -1,0 +1,112 @@
+"""Labels beyond FULCRA's: arguments of ValueEval'23 (people's labels) and items of ValueBench (keys of questionnaires).
+
+Choices: an argument's prompt says its stance and conclusion, its reply is the premise; ValueEval keeps its published
+splits, and labels of single items are given for its training part alone, since other arguments share conclusions with
+the test set; ValueBench is split by questionnaire, those linked by an equal item together; an item is what somebody
+says of themselves, +1 where agreeing shows the value and -1 where it shows the opposite.
+"""
+
+import csv
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.theory.theory import Theory, load_theory, normalise
+
+ITEM_PROMPT = "What are you like?"
+SHARES = {"test": 0.2, "validation": 0.1}    # of ValueBench's items; the rest trains
+
+
+def read_arguments(arguments: str | Path, labels: str | Path, theory: Theory | str = "valueeval20") -> pd.DataFrame:
+    """Read one part of ValueEval'23: id, conclusion, prompt, response, and a column a value of the theory, 0 or 1.
+
+    Kiesel et al. (2023). DatasetError when a file is no table of the set, or the two do not name the same arguments.
+    """
+    theory = load_theory(theory)
+    told, given = (_read_table(path).rename(columns={"Argument ID": "id"}) for path in (arguments, labels))
+    for path, table, names in ((arguments, told, ("id", "Conclusion", "Stance", "Premise")), (labels, given, ("id",))):
+        if missing := [name for name in names if name not in table]:
+            raise DatasetError(f"{path}: no column {missing[0]!r}, so this is no file of ValueEval")
+    if sorted(told.id) != sorted(given.id):
+        odd = min(set(told.id) ^ set(given.id), default=told.id.iloc[0])
+        raise DatasetError(f"{labels}: argument {odd} stands in one of the two files alone, or twice")
+    given = given.rename(columns=lambda name: re.sub(r"\W+", "-", name.casefold()))
+    if lost := [name for name in theory.dimensions if name not in given]:
+        raise DatasetError(f"{labels}: no column for the value {lost[0]!r} of {theory.name}")
+    values = given[["id", *theory.dimensions]].astype(dict.fromkeys(theory.dimensions, float))
+    rows = told.assign(prompt=[f"Argue {s} this: {c}" for s, c in zip(told.Stance, told.Conclusion, strict=True)],
+                       response=told.Premise, conclusion=told.Conclusion)
+    return rows[["id", "conclusion", "prompt", "response"]].merge(values, on="id", validate="one_to_one")
+
+
+def _read_table(path: str | Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
+
+
+def measure_official_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return ValueEval's score of labels and predictions (N, D) in {0, 1}: F1 of the mean precision and mean recall.
+
+    The means are over the values present; one never predicted has precision 0. As the task's own evaluator.
+
+    >>> round(measure_official_f1(np.array([[1, 0], [1, 1]]), np.array([[1, 1], [0, 1]])), 3)
+    0.75
+    """
+    labels, predicted = np.asarray(labels) > 0, np.asarray(predicted) > 0
+    present = labels.any(0)
+    right = (labels & predicted).sum(0)[present]
+    precision = (right / np.maximum(predicted.sum(0)[present], 1)).mean()
+    recall = (right / labels.sum(0)[present]).mean()
+    return float(2 * precision * recall / max(precision + recall, 1e-12))
+
+
+def read_questionnaires(items: str | Path, definitions: str | Path) -> pd.DataFrame:
+    """Read ValueBench's items as `read_contrasts` gives pairs: value, definition, prompt, response, stance, cluster and
+    split; questionnaire beside them.
+
+    `items` is value_orientation.csv, `definitions` value_data.xlsx. Items without a definition of their value are left
+    out. Ren et al. (2024).
+    """
+    table = pd.read_csv(items).dropna(subset=["item", "value", "agreement"])
+    meanings = pd.read_excel(definitions, sheet_name="value2def")
+    text = meanings["corresponding definition/description"].astype(object)
+    text = text.where(text.notna(), meanings["DicDef"].astype(object))
+    told = {normalise(str(value)): said.strip() for value, said in
+            zip(meanings["value dimension"], text, strict=True) if isinstance(said, str) and said.strip()}
+    table["definition"] = [told.get(normalise(str(value)), "") for value in table.value]
+    table["cluster"] = link_questionnaires(table.questionnaire, table.item)
+    table["split"] = table.cluster.map(_split_groups(table.cluster))
+    table = table.rename(columns={"item": "response"}).assign(prompt=ITEM_PROMPT, stance=np.sign(table.agreement))
+    return table[table.definition != ""][["value", "definition", "prompt", "response", "stance", "cluster", "split",
+                                          "questionnaire"]].reset_index(drop=True)
+
+
+def link_questionnaires(questionnaires: Iterable[str], items: Iterable[str]) -> list[str]:
+    """Return the group of each item's questionnaire; those that share an item, but for case and punctuation, are one.
+
+    >>> link_questionnaires(["A", "B", "B", "C"], ["I like art.", "I like art", "I lie.", "I sleep."])
+    ['A', 'A', 'A', 'C']
+    """
+    questionnaires = list(questionnaires)
+    group = {name: name for name in questionnaires}
+    first: dict[str, str] = {}
+    for name, item in zip(questionnaires, items, strict=True):
+        other = group[first.setdefault(re.sub(r"\W+", " ", item.casefold()).strip(), name)]
+        mine = group[name]
+        group = {key: other if kept == mine else kept for key, kept in group.items()} if mine != other else group
+    return [group[name] for name in questionnaires]
+
+
+def _split_groups(groups: pd.Series) -> dict[str, str]:
+    """Give each group a split, in the order of a hash of its name; one larger than a split's share trains."""
+    sizes, split = groups.value_counts(), {}
+    room = {name: share * len(groups) for name, share in SHARES.items()}
+    for name in sorted(sizes.index, key=lambda name: sha256(name.encode()).hexdigest()):
+        split[name] = next((part for part, left in room.items() if sizes[name] <= left), "train")
+        if split[name] in room:
+            room[split[name]] -= sizes[name]
+    return split

@@ -1,0 +1,87 @@
+"""Readers of ValueEval'23 and ValueBench: hand-made tables, and the released files where they are there."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import precision_recall_fscore_support
+
+from fulcra_utils.dataset.benchmarks import (
+    link_questionnaires,
+    measure_official_f1,
+    read_arguments,
+    read_questionnaires,
+)
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.theory.theory import load_theory
+
+VALUES = load_theory("valueeval20").dimensions
+
+
+def write_part(folder, ids=("A1", "A2"), label_ids=None, columns=VALUES, cell="0"):
+    rows = [f'{k}\tWe should rest\tin favor of\ta "quote and rest' for k in ids]
+    (folder / "a.tsv").write_text("\n".join(["Argument ID\tConclusion\tStance\tPremise", *rows]))
+    head = "\t".join(["Argument ID", *(name.replace("-", ": ", 1).title() for name in columns)])
+    labels = ["\t".join([k, *[cell] * len(columns)]) for k in label_ids or ids]
+    (folder / "l.tsv").write_text("\n".join([head, *labels]))
+    return folder / "a.tsv", folder / "l.tsv"
+
+
+def test_an_argument_is_a_prompt_and_a_reply(tmp_path):
+    row = read_arguments(*write_part(tmp_path, label_ids=("A2", "A1"), cell="1")).iloc[0]
+    assert (row.id, row.prompt, row.response) == ("A1", "Argue in favor of this: We should rest", 'a "quote and rest')
+    assert row[list(VALUES)].sum() == 20
+
+
+@pytest.mark.parametrize(("changed", "line"), [
+    ({"label_ids": ("A1", "A3")}, "argument A2 stands in one of the two files alone"),
+    ({"label_ids": ("A1", "A1")}, "argument A2 stands in one of the two files alone"),
+    ({"columns": VALUES[1:]}, "no column for the value 'self-direction-thought' of valueeval20")])
+def test_files_that_do_not_fit_are_named(tmp_path, changed, line):
+    with pytest.raises(DatasetError, match=f"l.tsv: {line}"):
+        read_arguments(*write_part(tmp_path, **changed))
+
+
+def test_another_table_is_no_file_of_valueeval(tmp_path):
+    arguments, labels = write_part(tmp_path)
+    with pytest.raises(DatasetError, match="l.tsv: no column 'Conclusion'"):
+        read_arguments(labels, labels)
+
+
+def test_official_score_is_f1_of_mean_precision_and_mean_recall():
+    rng = np.random.default_rng(0)
+    labels, said = rng.random((200, 6)) < 0.3, rng.random((200, 6)) < 0.4
+    precision, recall, _, _ = precision_recall_fscore_support(labels, said, average="macro", zero_division=0)
+    assert measure_official_f1(labels, said) == pytest.approx(2 * precision * recall / (precision + recall))
+    absent = np.zeros((200, 1), bool)
+    wider = measure_official_f1(np.hstack([labels, absent]), np.hstack([said, ~absent]))
+    assert wider == measure_official_f1(labels, said)
+    assert measure_official_f1(labels, np.zeros_like(said)) == 0
+
+
+def test_chains_of_equal_items_link_questionnaires():
+    assert link_questionnaires("ABBCCD", ["x", "X.", "y", "y", "z", "w"]) == ["A", "A", "A", "A", "A", "D"]
+
+
+def test_released_arguments(mirror):
+    folder = mirror.parent / "valueeval23"
+    sizes, seen = {}, set()
+    for part in ("training", "validation", "test"):
+        table = read_arguments(folder / f"arguments-{part}.tsv", folder / f"labels-{part}.tsv")
+        sizes[part] = len(table)
+        assert not seen & set(table.id)
+        seen |= set(table.id)
+    assert sizes == {"training": 5393, "validation": 1896, "test": 1576}
+    labels = table[list(VALUES)].to_numpy()
+    assert round(measure_official_f1(labels, np.ones_like(labels)), 3) == 0.263      # published: .26
+
+
+def test_released_questionnaires(mirror):
+    folder = mirror.parent / "valuebench"
+    table = read_questionnaires(folder / "value_orientation.csv", folder / "value_data.xlsx")
+    plain = table.response.str.casefold().str.replace(r"\W+", " ", regex=True).str.strip()
+    assert (table.groupby(plain).split.nunique() == 1).all()
+    assert (table.groupby("questionnaire").split.nunique() == 1).all()
+    assert len(table) == 1924 and set(table.stance) == {-1, 1} and table.definition.str.len().min() > 3
+    shares = table.split.value_counts(normalize=True)
+    assert shares["train"] > 0.6 and 0.15 < shares["test"] < 0.25 and shares["validation"] > 0.05
+    assert len(pd.read_csv(folder / "value_orientation.csv")) == 1988
