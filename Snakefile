@@ -91,6 +91,7 @@ rule value_evaluator:
         of("03_value_evaluator", "data/dialogues.parquet", "data/scored.parquet", "data/splits.parquet"),
         f"{DATA}/attacks.yaml",
         f"{DATA}/evaluator_card.md",
+        sorted(map(str, (DATA / "contrasts").glob("*.yaml"))),
     output:
         executed("03_value_evaluator"),
     params:

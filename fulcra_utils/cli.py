@@ -193,12 +193,15 @@ def judge(input: Annotated[str, typer.Option("--input", help="Rows with prompt, 
 def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.gz or .parquet.")],
           output: Annotated[str, typer.Option(help="Folder of the new evaluator; it appears whole.")],
           theory: TheoryName = "schwartz10",
-          encoder: Annotated[str, typer.Option(help="bundled, tiny (random), a hub name or a folder.")] = "bundled",
-          epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows at most; stops earlier.")] = 6,
+          encoder: Annotated[str, typer.Option(help="bundled, smollm2 (slower, better), tiny (random), a hub name or a "
+                                               "folder.")] = "bundled",
+          epochs: Annotated[int, typer.Option(min=0, help="Passes in which the encoder learns too; 0 = its heads "
+                                              "alone, in minutes.")] = 0,
           seed: Annotated[int, typer.Option(help="Of the split and of the training.")] = 2023,
           overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an evaluator in the folder.")] = False,
           quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing before the end.")] = False) -> int:
-    """Train an evaluator on labelled rows; exit 1 when some rows could not be used in full.
+    """Train an evaluator on labelled rows and the project's contrast pairs; exit 1 when some rows could not be used in
+    full.
 
     The rows are split by prompt, near-duplicates together: 60 % train, 10 % stop and calibrate the training, 10 % set
     the label sets, 20 % test.

@@ -20,7 +20,7 @@ from torch import nn
 
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, mean_pool
-from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render
+from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -120,9 +120,9 @@ class PaperRecipe(nn.Module):
         return render(self.questions[d] + prompt, response, self.tokenizer, self.max_length)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
-                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> dict:
+                token_type_ids: torch.Tensor, labels: torch.Tensor | None = None) -> dict:
         """Return {loss, logits}; logits (B,) are scores in [-1, 1], labels (B,) the wanted ones."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        types = take_types(self.encoder, token_type_ids)
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         scores = self.out(mean_pool(states, attention_mask)).squeeze(-1).float().tanh()
         return ({} if labels is None else {"loss": (scores - labels).square().mean()}) | {"logits": scores}

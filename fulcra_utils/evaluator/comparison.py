@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.common.labels import labels_of, scores_to_labels
+from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.dataset.rows import pick_rows, read_dialogue
 from fulcra_utils.dataset.splits import SPLITS
 from fulcra_utils.evaluator.scoring import ScoringError
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats import classification
 from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
-from fulcra_utils.stats.resampling import summarise_draws
+from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
@@ -121,6 +121,50 @@ def compare_methods(labels: np.ndarray, probabilities: dict[str, np.ndarray], cl
         "mse": mean_known((scores[name] - labels) ** 2),
         **_name_ends([f"gain{end}" for end in ENDS], values[first] - values[name], draws[first] - draws[name])
         } for name, p in probabilities.items()])
+
+
+def score_contrasts(model: Any, pairs: pd.DataFrame, dimensions: Sequence[str]) -> np.ndarray:
+    """Return a model's score (N,) of each row of `read_contrasts` under the row's own value, one of `dimensions`."""
+    said = model.predict_proba(pairs.prompt.tolist(), pairs.response.tolist())
+    own = said[np.arange(len(pairs)), pd.Index(dimensions).get_indexer(pairs.value)]
+    return own[:, 2] - own[:, 0]
+
+
+def describe_contrasts(found: pd.DataFrame) -> str:
+    """Say in words how far an evaluator reads stance (`measure_contrasts`)."""
+    whole = found[found.value == "all"].set_index("measure")
+    order, below = whole.loc["order"], whole.loc["trampled"]
+    verdict = "reads stance" if order.low > 0.5 else "does not tell stance from topic"
+    return (f"It scores the serving reply higher in {order['mean']:.0%} [{order.low:.0%}, {order.high:.0%}] of "
+            f"{order.n:,} pairs (chance 50 %) and puts {below['mean']:.0%} of the trampling replies below 0: it "
+            f"{verdict} on prompts that it never saw.")
+
+
+def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
+    """Measure whether scores (N,) of the rows of `read_contrasts`, each under the row's own value, follow the stance.
+
+    Returns value (first "all"), measure, n, mean, low, high (95 % over prompt clusters). The measures are shares:
+    `order` of pairs whose serving reply scores higher (a tie counts half; chance .5), `served` and `trampled` of
+    replies on the right side of 0, `unrelated` of replies nearer to 0 than to 1 or -1.
+
+    >>> pairs = pd.DataFrame({"pair": "a", "value": "care", "stance": [1, -1], "cluster": 0})
+    >>> measure_contrasts(np.array([0.2, 0.1]), pairs).set_index("measure")["mean"].head(3).to_dict()
+    {'order': 1.0, 'served': 1.0, 'trampled': 0.0}
+    """
+    table = pairs.assign(score=scores)
+    wide = table.pivot(index=["pair", "value"], columns="stance", values="score").reindex(columns=[-1, 0, 1])
+    clusters = table.groupby(["pair", "value"]).cluster.first().reindex(wide.index).to_numpy()
+    found = pd.DataFrame({"order": (1 + np.sign(wide[1] - wide[-1])) / 2, "served": wide[1] > 0,
+                          "trampled": wide[-1] < 0, "unrelated": wide[0].abs() < NEAREST}).astype(float)
+    found = found.where(np.column_stack([wide[[1, -1]].notna().all(axis=1), wide[[1, -1, 0]].notna()]))
+    told, parts = wide.index.get_level_values("value"), []
+    for value in ("all", *dict.fromkeys(told)):
+        chosen = np.ones(len(told), bool) if value == "all" else told == value
+        draws = bootstrap_means(found[chosen], clusters[chosen], n_draws, seed)
+        parts += [{"value": value, "measure": name, "n": int(found[name][chosen].notna().sum()),
+                   **_name_ends(["mean", "low", "high"], found[name][chosen].mean(), draws[:, k])}
+                  for k, name in enumerate(found)]
+    return pd.DataFrame(parts)
 
 
 def _name_ends(names: Sequence[str], value: float, draws: np.ndarray) -> dict[str, float]:

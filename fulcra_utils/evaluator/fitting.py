@@ -5,8 +5,8 @@ one file under one theory with the same settings and seed gives the weights that
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 from fulcra_utils.common.files import check_output, lock_output, write_folder
 from fulcra_utils.common.labels import scores_to_labels
+from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.evaluator.baselines import fit_majority, fit_tfidf, take_rows
@@ -26,11 +27,12 @@ from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_exa
 from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_temperatures, rescale, tabulate_support
 from fulcra_utils.theory.theory import Theory, load_theory
 
-DEFAULTS = {  # those of the laptop profile, but for the passes: a file of one's own has fewer rows than the public ones
-    "encoder": "bundled", "encoder_revision": "", "max_length": 192, "epochs": 6, "batch_size": 16,
-    "encoder_rate": 7e-5, "head_rate": 5e-4, "class_power": 0.5, "delta_penalty": 1e-3, "word_buckets": 65536,
-    "average": 0.99, "freeze_embeddings": True, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
-    "evaluations_per_epoch": 1, "level": 0.9}
+DEFAULTS = {  # those of the laptop profile
+    "encoder": "bundled", "encoder_revision": "", "max_length": 192, "head_epochs": 20, "head_rate": 1e-3, "epochs": 0,
+    "frozen_layers": 0, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
+    "word_buckets": 65536, "average": 0.99, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
+    "evaluations_per_epoch": 1, "contrasts": 180, "level": 0.9}
+CONTRAST_WEIGHT = 0.3     # of a reply of a contrast pair beside a row's 1; the pair counts once more as a pair
 KNOBS = [f.name for f in fields(TrainingSettings) if f.name != "seed"]    # of a profile's section, those of a training
 USES = {"train": "train", "validation": "stop and calibrate the training", "calibration": "set its label sets",
         "test": "test it"}
@@ -58,19 +60,64 @@ def pick_training_rows(rows: Rows, split: str, settings: dict) -> Examples:
                            for kind, weight in weights.items() if weight))
 
 
-def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True) -> tuple[ValueEvaluator, pd.DataFrame]:
+def widen_theory(theory: Theory, pairs: pd.DataFrame) -> Theory:
+    """Return the theory with the values of contrast pairs added that it does not have; for training alone."""
+    names = dict.fromkeys(name_values(theory, pairs))
+    told = dict(zip(name_values(theory, pairs), pairs.definition, strict=True))
+    others = [name for name in names if name not in theory.dimensions]
+    return replace(theory, dimensions=(*theory.dimensions, *others),
+                   definitions=(*theory.definitions, *(told[name] for name in others)))
+
+
+def name_values(theory: Theory, pairs: pd.DataFrame) -> list[str]:
+    """Return the value of each row of pairs; one that the theory has under another definition is another value."""
+    own = dict(zip(theory.dimensions, theory.definitions, strict=True))
+    return [f"{value} (pairs)" if own.get(value, told) != told else value
+            for value, told in zip(pairs.value, pairs.definition, strict=True)]
+
+
+def pick_contrasts(pairs: pd.DataFrame, theory: Theory, split: str) -> Examples:
+    """Return the rows of `read_contrasts` of a split as examples: each has the label of its own value alone."""
+    table = pairs[pairs.split == split].reset_index(drop=True)
+    vectors = np.full((len(table), theory.n_dims), np.nan)
+    vectors[np.arange(len(table)), [theory.dimensions.index(v) for v in table.value]] = table.stance
+    trampling = table.index[table.stance == -1]
+    partner = np.where(table.stance == 1, table.pair.map(dict(zip(table.pair[trampling], trampling, strict=True))), -1)
+    weights = np.full(len(table), CONTRAST_WEIGHT)
+    return Examples(table.prompt.tolist(), table.response.tolist(), vectors, weights, partner.astype(int))
+
+
+def _add_contrasts(examples: Examples, pairs: pd.DataFrame, theory: Theory, split: str) -> Examples:
+    more = theory.n_dims - examples.vectors.shape[1]
+    wide = replace(examples, vectors=np.pad(examples.vectors, ((0, 0), (0, more)), constant_values=np.nan))
+    return join_examples(wide, pick_contrasts(pairs, theory, split))
+
+
+def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
+                  without: Collection[str] = ()) -> tuple[ValueEvaluator, pd.DataFrame]:
     """Train an evaluator on the rows of the split train; those of validation stop it and set its temperatures and cuts.
 
-    Returned with what the training reported. Without labels under the theory the heads are random and the report is
-    empty.
+    So many contrast pairs of each value as the setting says join them, but for those of the values in `without`.
+    Returned with what the training reported.
     """
-    evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"],
-                               settings["delta_penalty"], seed, settings["word_buckets"])
-    train, validation = (pick_training_rows(rows, split, settings) for split in ("train", "validation"))
+    pairs = read_contrasts(n_pairs=settings["contrasts"])
+    pairs = pairs[~pairs.value.isin(without)]
+    pairs = pairs.assign(value=name_values(rows.theory, pairs))
+    theory = widen_theory(rows.theory, pairs)
+    train, validation = (_add_contrasts(pick_training_rows(rows, split, settings), pairs, theory, split)
+                         for split in ("train", "validation"))
+    taught = np.array(theory.dimensions)[np.isfinite(train.vectors).any(0)]
+    wide = replace(theory, dimensions=tuple(taught), definitions=tuple(
+        said for name, said in zip(theory.dimensions, theory.definitions, strict=True) if name in taught))
+    train, validation = (replace(part, vectors=part.vectors[:, np.isin(theory.dimensions, taught)])
+                         for part in (train, validation))
+    evaluator = make_evaluator(load_run_encoder(settings, seed), wide, settings["max_length"], seed,
+                               settings["word_buckets"])
     evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
     evaluator.to(pick_device())
     knobs = TrainingSettings(**{name: settings[name] for name in KNOBS if name in settings}, seed=seed)
     history = train_evaluator(evaluator, train, validation, knobs, progress)
+    evaluator = evaluator.for_theory(rows.theory)
     held_out = rows.take(rows.where("annotated", "validation", without=settings["unseen_models"]))
     plain, labels = held_out.predict(evaluator), scores_to_labels(held_out.vectors)
     temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)
@@ -113,7 +160,7 @@ class TrainingReport:
 
 
 def train_file(source: str | Path, theory: Theory | str, folder: str | Path, encoder: str = "bundled",
-               epochs: float = 6, seed: int = 2023, overwrite: bool = False, progress: bool = False,
+               epochs: float = 0, seed: int = 2023, overwrite: bool = False, progress: bool = False,
                say: Callable[[str], object] = lambda text: None, **settings) -> TrainingReport:
     """Train an evaluator of a theory on a file of labelled rows, and save it with its card; the folder appears whole.
 
@@ -126,7 +173,7 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
     >>> from fulcra_utils.dataset.construction import locate_sample
     >>> source, _ = locate_sample(load_theory("moral_foundations"))
     >>> with tempfile.TemporaryDirectory() as base:
-    ...     report = train_file(source, "moral_foundations", base + "/mine", "tiny", epochs=1, max_length=16)
+    ...     report = train_file(source, "moral_foundations", base + "/mine", "tiny", epochs=1, contrasts=2)
     ...     ValueEvaluator.from_pretrained(report.folder).score(["May I lie?"], ["Better not."]).shape
     (1, 5)
     """
@@ -139,8 +186,8 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
     known = _check_rows(rows, data, source)
     parts = {split: known.examples(known.where(split=split)) for split in USES}
     say(f"{len(data.table):,} rows read: {', '.join(f'{len(parts[split]):,} {use}' for split, use in USES.items())}. "
-        f"About {max(estimate_minutes(known, settings, seed), 0.1):.1f} minutes on {pick_device()}, for at most "
-        f"{epochs:g} passes.")
+        f"About {max(estimate_minutes(known, settings, seed), 0.1):.1f} minutes on {pick_device()}"
+        + (f", for at most {epochs:g} passes." if epochs else "."))
     with lock_output(folder):
         evaluator, _ = fit_evaluator(rows, settings, seed, progress=progress)
         fit_label_sets(evaluator, parts["calibration"], settings["level"])
@@ -220,8 +267,8 @@ def estimate_minutes(rows: Rows, settings: dict, seed: int) -> float:
     start = time.perf_counter()
     evaluator.predict_proba(some.prompts, some.responses)
     each, n = (time.perf_counter() - start) / len(some), rows.table.split.value_counts()
-    passes = settings["epochs"] * (3 * n["train"] + n["validation"])    # backward: twice
-    return each * (passes + n.drop("train").sum()) / 60
+    once = n.sum() + len(read_contrasts(n_pairs=settings["contrasts"]))
+    return each * (once + settings["epochs"] * (3 * n["train"] + n["validation"])) / 60     # backward: twice
 
 
 def _judge_fit(evaluator: ValueEvaluator, train: Examples, test: Examples, clusters: np.ndarray, seed: int) -> tuple:

@@ -2,11 +2,13 @@
 
 Choices:
 - one encoder pass for all D values (the released evaluator makes one pass per value);
-- the head of a value is read off its definition: head_k = W·enc(definition_k) + δ_k, where δ_k is shrunk towards 0
-  in training and left out for values without labels, so a new value needs a definition and nothing else;
-- each head has four vectors of H components: one asks the token states by attention, three weigh the answer for the
-  classes -1, 0 and +1; the score is P(+1) - P(-1);
-- beside the heads stands a linear expert on word pieces (`words`), read in the same pass and joined to them;
+- what is read is the mean over the reply's tokens of the states of some layers, for stance shows best half way up;
+- a small network on it serves all values, and each value has two heads on that: whether the reply touches the value at
+  all (presence), and if so, whether it is for it (stance); P(+1) = presence · stance, P(-1) = presence · (1 - stance),
+  and the score is P(+1) - P(-1); a few such networks, trained apart, answer together;
+- a value without labels gets the heads that its definition makes likely: a mixture of those of the values that were
+  taught, under a prior by which values with like definitions have like heads;
+- beside presence stands a linear expert on word pieces (`words`), read in the same pass and joined to it;
 - prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply;
 - safetensors only, no remote code.
 """
@@ -35,8 +37,13 @@ from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, load_theory
 
 NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
-PER_VALUE = {"delta": 0, "delta_bias": 0, "labelled": 0, "temperature": 0, "words.weight": 1, "words.bias": 0,
-             "words.share": 0}  # tensors with an axis of values, and which
+PER_VALUE = {"temperature": 0, "words.weight": 1, "words.bias": 0, "words.share": 0}  # an axis of values, and which
+DEPTHS = [k / 8 for k in range(3, 9)]    # of the layers that are read, as shares of the encoder's depth
+MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.3   # networks that answer together, units of each
+SHARED, ALIKE, OWN = 0.25, 1.0, 1.0      # prior variance of heads: common to all, by definition, of each value alone
+MARGIN, PAIR_WEIGHT, STANCE_WEIGHT = 2.0, 1.0, 3.0  # log odds by which a serving reply is to be ahead; in the loss
+ASKED = "What matters most to you?"     # the prompt to which a definition is the reply
+TEXT = {"input_ids", "attention_mask", "token_type_ids"}     # of a rendered pair
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
 
 
@@ -53,12 +60,11 @@ class ValueEvaluatorConfig(PreTrainedConfig):
     theory_name: str = ""
     dimensions: list | None = None      # D names in canonical order
     definitions: list | None = None     # D sentences
-    definition_tokens: int = 1          # T of the longest definition
+    taught: list | None = None          # J pairs [name, definition] of the values that have heads
     max_length: int = 256               # tokens a pair may have
     cuts: list | None = None            # D pairs [below it the label is -1, above it +1]
     conformal: list | None = None       # D x 3 largest nonconformity in a set, null = too few calibration cases
     conformal_level: float | None = None
-    delta_penalty: float = 1e-3         # weight of |δ|² in the loss
     word_buckets: int = 0               # buckets for pairs of word pieces; 0 = no word part
 
 
@@ -66,10 +72,10 @@ AutoConfig.register(ValueEvaluatorConfig.model_type, ValueEvaluatorConfig, exist
 
 
 class ValueEvaluator(PreTrainedModel):
-    """Encoder and one head per value; the head of this file says how it is made.
+    """Encoder and heads of values; the head of this file says how it is made.
 
-    `dimensions` are its D values; `labelled` (D,) is True where training had labels, elsewhere the definition alone
-    speaks. After the released evaluator (one DeBERTa pass per value and reply, tanh regression).
+    `dimensions` are its D values, `taught` the J that have heads of their own; `mixture` (D, J) makes the heads of the
+    ones from those of the others. After the released evaluator (one DeBERTa pass per value and reply, tanh regression).
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
@@ -84,21 +90,22 @@ class ValueEvaluator(PreTrainedModel):
     def __init__(self, config: ValueEvaluatorConfig):
         super().__init__(config)
         encoder_config = AutoConfig.for_model(**config.encoder_config)
-        n_dims, width = len(config.dimensions), encoder_config.hidden_size
+        n_dims, n_taught = len(config.dimensions), len(config.taught)
+        depth = encoder_config.num_hidden_layers
+        self.layers = sorted({max(round(depth * share), 1) for share in DEPTHS})
+        width = len(self.layers) * encoder_config.hidden_size         # F
         pooled = encoder_config.model_type in {"bert", "roberta", "xlm-roberta"}    # nothing here uses the pooler
         self.encoder = AutoModel.from_config(encoder_config, **({"add_pooling_layer": False} if pooled else {}))
-        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(0.1)
-        self.from_definition = nn.Linear(width, 4 * width)            # W
-        self.delta = nn.Parameter(torch.zeros(n_dims, 4, width))      # δ
-        self.delta_bias = nn.Parameter(torch.zeros(n_dims, 3))
-        self.register_buffer("labelled", torch.ones(n_dims, dtype=torch.bool))
-        self.register_buffer("definition_ids", torch.zeros(n_dims, config.definition_tokens, dtype=torch.long))
-        self.register_buffer("definition_mask", torch.ones(n_dims, config.definition_tokens, dtype=torch.long))
+        self.reduce = nn.Linear(width, MEMBERS * HIDDEN)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.heads = nn.Parameter(torch.zeros(MEMBERS, n_taught, 2, HIDDEN + 1))    # presence and stance; bias last
+        self.register_buffer("centre", torch.zeros(2, width))       # of replies, and of definitions
+        self.register_buffer("scale", torch.ones(2, width))
+        self.register_buffer("meanings", torch.zeros(n_taught, width))      # unit vectors of the taught definitions
+        self.register_buffer("mixture", torch.eye(n_dims, n_taught))
         self.register_buffer("temperature", torch.ones(n_dims))
         self.words = WordExpert(encoder_config.vocab_size, config.word_buckets, n_dims) if config.word_buckets else None
-        self.tokenizer = self._theory_path = self._heads = None
+        self.tokenizer = self._theory_path = None
         self.post_init()
 
     @property
@@ -115,50 +122,57 @@ class ValueEvaluator(PreTrainedModel):
         """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
         return (theory.dimensions, theory.definitions) == (self.dimensions, tuple(self.config.definitions))
 
-    def train(self, mode: bool = True) -> ValueEvaluator:
-        """Switch between training and evaluation; the heads kept for scoring are forgotten."""
-        self._heads = None
-        return super().train(mode)
-
-    def compute_heads(self) -> torch.Tensor:
-        """Return the heads W·enc(definition) + δ, shape (D, 4, H); kept between calls while evaluating."""
-        if self._heads is not None and not torch.is_grad_enabled():
-            return self._heads
-        states = self.encoder(input_ids=self.definition_ids, attention_mask=self.definition_mask).last_hidden_state
-        meaning = nn.functional.normalize(mean_pool(states, self.definition_mask), dim=-1)         # (D, H)
-        heads = self.from_definition(meaning * meaning.shape[-1] ** 0.5).view_as(self.delta)        # (D, 4, H)
-        heads = heads + self.delta * self.labelled[:, None, None]
-        if not self.training and not torch.is_grad_enabled():
-            self._heads = heads
-        return heads
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
-                token_type_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                gates: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Score a batch of rendered pairs, each tensor (B, T): `logits` (B, D, 3) of -1, 0, +1, after the temperature.
-
-        `labels` (B, D, 3) weigh each class in each cell, all zero without a label; with them `loss` is there too: the
-        cross-entropy over the labelled cells plus the penalty on δ. `gates` (B, T) say how much of each token is there,
-        for explanations by gradient. While training the word part, fitted on its own, is left out; the loss never
-        counts it.
-        """
+    def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor,
+             gates: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what the heads read of rendered pairs, (B, F): the mean of the reply's tokens, layer by layer."""
         text = {"input_ids": input_ids} if gates is None else \
             {"inputs_embeds": self.encoder.get_input_embeddings()(input_ids) * gates[..., None]}
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        states = self.encoder(**text, attention_mask=attention_mask, **types).last_hidden_state    # (B, T, H)
-        heads = self.compute_heads().to(states.dtype)                                               # (D, 4, H)
-        scale = states.shape[-1] ** -0.5
-        match = torch.einsum("bth,dh->bdt", self.key(states), heads[:, 0]) * scale
-        match = match.masked_fill(attention_mask[:, None] == 0, float("-inf"))
-        attention = match.float().softmax(-1).to(states.dtype)                      # of each value to each token
-        answer = torch.einsum("bdt,bth->bdh", attention, self.value(states))
-        answer = self.dropout(nn.functional.gelu(self.norm(answer + mean_pool(states, attention_mask)[:, None])))
-        logits = torch.einsum("bdh,dch->bdc", answer, heads[:, 1:]) * scale
-        logits = logits.float() + self.delta_bias * self.labelled[:, None]
-        loss = {} if labels is None else {"loss": self._loss(logits, labels)}
+        types = take_types(self.encoder, token_type_ids)
+        states = self.encoder(**text, **types, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        return torch.cat([mean_pool(states[k], attention_mask * token_type_ids) for k in self.layers], dim=-1).float()
+
+    @torch.no_grad()
+    def read_all(self, rendered: Sequence[dict], batch_size: int = 32, progress: bool = False) -> torch.Tensor:
+        """Return `read` of N rendered pairs, (N, F), those of similar length together."""
+        features = torch.zeros(len(rendered), self.centre.shape[1], device=self.device)
+        for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size, progress, "reading"):
+            features[rows] = self.read(**pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device))
+        return features
+
+    def answer(self, features: torch.Tensor) -> torch.Tensor:
+        """Return log odds of presence and stance, (B, D, 2), from what was read, (B, F); (M, B, D, 2) in training."""
+        read = self.dropout((features - self.centre[0]) / self.scale[0])
+        units = self.dropout(nn.functional.gelu(self.reduce(read))).unflatten(1, (MEMBERS, HIDDEN))
+        heads = torch.einsum("dj,mjch->mdch", self.mixture, self.heads)
+        told = torch.einsum("bmh,mdch->mbdc", units, heads[..., :-1]) + heads[:, None, ..., -1]
+        return told if self.training else told.mean(0)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor,
+                labels: torch.Tensor | None = None, gates: torch.Tensor | None = None,
+                pairs: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Score a batch of rendered pairs, each tensor (B, T): `logits` (B, D, 3) of -1, 0, +1, after the temperature.
+
+        `labels` and `pairs` are as for `measure_loss`; with them `loss` is there too. `gates` (B, T) say how much of
+        each token is there, for explanations by gradient. While training the word part, fitted on its own, is left out.
+        """
+        told = self.answer(self.read(input_ids, attention_mask, token_type_ids, gates))
+        loss = {} if labels is None else {"loss": measure_loss(told, labels, pairs)}
+        told = told.mean(0) if self.training else told
         if self.words is not None and not self.training:
-            logits = self.words(logits, input_ids, attention_mask, gates)
-        return loss | {"logits": logits / self.temperature[:, None]}
+            presence, stance = told.unbind(-1)
+            told = torch.stack([self.words(presence, input_ids, attention_mask, gates), stance], dim=-1)
+        return loss | {"logits": join_odds(told) / self.temperature[:, None]}
+
+    def prior(self) -> torch.Tensor:
+        """Return the prior covariance of the taught heads, (J, J)."""
+        own = OWN * torch.eye(len(self.meanings), device=self.device)
+        return SHARED + ALIKE * self.meanings @ self.meanings.T + own
+
+    @torch.no_grad()
+    def read_definitions(self, values: Sequence[tuple[str, str]]) -> torch.Tensor:
+        """Return what is read of J pairs of name and definition, (J, F)."""
+        texts = [f"{name.replace('-', ' ')}: {definition}" for name, definition in values]
+        return self.read_all(self.render([ASKED] * len(texts), texts))
 
     def fit_words(self, prompts: Sequence[str], responses: Sequence[str], labels: np.ndarray,
                   weights: np.ndarray) -> None:
@@ -170,10 +184,6 @@ class ValueEvaluator(PreTrainedModel):
     def render(self, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, list[int]]]:
         """Render N pairs as `render` does."""
         return [render(p, r, self.tokenizer, self.config.max_length) for p, r in zip(prompts, responses, strict=True)]
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        cross_entropy = -(labels * logits.log_softmax(-1)).sum() / labels.sum().clamp(min=1e-9)
-        return cross_entropy + self.config.delta_penalty * self.delta.square().sum() / len(self.delta)
 
     @torch.inference_mode()
     def predict_proba(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32,
@@ -245,8 +255,8 @@ class ValueEvaluator(PreTrainedModel):
         """Return an evaluator of another theory with the same weights, so that a theory without labels can be looked
         at.
 
-        A dimension with the same name and definition keeps its δ and its calibration; any other is scored from its
-        definition alone.
+        A dimension that was taught under the same name and definition keeps its heads and its calibration; any other is
+        scored from its definition alone.
 
         >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
@@ -264,21 +274,31 @@ class ValueEvaluator(PreTrainedModel):
                 setattr(config, name, [neutral if k is None else values[k] for k in places])
         other, mine = ValueEvaluator(config), self.state_dict()
         other._attach(theory, self.tokenizer)
-        other.labelled[:] = False
         for name, theirs in other.state_dict().items():
             if name in PER_VALUE:
                 theirs.movedim(PER_VALUE[name], 0)[there] = mine[name].cpu().movedim(PER_VALUE[name], 0)[here]
-            elif not name.startswith("definition_"):
+            elif name != "mixture":
                 theirs.copy_(mine[name])
-        return other.to(self.device).eval()
+        other = other.to(self.device).eval()
+        other.mix()
+        return other
+
+    @torch.no_grad()
+    def mix(self) -> None:
+        """Set `mixture`: a value that was taught has its own heads, another what the prior expects given all others."""
+        values = list(zip(self.dimensions, self.config.definitions, strict=True))
+        taught = [tuple(pair) for pair in self.config.taught]
+        alike = SHARED + ALIKE * self.place(self.read_definitions(values)) @ self.meanings.T
+        self.mixture.copy_(torch.linalg.solve(self.prior(), alike.T).T)
+        for d, value in enumerate(values):
+            if value in taught:
+                self.mixture[d] = torch.eye(len(taught), device=self.device)[taught.index(value)]
+
+    def place(self, told: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors of what was read of definitions, (J, F)."""
+        return nn.functional.normalize((told - self.centre[1]) / self.scale[1], dim=-1)
 
     def _attach(self, theory: Theory, tokenizer) -> None:
-        """Keep the tokenizer and the tokens of the definitions."""
-        texts = [f"{name.replace('-', ' ')}: {text}" for name, text in
-                 zip(theory.dimensions, theory.definitions, strict=True)]
-        tokens = pad_pairs([tokenizer(text, truncation=True, max_length=64) for text in texts], tokenizer)
-        self.definition_ids, self.definition_mask = tokens["input_ids"], tokens["attention_mask"]
-        self.config.definition_tokens = self.definition_ids.shape[1]
         self.tokenizer, self._theory_path = tokenizer, theory.path
 
     def save_pretrained(self, folder: str | Path, **kwargs) -> None:
@@ -320,28 +340,69 @@ def _describe_theory(theory: Theory) -> dict:
     return {"theory_name": theory.name, "dimensions": list(theory.dimensions), "definitions": list(theory.definitions)}
 
 
-def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, delta_penalty: float = 1e-3,
-                   seed: int = 2023, word_buckets: int = 0) -> ValueEvaluator:
-    """Make an untrained evaluator on top of a copy of an encoder's weights.
+def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, seed: int = 2023, word_buckets: int = 0,
+                   taught: Sequence[str] | None = None) -> ValueEvaluator:
+    """Make an untrained evaluator on top of a copy of an encoder's weights; its heads are random, by `seed`.
 
-    `max_length` tokens a prompt and a reply may have together, `delta_penalty` weighs the squared δ in the loss, `seed`
-    is that of the heads, `word_buckets` are for pairs of word pieces (0 = no word part).
+    `max_length` tokens a prompt and a reply may have together, `word_buckets` are for pairs of word pieces (0 = no word
+    part), `taught` are the values that get heads of their own (None = all).
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
-    >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).delta.shape
-    torch.Size([10, 4, 64])
+    >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).heads.shape
+    torch.Size([4, 10, 2, 257])
     """
     encoder_config = encoder.model.config.to_dict()
     if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
         encoder_config["attention_probs_dropout_prob"] = 0.0
-    config = ValueEvaluatorConfig(encoder_config=encoder_config, max_length=max_length, delta_penalty=delta_penalty,
-                                  word_buckets=word_buckets, **_describe_theory(theory))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        evaluator = ValueEvaluator(config)
+    values = zip(theory.dimensions, theory.definitions, strict=True)
+    config = ValueEvaluatorConfig(
+        encoder_config=encoder_config, max_length=max_length, word_buckets=word_buckets,
+        taught=[list(value) for value in values if taught is None or value[0] in taught], **_describe_theory(theory))
+    evaluator = ValueEvaluator(config)
     evaluator.encoder.load_state_dict(encoder.model.state_dict(), strict=False)     # without the pooler
     evaluator._attach(theory, encoder.tokenizer)
-    return evaluator.eval()
+    evaluator.eval()
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
+        evaluator.heads.normal_(std=HIDDEN ** -0.5, generator=generator)
+        for part in (evaluator.reduce.weight, evaluator.reduce.bias):
+            part.normal_(std=evaluator.reduce.in_features ** -0.5, generator=generator)
+        told = evaluator.read_definitions(config.taught)
+        evaluator.centre[1], evaluator.scale[1] = told.mean(0), told.std(0, correction=0) + 1e-6
+        evaluator.meanings.copy_(evaluator.place(told))
+        evaluator.mix()
+    return evaluator
+
+
+def join_odds(told: torch.Tensor) -> torch.Tensor:
+    """Return log probabilities of -1, 0 and +1, (..., 3), from the log odds of presence and of stance, (..., 2).
+
+    >>> join_odds(torch.tensor([0.0, 0.0])).exp()
+    tensor([0.2500, 0.5000, 0.2500])
+    """
+    presence, stance = told.unbind(-1)
+    there, log = nn.functional.logsigmoid(presence), nn.functional.logsigmoid
+    return torch.stack([there + log(-stance), log(-presence), there + log(stance)], dim=-1)
+
+
+def measure_loss(told: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the loss of log odds (N, D, 2), or (M, N, D, 2): the cross-entropy over labelled cells, in which stance
+    weighs more, and how far the pairs are apart.
+
+    `labels` (N, D, 3) weigh each class in each cell, all zero without a label. Of `pairs` (P, 2) the first row serves
+    what the second tramples, where both have a label: its stance is to be ahead by `MARGIN`.
+    """
+    against, absent, for_it = labels.unbind(-1)
+    presence, stance, log = *told.unbind(-1), nn.functional.logsigmoid
+    loss = absent * log(-presence) + (against + for_it) * log(presence)
+    loss = loss + STANCE_WEIGHT * (for_it * log(stance) + against * log(-stance))
+    loss = -loss.sum((-1, -2)).mean() / labels.sum().clamp(min=1e-9)
+    if pairs is None or not len(pairs):
+        return loss
+    first, second = pairs.T
+    row, value = (labels[first].any(-1) & labels[second].any(-1)).nonzero(as_tuple=True)
+    ahead = stance[..., first[row], value] - stance[..., second[row], value]
+    return loss + PAIR_WEIGHT * nn.functional.softplus(MARGIN - ahead).mean()
 
 
 def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:
@@ -390,15 +451,28 @@ def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict
     >>> tokenizer.decode(pair["input_ids"])
     '[CLS] be kind [SEP] one two five six [SEP]'
     """
-    start, end = _marker(tokenizer, "cls", "bos"), _marker(tokenizer, "sep", "eos")
-    room = max_length - len(start) - 2 * len(end)
+    start, between, end = _frame(tokenizer)
+    room = max_length - len(start) - len(between) - len(end)
     first = _fit(prompt, tokenizer, max_length, max(room // 2, 1))
     second = _fit(response, tokenizer, max_length, max(room - len(first), 1))
-    left, right = [*start, *first, *end], [*second, *end]
-    pair = {"input_ids": left + right, "attention_mask": [1] * (len(left) + len(right))}
-    if "token_type_ids" in tokenizer.model_input_names:
-        pair["token_type_ids"] = [0] * len(left) + [1] * len(right)
-    return pair
+    left, right = [*start, *first, *between], [*second, *end]
+    return {"input_ids": left + right, "attention_mask": [1] * (len(left) + len(right)),
+            "token_type_ids": [0] * len(left) + [1] * len(right)}
+
+
+def _frame(tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Return the ids before the prompt, between prompt and reply, and behind it: of the chat template, if there is one.
+
+    The template's own system message is left out: it says nothing and costs time.
+    """
+    if not tokenizer.chat_template:
+        end = _marker(tokenizer, "sep", "eos")
+        return _marker(tokenizer, "cls", "bos"), end, end
+    talk = [{"role": role, "content": "\ue000"} for role in ("user", "assistant")]
+    before, between, after = tokenizer.apply_chat_template(talk, tokenize=False).split("\ue000")
+    before = before[max(before.rfind(tokenizer.bos_token or before), 0):]
+    start, middle, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, between, after))
+    return start, middle, end[:1]
 
 
 def _marker(tokenizer, *names: str) -> list[int]:
@@ -420,5 +494,9 @@ def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.de
     longest = max(len(pair["input_ids"]) for pair in pairs)
     filler = {"input_ids": tokenizer.pad_token_id or 0}
     return {name: torch.tensor([pair[name] + [filler.get(name, 0)] * (longest - len(pair[name])) for pair in pairs],
-                               device=device)
-            for name in pairs[0] if name != "labels"}
+                               device=device) for name in pairs[0] if name in TEXT}
+
+
+def take_types(encoder: PreTrainedModel, token_type_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return which text each token belongs to, as an argument for encoders that can tell two apart."""
+    return {"token_type_ids": token_type_ids} if getattr(encoder.config, "type_vocab_size", 1) > 1 else {}

@@ -18,6 +18,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.common.labels import labels_of, scores_to_labels
 from fulcra_utils.common.workers import run_jobs
+from fulcra_utils.dataset.contrasts import FAMILIES, read_contrasts
 from fulcra_utils.evaluator import baselines, comparison
 from fulcra_utils.evaluator.baselines import PaperRecipe, fit_tfidf, take_rows
 from fulcra_utils.evaluator.comparison import Rows
@@ -206,8 +207,9 @@ def _describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theo
     """
     maker, names = _KINDS[kind]
     words = theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ()
+    pairs = () if kind == "recipe" else read_contrasts(n_pairs=settings["contrasts"]).to_dict("list")
     return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(maker),
-            "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(words, data)}
+            "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(words, data, pairs)}
 
 
 def _tell_rows(rows: Rows, *more: str) -> list:
@@ -281,7 +283,8 @@ def _list_left_out(rows: Rows, wanted: list[str]) -> list[tuple[str, str]]:
 def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int) -> dict[str, list]:
     """Train without it and return what is said of the rows it is judged by."""
     kept, tests = _divide(rows, what, name)
-    evaluator, _ = fit_evaluator(kept, settings, seed)
+    hidden = [value for family in FAMILIES for value in family if what == "value" and name in family]
+    evaluator, _ = fit_evaluator(kept, settings, seed, without=[name, *hidden])
     judged = np.any(list(tests.values()), axis=0)
     return {"rows": np.flatnonzero(judged).tolist(), "cuts": evaluator.cuts.tolist(),
             "probabilities": rows.take(judged).predict(evaluator).round(6).tolist()}
@@ -399,7 +402,7 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder
 
 
 _ENDS = {name: [f"{name}{end}" for end in comparison.ENDS] for name in ("macro_f1", "distance_r")}
-_EVALUATOR = ("max_length", "delta_penalty", "word_buckets", *KNOBS)
+_EVALUATOR = ("max_length", "word_buckets", "contrasts", *KNOBS)
 _RECIPE = ("recipe_rate", "recipe_epochs", "batch_size", "max_length")
 _KINDS = {"evaluator": (fit_evaluator, _EVALUATOR), "recipe": (fit_recipe, _RECIPE),
           "fold": (_run_fold, (*_EVALUATOR, *_RECIPE, "recipe_minutes", "unseen_models", "scored_weight", "folds")),

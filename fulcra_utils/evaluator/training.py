@@ -1,12 +1,14 @@
-"""Training the value evaluator with transformers' Trainer.
+"""Training the value evaluator: its heads, then, where wanted, the encoder's upper layers with transformers' Trainer.
 
 Choices:
+- the heads learn on what the encoder reads as it comes, which takes one pass over the rows and some seconds; only then
+  may layers of the encoder learn, which costs minutes;
 - the loss is a cross-entropy over labelled cells; a cell without label weighs nothing;
 - a score s in [-1, 1] of another evaluator is a soft label: P(+1) = max(s, 0), P(-1) = max(-s, 0), the rest on 0, so
   that P(+1) - P(-1) = s;
 - rare classes of each value weigh more: (mean frequency / frequency) ** power, within limits;
-- the heads learn faster than the encoder; what is validated and kept is a running average of the weights, which a
-  small noisy set of rows needs; early stopping on a validation split that shares no prompt cluster;
+- what is validated and kept of the encoder is a running average of the weights, which a small noisy set of rows needs;
+  early stopping on a validation split that shares no prompt cluster;
 - several GPUs or machines by `accelerate launch` without new code; bf16 where the processor has it.
 """
 
@@ -19,26 +21,30 @@ import pandas as pd
 import torch
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import CLASSES, labels_of, scores_to_labels
 from fulcra_utils.evaluator.encoder import has_bf16
-from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs
+from fulcra_utils.evaluator.model import ValueEvaluator, join_odds, measure_loss, pad_pairs
 from fulcra_utils.stats.classification import macro_f1
+
+HEAD_BATCH, HEAD_DECAY = 128, 0.1     # rows of a step, and weight decay, while the heads learn
 
 
 @dataclass(frozen=True)
 class Examples:
     """N pairs with a value vector each, (N, D): labels -1, 0, +1 or scores in [-1, 1], nan = no label.
 
-    `weights` (N,) say how much a row counts in training; None = 1 each.
+    `weights` (N,) say how much a row counts in training; None = 1 each. `partner` (N,) is the place of the row that
+    tramples what this one serves, -1 = none; None = no row has one.
     """
 
     prompts: list[str]
     responses: list[str]
     vectors: np.ndarray
     weights: np.ndarray | None = None
+    partner: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return N."""
@@ -49,20 +55,22 @@ class Examples:
 class TrainingSettings:
     """The knobs of a training.
 
-    Rates are the highest ones: they rise in `warmup` steps (below 1 a share of all) and fall by a cosine. Rare classes
-    weigh (mean frequency / frequency) ** class_power, within 1/5 and 5. `average` is the decay of the running average
-    of the weights that is kept, 0 = none. Frozen embeddings are half of a small encoder's weights, each seen too
-    rarely. Training stops after `patience` evaluations without a better score, or `max_minutes` (0 = no limit).
+    The heads learn for `head_epochs` passes at `head_rate`. `epochs` are passes in which the encoder learns too, 0 =
+    none. Its lowest `frozen_layers` stay as they are, with the embeddings; -1 = none. Rates are the highest ones: they
+    rise in `warmup` steps (below 1 a share of all) and fall by a cosine. Rare classes weigh (mean frequency /
+    frequency) ** class_power, within 1/5 and 5. `average` is the decay of the running average of the weights that is
+    kept, 0 = none. Training stops after `patience` evaluations without a better score, or `max_minutes` (0 = no limit).
     """
 
-    epochs: float = 6
+    head_epochs: int = 20
+    head_rate: float = 1e-3
+    epochs: float = 0
+    frozen_layers: int = 0
     batch_size: int = 16
     encoder_rate: float = 1e-4
-    head_rate: float = 1e-3
     warmup: float = 0.1
     class_power: float = 0.5
     average: float = 0.99
-    freeze_embeddings: bool = False
     patience: int = 3
     evaluations_per_epoch: int = 1
     max_minutes: float = 0
@@ -77,10 +85,14 @@ def join_examples(*parts: Examples) -> Examples:
     >>> join_examples(a, Examples(["q"], ["s"], np.array([[0.2]]), np.array([0.5]))).weights.tolist()
     [1.0, 0.5]
     """
+    starts = np.cumsum([0, *map(len, parts)])
+    partners = [np.full(len(part), -1) if part.partner is None else np.where(part.partner < 0, -1, part.partner + start)
+                for part, start in zip(parts, starts, strict=False)]
     return Examples(
         [p for part in parts for p in part.prompts], [r for part in parts for r in part.responses],
         np.concatenate([part.vectors for part in parts]),
-        np.concatenate([np.ones(len(part)) if part.weights is None else part.weights for part in parts]))
+        np.concatenate([np.ones(len(part)) if part.weights is None else part.weights for part in parts]),
+        np.concatenate(partners))
 
 
 def soften(vectors: np.ndarray) -> np.ndarray:
@@ -113,28 +125,75 @@ def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> n
 
 def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Examples, settings: TrainingSettings,
                     progress: bool = True) -> pd.DataFrame:
-    """Train an evaluator in place, keep its best state by validation macro-F1 (without validation rows the last one).
+    """Train an evaluator of values that all have heads in place; keep its best state by validation macro-F1 (without
+    validation rows the last one).
 
-    `train` and `validation` must not share a prompt cluster. A value without any label is marked: its δ is left out
-    from then on; without a single label nothing is trained. Returns one row per report: minutes, epoch, step, loss,
-    validation_loss, validation_f1, nan where that report has none.
+    `train` and `validation` must not share a prompt cluster. Without a single label nothing is trained. Returns one row
+    per report: minutes, epoch, step, loss, validation_loss, validation_f1, nan where that report has none; epoch 0 is
+    the encoder as it came.
     differs from upstream: there, one pass per value with MSE on a tanh.
     """
     soft = soften(train.vectors)
-    evaluator.labelled[:] = torch.from_numpy(soft.any((0, 2))).to(evaluator.device)
+    clock = TrainingClock(settings.max_minutes, "evaluator" if progress else "")
     if not soft.any():
-        return TrainingClock(0).table()
+        return clock.table()
     weights = np.ones(len(train)) if train.weights is None else train.weights
     rare = weigh_classes(soft * weights[:, None, None], settings.class_power)
-    rows = _rows(evaluator, train, soft * rare * weights[:, None, None])
-    held_out = _rows(evaluator, validation, soften(validation.vectors)) if len(validation) else None
-    evaluator.encoder.get_input_embeddings().requires_grad_(not settings.freeze_embeddings)
-    clock = TrainingClock(settings.max_minutes, "evaluator" if progress else "")
-    named = [(name.startswith("encoder."), p) for name, p in evaluator.named_parameters() if p.requires_grad]
-    groups = [{"params": [p for mine, p in named if mine == inside], "lr": rate}
-              for inside, rate in ((True, settings.encoder_rate), (False, settings.head_rate))]
-    run_trainer(evaluator, rows, settings, torch.optim.AdamW(groups, weight_decay=0.01), clock, held_out)
+    labels = (soft * rare * weights[:, None, None]).astype(np.float32)
+    pairs = evaluator.render(train.prompts, train.responses)
+    rows = _join(pairs, labels, train.partner)
+    fit_heads(evaluator, evaluator.read_all(pairs, progress=progress), labels, train.partner, settings)
+    held_out = _join(evaluator.render(validation.prompts, validation.responses), soften(validation.vectors), None)
+    clock.reports.append(clock.since(0, 0) | _validate(evaluator, held_out))
+    if settings.epochs:
+        start = {name: value.clone() for name, value in evaluator.state_dict().items()}
+        freeze_encoder(evaluator.encoder, settings.frozen_layers)
+        learning = [p for p in evaluator.parameters() if p.requires_grad]
+        run_trainer(evaluator, rows, settings, torch.optim.AdamW(learning, settings.encoder_rate, weight_decay=0.01),
+                    clock, held_out or None)
+        found = clock.table().validation_f1
+        if len(held_out) and found.max() == found.iloc[0]:      # no pass made it better
+            evaluator.load_state_dict(start)
+        evaluator.requires_grad_(True)
     return clock.table()
+
+
+def fit_heads(evaluator: ValueEvaluator, features: torch.Tensor, labels: np.ndarray, partner: np.ndarray | None,
+              settings: TrainingSettings) -> None:
+    """Train the heads, and what lies between them and the encoder, on what was read of N rows, (N, F).
+
+    `labels` (N, D, 3) weigh each class. Both replies of a pair stand in one batch.
+    """
+    weigh, rng = torch.from_numpy(labels).to(features.device), np.random.default_rng(settings.seed)
+    evaluator.centre[0], evaluator.scale[0] = features.mean(0), features.std(0, correction=0) + 1e-6
+    partner = np.full(len(features), -1) if partner is None else partner
+    units = np.setdiff1d(np.arange(len(features)), partner)
+    parts = max(round(len(units) / HEAD_BATCH), 1)
+    learning = [*evaluator.reduce.parameters(), evaluator.heads]
+    optimizer = torch.optim.AdamW(learning, weight_decay=HEAD_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.head_rate,
+                                                   total_steps=parts * settings.head_epochs + 1)
+    evaluator.train()
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(settings.seed)
+        for part in [p for _ in range(settings.head_epochs) for p in np.array_split(rng.permutation(units), parts)]:
+            serving = np.flatnonzero(partner[part] >= 0)
+            rows = np.concatenate([part, partner[part[serving]]])
+            pairs = torch.from_numpy(np.stack([serving, len(part) + np.arange(len(serving))], axis=1))
+            loss = measure_loss(evaluator.answer(features[rows]), weigh[rows], pairs.to(features.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    evaluator.eval()
+
+
+def freeze_encoder(encoder: torch.nn.Module, n_layers: int) -> None:
+    """Freeze the embeddings and the lowest layers of an encoder; -1 = nothing."""
+    layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layer
+    if n_layers >= 0:
+        for part in (getattr(encoder, "embeddings", encoder.get_input_embeddings()), *layers[:n_layers]):
+            part.requires_grad_(False)
 
 
 class TrainingClock(TrainerCallback):
@@ -156,20 +215,21 @@ class TrainingClock(TrainerCallback):
         """Close the bar."""
         self.bar.close()
 
-    def _now(self, state) -> dict[str, float]:
-        return {"minutes": (time.monotonic() - self.start) / 60, "epoch": state.epoch, "step": state.global_step}
+    def since(self, epoch: float, step: int) -> dict[str, float]:
+        """Return where the training is, and the minutes since it began."""
+        return {"minutes": (time.monotonic() - self.start) / 60, "epoch": epoch, "step": step}
 
     def on_log(self, args, state, control, logs, **kwargs):
         """Keep a report of the Trainer."""
         names = {"loss": "loss", "eval_loss": "validation_loss", "eval_f1": "validation_f1"}
         if found := {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs}:
             self.bar.set_postfix({k: f"{v:.3f}" for k, v in found.items()})
-            self.reports.append(self._now(state) | found)
+            self.reports.append(self.since(state.epoch, state.global_step) | found)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Note the step; stop when the time is up."""
         self.bar.update()
-        self.last = self._now(state)
+        self.last = self.since(state.epoch, state.global_step)
         if self.max_minutes and self.last["minutes"] > self.max_minutes:
             control.should_training_stop = True
             control.should_evaluate = control.should_save = args.eval_strategy != "no"
@@ -236,14 +296,33 @@ def run_trainer(model: torch.nn.Module, rows: list[dict], settings: TrainingSett
     model.eval()
 
 
-def _rows(evaluator: ValueEvaluator, examples: Examples, soft: np.ndarray) -> list[dict]:
-    return [{**pair, "labels": label} for pair, label in
-            zip(evaluator.render(examples.prompts, examples.responses), soft.astype(np.float32), strict=True)]
+def _join(pairs: list[dict], labels: np.ndarray, partner: np.ndarray | None) -> list[dict]:
+    """Return rows of the Trainer; one that tramples comes with the one that serves."""
+    rows = [{**pair, "labels": label} for pair, label in zip(pairs, labels.astype(np.float32), strict=True)]
+    if partner is None:
+        return rows
+    second = set(partner.tolist())
+    return [row | ({} if k < 0 else {"partner": rows[k]}) for n, (row, k) in
+            enumerate(zip(rows, partner.tolist(), strict=True)) if n not in second]
+
+
+@torch.no_grad()
+def _validate(evaluator: ValueEvaluator, rows: list[dict]) -> dict[str, float]:
+    if not rows:
+        return {}
+    labels = np.array([row["labels"] for row in rows])
+    told = evaluator.answer(evaluator.read_all(rows))
+    loss, logits = measure_loss(told, torch.from_numpy(labels).to(told.device)), join_odds(told).cpu().numpy()
+    return {"validation_loss": float(loss), "validation_f1": _validation_f1(EvalPrediction(logits, labels))["f1"]}
 
 
 def _collate(rows: list[dict], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    firsts = [n for n, row in enumerate(rows) if "partner" in row]
+    rows = [*rows, *(rows[n]["partner"] for n in firsts)]
     labels = torch.from_numpy(np.array([row["labels"] for row in rows], dtype=np.float32))
-    return pad_pairs(rows, model.tokenizer) | {"labels": labels}
+    seconds = range(len(rows) - len(firsts), len(rows))
+    pairs = {"pairs": torch.tensor([*zip(firsts, seconds, strict=True)])} if firsts else {}
+    return pad_pairs(rows, model.tokenizer) | {"labels": labels} | pairs
 
 
 def _validation_f1(prediction) -> dict[str, float]:
@@ -260,6 +339,7 @@ def _arguments(settings: TrainingSettings, n_rows: int, validate: bool) -> Train
         lr_scheduler_type="cosine", warmup_steps=settings.warmup, train_sampling_strategy="group_by_length",
         seed=settings.seed, bf16=settings.bf16 and has_bf16(), use_cpu=not torch.cuda.is_available(),
         label_names=["labels"], load_best_model_at_end=validate, metric_for_best_model="f1", greater_is_better=True,
+        remove_unused_columns=False,    # a row's partner is one
         save_total_limit=1, save_only_model=True, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
         ddp_find_unused_parameters=False, log_level="error", eval_strategy=when, save_strategy=when)
     together = arguments.train_batch_size * arguments.world_size    # replies of one step, of all devices

@@ -43,6 +43,14 @@ def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
     return figure
 
 
+def plot_stance(table: pd.DataFrame) -> Figure:
+    """Draw which share of contrast pairs each method orders rightly, value by value (`measure_contrasts`, `method`)."""
+    table = table[table.measure == "order"].rename(columns={"mean": "share"})
+    series = {name: part.set_index("value") for name, part in table.groupby("method", sort=False)}
+    label = "share of pairs whose serving reply scores higher (95 % interval); line: chance"
+    return plot_series(table.value.unique(), {label: series}, "share", line=0.5, limits=(0, 1))
+
+
 def plot_left_out(table: pd.DataFrame) -> Figure:
     """Draw macro-F1 on what a training never saw (`leave_out`), a row a thing left out and the rows that judge."""
     words = {"model": "without {}", "query_source": "without prompts from {}",

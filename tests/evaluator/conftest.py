@@ -34,3 +34,21 @@ def rows(toy, tmp_path):
     annotated.to_parquet(tmp_path / "dialogues.parquet")
     scored.to_parquet(tmp_path / "scored.parquet")
     return read_rows(tmp_path / "dialogues.parquet", tmp_path / "scored.parquet", toy)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    """A small Llama with random weights, whose tokenizer has a chat template."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    from fulcra_utils.evaluator.encoder import Encoder, make_tiny_tokenizer
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})
+    tokenizer.chat_template = ("<|im_start|>system\nhelp<|im_end|>\n{% for m in messages %}<|im_start|>{{ m.role }}\n"
+                               "{{ m.content }}<|im_end|>\n{% endfor %}")
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+                         num_attention_heads=2, pad_token_id=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Encoder(LlamaModel(config).eval(), tokenizer)

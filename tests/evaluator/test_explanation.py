@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small_trainings import SETTINGS
 
 from fulcra_utils.evaluator import comparison as evaluation
@@ -38,11 +39,13 @@ def test_words_of_a_reply_get_one_weight_each(evaluator):
 
 def test_the_word_that_decides_has_the_greatest_weight_and_moves_the_score_most(toy):
     evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
-    replies = ["kind one", "kind two", "cruel one", "cruel two", "plain one", "plain two"]
-    labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims)
-    evaluator.fit_words(["q"] * 6, replies, labels, np.ones(6))
-    words, weights = weigh_words(evaluator, "q", "kind one cruel two")
-    assert words == ["kind", "one", "cruel", "two"]
+    with torch.no_grad():
+        evaluator.heads.zero_()
+        evaluator.heads[:, :, 1, -1] = 3.0      # for it, whatever is said: words decide whether it is touched
+    replies = ["kind one", "kind two", "plain one", "plain two"]
+    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims), np.ones(4))
+    words, weights = weigh_words(evaluator, "q", "kind one plain two")
+    assert words == ["kind", "one", "plain", "two"]
     assert (weights[0] > weights[2]).all()
     words, weights = weigh_words(evaluator, "q", "two kind one")
     shorter = [" ".join(words[:k] + words[k + 1:]) for k in range(3)]

@@ -12,12 +12,13 @@ from fulcra_utils import cli
 from fulcra_utils.common.files import write_table
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.construction import build_run_data, locate_sample
+from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.evaluator import fitting
 from fulcra_utils.evaluator.comparison import read_rows
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.theory.theory import load_theory
 
-SMALL = {"max_length": 24, "word_buckets": 256}
+SMALL = {"max_length": 24, "word_buckets": 256, "contrasts": 2}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +86,7 @@ def test_a_file_gives_the_weights_of_the_pipeline(tmp_path):
 def test_defaults_are_those_of_the_laptop_profile():
     profile = yaml.safe_load((ROOT / "profiles" / "laptop.yaml").read_text(encoding="utf-8"))
     theirs = profile["notebooks"]["03_value_evaluator"]
-    own = {"epochs": 6, "scored_weight": 0.0, "unseen_models": []}
+    own = {"scored_weight": 0.0, "unseen_models": []}
     assert {name: theirs[name] for name in fitting.DEFAULTS} | own == fitting.DEFAULTS
 
 
@@ -150,7 +151,7 @@ def test_arguments_that_cannot_be_used_are_one_line(fulcra, toy_file, tmp_path):
                               ("--theory", "schwarz", "known are"),
                               ("--output", tmp_path / "full", "holds other files"),
                               ("--output", data, "cannot be written"), ("--output", tmp_path, "holds other files"),
-                              ("--encoder", tmp_path / "full", "cannot be loaded"), ("--epochs", "0", "epochs")):
+                              ("--encoder", tmp_path / "full", "cannot be loaded"), ("--epochs", "-1", "epochs")):
         code, out, err = fulcra("train", *(part for pair in (good | {name: value}).items() for part in pair))
         assert code == 2 and out == "" and len(err.splitlines()) == 1 and word in err, (name, value, err)
     assert {p.name for p in tmp_path.iterdir()} == names and (tmp_path / "full" / "diary.txt").read_text() == "mine"
@@ -177,6 +178,5 @@ def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting.time, "perf_counter", iter(16.0 * np.arange(9)).__next__)    # a second for each row
     settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "epochs": 2}
     count = rows.table.split.value_counts()
-    other = count["validation"] + count["calibration"] + count["test"]
-    expected = 2 * (3 * count["train"] + count["validation"]) + other
+    expected = 2 * (3 * count["train"] + count["validation"]) + count.sum() + len(read_contrasts(n_pairs=2))
     assert fitting.estimate_minutes(rows, settings, 1) == pytest.approx(expected / 60)

@@ -19,9 +19,10 @@ from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.dataset.texts import is_refusal
+from fulcra_utils.evaluator import model
 from fulcra_utils.evaluator.encoder import embed, load_encoder
 from fulcra_utils.evaluator.explanation import audit_replies
-from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, render
+from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, pad_pairs, render
 from fulcra_utils.llm.local import sample_replies
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.theory.distance import value_distance
@@ -40,7 +41,7 @@ def evaluator(tiny):
 @pytest.fixture
 def folder(evaluator, tmp_path):
     with torch.no_grad():
-        evaluator.delta.normal_(generator=torch.Generator().manual_seed(3))
+        evaluator.heads.normal_(generator=torch.Generator().manual_seed(3))
     evaluator.save_pretrained(tmp_path / "evaluator")
     return tmp_path / "evaluator"
 
@@ -132,16 +133,20 @@ def test_temperature_flattens_one_value_only(evaluator):
     np.testing.assert_allclose(after[:, 1:], before[:, 1:], atol=1e-6)
 
 
-def test_delta_of_an_unlabelled_value_does_not_matter(evaluator):
-    evaluator.labelled[4] = False
+def test_a_value_that_was_not_taught_gets_the_heads_that_the_prior_expects(tiny):
+    theory = load_theory("schwartz10")
+    evaluator = make_evaluator(tiny, theory, taught=theory.dimensions[:9])
+    assert evaluator.heads.shape[1] == 9 and (evaluator.mixture[:9] == torch.eye(9)).all()
+    values = list(zip(theory.dimensions, theory.definitions, strict=True))
+    meanings = evaluator.place(evaluator.read_definitions(values))
+    alike = model.SHARED + model.ALIKE * meanings @ meanings.T      # a Gaussian process, by hand
+    expected = alike[9, :9] @ torch.linalg.inv(alike[:9, :9] + model.OWN * torch.eye(9))
+    torch.testing.assert_close(evaluator.mixture[9], expected, atol=1e-5, rtol=1e-4)
     before = evaluator.score(PROMPTS, REPLIES)
     with torch.no_grad():
-        evaluator.delta[4] += 5
-        evaluator.delta[5] += 5
-    evaluator.eval()
-    after = evaluator.score(PROMPTS, REPLIES)
-    np.testing.assert_allclose(after[:, 4], before[:, 4], atol=1e-6)
-    assert np.abs(after[:, 5] - before[:, 5]).max() > 1e-3
+        evaluator.heads[:, 0] += 5
+    assert np.abs(evaluator.score(PROMPTS, REPLIES) - before).max(0)[[0, 9]].min() > 1e-3
+    np.testing.assert_allclose(evaluator.score(PROMPTS, REPLIES)[:, 1:9], before[:, 1:9], atol=1e-6)
 
 
 def test_intervals_are_label_ranges(evaluator):
@@ -165,7 +170,7 @@ def test_for_theory_keeps_what_is_the_same(evaluator, folder):
     np.testing.assert_allclose(same.score(PROMPTS, REPLIES), evaluator.score(PROMPTS, REPLIES), atol=1e-6)
     other = evaluator.for_theory(load_theory("moral_foundations"))
     assert other.dimensions == load_theory("moral_foundations").dimensions
-    assert not other.labelled.any()
+    assert not (other.mixture == 1).any()       # no value of it was taught
 
 
 def test_evaluator_of_another_theory_is_refused(folder):
@@ -197,9 +202,9 @@ def test_broken_and_nan_weights(evaluator, folder, tmp_path):
     with pytest.raises(EvaluatorError, match="cannot be read"):
         ValueEvaluator.from_pretrained(tmp_path / "cut")
     with torch.no_grad():
-        evaluator.delta[0, 0, 0] = float("nan")
+        evaluator.heads[0, 0, 0] = float("nan")
     evaluator.save_pretrained(tmp_path / "nan")
-    with pytest.raises(EvaluatorError, match=r"not finite numbers \(delta\)"):
+    with pytest.raises(EvaluatorError, match=r"not finite numbers \(heads\)"):
         ValueEvaluator.from_pretrained(tmp_path / "nan")
 
 
@@ -286,3 +291,62 @@ def test_distance_finds_columns_by_name(evaluator):
     np.testing.assert_array_equal(value_distance(scores[scores.columns[::-1]].assign(prompt="p"), target), expected)
     with pytest.raises(ValueError, match="no column 'security'"):
         value_distance(scores.drop(columns="security"), target)
+
+
+@pytest.fixture
+def causal_evaluator(causal):
+    return make_evaluator(causal, load_theory("moral_foundations"), max_length=48)
+
+
+def test_a_language_model_reads_the_chat_template_without_its_system_message(causal):
+    pair = render("be kind", "be honest", causal.tokenizer, 48)
+    assert causal.tokenizer.decode(pair["input_ids"]) == ("<|im_start|> user be kind <|im_end|> <|im_start|> assistant "
+                                                          "be honest <|im_end|>")
+    assert causal.tokenizer.decode(np.array(pair["input_ids"])[np.array(pair["token_type_ids"]) == 1]) == (
+        "be honest <|im_end|>")
+
+
+def test_a_language_model_scores_alike_alone_in_batches_and_loaded_again(causal_evaluator, tmp_path):
+    scores = causal_evaluator.score(PROMPTS, REPLIES)
+    assert np.isfinite(causal_evaluator.score(PROMPTS, [""] * 3)).all() and np.ptp(scores) > 1e-3
+    np.testing.assert_allclose(causal_evaluator.score(PROMPTS, REPLIES, batch_size=1), scores, atol=1e-5)
+    causal_evaluator.save_pretrained(tmp_path)
+    np.testing.assert_allclose(ValueEvaluator.from_pretrained(tmp_path).score(PROMPTS, REPLIES), scores, atol=1e-6)
+    other = causal_evaluator.for_theory("schwartz10").for_theory("moral_foundations")
+    np.testing.assert_allclose(other.score(PROMPTS, REPLIES), scores, atol=1e-6)    # its heads were carried along
+
+
+def test_only_the_replys_tokens_are_read(causal_evaluator, tiny):
+    for evaluator in (causal_evaluator, make_evaluator(tiny, load_theory("moral_foundations"))):
+        batch = pad_pairs(evaluator.render(PROMPTS, REPLIES), evaluator.tokenizer)
+        states = evaluator.encoder(**{k: batch[k] for k in ("input_ids", "attention_mask")}, output_hidden_states=True,
+                                   **model.take_types(evaluator.encoder, batch["token_type_ids"])).hidden_states
+        mine = batch["token_type_ids"][0].bool() & batch["attention_mask"][0].bool()
+        expected = torch.cat([states[k][0, mine].mean(0) for k in evaluator.layers])
+        torch.testing.assert_close(evaluator.read(**batch)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_probabilities_are_presence_times_stance():
+    odds = torch.tensor([1.0, -2.0])
+    there, for_it = torch.sigmoid(odds)
+    expected = torch.stack([there * (1 - for_it), 1 - there, there * for_it])
+    torch.testing.assert_close(model.join_odds(odds).exp(), expected)
+
+
+def test_a_pair_in_the_wrong_order_costs_more(evaluator):
+    labels = torch.zeros(2, 10, 3)
+    labels[0, 4, 2] = labels[1, 4, 0] = 1
+    labels[0, 5, 2] = 1     # of one of the two alone: no pair
+    costs = []
+    for ahead in (-5.0, 5.0):
+        told = torch.zeros(2, 10, 2)
+        told[0, 4, 1] = ahead
+        alone = model.measure_loss(told, labels)
+        costs.append((model.measure_loss(told, labels, torch.tensor([[0, 1]])) - alone).item())
+    softplus = torch.nn.functional.softplus(torch.tensor([7.0, -3.0]))     # two networks cost what one of them does
+    told = torch.stack([told, told])
+    both = model.measure_loss(told, labels, torch.tensor([[0, 1]]))
+    torch.testing.assert_close(both, model.measure_loss(told[0], labels, torch.tensor([[0, 1]])))
+    assert costs == pytest.approx((model.PAIR_WEIGHT * softplus).tolist())
+    batch = pad_pairs(evaluator.render(PROMPTS[:2], REPLIES[:2]), evaluator.tokenizer)
+    assert evaluator(**batch, labels=labels, pairs=torch.tensor([[0, 1]]))["loss"].isfinite()

@@ -141,7 +141,7 @@ def test_interrupted_run_goes_on_and_scores_nothing_twice(dying, folder):
 def other_weights(folder, path):
     evaluator = ValueEvaluator.from_pretrained(folder)
     with torch.no_grad():
-        evaluator.delta[-1, -1, -1] += 1e-3
+        evaluator.heads[-1, -1, -1] += 1e-1
     return save_evaluator(evaluator, path / "other")
 
 
@@ -492,7 +492,7 @@ def test_thoughts_are_never_scored(tmp_path):
 
 def test_scores_by_definition_are_those_of_each_theory_alone(toy):
     evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 48, word_buckets=64)
-    torch.nn.init.normal_(evaluator.delta, std=0.3, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(evaluator.heads, std=3.0, generator=torch.Generator().manual_seed(0))
     evaluator.temperature[:] = torch.linspace(0.5, 2, 10)
     texts = [f"question {k}?" for k in range(8)], ["be kind", "win at any price"] * 4
     evaluator.fit_words(*texts, np.tile([[1.0], [-1.0]], (4, 10)), np.ones(8))

@@ -19,7 +19,7 @@ from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, save_evaluator
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, save_evaluator
 from fulcra_utils.evaluator.training import (
     Examples,
     TrainingSettings,
@@ -37,7 +37,7 @@ from fulcra_utils.systems.compass.boards import least_without, make_board
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.theory import load_theory
 
-FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
+FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, patience=9, bf16=False)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,9 +49,7 @@ def test_training_learns_and_a_saved_evaluator_scores_the_same(tiny, toy, tmp_pa
     history = train_evaluator(evaluator, examples, examples, FAST, progress=False)
     scores = evaluator.score(examples.prompts, examples.responses)
     assert np.mean(np.sign(np.round(scores[:, 0])) == examples.vectors[:, 0]) > 0.9
-    assert evaluator.labelled.tolist() == [True] * (toy.n_dims - 1) + [False]
-    assert (evaluator.delta[-1] == 0).all() and (evaluator.delta[0] != 0).any()
-    assert history.validation_f1.max() > 0.6
+    assert history.validation_f1.max() > 0.6 and history.epoch.iloc[0] == 0
     again = ValueEvaluator.from_pretrained(save_evaluator(evaluator, tmp_path / "e"))
     np.testing.assert_allclose(again.score(examples.prompts, examples.responses), scores, atol=1e-6)
 
@@ -90,22 +88,52 @@ def test_the_average_of_the_weights_is_lent_and_given_back(validates):
     assert model.weight.item() == (7.0 if validates else 4.5)                       # 0.5 * 2 + 0.5 * 7
 
 
-def test_frozen_embeddings_stay(tiny, toy):
-    evaluator = make_evaluator(tiny, toy, 32)
-    table = evaluator.encoder.get_input_embeddings().weight
-    before = table.clone()
-    short = replace(FAST, epochs=1, freeze_embeddings=True)
-    train_evaluator(evaluator, make_examples(toy, 16), make_examples(toy, 16), short, progress=False)
-    assert torch.equal(table, before)
-    train_evaluator(evaluator, make_examples(toy, 16), make_examples(toy, 16), replace(FAST, epochs=1), progress=False)
-    assert not torch.equal(table, before)
+@pytest.mark.parametrize("which", ["tiny", "causal"])
+@pytest.mark.parametrize("frozen", [-1, 0, 1])
+def test_frozen_layers_stay(tiny, causal, toy, which, frozen):
+    evaluator = make_evaluator(tiny if which == "tiny" else causal, toy, 32)
+    before = {name: p.clone() for name, p in evaluator.encoder.named_parameters()}
+    training.freeze_encoder(evaluator.encoder, frozen)
+    labels = torch.ones(1, toy.n_dims, 3)
+    evaluator(**pad_pairs(evaluator.render(["a"], ["b"]), evaluator.tokenizer), labels=labels)["loss"].backward()
+    with torch.no_grad():
+        for p in evaluator.parameters():
+            p -= 0 if p.grad is None else p.grad
+    moved = {name for name, p in evaluator.encoder.named_parameters() if not torch.equal(p, before[name])}
+    lowest = "layers.0" if which == "causal" else "layer.0"
+    assert any("embed" in name for name in moved) == (frozen == -1)
+    assert any(lowest in name for name in moved) == (frozen < 1) and moved
+
+
+def test_the_heads_alone_learn_and_leave_the_encoder(tiny, toy):
+    examples, found = make_examples(toy), []
+    for _ in range(2):
+        evaluator = make_evaluator(tiny, toy, 32)
+        before = {name: p.clone() for name, p in evaluator.encoder.named_parameters()}
+        settings = replace(FAST, epochs=0, head_epochs=40)
+        history = train_evaluator(evaluator, examples, examples, settings, progress=False)
+        assert len(history) == 1 and history.validation_f1.item() > 0.6
+        assert all(torch.equal(p, before[name]) for name, p in evaluator.encoder.named_parameters())
+        found.append(evaluator.score(examples.prompts, examples.responses))
+    np.testing.assert_array_equal(*found)
+    assert np.mean(np.sign(np.round(found[0][:, 0])) == examples.vectors[:, 0]) > 0.9
+
+
+def test_a_pass_that_only_harms_is_thrown_away(tiny, toy):
+    examples = make_examples(toy)
+    plain, harmed = (make_evaluator(tiny, toy, 32) for _ in range(2))
+    train_evaluator(plain, examples, examples, replace(FAST, epochs=0), progress=False)
+    history = train_evaluator(harmed, examples, examples, replace(FAST, epochs=1, encoder_rate=1.0), progress=False)
+    assert history.validation_f1.iloc[0] > history.validation_f1.iloc[-1]
+    np.testing.assert_array_equal(plain.score(["a"], ["always"]), harmed.score(["a"], ["always"]))
 
 
 def test_no_labels_trains_nothing(tiny, toy):
     evaluator = make_evaluator(tiny, toy, 32)
     empty = Examples(["a"], ["b"], np.full((1, toy.n_dims), np.nan))
+    before = evaluator.score(["a"], ["b"])
     assert train_evaluator(evaluator, empty, empty, FAST, progress=False).empty
-    assert not evaluator.labelled.any()
+    np.testing.assert_array_equal(evaluator.score(["a"], ["b"]), before)
 
 
 def test_training_without_validation_rows(tiny, toy):
@@ -230,7 +258,7 @@ words = {-1: "never again", 0: "perhaps then", 1: "always please"}
 vectors = np.zeros((64, theory.n_dims)); vectors[:, 0] = signs
 examples = Examples([f"question {k}" for k in range(64)], [words[s] for s in signs], vectors)
 evaluator = make_evaluator(load_encoder("tiny"), theory, 32)
-settings = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, head_rate=5e-3, patience=9, bf16=False)
+settings = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, patience=9, bf16=False)
 history = train_evaluator(evaluator, examples, examples, settings, progress=False)
 state = PartialState()
 right = float(np.mean(np.sign(np.round(evaluator.score(examples.prompts, examples.responses)[:, 0])) == signs))
@@ -330,3 +358,19 @@ def test_validation_comes_as_often_on_many_processes(monkeypatch, world, batch, 
     arguments = training._arguments(settings, 96, validate=True)
     assert arguments.eval_steps == arguments.save_steps == steps and arguments.logging_steps == max(1, steps // 2)
     assert training._arguments(settings, 96, validate=False).eval_strategy == "no"
+
+
+@pytest.mark.parametrize("which", ["tiny", "causal"])
+def test_pairs_are_learned_though_their_second_replies_are_no_rows_of_their_own(toy, causal, which, one_thread):
+    n = 24
+    served, trampled = ["always keep it"] * n, ["never keep it"] * n
+    vectors = np.full((2 * n, toy.n_dims), np.nan)
+    vectors[:n, 1], vectors[n:, 1] = 1, -1
+    pairs = Examples([f"question {k % n}" for k in range(2 * n)], served + trampled, vectors,
+                     partner=np.r_[np.arange(n, 2 * n), np.full(n, -1)])
+    examples = join_examples(make_examples(toy, 12), pairs)
+    assert examples.partner.tolist() == [-1] * 12 + list(range(12 + n, 12 + 2 * n)) + [-1] * n
+    evaluator = make_evaluator(load_encoder("tiny") if which == "tiny" else causal, toy, 32)
+    train_evaluator(evaluator, examples, Examples([], [], np.empty((0, toy.n_dims))), FAST, progress=False)
+    high, low = evaluator.score(["question 99"] * 2, ["always keep it", "never keep it"])[:, 1]
+    assert high > 0.5 and low < -0.5

@@ -20,7 +20,7 @@ def join(expert, texts, logits=None):
     longest = max(map(len, texts))
     ids = torch.tensor([t + [0] * (longest - len(t)) for t in texts])
     mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts])
-    return expert(torch.zeros(len(texts), 2, 3) if logits is None else logits, ids, mask)
+    return expert(torch.zeros(len(texts), 2) if logits is None else logits, ids, mask)
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +35,18 @@ def test_words_equal_scikit_learns_tfidf_and_logistic_regression(expert):
     counts = CountVectorizer(ngram_range=(1, 2), binary=True).fit(texts)   # few pairs, so no two share a bucket
     tfidf = TfidfTransformer().fit(counts.transform(texts))
     features = tfidf.transform(counts.transform(texts))
-    scores = np.stack([LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
-                       .fit(features, LABELS[:, 0] == c).decision_function(features) for c in (-1, 0, 1)], axis=1)
-    expected = SHARE * torch.nn.functional.logsigmoid(torch.from_numpy(scores)).log_softmax(-1)
-    ours = join(expert, TEXTS)[:, 0].double()
-    assert torch.allclose(ours - ours.logsumexp(-1, keepdim=True), expected - expected.logsumexp(-1, keepdim=True),
-                          atol=1e-4)
+    model = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
+    expected = SHARE * model.fit(features, LABELS[:, 0] != 0).decision_function(features)
+    np.testing.assert_allclose(join(expert, TEXTS)[:, 0], expected, atol=1e-4)
     assert len(set(count_features(TEXTS, 10, 4096).nonzero()[1].tolist())) == len(counts.vocabulary_)
 
 
 def test_a_value_without_two_classes_is_left_to_the_encoder(expert):
     assert expert.share.tolist() == pytest.approx([SHARE, 0.0])
-    logits = torch.randn(len(TEXTS), 2, 3)
-    joined = join(expert, TEXTS, logits).softmax(-1)
-    assert torch.allclose(joined[:, 1], logits[:, 1].softmax(-1), atol=1e-6)
-    assert not torch.allclose(joined[:, 0], logits[:, 0].softmax(-1), atol=1e-2)
+    presence = torch.randn(len(TEXTS), 2)
+    joined = join(expert, TEXTS, presence)
+    assert torch.allclose(joined[:, 1], presence[:, 1], atol=1e-6)
+    assert not torch.allclose(joined[:, 0], presence[:, 0], atol=1e-2)
 
 
 def test_padding_changes_nothing(expert):
@@ -60,12 +57,12 @@ def test_padding_changes_nothing(expert):
 def test_words_travel_with_the_evaluator_and_to_another_theory(tmp_path):
     theory = load_theory(TOY)
     evaluator = make_evaluator(load_encoder("tiny"), theory, 32, word_buckets=512)
-    prompts, replies = ["q"] * 6, ["be kind", "be kind", "go away", "go away", "so what", "so what"]
+    prompts, replies = ["q"] * 6, ["be kind", "be kind", "be cruel", "be cruel", "so what", "so what"]
     labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims)
     before = evaluator.predict_proba(["q"], ["be kind"])
     evaluator.fit_words(prompts, replies, labels, np.ones(6))
     after = evaluator.predict_proba(["q"], ["be kind"])
-    assert (after[..., 2] > before[..., 2] + 0.05).all()
+    assert (after[..., 1] < before[..., 1] - 0.05).all()     # touched: "be" stands in what is touched alone
     evaluator.save_pretrained(tmp_path / "e")
     assert np.allclose(ValueEvaluator.from_pretrained(tmp_path / "e").predict_proba(["q"], ["be kind"]), after)
     assert np.allclose(evaluator.for_theory(theory).predict_proba(["q"], ["be kind"]), after, atol=1e-6)

@@ -175,7 +175,7 @@ def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
 def judge():
     """An evaluator whose values have a δ of their own, as after training."""
     evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"), 64)
-    torch.nn.init.normal_(evaluator.delta, std=0.3, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(evaluator.heads, std=3.0, generator=torch.Generator().manual_seed(0))
     return evaluator
 
 
