@@ -172,15 +172,17 @@ def _pick_cells(train: Examples, seed: int) -> list[tuple[int, int]]:
 
 
 def subsample(examples: Examples, rows: np.ndarray) -> Examples:
-    """Return the chosen rows (boolean mask or row numbers).
+    """Return the chosen rows (boolean mask or row numbers); one that leaves its partner behind has none.
 
     >>> subsample(Examples(["a", "b"], ["c", "d"], np.eye(2)), np.array([False, True])).prompts
     ['b']
     """
-    rows = np.arange(len(examples))[rows]
+    rows, place = np.arange(len(examples))[rows], np.full(len(examples) + 1, -1)
+    place[rows] = np.arange(len(rows))
     return replace(examples, prompts=[examples.prompts[r] for r in rows],
                    responses=[examples.responses[r] for r in rows], vectors=examples.vectors[rows],
-                   weights=None if examples.weights is None else examples.weights[rows])
+                   weights=None if examples.weights is None else examples.weights[rows],
+                   partner=None if examples.partner is None else place[examples.partner[rows]])
 
 
 def take_rows(examples: Examples, clusters: np.ndarray, n_rows: int, seed: int = 2023) -> tuple[Examples, np.ndarray]:

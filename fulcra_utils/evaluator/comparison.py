@@ -27,6 +27,7 @@ from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
+WANTED_ORDER, WANTED_BELOW = 0.92, 0.75     # of contrast pairs, set before the first was scored
 ENDS = ("", "_low", "_high")  # of the names of a number and of its 95 % interval
 
 
@@ -126,7 +127,7 @@ def compare_methods(labels: np.ndarray, probabilities: dict[str, np.ndarray], cl
 def score_contrasts(model: Any, pairs: pd.DataFrame, dimensions: Sequence[str]) -> np.ndarray:
     """Return a model's score (N,) of each row of `read_contrasts` under the row's own value, one of `dimensions`."""
     said = model.predict_proba(pairs.prompt.tolist(), pairs.response.tolist())
-    own = said[np.arange(len(pairs)), pd.Index(dimensions).get_indexer(pairs.value)]
+    own = said[np.arange(len(pairs)), [list(dimensions).index(value) for value in pairs.value]]
     return own[:, 2] - own[:, 0]
 
 
@@ -134,10 +135,12 @@ def describe_contrasts(found: pd.DataFrame) -> str:
     """Say in words how far an evaluator reads stance (`measure_contrasts`)."""
     whole = found[found.value == "all"].set_index("measure")
     order, below = whole.loc["order"], whole.loc["trampled"]
-    verdict = "reads stance" if order.low > 0.5 else "does not tell stance from topic"
-    return (f"It scores the serving reply higher in {order['mean']:.0%} [{order.low:.0%}, {order.high:.0%}] of "
-            f"{order.n:,} pairs (chance 50 %) and puts {below['mean']:.0%} of the trampling replies below 0: it "
-            f"{verdict} on prompts that it never saw.")
+    is_enough = order["mean"] >= WANTED_ORDER and below["mean"] >= WANTED_BELOW
+    verdict = "does not tell stance from topic" if not order.low > 0.5 else \
+        f"reads stance{'' if is_enough else ', but less surely than was wanted'}"
+    return (f"On prompts that it never saw it scores the serving reply higher in {order['mean']:.0%} [{order.low:.0%}, "
+            f"{order.high:.0%}] of {order.n:,} pairs (chance 50%, wanted {WANTED_ORDER:.0%}) and puts "
+            f"{below['mean']:.0%} of the trampling replies below 0 (wanted {WANTED_BELOW:.0%}): it {verdict}.")
 
 
 def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:

@@ -255,8 +255,8 @@ class ValueEvaluator(PreTrainedModel):
         """Return an evaluator of another theory with the same weights, so that a theory without labels can be looked
         at.
 
-        A dimension that was taught under the same name and definition keeps its heads and its calibration; any other is
-        scored from its definition alone.
+        A dimension that was taught under the same name and definition keeps its heads, and its calibration if it had
+        one; any other is scored from its definition alone.
 
         >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
@@ -282,6 +282,15 @@ class ValueEvaluator(PreTrainedModel):
         other = other.to(self.device).eval()
         other.mix()
         return other
+
+    @torch.no_grad()
+    def learn_definitions(self) -> None:
+        """Read the definitions of the taught values as the encoder is now, and mix the heads by them."""
+        told = self.read_definitions(self.config.taught)
+        if len(told):
+            self.centre[1], self.scale[1] = told.mean(0), told.std(0, correction=0) + 1e-6
+            self.meanings.copy_(self.place(told))
+        self.mix()
 
     @torch.no_grad()
     def mix(self) -> None:
@@ -367,10 +376,7 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, seed
         evaluator.heads.normal_(std=HIDDEN ** -0.5, generator=generator)
         for part in (evaluator.reduce.weight, evaluator.reduce.bias):
             part.normal_(std=evaluator.reduce.in_features ** -0.5, generator=generator)
-        told = evaluator.read_definitions(config.taught)
-        evaluator.centre[1], evaluator.scale[1] = told.mean(0), told.std(0, correction=0) + 1e-6
-        evaluator.meanings.copy_(evaluator.place(told))
-        evaluator.mix()
+    evaluator.learn_definitions()
     return evaluator
 
 

@@ -306,7 +306,7 @@ def sample_prompts(replies: pd.DataFrame, n_prompts: int, seed: int = 2023) -> p
 
 def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator: Any,
                    progress: bool = False) -> list[pd.DataFrame]:
-    """Score replies under several theories in one pass, by definitions alone where a theory is not the evaluator's.
+    """Score replies under several theories in one pass, without labels where a theory is not the evaluator's.
 
     Per theory model, prompt, response, cluster and one column per dimension: what `evaluator.for_theory(theory)`
     scores, whatever the theory's name. The text is encoded once for all theories.

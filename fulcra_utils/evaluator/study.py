@@ -283,8 +283,8 @@ def _list_left_out(rows: Rows, wanted: list[str]) -> list[tuple[str, str]]:
 def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int) -> dict[str, list]:
     """Train without it and return what is said of the rows it is judged by."""
     kept, tests = _divide(rows, what, name)
-    hidden = [value for family in FAMILIES for value in family if what == "value" and name in family]
-    evaluator, _ = fit_evaluator(kept, settings, seed, without=[name, *hidden])
+    hidden = [value for family in [{name}, *FAMILIES] if what == "value" and name in family for value in family]
+    evaluator, _ = fit_evaluator(kept, settings, seed, without=hidden)
     judged = np.any(list(tests.values()), axis=0)
     return {"rows": np.flatnonzero(judged).tolist(), "cuts": evaluator.cuts.tolist(),
             "probabilities": rows.take(judged).predict(evaluator).round(6).tolist()}

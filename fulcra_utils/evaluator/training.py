@@ -155,6 +155,7 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
         if len(held_out) and found.max() == found.iloc[0]:      # no pass made it better
             evaluator.load_state_dict(start)
         evaluator.requires_grad_(True)
+        evaluator.learn_definitions()
     return clock.table()
 
 

@@ -19,10 +19,13 @@ from fulcra_utils.evaluator.comparison import (
     agree_with_scores,
     compare_files,
     describe_comparison,
+    describe_contrasts,
     describe_rows,
     describe_unseen,
+    measure_contrasts,
     pass_gate,
     plan_prompts,
+    score_contrasts,
 )
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
 from fulcra_utils.theory.distance import value_distance
@@ -339,3 +342,36 @@ def test_compare_takes_the_one_distance(tmp_path):
     assert [row["first"], row["second"]] == pytest.approx([value_distance(vectors[n], target).mean() for n in "xy"])
     first = pd.DataFrame(vectors["x"][:, [2, 0, 1]], columns=list("cab"))
     np.testing.assert_allclose(value_distance(first, target), value_distance(vectors["x"], target))
+
+
+CONTRASTS = pd.DataFrame({"pair": ["a"] * 3 + ["b"] * 2 + ["c"] * 2, "value": ["care"] * 5 + ["fairness"] * 2,
+                          "stance": [1, -1, 0, 1, -1, 1, -1], "cluster": [0, 0, 0, 1, 1, 2, 2], "prompt": "p",
+                          "response": "r"})
+
+
+def test_contrasts_are_measured_as_by_hand():
+    found = measure_contrasts(np.array([0.4, -0.2, 0.6, 0.1, 0.3, 0.2, 0.2]), CONTRASTS, n_draws=50)
+    told = found.set_index(["value", "measure"])["mean"]
+    assert told["all"].to_dict() == pytest.approx({"order": 0.5, "served": 1, "trampled": 1 / 3, "unrelated": 0})
+    assert told["care"].to_dict() == pytest.approx({"order": 0.5, "served": 1, "trampled": 0.5, "unrelated": 0})
+    assert told["fairness", "order"] == 0.5 and np.isnan(told["fairness", "unrelated"])     # a tie counts half
+    assert found.set_index(["value", "measure"]).n["all"].tolist() == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize(("low", "order", "below", "word"), [
+    (0.49, 0.6, 0.9, "does not tell stance from topic"), (0.7, 0.8, 0.9, "less surely than was wanted"),
+    (0.9, 0.95, 0.7, "less surely than was wanted"), (0.9, 0.95, 0.8, "it reads stance.")])
+def test_stance_is_told_in_words_by_marks_set_before(low, order, below, word):
+    found = pd.DataFrame({"value": "all", "measure": ["order", "trampled"], "n": 9, "mean": [order, below],
+                          "low": [low, below - 0.1], "high": 1.0})
+    assert word in describe_contrasts(found)
+
+
+def test_each_reply_of_a_pair_is_scored_under_its_own_value():
+    class Model:
+        def predict_proba(self, prompts, responses):
+            return np.tile([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], (len(prompts), 1, 1))
+
+    assert score_contrasts(Model(), CONTRASTS, ["fairness", "care"]).tolist() == [-1] * 5 + [1] * 2
+    with pytest.raises(ValueError, match="care"):
+        score_contrasts(Model(), CONTRASTS, ["fairness"])

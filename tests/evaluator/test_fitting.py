@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,3 +181,33 @@ def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
     count = rows.table.split.value_counts()
     expected = 2 * (3 * count["train"] + count["validation"]) + count.sum() + len(read_contrasts(n_pairs=2))
     assert fitting.estimate_minutes(rows, settings, 1) == pytest.approx(expected / 60)
+
+
+def test_pairs_teach_a_value_by_name_and_definition_and_only_where_they_may():
+    pairs, theory = read_contrasts(n_pairs=6), load_theory("schwartz10")
+    assert fitting.name_values(theory, pairs) == pairs.value.tolist()
+    wide = fitting.widen_theory(theory, pairs)
+    assert wide.dimensions[:10] == theory.dimensions and set(wide.dimensions) == set(pairs.value) and wide.n_dims == 15
+    reworded = replace(theory, definitions=("Something else.", *theory.definitions[1:]))
+    named = fitting.name_values(reworded, pairs)
+    assert f"{theory.dimensions[0]} (pairs)" in named and theory.dimensions[0] not in named
+    assert fitting.widen_theory(reworded, pairs).n_dims == 16
+    rows = fitting.pick_contrasts(pairs, wide, "train")
+    assert (np.isfinite(rows.vectors).sum(1) == 1).all() and set(np.nansum(rows.vectors, 1)) == {-1, 0, 1}
+    first = np.flatnonzero(rows.partner >= 0)
+    assert [rows.prompts[k] for k in first] == [rows.prompts[rows.partner[k]] for k in first] and len(first) > 20
+    stance = np.nansum(rows.vectors, axis=1)
+    assert (stance[first] == 1).all() and (stance[rows.partner[first]] == -1).all()
+    train, *others = (set(fitting.pick_contrasts(pairs, wide, split).prompts)
+                      for split in ("train", "validation", "calibration", "test"))
+    assert not any(train & other for other in others)
+    assert set(read_contrasts(n_pairs=6).query("split == 'test'").prompt) <= set(
+        read_contrasts().query("split == 'test'").prompt)       # fewer pairs move none into another split
+
+
+def test_pairs_of_what_is_left_out_do_not_teach(toy_file, tmp_path):
+    rows, _ = fitting.read_labelled_rows(write_rows(tmp_path / "rows.jsonl", 40), load_theory(toy_file))
+    settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "head_epochs": 1}
+    evaluator, _ = fitting.fit_evaluator(rows, settings, 1, progress=False, without=["care", "power"])
+    taught = {name for name, _ in evaluator.config.taught}
+    assert not taught & {"care", "power"} and {"benevolence", "fairness", "courage"} <= taught

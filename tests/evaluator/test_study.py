@@ -17,7 +17,7 @@ from fulcra_utils.common.digests import digest
 from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import save_evaluator
+from fulcra_utils.evaluator.model import ValueEvaluator, save_evaluator
 from fulcra_utils.runs.profiles import list_profiles, load_profile
 from fulcra_utils.theory.targets import uniform_target
 from fulcra_utils.theory.theory import load_theory
@@ -207,6 +207,14 @@ def test_no_labels_at_all_survives(rows, toy):
     table = evaluation.compare_methods(test.vectors, {"ours": p}, np.arange(len(test)), n_draws=5)
     assert len(history) and table.macro_f1.isna().all()      # contrast pairs alone taught it
     assert evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions).ece.isna().all()
+
+
+def test_nothing_that_teaches_leaves_every_score_at_nought(rows, toy, tmp_path):
+    bare = evaluation.Rows(rows.table, np.full_like(rows.vectors, np.nan), toy)
+    evaluator, history = experiments.fit_evaluator(bare, SETTINGS | {"contrasts": 0}, 1, progress=False)
+    evaluator.save_pretrained(tmp_path / "e")
+    again = ValueEvaluator.from_pretrained(tmp_path / "e")
+    assert history.empty and np.abs(again.score(["a"], ["b"])).max() < 1e-6
 
 
 def test_two_models_are_compared_over_shared_prompts(rows, evaluator, tmp_path):

@@ -210,6 +210,23 @@ def test_evaluator_stops_when_its_minutes_are_over(tiny, toy):
     assert history.step.max() == 1 and np.isfinite(history.validation_f1.max())
 
 
+def test_definitions_are_read_as_the_encoder_is_after_it_has_learned(tiny, toy):
+    evaluator = make_evaluator(tiny, toy, 32)
+    before = evaluator.meanings.clone()
+    examples = make_examples(toy, 16)
+    none = subsample(examples, np.zeros(16, dtype=bool))
+    train_evaluator(evaluator, examples, none, replace(FAST, epochs=1), progress=False)
+    now = evaluator.place(evaluator.read_definitions(evaluator.config.taught))
+    torch.testing.assert_close(evaluator.meanings, now)
+    assert (evaluator.meanings - before).abs().max() > 1e-3
+
+
+def test_a_row_that_leaves_its_partner_behind_has_none(toy):
+    pairs = replace(make_examples(toy, 6), partner=np.array([3, 4, -1, -1, -1, -1]))
+    assert subsample(pairs, np.array([1, 3, 4, 0])).partner.tolist() == [2, -1, -1, 1]
+    assert subsample(pairs, np.array([0, 1, 4])).partner.tolist() == [-1, 2, -1]
+
+
 def test_joined_examples_keep_their_weights(toy):
     both = join_examples(make_examples(toy, 4), subsample(make_examples(toy, 4), np.array([0, 1])))
     assert len(both) == 6 and both.weights.tolist() == [1.0] * 6

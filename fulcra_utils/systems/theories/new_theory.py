@@ -14,7 +14,7 @@ from fulcra_utils.evaluator.training import Examples, TrainingSettings, train_ev
 from fulcra_utils.stats.comparison import correlate
 from fulcra_utils.theory.theory import Theory, lift_to
 
-BY_WORDS = "the run's evaluator, by definitions alone"
+BY_WORDS = "the run's evaluator, without labels of this theory"
 
 
 def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", epochs: float = 8,

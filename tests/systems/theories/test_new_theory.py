@@ -224,7 +224,7 @@ def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
     pairings = new_theory.pair_theories(first, second, sample, sample.iloc[:0], FakeEvaluator(first), n_prompts=10)
     assert [p.name for p in pairings] == ["embedded sample", "replies of the run"]
     assert all(v.shape[0] == len(pairings[0].replies) == len(sample) for v in pairings[0].vectors.values())
-    assert "by definitions alone" in pairings[1].describe() and "labels of the sample" in pairings[0].describe()
+    assert "without labels" in pairings[1].describe() and "labels of the sample" in pairings[0].describe()
     table = between.cross_dimensions(*pairings[0].vectors.values(), pairings[0].replies.cluster, n_draws=50)
     assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.describe_cross(table)
 
@@ -235,7 +235,7 @@ def test_annotated_replies_bring_their_own_labels(sample):
     pairings = new_theory.pair_theories(first, load_theory("gpla5"), real, real.iloc[:0], FakeEvaluator(first), 10)
     assert [p.name for p in pairings] == ["annotated replies", "replies of the run"]
     assert (pairings[0].vectors["moral_foundations"] == 1).all(axis=None)
-    assert "by definitions" in pairings[0].sources["gpla5"]
+    assert "without labels" in pairings[0].sources["gpla5"]
 
 
 def test_every_theory_of_the_project_is_free_of_faults():
