@@ -1,7 +1,8 @@
 """Contrast pairs: one prompt, one reply that serves a value and one that tramples it, mostly in the same words.
 
-Only the stance tells the two apart: in half of the pairs the serving reply carries the negation, and neither words nor
-length give it away (a test holds that). They were written for this project; nobody labelled them a second time.
+Negations stand on both sides equally often. What else gives the stance away is little, and a test bounds it: negation,
+length and refusal tell it in fewer than 58 % of the replies, words in fewer than 65 % (chance is 50 %). The pairs were
+written for this project; nobody labelled them a second time.
 """
 
 from functools import lru_cache

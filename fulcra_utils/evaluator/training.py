@@ -130,7 +130,7 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
 
     `train` and `validation` must not share a prompt cluster. Without a single label nothing is trained. Returns one row
     per report: minutes, epoch, step, loss, validation_loss, validation_f1, nan where that report has none; epoch 0 is
-    the encoder as it came.
+    the encoder as it came, without the word part.
     differs from upstream: there, one pass per value with MSE on a tanh.
     """
     soft = soften(train.vectors)
