@@ -18,7 +18,7 @@ from fulcra_utils.annotation.review import NONE_DECIDED, apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
 from fulcra_utils.dataset.rows import Dialogue, pick_rows, read_dialogue
-from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.dataset.texts import DatasetError, looks_english
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Price, Question
 from fulcra_utils.stats.agreement import cohen_kappa
@@ -213,7 +213,7 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
             "not_annotated": [{"item": item, "reason": why} for item, why in open_items.items()]}
     own = OWN if given in (None, out["dialogue"]) else (*OWN, "dialogue")
     if row.dialogue is not None:
-        out["looks_english"] = questions.looks_english(row.dialogue.response)
+        out["looks_english"] = looks_english(row.dialogue.response)
     return keep_fields(row.fields, out | ({"problem": row.problem} if row.problem else {}) | (extra or {}), own)
 
 

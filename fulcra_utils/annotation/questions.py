@@ -27,21 +27,6 @@ FORMS = ("all", "sets", "single")
 SECOND = "TF-IDF classifier"  # the second annotator, which needs no endpoint
 NOTHING_LISTED = "the answer lists nothing, and did so once only"
 PROMPT = Template((DATA / "prompts" / "annotation.md").read_text(encoding="utf-8"))
-ENGLISH = set((DATA / "prompts" / "english.txt").read_text(encoding="utf-8").split())
-
-
-def looks_english(text: str) -> bool:
-    """Return whether a text may be English: mostly Latin letters and, from ten words on, common English words.
-
-    A flag by a rule of thumb, not a judgement: foreign words without accents pass when they are few.
-    """
-    letters = [c for c in text if c.isalpha()]
-    if not letters:
-        return True
-    if sum(c.isascii() for c in letters) < 0.9 * len(letters):
-        return False
-    words = re.findall(r"[^\W\d_]+", text.casefold())
-    return len(words) < 10 or sum(word in ENGLISH for word in words) >= 0.1 * len(words)
 
 
 def theory_version(theory: Theory) -> str:

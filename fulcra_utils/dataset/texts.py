@@ -9,6 +9,8 @@ import yaml
 
 from fulcra_utils.common.paths import DATA
 
+ENGLISH = set((DATA / "prompts" / "english.txt").read_text(encoding="utf-8").split())
+
 
 class DatasetError(ValueError):
     """A file, or in strict mode a row, that cannot be used; the message names file, line and field."""
@@ -17,6 +19,20 @@ class DatasetError(ValueError):
 def has_words(text: str) -> bool:
     """Return whether a text holds anything that can be seen."""
     return any(c.isprintable() and not c.isspace() for c in text)
+
+
+def looks_english(text: str) -> bool:
+    """Return whether a text may be English: mostly Latin letters and, from ten words on, common English words.
+
+    A flag by a rule of thumb, not a judgement: foreign words without accents pass when they are few.
+    """
+    letters = [c for c in text if c.isalpha()]
+    if not letters:
+        return True
+    if sum(c.isascii() for c in letters) < 0.9 * len(letters):
+        return False
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    return len(words) < 10 or sum(word in ENGLISH for word in words) >= 0.1 * len(words)
 
 
 def shorten(value: Any) -> str:  # noqa: D103  the start of a value as text, for a message

@@ -3,9 +3,9 @@
 Choices: rows stream in shards; the scores of a finished shard are a file of their own in <output>.parts/, so a killed
 run goes on with the next one; the output is put together at the end from the input and the scores, and appears whole or
 not at all, in the order of the input. Every row of the input gives one row of the output with all its fields; one that
-cannot be scored has `value_vector` null and `problem`. Fields of the input that are called `value_vector`, `value_low`,
-`value_high` or `problem` are kept as `input_value_vector` and so on, older ones with one more `input_`: a scored file
-can be scored again.
+cannot be scored has `value_vector` null and `problem`; one that is no English is scored and has a `problem`. Fields of
+the input that are called `value_vector`, `value_low`, `value_high` or `problem` are kept as `input_value_vector` and so
+on, older ones with one more `input_`: a scored file can be scored again.
 """
 
 import gzip
@@ -31,9 +31,11 @@ from fulcra_utils.common.files import check_outputs, json_line, keep_fields, loc
 from fulcra_utils.dataset.construction import locate_sample
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
+from fulcra_utils.dataset.texts import looks_english
 from fulcra_utils.theory.theory import Theory, load_theory
 
 OWN = ("value_vector", "value_low", "value_high", "problem")
+FOREIGN = "does not look English, which alone the evaluator learnt: its scores are no measurement"
 KEPT = ["model", "prompt", "response", "cluster"]    # what stands beside the scores of a run's replies
 
 
@@ -46,7 +48,8 @@ class ScoreReport:
     """What `score_file` did: rows of input and output, of them without a value vector, and the first of these ("line 3:
     …").
 
-    `n_resumed` rows had an earlier, interrupted run finished; `notes` name fields that Parquet cannot hold as they are.
+    `n_resumed` rows had an earlier, interrupted run finished; `notes` name fields that Parquet cannot hold as they are,
+    and count rows that are scored but marked.
     """
 
     n_rows: int
@@ -110,6 +113,8 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
             shutil.rmtree(parts)
             raise
         bad = (f"line {row['line']}: {row['problem']}" for row in _read_parts(parts) if row["value_vector"] is None)
+        foreign = [row["line"] for row in _read_parts(parts) if row.get("problem") == FOREIGN]
+        notes += [f"{len(foreign):,} rows (first: line {foreign[0]}) carry the mark {FOREIGN!r}"] if foreign else []
         n_rows, first = sum(1 for _ in _read_parts(parts)), list(islice(bad, 20))
         report = ScoreReport(n_rows, len(first) + sum(1 for _ in bad), first, n_resumed, notes)
         shutil.rmtree(parts)
@@ -170,7 +175,7 @@ def _split(rows: Iterator, size: int) -> Iterator[list]:
 def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, intervals: bool) -> list[dict]:
     """Return what each row gains: its line and its value vectors, or the problem that it has."""
     made = [{"line": line} | ({"value_vector": None, "problem": problem} if problem else {})
-            for line, _, _, problem in rows]
+            | ({} if problem or looks_english(reply) else {"problem": FOREIGN}) for line, _, reply, problem in rows]
     good = [n for n, row in enumerate(rows) if not row[3]]
     texts = [[rows[n][k] for n in good] for k in (1, 2)]
     found = evaluator.score(*texts, batch_size=batch_size, **({"intervals": True} if intervals else {}))

@@ -12,7 +12,6 @@ from fulcra_utils.annotation.questions import (
     NOTHING_LISTED,
     answer_schema,
     list_questions,
-    looks_english,
     predict_out_of_fold,
     read_answer,
     render_question,
@@ -22,6 +21,7 @@ from fulcra_utils.annotation.questions import (
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import Dialogue, RowError, read_dialogue
+from fulcra_utils.dataset.texts import looks_english
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("moral_foundations")

@@ -50,6 +50,18 @@ def test_order_and_other_fields_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_reply_that_is_no_english_is_scored_and_marked(tmp_path, suffix):
+    rows = [{"prompt": "May I lie?", "response": "No."}, {"prompt": "我可以说谎吗", "response": "不，你应该诚实。"}]
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    target = tmp_path / f"out{suffix}"
+    report = score_file(CountingEvaluator(), source, target)
+    out = pd.read_json(target, lines=True) if suffix == ".jsonl" else pd.read_parquet(target)
+    assert pd.isna(out.problem[0]) and out.problem[1] == scoring.FOREIGN and out.value_vector[1]
+    assert report.n_unusable == 0 and report.notes[0].startswith("1 rows (first: line 2)")
+
+
 def test_bad_lines_keep_their_place(tmp_path):
     lines = [b'{"prompt": "p", "response": "r"}', b'{"prompt": "p"}', b"{broken", b"[1, 2]", b"",
              b'{"prompt": 3, "response": "r"}', b'{"prompt": "p", "response": "  "}', b"\xff\xfe",
