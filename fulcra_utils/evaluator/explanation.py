@@ -13,6 +13,7 @@ from jinja2 import Template
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.labels import WEAK, scores_to_labels
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.weights import HUB_NAMES
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.evaluator.comparison import mean_known
 from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs
@@ -187,13 +188,16 @@ def measure_robustness(evaluator: ValueEvaluator, examples: Examples, clusters: 
 def write_card(folder: str | Path, **told) -> str:
     """Write README.md, the model card, into an evaluator's folder from what its run `told`, and return its text.
 
-    theory, settings, n_train (replies that trained it); the tables comparison (`compare_methods`), errors
+    theory, settings, n_train (replies that trained it), n_more (texts of `gather_labels` that did); the tables
+    comparison (`compare_methods`), errors
     (`measure_calibration`), support (`tabulate_support`), audit (`audit_replies`), and where they were measured unseen
     (`judge_unseen`), deletion (`measure_deletion`), speed (`measure_speed`); terms: what binds whoever uses the
     weights (none: the public data). Mitchell et al. (2019), Model cards for model reporting.
     """
     source = (DATA / "evaluator_card.md").read_text(encoding="utf-8")
-    measured = dict.fromkeys(("unseen", "deletion", "speed")) | told
+    name = told["settings"]["encoder"]
+    measured = dict.fromkeys(("unseen", "deletion", "speed")) | told | {
+        "base_model": "" if name == "tiny" or Path(name).is_dir() else HUB_NAMES.get(name, name)}
     text = Template(source, trim_blocks=True, keep_trailing_newline=True).render(measured)
     write_text(Path(folder) / "README.md", text)
     return text

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from small_trainings import SETTINGS
 
 from fulcra_utils.evaluator import comparison as evaluation
@@ -95,11 +96,13 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     unseen = experiments.judge_unseen(evaluator, {}, rows, {**SETTINGS, "unseen_models": ["s-m1"]}, np.ones(3), 1)
     speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
     folder = save_evaluator(evaluator, tmp_path / "e")
-    text = write_card(folder, theory=toy, settings=SETTINGS, n_train=9, comparison=comparison, unseen=unseen,
+    text = write_card(folder, theory=toy, settings=SETTINGS, n_train=9, n_more=7, comparison=comparison, unseen=unseen,
                       errors=evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
                       support=pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion=deletion,
                       audit=audit, speed=speed)
     assert (folder / "README.md").read_text() == text
+    front = ModelCard.load(folder / "README.md").data.to_dict()
+    assert front["license"] == "cc-by-nc-4.0" and front["pipeline_tag"] == "text-classification"
     assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
 
 
