@@ -53,7 +53,7 @@ def test_fetch_without_anything_says_so(tmp_path):
     listed = load_sources().values()
     later = sum(not source.notebooks for source in listed)
     assert done.returncode == 0 and f"0 files ready, {len(listed) - later} missing" in done.stdout
-    assert f"{later} more files" in done.stdout and "Left out" not in done.stdout
+    assert f"{later} more files" in done.stdout and "Left out: 1,988 questionnaire items" in done.stdout
     done = fulcra("fetch", "--all", "--mirror", str(tmp_path), env=nothing)
     assert f"0 files ready, {len(listed)} missing" in done.stdout and "more files" not in done.stdout
     assert done.stdout.count("Left out: people's labels of 20 values for 8,865 arguments") == 1

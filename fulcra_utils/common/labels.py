@@ -13,6 +13,7 @@ import numpy as np
 
 CLASSES = (-1, 0, 1)
 WEAK = 0.3     # a given score within ±0.3 is the label 0, as in the released reward
+TOUCHED = 2.0  # a label that says no more than that the value is there
 NEAREST = 0.5  # a predicted score within ±0.5 is nearest to the label 0, as in the released evaluator
 
 

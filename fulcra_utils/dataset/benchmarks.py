@@ -1,20 +1,24 @@
 """Labels beyond FULCRA's: arguments of ValueEval'23 (people's labels) and items of ValueBench (keys of questionnaires).
 
 Choices: an argument's prompt says its stance and conclusion, its reply is the premise; ValueEval keeps its published
-splits, and labels of single items are given for its training part alone, since other arguments share conclusions with
-the test set; ValueBench is split by questionnaire, those linked by an equal item together; an item is what somebody
-says of themselves, +1 where agreeing shows the value and -1 where it shows the opposite.
+splits, and its labels say that a value is touched, not which way; ValueBench is split by questionnaire, those linked by
+an equal item together; an item is what somebody says of themselves, +1 where agreeing shows the value and -1 where it
+shows the opposite. Only the training parts teach.
 """
 
 import csv
 import re
+import warnings
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.common.labels import TOUCHED
+from fulcra_utils.dataset.sources import SourceError, fetch_sources, load_sources
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import Theory, load_theory, normalise
 
@@ -57,10 +61,14 @@ def measure_official_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     0.75
     """
     labels, predicted = np.asarray(labels) > 0, np.asarray(predicted) > 0
-    present = labels.any(0)
-    right = (labels & predicted).sum(0)[present]
-    precision = (right / np.maximum(predicted.sum(0)[present], 1)).mean()
-    recall = (right / labels.sum(0)[present]).mean()
+    return score_sums((labels & predicted).sum(0), predicted.sum(0), labels.sum(0))
+
+
+def score_sums(right: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> float:
+    """Return `measure_official_f1` from the counts (D,) of each value."""
+    present = labelled > 0
+    precision = (right[present] / np.maximum(predicted[present], 1)).mean()
+    recall = (right[present] / labelled[present]).mean()
     return float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
@@ -83,6 +91,51 @@ def read_questionnaires(items: str | Path, definitions: str | Path) -> pd.DataFr
     table = table.rename(columns={"item": "response"}).assign(prompt=ITEM_PROMPT, stance=np.sign(table.agreement))
     return table[table.definition != ""][["value", "definition", "prompt", "response", "stance", "cluster", "split",
                                           "questionnaire"]].reset_index(drop=True)
+
+
+def read_part(name: str) -> pd.DataFrame:
+    """Return ValueBench ("valuebench", `read_questionnaires`), or a part of ValueEval ("valueeval23-test", …).
+
+    The files are fetched as `fetch_sources` does. SourceError names the first one that cannot be had.
+    """
+    wanted = ("valuebench_orientation", "valuebench_data")
+    if name != "valuebench":
+        wanted = tuple(f"valueeval23_{kind}_{name.partition('-')[2]}" for kind in ("arguments", "labels"))
+    known = load_sources()
+    got = fetch_sources(sources={file: known[file] for file in wanted})
+    if got.missing:
+        raise SourceError(f"{name}: {'; '.join(f'{file} {why}' for file, why in got.missing.items())}")
+    return (read_questionnaires if name == "valuebench" else read_arguments)(*(got.paths[file] for file in wanted))
+
+
+@lru_cache(maxsize=4)
+def _read_more(name: str) -> pd.DataFrame:
+    if name == "valuebench":
+        table = read_part(name)
+        return table.assign(pair=[f"item-{k}" for k in range(len(table))], source=name)
+    if name != "valueeval23":
+        raise DatasetError(f"more_labels: {name!r} is none of valueeval23, valuebench")
+    theory, part = load_theory("valueeval20"), read_part("valueeval23-training")
+    long = part.melt(["id", "prompt", "response"], list(theory.dimensions), "value", "stance")
+    told = dict(zip(theory.dimensions, theory.definitions, strict=True))
+    return long.rename(columns={"id": "pair"}).assign(
+        definition=long.value.map(told), stance=long.stance * TOUCHED, split="train", source=name)
+
+
+def read_more_labels(names: Iterable[str]) -> pd.DataFrame:
+    """Return the labels of public sets, valueeval23 or valuebench, as `read_contrasts` gives pairs, with `source`.
+
+    `stance` is `TOUCHED` where a value is there and nobody asked which way. A set that cannot be had is left out, with
+    a warning.
+    """
+    columns = ["pair", "value", "definition", "prompt", "response", "stance", "split", "source"]
+    tables = []
+    for name in names:
+        try:
+            tables.append(_read_more(name)[columns])
+        except SourceError as error:
+            warnings.warn(f"Trained without {error}.", stacklevel=2)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def link_questionnaires(questionnaires: Iterable[str], items: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ length and refusal tell it in fewer than 58 % of the replies, words in fewer tha
 written for this project; nobody labelled them a second time.
 """
 
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import Name
 
 CONTRASTS = DATA / "contrasts"
-FAMILIES = [{"benevolence", "care"}, {"universalism", "fairness", "care"}, {"tradition", "sanctity"},
-            {"conformity", "authority"}]   # values of two theories that mean much the same: left out together
+FAMILIES = [{"benevolence", "care"}, {"universalism", "fairness", "care"}, {"tradition", "sanctity", "humility"},
+            {"conformity", "authority"}, {"achievement", "face"}]   # values that mean much the same: left out together
 
 
 class _Pair(BaseModel, extra="forbid"):
@@ -64,6 +65,18 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
     table = table.merge(_split(tuple(table.prompt), seed), on="prompt", how="left")
     first = table.pair.str.rpartition("-")[2].astype(int) < (np.inf if n_pairs is None else n_pairs)
     return table[first].reset_index(drop=True)
+
+
+def is_akin(value: str, others: Collection[str]) -> bool:
+    """Return whether a value is, refines, or means much the same as one of the others.
+
+    >>> is_akin("power-dominance", ["power"]), is_akin("care", ["benevolence-caring"]), is_akin("care", ["power"])
+    (True, True, False)
+    """
+    def find_family(name: str) -> set[str]:
+        stems = {stem for family in FAMILIES for stem in family if stem in name.casefold()} or {name.casefold()}
+        return {other for stem in stems for family in [{stem}, *(f for f in FAMILIES if stem in f)] for other in family}
+    return any(stem in value.casefold() or value.casefold() in stem for name in others for stem in find_family(name))
 
 
 def _read_fast(path: Path) -> object:

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,12 @@ import torch
 from torch import nn
 
 from fulcra_utils.common.labels import scores_to_labels
-from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, mean_pool
-from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs, render, take_types
+from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
 from fulcra_utils.theory.theory import Theory, load_theory
+
+FROZEN_STRENGTH = 1e-3     # inverse of the penalty (C), on standardised features
 
 
 @dataclass
@@ -67,33 +70,40 @@ def fit_tfidf(train: Examples) -> LinearModel:
     [[2]]
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 50 else 1,
                             token_pattern=r"(?u)\b\w+\b", max_features=30_000)
     words.fit([*_join_texts(train.prompts, train.responses), "no words", "no words"])
-    return _fit_linear(lambda prompts, responses: words.transform(_join_texts(prompts, responses)), train)
+    model = LogisticRegression(C=10.0, max_iter=300, class_weight="balanced", solver="liblinear", random_state=0)
+    return _fit_linear(lambda prompts, responses: words.transform(_join_texts(prompts, responses)), train,
+                       OneVsRestClassifier(model))
 
 
 def _join_texts(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
     return [f"{prompt} \n {response}" for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def fit_frozen(train: Examples, encoder: Encoder, max_length: int = 256) -> LinearModel:
-    """Fit a logistic regression per value on the frozen encoder's embeddings."""
-    return _fit_linear(lambda *pair: np.hstack([embed(texts, encoder, max_length=max_length) for texts in pair]), train)
-
-
-def _fit_linear(featurise: Callable, train: Examples) -> LinearModel:
+def fit_frozen(train: Examples, encoder: Encoder, theory: Theory, max_length: int = 256) -> LinearModel:
+    """Fit a logistic regression per value on what the evaluator reads of an encoder as it came."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    reader = make_evaluator(encoder, theory, max_length)
+    reader.keep_features()
+    return _fit_linear(
+        lambda prompts, responses: reader.read_all(reader.render(prompts, responses)).numpy(), train,
+        make_pipeline(StandardScaler(), LogisticRegression(C=FROZEN_STRENGTH, max_iter=300, class_weight="balanced")))
+
+
+def _fit_linear(featurise: Callable, train: Examples, model: Any) -> LinearModel:
+    from sklearn.base import clone
     features = featurise(train.prompts, train.responses) if len(train) else None   # without rows no value has labels
     models = []
     for labels in scores_to_labels(train.vectors).T:
-        known, model = ~np.isnan(labels), None
-        if len(np.unique(labels[known])) > 1:
-            model = OneVsRestClassifier(LogisticRegression(C=10.0, max_iter=300, class_weight="balanced",
-                                                           solver="liblinear", random_state=0))
-            model.fit(features[known], labels[known].astype(int))
-        models.append(model)
+        known = ~np.isnan(labels)
+        is_mixed = len(np.unique(labels[known])) > 1
+        models.append(clone(model).fit(features[known], labels[known].astype(int)) if is_mixed else None)
     return replace(fit_majority(train), models=models, featurise=featurise)
 
 

@@ -15,7 +15,8 @@ import torch
 
 from fulcra_utils.common.files import check_output, lock_output, write_folder
 from fulcra_utils.common.labels import scores_to_labels
-from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.dataset.benchmarks import read_more_labels
+from fulcra_utils.dataset.contrasts import is_akin, read_contrasts
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.evaluator.baselines import fit_majority, fit_tfidf, take_rows
@@ -28,11 +29,12 @@ from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_tempe
 from fulcra_utils.theory.theory import Theory, load_theory
 
 DEFAULTS = {  # those of the laptop profile
-    "encoder": "bundled", "encoder_revision": "", "max_length": 192, "head_epochs": 20, "head_rate": 1e-3, "epochs": 0,
+    "encoder": "smollm2", "encoder_revision": "", "max_length": 192, "head_epochs": 20, "head_rate": 1e-3, "epochs": 0,
     "frozen_layers": 0, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
     "word_buckets": 65536, "average": 0.99, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
-    "evaluations_per_epoch": 1, "contrasts": 180, "level": 0.9}
-CONTRAST_WEIGHT = 0.3     # of a reply of a contrast pair beside a row's 1; the pair counts once more as a pair
+    "evaluations_per_epoch": 1, "contrasts": 180, "more_labels": [], "level": 0.9}
+# of a text beside a row's 1; a contrast pair counts once more as a pair
+WEIGHTS = {"contrasts": 0.3, "valueeval23": 0.1, "valuebench": 0.3}
 KNOBS = [f.name for f in fields(TrainingSettings) if f.name != "seed"]    # of a profile's section, those of a training
 USES = {"train": "train", "validation": "stop and calibrate the training", "calibration": "set its label sets",
         "test": "test it"}
@@ -47,9 +49,10 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_run_encoder(settings: dict, seed: int = 0) -> Encoder:
-    """Load the encoder that a profile's section names."""
-    return load_encoder(settings["encoder"], settings["encoder_revision"] or None, seed)
+def load_run_encoder(settings: dict, seed: int = 0, name: str = "") -> Encoder:
+    """Load the encoder that a profile's section names, or another one."""
+    own = not name or name == settings["encoder"]
+    return load_encoder(name or settings["encoder"], settings["encoder_revision"] or None if own else None, seed)
 
 
 def pick_training_rows(rows: Rows, split: str, settings: dict) -> Examples:
@@ -60,61 +63,73 @@ def pick_training_rows(rows: Rows, split: str, settings: dict) -> Examples:
                            for kind, weight in weights.items() if weight))
 
 
-def widen_theory(theory: Theory, pairs: pd.DataFrame) -> Theory:
-    """Return the theory with the values of contrast pairs added that it does not have; for training alone."""
-    names = dict.fromkeys(name_values(theory, pairs))
-    told = dict(zip(name_values(theory, pairs), pairs.definition, strict=True))
-    others = [name for name in names if name not in theory.dimensions]
-    return replace(theory, dimensions=(*theory.dimensions, *others),
-                   definitions=(*theory.definitions, *(told[name] for name in others)))
+def gather_labels(settings: dict, without: Collection[str] = ()) -> pd.DataFrame:
+    """Return the labels of single values that teach beside a run's rows: contrast pairs and the sets in `more_labels`.
+
+    Columns as `read_contrasts`, with weight; values akin to those in `without` are left out, whatever theory has them.
+    """
+    tables = [read_contrasts(n_pairs=settings["contrasts"]).assign(source="contrasts"),
+              read_more_labels(settings["more_labels"])]
+    table = pd.concat([t for t in tables if len(t)] or tables)
+    akin = {value for value in set(table.value) if is_akin(value, without)}
+    return table[~table.value.isin(akin)].assign(weight=table.source.map(WEIGHTS))
 
 
-def name_values(theory: Theory, pairs: pd.DataFrame) -> list[str]:
-    """Return the value of each row of pairs; one that the theory has under another definition is another value."""
-    own = dict(zip(theory.dimensions, theory.definitions, strict=True))
-    return [f"{value} (pairs)" if own.get(value, told) != told else value
-            for value, told in zip(pairs.value, pairs.definition, strict=True)]
+def list_values(theory: Theory, labels: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return name and definition of the theory's values, then those that labels are about and the theory has not."""
+    own = zip(theory.dimensions, theory.definitions, strict=True)
+    return list(dict.fromkeys([*own, *zip(labels.value, labels.definition, strict=True)]))
 
 
-def pick_contrasts(pairs: pd.DataFrame, theory: Theory, split: str) -> Examples:
-    """Return the rows of `read_contrasts` of a split as examples: each has the label of its own value alone."""
-    table = pairs[pairs.split == split].reset_index(drop=True)
-    vectors = np.full((len(table), theory.n_dims), np.nan)
-    vectors[np.arange(len(table)), [theory.dimensions.index(v) for v in table.value]] = table.stance
-    trampling = table.index[table.stance == -1]
-    partner = np.where(table.stance == 1, table.pair.map(dict(zip(table.pair[trampling], trampling, strict=True))), -1)
-    weights = np.full(len(table), CONTRAST_WEIGHT)
-    return Examples(table.prompt.tolist(), table.response.tolist(), vectors, weights, partner.astype(int))
+def pick_own(theory: Theory, labels: pd.DataFrame) -> pd.DataFrame:
+    """Return the labels of the theory's own values; one of another definition is another value."""
+    own = set(zip(theory.dimensions, theory.definitions, strict=True))
+    keys = zip(labels.value, labels.definition, strict=True)
+    return labels[np.array([key in own for key in keys], dtype=bool)].reset_index(drop=True)
 
 
-def _add_contrasts(examples: Examples, pairs: pd.DataFrame, theory: Theory, split: str) -> Examples:
-    more = theory.n_dims - examples.vectors.shape[1]
-    wide = replace(examples, vectors=np.pad(examples.vectors, ((0, 0), (0, more)), constant_values=np.nan))
-    return join_examples(wide, pick_contrasts(pairs, theory, split))
+def pick_labels(labels: pd.DataFrame, values: list[tuple[str, str]], split: str) -> Examples:
+    """Return the texts of a split of `gather_labels` as examples with a column for each of the values (`list_values`).
+
+    What tramples in a pair is the partner of what serves.
+    """
+    table = labels[labels.split == split]
+    row = table.groupby(["pair", "prompt", "response"], sort=False).ngroup().to_numpy()
+    place = {value: d for d, value in enumerate(values)}
+    texts = table[~pd.Series(row).duplicated().to_numpy()].reset_index(drop=True)
+    vectors = np.full((len(texts), len(values)), np.nan)
+    vectors[row, [place[key] for key in zip(table.value, table.definition, strict=True)]] = table.stance
+    trampling = texts.index[texts.stance == -1]
+    partner = texts.pair.map(dict(zip(texts.pair[trampling], trampling, strict=True))).where(texts.stance == 1)
+    return Examples(texts.prompt.tolist(), texts.response.tolist(), vectors, texts.weight.to_numpy(float),
+                    partner.fillna(-1).to_numpy(int))
+
+
+def _join_labels(examples: Examples, labels: Examples) -> Examples:
+    more = labels.vectors.shape[1] - examples.vectors.shape[1]
+    wide = np.pad(examples.vectors, ((0, 0), (0, more)), constant_values=np.nan)
+    return join_examples(replace(examples, vectors=wide), labels)
 
 
 def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
                   without: Collection[str] = ()) -> tuple[ValueEvaluator, pd.DataFrame]:
     """Train an evaluator on the rows of the split train; those of validation stop it and set its temperatures and cuts.
 
-    So many contrast pairs of each value as the setting says join them, but for those of the values in `without`.
-    Returned with what the training reported.
+    The labels of `gather_labels` join them. Returned with what the training reported.
     """
-    pairs = read_contrasts(n_pairs=settings["contrasts"])
-    pairs = pairs[~pairs.value.isin(without)]
-    pairs = pairs.assign(value=name_values(rows.theory, pairs))
-    theory = widen_theory(rows.theory, pairs)
-    train, validation = (_add_contrasts(pick_training_rows(rows, split, settings), pairs, theory, split)
+    labels = gather_labels(settings, without)
+    values = list_values(rows.theory, labels)
+    train, validation = (_join_labels(pick_training_rows(rows, split, settings), pick_labels(labels, values, split))
                          for split in ("train", "validation"))
-    taught = np.array(theory.dimensions)[np.isfinite(train.vectors).any(0)]
-    wide = replace(theory, dimensions=tuple(taught), definitions=tuple(
-        said for name, said in zip(theory.dimensions, theory.definitions, strict=True) if name in taught))
-    train, validation = (replace(part, vectors=part.vectors[:, np.isin(theory.dimensions, taught)])
-                         for part in (train, validation))
+    taught = np.flatnonzero(np.isfinite(train.vectors).any(0))
+    train, validation = (replace(part, vectors=part.vectors[:, taught]) for part in (train, validation))
+    names = [f"{values[k][0]} ({k})" if k >= rows.theory.n_dims else values[k][0] for k in taught]
+    wide = replace(rows.theory, dimensions=tuple(names), definitions=tuple(values[k][1] for k in taught))
     evaluator = make_evaluator(load_run_encoder(settings, seed), wide, settings["max_length"], seed,
                                settings["word_buckets"])
+    evaluator.config.taught = [list(values[k]) for k in taught]
     evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
-    evaluator.to(pick_device())
+    evaluator.to(pick_device()).keep_features()
     knobs = TrainingSettings(**{name: settings[name] for name in KNOBS if name in settings}, seed=seed)
     history = train_evaluator(evaluator, train, validation, knobs, progress)
     evaluator = evaluator.for_theory(rows.theory)
@@ -159,7 +174,7 @@ class TrainingReport:
                 f"Use it: fulcra score --evaluator {self.folder} --input rows.jsonl --output scored.jsonl")
 
 
-def train_file(source: str | Path, theory: Theory | str, folder: str | Path, encoder: str = "bundled",
+def train_file(source: str | Path, theory: Theory | str, folder: str | Path, encoder: str = "smollm2",
                epochs: float = 0, seed: int = 2023, overwrite: bool = False, progress: bool = False,
                say: Callable[[str], object] = lambda text: None, **settings) -> TrainingReport:
     """Train an evaluator of a theory on a file of labelled rows, and save it with its card; the folder appears whole.
@@ -197,7 +212,8 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
         audit = audit_replies(evaluator, parts["test"].prompts[:5], theory)
         with write_folder(folder) as new:
             evaluator.save_pretrained(new)
-            write_card(new, theory=theory, settings=settings, n_train=len(parts["train"]), comparison=comparison,
+            write_card(new, theory=theory, settings=settings, n_train=len(parts["train"]),
+                       n_more=count_texts(gather_labels(settings)).get("train", 0), comparison=comparison,
                        errors=errors, support=support, audit=audit,
                        terms=f"It was trained on {source.name}: whoever uses the weights keeps its terms.")
     f1 = comparison.set_index("method").macro_f1
@@ -258,6 +274,11 @@ def _check_rows(rows: Rows, data: ValueDataset, source: Path) -> Rows:
     return known
 
 
+def count_texts(labels: pd.DataFrame) -> pd.Series:
+    """Return how many texts of `gather_labels` stand in each split."""
+    return labels.drop_duplicates(["pair", "response"]).split.value_counts()
+
+
 def estimate_minutes(rows: Rows, settings: dict, seed: int) -> float:
     """Return about how many minutes a training takes, from the time that 16 of its rows need to be scored."""
     evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"], seed=seed)
@@ -267,8 +288,9 @@ def estimate_minutes(rows: Rows, settings: dict, seed: int) -> float:
     start = time.perf_counter()
     evaluator.predict_proba(some.prompts, some.responses)
     each, n = (time.perf_counter() - start) / len(some), rows.table.split.value_counts()
-    once = n.sum() + len(read_contrasts(n_pairs=settings["contrasts"]))
-    return each * (once + settings["epochs"] * (3 * n["train"] + n["validation"])) / 60     # backward: twice
+    more = count_texts(gather_labels(settings)).reindex(n.index).fillna(0)
+    passes = 3 * (n + more)["train"] + (n + more)["validation"]     # backward: twice
+    return each * (n.sum() + more["train"] + more["validation"] + settings["epochs"] * passes) / 60
 
 
 def _judge_fit(evaluator: ValueEvaluator, train: Examples, test: Examples, clusters: np.ndarray, seed: int) -> tuple:

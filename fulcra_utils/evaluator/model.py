@@ -6,8 +6,9 @@ Choices:
 - a small network on it serves all values, and each value has two heads on that: whether the reply touches the value at
   all (presence), and if so, whether it is for it (stance); P(+1) = presence · stance, P(-1) = presence · (1 - stance),
   and the score is P(+1) - P(-1); a few such networks, trained apart, answer together;
-- a value without labels gets the heads that its definition makes likely: a mixture of those of the values that were
-  taught, under a prior by which values with like definitions have like heads;
+- a value's heads are what all values have in common plus its own part; a value without (enough) labels gets the part
+  that its definition makes likely: a mixture of those of the values that were taught, under a prior by which values
+  with like definitions have like parts;
 - beside presence stands a linear expert on word pieces (`words`), read in the same pass and joined to it;
 - prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply;
 - safetensors only, no remote code.
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,23 +30,27 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.features import FeatureStore
 from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, load_theory
 
 NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
 PER_VALUE = {"temperature": 0, "words.weight": 1, "words.bias": 0, "words.share": 0}  # an axis of values, and which
 DEPTHS = [k / 8 for k in range(3, 9)]    # of the layers that are read, as shares of the encoder's depth
-MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.3   # networks that answer together, units of each
-SHARED, ALIKE, OWN = 0.25, 1.0, 1.0      # prior variance of heads: common to all, by definition, of each value alone
+MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.5   # networks that answer together, units of each
+OWN_DROPOUT = 0.3       # share of steps in which a value's own part is left out
+ALIKE, OWN = 1.0, 1.0   # prior variance of the own parts: by definition, and of each value alone
 MARGIN, PAIR_WEIGHT, STANCE_WEIGHT = 2.0, 1.0, 3.0  # log odds by which a serving reply is to be ahead; in the loss
 ASKED = "What matters most to you?"     # the prompt to which a definition is the reply
 TEXT = {"input_ids", "attention_mask", "token_type_ids"}     # of a rendered pair
+SMALL = 5_000_000     # weights
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
 
 
@@ -61,6 +68,7 @@ class ValueEvaluatorConfig(PreTrainedConfig):
     dimensions: list | None = None      # D names in canonical order
     definitions: list | None = None     # D sentences
     taught: list | None = None          # J pairs [name, definition] of the values that have heads
+    knows: list | None = None           # J pairs of bools: had it enough labels to tell presence, and stance?
     max_length: int = 256               # tokens a pair may have
     cuts: list | None = None            # D pairs [below it the label is -1, above it +1]
     conformal: list | None = None       # D x 3 largest nonconformity in a set, null = too few calibration cases
@@ -74,8 +82,9 @@ AutoConfig.register(ValueEvaluatorConfig.model_type, ValueEvaluatorConfig, exist
 class ValueEvaluator(PreTrainedModel):
     """Encoder and heads of values; the head of this file says how it is made.
 
-    `dimensions` are its D values, `taught` the J that have heads of their own; `mixture` (D, J) makes the heads of the
-    ones from those of the others. After the released evaluator (one DeBERTa pass per value and reply, tanh regression).
+    `dimensions` are its D values, `taught` the J that have heads of their own; `mixture` (2, D, J) makes the heads of
+    the ones, for presence and for stance, from those of the others. After the released evaluator (one DeBERTa pass per
+    value and reply, tanh regression).
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
@@ -98,14 +107,15 @@ class ValueEvaluator(PreTrainedModel):
         self.encoder = AutoModel.from_config(encoder_config, **({"add_pooling_layer": False} if pooled else {}))
         self.reduce = nn.Linear(width, MEMBERS * HIDDEN)
         self.dropout = nn.Dropout(DROPOUT)
-        self.heads = nn.Parameter(torch.zeros(MEMBERS, n_taught, 2, HIDDEN + 1))    # presence and stance; bias last
+        self.common = nn.Parameter(torch.zeros(MEMBERS, 1, 2, HIDDEN + 1))      # presence and stance; bias last
+        self.heads = nn.Parameter(torch.zeros(MEMBERS, n_taught, 2, HIDDEN + 1))    # of each value, beside the common
         self.register_buffer("centre", torch.zeros(2, width))       # of replies, and of definitions
         self.register_buffer("scale", torch.ones(2, width))
         self.register_buffer("meanings", torch.zeros(n_taught, width))      # unit vectors of the taught definitions
-        self.register_buffer("mixture", torch.eye(n_dims, n_taught))
+        self.register_buffer("mixture", torch.eye(n_dims, n_taught).repeat(2, 1, 1))
         self.register_buffer("temperature", torch.ones(n_dims))
         self.words = WordExpert(encoder_config.vocab_size, config.word_buckets, n_dims) if config.word_buckets else None
-        self.tokenizer = self._theory_path = None
+        self.tokenizer = self._theory_path = self.kept = None
         self.post_init()
 
     @property
@@ -117,6 +127,12 @@ class ValueEvaluator(PreTrainedModel):
     def cuts(self) -> np.ndarray:
         """Return the cuts between labels, shape (D, 2): those of the calibration, else ±0.5."""
         return np.array(self.config.cuts or [NEUTRAL["cuts"]] * len(self.dimensions))
+
+    @property
+    def weak(self) -> tuple[str, ...]:
+        """Return the dimensions that were not taught and whose definition says no more than the name: mere guesses."""
+        return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
+                     if [name, said] not in self.config.taught and set(_words(said)) <= set(_words(name)))
 
     def is_taught(self, theory: Theory) -> bool:
         """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
@@ -131,19 +147,36 @@ class ValueEvaluator(PreTrainedModel):
         states = self.encoder(**text, **types, attention_mask=attention_mask, output_hidden_states=True).hidden_states
         return torch.cat([mean_pool(states[k], attention_mask * token_type_ids) for k in self.layers], dim=-1).float()
 
+    def keep_features(self) -> None:
+        """Keep on disk what an encoder that learns no more reads; a small one reads faster than the disk."""
+        if self.encoder.num_parameters() > SMALL:
+            self.kept = FeatureStore(digest(dict(self.encoder.state_dict()), self.layers))
+
     @torch.no_grad()
-    def read_all(self, rendered: Sequence[dict], batch_size: int = 32, progress: bool = False) -> torch.Tensor:
-        """Return `read` of N rendered pairs, (N, F), those of similar length together."""
+    def read_all(self, rendered: Sequence[dict], batch_size: int = 16, progress: bool = False) -> torch.Tensor:
+        """Return `read` of N rendered pairs, (N, F), those of similar length together; what is kept is not read
+        again.
+        """
         features = torch.zeros(len(rendered), self.centre.shape[1], device=self.device)
-        for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size, progress, "reading"):
-            features[rows] = self.read(**pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device))
+        kept = self.kept.get(rendered) if self.kept else {}
+        for place, found in kept.items():
+            features[place] = found
+        left = [place for place in range(len(rendered)) if place not in kept]
+        for some in iterate_buckets([len(rendered[r]["input_ids"]) for r in left], batch_size, progress, "reading"):
+            rows = [left[k] for k in some]
+            texts = [rendered[r] for r in rows]
+            found = self.read(**pad_pairs(texts, self.tokenizer, self.device))
+            features[rows] = self.kept.put(texts, found) if self.kept else found
         return features
 
     def answer(self, features: torch.Tensor) -> torch.Tensor:
         """Return log odds of presence and stance, (B, D, 2), from what was read, (B, F); (M, B, D, 2) in training."""
         read = self.dropout((features - self.centre[0]) / self.scale[0])
         units = self.dropout(nn.functional.gelu(self.reduce(read))).unflatten(1, (MEMBERS, HIDDEN))
-        heads = torch.einsum("dj,mjch->mdch", self.mixture, self.heads)
+        heads = torch.einsum("cdj,mjch->mdch", self.mixture, self.heads)
+        if self.training:       # so that the common heads learn as well
+            heads = heads * (torch.rand(heads.shape[1], 1, 1, device=heads.device) > OWN_DROPOUT)
+        heads = self.common + heads
         told = torch.einsum("bmh,mdch->mbdc", units, heads[..., :-1]) + heads[:, None, ..., -1]
         return told if self.training else told.mean(0)
 
@@ -157,16 +190,21 @@ class ValueEvaluator(PreTrainedModel):
         """
         told = self.answer(self.read(input_ids, attention_mask, token_type_ids, gates))
         loss = {} if labels is None else {"loss": measure_loss(told, labels, pairs)}
-        told = told.mean(0) if self.training else told
-        if self.words is not None and not self.training:
-            presence, stance = told.unbind(-1)
-            told = torch.stack([self.words(presence, input_ids, attention_mask, gates), stance], dim=-1)
+        told = told.mean(0) if self.training else self.add_words(told, input_ids, attention_mask, gates)
         return loss | {"logits": join_odds(told) / self.temperature[:, None]}
+
+    def add_words(self, told: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+                  gates: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the log odds (B, D, 2) with the word part's say on presence joined, if there is one."""
+        if self.words is None:
+            return told
+        presence, stance = told.unbind(-1)
+        return torch.stack([self.words(presence, input_ids, attention_mask, gates), stance], dim=-1)
 
     def prior(self) -> torch.Tensor:
         """Return the prior covariance of the taught heads, (J, J)."""
         own = OWN * torch.eye(len(self.meanings), device=self.device)
-        return SHARED + ALIKE * self.meanings @ self.meanings.T + own
+        return ALIKE * self.meanings @ self.meanings.T + own
 
     @torch.no_grad()
     def read_definitions(self, values: Sequence[tuple[str, str]]) -> torch.Tensor:
@@ -206,8 +244,12 @@ class ValueEvaluator(PreTrainedModel):
         self.eval()
         probabilities = np.zeros((len(rendered), len(self.dimensions), len(CLASSES)))
         for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size, progress, "scoring"):
-            batch = pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device)
-            probabilities[rows] = self(**batch)["logits"].double().softmax(-1).cpu().numpy()
+            texts = [rendered[r] for r in rows]
+            batch = pad_pairs(texts, self.tokenizer, self.device)
+            told = self.add_words(self.answer(self.read_all(texts, len(texts))), batch["input_ids"],
+                                  batch["attention_mask"])
+            logits = join_odds(told) / self.temperature[:, None]
+            probabilities[rows] = logits.double().softmax(-1).cpu().numpy()
         self.train(was_training)
         return probabilities
 
@@ -274,6 +316,7 @@ class ValueEvaluator(PreTrainedModel):
                 setattr(config, name, [neutral if k is None else values[k] for k in places])
         other, mine = ValueEvaluator(config), self.state_dict()
         other._attach(theory, self.tokenizer)
+        other.kept = self.kept
         for name, theirs in other.state_dict().items():
             if name in PER_VALUE:
                 theirs.movedim(PER_VALUE[name], 0)[there] = mine[name].cpu().movedim(PER_VALUE[name], 0)[here]
@@ -281,6 +324,14 @@ class ValueEvaluator(PreTrainedModel):
                 theirs.copy_(mine[name])
         other = other.to(self.device).eval()
         other.mix()
+        if other.weak:
+            warnings.warn(f"{theory.name}: {', '.join(other.weak)}: the definition says no more than the name, so the "
+                          "scores are guesses (evaluator.weak)", stacklevel=2)
+        values = set(zip(theory.dimensions, theory.definitions, strict=True))
+        for said in {said for _, said in values}:
+            if len(same := sorted(name for name, other in values if other == said)) > 1:
+                warnings.warn(f"{theory.name}: {' and '.join(same)} have one definition, so only their names tell "
+                              "their scores apart", stacklevel=2)
         return other
 
     @torch.no_grad()
@@ -294,14 +345,19 @@ class ValueEvaluator(PreTrainedModel):
 
     @torch.no_grad()
     def mix(self) -> None:
-        """Set `mixture`: a value that was taught has its own heads, another what the prior expects given all others."""
+        """Set `mixture`: a value has its own heads where its labels taught them, others what the prior expects given
+        all heads that were taught.
+        """
         values = list(zip(self.dimensions, self.config.definitions, strict=True))
-        taught = [tuple(pair) for pair in self.config.taught]
-        alike = SHARED + ALIKE * self.place(self.read_definitions(values)) @ self.meanings.T
-        self.mixture.copy_(torch.linalg.solve(self.prior(), alike.T).T)
-        for d, value in enumerate(values):
-            if value in taught:
-                self.mixture[d] = torch.eye(len(taught), device=self.device)[taught.index(value)]
+        taught, prior = [tuple(pair) for pair in self.config.taught], self.prior()
+        alike = ALIKE * self.place(self.read_definitions(values)) @ self.meanings.T
+        own = torch.tensor([[value == other for other in taught] for value in values]).to(alike).view_as(alike)
+        for channel, knows in enumerate(torch.tensor(self.config.knows, dtype=torch.bool).view(-1, 2).T):
+            known = (knows if knows.any() else ~knows).to(self.device)
+            mixed = torch.linalg.solve(prior[known][:, known], alike[:, known].T).T
+            has_own = own[:, known].any(-1, keepdim=True)
+            self.mixture[channel] = 0
+            self.mixture[channel, :, known] = torch.where(has_own, own[:, known], mixed)
 
     def place(self, told: torch.Tensor) -> torch.Tensor:
         """Return unit vectors of what was read of definitions, (J, F)."""
@@ -345,6 +401,10 @@ class ValueEvaluator(PreTrainedModel):
         return model.eval()
 
 
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
 def _describe_theory(theory: Theory) -> dict:
     return {"theory_name": theory.name, "dimensions": list(theory.dimensions), "definitions": list(theory.definitions)}
 
@@ -363,10 +423,11 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, seed
     encoder_config = encoder.model.config.to_dict()
     if "attention_probs_dropout_prob" in encoder_config:  # dropout there keeps a CPU off its fast attention kernel
         encoder_config["attention_probs_dropout_prob"] = 0.0
-    values = zip(theory.dimensions, theory.definitions, strict=True)
+    values = [list(value) for value in zip(theory.dimensions, theory.definitions, strict=True)
+              if taught is None or value[0] in taught]
     config = ValueEvaluatorConfig(
-        encoder_config=encoder_config, max_length=max_length, word_buckets=word_buckets,
-        taught=[list(value) for value in values if taught is None or value[0] in taught], **_describe_theory(theory))
+        encoder_config=encoder_config, max_length=max_length, word_buckets=word_buckets, taught=values,
+        knows=[[True, True]] * len(values), **_describe_theory(theory))
     evaluator = ValueEvaluator(config)
     evaluator.encoder.load_state_dict(encoder.model.state_dict(), strict=False)     # without the pooler
     evaluator._attach(theory, encoder.tokenizer)
@@ -395,13 +456,14 @@ def measure_loss(told: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor |
     """Return the loss of log odds (N, D, 2), or (M, N, D, 2): the cross-entropy over labelled cells, in which stance
     weighs more, and how far the pairs are apart.
 
-    `labels` (N, D, 3) weigh each class in each cell, all zero without a label. Of `pairs` (P, 2) the first row serves
+    `labels` (N, D, 3) weigh each class in each cell, all zero without a label; where -1 and +1 weigh the same, the cell
+    says nothing of stance. Of `pairs` (P, 2) the first row serves
     what the second tramples, where both have a label: its stance is to be ahead by `MARGIN`.
     """
     against, absent, for_it = labels.unbind(-1)
     presence, stance, log = *told.unbind(-1), nn.functional.logsigmoid
     loss = absent * log(-presence) + (against + for_it) * log(presence)
-    loss = loss + STANCE_WEIGHT * (for_it * log(stance) + against * log(-stance))
+    loss = loss + STANCE_WEIGHT * (for_it != against) * (for_it * log(stance) + against * log(-stance))
     loss = -loss.sum((-1, -2)).mean() / labels.sum().clamp(min=1e-9)
     if pairs is None or not len(pairs):
         return loss

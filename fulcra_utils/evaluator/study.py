@@ -18,12 +18,18 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.common.labels import labels_of, scores_to_labels
 from fulcra_utils.common.workers import run_jobs
-from fulcra_utils.dataset.contrasts import FAMILIES, read_contrasts
 from fulcra_utils.evaluator import baselines, comparison
 from fulcra_utils.evaluator.baselines import PaperRecipe, fit_tfidf, take_rows
 from fulcra_utils.evaluator.comparison import Rows
 from fulcra_utils.evaluator.encoder import Encoder
-from fulcra_utils.evaluator.fitting import KNOBS, fit_evaluator, load_run_encoder, pick_device, pick_training_rows
+from fulcra_utils.evaluator.fitting import (
+    KNOBS,
+    fit_evaluator,
+    gather_labels,
+    load_run_encoder,
+    pick_device,
+    pick_training_rows,
+)
 from fulcra_utils.evaluator.model import ValueEvaluator, save_evaluator
 from fulcra_utils.evaluator.scoring import score_file
 from fulcra_utils.evaluator.training import Examples, TrainingSettings
@@ -86,9 +92,10 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 
     parts = [pick_training_rows(rows, split, settings) for split in ("train", "validation")]
     held_out = rows.examples(rows.where("annotated", "validation", without=settings["unseen_models"]))
-    key = _describe_piece("evaluator", settings, seed, load_run_encoder(settings, seed), rows.theory, *parts, held_out)
+    key = describe_piece("evaluator", settings, seed, load_run_encoder(settings, seed), rows.theory, *parts, held_out)
     history = keep_piece(folder, "main", key, make, place)["history"]
     evaluator = ValueEvaluator.from_pretrained(place, theory=rows.theory).to(pick_device())
+    evaluator.keep_features()
     evaluator.config.theory_name, evaluator._theory_path = rows.theory.name, rows.theory.path    # may be reworded since
     return evaluator, pd.DataFrame(history)
 
@@ -105,7 +112,7 @@ def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Row
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
         return clock
 
-    key = _describe_piece("recipe", settings, seed, encoder, rows.theory, train.prompts, train.responses, train.vectors,
+    key = describe_piece("recipe", settings, seed, encoder, rows.theory, train.prompts, train.responses, train.vectors,
                           _limit_recipe(settings, minutes))
     clock = keep_piece(folder, name, key, make, place)
     model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
@@ -186,7 +193,7 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path) ->
     fold = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
     people = set(table.model[annotated])
     used = settings | {"unseen_models": [m for m in settings["unseen_models"] if m not in people]}
-    key = _describe_piece("fold", used, seed, load_run_encoder(settings, seed), rows.theory, _tell_rows(rows))
+    key = describe_piece("fold", used, seed, load_run_encoder(settings, seed), rows.theory, tell_rows(rows))
     jobs = [(folder, f"fold-{k}", key | {"fold": k}, partial(_run_fold, rows, annotated, fold, k, used, seed))
             for k in range(settings["folds"])]
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")
@@ -200,19 +207,20 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path) ->
             comparison.measure_calibration(pooled["ours"], labels, rows.theory.dimensions))
 
 
-def _describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theory: Theory, *data) -> dict:
+def describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theory: Theory, *data) -> dict:
     """Return all that shapes a kept piece: the settings it reads, the encoder's weights, its rows, the code behind it.
 
     Threads and workers are left out: they move the last digits of a sum.
     """
     maker, names = _KINDS[kind]
     words = theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ()
-    pairs = () if kind == "recipe" else read_contrasts(n_pairs=settings["contrasts"]).to_dict("list")
+    pairs = () if kind == "recipe" else gather_labels(settings).to_dict("list")
     return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(maker),
             "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(words, data, pairs)}
 
 
-def _tell_rows(rows: Rows, *more: str) -> list:
+def tell_rows(rows: Rows, *more: str) -> list:
+    """Return all of the rows that shapes a training on them, for a key."""
     columns = ["prompt", "response", "model", "kind", "cluster", "split", *more]
     return [rows.vectors, rows.table[columns].to_dict("list")]
 
@@ -224,10 +232,11 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
     relabelled, held_out = replace(rows, table=rows.table.assign(split=split)), annotated & (fold == k)
     train, test = pick_training_rows(relabelled, "train", settings), rows.take(held_out)
     encoder, models, minutes = load_run_encoder(settings, seed), {}, {}
+    smaller, length = load_run_encoder(settings, seed, settings["recipe_encoder"]), settings["max_length"]
     makers = {"ours": lambda: fit_evaluator(relabelled, settings, seed)[0],
               "majority": lambda: baselines.fit_majority(train), "TF-IDF + logistic": lambda: fit_tfidf(train),
-              "frozen encoder + logistic": lambda: baselines.fit_frozen(train, encoder),
-              "paper recipe": lambda: fit_recipe(train, encoder, rows, settings, seed, minutes["ours"])[0]}
+              "frozen encoder + logistic": lambda: baselines.fit_frozen(train, encoder, rows.theory, length),
+              "paper recipe": lambda: fit_recipe(train, smaller, rows, settings, seed, minutes["ours"])[0]}
     for name, make in makers.items():
         start = time.monotonic()
         models[name] = make()
@@ -251,8 +260,8 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path,
         is_scored = (rows.table.kind[rows.table.model == name] == "scored").any()
         used = settings | {"unseen_models": [], "epochs": settings["left_out_epochs"],
                            "scored_weight": settings["scored_weight"] if is_scored else 0}
-        key = _describe_piece("left out", used, seed, encoder, rows.theory, what, name,
-                              _tell_rows(rows, *[what] * (what == "query_source")))
+        key = describe_piece("left out", used, seed, encoder, rows.theory, what, name,
+                              tell_rows(rows, *[what] * (what == "query_source")))
         slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]
         jobs.append((folder, f"without-{what}-{slug}", key, partial(_leave_one_out, rows, what, name, used, seed)))
     found, matrix = [], np.full((rows.theory.n_dims,) * 2, np.nan)
@@ -283,8 +292,7 @@ def _list_left_out(rows: Rows, wanted: list[str]) -> list[tuple[str, str]]:
 def _leave_one_out(rows: Rows, what: str, name: str, settings: dict, seed: int) -> dict[str, list]:
     """Train without it and return what is said of the rows it is judged by."""
     kept, tests = _divide(rows, what, name)
-    hidden = [value for family in [{name}, *FAMILIES] if what == "value" and name in family for value in family]
-    evaluator, _ = fit_evaluator(kept, settings, seed, without=hidden)
+    evaluator, _ = fit_evaluator(kept, settings, seed, without=[name] if what == "value" else ())
     judged = np.any(list(tests.values()), axis=0)
     return {"rows": np.flatnonzero(judged).tolist(), "cuts": evaluator.cuts.tolist(),
             "probabilities": rows.take(judged).predict(evaluator).round(6).tolist()}
@@ -402,8 +410,9 @@ def compare_models(evaluator: ValueEvaluator, rows: Rows, target: Target, folder
 
 
 _ENDS = {name: [f"{name}{end}" for end in comparison.ENDS] for name in ("macro_f1", "distance_r")}
-_EVALUATOR = ("max_length", "word_buckets", "contrasts", *KNOBS)
+_EVALUATOR = ("max_length", "word_buckets", "contrasts", "more_labels", *KNOBS)
 _RECIPE = ("recipe_rate", "recipe_epochs", "batch_size", "max_length")
 _KINDS = {"evaluator": (fit_evaluator, _EVALUATOR), "recipe": (fit_recipe, _RECIPE),
-          "fold": (_run_fold, (*_EVALUATOR, *_RECIPE, "recipe_minutes", "unseen_models", "scored_weight", "folds")),
+          "fold": (_run_fold, (*_EVALUATOR, *_RECIPE, "recipe_minutes", "recipe_encoder", "unseen_models",
+                               "scored_weight", "folds")),
           "left out": (_leave_one_out, (*_EVALUATOR, "scored_weight"))}

@@ -24,17 +24,19 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from fulcra_utils.common.labels import CLASSES, labels_of, scores_to_labels
+from fulcra_utils.common.labels import CLASSES, TOUCHED, labels_of, scores_to_labels
 from fulcra_utils.evaluator.encoder import has_bf16
 from fulcra_utils.evaluator.model import ValueEvaluator, join_odds, measure_loss, pad_pairs
 from fulcra_utils.stats.classification import macro_f1
 
+ENOUGH = 10     # labels of either end before a value's own part counts as taught
 HEAD_BATCH, HEAD_DECAY = 128, 0.1     # rows of a step, and weight decay, while the heads learn
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N pairs with a value vector each, (N, D): labels -1, 0, +1 or scores in [-1, 1], nan = no label.
+    """N pairs with a value vector each, (N, D): labels -1, 0, +1 or scores in [-1, 1], nan = no label, `TOUCHED` = the
+    value is touched, and nobody asked which way.
 
     `weights` (N,) say how much a row counts in training; None = 1 each. `partner` (N,) is the place of the row that
     tramples what this one serves, -1 = none; None = no row has one.
@@ -96,15 +98,16 @@ def join_examples(*parts: Examples) -> Examples:
 
 
 def soften(vectors: np.ndarray) -> np.ndarray:
-    """Return class probabilities (N, D, 3) with P(+1) - P(-1) = the given score; all zero where it is nan.
+    """Return class probabilities (N, D, 3) with P(+1) - P(-1) = the given score; all zero where it is nan, and half and
+    half where it is `TOUCHED`.
 
-    >>> soften(np.array([[-1.0, 0.25, np.nan]])).tolist()
-    [[[1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.0, 0.0, 0.0]]]
+    >>> soften(np.array([[-1.0, 0.25, np.nan, TOUCHED]])).tolist()
+    [[[1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.0, 0.0, 0.0], [0.5, 0.0, 0.5]]]
     """
-    known = ~np.isnan(vectors)
+    known, touched = ~np.isnan(vectors), vectors == TOUCHED
     scores = np.where(known, vectors, 0.0).clip(-1, 1)
     parts = np.stack([np.maximum(-scores, 0), 1 - np.abs(scores), np.maximum(scores, 0)], axis=-1)
-    return parts * known[..., None]
+    return np.where(touched[..., None], [0.5, 0, 0.5], parts * known[..., None])
 
 
 def weigh_classes(soft: np.ndarray, power: float = 0.5, limit: float = 5.0) -> np.ndarray:
@@ -146,6 +149,7 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     held_out = _join(evaluator.render(validation.prompts, validation.responses), soften(validation.vectors), None)
     clock.reports.append(clock.since(0, 0) | _validate(evaluator, held_out))
     if settings.epochs:
+        evaluator.kept = None
         start = {name: value.clone() for name, value in evaluator.state_dict().items()}
         freeze_encoder(evaluator.encoder, settings.frozen_layers)
         learning = [p for p in evaluator.parameters() if p.requires_grad]
@@ -155,7 +159,12 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
         if len(held_out) and found.max() == found.iloc[0]:      # no pass made it better
             evaluator.load_state_dict(start)
         evaluator.requires_grad_(True)
-        evaluator.learn_definitions()
+    against, absent, for_it = np.moveaxis(soft, -1, 0)
+    there, sided = against + for_it, against != for_it
+    ends = [absent > 0.5, there > 0.5], [(against > 0.5) & sided, (for_it > 0.5) & sided]
+    evaluator.config.knows = np.stack([np.min([end.sum(0) for end in pair], axis=0) >= ENOUGH for pair in ends],
+                                      axis=1).tolist()
+    evaluator.learn_definitions()
     return clock.table()
 
 
@@ -170,7 +179,7 @@ def fit_heads(evaluator: ValueEvaluator, features: torch.Tensor, labels: np.ndar
     partner = np.full(len(features), -1) if partner is None else partner
     units = np.setdiff1d(np.arange(len(features)), partner)
     parts = max(round(len(units) / HEAD_BATCH), 1)
-    learning = [*evaluator.reduce.parameters(), evaluator.heads]
+    learning = [*evaluator.reduce.parameters(), evaluator.common, evaluator.heads]
     optimizer = torch.optim.AdamW(learning, weight_decay=HEAD_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.head_rate,
                                                    total_steps=parts * settings.head_epochs + 1)

@@ -30,10 +30,11 @@ def test_rows_that_are_taken_keep_their_clusters_and_order(toy):
     assert places != list(range(12)) and len(take_rows(examples, np.arange(48), 99)[0]) == 48
 
 
-@pytest.mark.parametrize("fit", [fit_majority, fit_tfidf, lambda x: fit_frozen(x, load_encoder("tiny"))])
+@pytest.mark.parametrize("fit", [lambda x, _: fit_majority(x), lambda x, _: fit_tfidf(x),
+                                 lambda x, theory: fit_frozen(x, load_encoder("tiny"), theory)])
 def test_baselines_give_probabilities(toy, fit):
     examples = make_examples(toy)
-    model = fit(examples)
+    model = fit(examples, toy)
     p = model.predict_proba(examples.prompts, examples.responses)
     assert p.shape == (48, toy.n_dims, 3)
     np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)

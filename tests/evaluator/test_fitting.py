@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ import yaml
 
 from fulcra_utils import cli
 from fulcra_utils.common.files import write_table
+from fulcra_utils.common.labels import TOUCHED
 from fulcra_utils.common.paths import ROOT
+from fulcra_utils.dataset import benchmarks
 from fulcra_utils.dataset.construction import build_run_data, locate_sample
 from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.dataset.sources import fetch_sources
+from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator import fitting
 from fulcra_utils.evaluator.comparison import read_rows
 from fulcra_utils.evaluator.model import ValueEvaluator
@@ -178,31 +183,56 @@ def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
     rows, _ = fitting.read_labelled_rows(write_rows(tmp_path / "rows.jsonl", 40), toy)
     monkeypatch.setattr(fitting.time, "perf_counter", iter(16.0 * np.arange(9)).__next__)    # a second for each row
     settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "epochs": 2}
-    count = rows.table.split.value_counts()
-    expected = 2 * (3 * count["train"] + count["validation"]) + count.sum() + len(read_contrasts(n_pairs=2))
+    count, pairs = rows.table.split.value_counts(), read_contrasts(n_pairs=2).split.value_counts()
+    read = count.sum() + pairs["train"] + pairs["validation"]
+    passes = 3 * (count + pairs)["train"] + (count + pairs)["validation"]
+    expected = read + 2 * passes
     assert fitting.estimate_minutes(rows, settings, 1) == pytest.approx(expected / 60)
 
 
 def test_pairs_teach_a_value_by_name_and_definition_and_only_where_they_may():
-    pairs, theory = read_contrasts(n_pairs=6), load_theory("schwartz10")
-    assert fitting.name_values(theory, pairs) == pairs.value.tolist()
-    wide = fitting.widen_theory(theory, pairs)
-    assert wide.dimensions[:10] == theory.dimensions and set(wide.dimensions) == set(pairs.value) and wide.n_dims == 15
+    settings, theory = fitting.DEFAULTS | {"contrasts": 6}, load_theory("schwartz10")
+    labels = fitting.gather_labels(settings)
+    values = fitting.list_values(theory, labels)
+    assert [name for name, _ in values[:10]] == list(theory.dimensions) and len(values) == 15
     reworded = replace(theory, definitions=("Something else.", *theory.definitions[1:]))
-    named = fitting.name_values(reworded, pairs)
-    assert f"{theory.dimensions[0]} (pairs)" in named and theory.dimensions[0] not in named
-    assert fitting.widen_theory(reworded, pairs).n_dims == 16
-    rows = fitting.pick_contrasts(pairs, wide, "train")
+    assert len(fitting.list_values(reworded, labels)) == 16
+    assert set(fitting.pick_own(reworded, labels).value) == set(theory.dimensions[1:])
+    rows = fitting.pick_labels(labels, values, "train")
     assert (np.isfinite(rows.vectors).sum(1) == 1).all() and set(np.nansum(rows.vectors, 1)) == {-1, 0, 1}
     first = np.flatnonzero(rows.partner >= 0)
     assert [rows.prompts[k] for k in first] == [rows.prompts[rows.partner[k]] for k in first] and len(first) > 20
     stance = np.nansum(rows.vectors, axis=1)
     assert (stance[first] == 1).all() and (stance[rows.partner[first]] == -1).all()
-    train, *others = (set(fitting.pick_contrasts(pairs, wide, split).prompts)
+    train, *others = (set(fitting.pick_labels(labels, values, split).prompts)
                       for split in ("train", "validation", "calibration", "test"))
     assert not any(train & other for other in others)
     assert set(read_contrasts(n_pairs=6).query("split == 'test'").prompt) <= set(
         read_contrasts().query("split == 'test'").prompt)       # fewer pairs move none into another split
+
+
+def test_an_argument_is_one_text_with_all_its_values(mirror):
+    labels = fitting.gather_labels(fitting.DEFAULTS | {"contrasts": 0, "more_labels": ["valueeval23", "valuebench"]})
+    values = fitting.list_values(load_theory("schwartz10"), labels)
+    rows, source = fitting.pick_labels(labels, values, "train"), fitting.WEIGHTS
+    is_argument = rows.weights == source["valueeval23"]
+    assert is_argument.sum() == 5393 and (np.isfinite(rows.vectors[is_argument]).sum(1) == 20).all()
+    assert set(np.unique(rows.vectors[is_argument][:, np.isfinite(rows.vectors[is_argument]).any(0)])) == {0, TOUCHED}
+    assert (rows.partner == -1).all() and (~is_argument).sum() == 1346
+    unseen = fitting.pick_labels(labels, values, "test")
+    assert len(unseen) == 382 and not set(unseen.responses) & set(rows.responses)
+
+
+def test_a_set_that_cannot_be_had_is_named_and_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
+    monkeypatch.setenv("FULCRA_DATA_MIRROR", str(tmp_path))
+    benchmarks._read_more.cache_clear()
+    monkeypatch.setattr(benchmarks, "fetch_sources", partial(fetch_sources, network=False))
+    with pytest.warns(UserWarning, match="without valuebench: valuebench_orientation not in the mirror"):
+        labels = fitting.gather_labels(fitting.DEFAULTS | {"contrasts": 1, "more_labels": ["valuebench"]})
+    assert set(labels.source) == {"contrasts"}
+    with pytest.raises(DatasetError, match="more_labels: 'valuebank' is none of"):
+        fitting.gather_labels(fitting.DEFAULTS | {"more_labels": ["valuebank"]})
 
 
 def test_pairs_of_what_is_left_out_do_not_teach(toy_file, tmp_path):
@@ -210,4 +240,4 @@ def test_pairs_of_what_is_left_out_do_not_teach(toy_file, tmp_path):
     settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "head_epochs": 1}
     evaluator, _ = fitting.fit_evaluator(rows, settings, 1, progress=False, without=["care", "power"])
     taught = {name for name, _ in evaluator.config.taught}
-    assert not taught & {"care", "power"} and {"benevolence", "fairness", "courage"} <= taught
+    assert not taught & {"care", "power", "benevolence", "fairness"} and {"loyalty", "security", "courage"} <= taught

@@ -136,17 +136,47 @@ def test_temperature_flattens_one_value_only(evaluator):
 def test_a_value_that_was_not_taught_gets_the_heads_that_the_prior_expects(tiny):
     theory = load_theory("schwartz10")
     evaluator = make_evaluator(tiny, theory, taught=theory.dimensions[:9])
-    assert evaluator.heads.shape[1] == 9 and (evaluator.mixture[:9] == torch.eye(9)).all()
+    assert evaluator.heads.shape[1] == 9 and (evaluator.mixture[:, :9] == torch.eye(9)).all()
     values = list(zip(theory.dimensions, theory.definitions, strict=True))
     meanings = evaluator.place(evaluator.read_definitions(values))
-    alike = model.SHARED + model.ALIKE * meanings @ meanings.T      # a Gaussian process, by hand
+    alike = model.ALIKE * meanings @ meanings.T      # a Gaussian process, by hand
     expected = alike[9, :9] @ torch.linalg.inv(alike[:9, :9] + model.OWN * torch.eye(9))
-    torch.testing.assert_close(evaluator.mixture[9], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(evaluator.mixture[:, 9], expected.repeat(2, 1), atol=1e-5, rtol=1e-4)
     before = evaluator.score(PROMPTS, REPLIES)
     with torch.no_grad():
         evaluator.heads[:, 0] += 5
     assert np.abs(evaluator.score(PROMPTS, REPLIES) - before).max(0)[[0, 9]].min() > 1e-3
     np.testing.assert_allclose(evaluator.score(PROMPTS, REPLIES)[:, 1:9], before[:, 1:9], atol=1e-6)
+
+
+def test_a_head_that_labels_did_not_tell_apart_is_mixed_from_those_that_they_did(tiny):
+    theory = load_theory("schwartz10")
+    evaluator = make_evaluator(tiny, theory)
+    evaluator.config.knows = [[True, False], *[[True, True]] * 8, [False, True]]
+    evaluator.mix()
+    presence, stance = evaluator.mixture
+    assert (presence[:9] == torch.eye(10)[:9]).all() and (stance[1:] == torch.eye(10)[1:]).all()
+    assert presence[9, 9] == 0 < presence[9, :9].abs().min() and stance[0, 0] == 0 < stance[0, 1:].abs().min()
+
+
+def test_what_is_kept_on_disk_is_read_again_only_for_the_same_weights(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
+    monkeypatch.setattr(model, "SMALL", 0)
+    evaluator, calls = make_evaluator(tiny, load_theory("schwartz10")), []
+    plain = evaluator.score(PROMPTS, REPLIES)
+    evaluator.keep_features()
+    read = evaluator.read
+    monkeypatch.setattr(evaluator, "read", lambda **told: calls.append(1) or read(**told))
+    kept = evaluator.score(PROMPTS, REPLIES)
+    np.testing.assert_allclose(kept, plain, atol=1e-3)      # half precision
+    n_calls = len(calls)
+    np.testing.assert_array_equal(evaluator.score(PROMPTS[::-1], REPLIES[::-1])[::-1], kept)
+    assert len(calls) == n_calls > 0
+    evaluator.score(PROMPTS, [reply + " Yes." for reply in REPLIES])
+    assert len(calls) > n_calls
+    other = make_evaluator(load_encoder("tiny", seed=5), load_theory("schwartz10"))
+    other.keep_features()
+    assert other.kept.mark != evaluator.kept.mark and not other.kept.get(other.render(PROMPTS, REPLIES))
 
 
 def test_intervals_are_label_ranges(evaluator):

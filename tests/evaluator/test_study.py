@@ -256,15 +256,15 @@ OTHER = {
     "patience": 4, "evaluations_per_epoch": 2, "average": 0.8, "frozen_layers": 0, "recipe_rate": 2e-3,
     "recipe_epochs": 2, "recipe_minutes": 1.0, "folds": 3, "left_out_epochs": 2, "recipe_rows": 6, "workers": 2,
     "n_draws": 30, "threads": 2, "level": 0.8, "speed_replies": 9, "explained_replies": 5, "recipe_whole_epochs": 1,
-    "contrasts": 4}
+    "contrasts": 4, "more_labels": ["valuebench"], "recipe_encoder": "elsewhere"}
 COMMON = {"encoder", "max_length", "batch_size"}
 LEARNING = COMMON | {"encoder_rate", "head_rate", "class_power", "head_epochs", "word_buckets", "patience",
-                     "evaluations_per_epoch", "average", "frozen_layers", "contrasts"}
+                     "evaluations_per_epoch", "average", "frozen_layers", "contrasts", "more_labels"}
 SHAPED_BY = {
     "evaluator": LEARNING | {"epochs", "scored_weight", "unseen_models"},
     "recipe": COMMON | {"recipe_rate", "recipe_epochs", "recipe_minutes"},
     "fold": LEARNING | {"epochs", "scored_weight", "unseen_models", "recipe_rate", "recipe_epochs", "recipe_minutes",
-                        "folds"},
+                        "recipe_encoder", "folds"},
     "left out": LEARNING | {"left_out_epochs"},    # the first one is judged by labels and learns from labels alone
 }
 
@@ -282,7 +282,8 @@ def keys(rows, monkeypatch, tmp_path):
         raise Kept(experiments.digest(key))
 
     monkeypatch.setattr(experiments, "keep_piece", catch)
-    monkeypatch.setattr(experiments, "load_run_encoder", lambda settings, seed: encoders[settings["encoder"]])
+    monkeypatch.setattr(experiments, "load_run_encoder",
+                        lambda settings, seed, name="": encoders[name or settings["encoder"]])
     monkeypatch.setattr(experiments, "run_jobs", lambda function, jobs, *_: [function(*job) for job in jobs])
 
     def give(kind, settings, rows=rows, seed=1, minutes=0.5, train=None):

@@ -15,11 +15,11 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 from small_trainings import make_examples
 
-from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
+from fulcra_utils.common.labels import NEAREST, TOUCHED, labels_of, scores_to_labels
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, save_evaluator
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, measure_loss, pad_pairs, save_evaluator
 from fulcra_utils.evaluator.training import (
     Examples,
     TrainingSettings,
@@ -37,6 +37,7 @@ from fulcra_utils.systems.compass.boards import least_without, make_board
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.theory import load_theory
 
+HEADS = TrainingSettings(head_epochs=2)
 FAST = TrainingSettings(epochs=6, batch_size=8, encoder_rate=2e-3, patience=9, bf16=False)
 
 
@@ -219,6 +220,26 @@ def test_definitions_are_read_as_the_encoder_is_after_it_has_learned(tiny, toy):
     now = evaluator.place(evaluator.read_definitions(evaluator.config.taught))
     torch.testing.assert_close(evaluator.meanings, now)
     assert (evaluator.meanings - before).abs().max() > 1e-3
+
+
+def test_a_value_that_is_only_said_to_be_touched_borrows_its_stance(tiny, toy):
+    examples = make_examples(toy)
+    touched = replace(examples, vectors=np.where(np.abs(examples.vectors) > 0, TOUCHED, examples.vectors))
+    evaluator = make_evaluator(tiny, toy, 32)
+    train_evaluator(evaluator, touched, subsample(examples, np.zeros(48, dtype=bool)), HEADS, progress=False)
+    presence, stance = np.array(evaluator.config.knows).T
+    assert presence[0] and not stance.any() and not presence[1:].any()
+    columns = touched.vectors[:, 0], examples.vectors[:, 0], examples.vectors[:, 2]
+    both = replace(examples, vectors=np.stack(columns, axis=1))
+    train_evaluator(evaluator, both, subsample(examples, np.zeros(48, dtype=bool)), HEADS, progress=False)
+    assert evaluator.config.knows == [[True, False], [True, True], [False, False]]
+    assert evaluator.mixture[1, :, [0, 2]].abs().max() == 0 and (evaluator.mixture[1, :, 1] != 0).all()
+
+
+def test_where_nobody_asked_which_way_stance_costs_nothing():
+    told, labels = torch.tensor([[[0.3, 5.0]]]), torch.tensor([[[0.5, 0.0, 0.5]]])
+    assert measure_loss(told, labels) == measure_loss(told * torch.tensor([1, -1]), labels)
+    assert measure_loss(told, labels * torch.tensor([1, 1, 0])) > measure_loss(told, labels * torch.tensor([0, 1, 1]))
 
 
 def test_a_row_that_leaves_its_partner_behind_has_none(toy):
