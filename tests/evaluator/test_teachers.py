@@ -9,7 +9,7 @@ from small_trainings import SETTINGS
 from fulcra_utils.dataset import benchmarks as readers
 from fulcra_utils.dataset.benchmarks import measure_official_f1
 from fulcra_utils.dataset.sources import SourceError
-from fulcra_utils.evaluator import benchmarks
+from fulcra_utils.evaluator import teachers
 from fulcra_utils.theory.theory import load_theory
 
 VALUES = list(load_theory("valueeval20").dimensions)
@@ -35,7 +35,7 @@ def public_sets(monkeypatch):
     """Small sets in the place of the public ones."""
     arguments = {f"valueeval23-{part}": make_arguments(k) for k, part in enumerate(("training", "validation", "test"))}
     parts = {"valuebench": ITEMS, **arguments}
-    for module in (readers, benchmarks):
+    for module in (readers, teachers):
         monkeypatch.setattr(module, "read_part", parts.__getitem__)
     readers._read_more.cache_clear()
     yield parts
@@ -46,7 +46,7 @@ def test_thresholds_have_the_best_f1():
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 3)) < 0.3).astype(int)
     scores = np.round(labels * 0.3 + rng.random((60, 3)), 1)      # with ties
-    for d, threshold in enumerate(benchmarks.fit_thresholds(scores, labels)):
+    for d, threshold in enumerate(teachers.fit_thresholds(scores, labels)):
         best = max(f1_score(labels[:, d], scores[:, d] > t) for t in [-1, *np.unique(scores[:, d])])
         assert f1_score(labels[:, d], scores[:, d] > threshold) == pytest.approx(best)
 
@@ -54,39 +54,39 @@ def test_thresholds_have_the_best_f1():
 def test_arguments_are_judged_by_the_official_score_at_thresholds_from_validation(public_sets):
     rng = np.random.default_rng(0)
     validation, test = rng.random((2, 40, 20))
-    f1, area = benchmarks.judge_arguments(validation, test, 50, 1)
+    f1, area = teachers.judge_arguments(validation, test, 50, 1)
     truth = public_sets["valueeval23-test"][VALUES].to_numpy()
-    said = test > benchmarks.fit_thresholds(validation, public_sets["valueeval23-validation"][VALUES].to_numpy())
+    said = test > teachers.fit_thresholds(validation, public_sets["valueeval23-validation"][VALUES].to_numpy())
     assert f1["value"] == pytest.approx(measure_official_f1(truth, said)) and f1["low"] < f1["value"] < f1["high"]
     assert area["value"] == pytest.approx(roc_auc_score(truth, test)) and area["low"] < area["value"] < area["high"]
 
 
 def test_keys_count_the_same_whichever_is_commoner():
     items = pd.DataFrame({"stance": [1, 1, 1, -1], "cluster": ["a", "b", "c", "c"]})
-    found = benchmarks.judge_keys(np.array([0.2, 0.1, -0.4, 0.3]), items, 20, 1)
+    found = teachers.judge_keys(np.array([0.2, 0.1, -0.4, 0.3]), items, 20, 1)
     assert found["value"] == pytest.approx((2 / 3 + 0) / 2) and found["n"] == 4
-    assert benchmarks.judge_keys(np.zeros(4), items, 20, 1)["value"] == 0      # 0 takes no side
+    assert teachers.judge_keys(np.zeros(4), items, 20, 1)["value"] == 0      # 0 takes no side
 
 
 def test_every_choice_of_teachers_is_judged_on_all_four_kinds(rows, public_sets, tmp_path, monkeypatch):
     settings = SETTINGS | {"teachers": ["none", "valueeval23+valuebench"], "unseen_models": ["s-m1"]}
-    found = benchmarks.compare_teachers(rows, settings, 1, tmp_path)
+    found = teachers.compare_teachers(rows, settings, 1, tmp_path)
     assert found.groupby("teachers", sort=False).measure.agg(list).tolist() == \
         [["macro_f1", "official_f1", "presence_auc", "key"]] * 2        # the toy has no contrast pairs
     taught = found[found.teachers.str.contains("valueeval23")].set_index("measure").n
     assert (taught.official_f1, taught.key) == (40, 3)
-    monkeypatch.setattr(benchmarks, "fit_evaluator", None)      # finished pieces are not made again
-    pd.testing.assert_frame_equal(benchmarks.compare_teachers(rows, settings, 1, tmp_path), found)
-    lines = benchmarks.describe_teachers(found, {"key": 0.7, "order": 0.9})
+    monkeypatch.setattr(teachers, "fit_evaluator", None)      # finished pieces are not made again
+    pd.testing.assert_frame_equal(teachers.compare_teachers(rows, settings, 1, tmp_path), found)
+    lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9})
     assert lines.count("wanted") == 1 and "organisers' BERT 0.42" in lines
 
 
 def test_without_the_public_sets_fulcra_alone_is_judged(rows, tmp_path, monkeypatch):
     def refuse(name):
         raise SourceError(f"{name}: not in the mirror")
-    for module in (readers, benchmarks):
+    for module in (readers, teachers):
         monkeypatch.setattr(module, "read_part", refuse)
     readers._read_more.cache_clear()
     settings = SETTINGS | {"teachers": ["valuebench"], "unseen_models": ["s-m1"]}
     with pytest.warns(UserWarning, match="Trained without valuebench"):
-        assert benchmarks.compare_teachers(rows, settings, 1, tmp_path).measure.tolist() == ["macro_f1"]
+        assert teachers.compare_teachers(rows, settings, 1, tmp_path).measure.tolist() == ["macro_f1"]
