@@ -45,7 +45,7 @@ def plot_comparison(table: pd.DataFrame, target: float) -> Figure:
 
 def plot_stance(table: pd.DataFrame) -> Figure:
     """Draw which share of contrast pairs each method orders rightly, value by value (`measure_contrasts`, `method`)."""
-    table = table[table.measure == "order"].rename(columns={"mean": "share"})
+    table = table[(table.measure == "order") & (table.method != "majority")].rename(columns={"mean": "share"})
     series = {name: part.set_index("value") for name, part in table.groupby("method", sort=False)}
     label = "share of pairs whose serving reply scores higher (95 % interval); line: chance"
     return plot_series(table.value.unique(), {label: series}, "share", line=0.5, limits=(0, 1))

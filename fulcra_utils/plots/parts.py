@@ -40,10 +40,13 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
                 limits: tuple = (None, None), width: float = 6.5, gap: str = "") -> Figure:
     """Draw numbers (`column`) with their intervals (low, high, if any): panels of label → words → table by names.
 
-    Series lie `spread` rows apart, and nan is not drawn. `line` is at chance, of all panels or of each; `null` is in
-    words what the tables' column of this name holds, `gap` what is said in rows without any number.
+    Series lie `spread` rows apart, or nearer where there are many, and nan is not drawn. `line` is at chance, of all
+    panels or of each; `null` is in words what the tables' column of this name holds, `gap` what is said in rows without
+    any number.
     """
-    figure, grid = open_panels(len(panels), width, 1.7 + 0.38 * len(names), sharey=True)
+    n_series = max(map(len, panels.values()))
+    spread = min(spread, 0.75 / n_series)
+    figure, grid = open_panels(len(panels), width, 1.7 + 0.38 * len(names) * max(1, n_series / 3), sharey=True)
     for axes, chance, (label, series) in zip(grid, np.resize(line, len(panels)), panels.items(), strict=True):
         for k, (words, table) in enumerate(series.items()):
             rows = pd.Index(names).get_indexer(table.index) + spread * (k - (len(series) - 1) / 2)
@@ -60,7 +63,7 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
         axes.set_xlim(*limits)
         axes.locator_params(axis="x", nbins="auto" if len(panels) == 1 else 4)
         name_rows(axes, names, label)
-    n_words = max(map(len, panels.values())) + bool(null)
+    n_words = n_series + bool(null)
     return finish(figure, title, ncols=n_words if n_words > 1 else 0)
 
 
