@@ -59,8 +59,8 @@ def plot_teachers(table: pd.DataFrame, wanted: dict[str, float]) -> Figure:
         places = range(len(part))[::-1]
         axes.errorbar(part.value, places, xerr=[part.value - part.low, part.high - part.value], fmt="o", color=BLUE)
         axes.axvline(line, color=GREY, linewidth=1)
-        axes.set(title=measure.replace("_", " "), yticks=places, yticklabels=part.teachers.str.replace(", ", ",\n"),
-                 ylim=(-0.6, len(part) - 0.4))
+        names = part.teachers.str.replace("+", "+\n") if axes is panels[0] else [""] * len(part)
+        axes.set(title=measure.replace("_", " "), yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
     return figure
 
 

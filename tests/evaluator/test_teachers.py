@@ -79,6 +79,8 @@ def test_every_choice_of_teachers_is_judged_on_all_four_kinds(rows, public_sets,
     pd.testing.assert_frame_equal(teachers.compare_teachers(rows, settings, 1, tmp_path), found)
     lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9})
     assert lines.count("wanted") == 1 and "organisers' BERT 0.42" in lines
+    alone = found[(found.measure == "presence_auc") & (found.teachers == "FULCRA, pairs")].value.item()
+    assert f"presence_auc: {alone:.3f}" in teachers.describe_teachers(found, {"presence_auc": 0.75})    # the untaught
 
 
 def test_without_the_public_sets_fulcra_alone_is_judged(rows, tmp_path, monkeypatch):
