@@ -18,7 +18,8 @@ TABLE = "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, value BLOB N
 class FeatureStore:
     """Features in half precision, one SQLite file (7 KB a text) that several processes may use; safe to delete.
 
-    `mark` names what reads: the encoder's weights and layers. The file lies in the cache (FULCRA_CACHE, or data/cache).
+    `mark` names what reads: the encoder's weights, config and layers, and the code that pools them. The file lies in
+    the cache (FULCRA_CACHE, or data/cache).
     """
 
     def __init__(self, mark: str, folder: str | Path | None = None):

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from fulcra_utils.common.digests import digest
+from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
@@ -150,7 +150,9 @@ class ValueEvaluator(PreTrainedModel):
     def keep_features(self) -> None:
         """Keep on disk what an encoder that learns no more reads; a small one reads faster than the disk."""
         if self.encoder.num_parameters() > SMALL:
-            self.kept = FeatureStore(digest(dict(self.encoder.state_dict()), self.layers))
+            config = {k: v for k, v in self.encoder.config.to_dict().items() if k != "_name_or_path"}
+            self.kept = FeatureStore(digest(dict(self.encoder.state_dict()), config, self.layers,
+                                            digest_code(ValueEvaluator.read)))
 
     @torch.no_grad()
     def read_all(self, rendered: Sequence[dict], batch_size: int = 16, progress: bool = False) -> torch.Tensor:

@@ -177,6 +177,12 @@ def test_what_is_kept_on_disk_is_read_again_only_for_the_same_weights(tiny, tmp_
     other = make_evaluator(load_encoder("tiny", seed=5), load_theory("schwartz10"))
     other.keep_features()
     assert other.kept.mark != evaluator.kept.mark and not other.kept.get(other.render(PROMPTS, REPLIES))
+    again = make_evaluator(tiny, load_theory("schwartz10"))
+    again.keep_features()
+    assert again.kept.mark == evaluator.kept.mark
+    again.encoder.config.num_attention_heads = 1        # the same weights read another way
+    again.keep_features()
+    assert again.kept.mark != evaluator.kept.mark
 
 
 def test_intervals_are_label_ranges(evaluator):
