@@ -93,8 +93,7 @@ def fit_frozen(train: Examples, encoder: Encoder, theory: Theory, max_length: in
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    reader = make_evaluator(encoder, theory, max_length)
-    reader.keep_features()
+    reader = make_evaluator(encoder, theory, max_length, keep=True)
     return _fit_linear(
         lambda prompts, responses: reader.read_all(reader.render(prompts, responses)).numpy(), train,
         make_pipeline(StandardScaler(), LogisticRegression(C=FROZEN_STRENGTH, max_iter=300, class_weight="balanced")))

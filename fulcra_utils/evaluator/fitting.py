@@ -121,18 +121,17 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
     values = list_values(rows.theory, labels)
     train, validation = (_join_labels(pick_training_rows(rows, split, settings), pick_labels(labels, values, split))
                          for split in ("train", "validation"))
-    taught = np.flatnonzero(np.isfinite(train.vectors).any(0))
+    taught, own = np.flatnonzero(np.isfinite(train.vectors).any(0)), train.vectors[:, :rows.theory.n_dims]
     train, validation = (replace(part, vectors=part.vectors[:, taught]) for part in (train, validation))
     names = [f"{values[k][0]} ({k})" if k >= rows.theory.n_dims else values[k][0] for k in taught]
     wide = replace(rows.theory, dimensions=tuple(names), definitions=tuple(values[k][1] for k in taught))
     evaluator = make_evaluator(load_run_encoder(settings, seed), wide, settings["max_length"], seed,
-                               settings["word_buckets"])
+                               settings["word_buckets"], keep=True).to(pick_device())
     evaluator.config.taught = [list(values[k]) for k in taught]
-    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(train.vectors), train.weights)
-    evaluator.to(pick_device()).keep_features()
     knobs = TrainingSettings(**{name: settings[name] for name in KNOBS if name in settings}, seed=seed)
     history = train_evaluator(evaluator, train, validation, knobs, progress)
     evaluator = evaluator.for_theory(rows.theory)
+    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(own), train.weights)
     held_out = rows.take(rows.where("annotated", "validation", without=settings["unseen_models"]))
     plain, labels = held_out.predict(evaluator), scores_to_labels(held_out.vectors)
     temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)

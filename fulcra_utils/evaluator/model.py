@@ -412,11 +412,12 @@ def _describe_theory(theory: Theory) -> dict:
 
 
 def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, seed: int = 2023, word_buckets: int = 0,
-                   taught: Sequence[str] | None = None) -> ValueEvaluator:
+                   taught: Sequence[str] | None = None, keep: bool = False) -> ValueEvaluator:
     """Make an untrained evaluator on top of a copy of an encoder's weights; its heads are random, by `seed`.
 
     `max_length` tokens a prompt and a reply may have together, `word_buckets` are for pairs of word pieces (0 = no word
-    part), `taught` are the values that get heads of their own (None = all).
+    part), `taught` are the values that get heads of their own (None = all); `keep`: as `keep_features`, from the
+    definitions on.
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> make_evaluator(load_encoder("tiny"), load_theory("schwartz10")).heads.shape
@@ -439,6 +440,8 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, seed
         evaluator.heads.normal_(std=HIDDEN ** -0.5, generator=generator)
         for part in (evaluator.reduce.weight, evaluator.reduce.bias):
             part.normal_(std=evaluator.reduce.in_features ** -0.5, generator=generator)
+    if keep:
+        evaluator.keep_features()
     evaluator.learn_definitions()
     return evaluator
 
