@@ -93,19 +93,40 @@ def read_questionnaires(items: str | Path, definitions: str | Path) -> pd.DataFr
                                           "questionnaire"]].reset_index(drop=True)
 
 
+def read_rated_replies(replies: str | Path, items: pd.DataFrame) -> pd.DataFrame:
+    """Read six models' replies to ValueBench's items asked as questions, with `rating` and `model` beside the columns
+    of `items` (`read_questionnaires`); prompt is the question.
+
+    `replies` is QA-dataset-answers-rating.xlsx. A rating is a large judge's, from 0 (no) to 10 (yes), turned round
+    where the key is -1, so that a high one always shows the value. Replies to items that `items` lacks are left out.
+    """
+    table = pd.read_excel(replies).rename(columns={"questionnaire info": "questionnaire", "question": "prompt",
+                                                   "scenario description": "item", "corresponding value": "value"})
+    models = [name.removesuffix("_rating") for name in table if name.endswith("_rating")]
+    long = pd.concat([table[["questionnaire", "item", "value", "prompt"]].assign(
+        model=model, response=table[f"{model}_answer"], rating=table[f"{model}_rating"]) for model in models])
+    own = items.drop(columns="prompt").rename(columns={"response": "item"})
+    found = long.dropna(subset=["prompt", "response", "rating"]).merge(
+        own.drop_duplicates(["questionnaire", "item", "value"]), on=["questionnaire", "item", "value"])
+    return found.assign(rating=np.where(found.stance > 0, found.rating, 10 - found.rating)).drop(columns="item")
+
+
 def read_part(name: str) -> pd.DataFrame:
-    """Return ValueBench ("valuebench", `read_questionnaires`), or a part of ValueEval ("valueeval23-test", …).
+    """Return ValueBench ("valuebench", `read_questionnaires`; "valuebench-replies", `read_rated_replies`), or a part of
+    ValueEval ("valueeval23-test", …).
 
     The files are fetched as `fetch_sources` does. SourceError names the first one that cannot be had.
     """
-    wanted = ("valuebench_orientation", "valuebench_data")
-    if name != "valuebench":
+    wanted = ("valuebench_orientation", "valuebench_data", *["valuebench_replies"] * name.endswith("-replies"))
+    if not name.startswith("valuebench"):
         wanted = tuple(f"valueeval23_{kind}_{name.partition('-')[2]}" for kind in ("arguments", "labels"))
     known = load_sources()
     got = fetch_sources(sources={file: known[file] for file in wanted})
     if got.missing:
         raise SourceError(f"{name}: {'; '.join(f'{file} {why}' for file, why in got.missing.items())}")
-    return (read_questionnaires if name == "valuebench" else read_arguments)(*(got.paths[file] for file in wanted))
+    first, second, *rated = (got.paths[file] for file in wanted)
+    part = (read_questionnaires if name.startswith("valuebench") else read_arguments)(first, second)
+    return read_rated_replies(rated[0], part) if rated else part
 
 
 @lru_cache(maxsize=4)

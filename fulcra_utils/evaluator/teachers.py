@@ -20,21 +20,24 @@ from fulcra_utils.evaluator import comparison, study
 from fulcra_utils.evaluator.comparison import Rows
 from fulcra_utils.evaluator.fitting import fit_evaluator, load_run_encoder, pick_own
 from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
 from fulcra_utils.stats.resampling import bootstrap_sums, draw_rows, summarise_draws
 from fulcra_utils.theory.theory import load_theory
 
 PUBLISHED = {"best of 39 teams (an ensemble)": 0.56, "organisers' BERT": 0.42, "every value, always": 0.26}
+N_RATED = 600      # of the rated replies to ValueBench's test items, drawn once
 AUC_DRAWS = 100     # of the area under the curve, which takes a sort a value and draw
 
 
 def compare_teachers(rows: Rows, settings: dict, seed: int, folder: str | Path) -> pd.DataFrame:
     """Train with each choice of public sets in `teachers` ("none", "a", "a+b"), and judge every evaluator on the same
-    rows of four kinds.
+    rows of five kinds.
 
     Returns teachers, measure, n, value, low, high (95 %): `macro_f1` on the annotated test split; `order` of contrast
     pairs; `official_f1` and `presence_auc` (mean over values) on ValueEval'23's test set under valueeval20; `key`, the
-    balanced accuracy of the sign of ValueBench's test items. An evaluator that a set did not teach answers for its
-    values by their definitions alone. A set that cannot be had is left out.
+    balanced accuracy of the sign of ValueBench's test items; `ratings`, the rank correlation with a large judge's
+    ratings of six models' replies to them. An evaluator that a set did not teach answers for its values by their
+    definitions alone. A set that cannot be had is left out.
     """
     encoder, jobs, found = load_run_encoder(settings, seed), [], []
     for names in settings["teachers"]:
@@ -49,7 +52,7 @@ def compare_teachers(rows: Rows, settings: dict, seed: int, folder: str | Path) 
 
 
 def _answer_all(rows: Rows, settings: dict, seed: int) -> dict[str, list]:
-    """Train an evaluator and return what it says of the rows of all four kinds."""
+    """Train an evaluator and return what it says of the rows of all kinds."""
     evaluator, _ = fit_evaluator(rows, settings, seed)
     test = rows.take(rows.labelled("annotated", "test"))
     pairs, said = _pick_pairs(rows), {"annotated": test.predict(evaluator)}
@@ -60,6 +63,7 @@ def _answer_all(rows: Rows, settings: dict, seed: int) -> dict[str, list]:
             part = read_part(f"valueeval23-{split}")
             said[split] = 1 - judge.predict_proba(part.prompt.tolist(), part.response.tolist())[..., 1]
         said["items"] = score_items(evaluator, _pick_items())
+        said["ratings"] = score_items(evaluator, _pick_rated())
     except SourceError:
         pass
     return {name: np.round(numbers, 6).tolist() for name, numbers in said.items()}
@@ -72,6 +76,11 @@ def _pick_pairs(rows: Rows) -> pd.DataFrame:
 def _pick_items() -> pd.DataFrame:
     items = read_part("valuebench")
     return items[items.split == "test"].reset_index(drop=True)
+
+
+def _pick_rated() -> pd.DataFrame:
+    replies = read_part("valuebench-replies").query("split == 'test'")
+    return replies.sample(min(N_RATED, len(replies)), random_state=0).reset_index(drop=True)
 
 
 def score_items(evaluator: ValueEvaluator, items: pd.DataFrame) -> np.ndarray:
@@ -94,11 +103,13 @@ def _judge_all(rows: Rows, piece: dict[str, list], n_draws: int, seed: int) -> l
     if "items" in piece:
         found += judge_arguments(np.array(piece["validation"]), np.array(piece["test"]), n_draws, seed)
         found.append(judge_keys(np.array(piece["items"]), _pick_items(), n_draws, seed))
+    if "ratings" in piece:
+        found.append(judge_ratings(np.array(piece["ratings"]), _pick_rated(), n_draws, seed))
     return found
 
 
-def describe_teachers(found: pd.DataFrame, wanted: dict[str, float]) -> str:
-    """Say for each measure which choice of sets does best, and whether that is what was wanted.
+def describe_teachers(found: pd.DataFrame, wanted: dict[str, float | None]) -> str:
+    """Say for each measure which choice of sets does best, and whether that is what was wanted (None = no goal).
 
     The area under the curve is wanted where ValueEval did not teach: of a theory known by its definitions alone.
     """
@@ -109,9 +120,10 @@ def describe_teachers(found: pd.DataFrame, wanted: dict[str, float]) -> str:
         if part.empty:
             continue
         best = part.loc[part.value.idxmax()]
-        lines.append(f"- {measure}: {best['value']:.3f} [{best.low:.3f}, {best.high:.3f}] with {best.teachers} (wanted "
-                     f"{goal:.2f}: {'reached' if best['value'] >= goal else 'not reached'}); with "
-                     f"{part.teachers[0]} {part.value[0]:.3f}.")
+        verdict = "no goal was set" if goal is None else \
+            f"wanted {goal:.2f}: {'reached' if best['value'] >= goal else 'not reached'}"
+        lines.append(f"- {measure}: {best['value']:.3f} [{best.low:.3f}, {best.high:.3f}] with {best.teachers} "
+                     f"({verdict}); with {part.teachers[0]} {part.value[0]:.3f}.")
     published = ", ".join(f"{name} {f1:.2f}" for name, f1 in PUBLISHED.items())
     return "\n".join([*lines, f"\nPublished for ValueEval'23: {published}."]) if lines else "Nothing to read."
 
@@ -155,3 +167,10 @@ def judge_keys(scores: np.ndarray, items: pd.DataFrame, n_draws: int, seed: int)
         return (total[..., 2:] / np.maximum(total[..., :2], 1e-9)).mean(-1)
     drawn = bootstrap_sums(sums, items.cluster.to_numpy(), n_draws, seed)
     return {"measure": "key", "n": len(items), **summarise_draws(float(share(sums.sum(0))), share(drawn))}
+
+
+def judge_ratings(scores: np.ndarray, rated: pd.DataFrame, n_draws: int, seed: int) -> dict:
+    """Return Spearman's correlation of scores (N,) with the ratings of replies, over draws of questionnaires."""
+    ranks = [pd.Series(numbers).rank().to_numpy()[:, None] for numbers in (scores, rated.rating)]
+    drawn = bootstrap_correlations(*ranks, rated.cluster.to_numpy(), n_draws, seed)[:, 0, 0]
+    return {"measure": "ratings", "n": len(rated), **summarise_draws(correlate(*ranks)[0].item(), drawn)}

@@ -51,14 +51,15 @@ def plot_stance(table: pd.DataFrame) -> Figure:
     return plot_series(table.value.unique(), {label: series}, "share", line=0.5, limits=(0, 1))
 
 
-def plot_teachers(table: pd.DataFrame, wanted: dict[str, float]) -> Figure:
-    """Draw every measure of `compare_teachers`, a panel each with what was wanted, by what taught the evaluator."""
+def plot_teachers(table: pd.DataFrame, wanted: dict[str, float | None]) -> Figure:
+    """Draw every measure of `compare_teachers`, a panel each with what was wanted, if anything, by what taught."""
     figure, panels = open_panels(len(wanted), 3, 3.2)
     for axes, (measure, line) in zip(panels, wanted.items(), strict=True):
         part = table[table.measure == measure]
         places = range(len(part))[::-1]
         axes.errorbar(part.value, places, xerr=[part.value - part.low, part.high - part.value], fmt="o", color=BLUE)
-        axes.axvline(line, color=GREY, linewidth=1)
+        if line is not None:
+            axes.axvline(line, color=GREY, linewidth=1)
         names = part.teachers.str.replace("+", "+\n") if axes is panels[0] else [""] * len(part)
         axes.set(title=measure.replace("_", " "), yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
     return figure

@@ -10,6 +10,7 @@ from fulcra_utils.dataset.benchmarks import (
     measure_official_f1,
     read_arguments,
     read_questionnaires,
+    read_rated_replies,
 )
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import load_theory
@@ -85,3 +86,18 @@ def test_released_questionnaires(mirror):
     shares = table.split.value_counts(normalize=True)
     assert shares["train"] > 0.6 and 0.15 < shares["test"] < 0.25 and shares["validation"] > 0.05
     assert len(pd.read_csv(folder / "value_orientation.csv")) == 1988
+
+
+def test_released_ratings_are_turned_round_where_the_key_is_negative(mirror):
+    files = [mirror.parent / "valuebench" / name for name in
+             ("value_orientation.csv", "value_data.xlsx", "QA-dataset-answers-rating.xlsx")]
+    if not files[2].is_file():
+        pytest.skip("the mirror has no rated replies")
+    items = read_questionnaires(*files[:2])
+    found, raw = read_rated_replies(files[2], items), pd.read_excel(files[2])
+    assert found.model.nunique() == 6 and found.rating.between(0, 10).all()
+    assert found.groupby("model").size().nunique() == 1 and len(found) > 6 * 0.9 * len(items)
+    own = found[(found.questionnaire == "PVQ40") & (found.model == "gpt-4-1106-preview")]
+    means = own.groupby(own.value.str.casefold()).rating.mean().round(2)
+    assert means[["self-direction", "achievement", "power"]].tolist() == [10, 5, 4], "as the paper's table"
+    assert raw["gpt-4-1106-preview_rating"].mean() == pytest.approx(5.453, abs=0.001)

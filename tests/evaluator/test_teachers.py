@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, roc_auc_score
 from small_trainings import SETTINGS
 
@@ -34,7 +35,7 @@ ITEMS = pd.DataFrame({
 def public_sets(monkeypatch):
     """Small sets in the place of the public ones."""
     arguments = {f"valueeval23-{part}": make_arguments(k) for k, part in enumerate(("training", "validation", "test"))}
-    parts = {"valuebench": ITEMS, **arguments}
+    parts = {"valuebench": ITEMS, "valuebench-replies": ITEMS.assign(rating=[9, 1, 8, 2]), **arguments}
     for module in (readers, teachers):
         monkeypatch.setattr(module, "read_part", parts.__getitem__)
     readers._read_more.cache_clear()
@@ -68,17 +69,24 @@ def test_keys_count_the_same_whichever_is_commoner():
     assert teachers.judge_keys(np.zeros(4), items, 20, 1)["value"] == 0      # 0 takes no side
 
 
-def test_every_choice_of_teachers_is_judged_on_all_four_kinds(rows, public_sets, tmp_path, monkeypatch):
+def test_ratings_are_held_against_scores_by_rank():
+    rated = pd.DataFrame({"rating": [0, 2, 3, 10, 5], "cluster": list("aabbc")})
+    scores = np.array([-0.9, -0.1, 0.3, 0.2, 0.4])
+    found = teachers.judge_ratings(scores, rated, 50, 1)
+    assert found["value"] == pytest.approx(spearmanr(scores, rated.rating).statistic) and found["n"] == 5
+
+
+def test_every_choice_of_teachers_is_judged_on_all_kinds(rows, public_sets, tmp_path, monkeypatch):
     settings = SETTINGS | {"teachers": ["none", "valueeval23+valuebench"], "unseen_models": ["s-m1"]}
     found = teachers.compare_teachers(rows, settings, 1, tmp_path)
     assert found.groupby("teachers", sort=False).measure.agg(list).tolist() == \
-        [["macro_f1", "official_f1", "presence_auc", "key"]] * 2        # the toy has no contrast pairs
+        [["macro_f1", "official_f1", "presence_auc", "key", "ratings"]] * 2        # the toy has no contrast pairs
     taught = found[found.teachers.str.contains("valueeval23")].set_index("measure").n
     assert (taught.official_f1, taught.key) == (40, 3)
     monkeypatch.setattr(teachers, "fit_evaluator", None)      # finished pieces are not made again
     pd.testing.assert_frame_equal(teachers.compare_teachers(rows, settings, 1, tmp_path), found)
-    lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9})
-    assert lines.count("wanted") == 1 and "organisers' BERT 0.42" in lines
+    lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9, "ratings": None})
+    assert lines.count("wanted") == 1 and lines.count("no goal was set") == 1 and "organisers' BERT 0.42" in lines
     alone = found[(found.measure == "presence_auc") & (found.teachers == "FULCRA, pairs")].value.item()
     assert f"presence_auc: {alone:.3f}" in teachers.describe_teachers(found, {"presence_auc": 0.75})    # the untaught
 
