@@ -70,7 +70,7 @@ def gather_labels(settings: dict, without: Collection[str] = ()) -> pd.DataFrame
     """
     tables = [read_contrasts(n_pairs=settings["contrasts"]).assign(source="contrasts"),
               read_more_labels(settings["more_labels"])]
-    table = pd.concat([t for t in tables if len(t)] or tables)
+    table = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
     akin = {value for value in set(table.value) if is_akin(value, without)}
     return table[~table.value.isin(akin)].assign(weight=table.source.map(WEIGHTS))
 

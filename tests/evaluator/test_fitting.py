@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -233,6 +234,17 @@ def test_a_set_that_cannot_be_had_is_named_and_left_out(tmp_path, monkeypatch):
     assert set(labels.source) == {"contrasts"}
     with pytest.raises(DatasetError, match="more_labels: 'valuebank' is none of"):
         fitting.gather_labels(fitting.DEFAULTS | {"more_labels": ["valuebank"]})
+
+
+def test_what_is_left_out_is_left_out_of_every_set(monkeypatch):
+    more = pd.DataFrame({"pair": ["a", "b"], "value": ["Care", "Order"], "definition": ["Kindness.", "Tidiness."],
+                         "prompt": "?", "response": ["I help.", "I tidy."], "stance": 1, "split": "train",
+                         "source": "valuebench"})
+    monkeypatch.setattr(fitting, "read_more_labels", lambda names: more)
+    labels = fitting.gather_labels(fitting.DEFAULTS | {"contrasts": 2}, without=["care"])
+    assert set(labels.source) == {"contrasts", "valuebench"}
+    assert labels.weight.equals(labels.source.map(fitting.WEIGHTS))
+    assert "Order" in set(labels.value) and not {"care", "Care", "benevolence"} & set(labels.value)
 
 
 def test_pairs_of_what_is_left_out_do_not_teach(toy_file, tmp_path):
