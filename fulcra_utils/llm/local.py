@@ -1,4 +1,7 @@
-"""Language models on this machine: loaded, identified, sampled, measured."""
+"""Language models on this machine: loaded, identified, sampled, measured, and made to choose.
+
+One goes by the path of a folder, by a hub name, or by `SMOLLM2`: SmolLM2-135M-Instruct, which comes in a package.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.loading import hash_file, quiet_loading
+from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.dataset.texts import list_texts
 
+SMOLLM2 = "smollm2-135m"
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
 NOTES = ("align.json", "start.json")  # ... and those that only tell of it
 
@@ -26,7 +31,7 @@ class PolicyError(ValueError):
 
 def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None = None, revision: str = "main",
                 is_bare: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer, from a folder or by hub name (and revision), ready to be aligned.
+    """Load a causal language model and its tokenizer, by `SMOLLM2`, folder or hub name (and revision), to be aligned.
 
     Weights are read from safetensors alone. The tokenizer pads on the left; a missing pad token is replaced by the eos
     token, a missing chat template by `chat_template` (Jinja). PolicyError when it is no causal language model, has no
@@ -43,6 +48,7 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
     """
     tokenizer = load_tokenizer(model, chat_template, revision, is_bare)
     with quiet_loading(), one_line(model):
+        model = find_model(model)
         loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, use_safetensors=not is_bare or None)
     return loaded.eval(), tokenizer
 
@@ -51,7 +57,7 @@ def load_tokenizer(model: str | Path, chat_template: str | None = None, revision
                    is_bare: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a causal language model, as `load_policy` does."""
     with one_line(model):
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(find_model(model), padding_side="left", revision=revision)
     if tokenizer.eos_token_id is None and not is_bare:
         raise PolicyError(f"{model}: the tokenizer has no eos token, so a reply could never end.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -61,11 +67,18 @@ def load_tokenizer(model: str | Path, chat_template: str | None = None, revision
     return tokenizer
 
 
+def find_model(model: str | Path) -> str | Path:
+    """Return where a model lies: the folder of `SMOLLM2`, which is converted the first time; others as they are."""
+    return find_smollm2() if str(model) == SMOLLM2 else model
+
+
 def hash_model(model: str | Path, revision: str = "main") -> str:
     """Return what tells a model from any other: a hash of all files of its folder, or hub name and commit.
 
     PolicyError when the commit cannot be looked up.
     """
+    with one_line(model):
+        model = find_model(model)
     if Path(model).is_dir():
         return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
                        if path.suffix in READ and path.name not in NOTES])
@@ -144,6 +157,51 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     return sums
 
 
+@torch.inference_mode()
+def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Sequence[Sequence[dict[str, str]]],
+           answers: Sequence[str], batch_size: int = 8) -> np.ndarray:
+    """Return the log probability (N, K), natural, with which each of K answers begins the reply to each of N talks.
+
+    A talk is a list of chat messages, an answer one word or letter, known by its first token. A small model prefers a
+    letter whatever is asked, so the log probabilities of the same talk with nothing to choose are to be taken off
+    (Zhao et al. 2021, Calibrate before use); how much falls on the answers in all is exp(…).sum(-1). PolicyError when
+    two answers begin with the same token, or a talk does not fit into the model's context: none is cut.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     chat = load_policy(make_random_model(folder))
+    >>> choose(*chat, [[{"role": "user", "content": "A or B?"}]], ["A", "B"]).shape
+    (1, 2)
+    """
+    places = [tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in answers]
+    if len(set(places)) < len(places):
+        raise PolicyError(f"two of the answers {', '.join(answers)} begin with the same token.")
+    asked = [encode_talk(model, tokenizer, talk) for talk in talks]
+    found, order = np.zeros((len(asked), len(places))), np.argsort([len(ids) for ids in asked], kind="stable")
+    for rows in np.split(order, range(batch_size, len(order), batch_size)) if asked else ():
+        ids = pad_sequence([torch.tensor(asked[r]) for r in rows], True, tokenizer.pad_token_id).to(model.device)
+        ends = torch.tensor([len(asked[r]) - 1 for r in rows])
+        states = model.base_model(input_ids=ids).last_hidden_state[torch.arange(len(rows)), ends]
+        logits = model.get_output_embeddings()(states).float().log_softmax(-1)
+        found[rows] = logits[:, places].double().cpu().numpy()
+    return found
+
+
+def encode_talk(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talk: Sequence[dict[str, str]],
+                room: int = 1) -> list[int]:
+    """Return the token ids of a talk up to where the reply begins; PolicyError unless `room` tokens fit behind it."""
+    text = tokenizer.apply_chat_template(list(talk), tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    if len(ids) + room > context:
+        raise PolicyError(f"the talk has {len(ids)} tokens and the reply up to {room}, but the model's context holds "
+                          f"{context}.")
+    return ids
+
+
 def count_bytes(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[int], int]]) -> int:
     """Return the number of UTF-8 bytes of the replies."""
     texts = tokenizer.batch_decode([ids[start:] for ids, start in dialogues], skip_special_tokens=True)
@@ -155,6 +213,8 @@ def one_line(model: str | Path) -> Iterator[None]:
     """Say in one line that a model cannot be loaded."""
     try:
         yield
+    except WeightsError as error:
+        raise PolicyError(f"{model}: {error}") from None
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise PolicyError(f"{model}: cannot be loaded as a causal language model: {first}") from None

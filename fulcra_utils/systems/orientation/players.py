@@ -3,6 +3,7 @@
 A player is a function from chat messages ({"role", "content"}) to a reply.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,14 @@ from jinja2 import TemplateError
 from fulcra_utils.llm.asking import ask_all
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
 from fulcra_utils.llm.replies import decode_reply
-from fulcra_utils.systems.orientation.protocol import Messages, Player, render_choice, render_system, run_protocol
+from fulcra_utils.systems.orientation.protocol import (
+    LETTERS_TOLD,
+    Messages,
+    Player,
+    render_choice,
+    render_system,
+    run_protocol,
+)
 from fulcra_utils.systems.orientation.slider import UTILITIES, OrientationError, load_slider
 
 _OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
@@ -76,35 +84,37 @@ def _take(_: int, answer: Answer) -> tuple[str, list[str], float]:
     return answer.text, [] if answer.text.strip() else ["the reply is empty"], float(bool(answer.text.strip()))
 
 
-def local_player(folder: str | os.PathLike, max_new_tokens: int = 16, seed: int = 2023) -> Player:
-    """Return a player that is a local transformers model: a `from_pretrained` folder or hub name, safetensors only.
+def local_player(folder: str | os.PathLike, max_new_tokens: int = 40, seed: int = 2023) -> Player:
+    """Return a player that is a local transformers model: a `from_pretrained` folder, hub name, or "smollm2-135m".
 
-    Tokens are drawn at temperature 1, and nothing is cut: a talk that does not fit into the model's context is an
-    OrientationError, a model that `load_policy` cannot load a PolicyError. The player's attribute `encode` gives the
-    tokens of a talk.
+    It writes its traits and its goal at temperature 1; to a choice it replies with the log probabilities of the letters
+    (`protocol.LETTERS_TOLD`), which `run_protocol` reads. Nothing is cut: a talk that does not fit into the model's
+    context is an OrientationError, a model that `load_policy` cannot load a PolicyError. The player's attribute
+    `encode` gives the tokens of a talk.
 
-    >>> player = local_player("runs/quick/alignment/start")   # doctest: +SKIP
+    >>> player = local_player("smollm2-135m")   # doctest: +SKIP
     """
     import torch
 
-    from fulcra_utils.llm.local import generate, load_policy
-    model, tokenizer = load_policy(folder)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    from fulcra_utils.llm import local
+    model, tokenizer = local.load_policy(folder)
     generator = torch.Generator().manual_seed(seed)
 
     def encode(messages: Messages) -> list[int]:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) + max_new_tokens > context:
-            raise OrientationError(f"the talk has {len(ids)} tokens and the reply up to {max_new_tokens}, but the "
-                                   f"model's context holds {context}.")
-        return ids
+        try:
+            return local.encode_talk(model, tokenizer, messages, max_new_tokens)
+        except local.PolicyError as error:
+            raise OrientationError(str(error)) from None
 
     def play(messages: Messages) -> str:
-        ids = encode(messages)
+        ids, letters = encode(messages), [letter for letter, *_ in _OFFER.findall(messages[-1]["content"])]
+        if letters:
+            told = local.choose(model, tokenizer, [messages], letters)[0]
+            return json.dumps({LETTERS_TOLD: dict(zip(letters, told.round(4).tolist(), strict=True))})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            reply = generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0)[0]
+            reply = local.generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, do_sample=True,
+                                   temperature=1.0)[0]
         return decode_reply(reply, tokenizer.decode(ids), tokenizer)
 
     play.encode = encode
@@ -118,7 +128,7 @@ def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
     texts = [render_system(name)[0]["content"] for name in slider.orientations]
     texts += [render_choice(item, range(slider.self_pay.shape[1])) for item in range(len(slider.self_pay))]
     tokenizer = train_tokenizer(texts, vocab_size=600)
-    return save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=512, seed=seed), tokenizer, folder)
+    return save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=1024, seed=seed), tokenizer, folder)
 
 
 def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathLike] = (),
@@ -144,7 +154,7 @@ def _with_room(player: Player) -> Player:
     """Refuse a local model into which a question of the protocol does not fit, before any is asked."""
     def read(talk: Messages) -> str:
         player.encode(talk)
-        return "so " * 16   # as long as a reply may be
+        return "so " * 40   # as long as a reply may be
 
     for orientation in load_slider().orientations:
         run_protocol(read, orientation, 1)

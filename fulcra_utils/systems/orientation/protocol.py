@@ -2,9 +2,11 @@
 
 Choices: a player is any function from chat messages to a reply, so that an endpoint, a local model and a scripted
 player run the same protocol; options are shown in shuffled order; a reply that names no single option is a missing
-choice, and an angle needs all its choices.
+choice, and an angle needs all its choices. A local model is not made to write its choice: its probabilities of the
+letters are read, and how likely each letter is on average, whatever stands behind it, is taken out.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -16,6 +18,7 @@ from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.systems.orientation import slider as svo
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS_TOLD = "log_probability_of_letters"     # the field of a reply that is JSON: letter -> natural logarithm
 Messages = list[dict[str, str]]
 Player = Callable[[Messages], str]
 
@@ -85,7 +88,10 @@ def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goa
     A player takes chat messages ({"role", "content"}) and returns the reply. Each of the `n_repeats` passes has its own
     order of options, the same for every player and condition under one seed; `with_goal=False` asks for the choices
     straight after the value system (the ablation). Returns a row per pass and item: orientation, with_goal, repeat,
-    item (from 1), order (the letters' options), goal, reply, choice (from 0; nan = not readable), self_pay, other_pay.
+    item (from 1), order (the letters' options), goal, reply, letter (as it came), choice (from 0; nan = not readable),
+    self_pay, other_pay. Of a player that tells its probabilities of the letters the choice is the option whose letter
+    is likelier than that letter is on average over these questions: the orders are random, so what a letter has on
+    average is no preference (as Zheng et al. 2024, Large Language Models Are Not Robust Multiple Choice Selectors).
     Source: arXiv 2305.17147; the wording of the prompts is ours.
 
     >>> table = run_protocol(lambda messages: "A" if "A:" in messages[-1]["content"] else "fair", "prosocial", 2)
@@ -102,13 +108,40 @@ def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goa
         for item in range(len(slider.self_pay)):
             order = random.permutation(slider.self_pay.shape[1])
             reply = player([*talk, {"role": "user", "content": render_choice(item, order, goal)}])
-            place = parse_choice(reply, len(order))
             rows.append({"orientation": orientation, "with_goal": with_goal, "repeat": repeat, "item": item + 1,
-                         "order": order.tolist(), "goal": goal, "reply": reply,
-                         "choice": np.nan if place is None else float(order[place])})
-    table = pd.DataFrame(rows)
+                         "order": order.tolist(), "goal": goal, "reply": reply})
+    table, n_options = pd.DataFrame(rows), slider.self_pay.shape[1]
+    logs = np.array([_read_letters(reply, n_options) for reply in table.reply])     # (N, options), nan = not told
+    told = np.isfinite(logs).all(1)
+    usual = logs[told].mean(0) if told.any() else 0
+    came = [int(log.argmax()) if known else parse_choice(reply, n_options)
+            for log, known, reply in zip(logs, told, table.reply, strict=True)]
+    meant = [int((log - usual).argmax()) if known else place
+             for log, known, place in zip(logs, told, came, strict=True)]
+    table["letter"] = [None if place is None else LETTERS[place] for place in came]
+    table["choice"] = [np.nan if place is None else float(order[place])
+                       for place, order in zip(meant, table.order, strict=True)]
     own, other = svo.take_payoffs(table.choice.to_numpy().reshape(n_repeats, -1))
     return table.assign(self_pay=own.ravel(), other_pay=other.ravel())
+
+
+def _read_letters(reply: str, n_options: int) -> list[float]:
+    """Return the log probabilities of the letters that a reply tells; nan of each where it tells none."""
+    told = json.loads(reply)[LETTERS_TOLD] if str(reply).startswith(f'{{"{LETTERS_TOLD}"') else {}
+    return [told.get(letter, np.nan) for letter in LETTERS[:n_options]]
+
+
+def tabulate_letters(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what share of each player's readable choices fell on each letter, as they came; players in rows.
+
+    The options are shuffled, so a player that reads them has no letter that it likes.
+
+    >>> tabulate_letters(run_protocol(lambda messages: "A", "prosocial", 3))[["A", "B"]].values.tolist()
+    [[1.0, 0.0]]
+    """
+    player = table.player if "player" in table else pd.Series("player", table.index)
+    return pd.crosstab(player, table.letter, normalize="index").reindex(
+        index=player.unique(), columns=list(LETTERS[:len(table.order.iloc[0])])).fillna(0)
 
 
 def _state_goal(player: Player, system: Messages) -> tuple[Messages, str]:

@@ -1,7 +1,9 @@
 """Who plays the protocol: scripted players with known angles, endpoints, local models, and those that fail."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 from fault_server import FaultServer, complete
 from published_angles import PUBLISHED
@@ -17,11 +19,13 @@ from fulcra_utils.systems.orientation.players import (
     scripted_player,
 )
 from fulcra_utils.systems.orientation.protocol import (
+    LETTERS_TOLD,
     describe_summary,
     render_choice,
     render_system,
     run_protocol,
     summarise_protocol,
+    tabulate_letters,
 )
 from fulcra_utils.systems.orientation.slider import OrientationError, load_slider, svo_angle, take_payoffs
 
@@ -78,19 +82,37 @@ def test_an_endpoint_that_cannot_answer_says_why(monkeypatch, said, words, most)
         assert server.requests <= 4 * most, "what concerns every choice is asked once"
 
 
-def test_a_local_model_plays_and_what_it_babbles_is_missing(tmp_path):
+def test_a_local_model_plays_every_pass_by_the_probabilities_of_its_letters(tmp_path):
     folders = [make_random_model(tmp_path / "random"), tmp_path / "none"]
     players, left_out = gather_players(local=folders)
     assert list(players) == ["local model random"] and len(left_out) == 1
-    players["competitor"] = scripted_player("competitor")
-    table = run_players(players, {"competitor": 2, "local model random": 1}, seed=1)
-    summary = summarise_protocol(table, n_draws=50)
-    babble = summary[summary.player == "local model random"]
-    assert babble.n_unread.sum() == table[table.player == "local model random"].choice.isna().sum() > 0
-    assert babble.angle[babble.n_complete == 0].isna().all()
-    assert table[table.player == "competitor"].choice.notna().all()
-    again = run_players({"local model random": local_player(tmp_path / "random", seed=2023)}, 1, seed=1)
-    assert again.reply.tolist() == table.reply[table.player == "local model random"].tolist(), "seeded"
+    table = run_players(players, 2, seed=1)
+    assert table.choice.notna().all() and set(json.loads(table.reply[0])[LETTERS_TOLD]) == set("ABCDEFGHI")
+    own = summarise_protocol(table, n_draws=50)
+    assert own.n_unread.sum() == 0 and own.angle.notna().all()
+    again = run_players({"local model random": local_player(tmp_path / "random", seed=2023)}, 2, seed=1)
+    assert again.reply.tolist() == table.reply.tolist(), "seeded"
+
+
+def likes_a(wanted, bias):
+    """Return a player that tells probabilities of letters: it likes A by `bias`, and one payoff by 0.1, in nats."""
+    def play(messages):
+        offers = re.findall(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$",
+                            messages[-1]["content"], re.MULTILINE)
+        best = max(offers, key=lambda offer: wanted(float(offer[1]), float(offer[2])))[0]
+        return json.dumps({LETTERS_TOLD: {letter: bias * (letter == "A") + 0.1 * (letter == best)
+                                          for letter, *_ in offers}})
+    return play
+
+
+def test_what_a_letter_gets_whatever_stands_behind_it_is_taken_out():
+    player = likes_a(lambda own, other: (other, own), bias=5)
+    table = run_protocol(player, "altruistic", 10, with_goal=False)
+    assert set(table.letter) == {"A"} and tabulate_letters(table)["A"].item() == 1
+    angles = svo_angle(*take_payoffs(table.choice.to_numpy().reshape(10, -1)))
+    assert angles.mean() == pytest.approx(61.39, abs=1.5), "the payoff it likes is found below the letter it likes"
+    read_as_came = [order[0] for order in table.order]
+    assert np.mean(read_as_came == table.choice) < 0.3
 
 
 @pytest.mark.parametrize("context", [16, 128, 200])
