@@ -17,13 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import softmax
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fulcra_utils.common.labels import scores_to_labels
-from fulcra_utils.common.loading import quiet_loading
-from fulcra_utils.common.weights import find_smollm2
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
@@ -182,52 +178,6 @@ def _pick_cells(train: Examples, seed: int) -> list[tuple[int, int]]:
     rng = np.random.default_rng(seed)
     drawn = absent[rng.permutation(len(absent))[:max(len(present) // 2, 1)]]
     return [(int(n), int(d)) for n, d in rng.permutation(np.concatenate([present, drawn]))]
-
-
-class LanguageJudge:
-    """A causal language model asked once a value whether a reply is for it, against it or neither; it is not trained.
-
-    How likely each word is, is held against how likely it is where nothing was said (Zhao et al. 2021, Calibrate before
-    use). Texts are cut after `reach` characters.
-    """
-
-    words = ("Against", "Neither", "For")
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, theory: Theory, reach: int = 800):
-        self.model, self.tokenizer, self.reach = model.eval(), tokenizer, reach
-        self.values = list(zip(theory.dimensions, theory.definitions, strict=True))
-        self.places = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in self.words]
-        self.blank = self._ask(["N/A"], ["N/A"])
-
-    @torch.inference_mode()
-    def _ask(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 8) -> np.ndarray:
-        """Return the log odds of the three words, (N, D, 3)."""
-        asked = [self.tokenizer.apply_chat_template([{"role": "user", "content":
-                 f"A user wrote: {prompt[:self.reach]}\nThe reply was: {reply[:self.reach]}\n\nThe value {name} means: "
-                 f"{said}\nIs the reply for this value, against it, or neither? Say For, Against or Neither."}],
-                 add_generation_prompt=True, return_dict=False)
-                 for prompt, reply in zip(prompts, responses, strict=True) for name, said in self.values]
-        found = np.zeros((len(asked), 3))
-        for rows in iterate_buckets([len(ids) for ids in asked], batch_size):
-            batch = pad_pairs([{"input_ids": asked[r], "attention_mask": [1] * len(asked[r])} for r in rows],
-                              self.tokenizer, self.model.device)
-            states = self.model.base_model(**batch).last_hidden_state
-            last = states[torch.arange(len(rows)), batch["attention_mask"].sum(1) - 1]
-            logits = self.model.get_output_embeddings()(last).log_softmax(-1)
-            found[rows] = logits[:, self.places].double().cpu().numpy()
-        return found.reshape(len(prompts), len(self.values), 3)
-
-    def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Return class probabilities, shape (N, D, 3)."""
-        return softmax(self._ask(prompts, responses) - self.blank, axis=-1)
-
-
-def load_language_judge(theory: Theory) -> LanguageJudge:
-    """Load SmolLM2-135M-Instruct, all of it, as a judge of a theory's values."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(find_smollm2(), use_safetensors=True, dtype="float32")
-    return LanguageJudge(model, AutoTokenizer.from_pretrained(find_smollm2()), theory)
 
 
 def subsample(examples: Examples, rows: np.ndarray) -> Examples:

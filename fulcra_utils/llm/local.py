@@ -5,6 +5,7 @@ One goes by the path of a folder, by a hub name, or by `SMOLLM2`: SmolLM2-135M-I
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
            answers: Sequence[str], batch_size: int = 8) -> np.ndarray:
     """Return the log probability (N, K), natural, with which each of K answers begins the reply to each of N talks.
 
-    A talk is a list of chat messages, an answer one word or letter, known by its first token. A small model prefers a
+    A talk is a list of chat messages, an answer one word or letter, known by its first token. Talks that begin alike
+    and stand together, `batch_size` at a time, share the reading of what they have in common. A small model prefers a
     letter whatever is asked, so the log probabilities of the same talk with nothing to choose are to be taken off
     (Zhao et al. 2021, Calibrate before use); how much falls on the answers in all is exp(…).sum(-1). PolicyError when
     two answers begin with the same token, or a talk does not fit into the model's context: none is cut.
@@ -180,13 +182,19 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
     if len(set(places)) < len(places):
         raise PolicyError(f"two of the answers {', '.join(answers)} begin with the same token.")
     asked = [encode_talk(model, tokenizer, talk) for talk in talks]
-    found, order = np.zeros((len(asked), len(places))), np.argsort([len(ids) for ids in asked], kind="stable")
-    for rows in np.split(order, range(batch_size, len(order), batch_size)) if asked else ():
-        ids = pad_sequence([torch.tensor(asked[r]) for r in rows], True, tokenizer.pad_token_id).to(model.device)
-        ends = torch.tensor([len(asked[r]) - 1 for r in rows])
-        states = model.base_model(input_ids=ids).last_hidden_state[torch.arange(len(rows)), ends]
-        logits = model.get_output_embeddings()(states).float().log_softmax(-1)
-        found[rows] = logits[:, places].double().cpu().numpy()
+    found = np.zeros((len(asked), len(places)))
+    for start in range(0, len(asked), batch_size):
+        batch = asked[start:start + batch_size]
+        n_shared = len(commonprefix([ids[:-1] for ids in batch]))
+        kept = model.base_model(torch.tensor([batch[0][:n_shared]], device=model.device), use_cache=True
+                                ).past_key_values if n_shared else None
+        if kept:
+            kept.batch_repeat_interleave(len(batch))
+        ids = pad_sequence([torch.tensor(own[n_shared:]) for own in batch], True, tokenizer.pad_token_id)
+        states = model.base_model(ids.to(model.device), past_key_values=kept).last_hidden_state
+        ends = torch.tensor([len(own) - n_shared - 1 for own in batch])
+        logits = model.get_output_embeddings()(states[torch.arange(len(batch)), ends]).float().log_softmax(-1)
+        found[start:start + len(batch)] = logits[:, places].double().cpu().numpy()
     return found
 
 

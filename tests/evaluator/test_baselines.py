@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 from small_trainings import make_examples
-from transformers import LlamaForCausalLM
 
 from fulcra_utils.common.labels import labels_of
 from fulcra_utils.evaluator.baselines import (
-    LanguageJudge,
     PaperRecipe,
     fit_frozen,
     fit_majority,
@@ -42,19 +40,6 @@ def test_baselines_give_probabilities(toy, fit):
     np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
     assert (labels_of(p)[:, -1] == 0).all()
     assert model.predict_proba([], []).shape == (0, toy.n_dims, 3)
-
-
-def test_a_judge_that_likes_one_word_whatever_is_said_takes_no_side(toy, causal):
-    """Its bias is in the calibration too, so it cancels; what is left follows the reply."""
-    model, tokenizer = LlamaForCausalLM(causal.model.config), causal.tokenizer
-    judge = LanguageJudge(model, tokenizer, toy)
-    before = judge.predict_proba(["May I lie?", "May I go?"], ["No.", "Yes, go home."])
-    assert before.shape == (2, toy.n_dims, 3) and np.ptp(before, axis=0).max() > 1e-6
-    np.testing.assert_allclose(judge.predict_proba(["N/A"], ["N/A"]), 1 / 3, atol=1e-6)
-    judge.blank = judge.blank + [0.0, 5.0, 0.0]
-    assert (judge.predict_proba(["May I lie?", "May I go?"], ["No.", "Yes, go home."])[..., 1] < before[..., 1]).all()
-    alone = LanguageJudge(model, tokenizer, toy).predict_proba(["May I go?"], ["Yes, go home."])     # not by its batch
-    np.testing.assert_allclose(alone[0], before[1], atol=1e-5)
 
 
 def test_tfidf_learns_the_words(toy):
