@@ -5,9 +5,11 @@ Rules for the labels of the released files (all counted in `ValueDataset.problem
 - a sign written "1+", "=1" or "1" is read as +1, "1-" or "=-1" as -1; upper case and aliases are read as the name;
 - a name of a finer theory in a list of dimensions ("humility") is read by the dimension's aliases;
 - a name in no list ("be respectful") costs that label, never the row;
+- a sign outside the scale ("security: 2") costs that label, and its value is not annotated where no other label
+  says it;
 - a dimension given with both signs takes the sign of the sum of its item labels, 0 on a tie;
 - a row without any label is kept with an all-nan vector, unless it carries the field `not_annotated`, which says that
-  everything else was looked at;
+  everything else was looked at; a row of which every label was dropped always is: it is of another theory;
 - a row is set aside only when its prompt or its reply cannot be read.
 """
 
@@ -200,6 +202,7 @@ class Reader:
     def __init__(self, path: str | Path, theory: Theory | None = None, strict: bool = False):
         self.path, self.theory, self.strict = Path(path), theory, strict
         self.line, self.n_read, self.problems, self.raw = 0, 0, [], Counter()
+        self.lost: set[int | None] = set()  # of one row: the dimensions of dropped labels, None = of none
         self.parse = cache(self._parse)
 
     def tell(self, name: str, text: Any, reason: str) -> None:
@@ -262,7 +265,8 @@ class Reader:
         try:
             return _read_list(row, name)
         except RowError as fault:
-            self.tell(name, fault.text, fault.reason)
+            self.tell(name, fault.text, f"{fault.reason}, dropped")
+            self.lost.add(None)
 
     def _read_number(self, row: dict[str, Any], name: str) -> float:
         """Return a field's number; nan without one, and a problem when there is something else."""
@@ -282,7 +286,7 @@ class Reader:
 
     def read_labels(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         """Return the value vector (D,) and the item labels (I,) of a row's label fields."""
-        theory, told = self.theory, row.get("decided_by")
+        theory, told, self.lost = self.theory, row.get("decided_by"), set()
         items, types = self.count_signs(row, "value_items"), self.count_signs(row, "value_types")
         labels = np.sign(items[1] - items[-1])
         summed, given, both = items_to_vectors(labels, theory), types[1:].any(axis=0), types[1:].all(axis=0)
@@ -291,11 +295,11 @@ class Reader:
             self.tell("value_types", theory.dimensions[d], reason)
         typed = np.where(both, summed, np.sign(types[1] - types[-1]))
         vector = typed.copy() if given.any() and theory.parent is None else summed
-        if row.get("not_annotated") is not None:
-            vector[self._find_missing(row["not_annotated"]) & ~given] = np.nan
-        elif not items.any() and not types.any():
+        if not items.any() and not types.any() and (self.lost or row.get("not_annotated") is None):
             self.tell("value_types", "", "row has no label: kept, all values not annotated")
             return np.full(theory.n_dims, np.nan), labels
+        missing = self._find_missing(row["not_annotated"]) if row.get("not_annotated") is not None else False
+        vector[(missing | np.isin(range(theory.n_dims), [*self.lost - {None}])) & ~given] = np.nan
         if isinstance(told, dict):  # by a person: stands whatever the items say
             by_person = [bool(told.get(name)) for name in theory.dimensions]
             vector[by_person] = typed[by_person]
@@ -308,21 +312,24 @@ class Reader:
             self.raw.update(entry for entry in entries if isinstance(entry, str))
         counts = np.zeros((3, self.theory.n_items if name == "value_items" else self.theory.n_dims), dtype=int)
         for entry in entries:
-            index, sign, reason = self.parse(entry, name) if isinstance(entry, str) else (None, 0, "label is not text")
+            index, sign, reason = self.parse(entry, name) if isinstance(entry, str) else (
+                None, 0, "label is not text, label dropped")
             if reason:
                 self.tell(name, entry, reason)
-            if index is not None:
+            if reason.endswith("dropped"):
+                self.lost.add(index if index is None or name == "value_types" else int(self.theory.item_dims[index]))
+            elif index is not None:
                 counts[sign, index] += 1
         return counts
 
     def _parse(self, entry: str, name: str) -> tuple[int | None, int, str]:
         """Return (index or None, sign, reason) for one label; an empty reason means that it is well written."""
         (text, colon, sign), theory = map(str.strip, entry.rpartition(":")), self.theory
-        if not colon or sign not in SIGNS:
-            return None, 0, "label does not end in ': +1' or ': -1', label dropped"
         what, find, names = (("item", theory.find_item, theory.items) if name == "value_items" else
                              ("dimension", theory.find_dimension, theory.dimensions))
-        index = find(text)
+        index = find(text if colon else sign)
+        if not colon or sign not in SIGNS:
+            return index, 0, "label does not end in ': +1' or ': -1', label dropped"
         if index is None:
             parent = theory.parent_theory if what == "dimension" else None
             if parent and parent.find_dimension(text) is not None:
@@ -339,7 +346,7 @@ class Reader:
             text = str(entry.get("item") if isinstance(entry, dict) else entry)
             item, dim = theory.find_item(text), theory.find_dimension(text)
             if item is None and dim is None and text != "*":
-                self.tell("not_annotated", entry, f"names no item or dimension of {theory.name}")
+                self.tell("not_annotated", entry, f"names no item or dimension of {theory.name}, dropped")
             else:
                 missing[slice(None) if text == "*" else dim if item is None else theory.item_dims[item]] = True
         return missing

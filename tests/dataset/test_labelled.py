@@ -8,9 +8,11 @@ from fulcra_utils.dataset.labelled import items_to_vectors, read_dataset, read_p
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import load_theory
 
+NO_SIGN = "label does not end in ': +1' or ': -1', label dropped"
+
 
 def labels(data, theory=TEN, i=0):
-    return {d: v for d, v in zip(theory.dimensions, data.vectors[i], strict=True) if v}
+    return {d: None if np.isnan(v) else v for d, v in zip(theory.dimensions, data.vectors[i], strict=True) if v}
 
 
 @pytest.mark.parametrize(("types", "expected", "reason"), [
@@ -21,9 +23,10 @@ def labels(data, theory=TEN, i=0):
     (["SECURITY:+1"], {"security": 1}, "read as 'security'"),
     (["humility: +1"], {"conformity": 1}, "read as 'conformity'"),
     (["security: +1", "fame: +1"], {"security": 1}, "is no dimension of schwartz10, label dropped"),
-    (["security: +1", "power"], {"security": 1}, "label does not end in ': +1' or ': -1', label dropped"),
-    (["security: +1", "power: +2"], {"security": 1}, "label does not end in ': +1' or ': -1', label dropped"),
-    (["security: +1", 7], {"security": 1}, "label is not text"),
+    (["security: +1", "power"], {"security": 1, "power": None}, NO_SIGN),
+    (["security: +1", "power: +2"], {"security": 1, "power": None}, NO_SIGN),
+    (["security: +1", 7], {"security": 1}, "label is not text, label dropped"),
+    (["security: +1", "security: yes"], {"security": 1}, NO_SIGN),
 ])
 def test_quirks_of_dimension_labels(tmp_path, types, expected, reason):
     data = read_dataset(write(tmp_path, row(types=types)), TEN)
@@ -85,14 +88,34 @@ def test_nul_and_half_characters_are_replaced_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "reason"), [
-    (3, "is no list but int"), ({"security": 1}, "is no list but dict"), (True, "is no list but bool"),
-    ([["security: +1"]], "label is not text"), ("[", "label does not end in ': +1' or ': -1', label dropped")])
-def test_labels_of_a_wrong_type_cost_labels_not_rows(tmp_path, value, reason):
-    data = read_dataset(write(tmp_path, row() | {"value_items": value, "value_types": value}), TEN)
+    (3, "is no list but int, dropped"), ({"security": 1}, "is no list but dict, dropped"),
+    (float("nan"), "is no list but float, dropped"), ("[", NO_SIGN),
+    ([["security: +1"]], "label is not text, label dropped")])
+@pytest.mark.parametrize("more", [{}, {"not_annotated": []}])
+def test_labels_of_a_wrong_type_cost_labels_not_rows(tmp_path, value, reason, more):
+    data = read_dataset(write(tmp_path, row() | {"value_items": value, "value_types": value} | more), TEN)
     assert len(data.table) == 1 and np.isnan(data.vectors).all()
     assert data.problems[["field", "reason"]].values.tolist() == [
         ["value_items", reason], ["value_types", reason],
         ["value_types", "row has no label: kept, all values not annotated"]]
+
+
+@pytest.mark.parametrize("sign", ["2", "-3", "yes", "", "0.5"])
+@pytest.mark.parametrize("more", [{}, {"not_annotated": []}])
+def test_a_label_outside_the_scale_leaves_its_value_open(tmp_path, sign, more):
+    rows = row(types=[f"security: {sign}", "power: +1"]), row([f"be polite: {sign}"], ["power: +1"])
+    data = read_dataset(write(tmp_path, *(one | more for one in rows)), TEN)
+    assert labels(data) == {"security": None, "power": 1} and labels(data, i=1) == {"conformity": None, "power": 1}
+    assert data.problems.line.tolist() == [1, 2] and (data.problems.reason == NO_SIGN).all()
+
+
+@pytest.mark.parametrize("more", [{}, {"not_annotated": []}])
+def test_rows_of_two_theories_are_told_apart(tmp_path, more):
+    path = write(tmp_path, row(types=["care: +1"]) | more, row(types=["power: +1"]) | more)
+    for name, own in (("schwartz10", 1), ("moral_foundations", 0)):
+        data = read_dataset(path, name)
+        assert np.isfinite(data.vectors).all(axis=1).tolist() == [own == 0, own == 1]
+        assert np.isnan(data.vectors[1 - own]).all() and set(data.problems.line) == {2 - own}
 
 
 def test_one_label_without_its_list_is_read(tmp_path):

@@ -146,6 +146,19 @@ def test_labels_of_another_theory_are_seen_where_the_rest_was_looked_at(fulcra, 
     assert code == 2 and "'care: +1' is no value of" in err
 
 
+def test_rows_of_two_theories_and_labels_off_the_scale_teach_no_zeros(fulcra, toy_file, tmp_path):
+    labels = [["care: +1"], ["courage: 2"], ["thrift: yes", "courage: +1"], ["courage: -1"]]
+    data = write_rows(tmp_path / "rows.jsonl", 40, lambda k: labels[k % 4])
+    data.write_text(data.read_text().replace('"value_items"', '"not_annotated": [], "value_items"'))
+    rows, _ = fitting.read_labelled_rows(data, load_theory(toy_file))
+    assert np.isfinite(rows.vectors).sum(0).tolist() == [20, 20, 10]
+    code, out, err = fulcra("train", "--data", data, "--theory", toy_file, "--output", tmp_path / "mine", "--encoder",
+                            "tiny")
+    assert code == 1 and "30 of 40 rows could not be used in full" in out
+    for n, label in ((1, "care: +1"), (2, "courage: 2"), (3, "thrift: yes")):
+        assert any(f"line {n}, value_types: " in line and f"({label})" in line for line in err.splitlines()), err
+
+
 def test_arguments_that_cannot_be_used_are_one_line(fulcra, toy_file, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", 40)
     (tmp_path / "table.csv.jsonl").write_text("prompt,response\na,b\n")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import types
 from decimal import Decimal
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ import torch
 from scored_files import CountingEvaluator, read_lines, write_rows
 
 from fulcra_utils.common.paths import ROOT
+from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import iter_rows
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator import scoring
@@ -60,6 +63,27 @@ def test_a_reply_that_is_no_english_is_scored_and_marked(tmp_path, suffix):
     out = pd.read_json(target, lines=True) if suffix == ".jsonl" else pd.read_parquet(target)
     assert pd.isna(out.problem[0]) and out.problem[1] == scoring.FOREIGN and out.value_vector[1]
     assert report.n_unusable == 0 and report.notes[0].startswith("1 rows (first: line 2)")
+
+
+def test_a_sheet_with_merged_and_empty_cells_leaves_marked_gaps(tmp_path, toy, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sheet = openpyxl.Workbook()
+    for row in (["prompt", "response", "value_types"], ["May I lie?", "No.", "courage: +1"], [None, "Yes.", None],
+                ["Why?", None, "courage: +1"], ["Why?", "So.", None]):
+        sheet.active.append(row)
+    sheet.active.merge_cells("A2:A3")
+    sheet.save("rows.xlsx")
+    for name, read in (("rows.xlsx", "read_excel"), ("rows.csv", "read_csv")):
+        pd.read_excel("rows.xlsx").to_csv("rows.csv", index=False)
+        with pytest.raises(DatasetError) as told:
+            score_file(CountingEvaluator(), name, "out.jsonl")
+        exec(re.search(rf"pandas\.{read}\(.*lines=True\)", str(told.value))[0], {"pandas": pd})   # the way out it names
+        report = score_file(CountingEvaluator(), "rows.jsonl", "out.jsonl")
+        rows = read_lines(tmp_path / "out.jsonl")
+        assert [row.get("problem") for row in rows] == [None, "prompt is missing", "response is missing", None]
+        assert [row["value_vector"] is None for row in rows] == [False, True, True, False] and report.n_unusable == 2
+        data = read_dataset("rows.jsonl", toy)
+        assert data.vectors[0].tolist() == [1, 0, 0] and np.isnan(data.vectors[1]).all() and len(data.vectors) == 2
 
 
 def test_bad_lines_keep_their_place(tmp_path):
