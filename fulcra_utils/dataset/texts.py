@@ -28,7 +28,7 @@ def looks_english(text: str) -> bool:
     """
     letters = [c for c in text if c.isalpha()]
     if not letters:
-        return True
+        return text.isascii()     # figures, and no emoji
     if sum(c.isascii() for c in letters) < 0.9 * len(letters):
         return False
     words = re.findall(r"[^\W\d_]+", text.casefold())

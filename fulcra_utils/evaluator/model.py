@@ -35,7 +35,7 @@ from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.dataset.rows import list_pairs
-from fulcra_utils.dataset.texts import list_texts
+from fulcra_utils.dataset.texts import clean_text, list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.features import FeatureStore
 from fulcra_utils.evaluator.words import WordExpert
@@ -555,7 +555,7 @@ def _marker(tokenizer, *names: str) -> list[int]:
 
 def _fit(text: str, tokenizer, max_length: int, room: int) -> list[int]:
     """Return at most `room` token ids of a text, its middle left out."""
-    text, reach = text.strip(), CHARS_PER_TOKEN * max_length
+    text, reach = clean_text(text.strip()), CHARS_PER_TOKEN * max_length
     if len(text) > 2 * reach:
         text = f"{text[:reach]} {text[-reach:]}"
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

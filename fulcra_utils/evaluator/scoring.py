@@ -175,7 +175,8 @@ def _split(rows: Iterator, size: int) -> Iterator[list]:
 def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, intervals: bool) -> list[dict]:
     """Return what each row gains: its line and its value vectors, or the problem that it has."""
     made = [{"line": line} | ({"value_vector": None, "problem": problem} if problem else {})
-            | ({} if problem or looks_english(reply) else {"problem": FOREIGN}) for line, _, reply, problem in rows]
+            | ({} if problem or all(map(looks_english, (reply, f"{prompt}\n{reply}"))) else {"problem": FOREIGN})
+            for line, prompt, reply, problem in rows]
     good = [n for n, row in enumerate(rows) if not row[3]]
     texts = [[rows[n][k] for n in good] for k in (1, 2)]
     found = evaluator.score(*texts, batch_size=batch_size, **({"intervals": True} if intervals else {}))

@@ -209,6 +209,13 @@ def test_for_theory_keeps_what_is_the_same(evaluator, folder):
     assert not (other.mixture == 1).any()       # no value of it was taught
 
 
+def test_odd_texts_are_scored_as_what_can_be_read_of_them(evaluator):
+    odd = ["", "😀😀", "half \ud83d a character", "Да, да. Yes, 是的", "on and on " * 5000, "是" * 50_000]
+    scores = evaluator.score(odd, odd)
+    assert scores.shape == (6, 10) and np.isfinite(scores).all()
+    np.testing.assert_array_equal(evaluator.score(odd[2:3], odd[2:3]), evaluator.score(*[["half ? a character"]] * 2))
+
+
 def test_evaluator_of_another_theory_is_refused(folder):
     with pytest.raises(EvaluatorError, match="scores the theory 'schwartz10', not 'moral_foundations'"):
         ValueEvaluator.from_pretrained(folder, theory=load_theory("moral_foundations"))

@@ -55,14 +55,18 @@ def test_order_and_other_fields_are_kept(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_reply_that_is_no_english_is_scored_and_marked(tmp_path, suffix):
-    rows = [{"prompt": "May I lie?", "response": "No."}, {"prompt": "我可以说谎吗", "response": "不，你应该诚实。"}]
+    rows = [{"prompt": "May I lie?", "response": "No."}, {"prompt": "我可以说谎吗", "response": "不，你应该诚实。"},
+            {"prompt": "Puis-je mentir à mon chef quand il me demande où je suis ?", "response": "Non, jamais."},
+            {"prompt": "May I lie?", "response": "No, нельзя."}, {"prompt": "May I lie?", "response": "😀😀"},
+            {"prompt": "May I lie?", "response": "No 😀"}, {"prompt": "2 + 2?", "response": "4"}]
     source = tmp_path / "in.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)))
     target = tmp_path / f"out{suffix}"
     report = score_file(CountingEvaluator(), source, target)
     out = pd.read_json(target, lines=True) if suffix == ".jsonl" else pd.read_parquet(target)
-    assert pd.isna(out.problem[0]) and out.problem[1] == scoring.FOREIGN and out.value_vector[1]
-    assert report.n_unusable == 0 and report.notes[0].startswith("1 rows (first: line 2)")
+    assert out.problem.eq(scoring.FOREIGN).tolist() == [False, True, True, True, True, False, False]
+    assert pd.isna(out.problem[0]) and all(out.value_vector)
+    assert report.n_unusable == 0 and report.notes[0].startswith("4 rows (first: line 2)")
 
 
 def test_a_sheet_with_merged_and_empty_cells_leaves_marked_gaps(tmp_path, toy, monkeypatch):
