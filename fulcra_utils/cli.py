@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
     Exit 2 when the theory has a fault, 1 when rows or labels beside it cannot be used.
     """
     from fulcra_utils.dataset.labelled import read_dataset
-    from fulcra_utils.theory.theory import check_theory, load_theory
+    from fulcra_utils.theory.theory import check_theory, load_theory, says_only_name
     faults = check_theory(file)
     for fault in faults:
         typer.echo(f"{file}, {fault}", err=True)
@@ -53,6 +54,8 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
         return 2
     theory = load_theory(file)
     typer.echo(f"{file}: {theory.title}: {theory.n_dims} dimensions, {theory.n_items} items, no fault")
+    for name in (n for n, said in zip(theory.dimensions, theory.definitions, strict=True) if says_only_name(n, said)):
+        typer.echo(f"{file}: {name}: the definition says no more than the name, so scores by it are guesses", err=True)
     path = theory.labels_path
     if not path.is_file():
         return 0
@@ -226,7 +229,8 @@ def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.
 def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
           input: Annotated[str, typer.Option("--input", help="Rows with prompt and reply: .jsonl(.gz), .parquet.")],
           output: Annotated[str, typer.Option("--output", help="The same rows with value_vector; same kinds.")],
-          theory: Annotated[str, typer.Option(help="Theory the evaluator must be one of; empty: its own.")] = "",
+          theory: Annotated[str, typer.Option(help="Another theory, a name or a YAML file: a value that was not "
+                                            "taught is scored by its definition alone; empty: its own.")] = "",
           intervals: Annotated[bool, typer.Option(help="Also value_low and value_high, from the label sets.")] = False,
           shard_size: Annotated[int, typer.Option(min=1, help="Rows a shard: what a killed run keeps.")] = 1024,
           batch_size: Annotated[int, typer.Option(min=1, help="Pairs a forward pass.")] = 32,
@@ -313,7 +317,9 @@ def main() -> None:
     from fulcra_utils.runs.profiles import PipelineError, StepError
     text = ""
     try:
-        code = app(standalone_mode=False) or 0   # typer itself passes Ctrl-C on as 130
+        with warnings.catch_warnings():     # one line each
+            warnings.showwarning = lambda message, *_, **__: typer.echo(f"fulcra: {message}", err=True)
+            code = app(standalone_mode=False) or 0   # typer itself passes Ctrl-C on as 130
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except Exception as error:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from fulcra_utils.dataset.texts import clean_text, list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.features import FeatureStore
 from fulcra_utils.evaluator.words import WordExpert
-from fulcra_utils.theory.theory import Theory, load_theory
+from fulcra_utils.theory.theory import Theory, load_theory, says_only_name, split_words
 
 NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
 PER_VALUE = {"temperature": 0, "words.weight": 1, "words.bias": 0, "words.share": 0}  # an axis of values, and which
@@ -132,7 +131,13 @@ class ValueEvaluator(PreTrainedModel):
     def weak(self) -> tuple[str, ...]:
         """Return the dimensions that were not taught and whose definition says no more than the name: mere guesses."""
         return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
-                     if [name, said] not in self.config.taught and set(_words(said)) <= set(_words(name)))
+                     if [name, said] not in self.config.taught and says_only_name(name, said))
+
+    @property
+    def untaught(self) -> tuple[str, ...]:
+        """Return the dimensions that are scored by their definitions alone."""
+        return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
+                     if [name, said] not in self.config.taught)
 
     def is_taught(self, theory: Theory) -> bool:
         """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
@@ -329,11 +334,13 @@ class ValueEvaluator(PreTrainedModel):
         if other.weak:
             warnings.warn(f"{theory.name}: {', '.join(other.weak)}: the definition says no more than the name, so the "
                           "scores are guesses (evaluator.weak)", stacklevel=2)
-        values = set(zip(theory.dimensions, theory.definitions, strict=True))
-        for said in {said for _, said in values}:
-            if len(same := sorted(name for name, other in values if other == said)) > 1:
-                warnings.warn(f"{theory.name}: {' and '.join(same)} have one definition, so only their names tell "
-                              "their scores apart", stacklevel=2)
+        alike: dict[tuple, dict] = {}
+        for name, said in zip(theory.dimensions, theory.definitions, strict=True):
+            alike.setdefault(tuple(split_words(said)), {})[name] = [name, said] in config.taught
+        for same in alike.values():
+            if len(same) > 1 and not all(same.values()):
+                warnings.warn(f"{theory.name}: {' and '.join(sorted(same))} have one definition, so only their names "
+                              "tell their scores apart", stacklevel=2)
         return other
 
     @torch.no_grad()
@@ -401,10 +408,6 @@ class ValueEvaluator(PreTrainedModel):
             raise EvaluatorError(f"The evaluator in {folder} has weights that are not finite numbers ({bad}).")
         model._theory_path = folder / "theory.yaml"
         return model.eval()
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
 
 
 def _describe_theory(theory: Theory) -> dict:

@@ -67,9 +67,9 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     Rows are read as `read_dialogue` reads them. From Parquet to Parquet every column keeps its type; in other Parquet
     output a field whose values fit no one type is text, with all that is no text as JSON, see `notes`. `shard_size`
     rows are held in memory, and kept by a killed run. `intervals` adds value_low and value_high, the label sets' ends.
-    `workers` score through Ray Data, each with an evaluator of its own from its folder; 0 = here. With `theory`, the
-    evaluator must be of it. ScoringError, EvaluatorError, DatasetError in one line: no rows, no evaluator, no Ray,
-    another run writes the target.
+    `workers` score through Ray Data, each with an evaluator of its own from its folder; 0 = here. With `theory`, as
+    `evaluator.for_theory` scores; a note names the values that it knows by their definitions alone. ScoringError,
+    EvaluatorError, DatasetError in one line: no rows, no evaluator, no Ray, another run writes the target.
 
     >>> import tempfile
     >>> from fulcra_utils.evaluator.encoder import load_encoder
@@ -82,18 +82,17 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     ...     report.n_rows, len(json.loads(target.read_text())["value_vector"])
     (1, 10)
     """
-    source, target = Path(source), Path(target)
+    source, target, theory = Path(source), Path(target), theory and load_theory(theory)
     if min(shard_size, batch_size) < 1 or workers < 0:
         raise ScoringError("Shard size and batch size must be at least 1 and the workers not negative.")
     _check_files(source, target)
     folder = None if hasattr(evaluator, "score") else Path(evaluator)
     if folder is not None:
         from fulcra_utils.evaluator.model import ValueEvaluator
-        evaluator = ValueEvaluator.from_pretrained(folder, theory=theory)
+        evaluator = ValueEvaluator.from_pretrained(folder)
     elif workers:
         raise ScoringError("Workers load the evaluator themselves: give its folder.")
-    elif theory and tuple(evaluator.dimensions) != load_theory(theory).dimensions:
-        raise ScoringError(f"The evaluator scores other values than those of {load_theory(theory).name!r}.")
+    evaluator = evaluator.for_theory(theory) if theory else evaluator
     with lock_output(target):
         parts = target.with_name(f"{target.name}.parts")
         job = _describe_job(evaluator, source, shard_size, intervals)
@@ -101,7 +100,7 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         try:
             shards = ((k, rows) for k, rows in enumerate(_split(_read_texts(source), shard_size))
                       if not (parts / f"{k:08d}.jsonl").is_file())
-            made = _score_by_ray(shards, folder, workers, batch_size, intervals) if workers else \
+            made = _score_by_ray(shards, workers, folder, theory, batch_size, intervals) if workers else \
                 ((k, _score_rows(evaluator, rows, batch_size, intervals)) for k, rows in shards)
             for k, scored in tqdm(made, "scoring", unit="row", unit_scale=shard_size, disable=not progress):
                 with write_atomic(parts / f"{k:08d}.jsonl") as tmp:
@@ -115,6 +114,8 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         bad = (f"line {row['line']}: {row['problem']}" for row in _read_parts(parts) if row["value_vector"] is None)
         foreign = [row["line"] for row in _read_parts(parts) if row.get("problem") == FOREIGN]
         notes += [f"{len(foreign):,} rows (first: line {foreign[0]}) carry the mark {FOREIGN!r}"] if foreign else []
+        if untaught := getattr(evaluator, "untaught", ()):
+            notes.append(f"scored by definition alone, without labels: {', '.join(untaught)}")
         n_rows, first = sum(1 for _ in _read_parts(parts)), list(islice(bad, 20))
         report = ScoreReport(n_rows, len(first) + sum(1 for _ in bad), first, n_resumed, notes)
         shutil.rmtree(parts)
@@ -186,8 +187,8 @@ def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, inter
     return made
 
 
-def _score_by_ray(shards: Iterable[tuple[int, list]], folder: Path, workers: int, batch_size: int,
-                  intervals: bool) -> Iterator[tuple[int, list[dict]]]:
+def _score_by_ray(shards: Iterable[tuple[int, list]], workers: int, folder: Path,
+                  *options: Any) -> Iterator[tuple[int, list[dict]]]:
     try:
         import ray.data
     except ImportError as error:
@@ -196,7 +197,7 @@ def _score_by_ray(shards: Iterable[tuple[int, list]], folder: Path, workers: int
     if not items:
         return
     scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _RayScorer, fn_constructor_args=(str(folder.resolve()), batch_size, intervals), batch_size=1,
+        _RayScorer, fn_constructor_args=(str(folder.resolve()), *options), batch_size=1,
         concurrency=workers)
     yield from ((int(item["shard"]), json.loads(item["scored"])) for item in scored.iter_rows())
 
@@ -204,9 +205,10 @@ def _score_by_ray(shards: Iterable[tuple[int, list]], folder: Path, workers: int
 class _RayScorer:
     """One Ray worker: loads the evaluator once and scores shard after shard."""
 
-    def __init__(self, folder: str, batch_size: int, intervals: bool):
+    def __init__(self, folder: str, theory: Theory | None, batch_size: int, intervals: bool):
         from fulcra_utils.evaluator.model import ValueEvaluator
-        self.evaluator, self.options = ValueEvaluator.from_pretrained(folder), (batch_size, intervals)
+        evaluator, self.options = ValueEvaluator.from_pretrained(folder), (batch_size, intervals)
+        self.evaluator = evaluator.for_theory(theory) if theory else evaluator
 
     def __call__(self, batch: dict) -> dict:
         """Score the shards of a batch."""

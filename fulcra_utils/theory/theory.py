@@ -37,7 +37,7 @@ class _Item(_Part):
 
 class _Dimension(_Part):
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    definition: Name
+    definition: str
     groups: list[str] = []
     aliases: list[Name] = []
     circle: Annotated[int, Field(ge=1)] | None = None
@@ -63,10 +63,11 @@ class Theory:
     """A value theory with D dimensions and I items, read from one YAML file by `load_theory`.
 
     `dimensions` are lower-case hyphenated names in canonical order: the keys everywhere; `definitions` says each in a
-    sentence. `items` are grouped by dimension, `item_dims`, shape (I,), has the index of each one's dimension. `groups`
-    maps a higher-order group to its dimensions, of which one may stand in several. `circle` is their order on the
-    theory's circle, None without one. `labels` has the words for -1, 0 and +1, `score_range` the lowest and highest
-    score. `parent` names the coarser theory that this one refines, `parents` each dimension's dimension there.
+    sentence, "" where there is none. `items` are grouped by dimension, `item_dims`, shape (I,), has the index of each
+    one's dimension. `groups` maps a higher-order group to its dimensions, of which one may stand in several. `circle`
+    is their order on the theory's circle, None without one. `labels` has the words for -1, 0 and +1, `score_range` the
+    lowest and highest score. `parent` names the coarser theory that this one refines, `parents` each dimension's
+    dimension there.
 
     Examples
     --------
@@ -139,6 +140,20 @@ class Theory:
 def normalise(text: str) -> str:
     """Return `text` in the form under which names are looked up: lower case, single spaces."""
     return " ".join(text.casefold().split())
+
+
+def says_only_name(name: str, definition: str) -> bool:
+    """Return whether a definition is empty or has no word beyond the name, so that nothing tells what is meant.
+
+    >>> says_only_name("good-humour", "Good humour."), says_only_name("courage", "Facing one's fears.")
+    (True, False)
+    """
+    return set(split_words(definition)) <= set(split_words(name))
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text in lower case, without marks between them."""
+    return re.findall(r"\w+", text.casefold())
 
 
 def list_theories() -> tuple[str, ...]:

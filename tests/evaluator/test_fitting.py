@@ -146,6 +146,22 @@ def test_labels_of_another_theory_are_seen_where_the_rest_was_looked_at(fulcra, 
     assert code == 2 and "'care: +1' is no value of" in err
 
 
+@pytest.mark.filterwarnings("always:::fulcra_utils")
+def test_a_theory_of_one_value_is_trained_and_scored(fulcra, toy, tmp_path):
+    one = tmp_path / "one.yaml"
+    one.write_text(toy.path.read_text().partition("  - name: good-humour")[0].replace("Facing what one fears.", "''"))
+    data = write_rows(tmp_path / "rows.jsonl", 40, lambda k: [f"courage: {'+-'[k % 2]}1"])
+    code, out, err = fulcra("train", "--data", data, "--theory", one, "--output", tmp_path / "mine", "--encoder",
+                            "tiny")
+    assert code == 0 and "0 of 40 rows could not be used" in out and err == ""     # its labels say what it means
+    code, _, err = fulcra("score", "--evaluator", tmp_path / "mine", "--input", data, "--output", tmp_path / "s.jsonl",
+                          "--theory", toy.path)
+    assert code == 0 and err.count("\n") == 1
+    assert err.endswith("scored by definition alone, without labels: courage, good-humour, thrift\n")
+    evaluator = ValueEvaluator.from_pretrained(tmp_path / "mine")
+    assert evaluator.score(["a"], ["b"]).shape == (1, 1) and evaluator.weak == evaluator.untaught == ()
+
+
 def test_rows_of_two_theories_and_labels_off_the_scale_teach_no_zeros(fulcra, toy_file, tmp_path):
     labels = [["care: +1"], ["courage: 2"], ["thrift: yes", "courage: +1"], ["courage: -1"]]
     data = write_rows(tmp_path / "rows.jsonl", 40, lambda k: labels[k % 4])

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -214,6 +215,18 @@ def test_odd_texts_are_scored_as_what_can_be_read_of_them(evaluator):
     scores = evaluator.score(odd, odd)
     assert scores.shape == (6, 10) and np.isfinite(scores).all()
     np.testing.assert_array_equal(evaluator.score(odd[2:3], odd[2:3]), evaluator.score(*[["half ? a character"]] * 2))
+
+
+def test_definitions_that_say_nothing_are_weak_and_equal_ones_told(evaluator):
+    ten = load_theory("schwartz10")
+    mine = replace(ten, dimensions=("a", "b-c", "d", "e"), definitions=("", "B, c.", "Be fair.", "be  FAIR"))
+    with pytest.warns(UserWarning) as told:
+        other = evaluator.for_theory(mine)
+    assert other.weak == ("a", "b-c")
+    assert [str(w.message).partition(": ")[2][:9] for w in told] == ["a, b-c: t", "d and e h"]
+    assert np.isfinite(other.score(PROMPTS, REPLIES)).all()
+    evaluator.config.taught[:2] = [["d", "Be fair."], ["e", "be  FAIR"]]
+    assert evaluator.for_theory(replace(mine, dimensions=("d", "e"), definitions=mine.definitions[2:])).untaught == ()
 
 
 def test_evaluator_of_another_theory_is_refused(folder):

@@ -25,6 +25,7 @@ import pytest
 import torch
 from scored_files import CountingEvaluator, read_lines, write_rows
 
+from fulcra_utils import cli
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import iter_rows
@@ -411,11 +412,42 @@ def test_file_and_call_give_the_same_scores(tmp_path, folder):
     np.testing.assert_allclose(scores, direct, atol=1e-5)
 
 
-def test_another_theory_and_a_folder_in_the_way_are_refused(tmp_path, folder):
+def test_one_folder_scores_a_file_under_any_theory(tmp_path, folder, toy, monkeypatch, capsys):
+    source, target, evaluator = write_rows(tmp_path / "in.jsonl", 3), tmp_path / "out.jsonl", str(folder)
+    texts = [[row[name] for row in read_lines(source)] for name in ("prompt", "response")]
+    for theory in ("valueeval20", "moral_foundations", str(toy.path), "schwartz10", ""):
+        order = ["score", "--evaluator", evaluator, "--input", source, "--output", target, "--theory", theory]
+        monkeypatch.setattr(sys, "argv", ["fulcra", *map(str, order)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        own = ValueEvaluator.from_pretrained(evaluator).for_theory(theory or "schwartz10")
+        assert done.value.code == 0 and tuple(read_lines(target)[0]["value_vector"]) == own.dimensions
+        np.testing.assert_allclose(read_scores(target)[1], own.score(*texts), atol=1e-5)
+        told = capsys.readouterr().err
+        assert (told == "") == (own.untaught == ()) and all(name in told for name in own.untaught)
+        report = score_file(ValueEvaluator.from_pretrained(evaluator), source, tmp_path / "b.jsonl", theory=theory)
+        assert (tmp_path / "b.jsonl").read_bytes() == target.read_bytes() and len(report.notes) == bool(own.untaught)
+
+
+@pytest.mark.filterwarnings("always:::fulcra_utils")
+def test_definitions_that_say_nothing_are_told_in_one_line_each(tmp_path, folder, toy, monkeypatch, capsys):
+    said = {"Facing what one fears.": "''", "Taking things lightly.": "WASTING nothing"}
+    text = toy.path.read_text()
+    (tmp_path / "mine.yaml").write_text(re.sub("|".join(said), lambda found: said[found[0]], text))
+    source, target = write_rows(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
+    score = ["score", "--evaluator", folder, "--input", source, "--output", target, "--theory"]
+    for order, n_lines in ((["check-theory"], 1), (score, 3)):
+        monkeypatch.setattr(sys, "argv", ["fulcra", *map(str, order), str(tmp_path / "mine.yaml")])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        told = capsys.readouterr().err.splitlines()
+        assert done.value.code == 0 and len(told) == n_lines and "courage: the definition says no more" in told[0]
+    assert "good-humour and thrift have one definition" in told[1]
+    assert all(None not in row["value_vector"].values() for row in read_lines(target))
+
+
+def test_a_folder_in_the_way_is_refused(tmp_path, folder):
     source, target, parts = write_rows(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
-    for evaluator in (folder, ValueEvaluator.from_pretrained(folder)):
-        with pytest.raises(ValueError, match="schwartz19"):
-            score_file(evaluator, source, target, theory="schwartz19")
     for note in (parts / "mine.txt", parts):
         note.parent.mkdir(exist_ok=True)
         note.write_text("mine")
@@ -480,8 +512,8 @@ def test_workers_keep_intervals_shards_and_batches(tmp_path, folder, monkeypatch
     source, sizes, score = write_rows(tmp_path / "in.jsonl", 20), [], ValueEvaluator.score
     monkeypatch.setattr(ValueEvaluator, "score", lambda self, p, r, batch_size, **rest: (
         sizes.append((len(p), batch_size)), score(self, p, r, batch_size, **rest))[1])
-    first = score_file(folder, source, tmp_path / "one.jsonl", 6, 5, intervals=True)
-    assert score_file(folder, source, tmp_path / "two.jsonl", 6, 5, intervals=True, workers=2) == first
+    first = score_file(folder, source, tmp_path / "one.jsonl", 6, 5, intervals=True, theory="gpla5")
+    assert score_file(folder, source, tmp_path / "two.jsonl", 6, 5, True, workers=2, theory="gpla5") == first
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     assert set(read_lines(tmp_path / "two.jsonl")[0]) >= {"value_vector", "value_low", "value_high"}
     assert sizes == [(6, 5), (6, 5), (6, 5), (2, 5), (2, 5), (6, 5), (6, 5), (6, 5)]

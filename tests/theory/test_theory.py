@@ -59,6 +59,7 @@ def test_good_file_has_no_fault(tmp_path):
     assert check_theory(path) == []
     assert load_theory(path).find_item("Tilt") == 1
     assert np.array_equal(load_theory(path).item_dims, [0, 0, 1])
+    assert load_theory(write(tmp_path, GOOD.replace("Left.", "' '"))).definitions == ("", "Right.")
 
 
 @pytest.mark.parametrize(("old", "new", "fault"), [
@@ -66,7 +67,6 @@ def test_good_file_has_no_fault(tmp_path):
     ("groups: [all]", "groups: [some]", "line 11, dimensions.0.groups.0: unknown group 'some'"),
     ("aliases: [tilt]", "aliases: [Go Right]", "alias clash: 'Go Right' already stands for 'go right' in 'right'"),
     ("    definition: Left.\n", "", "line 9, dimensions.0.definition: missing"),
-    ("definition: Left.", "definition: ' '", "line 10, dimensions.0.definition: is empty"),
     ("[-1, 1]", "[0, 1]", "line 4, score_range: must run from below 0 to above 0"),
     ("[-1, 1]", "[-1]", "line 4, score_range"),
     ("name: right", "name: Right Side", "line 13, dimensions.1.name"),
