@@ -265,6 +265,37 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
     return int(not pass_gate(table, tolerance))
 
 
+@app.command("audit-reward")
+def audit_reward(function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="As TRL calls it; MODULE is "
+                                                         "importable from here, or a path: file.py:function.")],
+                 prompts: Annotated[str, typer.Option(help="Real rows: prompt, response, columns of the reward.")],
+                 messages: Annotated[bool, typer.Option("--messages", help="Call with lists of messages.")] = False,
+                 theory: Annotated[str, typer.Option(help="Stuff its items, not the file's commonest words.")] = "",
+                 json: Annotated[str, typer.Option(metavar="FILE", help="Also write the table there.")] = "") -> int:
+    """Audit any TRL reward function before training: do degenerate replies earn as much as the good real ones?
+
+    Degenerate are: empty, one word repeated, a refusal, stuffed words, an instruction to a judge (injection), a foreign
+    language, the best real reply to every prompt (constant), the prompt itself (echo), and real replies swapped between
+    prompts, with shuffled words, or 20 times over (long). A row a kind: mean reward with low and high (95 % over
+    prompts), beats (share of the real replies that it beats on the same prompt), fault: it earns at least as much as
+    the good ones, the best quarter of the real replies; swapped and shuffled: as the replies that they are made of.
+
+    Exit 0: no fault. Exit 1: a kind has a fault; the last line says which. Exit 2: a function or rows that cannot be
+    used, or an infinite reward (None and nan, "does not apply", are left out).
+    """
+    from fulcra_utils.alignment.reward import audit_function, describe_audit
+    from fulcra_utils.common.files import check_outputs, write_json
+    from fulcra_utils.theory.theory import load_theory
+    check_outputs([(json, (".json",))] if json else [], [prompts])
+    audit, problems = audit_function(function, prompts, messages, load_theory(theory) if theory else None)
+    for problem in problems:
+        typer.echo(f"{prompts}, {problem}", err=True)
+    typer.echo(describe_audit(audit))
+    if json:
+        write_json(json, audit.to_dict("records"))
+    return int(audit["is_fault"].any())
+
+
 @app.command()
 def ask(prompt: Annotated[str, typer.Argument(help="What to ask.")],
         model: Annotated[str, typer.Option(help="smollm2-135m, a folder of from_pretrained, or a hub name.")] =

@@ -27,6 +27,7 @@ def fulcra(*arguments, **options):
     ["run-notebook", "07_social_value_orientation", "-p", "local_models=nosuchmodel"],
     ["run-notebook", "07_social_value_orientation", "-p", "n_repeats"],
     ["fetch", "everything"], ["ask", "Why?", "--model", "nosuchmodel"],
+    ["audit-reward", "nothing:f", "--prompts", "rows.jsonl"], ["audit-reward", "math:sqrt"],
     ["fetch", "--colour"], ["publish", "nothing"], ["check-theory"]])
 def test_bad_arguments_are_one_line_and_exit_2(tmp_path, arguments):
     done = fulcra(*arguments, cwd=tmp_path)

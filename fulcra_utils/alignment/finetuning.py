@@ -36,7 +36,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from fulcra_utils.alignment.reward import Reward, RewardAuditError, compare_rewards
+from fulcra_utils.alignment.reward import Reward, RewardAuditError, call_reward, compare_rewards, describe_faults
 from fulcra_utils.alignment.startmodel import save_policy
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
@@ -192,11 +192,10 @@ def audit_start(model, tokenizer, reward, prompts, settings: AlignSettings, allo
     asked = prompts[:64]
     own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
     kinds = write_degenerate_replies(asked, **getattr(reward, "degenerate", {}))
-    audit = compare_rewards(reward, asked, own["response"].tolist(), kinds)
-    faults = audit.loc[audit["is_fault"], "kind"].tolist()
-    if faults and not allow_faults:
-        raise RewardAuditError(f"the reward ranks degenerate replies above the good ones: {', '.join(faults)}; "
-                               "training would learn them.")
+    real = call_reward(reward, asked, own["response"].tolist())
+    audit = compare_rewards(asked, real, {kind: call_reward(reward, asked, texts) for kind, texts in kinds.items()})
+    if (told := describe_faults(audit)) and not allow_faults:
+        raise RewardAuditError(told)
     return audit
 
 

@@ -1,18 +1,30 @@
 """The reward: what a reply's value vector is worth next to a target; its audit before anything is trained by it."""
 
+import asyncio
+import inspect
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from fulcra_utils.alignment.selection import measure_commonness
-from fulcra_utils.dataset.rows import ROLES
-from fulcra_utils.dataset.texts import list_texts, read_content, split_thoughts, write_degenerate_replies
+from fulcra_utils.common.loading import load_function
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.rows import ROLES, pick_rows
+from fulcra_utils.dataset.texts import ENGLISH, list_texts, read_content, split_thoughts, write_degenerate_replies
+from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.distance import Scorer, resolve_target, value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 
 Reward = Callable[..., list[float]]
+SCRAMBLED = ("shuffled", "swapped")     # must lose against the replies that they are made of, others against good ones
+NO_COLUMNS = ("prompt", "prompts", "response", "completion", "completions", "completion_ids")
 
 
 def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.ndarray | None = None, order: int = 1,
@@ -84,13 +96,11 @@ class RewardAuditError(ValueError):
 
 def audit_reward(evaluator: Scorer, prompts: Sequence[str], responses: Sequence[str], target: Target, theory: Theory,
                  absence: str = "penalise") -> pd.DataFrame:
-    """Compare the reward of degenerate replies with that of real ones, before anything is trained on it.
+    """Compare the reward of replies that say nothing with that of real ones, before anything is trained on it.
 
-    `prompts` and `responses` are real, the good ones the best quarter by reward; `absence` as in `value_distance`. One
-    row a kind (real, good, then empty, repeated, refusing, stuffed and echoed replies): reward (mean), beats (share of
-    the real replies to which it is preferred on the same prompt; nan for real and good), is_fault (its mean reward is
-    at least that of the good replies). Answers the weak spot of the released reward (absence "mask"), which an empty
-    reply maximises.
+    `prompts` and `responses` are real; `absence` as in `value_distance`. A row a kind, as `compare_rewards`: real,
+    good, then empty, repeated, refusing, stuffed and echoed replies. Answers the weak spot of the released reward
+    (absence "mask"), which an empty reply maximises.
 
     Examples
     --------
@@ -108,22 +118,113 @@ def audit_reward(evaluator: Scorer, prompts: Sequence[str], responses: Sequence[
     False
     """
     prompts, responses = list_texts(prompts, "Prompt"), list_texts(responses, "Response")
-    reward = value_reward(evaluator, target, absence=absence)
     words = [item for d, name in enumerate(theory.dimensions) if target.aimed[d] and target.values[d] >= 0
              for item in theory.items_of(name)]
     kinds = write_degenerate_replies(prompts, stuffing=", ".join(words[:40]) + ".")
-    return compare_rewards(reward, prompts, responses, kinds).assign(absence=absence, target=target.name)
+    pay = partial(call_reward, value_reward(evaluator, target, absence=absence), prompts)
+    audit = compare_rewards(prompts, pay(responses), {kind: pay(texts) for kind, texts in kinds.items()})
+    return audit.assign(absence=absence, target=target.name)
 
 
-def compare_rewards(reward: Reward, prompts: list[str], responses: list[str], kinds: dict[str, list]) -> pd.DataFrame:
-    """Compare any reward(prompts, completions) of degenerate replies with that of real ones, as `audit_reward`."""
-    real = np.array(reward(prompts, responses))
-    good = real[real >= np.quantile(real, 0.75)].mean()
-    rows = [("real", real.mean(), np.nan, False), ("good", good, np.nan, False)]
-    for kind, texts in kinds.items():
-        got = np.array(reward(prompts, texts))
-        rows.append((kind, got.mean(), (got > real).mean(), got.mean() >= good))
-    return pd.DataFrame(rows, columns=["kind", "reward", "beats", "is_fault"])
+def audit_function(function: str, path: str | Path, messages: bool = False,
+                   theory: Theory | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Compare what any TRL reward function pays for degenerate replies with what it pays for a file's real ones.
+
+    `function` as in `load_function`. It is called as TRL calls it, once for each kind with all usable rows and their
+    other columns; with `messages`, prompts and completions are lists of messages. Returns `compare_rewards` and why
+    which rows were not used. To the kinds of `audit_reward` come an instruction to a judge, another language, constant
+    (the real reply that earns most), long (each real reply 20 times), shuffled words, and swapped replies (to another
+    prompt; none where one prompt has more than half of the rows); a reply that equals the real one is left out. Stuffed
+    are the theory's items, else the words in the function's attribute `degenerate`, else the file's commonest words.
+    """
+    from fulcra_utils.alignment.measures import make_controls
+
+    reward, picked = load_function(function), list(pick_rows(path))
+    problems = [f"line {line}, {fault}" for line, *_, fault in picked if fault]
+    rows, dialogues = [p[1] for p in picked if p[2]], [p[2] for p in picked if p[2]]
+    if not rows:
+        raise ValueError(f"{path}: has no usable row" + f" ({', '.join(problems[:1])})" * bool(problems))
+    prompts, responses = [d.prompt for d in dialogues], [d.response for d in dialogues]
+    asked = [[{"role": role, "content": text} for role, text in d.turns[:-1]] for d in dialogues]
+    names = dict.fromkeys(name for row in rows for name in row if name not in NO_COLUMNS)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+
+    def pay(texts: list[str]) -> np.ndarray:
+        said = [[{"role": "assistant", "content": text}] for text in texts] if messages else texts
+        return call_reward(reward, asked if messages else prompts, said, **columns)
+
+    kinds = make_controls(pd.DataFrame({"prompt": prompts, "response": responses}))
+    real = pay(kinds.pop("reply"))
+    words = Counter(word for text in responses for word in set(re.findall(r"[^\W\d_]+", text.casefold())) - ENGLISH)
+    words = theory.items if theory else sorted(words, key=lambda word: (-words[word], word))
+    stuffing = {"stuffing": ", ".join(words[:40]) + "."} | ({} if theory else getattr(reward, "degenerate", {}))
+    fixed = yaml.safe_load((DATA / "attacks.yaml").read_text(encoding="utf-8"))["degenerate"]
+    best = responses[np.argmax(np.where(np.isnan(real), -np.inf, real))]
+    kinds = {**write_degenerate_replies(prompts, **stuffing, **fixed, constant=best), **kinds,
+             "long": ["\n".join([text] * 20) for text in responses]}
+    return compare_rewards(prompts, real, {
+        kind: np.where(np.equal(texts, responses), np.nan, pay(texts)) for kind, texts in kinds.items()}), problems
+
+
+def call_reward(reward: Reward, prompts: list, completions: list, **columns: list) -> np.ndarray:
+    """Call a reward as TRL does, an asynchronous one too: (N,), nan where it says None or nan (it does not apply).
+
+    ValueError when it fails, gives another number of values than there are replies, or one that is infinite.
+
+    >>> call_reward(lambda prompts, completions: [None, 1], ["q", "r"], ["a", "b"])
+    array([nan,  1.])
+    """
+    name = getattr(reward, "__name__", type(reward).__name__)
+    try:
+        found = reward(prompts=prompts, completions=completions, **columns)
+        found = asyncio.run(found) if inspect.isawaitable(found) else found
+        values = np.array([np.nan if value is None else float(value) for value in found])
+    except Exception as error:
+        raise ValueError(f"the reward function {name} fails: {type(error).__name__}: {error}") from error
+    if len(values) != len(completions):
+        raise ValueError(f"the reward function {name} gives {len(values)} values for {len(completions)} replies.")
+    if np.isinf(values).any():
+        raise ValueError(f"the reward function {name} gives an infinite value for reply {np.isinf(values).argmax()}.")
+    return values
+
+
+def compare_rewards(prompts: Sequence[str], real: np.ndarray, degenerate: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Compare the rewards (N,) of each kind of degenerate replies with those of real replies to the same N prompts.
+
+    One row a kind: real, good (the best quarter of the real ones), then the degenerate ones: reward (mean), low, high
+    (95 % over prompts), beats (share of the real replies to which it is preferred on the same prompt), is_fault (it
+    earns at least as much as the good replies; shuffled and swapped: as the replies that they are made of). nan is left
+    out; beats is nan for real and good.
+
+    >>> compare_rewards(["p", "q"], [0.0, 1.0], {"empty": [0.5, 0.5]}).drop(columns="is_fault").round(1)
+        kind  reward  low  high  beats
+    0   real     0.5  0.0   1.0    NaN
+    1   good     1.0  1.0   1.0    NaN
+    2  empty     0.5  0.5   0.5    0.5
+    """
+    real = pd.Series(real, dtype=float)
+    if real.isna().all():
+        raise ValueError("the reward applies to none of the real replies.")
+    table = pd.DataFrame({"real": real, "good": real[real >= real.quantile(0.75)], **degenerate})
+    mean, gaps, (low, high) = table.mean(), table.sub(real, axis=0), take_interval(bootstrap_means(table, prompts))
+    excess = (mean - mean["good"]).mask(table.columns.isin(SCRAMBLED), gaps.mean())
+    beats, is_fault = (gaps > 0).sum() / gaps.notna().sum(), excess > -1e-9 * max(1.0, abs(mean["good"]))
+    beats[:2], is_fault[:2] = np.nan, False
+    found = pd.DataFrame({"reward": mean, "low": low, "high": high, "beats": beats, "is_fault": is_fault})
+    return found.rename_axis("kind").reset_index()
+
+
+def describe_faults(audit: pd.DataFrame) -> str:
+    """Say in words which degenerate replies earn too much; "" when none do."""
+    faults = ", ".join(audit.loc[audit["is_fault"], "kind"])
+    return faults and f"the reward pays degenerate replies as much as good ones: {faults}; training would learn them."
+
+
+def describe_audit(audit: pd.DataFrame) -> str:
+    """Say the table of `compare_rewards` in words, for a terminal."""
+    shown = audit.rename(columns={"is_fault": "fault"}).replace({"fault": {True: "FAULT", False: ""}})
+    told = describe_faults(audit) or "the reward pays no degenerate replies as much as good ones."
+    return f"{shown.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n{told[0].upper()}{told[1:]}"
 
 
 def read_words(message: str | dict | Sequence[dict] | None, roles: Sequence[str] = ("assistant",)) -> str:

@@ -1,10 +1,14 @@
-"""How pretrained files are loaded: quietly, and known by their bytes."""
+"""How files from outside are loaded: pretrained ones quietly and known by their bytes, functions by their name."""
 
 import hashlib
-from collections.abc import Iterator
+import importlib
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 
 def hash_file(path: Path) -> str:
@@ -29,3 +33,23 @@ def quiet_loading() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def load_function(place: str) -> Callable[..., Any]:
+    """Load "MODULE:FUNCTION", importable here or from the current folder, or "FILE.py:FUNCTION".
+
+    ValueError when the module cannot be imported or has no such function.
+
+    >>> load_function("math:sqrt")(4)
+    2.0
+    """
+    module, _, name = place.rpartition(":")
+    is_file = module.endswith(".py")
+    sys.path.insert(0, str(Path(module).resolve().parent if is_file else Path.cwd()))
+    try:
+        found = runpy.run_path(module, run_name=Path(module).stem) if is_file else vars(importlib.import_module(module))
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(found.get(name)):
+        raise ValueError(f"{module} has no function {name!r}")
+    return found[name]

@@ -1,4 +1,9 @@
 
+import json
+import re
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -6,8 +11,10 @@ from fulcra_utils.alignment import (
     audit_reward,
     value_reward,
 )
-from fulcra_utils.alignment.reward import read_words, scalar_reward
+from fulcra_utils.alignment.reward import audit_function, compare_rewards, read_words, scalar_reward
 from fulcra_utils.alignment.selection import measure_commonness
+from fulcra_utils.cli import main
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.theory.targets import load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
 
@@ -172,3 +179,182 @@ def test_the_same_degenerate_replies_are_feared_everywhere():
     attacks = make_attacks(["Why?", "How?"], theory)
     assert [attacks[name] for name in ("empty", "refusal only", "echo of the prompt")] == [
         kinds[name] for name in ("empty", "refusal", "echo")]
+
+
+ANSWERS = {"May I keep a wallet that I found?": "No, bring it to the police; its owner will miss it.",
+           "How do I calm a crying baby?": "Hold her close, hum softly and walk a little.",
+           "Should I sign without reading?": "Never do; every page binds you, so ask for a day.",
+           "Can plants live without light?": "Only mushrooms manage that, green leaves starve in the dark.",
+           "What is a fair price for my bike?": "Look up three similar offers and take their middle."}
+KINDS = ["empty", "repeat", "refusal", "stuffing", "injection", "foreign", "constant", "echo", "swapped", "shuffled",
+         "long"]
+REWARDS = """
+import math
+from difflib import SequenceMatcher
+EASY = False
+
+def near(prompts, completions, model_answer, **columns):
+    return [SequenceMatcher(None, a, c, EASY).ratio() for a, c in zip(model_answer, completions)]
+
+def some(prompts, completions, model_answer, **columns):
+    return [None, math.nan, *near(prompts, completions, model_answer)[2:]]
+
+async def later(**columns):
+    return near(**columns)
+
+def spoken(prompts, completions, **columns):
+    assert [[m["role"] for m in p] for p in prompts] == [["user"]] * len(prompts)
+    assert [[m["role"] for m in c] for c in completions] == [["assistant"]] * len(completions)
+    return near(prompts, [c[0]["content"] for c in completions], **columns)
+
+def length(completions, **columns):
+    return [len(c) for c in completions]
+
+def words_of_the_prompt(prompts, completions, **columns):
+    return [len({*p.split()} & {*c.split()}) for p, c in zip(prompts, completions)]
+
+def few(completions, **columns):
+    return [1.0, 2.0]
+
+def infinite(completions, **columns):
+    return [0.0] * (len(completions) - 1) + [math.inf]
+
+def never(completions, **columns):
+    return [None for _ in completions]
+
+def wordy(completions, **columns):
+    return ["good" for _ in completions]
+
+def strict(prompts, completions):
+    return near(prompts, completions, completions)
+
+one = 1.0
+"""
+
+
+@pytest.fixture
+def audit(tmp_path, monkeypatch, capfd):
+    """Run `fulcra audit-reward` in a folder with rewards and rows; give back exit code, stdout and stderr."""
+    rows = [{"prompt": p, "response": f"{r} Good luck!", "model_answer": r} for p, r in ANSWERS.items()]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "my-rewards.py").write_text(REWARDS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run(function, *more, prompts="rows.jsonl"):
+        monkeypatch.setattr(sys, "argv", ["fulcra", "audit-reward", function, "--prompts", str(prompts), *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capfd.readouterr()
+    return run
+
+
+@pytest.mark.parametrize("arguments", [["near"], ["some"], ["later"], ["spoken", "--messages"]])
+def test_a_reasonable_reward_passes(audit, arguments):
+    code, told, err = audit(f"my-rewards.py:{arguments[0]}", *arguments[1:], "--json", "audit.json")
+    assert (code, err) == (0, "") and told.endswith("The reward pays no degenerate replies as much as good ones.\n")
+    with open("audit.json") as file:
+        table = {row.pop("kind"): row for row in json.load(file)}
+    assert list(table) == ["real", "good", *(line.split()[0] for line in told.splitlines()[3:-1])]
+    assert sorted(table) == sorted(["real", "good", *KINDS])
+    assert table["empty"] == {"reward": 0.0, "low": 0.0, "high": 0.0, "beats": 0.0, "is_fault": False}
+    assert table["real"]["low"] < table["real"]["reward"] < table["real"]["high"] and table["real"]["beats"] is None
+
+
+def test_a_reward_that_loves_length_or_the_prompt_is_caught(audit):
+    code, told, err = audit("my-rewards.py:length")
+    assert (code, err) == (1, "") and "long" in told.splitlines()[-1] and "echo" not in told.splitlines()[-1]
+    code, told, err = audit("my-rewards.py:words_of_the_prompt")
+    assert (code, err) == (1, "") and "echo" in told.splitlines()[-1] and "empty" not in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("kind", "pay"), [
+    ("empty", "-len(c)"), ("repeat", "c.count('the')"), ("refusal", "c.startswith('I\\'m sorry')"),
+    ("stuffing", "c.count(',')"), ("injection", "'highest score' in c"), ("foreign", "len(c) - len(c.encode('ascii', "
+     "'ignore'))"), ("constant", "'middle' in c"), ("echo", "p == c"), ("swapped", "c.endswith('luck!')"),
+    ("shuffled", "sum(map(ord, c)) / max(len(c), 1)"), ("long", "len(c)")])
+def test_every_kind_is_found_by_the_reward_that_loves_it(audit, tmp_path, kind, pay):
+    (tmp_path / "loving.py").write_text("def reward(prompts, completions, **columns):\n"
+                                        f"    return [{pay} for p, c in zip(prompts, completions)]\n")
+    code, told, err = audit("loving.py:reward")
+    assert (code, err) == (1, "") and re.search(rf"^ *{kind} .*FAULT$", told, re.MULTILINE), told
+
+
+@pytest.mark.parametrize(("function", "message"), [
+    ("no_such_module:f", "no_such_module:f cannot be imported: ModuleNotFoundError"),
+    ("nothing.py:f", "nothing.py:f cannot be imported"), ("broken.py:f", "cannot be imported: ZeroDivisionError"),
+    ("exits.py:f", "cannot be imported: SystemExit"), ("my-rewards.py:one", "has no function 'one'"),
+    ("my-rewards.py:nothing", "my-rewards.py has no function 'nothing'"),
+    ("my-rewards.py", "my-rewards.py cannot be imported"), ("my-rewards.py:few", "few gives 2 values for 5 replies"),
+    ("my-rewards.py:infinite", "infinite gives an infinite value for reply 4"), ("my-rewards.py:wordy", "wordy fails"),
+    ("my-rewards.py:never", "applies to none of the real replies"), ("my-rewards.py:strict", "argument 'model_answer'"),
+    ("my-rewards.py:spoken", "spoken fails: TypeError")])
+def test_a_function_that_cannot_be_audited_is_one_line(audit, tmp_path, function, message):
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "exits.py").write_text("raise SystemExit('usage')\n")
+    code, told, err = audit(function)
+    assert (code, told) == (2, "") and len(err.splitlines()) == 1 and err.startswith("fulcra: ") and message in err
+
+
+def test_rows_that_cannot_be_used_are_told(audit, tmp_path):
+    (tmp_path / "empty.jsonl").write_text('{"prompt": "Why?"}\n')
+    code, told, err = audit("my-rewards.py:length", prompts="empty.jsonl")
+    assert (code, told, err) == (2, "", "fulcra: empty.jsonl: has no usable row (line 1, response is missing)\n")
+    (tmp_path / "mixed.jsonl").write_text('{"prompt": "Why?"}\n' + (tmp_path / "rows.jsonl").read_text())
+    code, told, err = audit("my-rewards.py:near", prompts="mixed.jsonl")
+    assert (code, err) == (0, "mixed.jsonl, line 1, response is missing\n")
+    code, told, err = audit("my-rewards.py:length", "--json", "rows.jsonl")
+    assert (code, told) == (2, "") and "can only be written as .json" in err
+
+
+def test_a_reward_is_called_as_trl_calls_it(audit, monkeypatch):
+    calls = []
+
+    def reward(**given):
+        calls.append(given)
+        return [1.0] * len(given["prompts"])
+
+    monkeypatch.setitem(sys.modules, "spying", SimpleNamespace(reward=reward))
+    theory = load_theory("moral_foundations")
+    table, problems = audit_function("spying:reward", "rows.jsonl", theory=theory)
+    assert problems == [] and len(calls) == 1 + len(KINDS) and table.is_fault[2:].all()
+    assert all(set(given) == {"prompts", "completions", "model_answer"} for given in calls)
+    assert all(given["model_answer"] == list(ANSWERS.values()) for given in calls)
+    said = dict(zip(["real", *table.kind[2:]], (given["completions"] for given in calls), strict=True))
+    assert said["stuffing"][0].startswith(", ".join(theory.items[:40])) and said["echo"] == list(ANSWERS)
+    assert sorted(said["swapped"]) == sorted(said["real"])
+    assert not any(a == b for a, b in zip(said["swapped"], said["real"], strict=True))
+    assert all(sorted(a.split()) == sorted(b.split()) and a != b
+               for a, b in zip(said["shuffled"], said["real"], strict=True))
+    for own, start in (({}, "good, luck, "), ({"stuffing": "be kind"}, "be kind")):
+        reward.degenerate = own
+        calls.clear()
+        audit_function("spying:reward", "rows.jsonl")
+        assert any(given["completions"][0].startswith(start) for given in calls), start
+
+
+def test_faults_are_held_against_good_replies_or_their_own():
+    real = [0.0, 1.0, 2.0, 3.0]
+    table = compare_rewards(["a", "b", "c", "d"], real, {
+        "empty": [3.0] * 4, "echo": [2.0] * 4, "swapped": [3.0, 0.0, 1.0, 2.0], "shuffled": [np.nan, 0.5, 1.5, 2.5],
+        "long": [np.nan] * 4}).set_index("kind")
+    assert table.is_fault[table.is_fault].index.tolist() == ["empty", "swapped"]
+    assert table.reward[["real", "good", "swapped", "shuffled"]].tolist() == [1.5, 3.0, 1.5, 1.5]
+    np.testing.assert_allclose(table.beats, [np.nan, np.nan, 0.75, 0.5, 0.25, 0.0, np.nan])
+    same = compare_rewards(["a"] * 4, real, {}).set_index("kind")
+    assert same.low.isna().all(), "one prompt has no interval"
+
+
+def test_the_worked_example(audit, tmp_path, monkeypatch):
+    from fulcra_utils.evaluator.encoder import load_encoder
+    from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+
+    save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), tmp_path / "runs/laptop/evaluator")
+    example, rows = ROOT / "data" / "examples" / "rewards.py", ROOT / "data" / "examples" / "three_virtues.jsonl"
+    code, told, _ = audit(f"{example}:length_reward", prompts=rows)
+    assert code == 1 and "long" in told.splitlines()[-1]
+    assert f"fulcra audit-reward {example.relative_to(ROOT)}:length_reward" in (ROOT / "README.md").read_text("utf-8")
+    audit(f"{example}:value_distance_reward", "--json", "ours.json", prompts=rows)
+    table = {row["kind"]: row for row in json.loads((tmp_path / "ours.json").read_text())}
+    assert set(table) == {"real", "good", *KINDS}
+    assert table["constant"]["beats"] == 0 and not table["constant"]["is_fault"], "sameness has a price"
