@@ -52,7 +52,8 @@ def draw_replies(folder: str | Path, start: str | Path, prompts: Sequence[str], 
     if keep is not None and Path(keep).is_file() and (kept := pd.read_parquet(keep)).attrs.get("key") == key:
         return kept
     model, tokenizer = load_policy(folder, chat_template)
-    drawn = sample_replies(model, tokenizer, prompts, max_new_tokens, seed, temperature)
+    begun = keep and Path(keep).with_suffix(f".{key[:12]}.jsonl")
+    drawn = sample_replies(model, tokenizer, prompts, max_new_tokens, seed, temperature, keep=begun)
     texts = [(p + r, len(p)) for p, r in zip(drawn["prompt_ids"], drawn["reply_ids"], strict=True)]
     models = [model] if Path(folder) == Path(start) else [model, load_policy(start, chat_template)[0]]
     sums = [score_tokens(each, tokenizer, texts, temperature=temperature) for each in models]
@@ -61,6 +62,7 @@ def draw_replies(folder: str | Path, start: str | Path, prompts: Sequence[str], 
     table.attrs["key"] = key  # stands in the Parquet file
     if keep is not None:
         write_table(keep, table)
+        begun.unlink(missing_ok=True)
     return table
 
 

@@ -3,6 +3,8 @@
 One goes by the path of a folder, by a hub name, or by `SMOLLM2`: SmolLM2-135M-Instruct, which comes in a package.
 """
 
+import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os.path import commonprefix
@@ -17,6 +19,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fulcra_utils.common.digests import digest
+from fulcra_utils.common.files import write_text
 from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.dataset.texts import list_texts
@@ -104,12 +107,13 @@ def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
 @torch.no_grad()
 def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
                    max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0, batch_size: int = 64,
-                   system: str | None = None) -> pd.DataFrame:
+                   system: str | None = None, keep: str | Path | None = None) -> pd.DataFrame:
     """Sample one reply for each prompt; the same seed gives the same replies.
 
     Temperature 1 samples from the model itself, as training does. The N rows, in the order of the prompts, have prompt,
     response (text without special tokens), prompt_ids, reply_ids (eos included) and is_finished (the reply ended by
-    itself within `max_new_tokens`).
+    itself within `max_new_tokens`). `keep` is a file for this very sampling: each batch is written there when it is
+    made, and what stands there is not sampled again, so one that was stopped goes on and ends as it would have.
 
     Examples
     --------
@@ -122,20 +126,37 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     (['Hi', 'Why?'], True)
     """
     model.eval()
-    torch.manual_seed(seed)
     prompts, eos = list_texts(prompts, "Prompt"), tokenizer.eos_token_id
-    ids = encode_prompts(tokenizer, prompts, system)
-    replies: list[list[int]] = [[] for _ in ids]
+    ids, done = encode_prompts(tokenizer, prompts, system), _read_batches(keep)
     order = np.argsort([len(i) for i in ids], kind="stable")
-    for start in tqdm(range(0, len(order), batch_size), desc="sample", leave=False):
-        rows = order[start:start + batch_size]
-        made = generate(model, tokenizer, [ids[row] for row in rows], max_new_tokens=max_new_tokens, do_sample=True,
-                        top_k=0, top_p=1.0, temperature=temperature, eos_token_id=eos)
-        for row, reply in zip(rows, made, strict=True):
-            replies[row] = reply[:reply.index(eos) + 1 if eos in reply else None]
+    bar = tqdm(total=len(order), initial=len(done), desc="sample", unit="reply", leave=False)
+    n_tokens, began = 0, time.monotonic()
+    for start in range(len(done), len(order), batch_size):
+        torch.manual_seed(seed + start)
+        made = generate(model, tokenizer, [ids[row] for row in order[start:start + batch_size]], do_sample=True,
+                        max_new_tokens=max_new_tokens, top_k=0, top_p=1.0, temperature=temperature, eos_token_id=eos)
+        made = [reply[:reply.index(eos) + 1 if eos in reply else None] for reply in made]
+        if keep:
+            Path(keep).parent.mkdir(parents=True, exist_ok=True)
+            with Path(keep).open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(made)}\n")
+        done, n_tokens = done + made, n_tokens + sum(map(len, made))
+        bar.update(len(made))
+        bar.set_postfix_str(f"{n_tokens / (time.monotonic() - began):.0f} tokens a second")
+    bar.close()
+    replies = [done[place] for place in np.argsort(order)]
     return pd.DataFrame({
         "prompt": prompts, "response": [tokenizer.decode(r, skip_special_tokens=True).strip() for r in replies],
         "prompt_ids": ids, "reply_ids": replies, "is_finished": [r[-1:] == [eos] for r in replies]})
+
+
+def _read_batches(keep: str | Path | None) -> list[list[int]]:
+    """Return the replies that stand in whole lines of a file; half a line, of a process that was killed, is cut off."""
+    if not keep or not Path(keep).is_file():
+        return []
+    whole = Path(keep).read_text(encoding="utf-8").rpartition("\n")
+    write_text(keep, whole[0] + whole[1])
+    return [reply for line in whole[0].splitlines() for reply in json.loads(line)]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from tiny_policies import TEXTS, make
 
 from fulcra_utils.alignment.startmodel import encode_dialogues, save_policy
 from fulcra_utils.common.weights import WeightsError
+from fulcra_utils.llm import local
 from fulcra_utils.llm.local import (
     SMOLLM2,
     PolicyError,
@@ -31,6 +32,19 @@ def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
             logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         by_hand = sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
         assert value == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_sampling_that_was_killed_goes_on_and_ends_as_it_would_have(tokenizer, tmp_path, monkeypatch):
+    model, keep = make(tokenizer), tmp_path / "replies.jsonl"
+    whole = sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3, keep=keep)
+    lines = keep.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+    keep.write_text(lines[0] + lines[1][:5])        # killed while it wrote the second batch
+    asked, draw = [], local.generate
+    monkeypatch.setattr(local, "generate", lambda *a, **k: asked.append(len(a[2])) or draw(*a, **k))
+    again = sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3, keep=keep)
+    pd.testing.assert_frame_equal(again, whole)
+    assert asked == [3, 2] and keep.read_text() == "".join(lines)
 
 
 def test_a_choice_is_the_next_token_and_padding_changes_nothing(tokenizer):
