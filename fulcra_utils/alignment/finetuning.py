@@ -46,6 +46,7 @@ from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, 
 METHODS = ("rloo", "grpo", "dpo", "best-of-n", "system-prompt")
 HISTORY = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
            "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+LOGGED = ("distance/", "sameness")     # what `value_reward` tells of itself
 LEAST = {"steps": 1, "prompts_per_step": 1, "replies_per_prompt": 2, "micro_batch": 0, "max_new_tokens": 1,
          "save_every": 1}
 
@@ -97,7 +98,8 @@ class Aligned:
     """An aligned way to reply.
 
     `folder` opens with `from_pretrained`: the trained model, or the start model for best-of-n and a system prompt.
-    `history` has one row a step: reward, reward_std, kl (per token), loss, length; empty without training. `stopped`
+    `history` has one row a step: reward, reward_std, kl (per token), loss, length, and of a `value_reward` what each
+    value costs (distance/<value>) and sameness; empty without training. `stopped`
     says why training ended before its last step, "" when it did not.
 
     Examples
@@ -241,7 +243,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, state) ->
         with tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}", disable=not _is_main()) as watch.bar:
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).rename(columns=HISTORY)
-    history = history.filter(items=HISTORY.values())
+    history = history[[name for name in history if name in HISTORY.values() or name.startswith(LOGGED)]]
     if trainer.accelerator.is_main_process:
         trained = trainer.accelerator.unwrap_model(trainer.model)
         save_policy(trained.merge_and_unload() if settings.lora_rank else trained, tokenizer, folder)

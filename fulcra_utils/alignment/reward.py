@@ -36,8 +36,9 @@ def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.nda
     policy can answer every prompt with the one reply that the evaluator likes best.
 
     The function is reward(prompts, completions, ...) -> list of float, for plain or conversational rows, as TRL's
-    trainers call it; of a conversation only the assistant's own words are judged. A reward that is not finite raises
-    ValueError with the number of the reply.
+    trainers call it; of a conversation only the assistant's own words are judged. What each value costs
+    (`distance/<value>`, weight · |v - t|) and `sameness` go to the trainer's log, as means of a batch. A reward that is
+    not finite raises ValueError with the number of the reply.
 
     Source: released alignment code (reward = -distance); ours: the term for sameness.
 
@@ -51,24 +52,32 @@ def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.nda
     [-0.1, -0.1]
     """
     aim = resolve_target(target, weights)  # what shapes the reward: numbers, not names
+    names = target.dimensions if isinstance(target, Target) and target.dimensions else range(len(aim.weights))
 
-    def measure(prompts: list[str], replies: list[str]) -> np.ndarray:
+    def measure(prompts: list[str], replies: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         vectors = np.asarray(evaluator.score(prompts, replies), dtype=float)
         reward = -value_distance(vectors, aim, None, order, absence, threshold)
-        return reward - common_weight * measure_commonness(replies) if common_weight else reward
+        parts = {f"distance/{name}": value_distance(vectors, aim, own, 1, absence, threshold)
+                 for name, own in zip(names, np.diag(aim.weights), strict=True) if own.any()}
+        if common_weight:
+            parts["sameness"] = common_weight * measure_commonness(replies)
+            reward = reward - parts["sameness"]
+        return reward, parts
 
     reward = scalar_reward(measure)
     reward.__name__ = "value_distance_reward"  # what TRL's logs call it
     if isinstance(target, Target):
-        names = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
-        reward.degenerate = {"stuffing": ", ".join(names * 3)}
+        words = [d.replace("-", " ") for d, aimed in zip(target.dimensions, target.aimed, strict=True) if aimed]
+        reward.degenerate = {"stuffing": ", ".join(words * 3)}
     return reward
 
 
-def scalar_reward(predict: Callable[[list[str], list[str]], np.ndarray], label: str | None = None) -> Reward:
+def scalar_reward(predict: Callable[[list[str], list[str]], np.ndarray | tuple[np.ndarray, dict[str, np.ndarray]]],
+                  label: str | None = None) -> Reward:
     """Make a TRL reward function of a scalar reward model (the paper's RLHF baseline).
 
-    `predict(prompts, responses)` gives (N,) numbers. `label` names the model: what was trained with it is taken for the
+    `predict(prompts, responses)` gives (N,) numbers, or these and a mapping of what they are made of, each (N,), whose
+    means go to the trainer's log. `label` names the model: what was trained with it is taken for the
     same reward's; without one it is told by its code and weights. A reward that is not finite raises ValueError when
     called.
 
@@ -78,9 +87,13 @@ def scalar_reward(predict: Callable[[list[str], list[str]], np.ndarray], label: 
     [3.0]
     """
     def reward(prompts: list, completions: list, **columns: object) -> list[float]:
-        # TRL passes every column of its data set and its own state by name; none is needed.
+        # TRL passes every column of its data set and its own state by name; its log is all that is needed
         asked, said = [read_words(p, ("user", "assistant")) for p in prompts], [read_words(c) for c in completions]
-        values = np.asarray(predict(asked, said), dtype=float)
+        told = predict(asked, said)
+        values, parts = told if isinstance(told, tuple) else (told, {})
+        values = np.asarray(values, dtype=float)
+        for name, part in parts.items() if "log_metric" in columns else ():
+            columns["log_metric"](name, float(np.mean(part)))
         if not np.isfinite(values).all():
             raise ValueError(f"the reward of reply {np.isfinite(values).argmin()} of the batch is not a finite number.")
         return values.tolist()

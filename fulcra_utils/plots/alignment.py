@@ -68,6 +68,24 @@ def plot_training(histories: pd.DataFrame) -> Figure:
     return finish(figure, "Training", ncols=min(4, len(runs)))
 
 
+def plot_shares(histories: pd.DataFrame) -> Figure | None:
+    """Draw what each value costs, and sameness, over the steps of each policy; None where no reward told it."""
+    columns = [name for name in histories if name.startswith("distance/") or name == "sameness"]
+    runs = [(name, part.dropna(axis=1, how="all")) for name, part in histories.groupby("policy", sort=False)
+            if not REPEAT.search(name) and part[columns].notna().any(axis=None)]
+    if not runs:
+        return None
+    figure, grid = open_panels(len(runs), 4, 4, sharey=True)
+    for axes, (name, part) in zip(grid, runs, strict=True):
+        for column, colour in zip(columns, COLOURS * 3, strict=False):
+            if column in part:
+                axes.plot(part["step"], part[column].rolling(7, min_periods=1, center=True).mean(), color=colour,
+                          label=column.removeprefix("distance/"), linestyle=":" if column == "sameness" else "-")
+        axes.set(xlabel="step", title=name)
+    grid[0].set_ylabel("share of the reward that is lost")
+    return finish(figure, "What each value still costs", ncols=4)
+
+
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by the judge, with its controls.
 

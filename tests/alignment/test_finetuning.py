@@ -222,6 +222,7 @@ def test_reward_of_values_goes_through_trl(start, tmp_path):
     reward = value_reward(Letters(), np.array([1.0, 0.0]))
     aligned = train(start, reward, PROMPTS, tmp_path / "p", AlignSettings(**SMALL))
     assert aligned.history["reward"].between(-1, 0).all()
+    assert aligned.history["distance/0"].tolist() == pytest.approx((-aligned.history["reward"]).tolist(), abs=1e-5)
 
 
 def test_module_help_needs_no_network():

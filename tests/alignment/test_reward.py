@@ -56,6 +56,16 @@ def test_sameness_has_a_price():
     assert measure_commonness(["alone here"]).tolist() == [0.0]
 
 
+def test_what_the_values_cost_and_sameness_add_up_to_the_reward_in_the_trainers_log():
+    scorer, target = WordScorer(10, {"calm": (0, 1.0), "win": (3, 0.5)}), load_target("ideal", "schwartz10")
+    reward, told = value_reward(scorer, target, common_weight=2.0), {}
+    found = reward(prompts=["q"] * 2, completions=["stay calm", "win, stay calm"], log_metric=told.__setitem__)
+    assert sum(told.values()) == pytest.approx(-np.mean(found)) and told["sameness"] > 0
+    aimed = [f"distance/{d}" for d, weight in zip(target.dimensions, target.weights, strict=True) if weight]
+    assert list(told) == [*aimed, "sameness"]
+    assert reward(prompts=["q"] * 2, completions=["stay calm", "win, stay calm"]) == found
+
+
 def test_reward_refuses_nan():
     class Broken:
         def score(self, prompts, responses):
