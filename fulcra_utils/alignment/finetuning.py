@@ -243,7 +243,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, state) ->
         with tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}", disable=not _is_main()) as watch.bar:
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).rename(columns=HISTORY)
-    history = history[[name for name in history if name in HISTORY.values() or name.startswith(LOGGED)]]
+    history = history.filter(items=[*HISTORY.values(), *sorted(name for name in history if name.startswith(LOGGED))])
     if trainer.accelerator.is_main_process:
         trained = trainer.accelerator.unwrap_model(trainer.model)
         save_policy(trained.merge_and_unload() if settings.lora_rank else trained, tokenizer, folder)
