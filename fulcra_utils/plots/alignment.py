@@ -82,7 +82,7 @@ def plot_shares(histories: pd.DataFrame) -> Figure | None:
                 axes.plot(part["step"], part[column].rolling(7, min_periods=1, center=True).mean(), color=colour,
                           label=column.removeprefix("distance/"), linestyle=":" if column == "sameness" else "-")
         axes.set(xlabel="step", title=name)
-    grid[0].set_ylabel("share of the reward that is lost")
+    grid[0].set_ylabel("reward lost (weight × gap)")
     return finish(figure, "What each value still costs", ncols=4)
 
 
