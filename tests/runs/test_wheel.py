@@ -71,7 +71,8 @@ def fulcra(wheel, tmp_path_factory):
 def test_every_shipped_file_is_in_the_wheel(fulcra):
     def names(folder):
         return {str(p.relative_to(folder)) for part in ("data", "notebooks", "profiles")
-                for p in (folder / part).rglob("*") if p.is_file() and "cache" not in p.parts and p.name[0] != "."}
+                for p in (folder / part).rglob("*")
+                if p.is_file() and not {"cache", "__pycache__"} & {*p.parts} and p.name[0] != "."}
 
     assert names(fulcra.data.parent) == names(SHIPPED) and not (fulcra.data / "cache").exists()
     assert (fulcra.data.parent / "Snakefile").is_file()
