@@ -99,7 +99,8 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
                 "reached": [known[n] for n in names if n in known and not any(known[n] is module for module in inner)],
                 **{n: c.cell_contents for n, c in zip(codes[0].co_freevars, cells, strict=True) if c != CellType()}}
     if isinstance(thing, type):
-        kept = {n: x for n, x in vars(thing).items() if n != "_abc_impl" and (n[:2] != "__" or callable(x))}
+        kept = {n: x for n, x in vars(thing).items() if (n[:2] != "__" or callable(x)) and n != "_abc_impl"
+                and not n.endswith("_cached_value")}     # which transformers notes on a class when it loads one
         return {"bases": thing.__bases__, **kept}
     if isinstance(label := getattr(thing, "label", None), str) and label:
         return {"label": label}

@@ -210,6 +210,15 @@ def test_for_theory_keeps_what_is_the_same(evaluator, folder):
     assert not (other.mixture == 1).any()       # no value of it was taught
 
 
+def test_loading_an_evaluator_leaves_the_keys_of_its_code_as_they_were(tiny, tmp_path):
+    """Else what a notebook keeps before it loads one is not found after."""
+    make_evaluator(tiny, load_theory("moral_foundations")).save_pretrained(tmp_path / "e")
+    code = ("from fulcra_utils.common.digests import digest; from fulcra_utils.evaluator import fitting, model;"
+            f"before = digest(fitting.fit_evaluator); model.ValueEvaluator.from_pretrained({str(tmp_path / 'e')!r});"
+            "assert digest(fitting.fit_evaluator) == before")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_odd_texts_are_scored_as_what_can_be_read_of_them(evaluator):
     odd = ["", "😀😀", "half \ud83d a character", "Да, да. Yes, 是的", "on and on " * 5000, "是" * 50_000]
     scores = evaluator.score(odd, odd)
