@@ -50,9 +50,9 @@ class LanguageJudge:
         return softmax(self._ask(prompts, responses) - self.blank, axis=-1)
 
 
-def load_language_judge(theory: Theory, model: str = SMOLLM2, order: Sequence[int] = ORDERS[0]) -> LanguageJudge:
-    """Load a local language model, by name or folder, as a judge of a theory's values."""
-    return LanguageJudge(*load_policy(model), theory, order)
+def load_language_judge(theory: Theory) -> LanguageJudge:
+    """Load SmolLM2-135M-Instruct as a judge of a theory's values."""
+    return LanguageJudge(*load_policy(SMOLLM2), theory)
 
 
 def annotate_locally(prompts: Sequence[str], responses: Sequence[str], theory: Theory,
