@@ -72,7 +72,7 @@ def tokenizer():
     """The tokenizer of tiny policies."""
     from tiny_policies import TEXTS
 
-    from fulcra_utils.alignment.startmodel import train_tokenizer
+    from fulcra_utils.llm.tiny import train_tokenizer
 
     return train_tokenizer(TEXTS, 300)
 
@@ -82,7 +82,7 @@ def start(tmp_path_factory):
     """The folder of an untrained tiny policy."""
     from tiny_policies import PROMPTS
 
-    from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
+    from fulcra_utils.llm.tiny import build_policy, save_policy, train_tokenizer
 
     folder = tmp_path_factory.mktemp("start")
     tokenizer = train_tokenizer(PROMPTS, 300)

@@ -44,5 +44,5 @@ class Length:
 def make_trial(replies, target):
     n_dims = len(target.values)
     panel = {"reward": Lexicon(n_dims), "judge": Lexicon(n_dims, 0.1), "harmless": Length()}
-    scores, summary = measure_trial(replies, panel, target, ["q"], 0)
-    return Trial(summary, scores, replies)
+    scores, summary, constants = measure_trial(replies, panel, target, ["q"], 0)
+    return Trial(summary, scores, replies, constants=constants)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fulcra_utils.cli import app
 from fulcra_utils.dataset.sources import load_sources
-from fulcra_utils.systems.orientation.players import make_random_model
+from fulcra_utils.llm.tiny import make_random_model
 
 
 def fulcra(*arguments, **options):

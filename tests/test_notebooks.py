@@ -60,8 +60,10 @@ def test_golden_numbers(quick, notebook, metric):
 def test_the_readme_runs(quick, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     code = "".join(blocks)
-    for told, small in {"runs/laptop": str(quick), "[:100]": "[:2]",
-                        "steps=60)": "steps=1, prompts_per_step=2, replies_per_prompt=2), allow_faults=True"}.items():
+    for told, small in {"runs/laptop": str(quick), "[:100]": "[:2]", "[:160]": "[:4]",
+                        "smollm2-135m": f"{quick}/alignment/start",
+                        "steps=20, lora_rank=8)": "steps=1, prompts_per_step=2, replies_per_prompt=2)",
+                        '"aligned", settings)': '"aligned", settings, allow_faults=True)'}.items():
         assert told in code
         code = code.replace(told, small)
     monkeypatch.chdir(tmp_path)

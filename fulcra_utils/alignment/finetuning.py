@@ -1,4 +1,4 @@
-"""Ways to align a language model, behind one call: RLOO, GRPO, DPO, best of n, a system prompt.
+"""Ways to align a language model, behind one call: RLOO, GRPO, DPO, steering, best of n, a system prompt.
 
 Choices: TRL's trainers with dropout off and one pass over each batch; the reward is any function that TRL can call, so
 the scalar baselines and BaseAlign run through the same lines; KL to the start model in the reward and as an early stop;
@@ -6,19 +6,10 @@ a reward audit before the first step; checkpoints that a killed run continues fr
 folder that belongs to another run is never touched. Differs from upstream: the released PPO script's reward, moved to
 TRL's RLOO (default) and GRPO.
 
-In ten lines (no command line needed):
-
-    from fulcra_utils.alignment import AlignSettings, align, value_reward
-    from fulcra_utils.evaluator.model import ValueEvaluator
-    from fulcra_utils.theory.targets import load_target
-    evaluator = ValueEvaluator.from_pretrained("runs/laptop/evaluator")
-    target = load_target("ideal", "schwartz10")
-    aligned = align("runs/laptop/alignment/start", value_reward(evaluator, target), prompts, "my-policy",
-                    AlignSettings(steps=60))
-    replies = aligned.reply(test_prompts)
-    evaluator.score(replies.prompt.tolist(), replies.response.tolist())
+Ten lines that align the bundled model stand in the README.
 """
 
+import copy
 import gc
 import json
 import os
@@ -33,17 +24,29 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fulcra_utils.alignment.reward import Reward, RewardAuditError, call_reward, compare_rewards, describe_faults
-from fulcra_utils.alignment.startmodel import save_policy
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
-from fulcra_utils.llm.local import PolicyError, hash_model, keep_short_prompts, load_policy, sample_replies
+from fulcra_utils.llm.local import (
+    PolicyError,
+    encode_prompts,
+    find_model,
+    hash_model,
+    keep_short_prompts,
+    load_policy,
+    load_tokenizer,
+    sample_replies,
+    score_tokens,
+)
+from fulcra_utils.llm.tiny import save_policy
 
-METHODS = ("rloo", "grpo", "dpo", "best-of-n", "system-prompt")
+METHODS = ("rloo", "grpo", "dpo", "steering", "best-of-n", "system-prompt")  # the first four make a new model
+STEERED = 0.5   # depth of the layer to whose output steering adds
+AUDITED = 24    # prompts on which a reward is audited before training
 HISTORY = {"step": "step", "reward": "reward", "reward_std": "reward_std", "kl": "kl", "loss": "loss",
            "completions/mean_length": "length", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 LOGGED = ("distance/", "sameness")     # what `value_reward` tells of itself
@@ -55,12 +58,13 @@ LEAST = {"steps": 1, "prompts_per_step": 1, "replies_per_prompt": 2, "micro_batc
 class AlignSettings:
     """Everything that decides an alignment run besides the model, the reward and the prompts.
 
-    `method` is rloo, grpo, dpo, best-of-n or system-prompt. One of `steps` optimiser steps has `prompts_per_step` times
-    `replies_per_prompt` samples, `micro_batch` of them in one forward pass (0 = all); for best-of-n the second is n,
-    for DPO the best and the worst of so many replies make a pair. Lengths are in tokens: longer prompts are left out
-    beforehand, longer replies are cut. `beta` is the price of one nat of KL to the start model; training stops when a
-    step's KL per token exceeds `max_kl`. `lora_rank` 0 trains every weight. Settings that cannot work raise
-    PolicyError.
+    `method` is rloo, grpo, dpo, steering, best-of-n or system-prompt. One of `steps` optimiser steps has
+    `prompts_per_step` times `replies_per_prompt` samples, `micro_batch` of them in one forward pass (0 = all); for
+    best-of-n the second is n, for DPO and steering the best and the worst of so many replies make a pair, and DPO reads
+    its pairs again when the steps ask for more than there are. `strength` is how many times steering adds what tells
+    better replies from worse ones. Lengths are in tokens: longer prompts are left out beforehand, longer replies are
+    cut. `beta` is the price of one nat of KL to the start model; training stops when a step's KL per token exceeds
+    `max_kl`. `lora_rank` 0 trains every weight. Settings that cannot work raise PolicyError.
 
     Examples
     --------
@@ -80,6 +84,7 @@ class AlignSettings:
     max_kl: float = 1.0
     lora_rank: int = 0
     lora_alpha: int = 16
+    strength: float = 4.0
     save_every: int = 20
     temperature: float = 1.0
     seed: int = 2023
@@ -116,13 +121,18 @@ class Aligned:
     reward: Reward | None = field(default=None, repr=False)
     chat_template: str | None = field(default=None, repr=False)
 
-    def reply(self, prompts: Sequence[str], seed: int = 0, max_new_tokens: int | None = None) -> pd.DataFrame:
+    @property
+    def n_drawn(self) -> int:
+        """Return how many replies are drawn for the one that is given."""
+        return self.settings.replies_per_prompt if self.settings.method == "best-of-n" else 1
+
+    def reply(self, prompts: Sequence[str], seed: int = 0, max_new_tokens: int | None = None,
+              keep: str | Path | None = None) -> pd.DataFrame:
         """Return one reply for each prompt, as `sample_replies` does."""
-        model, tokenizer = load_policy(self.folder, self.chat_template)
-        n = self.settings.replies_per_prompt if self.settings.method == "best-of-n" else 1
+        n, (model, tokenizer) = self.n_drawn, load_policy(self.folder, self.chat_template)
         asked = [p for p in list_texts(prompts, "Prompt") for _ in range(n)]
         drawn = sample_replies(model, tokenizer, asked, max_new_tokens or self.settings.max_new_tokens, seed,
-                               self.settings.temperature, system=self.system)
+                               self.settings.temperature, system=self.system, keep=keep)
         if n == 1:
             return drawn
         rewards = np.reshape(self.reward(prompts=asked, completions=drawn["response"].tolist()), (-1, n))
@@ -131,28 +141,29 @@ class Aligned:
 
 def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str | Path,
           settings: AlignSettings | None = None, system: str | None = None, allow_faults: bool = False,
-          replace: bool = False, chat_template: str | None = None) -> Aligned:
+          replace: bool = False, chat_template: str | None = None, candidates: pd.DataFrame | None = None) -> Aligned:
     """Align a causal language model with a reward, by any of the methods.
 
     `start` is a `from_pretrained` folder or a name on the hub, `reward` a function reward(prompts, completions, ...) ->
     list of float: `value_reward`, `scalar_reward`, or your own; the model stands in `folder` at the end. `system` is
-    the text for the method system-prompt, `chat_template` for a tokenizer that has none. A reward that prefers
-    degenerate replies is refused (RewardAuditError) unless `allow_faults`. Started by `accelerate launch
-    your_script.py`, training runs on several devices.
+    the text for the method system-prompt, `chat_template` for a tokenizer that has none. DPO and steering find better
+    and worse replies among `candidates` (prompt, response; of any models), without them among samples of the start
+    model. A reward that prefers degenerate replies is refused (RewardAuditError) unless `allow_faults`. Started by
+    `accelerate launch your_script.py`, training runs on several devices.
 
     A finished run is only read again; an interrupted one goes on from its last checkpoint and ends as it would have. It
-    is the same run when settings, prompts, chat template, the start model's files (of a hub name: its commit), the
-    training code and the reward are the same. A reward is known by its text attribute `label`; without one by its code,
-    by what it closes over, and by the evaluator's weights or state, less what calling it changes (a counter). The
-    folder of another run is refused, or emptied with `replace`. PolicyError: a model, tokenizer or prompts that cannot
-    be used, such a folder, a reward that cannot be told from another one (it holds a connection), too little memory.
+    is the same run when settings, prompts, candidates, chat template, the start model's files (of a hub name: its
+    commit), the training code and the reward are the same. A reward is known by its text attribute `label`; without one
+    by its code, by what it closes over, and by the evaluator's weights or state, less what calling it changes (a
+    counter). The folder of another run is refused, or emptied with `replace`. PolicyError: a model, tokenizer or
+    prompts that cannot be used, such a folder, a reward that cannot be told from another one (it holds a connection),
+    too little memory.
 
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
-    >>> start, tokenizer = tempfile.mkdtemp(), train_tokenizer(["be kind"], 300)
-    >>> _ = save_policy(build_policy(tokenizer, layers=1, width=16, heads=2, context=64), tokenizer, start)
+    >>> from fulcra_utils.llm.tiny import make_random_model
+    >>> start = make_random_model(tempfile.mkdtemp())
     >>> settings = AlignSettings("best-of-n", replies_per_prompt=2, max_new_tokens=4)
     >>> aligned = align(start, lambda prompts, completions: [len(c) for c in completions], ["Why?"], "unused", settings)
     >>> len(aligned.reply(["Why?", "How?"]))
@@ -160,7 +171,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     """
     settings, folder, prompts = settings or AlignSettings(), Path(folder), list_texts(prompts, "Prompt")
     model, tokenizer = load_policy(start, chat_template)
-    if settings.method not in METHODS[:3]:
+    if settings.method not in METHODS[:4]:
         if settings.method == "system-prompt" and not system:
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         system = system if settings.method == "system-prompt" else None
@@ -168,17 +179,23 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     context = getattr(model.config, "max_position_embeddings", None) or 10**9
     room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)
     usable = keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
-    mark = mark_run(hash_model(start), tokenizer.chat_template, usable, settings)
+    if candidates is not None:
+        candidates = candidates[candidates["prompt"].isin(usable)]
+    mark = mark_run(hash_model(start), tokenizer.chat_template, usable, settings, candidates)
     known, found = _find_run(folder, mark, reward, replace)
     if found.get("finished"):
         return Aligned(folder, settings, pd.read_csv(folder / "history.csv"), found["stopped"], None, reward)
-    audit = audit_start(model, tokenizer, reward, usable, settings, allow_faults)
+    audit = audit_start(model, tokenizer, reward, usable, settings, allow_faults, candidates)
     state = {"fingerprint": mark, "rewards": [known], "settings": asdict(settings)}
     if _is_main():
         write_json(folder / "align.json", state | {"finished": False})
         write_table(folder / "audit.csv", audit)
     try:
-        return _train(model, tokenizer, start, reward, usable, folder, settings, state)
+        if settings.method == "steering":
+            pairs = _make_pairs(model, tokenizer, reward, usable, settings, candidates)
+            return _finish(steer(model, tokenizer, pairs, settings.strength), tokenizer, reward, folder, settings,
+                           pd.DataFrame(columns=["step"]), state)
+        return _train(model, tokenizer, start, reward, usable, folder, settings, candidates, state)
     except (torch.OutOfMemoryError, MemoryError):
         raise PolicyError(f"memory does not suffice for {settings.micro_batch or 'all'} samples at once; lower "
                           "micro_batch or max_new_tokens, or set lora_rank.") from None
@@ -189,10 +206,13 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
             write_json(folder / "align.json", state | {"rewards": [*state["rewards"], _identify(reward)[0]]})
 
 
-def audit_start(model, tokenizer, reward, prompts, settings: AlignSettings, allow_faults: bool) -> pd.DataFrame:
-    """Compare the reward of degenerate replies with that of the start model's own samples for the first 64 prompts."""
-    asked = prompts[:64]
-    own = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
+def audit_start(model, tokenizer, reward, prompts, settings: AlignSettings, allow_faults: bool,
+                candidates: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Compare the reward of degenerate replies with that of candidates, or of the start model's own samples."""
+    own = candidates if candidates is not None else sample_replies(
+        model, tokenizer, prompts[:AUDITED], settings.max_new_tokens, settings.seed, settings.temperature)
+    own = own.drop_duplicates("prompt").head(AUDITED)
+    asked = own["prompt"].tolist()
     kinds = write_degenerate_replies(asked, **getattr(reward, "degenerate", {}))
     real = call_reward(reward, asked, own["response"].tolist())
     audit = compare_rewards(asked, real, {kind: call_reward(reward, asked, texts) for kind, texts in kinds.items()})
@@ -217,6 +237,86 @@ def rank_pairs(replies: pd.DataFrame, rewards: Sequence[float]) -> list[dict[str
     return rows
 
 
+@torch.no_grad()
+def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[dict],
+          strength: float) -> PreTrainedModel:
+    """Return the model with a constant added to a middle layer's output: what better replies' states have in mean.
+
+    `pairs` as `rank_pairs` makes them: the mean over the chosen replies' tokens minus that over the rejected ones',
+    times `strength`, becomes the bias of the layer's last matrix, so that the folder opens like any other. After Turner
+    et al. (2023) and Rimsky et al. (2024). PolicyError when the model's kind has no such bias (Llama has).
+    """
+    if not hasattr(model.config, "mlp_bias"):
+        raise PolicyError(f"steering needs a model that can have biases, as Llama; {model.config.model_type} cannot.")
+    layer = max(1, round(STEERED * model.config.num_hidden_layers))
+    heads = encode_prompts(tokenizer, [pair["prompt"][0]["content"] for pair in pairs])
+    sums = {}
+    for side in ("chosen", "rejected"):
+        said = tokenizer([pair[side][0]["content"] for pair in pairs], add_special_tokens=False)["input_ids"]
+        sums[side] = torch.stack([model(torch.tensor([head + tail]), output_hidden_states=True).hidden_states[layer][
+            0, len(head):].mean(0) for head, tail in zip(heads, said, strict=True) if tail]).mean(0)
+    config = copy.deepcopy(model.config)
+    config.mlp_bias = True
+    steered = type(model)(config)
+    for name, value in steered.state_dict().items():
+        value.copy_(model.state_dict().get(name, torch.zeros_like(value)))
+    steered.model.layers[layer - 1].mlp.down_proj.bias.copy_(strength * (sums["chosen"] - sums["rejected"]))
+    return steered
+
+
+def draw_replies(policy: Aligned | str | Path, start: str | Path, prompts: Sequence[str], max_new_tokens: int,
+                 seed: int, temperature: float = 1.0, keep: str | Path | None = None, chat_template: str | None = None,
+                 real: Sequence[str] = ()) -> pd.DataFrame:
+    """Sample a policy's replies and their log probability under the policy and under the start model.
+
+    `policy` is what `align` returned, or a model's folder, then sampled at `temperature`; `chat_template` is for a
+    tokenizer that has none; `real` has somebody else's reply to each prompt, "" where there is none. Returns prompt,
+    response, n_tokens (eos included), logp and logp_start (nats, summed over the reply), is_finished, and nll_real,
+    what a token of the real reply, cut to the same length, costs the policy (nats; nan without one), one row a prompt.
+    Of best-of-n, whose probabilities nobody knows, logp is logp_start and the most by which it can be above it in mean,
+    log n - (n - 1) / n (Beirami et al. 2024), and nll_real that of the start model. With `keep`, a Parquet file holds
+    the replies under a key of models, prompts, template and sampling: the same key is read, another one replaced.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fulcra_utils.llm.tiny import make_random_model
+    >>> start = make_random_model(tempfile.mkdtemp())
+    >>> replies = draw_replies(start, start, ["Why?"], max_new_tokens=4, seed=0)
+    >>> bool(replies.logp[0] == replies.logp_start[0] < 0)
+    True
+    """
+    policy = policy if isinstance(policy, Aligned) else Aligned(
+        Path(policy), AlignSettings(temperature=temperature), pd.DataFrame(), chat_template=chat_template)
+    tokenizer, temperature = load_tokenizer(policy.folder, chat_template), policy.settings.temperature
+    n, chooser = policy.n_drawn, _identify(policy.reward)[0] if policy.n_drawn > 1 else ""
+    key = digest(hash_model(policy.folder), hash_model(start), tokenizer.chat_template, list(prompts), list(real),
+                 max_new_tokens, seed, temperature, policy.system, n, chooser, digest_code(draw_replies))
+    if keep is not None and Path(keep).is_file() and (kept := pd.read_parquet(keep)).attrs.get("key") == key:
+        return kept
+    begun = keep and Path(keep).with_suffix(f".{key[:12]}.jsonl")
+    drawn = policy.reply(prompts, seed, max_new_tokens, begun)
+    model, first = load_policy(policy.folder, chat_template)[0], load_policy(start, chat_template)[0]
+    plain = encode_prompts(tokenizer, drawn["prompt"])
+
+    def score(model: PreTrainedModel, heads: Sequence[list[int]], tails: Sequence[list[int]],
+              heat: float = temperature) -> np.ndarray:
+        texts = [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
+        return score_tokens(model, tokenizer, texts, temperature=heat)
+
+    logp_start = score(first, plain, drawn["reply_ids"])
+    logp = score(model, drawn["prompt_ids"], drawn["reply_ids"]) if n == 1 else logp_start + np.log(n) - (n - 1) / n
+    told = [ids[:max_new_tokens] for ids in tokenizer([*real, "."], add_special_tokens=False)["input_ids"][:-1]]
+    nll = -score(model, drawn["prompt_ids"], told, 1.0) / [len(ids) or np.nan for ids in told] if told else np.nan
+    table = drawn[["prompt", "response", "is_finished"]].assign(
+        n_tokens=drawn["reply_ids"].str.len(), logp=logp, logp_start=logp_start, nll_real=nll)
+    table.attrs["key"] = key  # stands in the Parquet file
+    if keep is not None:
+        write_table(keep, table)
+        begun.unlink(missing_ok=True)
+    return table
+
+
 class _Watch(TrainerCallback):
     """Show reward and KL while training, stop when KL runs away."""
 
@@ -234,11 +334,11 @@ class _Watch(TrainerCallback):
             control.should_training_stop = True
 
 
-def _train(model, tokenizer, start, reward, prompts, folder, settings, state) -> Aligned:
+def _train(model, tokenizer, start, reward, prompts, folder, settings, candidates, state) -> Aligned:
     checkpoints, watch = folder / "checkpoints", _Watch(settings.max_kl)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties: experimental or pinned-memory notices
-        trainer = _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, watch)
+        trainer = _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, candidates, watch)
         trainer.remove_callback(PrinterCallback)  # `_Watch` shows the progress
         with tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}", disable=not _is_main()) as watch.bar:
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
@@ -246,26 +346,33 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, state) ->
     history = history.filter(items=[*HISTORY.values(), *sorted(name for name in history if name.startswith(LOGGED))])
     if trainer.accelerator.is_main_process:
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        save_policy(trained.merge_and_unload() if settings.lora_rank else trained, tokenizer, folder)
-        write_table(folder / "history.csv", history)
-        write_json(folder / "align.json", state | {"finished": True, "stopped": watch.stopped})
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        trained = trained.merge_and_unload() if settings.lora_rank else trained
+        _finish(trained, tokenizer, reward, folder, settings, history, state | {"stopped": watch.stopped})
     trainer.accelerator.wait_for_everyone()
     return Aligned(folder, settings, history, watch.stopped, None, reward)
 
 
-def _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, watch):
+def _finish(model, tokenizer, reward, folder, settings, history, state) -> Aligned:
+    """Save an aligned model; the note that the run is finished comes last."""
+    save_policy(model, tokenizer, folder)
+    write_table(folder / "history.csv", history)
+    write_json(folder / "align.json", {"stopped": "", **state, "finished": True})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return Aligned(folder, settings, history, "", None, reward)
+
+
+def _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, candidates, watch):
     from datasets import Dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    model.config._name_or_path = str(start)  # TRL loads the reference model from here
+    model.config._name_or_path = str(find_model(start))  # TRL loads the reference model from here
     lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
                       target_modules="all-linear", task_type="CAUSAL_LM") if settings.lora_rank else None
     common = {"model": model, "processing_class": tokenizer, "callbacks": [watch], "peft_config": lora}
     if settings.method == "dpo":
-        data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings))
-        args = DPOConfig(**_arguments(checkpoints, settings, settings.prompts_per_step),
+        data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings, candidates))
+        args = DPOConfig(**_arguments(checkpoints, settings, settings.prompts_per_step), precompute_ref_log_probs=True,
                          max_length=settings.max_prompt_tokens + settings.max_new_tokens)
         return DPOTrainer(args=args, train_dataset=data, **common)
     data = Dataset.from_list([{"prompt": _say("user", p)} for p in prompts])
@@ -294,20 +401,30 @@ def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict
     }
 
 
-def _make_pairs(model, tokenizer, reward, prompts, settings) -> list[dict]:
-    used = prompts[:settings.steps * settings.prompts_per_step]
-    asked = [p for p in used for _ in range(settings.replies_per_prompt)]
-    drawn = sample_replies(model, tokenizer, asked, settings.max_new_tokens, settings.seed, settings.temperature)
-    return rank_pairs(drawn, reward(prompts=asked, completions=drawn["response"].tolist()))
+def _make_pairs(model, tokenizer, reward, prompts, settings, candidates) -> list[dict]:
+    if candidates is None:
+        candidates = draw_candidates((model, tokenizer), prompts[:settings.steps * settings.prompts_per_step], settings)
+    asked, said = candidates["prompt"].tolist(), candidates["response"].tolist()
+    return rank_pairs(candidates, reward(prompts=asked, completions=said))
+
+
+def draw_candidates(chat: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompts: Sequence[str],
+                    settings: AlignSettings, keep: str | Path | None = None) -> pd.DataFrame:
+    """Sample `replies_per_prompt` replies to each prompt, among which DPO and steering find better and worse ones."""
+    asked = [p for p in prompts for _ in range(settings.replies_per_prompt)]
+    return sample_replies(*chat, asked, settings.max_new_tokens, settings.seed, settings.temperature, keep=keep)
 
 
 def _say(role: str, text: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
 
 
-def mark_run(model_hash: str, chat_template: str, prompts: Sequence[str], settings: AlignSettings) -> str:
+def mark_run(model_hash: str, chat_template: str, prompts: Sequence[str], settings: AlignSettings,
+             candidates: pd.DataFrame | None = None) -> str:
     """Return what makes this run this run, but for its reward; how often it is saved shapes nothing."""
-    return digest(model_hash, chat_template, list(prompts), {**asdict(settings), "save_every": 0}, digest_code(_train))
+    texts = [] if candidates is None else candidates[["prompt", "response"]].to_dict("list")
+    return digest(model_hash, chat_template, list(prompts), texts, {**asdict(settings), "save_every": 0},
+                  digest_code(_train), digest_code(steer))
 
 
 def _identify(reward: Reward) -> tuple[str, str]:

@@ -1,9 +1,10 @@
-"""A study: the proof of alignment as one plan: who is trained by which reward, who measures, a kept result a run.
+"""A study: the proof of alignment as one plan: who is aligned by which reward, who measures, a kept result a run.
 
-A run's name says what it is: `rloo-ideal` (method and target; `rloo-aim` in a plan stands for the notebook's target),
-with `-mask` (the released reward), `-1x` (an evaluator trained on a fifth of the scored rows), `-s7` (another seed),
-`-p200` (so many prompts), `-w0` (another price of sameness); `rlhf-1x` and `rlhf-5x` are the baselines with a scalar
-reward model. Each run leaves its policy and its replies in a folder, so that a later start goes on with the next one.
+A run's name says what it is: `dpo-ideal` (way and target; `dpo-aim` in a plan stands for the notebook's target), with
+`-mask` (the released reward), `-1x` (an evaluator trained on a fifth of the scored rows), `-s7` (another seed), `-p200`
+(so many prompts), `-w0` (another price of sameness). In place of the target `rlhf-1x` and `rlhf-5x` stand for the
+baselines with a scalar reward model. `dpo-real` finds its pairs among real models' replies too. Each run leaves its
+policy and its replies in a folder, so that a later start goes on with the next one.
 """
 
 import re
@@ -19,17 +20,26 @@ import pandas as pd
 
 from fulcra_utils.alignment import judges as fit
 from fulcra_utils.alignment import measures
-from fulcra_utils.alignment.finetuning import AlignSettings, align
-from fulcra_utils.alignment.measures import JUDGES, draw_replies
+from fulcra_utils.alignment.finetuning import AlignSettings, align, draw_candidates, draw_replies
+from fulcra_utils.alignment.measures import JUDGES
 from fulcra_utils.alignment.reward import scalar_reward, value_reward
+from fulcra_utils.common.digests import digest
+from fulcra_utils.common.files import write_folder, write_table
 from fulcra_utils.common.workers import run_jobs
-from fulcra_utils.llm.local import keep_short_prompts, load_tokenizer
+from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.evaluator.comparison import collect_rows, measure_contrasts
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.study import keep_evaluator
+from fulcra_utils.llm.local import hash_model, keep_short_prompts, load_policy, load_tokenizer
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
-from fulcra_utils.theory.targets import Target, list_targets, load_target
+from fulcra_utils.theory.targets import Target, list_targets, load_target, write_system_prompt
 from fulcra_utils.theory.theory import Theory
 
-NAME = re.compile(r"(?:(rlhf)-([15]x)|(rloo|grpo|dpo)-(.+?)(-mask)?(-1x)?)(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
+WAYS = {"system-prompt": "system-prompt", "best-of-n": "best-of-n", "steering": "steering", "dpo-real": "dpo",
+        "dpo": "dpo", "rloo": "rloo", "grpo": "grpo"}   # of a run's name, and the method of each
+TRAINED = ("dpo", "dpo-real", "rloo", "grpo")
+NAME = re.compile(rf"({'|'.join(WAYS)})-(rlhf-[15]x|.+?)(-mask)?(-1x)?(?:-p(\d+))?(?:-w(\d+))?(?:-s(\d+))?")
 MIN_ROWS = 8
 
 
@@ -37,12 +47,15 @@ MIN_ROWS = 8
 class Trial:
     """What the runs of a plan showed: tables of `summarise_policies` and `score_policy`, replies on the same prompts.
 
+    `shown` are replies to prompts of this project, to be looked at; `constants` what one reply to everything gets;
     `stopped` says which runs ended early and why, `skipped` which had too few rows for their reward.
     """
 
     summary: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     replies: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    shown: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    constants: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     histories: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     stopped: dict[str, str] = field(default_factory=dict)
     skipped: Sequence[str] = ()
@@ -51,20 +64,20 @@ class Trial:
 def read_plan(name: str, aim: str, seed: int, common_weight: float) -> SimpleNamespace:
     """Read an alignment run from its name; the notebook's target, seed and price stand in where it names none.
 
-    >>> read_plan("rlhf-5x-s7", "ideal", 1, 5.0)
-    namespace(name='rlhf-5x-s7', ..., reward='rlhf-5x', n_prompts=0, seed=7, common_weight=5.0)
+    >>> read_plan("dpo-rlhf-5x-s7", "ideal", 1, 5.0)
+    namespace(name='dpo-rlhf-5x-s7', way='dpo', target='ideal', ..., reward='rlhf-5x', n_prompts=0, seed=7, ...)
     """
     name = name.replace("-aim", f"-{aim}", 1)
     found = NAME.fullmatch(name)
     if not found:
-        raise ValueError(f"run {name!r} is none of <method>-<target>[-mask][-1x], rlhf-1x, rlhf-5x, with -p<n>, "
-                         "-w<n>, -s<n>.")
-    scalar, size, method, target, mask, small, n_prompts, weight, own_seed = found.groups()
-    weight = 0.0 if mask else float(weight or common_weight)  # the released reward has no price of sameness
+        raise ValueError(f"run {name!r} is none of <way>-<target>[-mask][-1x], <way>-rlhf-1x, <way>-rlhf-5x, with "
+                         f"-p<n>, -w<n>, -s<n>; the ways are {', '.join(WAYS)}.")
+    way, target, mask, small, n_prompts, weight, own_seed = found.groups()
+    scalar = target.startswith("rlhf-")
     return SimpleNamespace(
-        name=name, method=method or "rloo", target=target or aim, absence="mask" if mask else "penalise",
-        reward=f"rlhf-{size}" if scalar else "values-1x" if small else "reward", n_prompts=int(n_prompts or 0),
-        seed=int(own_seed or seed), common_weight=weight)
+        name=name, way=way, target=aim if scalar else target, absence="mask" if mask else "penalise",
+        reward=target if scalar else "values-1x" if small else "reward", n_prompts=int(n_prompts or 0),
+        seed=int(own_seed or seed), common_weight=0.0 if mask else float(weight or common_weight))
 
 
 def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
@@ -73,72 +86,108 @@ def has_labels(rows: pd.DataFrame, theory: Theory) -> bool:
 
 
 def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd.DataFrame, theory: Theory,
-                  encoder: Any, seed: int = 0, train: bool = True,
-                  mismatch: float = 0.25) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train everything that rewards or measures, on rows that are kept apart; an empty panel unless `train`.
+                  settings: dict[str, Any], evaluator: dict[str, Any], folder: str | Path,
+                  seed: int = 0) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train everything that rewards or measures, on rows that are kept apart; an empty panel unless settings "train".
 
-    The panel holds the scorers "reward" (the reward evaluator), "judge" and "values-1x" of values, "rlhf-1x" and
-    "rlhf-5x" of rewards, and the proxies "harmless" and "helpful", but for those without enough rows. The table says
-    how well each agrees with test rows.
+    The panel holds the scorers of values `JUDGES` and "values-1x", "rlhf-1x" and "rlhf-5x" of rewards, the proxies
+    "harmless" and "helpful", those without enough rows or a run that needs them left out, and "memory", which embeds
+    texts. The table says how well each agrees with test rows, and which share of the contrast pairs' test split it
+    orders rightly (with a 95 % interval over prompts).
 
-    Half A of the training prompts trains the reward evaluator, half B the judge and the harmless proxy, both of another
-    kind. The scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x), sizes
-    after the paper. Without scored rows the annotated rows and their rating stand in.
+    Half A of the training prompts trains the reward evaluator as notebook 03 trains its own (its settings are
+    `evaluator`), half B the judges: one on another encoder, one that reads as the reward does, one that counts words.
+    Contrast pairs and the rows that stop and calibrate are the same for all. The scalar baselines take a fifth of the
+    scored training rows (1x, within half A) and all of them (5x), sizes after the paper; the harmless proxy has half B.
+    Without scored rows the annotated rows and their rating stand in. Evaluators are kept in `folder`.
     """
-    if not train:
+    if not settings["train"]:
         return {}, pd.DataFrame()
-    dims, options = list(theory.dimensions), {"theory": theory, "seed": seed, "mismatch": mismatch}
-    rows = pd.concat([t for t in (dialogues, scored) if len(t)], ignore_index=True)
-    labelled = rows[rows[dims].notna().any(axis=1)]
+    dims, memory = list(theory.dimensions), fit.TextMemory(load_encoder(settings["encoder"]))
+    parts = [t.assign(kind=kind) for kind, t in (("annotated", dialogues), ("scored", scored)) if len(t)]
+    labelled = pd.concat([t[t[dims].notna().any(axis=1)] for t in parts], ignore_index=True)
     rated = (scored if len(scored) else dialogues).dropna(subset="reward")
-    half = {h: labelled[(labelled["split"] == "train") & (labelled["half"] == h)] for h in "AB"}
     taught, pairs = (table[table["split"] == "train"] for table in (rated, preferences))
-    small = taught[taught["half"] == "A"]
+    train, small = labelled[labelled["split"] == "train"], taught[taught["half"] == "A"]
     small = small.sample(n=min(len(small), round(0.2 * len(taught))), random_state=seed)
-    memory = fit.TextMemory(encoder)
-    values, scalar = partial(fit.fit_value_scorer, memory, **options), partial(fit.fit_reward_model, memory, seed=seed)
-    todo = {"reward": (values, half["A"]), "judge": (partial(fit.fit_judge, **options), half["B"]),
-            "values-1x": (values, small), "rlhf-1x": (scalar, small), "rlhf-5x": (scalar, taught),
-            "harmless": (fit.fit_harmless, taught[taught["half"] == "B"]),
+    half = {h: fit.teach_absence(train[train["half"] == h], theory, seed, settings["mismatch"]) for h in "AB"}
+    half["1x"] = fit.teach_absence(small.assign(kind="scored"), theory, seed, settings["mismatch"])
+
+    def teach(name: str, own: dict[str, Any], rows: pd.DataFrame) -> Any:
+        rows = pd.concat([rows, labelled[labelled["split"] == "validation"]], ignore_index=True)
+        tables = {kind: rows[rows["kind"] == kind] for kind in ("annotated", "scored")}
+        return keep_evaluator(Path(folder) / name, collect_rows(tables, theory), evaluator | own, seed)[0]
+
+    scalar, other = partial(fit.fit_reward_model, memory, seed=seed), {"encoder": settings["encoder"]}
+    todo = {"reward": (partial(teach, "reward", {}), half["A"]), "judge": (partial(teach, "judge", other), half["B"]),
+            "twin": (partial(teach, "twin", {}), half["B"]),
+            "words": (partial(fit.fit_word_counts, theory=theory), half["B"]),
+            "values-1x": (partial(teach, "values-1x", {}), half["1x"]), "rlhf-1x": (scalar, small),
+            "rlhf-5x": (scalar, taught), "harmless": (fit.fit_harmless, taught[taught["half"] == "B"]),
             "helpful": (partial(fit.fit_preference, memory), pairs)}
-    todo = {name: job for name, job in todo.items() if name in JUDGES or len(job[1]) >= MIN_ROWS}
+    asked = {read_plan(name, "aim", seed, 0.0).reward for name in settings["runs"]} | {*JUDGES, *measures.PROXIES}
+    todo = {name: job for name, job in todo.items() if name in asked and (name in JUDGES or len(job[1]) >= MIN_ROWS)}
     panel = {name: train_one(part) for name, (train_one, part) in todo.items()}
     tests = [table[table["split"] == "test"] for table in (labelled, rated, preferences)]
-    quality = [(name, len(todo[name][1]), *_measure_scorer(name, panel[name], dims, *tests)) for name in panel]
-    return panel, pd.DataFrame(quality, columns=["scorer", "n_train", "n_test", "measure", "value"])
+    quality = [(name, len(todo[name][1]), *told) for name in panel for told in
+               _measure_scorer(name, panel[name], dims, *tests, seed)]
+    return panel | {"memory": memory}, pd.DataFrame(
+        quality, columns=["scorer", "n_train", "n_test", "measure", "value", "low", "high"])
 
 
-def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: pd.DataFrame, folder: str | Path,
-              theory: Theory, aim: Target, settings: dict[str, Any], seed: int) -> Trial:
-    """Train every run of a plan, draw replies to held-out prompts, and measure them."""
+def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: pd.DataFrame, real: pd.DataFrame,
+              folder: str | Path, theory: Theory, aim: Target, settings: dict[str, Any], seed: int) -> Trial:
+    """Align in every way of a plan, draw replies to held-out prompts, and measure them.
+
+    `real` has real models' replies (prompt, response, response_source): where there are any, prompts that they answered
+    are taken, those to the training prompts join the candidates of `dpo-real`, and what those to the test prompts cost
+    the model says what it has unlearnt.
+    """
     if not settings["train"]:
         return Trial(skipped=names)
     folder, tokenizer = Path(folder), load_tokenizer(start, settings["chat_template"])
-    asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(prompts, split, settings[n], seed),
-                                       settings["max_prompt_tokens"])
-             for split, n in (("train", "train_prompts"), ("test", "test_prompts"))}
+    known_prompts = prompts[prompts["prompt"].isin(real["prompt"])]
+    asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(
+        known_prompts if (known_prompts["split"] == split).any() else prompts, split, settings[n], seed),
+        settings["max_prompt_tokens"]) for split, n in (("train", "train_prompts"), ("test", "test_prompts"))}
+    asked["shown"] = pick_shown(settings["n_shown"])
     plans = [read_plan(name, aim.name, seed, settings["common_weight"]) for name in names]
     known = {name: load_target(name, theory) for name in list_targets(theory)} | {aim.name: aim}
     skipped = [p.name for p in plans if p.reward not in panel or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
-    replies = {"start": _draw(start, start, asked, folder / "start-replies", "", settings, seed)}
-    jobs = [(start, panel[p.reward], p, known[p.target], asked, folder, settings, seed) for p in plans]
-    runs = dict(zip([p.name for p in plans], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
-    replies |= {name: drawn for name, (_, _, drawn) in runs.items()}
+    real = real.sort_values("response_source", key=lambda names: names != "gpt-4", kind="stable")
+    told = real.drop_duplicates("prompt").set_index("prompt")["response"]
+    asked["real"] = [told.get(p, "") for p in asked["test"]]
+    found = _gather_candidates(start, plans, asked["train"], real, folder, settings, seed)
+    for reward in {p.reward for p in plans if p.way in found}:   # read once, before the runs share the cores
+        panel[reward].score(*(found[max(found)][c].tolist() for c in ("prompt", "response")))
+    jobs = [(start, panel.get(p.reward), p, known[p.target], theory, asked, found.get(p.way), folder, settings)
+            for p in (SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name), *plans)]
+    runs = dict(zip(["start", *(p.name for p in plans)], run_jobs(_run_job, jobs, settings["workers"], "policies"),
+                    strict=True))
+    n = len(asked["test"])
+    replies, shown = ({name: rows(drawn).reset_index(drop=True) for name, (_, _, drawn) in runs.items()}
+                      for rows in (lambda t: t[:n], lambda t: t[n:]))
     histories = pd.concat([pd.DataFrame(), *(history.assign(policy=name) for name, (history, _, _) in runs.items())])
-    scores, summary = measure_trial(replies, panel, aim, asked["train"], seed)
-    return Trial(summary, scores, replies, histories.reset_index(drop=True),
+    scores, summary, constants = measure_trial(replies, panel, aim, asked["train"], seed)
+    return Trial(summary, scores, replies, shown, constants, histories.reset_index(drop=True),
                  {name: stopped for name, (_, stopped, _) in runs.items() if stopped}, skipped)
 
 
-def measure_trial(replies: dict[str, pd.DataFrame], panel: dict[str, Any], aim: Target,
-                  train_prompts: Sequence[str], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def pick_shown(n: int) -> list[str]:
+    """Return n prompts of this project that no evaluator learned from: replies to them may be looked at."""
+    table = read_contrasts()
+    prompts = table[table["split"] == "test"].drop_duplicates("cluster")["prompt"].drop_duplicates()
+    return prompts.iloc[np.linspace(0, len(prompts) - 1, n).round().astype(int)].tolist() if n else []
+
+
+def measure_trial(replies: dict[str, pd.DataFrame], panel: dict[str, Any], aim: Target, train_prompts: Sequence[str],
+                  seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Measure several policies' replies to the same prompts; the start model is called "start"."""
-    candidates = [t for table in replies.values() for t in table["response"].value_counts().index[:15]]
-    constants = {name: measures.find_constant(panel[name], train_prompts[:25], candidates, aim) for name in JUDGES}
-    scores = pd.concat([measures.score_policy(table, panel, aim, constants, seed).assign(policy=name)
+    scores = pd.concat([measures.score_policy(table, panel, aim, seed).assign(policy=name)
                         for name, table in replies.items()], ignore_index=True)
-    return scores, measures.summarise_policies(scores, replies, aim)
+    constants = measures.measure_constants(scores, replies, panel, aim, train_prompts)
+    return scores, measures.summarise_policies(scores, replies, aim), constants
 
 
 def measure_references(scored: pd.DataFrame, panel: dict[str, Any], target: Target) -> pd.DataFrame:
@@ -146,16 +195,27 @@ def measure_references(scored: pd.DataFrame, panel: dict[str, Any], target: Targ
     rows = []
     for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
         for by in [name for name in JUDGES if name in panel]:
-            vectors = panel[by].score(*fit.read_texts(part))
-            rows.append((source, by, len(part), *mean_interval(value_distance(vectors, target))))
+            vectors = panel[by].score(*fit.read_texts(part.head(100)))
+            rows.append((source, by, len(vectors), *mean_interval(value_distance(vectors, target))))
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 
 
-def compare_targets(means: pd.DataFrame, trained: Sequence[Target]) -> pd.DataFrame:
+def pick_best(summary: pd.DataFrame, aim: str) -> str | None:
+    """Return the trained policy to the target that the reward evaluator, not a judge, sees nearest; None without."""
+    own = [name for name in (summary["policy"] if len(summary) else ()) if name in {f"{way}-{aim}" for way in TRAINED}]
+    return summary.set_index("policy").loc[own, "distance_reward"].idxmin() if own else None
+
+
+def pick_method(names: Sequence[str], aim: str) -> str:
+    """Return the method by which the paper's claims are tested: "rloo" where it was run, else "dpo"."""
+    return "rloo" if f"rloo-{aim}" in names else "dpo"
+
+
+def compare_targets(means: pd.DataFrame, trained: Sequence[Target], method: str) -> pd.DataFrame:
     """Say for each target that was trained for which policy's mean vector is nearest; empty below two targets."""
     if len(trained) < 2:
         return pd.DataFrame()
-    means = means.loc[[f"rloo-{t.name}" for t in trained]].set_axis([t.name for t in trained])
+    means = means.loc[[f"{method}-{t.name}" for t in trained]].set_axis([t.name for t in trained])
     return measures.confuse_targets(means, trained, measures.group_targets(trained))
 
 
@@ -166,22 +226,12 @@ def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
         "run", "seed", "drop_reward", "drop_judge", "kl_token", "distinct_2", "top_share", "harmless"])
 
 
-def measure_efficiency(done: Trial, aim: str, n_prompts: int) -> pd.DataFrame:
-    """Measure distance and harmless proxy, by the judge, against the number of training prompts (95 % over prompts).
-
-    Empty unless a method ran with at least two numbers of prompts. After the paper's claim of data efficiency.
-    """
-    families = {f"rloo-{aim}-1x": "BaseAlign, 1x", "rlhf-1x": "RLHF, 1x", "rlhf-5x": "RLHF, 5x"}
-    rows = []
-    for name in done.replies:
-        base, _, number = name.partition("-p")
-        if base in families and (not number or number.isdigit()):
-            own = done.scores.query("policy == @name and variant == 'reply' and by == 'judge'")
-            rows += [(families[base], int(number or n_prompts), m, *mean_interval(own[m]))
-                     for m in ("distance", "harmless") if m in own]
-    table = pd.DataFrame(rows, columns=["method", "n_prompts", "measure", "value", "low", "high"])
-    is_curve = (table.groupby("method")["n_prompts"].nunique() > 1).any()
-    return table.sort_values(["measure", "method", "n_prompts"]) if is_curve else table.head(0)
+def save_models(replies: dict[str, pd.DataFrame], start: str, folder: str | Path) -> None:
+    """Leave the replies of start model and policies to notebook 06, one file a model; what an earlier run left goes."""
+    with write_folder(folder) as new:
+        for name, table in replies.items():
+            title = start if name == "start" else f"{start} {name}"
+            write_table(new / f"{title}.parquet", table[["prompt", "response"]])
 
 
 def show(table: pd.DataFrame, note: str) -> Any:
@@ -196,41 +246,74 @@ def show(table: pd.DataFrame, note: str) -> Any:
 
 def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
     """Return our numbers for the paper's four bars, by a small model and other proxies; nan where missing."""
-    policies = {"start": "start", "rlhf-5x": "rlhf-5x", "rlhf-1x": "rlhf-1x", "basealign": f"rloo-{aim}"}
     table = summary.set_index("policy") if len(summary) else pd.DataFrame(dtype=float)
+    method = pick_method(table.index, aim)
+    policies = {"start": "start", "rlhf-5x": f"{method}-rlhf-5x", "rlhf-1x": f"{method}-rlhf-1x",
+                "basealign": f"{method}-{aim}"}
     table = table.reindex(index=[*policies.values()], columns=["helpful", "harmless"]).set_axis([*policies])
-    why = "a small model trained here and proxies of another scale than the paper's rewards"
+    why = "a small model and proxies of another scale than the paper's rewards"
     rows = [(f"alignment/{proxy}/{policy}", value) for proxy in table for policy, value in table[proxy].items()]
     rows += [(f"alignment/order/{proxy}/basealign-over-{other}", table[proxy]["basealign"] - table[proxy][other])
              for proxy, other in (("harmless", "rlhf-5x"), ("helpful", "rlhf-1x"))]
     return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
 
 
-def _run_job(start, scorer, plan, target, asked, folder, settings, seed) -> tuple[pd.DataFrame, str, pd.DataFrame]:
-    """Train one policy and draw its replies; what is finished is read again."""
-    scalar = plan.reward.startswith("rlhf")
-    reward = scalar_reward(scorer.predict) if scalar else value_reward(scorer, target, absence=plan.absence,
-                                                                       common_weight=plan.common_weight)
-    chosen = {f.name: settings[f.name] for f in fields(AlignSettings) if f.name in settings}
-    aligned = align(start, reward, asked["train"][:plan.n_prompts or None], folder / plan.name,
-                    AlignSettings(method=plan.method, seed=plan.seed, **chosen), replace=True,
-                    allow_faults=settings["allow_faults"] or plan.absence == "mask" or scalar,
-                    chat_template=settings["chat_template"])
-    drawn = _draw(folder / plan.name, start, asked, folder / plan.name, "replies-", settings, seed)
-    return aligned.history, aligned.stopped, drawn
+def _gather_candidates(start, plans, prompts, real, folder, settings, seed) -> dict[str, pd.DataFrame]:
+    """Return the replies among which each way of a plan finds better and worse ones: way → prompt, response.
+
+    Every way shares the samples of the start model; real replies are cut to the same length.
+    """
+    ways = {p.way for p in plans} & {"dpo", "dpo-real", "steering"}
+    if not ways:
+        return {}
+    model, tokenizer = load_policy(start, settings["chat_template"])
+    how = AlignSettings("dpo", seed=seed, replies_per_prompt=settings["candidates"],
+                        max_new_tokens=settings["max_new_tokens"], temperature=settings["temperature"])
+    mark = digest(hash_model(start), tokenizer.chat_template, prompts, how)[:12]
+    own = draw_candidates((model, tokenizer), prompts, how, folder / f"candidates-{mark}.jsonl")[["prompt", "response"]]
+    known = real[real["prompt"].isin(prompts)][["prompt", "response"]]
+    cut = tokenizer([*known["response"], "."], add_special_tokens=False)["input_ids"][:-1]
+    known = known.assign(response=tokenizer.batch_decode([ids[:settings["max_new_tokens"]] for ids in cut]))
+    return {way: pd.concat([own, known], ignore_index=True) if way == "dpo-real" else own for way in sorted(ways)}
 
 
-def _draw(model, start, asked, folder, prefix, settings, seed) -> pd.DataFrame:
-    return draw_replies(model, start, asked["test"], settings["max_new_tokens"], seed,
-                        keep=folder / f"{prefix}{len(asked['test'])}-{seed}.parquet",
-                        chat_template=settings["chat_template"])
+def _run_job(start, scorer, plan, target, theory, asked, candidates, folder,
+             settings) -> tuple[pd.DataFrame, str, pd.DataFrame]:
+    """Align in one way and draw its replies; what is finished is read again."""
+    place, policy, history, stopped = folder / plan.name, start, pd.DataFrame(), ""
+    if plan.way:
+        scalar = plan.reward.startswith("rlhf")
+        reward = scalar_reward(scorer.predict) if scalar else value_reward(scorer, target, absence=plan.absence,
+                                                                           common_weight=plan.common_weight)
+        method = WAYS[plan.way]
+        own = {f.name: settings.get(f"{method}_{f.name}", settings.get(f.name)) for f in fields(AlignSettings)}
+        chosen = {name: value for name, value in own.items() if value is not None}
+        policy = align(start, reward, asked["train"][:plan.n_prompts or None], place,
+                       AlignSettings(**chosen | {"method": method, "seed": plan.seed}), replace=True,
+                       system=write_system_prompt(target, theory), chat_template=settings["chat_template"],
+                       allow_faults=settings["allow_faults"] or plan.absence == "mask" or scalar, candidates=candidates)
+        history, stopped = policy.history, policy.stopped
+    drawn = draw_replies(policy, start, asked["test"] + asked["shown"], settings["max_new_tokens"], plan.seed,
+                         settings["temperature"], folder / f"replies-{plan.name}.parquet", settings["chat_template"],
+                         asked["real"] + [""] * len(asked["shown"]))
+    return history, stopped, drawn
 
 
-def _measure_scorer(name, scorer, dims, labelled, rated, pairs) -> tuple[int, str, float]:
-    """Return on how many test rows, in what and how well a scorer agrees with them."""
+def _measure_scorer(name, scorer, dims, labelled, rated, pairs, seed) -> list[tuple]:
+    """Return on how many test rows, in what and how well a scorer agrees with them, with an interval where known."""
     if name == "helpful":
         better, worse = (scorer.predict(*fit.read_texts(pairs, column)) for column in ("chosen", "rejected"))
-        return len(pairs), "pairs ranked as people did", float(np.mean(better > worse)) if len(pairs) else np.nan
-    if name in (*JUDGES, "values-1x"):
-        return len(labelled), "correlation with labels", fit.correlate_labels(scorer, labelled, dims)
-    return len(rated), "correlation with released reward", fit.correlate_labels(scorer, rated, ["reward"])
+        share = float(np.mean(better > worse)) if len(pairs) else np.nan
+        return [(len(pairs), "pairs ranked as people did", share, np.nan, np.nan)]
+    if name not in (*JUDGES, "values-1x"):
+        told = fit.correlate_labels(scorer, rated, ["reward"])
+        return [(len(rated), "correlation with released reward", told, np.nan, np.nan)]
+    found = [(len(labelled), "correlation with labels", fit.correlate_labels(scorer, labelled, dims), np.nan, np.nan)]
+    contrasts = read_contrasts()
+    contrasts = contrasts[(contrasts["split"] == "test") & contrasts["value"].isin(dims)]
+    if len(contrasts):
+        scores = scorer.score(contrasts["prompt"].tolist(), contrasts["response"].tolist())
+        own = scores[np.arange(len(contrasts)), [dims.index(value) for value in contrasts["value"]]]
+        order = measure_contrasts(own, contrasts, seed=seed).iloc[0]
+        found.append((int(order["n"]), "contrast pairs in order", order["mean"], order["low"], order["high"]))
+    return found

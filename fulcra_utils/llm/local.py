@@ -4,6 +4,8 @@ One goes by the path of a folder, by a hub name, or by `SMOLLM2`: SmolLM2-135M-I
 """
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +21,15 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fulcra_utils.common.digests import digest
-from fulcra_utils.common.files import write_text
+from fulcra_utils.common.files import write_folder, write_text
 from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.dataset.texts import list_texts
+from fulcra_utils.llm.tiny import make_random_model
 
-SMOLLM2 = "smollm2-135m"
+SMOLLM2, TINY = "smollm2-135m", "tiny"
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
-NOTES = ("align.json", "start.json")  # ... and those that only tell of it
+NOTES = ("align.json",)  # ... and those that only tell of it
 
 
 class PolicyError(ValueError):
@@ -44,7 +47,7 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> from fulcra_utils.llm.tiny import make_random_model
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model, tokenizer = load_policy(make_random_model(folder))
     >>> model.training, tokenizer.padding_side
@@ -76,6 +79,25 @@ def find_model(model: str | Path) -> str | Path:
     return find_smollm2() if str(model) == SMOLLM2 else model
 
 
+def place_start(model: str | Path, folder: str | Path, seed: int = 0) -> Path | str:
+    """Put the model from which alignment starts into a run's folder, and return where it lies.
+
+    "tiny" has random weights; the files of `SMOLLM2` are linked, or copied where they cannot be; a folder or a hub name
+    stays where it is.
+    """
+    if model == TINY:
+        return make_random_model(folder, seed)
+    if str(model) != SMOLLM2:
+        return model
+    with one_line(model), write_folder(folder) as new:
+        for file in find_smollm2().iterdir():
+            try:
+                os.link(file, new / file.name)
+            except OSError:     # another disk
+                shutil.copy(file, new)
+    return Path(folder)
+
+
 def hash_model(model: str | Path, revision: str = "main") -> str:
     """Return what tells a model from any other: a hash of all files of its folder, or hub name and commit.
 
@@ -93,7 +115,7 @@ def hash_model(model: str | Path, revision: str = "main") -> str:
 def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[str]:
     """Return the prompts that take at most `max_tokens` tokens under the chat template; PolicyError when none does.
 
-    >>> from fulcra_utils.alignment.startmodel import train_tokenizer
+    >>> from fulcra_utils.llm.tiny import train_tokenizer
     >>> keep_short_prompts(train_tokenizer(["be kind"], 300), ["be kind", "be kind " * 50], 16)
     ['be kind']
     """
@@ -106,7 +128,7 @@ def keep_short_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
 
 @torch.no_grad()
 def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
-                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0, batch_size: int = 64,
+                   max_new_tokens: int = 48, seed: int = 0, temperature: float = 1.0, batch_size: int = 128,
                    system: str | None = None, keep: str | Path | None = None) -> pd.DataFrame:
     """Sample one reply for each prompt; the same seed gives the same replies.
 
@@ -118,7 +140,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> from fulcra_utils.llm.tiny import make_random_model
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model, tokenizer = load_policy(make_random_model(folder))
     >>> replies = sample_replies(model, tokenizer, ["Hi", "Why?"], max_new_tokens=5)
@@ -171,7 +193,7 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     sums = np.zeros(len(texts))
     order = np.argsort([len(ids) for ids, _ in texts], kind="stable")
     for rows in np.split(order, range(64, len(order), 64)) if texts else ():
-        ids, labels = pad_texts([texts[r] for r in rows], tokenizer.pad_token_id, only_reply=True)
+        ids, labels = pad_texts([texts[r] for r in rows], tokenizer.pad_token_id)
         ids, labels = ids.to(model.device), labels.to(model.device)
         logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
@@ -193,7 +215,7 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> from fulcra_utils.llm.tiny import make_random_model
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     chat = load_policy(make_random_model(folder))
     >>> choose(*chat, [[{"role": "user", "content": "A or B?"}]], ["A", "B"]).shape
@@ -231,12 +253,6 @@ def encode_talk(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talk
     return ids
 
 
-def count_bytes(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[list[int], int]]) -> int:
-    """Return the number of UTF-8 bytes of the replies."""
-    texts = tokenizer.batch_decode([ids[start:] for ids, start in dialogues], skip_special_tokens=True)
-    return max(1, sum(len(t.encode()) for t in texts))
-
-
 @contextmanager
 def one_line(model: str | Path) -> Iterator[None]:
     """Say in one line that a model cannot be loaded."""
@@ -268,23 +284,7 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: li
     return model.generate(input_ids=rows, attention_mask=mask, pad_token_id=pad, **options)[:, width:].tolist()
 
 
-def pad_texts(texts: list[tuple[list[int], int]], pad: int, only_reply: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_texts(texts: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels (B, T), padded on the right, where causal attention never sees the padding."""
-    starts = [start if only_reply else 1 for _, start in texts]
-    told = [torch.tensor([-100] * start + ids[start:]) for start, (ids, _) in zip(starts, texts, strict=True)]
+    told = [torch.tensor([-100] * start + ids[start:]) for ids, start in texts]
     return (pad_sequence([torch.tensor(ids) for ids, _ in texts], True, pad), pad_sequence(told, True, -100))
-
-
-def draw_batches(dialogues: list[tuple[list[int], int]], batch_tokens: int, seed: int) -> list[list[int]]:
-    """Return batches of row numbers: texts of similar length together, batches in random order."""
-    rng = np.random.default_rng(seed)
-    lengths = np.array([len(ids) for ids, _ in dialogues])
-    order = np.argsort(lengths + rng.uniform(0, 16, len(lengths)), kind="stable")  # so that batches differ by epoch
-    batches, longest = [[]], 0
-    for row in order:
-        longest = max(longest, lengths[row])
-        if batches[-1] and (len(batches[-1]) + 1) * longest > batch_tokens:
-            batches.append([])
-            longest = lengths[row]
-        batches[-1].append(int(row))
-    return [batches[i] for i in rng.permutation(len(batches))]

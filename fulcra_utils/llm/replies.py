@@ -127,7 +127,7 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     Examples
     --------
     >>> import tempfile
-    >>> from fulcra_utils.systems.orientation.players import make_random_model
+    >>> from fulcra_utils.llm.tiny import make_random_model
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     writer = LocalModel(model=str(make_random_model(folder)), name="tiny", options={"max_new_tokens": 4})
     ...     _ = Path(f"{folder}/prompts.jsonl").write_text('{"id": 7, "prompt": "Hi"}')

@@ -9,9 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fulcra_utils.plots.parts import finish, label_points, name_rows, open_panels, plot_matrix, plot_series
-from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, PINK, style_plots
+from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, style_plots
 
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
+JUDGES = {"reward": "the reward evaluator", "judge": "the first judge", "twin": "the judge that reads alike",
+          "words": "the judge that counts words"}
+COSTS = {"kl": "KL to the start model, nats a token", "variety": "different word pairs, start model = 1",
+         "unlearnt": "real replies less likely, nats a token", "drift": "shift of values not asked for"}
+BOUNDS = {"variety": 0.8, "unlearnt": 0.15}     # what the goals allow
 
 
 def plot_targets(targets: pd.DataFrame) -> Figure:
@@ -50,13 +55,15 @@ def plot_audit(audit: pd.DataFrame) -> Figure:
 
 
 def plot_training(histories: pd.DataFrame) -> Figure:
-    """Draw reward, KL to the start model and reply length over the steps of each policy, as far as they are known.
+    """Draw reward, KL to the start model, reply length, pairs told apart and loss over the steps, as far as known.
 
     Runs repeated with another seed, price or number of prompts are left out of the picture.
     """
-    labels = {"reward": "mean reward of a step", "kl": "KL to start, nats a token", "length": "reply length, tokens"}
-    shown = [c for c in labels if c in histories]
-    runs = [(name, part) for name, part in histories.groupby("policy", sort=False) if not REPEAT.search(name)]
+    labels = {"reward": "mean reward of a step", "kl": "KL to start, nats a token", "length": "reply length, tokens",
+              "accuracy": "pairs told apart, share", "loss": "loss"}
+    shown = [c for c in labels if c in histories and histories[c].notna().any()]
+    runs = [(name, part) for name, part in histories.groupby("policy", sort=False)
+            if not REPEAT.search(name) and part[shown].notna().any(axis=None)]
     figure, grid = open_panels(len(shown), 4, 3.2 + 0.15 * (len(runs) // 4))
     for axes, column in zip(grid, shown, strict=True):
         for k, ((name, part), colour) in enumerate(zip(runs, COLOURS * 3, strict=False)):
@@ -87,55 +94,61 @@ def plot_shares(histories: pd.DataFrame) -> Figure | None:
 
 
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
-    """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by the judge, with its controls.
+    """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by each judge, with its controls.
 
     References (response_source, by, distance; may be empty) are real models, in rows of their own.
     """
-    kinds = {"distance": "the policy's replies", "swapped": "swapped between prompts", "shuffled": "words shuffled",
-             "constant": "the best constant reply"}
+    kinds = {"distance": "the policy's replies", "swapped": "swapped between prompts", "shuffled": "words shuffled"}
     real = references.pivot(index="response_source", columns="by", values="distance").add_prefix("distance_")
     table = pd.concat([summary.set_index("policy"), real.rename("{}, real replies".format)])
-    panels = {f"mean L1 distance to the target by the {name}": {
-        words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items()}
-        for by, name in (("reward", "reward evaluator"), ("judge", "judge"))}
-    return plot_series(table.index, panels, "distance", "Distance on held-out prompts", np.nan, spread=0, width=4.8,
-                       looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x"), (PINK, "^")))
+    panels = {f"L1 distance by {name}": {
+        words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items()
+        if f"{kind}_{by}" in table and table[f"{kind}_{by}"].notna().any()}
+        for by, name in JUDGES.items() if f"distance_{by}" in table}
+    return plot_series(table.index, panels, "distance", "Distance on held-out prompts", np.nan, spread=0, width=3.4,
+                       looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x")))
 
 
 def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
-    """Draw how far each policy moved against how varied its replies still are, both relative to the start model.
+    """Draw how far the distance fell by the first judge against what it cost, a panel a cost, with 95 % intervals.
 
     Runs to other targets than `aim` and with fewer prompts are left out; another seed is a point without a name.
     """
     table = summary.set_index("policy")
     moved = table.drop(index="start")
-    kept = moved.index.str.startswith("rlhf") | moved.index.str.contains(rf"^[a-z]+-{re.escape(aim)}(?:-|$)")
-    moved = moved[kept & ~moved.index.str.contains(r"-p\d+")]
-    if moved.empty:
+    moved = moved[(moved.index.str.contains("-rlhf-") | moved.index.str.contains(rf"-{re.escape(aim)}(?:-|$)"))
+                  & ~moved.index.str.contains(r"-p\d+")]
+    shown = [cost for cost in COSTS if cost in moved and moved[cost].notna().any()]
+    if moved.empty or not shown:
         return None
-    variety = (moved["distinct_2"] / table.loc["start", "distinct_2"]).to_numpy(float)
-    falls = 100 * moved[["drop_reward", "drop_judge"]].to_numpy(float)
-    figure, axes = plt.subplots(figsize=(7.6, 5.2))
-    axes.vlines(variety, *falls.T, color=GREY, linewidth=0.8, zorder=0)
-    axes.plot(variety, falls[:, 0], "o", color=BLUE, label="by the reward evaluator", alpha=0.85)
-    axes.plot(variety, falls[:, 1], "s", color=ORANGE, label="by the judge", alpha=0.85)
-    axes.plot(1, 0, "*", color=BLACK, markersize=11, label="the start model")
-    axes.axvline(0.8, color=GREY, linestyle=":", label="wanted: at least 0.8 of the variety")
-    axes.axhline(40, color=BLUE, linestyle=":", linewidth=0.9, label="wanted by the reward evaluator: 40 %")
-    axes.set(xlabel="distinct word pairs, start model = 1", ylabel="fall of the distance, %")
-    axes.margins(0.12)
-    finish(figure, "What moving costs in variety", ncols=2)
-    names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index] + [""] * (len(moved) + 1)
-    marks = np.column_stack([[*variety, *variety, 1], [*falls[:, 0], *falls[:, 1], 0]])    # no label covers a mark
-    label_points(axes, marks, names, bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8})
+    first = table.loc["start", "distance_judge"]
+    fall = -100 * moved[["change_judge", "high_judge", "low_judge"]].to_numpy(float) / first
+    names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index]
+    figure, grid = open_panels(len(shown), 4.6, 4.2, sharey=True)
+    for axes, cost in zip(grid, shown, strict=True):
+        spent = moved[[cost, f"low_{cost}", f"high_{cost}"]].to_numpy(float)
+        axes.hlines(fall[:, 0], *spent[:, 1:].T, color=GREY, linewidth=1)
+        axes.vlines(spent[:, 0], *fall[:, 1:].T, color=GREY, linewidth=1)
+        for place, colour in zip(np.column_stack([spent[:, 0], fall[:, 0]]), COLOURS * 3, strict=False):
+            axes.plot(*place, "o", color=colour)
+        axes.plot(float(cost == "variety"), 0, "*", color=BLACK, markersize=11, label="the start model")
+        if cost in BOUNDS:
+            axes.axvline(BOUNDS[cost], color=GREY, linestyle=":", label="the bound set before")
+        axes.axhline(10, color=ORANGE, linestyle=":", linewidth=0.9, label="wanted: 10 %")
+        axes.set(xlabel=COSTS[cost])
+        axes.margins(0.15)
+    grid[0].set_ylabel("fall of the distance by the first judge, %")
+    finish(figure, "What moving costs", ncols=3)
+    for axes, cost in zip(grid, shown, strict=True):
+        label_points(axes, np.column_stack([moved[cost].to_numpy(float), fall[:, 0]]), names)
     return figure
 
 
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
     """Draw mean value vectors (a row a policy) before and after alignment, and the targets' numbers.
 
-    One target: all runs in one panel, but repeated ones. Several: a panel each, with the start model and
-    `rloo-<target>`.
+    One target: all runs in one panel, but repeated ones. Several: a panel each, with the start model and the runs to
+    that target.
     """
     aims, n_dims = list(targets.groupby("target", sort=False)), means.shape[1]
     n_rows, n_columns = -(-len(aims) // 2), min(2, len(aims))
@@ -144,7 +157,7 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
     for axes, (name, target) in zip(grid.flat, aims, strict=False):
         rows = means[~means.index.str.contains(REPEAT.pattern)]
         if len(aims) > 1:
-            rows = means.reindex(["start", f"rloo-{name}"]).dropna(how="all").rename({f"rloo-{name}": "after RLOO"})
+            rows = rows[(rows.index == "start") | rows.index.str.endswith(f"-{name}")]
         _draw_moves(axes, rows.rename({"start": "the start model"}), target.set_index("dimension"))
         axes.set_title(f"to {name}")
     for axes in grid.flat[len(aims):]:
@@ -162,19 +175,6 @@ def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
     axes.plot(places, aimed, "_", color=ORANGE, markersize=16, markeredgewidth=2.5, label="the target")
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(places, means.columns, rotation=40, ha="right")
-
-
-def plot_efficiency(table: pd.DataFrame) -> Figure:
-    """Draw distance and harmless proxy (`measure_efficiency`) against the number of training prompts."""
-    measures = list(table.groupby("measure", sort=False))
-    figure, grid = open_panels(len(measures), 4.4, 3.6)
-    for axes, (measure, part) in zip(grid, measures, strict=True):
-        for (name, rows), colour in zip(part.groupby("method"), COLOURS * 3, strict=False):
-            axes.vlines(rows["n_prompts"], rows["low"], rows["high"], color=colour, linewidth=1.5)
-            axes.plot(rows["n_prompts"], rows["value"], "o-", color=colour, label=name)
-        title = {"distance": "L1 distance by the judge", "harmless": "harmless proxy"}[measure]
-        axes.set(xscale="log", xlabel="training prompts", title=title)
-    return finish(figure, "What more prompts bring", ncols=3)
 
 
 def plot_bars(claims: pd.DataFrame) -> Figure | None:

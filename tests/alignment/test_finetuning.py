@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_policies import PROMPTS
+from tiny_policies import PROMPTS, TEXTS, make
 from transformers import AutoConfig
 
 from fulcra_utils.alignment import finetuning
-from fulcra_utils.alignment.finetuning import AlignSettings, align, rank_pairs
+from fulcra_utils.alignment.finetuning import AlignSettings, align, draw_replies, rank_pairs, steer
 from fulcra_utils.alignment.reward import RewardAuditError, scalar_reward, value_reward
-from fulcra_utils.alignment.startmodel import save_policy, train_tokenizer
 from fulcra_utils.common.files import write_json
 from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies
+from fulcra_utils.llm.tiny import save_policy, train_tokenizer
 
 SMALL = {"steps": 4, "prompts_per_step": 2, "replies_per_prompt": 4, "max_new_tokens": 8, "max_prompt_tokens": 32,
          "save_every": 2, "learning_rate": 1e-3, "max_kl": 50.0}
@@ -205,6 +205,109 @@ def test_models_that_cannot_be_aligned(start, tmp_path):
         load_policy(tmp_path / "endless")
 
 
+def test_candidates_of_other_models_make_the_pairs_and_are_part_of_the_run(start, tmp_path, monkeypatch):
+    settings, made = AlignSettings(method="dpo", **SMALL | {"steps": 1}), []
+    monkeypatch.setattr(finetuning, "rank_pairs", lambda *a: made.append(rank_pairs(*a)) or made[-1])
+    monkeypatch.setattr(finetuning, "sample_replies", lambda *a, **k: 1 / 0)    # nothing is to be sampled
+    real = pd.DataFrame({"prompt": np.repeat(PROMPTS[:3], 2), "response": ["be", "no"] * 3})
+    reward = scalar_reward(count_e)
+    train(start, reward, PROMPTS, tmp_path / "p", settings, candidates=real)
+    assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in made[0]] == [("be", "no")] * 3
+    train(start, reward, PROMPTS, tmp_path / "p", settings, candidates=real)
+    assert len(made) == 1, "a finished run is only read"
+    with pytest.raises(PolicyError, match="belongs to another run"):
+        train(start, reward, PROMPTS, tmp_path / "p", settings, candidates=real[::-1])
+
+
+def test_steering_adds_the_mean_difference_of_the_states_to_one_layer(start, tmp_path):
+    model, tokenizer = load_policy(start)
+    pairs = [{"prompt": [{"content": prompt}], "chosen": [{"content": "be kind"}], "rejected": [{"content": "no"}]}
+             for prompt in PROMPTS[:2]]
+    states = []
+    for pair in pairs:
+        means = []
+        for side in ("chosen", "rejected"):
+            head = tokenizer.apply_chat_template([{"role": "user", "content": pair["prompt"][0]["content"]}],
+                                                 add_generation_prompt=True, return_dict=False)
+            ids = torch.tensor([head + tokenizer(pair[side][0]["content"])["input_ids"]])
+            with torch.no_grad():
+                means.append(model(ids, output_hidden_states=True).hidden_states[1][0, len(head):].mean(0))
+        states.append(means[0] - means[1])
+    wanted = 3 * torch.stack(states).mean(0)
+    steered, ids = steer(model, tokenizer, pairs, 3.0), torch.tensor([tokenizer("be free")["input_ids"]])
+    with torch.no_grad():
+        layer = [m.model.layers[0] for m in (model, steered)]
+        kept = []
+        for part, m in zip(layer, (model, steered), strict=True):
+            part.register_forward_hook(lambda module, args, out: kept.append(out[0] if isinstance(out, tuple) else out))
+            m(ids)
+    torch.testing.assert_close(kept[1] - kept[0], wanted.expand_as(kept[0]), atol=1e-5, rtol=1e-4)
+    aligned = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", AlignSettings(method="steering", **SMALL))
+    assert len(aligned.reply(PROMPTS[:2])) == 2 and aligned.history.empty
+    again = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", AlignSettings(method="steering", **SMALL))
+    assert again.history.empty and weights(again.folder)["model.layers.0.mlp.down_proj.bias"].any()
+    without = SimpleNamespace(config=SimpleNamespace(model_type="gpt2"))
+    with pytest.raises(PolicyError, match="steering needs a model that can have biases, as Llama; gpt2 cannot"):
+        steer(without, tokenizer, pairs, 1.0)
+
+
+def test_kept_replies_are_those_of_the_same_question_alone(tokenizer, tmp_path):
+    folders = [save_policy(make(tokenizer, seed=seed), tokenizer, tmp_path / f"model-{seed}") for seed in range(3)]
+    keep, first = tmp_path / "kept.parquet", {"policy": folders[0], "start": folders[1], "prompts": TEXTS,
+                                              "max_new_tokens": 4, "seed": 0, "temperature": 1.0}
+
+    def draw(**changed):
+        return draw_replies(**first | changed, keep=keep)
+
+    fresh = draw()
+    stamp = keep.stat().st_mtime_ns
+    pd.testing.assert_frame_equal(draw(), fresh)
+    shutil.copytree(folders[0], tmp_path / "twin")
+    assert draw(policy=tmp_path / "twin") is not None
+    assert keep.stat().st_mtime_ns == stamp, "the same weights elsewhere are the same model"
+    for changed in ({"policy": folders[2]}, {"start": folders[2]}, {"prompts": TEXTS[:2]}, {"prompts": TEXTS[::-1]},
+                    {"max_new_tokens": 5}, {"seed": 1}, {"temperature": 0.5}, {"real": ["be kind", "", "no", "so"]}):
+        stamp = keep.stat().st_mtime_ns
+        drawn = draw(**changed)
+        assert keep.stat().st_mtime_ns != stamp, changed
+        pd.testing.assert_frame_equal(drawn, draw_replies(**first | changed))
+        pd.testing.assert_frame_equal(draw(), fresh)
+    for nothing in ("no-such-model", "no/such-model", tmp_path / "nowhere"):
+        with pytest.raises(PolicyError, match="cannot be loaded"):
+            draw(policy=nothing)
+    pd.DataFrame({"prompt": TEXTS}).to_parquet(keep)    # a file without a key
+    pd.testing.assert_frame_equal(draw(), fresh)
+
+
+def test_replies_of_a_model_without_a_template_are_kept_by_the_given_one(tokenizer, tmp_path):
+    silent = train_tokenizer(TEXTS, 300)
+    silent.chat_template = None
+    folder = save_policy(make(silent), silent, tmp_path / "silent")
+    with pytest.raises(PolicyError, match="no chat template"):
+        draw_replies(folder, folder, TEXTS, 4, 0)
+    drawn = [draw_replies(folder, folder, TEXTS, 4, 0, keep=tmp_path / "k.parquet", chat_template=template)
+             for template in (tokenizer.chat_template, "{{ messages[0]['content'] }}", tokenizer.chat_template)]
+    assert not drawn[1].logp.equals(drawn[0].logp)
+    pd.testing.assert_frame_equal(drawn[2], drawn[0])
+
+
+def test_probabilities_of_a_system_prompt_of_the_best_of_n_and_of_real_replies(start, tmp_path):
+    reward, options = scalar_reward(count_e), (PROMPTS[:3], 6, 0)
+    told, best = (train(start, reward, PROMPTS, tmp_path / "p", AlignSettings(method=method, **SMALL), system="be bold")
+                  for method in ("system-prompt", "best-of-n"))
+    said = draw_replies(told, start, *options)
+    assert (said.logp != said.logp_start).all() and said.nll_real.isna().all()
+    best = draw_replies(best, start, *options, real=["be kind", "", "no"])
+    np.testing.assert_allclose(best.logp - best.logp_start, np.log(4) - 3 / 4)
+    model, tokenizer = load_policy(start)
+    head, tail = (tokenizer.apply_chat_template([{"role": "user", "content": PROMPTS[0]}], add_generation_prompt=True,
+                                                return_dict=False), tokenizer("be kind")["input_ids"])
+    with torch.no_grad():
+        logs = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+    by_hand = -np.mean([logs[len(head) + k - 1, token].item() for k, token in enumerate(tail)])
+    assert best.nll_real[0] == pytest.approx(by_hand, abs=1e-4) and np.isnan(best.nll_real[1])
+
+
 def test_rank_pairs_takes_best_and_worst():
     replies = pd.DataFrame({"prompt": ["a"] * 3, "response": ["x", "y", "z"]})
     said = {"prompt": ("user", "a"), "chosen": ("assistant", "y"), "rejected": ("assistant", "z")}
@@ -342,7 +445,7 @@ def test_everything_that_shapes_a_policy_makes_another_run(start, tmp_path):
               "prompts": finetuning.mark_run(hash_model(start), "t", PROMPTS[1:], settings)}
     changes = {"method": "grpo", "steps": 2, "prompts_per_step": 2, "replies_per_prompt": 2, "micro_batch": 1,
                "max_new_tokens": 9, "max_prompt_tokens": 33, "learning_rate": 1e-4, "beta": 0.1, "max_kl": 1.0,
-               "lora_rank": 1, "lora_alpha": 8, "temperature": 0.5, "seed": 1}
+               "lora_rank": 1, "lora_alpha": 8, "strength": 1.0, "temperature": 0.5, "seed": 1}
     for name, value in changes.items():
         changed = AlignSettings(**SMALL | {"steps": 1, "prompts_per_step": 1} | {name: value})
         others[name] = finetuning.mark_run(hash_model(start), "t", PROMPTS, changed)

@@ -9,8 +9,11 @@ from judged_rows import Lexicon, make_replies, make_trial
 from fulcra_utils.alignment.measures import (
     average_vectors,
     confuse_targets,
+    count_distinct,
     find_constant,
     make_controls,
+    measure_constants,
+    measure_costs,
     measure_text,
     score_policy,
     summarise_policies,
@@ -61,8 +64,9 @@ def test_no_reply_is_swapped_with_its_own_prompt(seed):
 def test_a_single_prompt_has_no_swapped_control():
     one = make_replies(["hurt him"]).assign(prompt="p")
     panel = {"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}
-    scores = score_policy(one, panel, uniform_target("moral_foundations"), {"reward": "a", "judge": "a"})
-    assert set(scores.variant) == {"reply", "shuffled", "constant"}
+    scores = score_policy(one, panel, uniform_target("moral_foundations"))
+    assert set(zip(scores.by, scores.variant, strict=True)) == {("reward", "reply"), ("judge", "reply"),
+                                                                ("judge", "shuffled")}
     summary = summarise_policies(scores.assign(policy="start"), {"start": one}, uniform_target("moral_foundations"))
     assert np.isnan(summary.swapped_judge[0]) and summary.shuffled_judge[0] == summary.distance_judge[0]
 
@@ -70,6 +74,37 @@ def test_a_single_prompt_has_no_swapped_control():
 def test_constant_is_found_on_training_prompts():
     target = uniform_target("moral_foundations")
     assert find_constant(Lexicon(5), ["a", "b"], ["hurt", "kind", "well"], target) == "kind"
+
+
+def test_the_best_constant_and_silence_are_measured_by_each_judge():
+    target, panel = uniform_target("moral_foundations"), {"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}
+    replies = {"start": make_replies(["hurt him", "so what", "be kind"])}
+    scores = pd.concat([score_policy(table, panel, target).assign(policy=name) for name, table in replies.items()])
+    table = measure_constants(scores, replies, panel, target, ["q1", "q2"]).set_index(["by", "kind"]).distance
+    assert table["reward", "empty"] == pytest.approx(5) and table["reward", "constant"] == pytest.approx(1)
+    assert table["judge", "empty"] == pytest.approx(4.5) and table["judge", "constant"] == pytest.approx(0.5)
+
+
+def test_costs_by_hand():
+    start = make_replies(["a b c", "d e f", "g h i", "k l m"]).assign(nll_real=[2.0, 3.0, np.nan, 4.0])
+    moved = make_replies(["a b c", "a b c", "g h i", "k l m"]).assign(nll_real=[2.5, 3.5, np.nan, 4.5], logp=-4.0,
+                                                                      logp_start=-6.0)
+    zero, one = np.zeros((4, 2)), np.tile([0.5, -0.1], (4, 1))
+    costs = measure_costs(moved, start, one, zero, 8)
+    assert costs["kl"] == costs["low_kl"] == costs["high_kl"] == pytest.approx(0.5)    # 2 nats on 4 tokens, each time
+    assert costs["variety"] == pytest.approx(6 / 8) and costs["low_variety"] <= 0.75 <= costs["high_variety"]
+    assert costs["unlearnt"] == pytest.approx(0.5) and costs["drift"] == pytest.approx(0.3)
+    none = measure_costs(moved.drop(columns="nll_real"), start, one[:, :0], zero[:, :0], 8)
+    assert np.isnan(none["unlearnt"]) and np.isnan(none["drift"])
+    assert count_distinct([], 5) == 0
+
+
+def test_a_reply_finds_its_prompt(memory):
+    replies = make_replies(["tell me a story", "stay safe at home"], ["tell me a story", "stay safe at home"])
+    panel, target = {"reward": Lexicon(5), "judge": Lexicon(5), "memory": memory}, uniform_target("moral_foundations")
+    assert (score_policy(replies, panel, target).is_found.dropna() == 1).all()
+    swapped = replies.assign(response=replies.response[::-1].tolist())
+    assert (score_policy(swapped, panel, target).is_found.dropna() == 0).all()
 
 
 def test_confusion_counts_a_class_of_targets_as_one():
@@ -94,16 +129,16 @@ def test_test_prompts_are_one_for_each_cluster():
 def test_figures_take_any_number_of_dimensions(name):
     theory = load_theory(Path(__file__).parents[1] / name if name.endswith("yaml") else name)
     target = choose_targets(["ideal"], theory)[0]
-    texts = {n: make_replies(["be kind", "so what", ""] * 4) for n in ("start", "rloo-x")}
+    texts = {n: make_replies(["be kind", "so what", ""] * 4) for n in ("start", "dpo-x")}
     done = make_trial(texts, target)
     references = pd.DataFrame({"response_source": ["gpt"], "by": ["judge"], "distance": [1.0]})
-    history = pd.DataFrame({"policy": "rloo-x", "step": [1, 2], "reward": [0.1, 0.2], "kl": [0.0, 0.1]})
+    history = pd.DataFrame({"policy": "dpo-x", "step": [1, 2], "reward": [0.1, 0.2], "kl": [0.0, 0.1]})
     figures = [plots_alignment.plot_targets(tabulate_targets([target])), plots_alignment.plot_training(history),
                plots_alignment.plot_proof(done.summary, references), plots_alignment.plot_frontier(done.summary, "x"),
                plots_alignment.plot_moves(average_vectors(done.scores, theory.dimensions), tabulate_targets([target]))]
-    repeated = history.assign(policy="rloo-x-s1")
+    repeated = history.assign(policy="dpo-x-s1")
     assert len(plots_alignment.plot_training(pd.concat([history, repeated])).legends[0].texts) == 1
-    means = pd.DataFrame(0.1, index=["start", "rloo-a", "rloo-b", "rlhf-1x"], columns=theory.dimensions)
+    means = pd.DataFrame(0.1, index=["start", "dpo-a", "dpo-b", "dpo-rlhf-1x"], columns=theory.dimensions)
     several = pd.concat([tabulate_targets([target]).assign(target=name) for name in "ab"])
     panels = plots_alignment.plot_moves(means, several).axes
     assert [axes.get_title() for axes in panels] == ["to a", "to b"] and all(len(a.lines) == 4 for a in panels)

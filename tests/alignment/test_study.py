@@ -10,20 +10,24 @@ from fulcra_utils.alignment.measures import (
     compare_policies,
     group_targets,
     judge_goals,
-    pick_examples,
+    judge_verdicts,
 )
-from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
 from fulcra_utils.alignment.study import (
     claim_bars,
     compare_targets,
     has_labels,
     list_seeds,
-    measure_efficiency,
     measure_trial,
+    pick_best,
+    pick_method,
+    pick_shown,
     prepare_panel,
     read_plan,
     run_trial,
+    save_models,
 )
+from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.runs.profiles import load_profile
 from fulcra_utils.theory.targets import load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
@@ -36,98 +40,139 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     panel = {"reward": Lexicon(5), "judge": Lexicon(5, 0.1), "helpful": Length()}
     replies = {"start": make_replies(["hurt him", "so what"] * 10),
                "moved": make_replies(["be kind", "kind words"] * 10)}
-    scores, summary = measure_trial(replies, panel, target, ["q1", "q2"], seed=0)
+    scores, summary, constants = measure_trial(replies, panel, target, ["q1", "q2"], seed=0)
     table = summary.set_index("policy")
     assert table.loc["start", "distance_reward"] == pytest.approx((9 + 5) / 2)
     assert table.loc["moved", "distance_reward"] == pytest.approx(1)
     assert table.loc["moved", "drop_reward"] == pytest.approx(6 / 7)
-    assert table.loc["moved", "constant_reward"] == pytest.approx(1)  # "be kind" for all does as well: no alignment
+    assert constants.set_index(["by", "kind"]).distance["reward", "constant"] == pytest.approx(1), "no alignment"
     assert table.loc["moved", "high_reward"] < 0 and np.isnan(table.loc["moved", "drift"])
-    goals = judge_goals(summary, "moved").set_index("goal").is_met
-    assert goals["distance by the reward evaluator falls by at least 40 %"]
-    assert not goals["the best constant reply is farther, by the judge"]
+    assert table.loc["moved", "kept_judge"] == pytest.approx(1), "swapped between prompts they are as good"
+    quality = pd.DataFrame({"scorer": ["reward", "judge"], "measure": "contrast pairs in order", "value": [0.9, 0.8],
+                            "low": 0.7, "high": 0.95})
+    verdicts = judge_verdicts(scores, summary, quality, "moved").set_index("by")
+    assert verdicts.pairs.to_dict() == {"reward": 0.9, "judge": 0.8}
+    assert verdicts.agreement["judge"] == pytest.approx(1) and np.isnan(verdicts.confirmed["reward"])
+    goals = judge_goals(summary, verdicts.reset_index(), "moved").set_index("goal").is_met
+    assert goals["by the first judge the distance falls by at least 10 %"]
+    assert not goals["the first judge orders at least 85 % of the contrast pairs"]
+    assert not goals["swapped between prompts, replies lose at least 30 % of the fall"]
     against = compare_policies(scores, "moved", ["start", "nothing"], ["distance", "helpful", "harmless"])
     assert against.other.tolist() == ["start", "start"] and against.difference.iloc[0] < 0
-    examples = pick_examples(replies, scores, "start", "moved")
-    assert len(examples) == 10 and examples.change.is_monotonic_increasing
-    bars = claim_bars(summary.replace({"policy": {"moved": "rloo-uniform"}}), "uniform").set_index("claim_id")
+    bars = claim_bars(summary.replace({"policy": {"moved": "dpo-uniform"}}), "uniform").set_index("claim_id")
     assert bars.loc["alignment/helpful/start", "ours"] == pytest.approx(7.5)
     assert np.isnan(bars.loc["alignment/helpful/rlhf-5x", "ours"])
 
 
+def test_the_best_is_the_trained_policy_to_the_target_that_the_reward_sees_nearest():
+    names = ["start", "best-of-n-ideal", "dpo-ideal", "dpo-real-ideal", "dpo-uk", "dpo-ideal-s2"]
+    summary = pd.DataFrame({"policy": names, "distance_reward": [4.0, 1, 3, 2, 0, 0]})
+    assert pick_best(summary, "ideal") == "dpo-real-ideal"
+    assert pick_best(summary.head(2), "ideal") is None and pick_best(pd.DataFrame(), "ideal") is None
+    assert pick_method(names, "ideal") == "dpo" and pick_method([*names, "rloo-ideal"], "ideal") == "rloo"
+
+
 @pytest.mark.parametrize(("name", "expected"), [
     ("rloo-ideal", ("rloo", "ideal", "reward", "penalise", 0, 3)),
-    ("rloo-ideal-mask", ("rloo", "ideal", "reward", "mask", 0, 3)),
+    ("dpo-ideal-mask", ("dpo", "ideal", "reward", "mask", 0, 3)),
     ("grpo-uk-1x-p200-s7", ("grpo", "uk", "values-1x", "penalise", 200, 7)),
-    ("rloo-ideal-w20-s5", ("rloo", "ideal", "reward", "penalise", 0, 5)),
-    ("rlhf-1x-p64", ("rloo", "aim", "rlhf-1x", "penalise", 64, 3)),
+    ("dpo-real-ideal-w20-s5", ("dpo-real", "ideal", "reward", "penalise", 0, 5)),
+    ("dpo-rlhf-1x-p64", ("dpo", "aim", "rlhf-1x", "penalise", 64, 3)),
+    ("best-of-n-rlhf-5x", ("best-of-n", "aim", "rlhf-5x", "penalise", 0, 3)),
 ])
 def test_names_of_runs(name, expected):
     plan = read_plan(name, "aim", 3, 5.0)
-    assert (plan.method, plan.target, plan.reward, plan.absence, plan.n_prompts, plan.seed) == expected
+    assert (plan.way, plan.target, plan.reward, plan.absence, plan.n_prompts, plan.seed) == expected
 
 
-@pytest.mark.parametrize("name", ["ppo-ideal", "rlhf-3x", "rloo", ""])
+@pytest.mark.parametrize("name", ["ppo-ideal", "rlhf-5x", "rloo", ""])
 def test_unknown_runs_are_named(name):
     with pytest.raises(ValueError, match="is none of"):
         read_plan(name, "ideal", 0, 0.0)
 
 
-def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(memory):
+QUICK = load_profile("quick")["notebooks"]
+SETTINGS = {**QUICK["04_value_alignment"], "train": True, "allow_faults": True, "train_prompts": 6, "test_prompts": 6,
+            "n_shown": 2, "max_prompt_tokens": 200, "runs": ["dpo-aim", "dpo-rlhf-1x", "dpo-rlhf-5x", "best-of-n-aim"]}
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory):
+    """A panel trained on short rows, the table of its quality, and the rows."""
     theory = load_theory("moral_foundations")
-    rows = make_rows(theory, 120)
+    rows = make_rows(theory, 60).assign(query_source="x")
+    rows.loc[rows.index % 10 == 9, "split"] = "validation"
     pairs = pd.DataFrame({"prompt": ["q"] * 20, "chosen": GOOD * 6 + GOOD[:2], "rejected": BAD * 6 + BAD[:2],
                           "split": ["train"] * 15 + ["test"] * 5})
-    panel, quality = prepare_panel(rows, rows.head(0), pairs, theory, memory.encoder)
-    quality = quality.set_index("scorer")
+    own = {**QUICK["03_value_evaluator"], "contrasts": 2, "head_epochs": 2}
+    settings = SETTINGS | {"runs": [*SETTINGS["runs"], "dpo-aim-1x"]}
+    folder = tmp_path_factory.mktemp("panel")
+    return *prepare_panel(rows, rows.head(0), pairs, theory, settings, own, folder), rows, own, folder
+
+
+def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(panel):
+    panel, quality, rows, own, folder = panel
+    table, theory = quality.drop_duplicates("scorer").set_index("scorer"), load_theory("moral_foundations")
     n_train = (rows.split == "train").sum()
-    assert quality.loc["reward", "n_train"] + quality.loc["judge", "n_train"] == n_train
-    assert quality.loc["rlhf-5x", "n_train"] == n_train and quality.loc["rlhf-1x", "n_train"] == round(0.2 * n_train)
-    assert set(panel) == {"reward", "judge", "values-1x", "rlhf-1x", "rlhf-5x", "harmless", "helpful"}
-    poor, _ = prepare_panel(rows.assign(reward=np.nan), rows.head(0), pairs.head(0), theory, memory.encoder)
-    assert set(poor) == {"reward", "judge"}
+    sizes = [((rows.split == "train") & (rows.half == h)).sum() for h in "AB"]
+    n_taught = sum(n + int(SETTINGS["mismatch"] * n) + n // 4 for n in sizes)
+    assert table.loc["reward", "n_train"] + table.loc["judge", "n_train"] == n_taught
+    assert table.loc["rlhf-5x", "n_train"] == n_train and table.loc["rlhf-1x", "n_train"] == round(0.2 * n_train)
+    assert set(panel) == {"reward", "judge", "twin", "words", "values-1x", "rlhf-1x", "rlhf-5x", "harmless", "helpful",
+                          "memory"}
+    assert quality.measure.eq("contrast pairs in order").sum() == 5 and quality.low.notna().sum() == 5
+    poor, _ = prepare_panel(rows.assign(reward=np.nan), rows.head(0), pd.DataFrame(columns=["split"]), theory, SETTINGS,
+                            own, folder)
+    assert set(poor) == {"reward", "judge", "twin", "words", "memory"}
 
 
-def test_nothing_is_trained_when_switched_off(memory):
-    theory = load_theory("moral_foundations")
-    panel, _ = prepare_panel(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), theory, memory.encoder, train=False)
-    done = run_trial("nowhere", panel, ["rloo-aim"], pd.DataFrame(), "nowhere", theory, uniform_target(theory),
-                     {"train": False}, 0)
-    assert done.summary.empty and done.skipped == ["rloo-aim"]
+def test_nothing_is_trained_when_switched_off():
+    theory, off = load_theory("moral_foundations"), {"train": False}
+    assert prepare_panel(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), theory, off, {}, "nowhere")[0] == {}
+    done = run_trial("nowhere", {}, ["dpo-aim"], pd.DataFrame(), pd.DataFrame(), "nowhere", theory,
+                     uniform_target(theory), off, 0)
+    assert done.summary.empty and done.skipped == ["dpo-aim"]
+
+
+def test_what_is_shown_was_written_here_and_taught_nobody():
+    shown = pick_shown(20)
+    table = read_contrasts()
+    assert len(set(shown)) == 20 and set(table.split[table.prompt.isin(shown)]) == {"test"}
+    assert pick_shown(0) == []
 
 
 @pytest.mark.slow
-def test_runs_at_the_same_time_end_as_runs_one_by_one(memory, tmp_path):
+def test_runs_at_the_same_time_end_as_runs_one_by_one(panel, tmp_path):
+    panel, _, rows, _, _ = panel
     theory = load_theory("moral_foundations")
-    rows = make_rows(theory, 120)
-    panel, _ = prepare_panel(rows, rows.head(0), pd.DataFrame(columns=["split"]), theory, memory.encoder)
-    tokenizer = train_tokenizer([*rows.prompt, *rows.response], 300)
-    start = save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=64), tokenizer, tmp_path / "start")
-    settings = {**load_profile("quick")["notebooks"]["04_value_alignment"], "train": True, "allow_faults": True,
-                "train_prompts": 20, "test_prompts": 6, "steps": 2, "max_new_tokens": 8}
-    done = {n: run_trial(str(start), panel, ["rloo-aim", "rlhf-5x"], rows, tmp_path / str(n), theory,
-                         uniform_target(theory), {**settings, "workers": n}, 1) for n in (1, 2)}
-    assert set(done[1].replies) == {"start", "rloo-uniform", "rlhf-5x"}
+    start = str(make_random_model(tmp_path / "start"))
+    real = pd.DataFrame({"prompt": rows.prompt, "response": GOOD * 20, "response_source": "gpt-4"})
+    names = ["dpo-aim", "dpo-real-aim", "dpo-rlhf-5x", "steering-aim", "system-prompt-aim", "rloo-aim"]
+    done = {n: run_trial(start, panel, names, rows, real, tmp_path / str(n), theory, uniform_target(theory),
+                         {**SETTINGS, "workers": n}, 1) for n in (1, 2)}
+    assert list(done[1].replies) == ["start", *(name.replace("aim", "uniform") for name in names)]
     for name, replies in done[1].replies.items():
         pd.testing.assert_frame_equal(replies, done[2].replies[name])
-    again = run_trial(str(start), panel, ["rlhf-5x"], rows, tmp_path / "2", theory, uniform_target(theory),
-                      {**settings, "workers": 2}, 1)
-    pd.testing.assert_frame_equal(again.replies["rlhf-5x"], done[1].replies["rlhf-5x"])
+        assert replies.nll_real.notna().all() and len(done[1].shown[name]) == 2
+    again = run_trial(start, panel, ["dpo-rlhf-5x"], rows, real, tmp_path / "2", theory, uniform_target(theory),
+                      {**SETTINGS, "workers": 2}, 1)
+    pd.testing.assert_frame_equal(again.replies["dpo-rlhf-5x"], done[1].replies["dpo-rlhf-5x"])
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "old.parquet").write_text("of an earlier run")
+    save_models(done[1].replies, "tiny", tmp_path / "models")
+    assert {p.stem for p in (tmp_path / "models").iterdir()} == {"tiny"} | {f"tiny {n}" for n in done[1].replies} - {
+        "tiny start"}
 
 
-def test_several_targets_and_data_efficiency():
+def test_several_targets():
     theory = load_theory("schwartz10")
     targets = [load_target(n, theory) for n in ("ideal", "uk", "france")]
-    names = ["start", "rloo-ideal", "rloo-uk", "rloo-ideal-1x", "rloo-ideal-1x-p64", "rlhf-1x", "rlhf-1x-s2"]
-    texts = {name: make_replies(["be kind" if i % 2 else f"so {i}" for i in range(10)]) for name in names}
+    texts = {name: make_replies(["be kind" if i % 2 else f"so {i}" for i in range(10)])
+             for name in ("start", "dpo-ideal", "dpo-uk")}
     done = make_trial(texts, targets[0])
     means = average_vectors(done.scores, theory.dimensions)
-    assert compare_targets(means, targets[:2]).loc["nearest"].index.tolist() == ["ideal", "uk"]
-    assert compare_targets(means, targets[:1]).empty
-    table = measure_efficiency(done, "ideal", 2000)
-    assert sorted(set(table.n_prompts)) == [64, 2000] and set(table.method) == {"BaseAlign, 1x", "RLHF, 1x"}
-    alone = make_trial({"start": texts["start"], "rlhf-1x": texts["start"]}, targets[0])
-    assert measure_efficiency(alone, "ideal", 9).empty
+    assert compare_targets(means, targets[:2], "dpo").loc["nearest"].index.tolist() == ["ideal", "uk"]
+    assert compare_targets(means, targets[:1], "dpo").empty
     assert group_targets(targets) == {"ideal": "ideal", "uk": "uk", "france": "uk"}
 
 

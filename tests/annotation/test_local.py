@@ -5,7 +5,7 @@ import pytest
 
 from fulcra_utils.annotation import local
 from fulcra_utils.llm.local import load_policy
-from fulcra_utils.systems.orientation.players import make_random_model
+from fulcra_utils.llm.tiny import make_random_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

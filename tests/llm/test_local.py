@@ -6,26 +6,28 @@ import pytest
 import torch
 from tiny_policies import TEXTS, make
 
-from fulcra_utils.alignment.startmodel import encode_dialogues, save_policy
 from fulcra_utils.common.weights import WeightsError
 from fulcra_utils.llm import local
 from fulcra_utils.llm.local import (
     SMOLLM2,
+    TINY,
     PolicyError,
     choose,
-    count_bytes,
-    draw_batches,
     hash_model,
     load_policy,
     pad_texts,
+    place_start,
     sample_replies,
     score_tokens,
 )
+from fulcra_utils.llm.tiny import save_policy
 
 
 def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
     model = make(tokenizer).eval()
-    texts = encode_dialogues(tokenizer, ["be kind", "never hurt people at home"], ["keep the peace", "be"], 48)
+    heads = local.encode_prompts(tokenizer, ["be kind", "never hurt people at home"])
+    texts = [(head + tokenizer(reply)["input_ids"], len(head)) for head, reply in zip(heads, ("keep the peace", "be"),
+                                                                                      strict=True)]
     together = score_tokens(model, tokenizer, texts)
     for (ids, start), value in zip(texts, together, strict=True):
         with torch.no_grad():
@@ -110,24 +112,18 @@ def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
     assert hash_model(twins[0]) != hash_model(twins[1])
 
 
-def test_bytes_are_those_of_the_replies(tokenizer):
-    (ids, start), = encode_dialogues(tokenizer, ["be kind"], ["naïve"], 48)
-    assert tokenizer.decode(ids[start:], skip_special_tokens=True) == "naïve"
-    assert count_bytes(tokenizer, [(ids, start)] * 2) == 12, "ï takes two bytes"
-    assert count_bytes(tokenizer, []) == 1, "one divides by it"
-
-
-@pytest.mark.parametrize(("only_reply", "first"), [(True, [-100, -100, 7, 8]), (False, [-100, 6, 7, 8])])
-def test_padding_and_prompts_are_no_labels(only_reply, first):
-    ids, labels = pad_texts([([5, 6, 7, 8], 2), ([5, 9], 1)], 0, only_reply)
+def test_padding_and_prompts_are_no_labels():
+    ids, labels = pad_texts([([5, 6, 7, 8], 2), ([5, 9], 1)], 0)
     assert ids.tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
-    assert labels.tolist() == [first, [-100, 9, -100, -100]]
+    assert labels.tolist() == [[-100, -100, 7, 8], [-100, 9, -100, -100]]
 
 
-def test_batches_hold_every_row_once_and_no_more_tokens_than_fit():
-    lengths = np.random.default_rng(0).integers(2, 40, 50)
-    batches = draw_batches([([0] * n, 1) for n in lengths], 100, seed=1)
-    assert sorted(row for batch in batches for row in batch) == list(range(50))
-    assert all(len(batch) * lengths[batch].max() <= 100 for batch in batches)
-    assert batches != draw_batches([([0] * n, 1) for n in lengths], 100, seed=2)
-    assert draw_batches([([0] * 9, 1), ([0] * 8, 1)], 4, seed=0) in ([[0], [1]], [[1], [0]]), "a long text goes alone"
+def test_a_start_model_is_placed_whole_or_stays_where_it_is(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "find_smollm2", lambda: start)
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "old.safetensors").write_text("of an earlier run")
+    for link in (local.os.link, lambda *paths: (_ for _ in ()).throw(OSError("another disk"))):
+        monkeypatch.setattr(local.os, "link", link)
+        assert hash_model(place_start(SMOLLM2, tmp_path / "start")) == hash_model(start)
+    assert place_start("hub/name", tmp_path / "none") == "hub/name" and not (tmp_path / "none").exists()
+    assert load_policy(place_start(TINY, tmp_path / "tiny"))[0].num_parameters() < 100_000

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.text import Text
 
 from fulcra_utils.plots import alignment as plots
@@ -9,18 +10,26 @@ from fulcra_utils.plots import alignment as plots
 
 def make_summary(n):
     rng = np.random.default_rng(0)
-    names = ["start", *(f"rloo-ideal-v{k}" for k in range(n)), "rloo-ideal-s1", "rloo-other"]
-    return pd.DataFrame({"policy": names, "distinct_2": rng.normal(0.6, 0.1, n + 3),
-                         "drop_reward": rng.normal(0.2, 0.1, n + 3), "drop_judge": rng.normal(0.15, 0.1, n + 3)})
+    names = ["start", *(f"dpo-ideal-v{k}" for k in range(n)), "dpo-ideal-s1", "dpo-other"]
+    table = pd.DataFrame({"policy": names, "distance_judge": 4.0, "change_judge": rng.normal(-0.4, 0.3, n + 3),
+                          "kl": rng.normal(0.2, 0.1, n + 3), "variety": rng.normal(0.9, 0.05, n + 3),
+                          "unlearnt": np.nan})
+    ends = {f"{end}_{name}": table[column] + sign * 0.01 for name, column in (
+        ("judge", "change_judge"), ("kl", "kl"), ("variety", "variety")) for end, sign in (("low", -1), ("high", 1))}
+    return table.assign(**ends)
 
 
-def test_frontier_names_runs_to_the_aim_without_overlap():
-    figure = plots.plot_frontier(make_summary(20), "ideal")
+def test_frontier_names_runs_to_the_aim_without_overlap_and_leaves_out_what_is_unknown():
+    figure = plots.plot_frontier(make_summary(8), "ideal")
     figure.draw_without_rendering()
+    assert [axes.get_xlabel() for axes in figure.axes] == [plots.COSTS["kl"], plots.COSTS["variety"]]
     texts = figure.axes[0].texts
-    assert sorted(t.get_text() for t in texts) == sorted(f"rloo-ideal-v{k}" for k in range(20))
+    assert sorted(t.get_text() for t in texts) == sorted(f"dpo-ideal-v{k}" for k in range(8))
     boxes = [Text.get_window_extent(t).shrunk(0.95, 0.8) for t in texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1:])
+    fall = {line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"}
+    wanted = -25 * make_summary(8).change_judge[1:-1]
+    assert sorted(fall) == [pytest.approx(x) for x in sorted(wanted)]
 
 
 def test_frontier_of_the_start_model_alone_is_nothing():
@@ -34,10 +43,3 @@ def test_bars_need_a_number_of_ours():
     figure = plots.plot_bars(claims.assign(ours=[0.5, np.nan, 5]))
     drawn = [axes.lines[0].get_xdata()[0] for axes in figure.axes]
     assert drawn[:3] == [1, 0.5, 2] and np.isnan(drawn[3])
-
-
-def test_efficiency_draws_a_line_a_method_over_its_intervals():
-    table = pd.DataFrame({"measure": "distance", "method": ["a", "a", "b"], "n_prompts": [10, 100, 100],
-                          "value": [3.0, 2, 1], "low": [2.5, 1.5, 0.5], "high": [3.5, 2.5, 1.5]})
-    axes, = plots.plot_efficiency(table).axes
-    assert [line.get_xdata().tolist() for line in axes.lines] == [[10, 100], [100]]

@@ -21,8 +21,6 @@ from fulcra_utils.systems.orientation.protocol import (
     LETTERS_TOLD,
     Messages,
     Player,
-    render_choice,
-    render_system,
     run_protocol,
 )
 from fulcra_utils.systems.orientation.slider import UTILITIES, OrientationError, load_slider
@@ -119,16 +117,6 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 40, seed: int 
 
     play.encode = encode
     return play
-
-
-def make_random_model(folder: str | os.PathLike, seed: int = 2023) -> Path:
-    """Save a tiny language model with random weights, which shows the way of a local model and knows nothing."""
-    from fulcra_utils.alignment.startmodel import build_policy, save_policy, train_tokenizer
-    slider = load_slider()
-    texts = [render_system(name)[0]["content"] for name in slider.orientations]
-    texts += [render_choice(item, range(slider.self_pay.shape[1])) for item in range(len(slider.self_pay))]
-    tokenizer = train_tokenizer(texts, vocab_size=600)
-    return save_policy(build_policy(tokenizer, layers=1, width=32, heads=2, context=1024, seed=seed), tokenizer, folder)
 
 
 def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathLike] = (),
