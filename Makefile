@@ -33,6 +33,8 @@ TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --dist loadfile --no-loa
 # Three workers for two cores, since some tests wait for servers; the proofs mind the clock more, so they have a core each.
 WORKERS := $$(( 3 * $$(getconf _NPROCESSORS_ONLN) / 2 ))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
+# uv compiles no module: where the environment keeps Python from it too, each of many processes compiles all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: reproduce quick test proofs lint lab setup
 .DELETE_ON_ERROR:
