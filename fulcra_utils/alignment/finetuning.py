@@ -31,6 +31,7 @@ from fulcra_utils.alignment.reward import Reward, RewardAuditError, call_reward,
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
+from fulcra_utils.evaluator.encoder import mean_pool
 from fulcra_utils.llm.local import (
     PolicyError,
     encode_prompts,
@@ -39,6 +40,7 @@ from fulcra_utils.llm.local import (
     keep_short_prompts,
     load_policy,
     load_tokenizer,
+    pad_texts,
     sample_replies,
     score_tokens,
 )
@@ -249,19 +251,25 @@ def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Seq
     if not hasattr(model.config, "mlp_bias"):
         raise PolicyError(f"steering needs a model that can have biases, as Llama; {model.config.model_type} cannot.")
     layer = max(1, round(STEERED * model.config.num_hidden_layers))
-    heads = encode_prompts(tokenizer, [pair["prompt"][0]["content"] for pair in pairs])
-    sums = {}
+    heads, means = encode_prompts(tokenizer, [pair["prompt"][0]["content"] for pair in pairs]), {}
     for side in ("chosen", "rejected"):
         said = tokenizer([pair[side][0]["content"] for pair in pairs], add_special_tokens=False)["input_ids"]
-        sums[side] = torch.stack([model(torch.tensor([head + tail]), output_hidden_states=True).hidden_states[layer][
-            0, len(head):].mean(0) for head, tail in zip(heads, said, strict=True) if tail]).mean(0)
+        texts = [(head + tail, len(head)) for head, tail in zip(heads, said, strict=True) if tail]
+        means[side] = torch.cat([_average_states(model, texts[k:k + 32], layer) for k in range(0, len(texts), 32)]).mean(0)
     config = copy.deepcopy(model.config)
     config.mlp_bias = True
     steered = type(model)(config)
     for name, value in steered.state_dict().items():
         value.copy_(model.state_dict().get(name, torch.zeros_like(value)))
-    steered.model.layers[layer - 1].mlp.down_proj.bias.copy_(strength * (sums["chosen"] - sums["rejected"]))
+    steered.model.layers[layer - 1].mlp.down_proj.bias.copy_(strength * (means["chosen"] - means["rejected"]))
     return steered
+
+
+def _average_states(model: PreTrainedModel, texts: list[tuple[list[int], int]], layer: int) -> torch.Tensor:
+    """Return the mean over each reply's tokens of what a layer gives, (B, H)."""
+    ids, labels = pad_texts(texts, 0)
+    states = model(input_ids=ids.to(model.device), output_hidden_states=True).hidden_states[layer]
+    return mean_pool(states, (labels != -100).long().to(model.device))
 
 
 def draw_replies(policy: Aligned | str | Path, start: str | Path, prompts: Sequence[str], max_new_tokens: int,
@@ -305,7 +313,9 @@ def draw_replies(policy: Aligned | str | Path, start: str | Path, prompts: Seque
         return score_tokens(model, tokenizer, texts, temperature=heat)
 
     logp_start = score(first, plain, drawn["reply_ids"])
-    logp = score(model, drawn["prompt_ids"], drawn["reply_ids"]) if n == 1 else logp_start + np.log(n) - (n - 1) / n
+    logp = logp_start + np.log(n) - (n - 1) / n     # of best-of-n; 0 of one reply
+    if n == 1 and (policy.system or Path(policy.folder) != Path(start)):
+        logp = score(model, drawn["prompt_ids"], drawn["reply_ids"])
     told = [ids[:max_new_tokens] for ids in tokenizer([*real, "."], add_special_tokens=False)["input_ids"][:-1]]
     nll = -score(model, drawn["prompt_ids"], told, 1.0) / [len(ids) or np.nan for ids in told] if told else np.nan
     table = drawn[["prompt", "response", "is_finished"]].assign(

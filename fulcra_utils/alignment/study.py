@@ -159,8 +159,6 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     told = real.drop_duplicates("prompt").set_index("prompt")["response"]
     asked["real"] = [told.get(p, "") for p in asked["test"]]
     found = _gather_candidates(start, plans, asked["train"], real, folder, settings, seed)
-    for reward in {p.reward for p in plans if p.way in found}:   # read once, before the runs share the cores
-        panel[reward].score(*(found[max(found)][c].tolist() for c in ("prompt", "response")))
     jobs = [(start, panel.get(p.reward), p, known[p.target], theory, asked, found.get(p.way), folder, settings)
             for p in (SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name), *plans)]
     runs = dict(zip(["start", *(p.name for p in plans)], run_jobs(_run_job, jobs, settings["workers"], "policies"),
