@@ -255,7 +255,8 @@ def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Seq
     for side in ("chosen", "rejected"):
         said = tokenizer([pair[side][0]["content"] for pair in pairs], add_special_tokens=False)["input_ids"]
         texts = [(head + tail, len(head)) for head, tail in zip(heads, said, strict=True) if tail]
-        means[side] = torch.cat([_average_states(model, texts[k:k + 32], layer) for k in range(0, len(texts), 32)]).mean(0)
+        parts = [_average_states(model, texts[k:k + 32], layer) for k in range(0, len(texts), 32)]
+        means[side] = torch.cat(parts).mean(0)
     config = copy.deepcopy(model.config)
     config.mlp_bias = True
     steered = type(model)(config)
