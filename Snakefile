@@ -168,6 +168,21 @@ rule social_value_orientation:
         COMMAND
 
 
+rule value_discovery:
+    input:
+        of("08_value_discovery", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        f"{DATA}/discovery.yaml",
+        executed("03_value_evaluator"),
+    output:
+        executed("08_value_discovery"),
+    params:
+        name="08_value_discovery",
+        settings=settings("08_value_discovery"),
+    threads: THREADS
+    shell:
+        COMMAND
+
+
 rule reliability:
     input:
         of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),

@@ -265,6 +265,30 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
     return int(not pass_gate(table, tolerance))
 
 
+@app.command()
+def discover(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
+             input: Annotated[str, typer.Option("--input", help="Replies: prompt, response; .jsonl(.gz), .parquet.")],
+             output: Annotated[str, typer.Option("--output", help="The theory file that is written: .yaml.")],
+             values: Annotated[str, typer.Option(help="Candidates: a theory, or valuebench (349, fetched); "
+                                               "empty: the values of all theories here.")] = "",
+             encoder: Annotated[str, typer.Option(help="Tells near-duplicates: bundled, smollm2, tiny.")] = "bundled",
+             threshold: Annotated[float, typer.Option(help="Probability from which a reply expresses a value.")] = 0.5,
+             min_share: Annotated[float, typer.Option(help="Rarer values are dropped; share of the replies.")] = 0.01,
+             cosine: Annotated[float, typer.Option(help="Likeness of meanings above which two are one.")] = 0.8,
+             n_most: Annotated[int, typer.Option(min=3, help="Values kept at most.")] = 30,
+             n_factors: Annotated[int, typer.Option(min=0, help="0: by parallel analysis.")] = 0) -> int:
+    """Find a value system in replies and write it as a theory file, a draft; exit 1 when some rows were not used."""
+    from fulcra_utils.common.files import check_outputs
+    from fulcra_utils.systems.discovery.structure import discover_file
+    check_outputs([(output, (".yaml", ".yml"))], [input])
+    said, problems = discover_file(evaluator, input, output, values, encoder, sys.stderr.isatty(), threshold=threshold,
+                                   min_share=min_share, cosine=cosine, n_most=n_most, n_factors=n_factors)
+    typer.echo("\n".join(said))
+    for problem in problems:
+        typer.echo(f"{input}, {problem}", err=True)
+    return int(bool(problems))
+
+
 @app.command("audit-reward")
 def audit_reward(function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="As TRL calls it; MODULE is "
                                                          "importable from here, or a path: file.py:function.")],

@@ -1,4 +1,5 @@
-"""Labels beyond FULCRA's: arguments of ValueEval'23 (people's labels) and items of ValueBench (keys of questionnaires).
+"""Labels beyond FULCRA's: arguments of ValueEval'23 (people's labels) and items of ValueBench (keys of questionnaires);
+stories of GPV, and the scores of the Value Compass site.
 
 Choices: an argument's prompt says its stance and conclusion, its reply is the premise; ValueEval keeps its published
 splits, and its labels say that a value is touched, not which way; ValueBench is split by questionnaire, those linked by
@@ -7,12 +8,15 @@ shows the opposite. Only the training parts teach.
 """
 
 import csv
+import json
 import re
 import warnings
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,17 +84,90 @@ def read_questionnaires(items: str | Path, definitions: str | Path) -> pd.DataFr
     out. Ren et al. (2024).
     """
     table = pd.read_csv(items).dropna(subset=["item", "value", "agreement"])
-    meanings = pd.read_excel(definitions, sheet_name="value2def")
-    text = meanings["corresponding definition/description"].astype(object)
-    text = text.where(text.notna(), meanings["DicDef"].astype(object))
-    told = {normalise(str(value)): said.strip() for value, said in
-            zip(meanings["value dimension"], text, strict=True) if isinstance(said, str) and said.strip()}
+    named = read_named_values(definitions)
+    told = dict(zip(named.value.map(normalise), named.definition, strict=True))
     table["definition"] = [told.get(normalise(str(value)), "") for value in table.value]
     table["cluster"] = link_questionnaires(table.questionnaire, table.item)
     table["split"] = table.cluster.map(_split_groups(table.cluster))
     table = table.rename(columns={"item": "response"}).assign(prompt=ITEM_PROMPT, stance=np.sign(table.agreement))
     return table[table.definition != ""][["value", "definition", "prompt", "response", "stance", "cluster", "split",
                                           "questionnaire"]].reset_index(drop=True)
+
+
+def _read_sheet(path: str | Path, columns: Iterable[str], sheet: str | int = 0) -> pd.DataFrame:
+    """Read a sheet of a spreadsheet; DatasetError when it is none, or the sheet or a column is not there."""
+    try:
+        table = pd.read_excel(path, sheet_name=sheet)
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path}: no sheet {sheet!r} can be read: {error}") from None
+    if missing := [name for name in columns if name not in table]:
+        raise DatasetError(f"{path}: no column {missing[0]!r} in sheet {sheet!r}")
+    return table
+
+
+def read_named_values(definitions: str | Path) -> pd.DataFrame:
+    """Read ValueBench's named values that have a definition: value, definition, upper (the wider value, or nan).
+
+    `definitions` is value_data.xlsx; of values of one name the last one with a definition counts.
+    """
+    said, other = "corresponding definition/description", "DicDef"
+    table = _read_sheet(definitions, ["value dimension", said, other, "Upper dimension"], "value2def")
+    text = table[said].astype(object).where(table[said].notna(), table[other].astype(object))
+    table = pd.DataFrame({"value": table["value dimension"].map(str).str.strip(), "upper": table["Upper dimension"],
+                          "definition": text.map(lambda said: said.strip() if isinstance(said, str) else "")})
+    table = table[table.definition != ""]
+    return table[~table.value.map(normalise).duplicated(keep="last")].reset_index(drop=True)
+
+
+def read_replies(replies: str | Path) -> pd.DataFrame:
+    """Read all replies of six models to ValueBench's items: questionnaire, item, value, prompt, key, model, response,
+    and `raw`, a large judge's rating from 0 (no) to 10 (yes) of what the item asks.
+
+    `replies` is QA-dataset-answers-rating.xlsx; the prompt is the item as a question. Ren et al. (2024).
+    """
+    names = {"questionnaire info": "questionnaire", "scenario description": "item", "corresponding value": "value",
+             "question": "prompt", "Agreement": "key"}
+    table = _read_sheet(replies, names).rename(columns=names)
+    models = [name.removesuffix("_rating") for name in table if name.endswith("_rating")]
+    return pd.concat([table[list(names.values())].assign(
+        model=model, response=table[f"{model}_answer"], raw=table[f"{model}_rating"]) for model in models])
+
+
+def tabulate_ratings(replies: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean rating by questionnaire, value and model, turned round where the key is -1: ValueBench's tables.
+
+    `replies` as `read_replies` gives them; a table with a column a model.
+    """
+    keyed = replies.raw.where(replies.key > 0, 10 - replies.raw)
+    names = [replies.questionnaire, replies.value.str.casefold(), replies.model]
+    return keyed.groupby(names, sort=False).mean().unstack()
+
+
+def read_stories(stories: str | Path | list[dict]) -> pd.DataFrame:
+    """Read GPV's stories: a row a known sign, with story (its number), text, subject, value and sign (-1 or +1)."""
+    def pick(stories: list[dict]) -> list[tuple]:
+        return [(number, story["story"], person["name"], value, sign) for number, story in enumerate(stories)
+                for person in story["characters"] for sign, kind in ((1, "supports"), (-1, "opposes"))
+                for value in person[kind]]
+    rows = pick(stories) if isinstance(stories, list) else _read_json(stories, "file of GPV's stories", pick)
+    return pd.DataFrame(rows, columns=["story", "text", "subject", "value", "sign"])
+
+
+def read_boards(paths: Mapping[str, str | Path]) -> pd.DataFrame:
+    """Read score files of the Value Compass site, by the name of their system: models in rows, (system, value) above.
+
+    Scores run from 0 to 100. Models that one of the files lacks are left out.
+    """
+    tables = {name: _read_json(path, "table of scores", lambda raw: pd.DataFrame(raw["data"]).set_index("model"))
+              for name, path in paths.items()}
+    return pd.concat(tables, axis=1, join="inner").astype(float)
+
+
+def _read_json(path: str | Path, what: str, pick: Callable[[Any], Any]) -> Any:
+    try:
+        return pick(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: no {what}: {type(error).__name__} {error}") from None
 
 
 def read_rated_replies(replies: str | Path, items: pd.DataFrame) -> pd.DataFrame:
@@ -100,11 +177,7 @@ def read_rated_replies(replies: str | Path, items: pd.DataFrame) -> pd.DataFrame
     `replies` is QA-dataset-answers-rating.xlsx. A rating is a large judge's, from 0 (no) to 10 (yes), turned round
     where the key is -1, so that a high one always shows the value. Replies to items that `items` lacks are left out.
     """
-    table = pd.read_excel(replies).rename(columns={"questionnaire info": "questionnaire", "question": "prompt",
-                                                   "scenario description": "item", "corresponding value": "value"})
-    models = [name.removesuffix("_rating") for name in table if name.endswith("_rating")]
-    long = pd.concat([table[["questionnaire", "item", "value", "prompt"]].assign(
-        model=model, response=table[f"{model}_answer"], rating=table[f"{model}_rating"]) for model in models])
+    long = read_replies(replies).drop(columns="key").rename(columns={"raw": "rating"})
     own = items.drop(columns="prompt").rename(columns={"response": "item"})
     found = long.dropna(subset=["prompt", "response", "rating"]).merge(
         own.drop_duplicates(["questionnaire", "item", "value"]), on=["questionnaire", "item", "value"])
@@ -120,13 +193,18 @@ def read_part(name: str) -> pd.DataFrame:
     wanted = ("valuebench_orientation", "valuebench_data", *["valuebench_replies"] * name.endswith("-replies"))
     if not name.startswith("valuebench"):
         wanted = tuple(f"valueeval23_{kind}_{name.partition('-')[2]}" for kind in ("arguments", "labels"))
+    first, second, *rated = find_files(name, wanted)
+    part = (read_questionnaires if name.startswith("valuebench") else read_arguments)(first, second)
+    return read_rated_replies(rated[0], part) if rated else part
+
+
+def find_files(name: str, wanted: Iterable[str]) -> list[Path]:
+    """Return where the files of data/sources.yaml of these names lie, fetched; SourceError names what cannot be had."""
     known = load_sources()
     got = fetch_sources(sources={file: known[file] for file in wanted})
     if got.missing:
         raise SourceError(f"{name}: {'; '.join(f'{file} {why}' for file, why in got.missing.items())}")
-    first, second, *rated = (got.paths[file] for file in wanted)
-    part = (read_questionnaires if name.startswith("valuebench") else read_arguments)(first, second)
-    return read_rated_replies(rated[0], part) if rated else part
+    return list(got.paths.values())
 
 
 @lru_cache(maxsize=4)

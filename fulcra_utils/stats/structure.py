@@ -3,9 +3,12 @@
 Pure functions, arrays in, numbers out. Axis letters: N rows, D value dimensions, K items of one value.
 """
 
+import warnings
+
 import numpy as np
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist, squareform
+from sklearn.exceptions import ConvergenceWarning
 
 from fulcra_utils.stats.resampling import draw_rows, take_interval
 
@@ -143,7 +146,10 @@ def mcdonald_omega(items: np.ndarray) -> float:
         return np.nan
     from sklearn.decomposition import FactorAnalysis
     spread = items.std(axis=0)
-    model = FactorAnalysis(1, svd_method="lapack", tol=1e-10, max_iter=5000).fit((items - items.mean(axis=0)) / spread)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)     # an own variance on its way to 0: nan below
+        model = FactorAnalysis(1, svd_method="lapack", tol=1e-10, max_iter=5000).fit(
+            (items - items.mean(axis=0)) / spread)
     own = model.noise_variance_
     if (own < 1e-3).any():
         return np.nan

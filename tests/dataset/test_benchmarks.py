@@ -5,12 +5,18 @@ import pandas as pd
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.benchmarks import (
     link_questionnaires,
     measure_official_f1,
     read_arguments,
+    read_boards,
+    read_named_values,
     read_questionnaires,
     read_rated_replies,
+    read_replies,
+    read_stories,
+    tabulate_ratings,
 )
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import load_theory
@@ -101,3 +107,35 @@ def test_released_ratings_are_turned_round_where_the_key_is_negative(mirror):
     means = own.groupby(own.value.str.casefold()).rating.mean().round(2)
     assert means[["self-direction", "achievement", "power"]].tolist() == [10, 5, 4], "as the paper's table"
     assert raw["gpt-4-1106-preview_rating"].mean() == pytest.approx(5.453, abs=0.001)
+
+
+def test_released_tables_of_ratings_are_the_published_ones(mirror):
+    """All 96 cells of the PVQ-40 and MFQ-2 tables, to rounding."""
+    table = tabulate_ratings(read_replies(mirror.parent / "valuebench" / "QA-dataset-answers-rating.xlsx"))
+    claims = pd.read_csv(DATA / "reported" / "discovery.csv", index_col=0)
+    cells = [name.split("/") for name in claims.index if name.split("/")[1] in ("pvq40", "mft23")]
+    assert len(cells) == 96
+    for _, form, value, model in cells:
+        found = table.loc[(form.upper(), value), model]
+        assert found == pytest.approx(claims.reported[f"discovery/{form}/{value}/{model}"], abs=0.0051)
+
+
+def test_released_stories_and_boards(mirror):
+    signs = read_stories(mirror.parent / "gpv" / "gpt4o_stories.json")
+    assert (len(signs), signs.groupby(["story", "subject"]).ngroups, (signs.sign > 0).sum()) == (176, 57, 110)
+    folder = mirror.parent / "valuecompass" / "site_2025"
+    board = read_boards({name: folder / f"{name}_scores.json" for name in ("Schwartz", "FULVa", "MFT", "Risk")})
+    assert board.shape == (33, 27) and board["FULVa"].mean().round(1).max() == 91.5
+    assert len(read_named_values(mirror.parent / "valuebench" / "value_data.xlsx")) == 349
+
+
+def test_a_file_of_another_kind_is_named(tmp_path):
+    pd.DataFrame({"question": [1]}).to_excel(tmp_path / "x.xlsx", index=False)
+    (tmp_path / "x.json").write_text('[{"story": "x"}]')
+    for read, path, line in ((read_named_values, "x.xlsx", "x.xlsx: no sheet 'value2def' can be read"),
+                             (read_replies, "x.xlsx", "x.xlsx: no column 'questionnaire info' in sheet 0"),
+                             (read_replies, "x.json", "x.json: no sheet 0 can be read"),
+                             (read_stories, "x.json", "x.json: no file of GPV's stories: KeyError"),
+                             (lambda path: read_boards({"a": path}), "x.json", "x.json: no table of scores")):
+        with pytest.raises(DatasetError, match=line):
+            read(tmp_path / path)

@@ -1,0 +1,156 @@
+"""The lexicon of values: words from models or named values that replies express, counted, near-duplicates merged.
+
+Choices, for the thresholds of GPLA and ValueLex are not public: the more frequent value is kept; two are one where
+ROUGE-L (F1) of their names or the cosine of what an encoder reads of them exceeds a threshold. Every value that goes is
+listed with the one it was merged into. Sources: GPLA (arXiv 2502.02444), ValueLex (2404.12744), Kaleido (2309.00779).
+Axis letters: N replies, V values.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.llm.replies import LocalModel
+from fulcra_utils.stats.resampling import share_interval
+from fulcra_utils.theory.theory import list_theories, load_theory, split_words
+
+LONGEST = 3     # words of a value; a longer piece of a list is prose
+
+
+def collect_named_values(names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the dimensions of theories (None: all in data/theories) as candidates: value, definition, source.
+
+    Of one name the first counts; one without a definition is left out.
+    """
+    rows = [(dimension.replace("-", " "), said, theory.name) for theory in map(load_theory, names or list_theories())
+            for dimension, said in zip(theory.dimensions, theory.definitions, strict=True) if said.strip()]
+    return pd.DataFrame(rows, columns=["value", "definition", "source"]).drop_duplicates("value", ignore_index=True)
+
+
+def make_grid(model: str, temperatures: Sequence[float], top_ps: Sequence[float], max_new_tokens: int = 60,
+              seed: int = 0) -> list[LocalModel]:
+    """Return one respondent for each pair of settings of a local model, for `write_replies`.
+
+    >>> [one.name for one in make_grid("smollm2-135m", [0.5, 1.0], [0.9])]
+    ['smollm2-135m t0.5 p0.9', 'smollm2-135m t1 p0.9']
+    """
+    return [LocalModel(model=model, name=f"{model} t{t:g} p{p:g}", seed=seed, options={
+        "do_sample": True, "temperature": t, "top_p": p, "max_new_tokens": max_new_tokens})
+        for t, p in product(temperatures, top_ps)]
+
+
+def parse_words(reply: str) -> list[str]:
+    """Return the value words of a reply that is a list: lower case, singular, at most three words each; none in prose.
+
+    >>> parse_words("1. **Honesty**: I never lie\\n2. kindness, Fairness; two cats")
+    ['honesty', 'kindness', 'fairness', 'two cat']
+    >>> parse_words("I am a model and I would rather not say.")
+    []
+    """
+    pieces = []
+    for line in reply.splitlines():
+        line = re.split(r":\s|\s[-–—]\s", re.sub(r"^\s*(?:[-*•·]|\(?\d+[.)])\s*", "", line))[0]
+        pieces += re.split(r"[,;/]|\band\b", line.replace("*", ""))
+    words = [re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", piece.casefold()) for piece in pieces]
+    return [" ".join([*piece[:-1], _singular(piece[-1])]) for piece in words if 0 < len(piece) <= LONGEST
+            and not {"i", "me", "my", "you", "am", "is", "are", "the", "a"} & set(piece)]
+
+
+def _singular(word: str) -> str:
+    return word[:-3] + "y" if re.search(r"[^aeiou]ies$", word) else (
+        word[:-1] if re.search(r"[^siu]s$", word) and len(word) > 3 else word)
+
+
+def count_words(replies: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Count value words in elicited replies (`write_replies`): value, n, share (of respondents); and unread replies.
+
+    A respondent that says a word in several replies counts once for the share.
+    """
+    told = [(source, parse_words(text)) for source, text in
+            zip(replies.response_source, replies.response.fillna(""), strict=True)]
+    counts = Counter(word for _, words in told for word in words)
+    by = Counter(word for _, word in {(source, word) for source, words in told for word in words})
+    n = max(replies.response_source.nunique(), 1)
+    table = pd.DataFrame([(word, count, by[word] / n) for word, count in counts.most_common()],
+                         columns=["value", "n", "share"])
+    return table, sum(not words for _, words in told)
+
+
+def rank_values(presence: np.ndarray, named: pd.DataFrame, clusters: Sequence, threshold: float = 0.5) -> pd.DataFrame:
+    """Rank named values by how often replies express them: `named` with n, share, low and high, the commonest first.
+
+    `presence` (N, V) is P(-1) + P(+1); a value is expressed where it exceeds the threshold. `place` is the value's
+    column. Values that nobody expresses stay, with share 0.
+
+    >>> named = pd.DataFrame({"value": ["care", "fame"], "definition": ["", ""]})
+    >>> rank_values(np.array([[0.2, 0.9], [0.3, 0.1]]), named, [0, 1])[["value", "n"]].values.tolist()
+    [['fame', 1], ['care', 0]]
+    """
+    hits = np.asarray(presence) > threshold
+    share, low, high = share_interval(hits, np.ones_like(hits, float), np.asarray(clusters))
+    table = named.assign(n=hits.sum(axis=0), share=share, low=low, high=high, place=np.arange(len(named)),
+                         strength=np.mean(presence, axis=0))
+    return table.sort_values(["n", "strength"], ascending=False, kind="stable", ignore_index=True)
+
+
+@lru_cache(maxsize=200_000)
+def measure_rouge(first: str, second: str) -> float:
+    """Return ROUGE-L, F1 of the longest common subsequence of words (Lin 2004), in [0, 1].
+
+    >>> measure_rouge("need for order", "love of order and calm")
+    0.25
+    """
+    first, second = split_words(first), split_words(second)
+    longest = [0] * (len(second) + 1)
+    for word in first:
+        before = 0
+        for k, other in enumerate(second, 1):
+            before, longest[k] = longest[k], before + 1 if word == other else max(longest[k], longest[k - 1])
+    return 2 * longest[-1] / max(len(first) + len(second), 1)
+
+
+def merge_lexicon(ranked: pd.DataFrame, vectors: np.ndarray, min_share: float = 0.01, rouge: float = 0.6,
+                  cosine: float = 0.8, n_most: int = 40) -> pd.DataFrame:
+    """Walk down ranked values and keep each that is neither rare nor near to one kept before: `ranked` and two columns.
+
+    `vectors` (V, H) are unit vectors, a row a value of `ranked`. `merged_into` names the kept value that a dropped one
+    went into, "" for kept and for plainly dropped ones; `why` says what was done: "kept", "rouge 0.67",
+    "cosine 0.85", "rare" or "beyond the first 40".
+
+    >>> ranked = pd.DataFrame({"value": ["care", "care for all", "fame"], "share": [0.5, 0.4, 0.3]})
+    >>> merge_lexicon(ranked, np.eye(3), rouge=0.4).merged_into.tolist()
+    ['', 'care', '']
+    """
+    kept, rows = [], []
+    for place, (name, share) in enumerate(zip(ranked.value, ranked.share, strict=True)):
+        alike = [(measure_rouge(name, ranked.value[k]), float(vectors[place] @ vectors[k]), k) for k in kept]
+        by_word, by_sense = (max(alike, key=lambda one, way=way: one[way], default=(0, 0, 0)) for way in (0, 1))
+        into, why = "", "kept"
+        if share < min_share:
+            why = "rare"
+        elif by_word[0] > rouge:
+            into, why = ranked.value[by_word[2]], f"rouge {by_word[0]:.2f}"
+        elif by_sense[1] > cosine:
+            into, why = ranked.value[by_sense[2]], f"cosine {by_sense[1]:.2f}"
+        elif len(kept) >= n_most:
+            why = f"beyond the first {n_most}"
+        else:
+            kept.append(place)
+        rows.append((into, why))
+    return ranked.assign(**dict(zip(("merged_into", "why"), zip(*rows, strict=True), strict=True))) if rows else \
+        ranked.assign(merged_into="", why="")
+
+
+def sweep_thresholds(ranked: pd.DataFrame, vectors: np.ndarray, min_shares: Sequence[float], rouges: Sequence[float],
+                     cosines: Sequence[float]) -> pd.DataFrame:
+    """Return how many values are kept under each choice of thresholds: min_share, rouge, cosine, kept, merged, rare."""
+    rows = []
+    for choice in product(min_shares, rouges, cosines):
+        why = merge_lexicon(ranked, vectors, *choice, n_most=len(ranked)).why.str.split().str[0].value_counts()
+        rows.append((*choice, why.get("kept", 0), why.get("rouge", 0) + why.get("cosine", 0), why.get("rare", 0)))
+    return pd.DataFrame(rows, columns=["min_share", "rouge", "cosine", "kept", "merged", "rare"])

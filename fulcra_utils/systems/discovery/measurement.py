@@ -1,0 +1,212 @@
+"""GPV's measurement: texts into perceptions, their relevance and valence for any list of values, scores at every level.
+
+Choices: without an endpoint a perception is a sentence that speaks of oneself or judges (data/discovery.yaml), for a
+named person one that names them or goes on with a pronoun; relevance is P(-1) + P(+1) of the evaluator and valence what
+those two say of each other, so that there is no "either"; values are told to the scorer by their definitions, where the
+released code gives the bare name. A gap stays a gap (nan), and an endpoint that failed is never "no perceptions".
+Source: Ye et al. (2024), arXiv 2409.12106. Axis letters: P perceptions, D values.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.texts import has_words, looks_english
+from fulcra_utils.evaluator.model import ASKED, ValueEvaluator
+from fulcra_utils.llm.asking import ask_all
+from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Question, load_price
+from fulcra_utils.stats.resampling import share_interval
+from fulcra_utils.theory.theory import Theory, load_theory
+
+WORDS = yaml.safe_load((DATA / "discovery.yaml").read_text(encoding="utf-8"))
+JUDGES = re.compile("|".join(WORDS["perception"]), re.I)
+GOES_ON = re.compile(WORDS["pronoun"], re.I)
+SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)]*\s+|\n+")
+COLUMNS = ["text", "subject", "perception", "problem"]
+
+
+def name_values(values: Sequence[str], definitions: Sequence[str]) -> Theory:
+    """Return values that no file holds as a theory, for `ValueEvaluator.for_theory` alone: names and definitions."""
+    return replace(load_theory("schwartz10"), name="named values", dimensions=tuple(values),
+                   definitions=tuple(definitions))
+
+
+def split_perceptions(texts: Sequence[str], subjects: Sequence[str] | None = None) -> pd.DataFrame:
+    """Split texts into perceptions by rule: text (its number), subject, perception, problem, in reading order.
+
+    `subjects` names whose perceptions are wanted of each text; None: its author's, "". A text without any has one row
+    whose perception is missing and whose problem says why: empty, not English, or no such sentence.
+
+    >>> split_perceptions(["I like rain. It fell at noon."]).perception.tolist()
+    ['I like rain.']
+    >>> split_perceptions(["Ann met Bo. He lied. She left."], ["Bo"]).perception.tolist()
+    ['Ann met Bo.', 'He lied.', 'She left.']
+    """
+    rows = []
+    for number, text in enumerate(texts):
+        subject, found = (subjects[number] if subjects is not None else ""), []
+        is_meant = False
+        for sentence in filter(has_words, (s.strip() for s in SENTENCE.split(text))):
+            named = bool(re.search(rf"\b{re.escape(subject)}\b", sentence)) if subject else JUDGES.search(sentence)
+            is_meant = bool(named) or bool(subject) and is_meant and bool(GOES_ON.match(sentence))
+            found += [sentence] if is_meant else []
+        why = ("" if found else "empty" if not has_words(text) else
+               "no sentence that speaks of it" if looks_english(text) else "not English")
+        rows += [(number, subject, said, why) for said in found or [None]]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def ask_perceptions(texts: Sequence[str], endpoint: Endpoint, subjects: Sequence[str] | None = None,
+                    cache: str | None = None, budget: float | None = None) -> pd.DataFrame:
+    """Let a model behind an endpoint parse texts, as `split_perceptions` does by rule.
+
+    A text whose answer cannot be read, or that got none, has one row with its problem; "none found" is the model's own
+    empty list.
+    """
+    whose = list(subjects) if subjects is not None else [""] * len(texts)
+    schema = _describe_list("perceptions", {"type": "string"})
+    rows = []
+    for number, (told, error) in enumerate(_ask(
+            [(WORDS["parse"].format(subject=name or "its author"), text)
+             for text, name in zip(texts, whose, strict=True)], schema, "perceptions", endpoint, cache, budget)):
+        found = [said.strip() for said in told or [] if isinstance(said, str) and has_words(said)]
+        why = "" if found else error or "none found"
+        rows += [(number, whose[number], said, why) for said in found or [None]]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endpoint, cache: str | None = None,
+               budget: float | None = None) -> tuple[np.ndarray, list[str]]:
+    """Let a model judge perceptions: scores (P, D) of -1 or +1, nan where a value is not touched or not read.
+
+    Beside them what went wrong with each perception, "" where nothing did.
+    """
+    item = {"type": "object", "properties": {"value": {"type": "string"}, "score": {"type": "integer"}},
+            "required": ["value", "score"], "additionalProperties": False}
+    told = _ask([(WORDS["judge"], f"Sentence: {said}\nValues: {', '.join(values)}") for said in perceptions],
+                _describe_list("scores", item), "scores", endpoint, cache, budget)
+    scores, problems = np.full((len(perceptions), len(values)), np.nan), []
+    places = {name.casefold(): k for k, name in enumerate(values)}
+    for row, (found, error) in enumerate(told):
+        for entry in found or []:
+            name = str(entry.get("value")).casefold() if isinstance(entry, dict) else ""
+            if name in places and entry.get("score") in (-1, 1):
+                scores[row, places[name]] = entry["score"]
+        problems.append(error)
+    return scores, problems
+
+
+def _describe_list(name: str, item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "array", "items": item}}, "required": [name],
+            "additionalProperties": False}
+
+
+def _ask(talks: Sequence[tuple[str, str]], schema: dict, name: str, endpoint: Endpoint, cache: str | None,
+         budget: float | None) -> list[tuple[list | None, str]]:
+    """Return the list that each answer holds under `name`, or None and the reason."""
+    def check(_: int, answer: Answer) -> tuple[list | None, list[str], float]:
+        try:
+            text = answer.split()[1]
+            found = json.loads(text[text.index("{"):text.rindex("}") + 1])[name]
+            return (found, [], 1.0) if isinstance(found, list) else (None, [f"{name} is no list"], 0.0)
+        except (ValueError, KeyError, TypeError):
+            return None, [f"the answer is no JSON with {name}"], 0.0
+
+    questions = [Question(({"role": "system", "content": system}, {"role": "user", "content": text}), schema, name)
+                 for system, text in talks]
+    with closing(AnswerCache(cache)) as store:
+        price = load_price(endpoint.model, is_local=endpoint.is_local)
+        outcomes = ask_all(endpoint, questions, check, store, price, budget)
+    return [(outcome.value, outcome.error or "; ".join(outcome.faults)) for outcome in outcomes]
+
+
+def score_valence(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Return GPV's scores of class probabilities (P, D, 3) of -1, 0, +1: in [-1, 1], nan where a value is not touched.
+
+    A value is touched where P(-1) + P(+1) exceeds the threshold; the score is then their difference over their sum.
+
+    >>> score_valence(np.array([[[0.1, 0.3, 0.6], [0.1, 0.6, 0.3]]])).round(2)
+    array([[0.71,  nan]])
+    """
+    against, _, for_it = np.moveaxis(np.asarray(probabilities, float), -1, 0)
+    touched = against + for_it
+    return np.where(touched > threshold, (for_it - against) / np.maximum(touched, 1e-12), np.nan)
+
+
+def measure_texts(perceptions: pd.DataFrame, evaluator: ValueEvaluator, prompts: Sequence[str] | None = None,
+                  progress: bool = False) -> np.ndarray:
+    """Return class probabilities (P, D, 3) of each perception; nan in rows without one, equal ones read once.
+
+    `prompts` are what each *text* replied to; None asks about the subject, or what matters most to the author.
+    """
+    known = perceptions.perception.notna()
+    found = np.full((len(perceptions), len(evaluator.dimensions), 3), np.nan)
+    asked = [prompts[number] for number in perceptions.text] if prompts is not None else [
+        f"What matters most to {name}?" if name else ASKED for name in perceptions.subject]
+    pairs = list(zip(np.array(asked, object)[known], perceptions.perception[known], strict=True))
+    if pairs:
+        single = list(dict.fromkeys(pairs))
+        told = evaluator.predict_proba(*map(list, zip(*single, strict=True)), progress=progress)
+        place = {pair: k for k, pair in enumerate(single)}
+        found[known] = told[[place[pair] for pair in pairs]]
+    return found
+
+
+def average_scores(scores: np.ndarray, keys: Sequence, min_scores: int = 1) -> pd.DataFrame:
+    """Return the mean score (S, D) of each key (a text, a subject, a model); nan with fewer than `min_scores`.
+
+    GPV takes 1 for a text and 5 for a person in a book.
+
+    >>> average_scores(np.array([[1.0, np.nan], [0.0, np.nan]]), ["a", "a"]).values.tolist()
+    [[0.5, nan]]
+    """
+    by_key = pd.DataFrame(scores).groupby(pd.Series(list(keys)), sort=False)
+    return by_key.mean().where(by_key.count() >= min_scores)
+
+
+def describe_perceptions(perceptions: pd.DataFrame, scores: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return what became of the texts, a row a count: texts, perceptions, repeated, gaps by reason, scored cells.
+
+    "touched in the mean" is the probability that falls on -1 and +1 at all: scores hide how little it may be.
+    """
+    known = perceptions.perception.notna()
+    rows = {"texts": perceptions.text.nunique(), "perceptions": int(known.sum()),
+            "repeated perceptions": int(perceptions[known].duplicated(["subject", "perception"]).sum()),
+            **{f"texts without: {why}": int(n) for why, n in perceptions.problem[~known].value_counts().items()},
+            "share of cells with a score": float(np.isfinite(scores[known]).mean()) if known.any() else np.nan,
+            "touched in the mean": float((1 - probabilities[known, :, 1]).mean()) if known.any() else np.nan}
+    return pd.DataFrame({"what": rows.keys(), "number": rows.values()})
+
+
+def check_signs(known: pd.DataFrame, means: Mapping[tuple, float]) -> pd.DataFrame:
+    """Compare known signs (`read_stories`) with measured means {(story, subject, value): score}, as GPV's test does.
+
+    Two rows: accuracy of those that have a score, and coverage, each with share, low, high (over stories), right, n.
+    """
+    found = np.array([means.get((row.story, row.subject, row.value), np.nan) for row in known.itertuples()])
+    scored = np.isfinite(found) & (found != 0)
+    right = scored & (np.sign(found) == known.sign)
+    rows = [("accuracy", *(float(x[0]) for x in share_interval(right, scored, known.story)), right.sum(), scored.sum()),
+            ("coverage", *(float(x[0]) for x in share_interval(scored, np.ones(len(known)), known.story)),
+             scored.sum(), len(known))]
+    return pd.DataFrame(rows, columns=["what", "share", "low", "high", "right", "n"])
+
+
+def measure_agreement(scores: np.ndarray, subjects: Sequence[str], clusters: Sequence) -> tuple[float, float, float]:
+    """Return in which share of single scores (P, D) the sign is that of the subject's mean, low, high (over clusters).
+
+    >>> measure_agreement(np.array([[1.0], [1.0], [-0.5]]), ["a"] * 3, [0, 1, 2])[0].round(2)
+    np.float64(0.67)
+    """
+    means = average_scores(scores, subjects).loc[list(subjects)].to_numpy()
+    known = np.isfinite(scores)
+    hits = (known & (np.sign(scores) == np.sign(means))).sum(axis=1)
+    return tuple(x[0] for x in share_interval(hits, known.sum(axis=1), np.asarray(clusters)))

@@ -1,0 +1,342 @@
+"""From scores to a value system: subjects and their variance, factors with their reliability, fit, and a theory file.
+
+Choices, for GPLA's rotation, number and cut are not public: principal axes, oblimin, as many factors as parallel
+analysis finds, a value belongs to the factor on which it loads most, from .3 on. Six models are six clusters: blocks of
+items make more rows, not more subjects. Source: Ye et al. (2025), arXiv 2502.02444. Axis letters: N rows, V values,
+K factors, M models, S blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fulcra_utils.common.files import write_text
+from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.stats.factors import (
+    Factors,
+    bootstrap_fit,
+    bootstrap_loadings,
+    correlate_values,
+    count_factors,
+    fit_factors,
+    match_factors,
+    measure_congruence,
+)
+from fulcra_utils.stats.resampling import draw_rows, take_interval
+from fulcra_utils.stats.structure import cronbach_alpha, mcdonald_omega
+from fulcra_utils.systems.discovery.lexicon import collect_named_values, merge_lexicon, rank_values
+from fulcra_utils.systems.discovery.measurement import name_values
+from fulcra_utils.theory.theory import Theory, check_theory, split_words
+
+CUT = 0.3       # the least loading with which a value belongs to a factor
+
+
+def centre_rows(rows: np.ndarray) -> np.ndarray:
+    """Return rows (N, V) with each row's mean taken out: ipsative scores, what a subject prefers to what."""
+    rows = np.asarray(rows, float)
+    return rows - rows.mean(axis=1, keepdims=True)
+
+
+def tabulate_subjects(scores: np.ndarray, models: Sequence[str], blocks: Sequence[int]) -> np.ndarray:
+    """Return mean scores (M, S, V) of each model on each block of items that all models answer, both in sorted order.
+
+    The same blocks for all models, so that a block's mean over models can be taken out; S is 0 where none is shared.
+    """
+    index = pd.MultiIndex.from_arrays([list(blocks), list(models)])
+    table = pd.DataFrame(np.asarray(scores, float), index).groupby(level=[0, 1]).mean()
+    n_models, size = len(set(models)), table.groupby(level=0).size()
+    table = table[table.index.get_level_values(0).isin(size.index[size == n_models])]
+    return table.to_numpy().reshape(-1, n_models, table.shape[1]).swapaxes(0, 1)
+
+
+def split_variance(subjects: np.ndarray, n_draws: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Return which share of the values' variance lies between models, between blocks, and in how the two go together.
+
+    `subjects` (M, S, V) as `tabulate_subjects` gives them; sums of squares over all values, low and high over models
+    drawn again. The last share holds the error too: a cell has one mean.
+    """
+    def split(cells: np.ndarray) -> np.ndarray:
+        if not cells.size:
+            return np.full(3, np.nan)
+        grand = cells.mean(axis=(0, 1))
+        by_model, by_block = cells.mean(axis=1) - grand, cells.mean(axis=0) - grand
+        left = cells - grand - by_model[:, None] - by_block
+        parts = np.array([cells.shape[1] * (by_model**2).sum(), cells.shape[0] * (by_block**2).sum(), (left**2).sum()])
+        return parts / max(parts.sum(), 1e-12)
+
+    draws = [split(subjects[places]) for places in draw_rows(np.arange(len(subjects)), n_draws, seed)]
+    low, high = take_interval(np.array(draws).reshape(-1, 3))
+    return pd.DataFrame({"part": ["model", "block", "model x block"], "share": split(subjects), "low": low,
+                         "high": high})
+
+
+def measure_halo(rows: np.ndarray, clusters: Sequence, n_draws: int = 500, seed: int = 0) -> dict[str, float]:
+    """Return the mean correlation between values over rows (N, V), low and high over clusters, and the share above 0.
+
+    A halo is when all go together: mean and share near 1. Values that do not vary are left out.
+    """
+    def measure(rows: np.ndarray) -> tuple[float, float]:
+        rows = rows[:, np.ptp(rows, axis=0) > 1e-12]
+        if rows.shape[1] < 2 or len(rows) < 3:
+            return np.nan, np.nan
+        r = correlate_values(rows)[np.triu_indices(rows.shape[1], 1)]
+        return r.mean(), (r > 0).mean()
+
+    rows = np.asarray(rows, float)
+    low, high = take_interval([measure(rows[places])[0] for places in draw_rows(np.asarray(clusters), n_draws, seed)])
+    mean, positive = measure(rows)
+    return {"mean": float(mean), "low": float(low), "high": float(high), "positive": float(positive)}
+
+
+@dataclass(frozen=True)
+class System:
+    """A value system found in rows (N, V): how many factors, loadings with intervals, and which value belongs where.
+
+    `counts` and `numbers` as `count_factors` gives them; `low`, `high` (V, K) and `alike` (K,) as `bootstrap_loadings`;
+    `members` (V,) is each value's factor, -1 for none.
+    """
+
+    values: tuple[str, ...]
+    counts: pd.DataFrame = field(repr=False)
+    numbers: dict[str, int]
+    factors: Factors = field(repr=False)
+    low: np.ndarray = field(repr=False)
+    high: np.ndarray = field(repr=False)
+    alike: np.ndarray = field(repr=False)
+    members: np.ndarray = field(repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Return a draft name of each factor: its number and the two values that load most."""
+        strongest = np.argsort(-np.abs(self.factors.loadings * (self.members[:, None] == np.arange(self.n_factors))),
+                               axis=0)[:2]
+        return [f"{k + 1}: {', '.join(self.values[v] for v in column)}" for k, column in enumerate(strongest.T)]
+
+    @property
+    def n_factors(self) -> int:
+        """Return K."""
+        return self.factors.loadings.shape[1]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row a value and factor: value, factor, loading, low, high, belongs."""
+        index = pd.MultiIndex.from_product([self.values, self.names], names=["value", "factor"])
+        return pd.DataFrame({"loading": self.factors.loadings.ravel(), "low": self.low.ravel(),
+                             "high": self.high.ravel(),
+                             "belongs": (self.members[:, None] == np.arange(self.n_factors)).ravel()},
+                            index=index).reset_index()
+
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        """Return factor scores (N, K): means of the standardised values that belong, those that load below 0 turned."""
+        rows = np.asarray(rows, float)
+        rows = (rows - rows.mean(axis=0)) / np.where(rows.std(axis=0) > 1e-12, rows.std(axis=0), 1)
+        weight = np.sign(self.factors.loadings) * (self.members[:, None] == np.arange(self.n_factors))
+        return rows @ weight / np.clip(np.abs(weight).sum(axis=0), 1, None)
+
+    def describe(self) -> str:
+        """Say in a sentence how many factors there are and what they leave out."""
+        told = ", ".join(f"{way} {n}" for way, n in self.numbers.items())
+        return (f"{self.n_factors} factors ({told}); {(self.members < 0).sum()} of {len(self.values)} values belong to "
+                "none" + f"; improper for {len(self.factors.heywood)} values" * bool(self.factors.heywood))
+
+
+def find_system(rows: np.ndarray, values: Sequence[str], clusters: Sequence, n_factors: int = 0,
+                rotation: str = "oblimin", n_draws: int = 100, seed: int = 0) -> System:
+    """Find the factors of rows (N, V) and who belongs to them; `n_factors` 0 takes what parallel analysis finds.
+
+    Values that do not vary are to be left out before (ValueError names their places). At least one factor is fitted,
+    also where nothing exceeds the null: `numbers` then says 0.
+
+    >>> rows = np.random.default_rng(0).normal(size=(300, 2))[:, [0, 0, 0, 1, 1, 1]]
+    >>> rows = rows + 0.6 * np.random.default_rng(1).normal(size=(300, 6))
+    >>> len(set(find_system(rows, "abcdef", np.arange(300), n_draws=5).members[:3]))
+    1
+    """
+    rows = np.asarray(rows, float)
+    counts, numbers = count_factors(rows, max(n_draws, 20), seed)
+    n = min(max(n_factors or numbers["parallel"], 1), len(values) - 1)
+    factors = fit_factors(rows, n, rotation)
+    size = np.abs(factors.loadings)
+    members = np.where(size.max(axis=1) >= CUT, size.argmax(axis=1), -1)
+    return System(tuple(values), counts, numbers, factors,
+                  *bootstrap_loadings(rows, np.asarray(clusters), factors, rotation, n_draws, seed), members)
+
+
+def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, n_draws: int = 200,
+                        seed: int = 0) -> pd.DataFrame:
+    """Return Cronbach's alpha with low and high, and McDonald's omega, of the values of each factor.
+
+    Values that load below 0 are turned. nan with fewer than two values (alpha) or three (omega).
+    """
+    z = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    found = []
+    for k, name in enumerate(system.names):
+        items = z[:, system.members == k] * np.sign(system.factors.loadings[system.members == k, k])
+        enough = items.shape[1] > 1
+        low, high = take_interval([cronbach_alpha(items[places]) for places in
+                                   draw_rows(np.asarray(clusters), n_draws, seed)]) if enough else (np.nan, np.nan)
+        found.append((name, items.shape[1], cronbach_alpha(items) if enough else np.nan, low, high,
+                      mcdonald_omega(items)))
+    return pd.DataFrame(found, columns=["factor", "n_values", "alpha", "low", "high", "omega"])
+
+
+def compare_halves(rows: np.ndarray, groups: Sequence, system: System, n_splits: int = 10, seed: int = 0,
+                   rotation: str = "oblimin") -> pd.DataFrame:
+    """Return how congruent each factor is between halves of the groups (models, questionnaires): mean, low, high.
+
+    The groups are halved in all ways, or in `n_splits` random ones where there are more; each half's factors are
+    matched to the whole's, and `shuffled` is the mean congruence with those of a half whose columns are shuffled. The
+    range is over splits, which share rows: no interval. nan where a half has a value that does not vary.
+    """
+    names, rng, found = np.unique(groups), np.random.default_rng(seed), [[], []]
+    splits = list(combinations(names, len(names) // 2)) if len(names) <= 6 else [
+        rng.choice(names, len(names) // 2, replace=False) for _ in range(n_splits)]
+    for split in splits[:n_splits] if len(names) > 1 else []:
+        is_first = np.isin(groups, split)
+        try:
+            first, *others = (match_factors(fit_factors(part, system.n_factors, rotation).loadings,
+                                            system.factors.loadings)[0]
+                              for part in (rows[is_first], rows[~is_first], rng.permuted(rows[~is_first], axis=0)))
+        except ValueError:
+            continue
+        for kept, other in zip(found, others, strict=True):
+            kept.append(np.diag(measure_congruence(first, other)))
+    drawn, null = (np.array(one or [np.full(system.n_factors, np.nan)]) for one in found)
+    return pd.DataFrame({"factor": system.names, "congruence": drawn.mean(axis=0), "lowest": drawn.min(axis=0),
+                         "highest": drawn.max(axis=0), "shuffled": np.abs(null).mean(axis=0)})
+
+
+def list_groupings(system: System, vectors: np.ndarray, theory: Theory, theory_vectors: np.ndarray
+                   ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which values can be compared (V,), and how each system groups them: name to groups, for `compare_systems`.
+
+    Values belong to the theory's dimension whose definition lies nearest, by unit vectors (V, H) and (D, H); to its
+    group of dimensions, if it has groups; and to the system's factor. Left out are values of no factor or alone in one.
+    """
+    size = np.bincount(system.members[system.members >= 0], minlength=system.n_factors)
+    used = np.array([k >= 0 and size[k] > 1 for k in system.members])
+    nearest = (np.asarray(vectors) @ np.asarray(theory_vectors).T).argmax(axis=1)
+    found = {"one factor": np.zeros(len(used), int)}
+    if theory.groups:
+        first = [next((g for g, held in enumerate(theory.groups.values()) if name in held), -1)
+                 for name in theory.dimensions]
+        found[f"{theory.name}, {len(set(first))} groups"] = np.array(first)[nearest]
+    found |= {theory.name: nearest, "discovered": system.members}
+    return used, {name: groups[used] for name, groups in found.items()}
+
+
+def compare_systems(rows: np.ndarray, groupings: dict[str, Sequence[int]], clusters: Sequence, n_draws: int = 20,
+                    seed: int = 0) -> pd.DataFrame:
+    """Fit several groupings of the same values (N, V): a row a system with the indices of `bootstrap_fit`.
+
+    A grouping found on these very rows fits too well: give it from others.
+    """
+    fits = {name: bootstrap_fit(rows, groups, np.asarray(clusters), n_draws, seed)
+            for name, groups in groupings.items()}
+    return pd.DataFrame(fits.values(), index=pd.Index(fits, name="system")).reset_index()
+
+
+def foretell_correlations(rows: np.ndarray, vectors: np.ndarray) -> float:
+    """Return how far the likeness of definitions foretells which values go together: r over all pairs of values.
+
+    Values that were not taught are scored by their definitions, so the factors of such scores may be those of the
+    definitions; near 1 nothing else was found. `vectors` (V, H) are unit vectors.
+    """
+    pairs = np.triu_indices(len(vectors), 1)
+    return float(np.corrcoef(correlate_values(rows)[pairs], (np.asarray(vectors) @ np.asarray(vectors).T)[pairs])[0, 1])
+
+
+def draft_theory(path: str | Path, lexicon: pd.DataFrame, system: System, name: str = "", title: str = "",
+                 source: str = "replies") -> list[str]:
+    """Write a theory file of a system: a value a dimension, a factor a group; return the faults `check_theory` finds.
+
+    `lexicon` is what `merge_lexicon` gave; what was merged into a value becomes items of it, and its definition where
+    it has none. Definitions are marked as drafts. Values that belong to no factor are left out.
+    """
+    path = Path(path)
+    told = lexicon.set_index("value")
+    dimensions = []
+    for k, value in enumerate(system.values):
+        if system.members[k] < 0 or _slug(value) in {one["name"] for one in dimensions}:
+            continue
+        merged = lexicon.value[lexicon.merged_into == value].tolist()
+        said = told.definition.get(value) if "definition" in told else None
+        said = said if isinstance(said, str) and said.strip() else f"{', '.join([value, *merged])}."
+        dimensions.append({"name": _slug(value), "definition": f"(draft) {said}",
+                           "groups": [f"factor-{system.members[k] + 1}"], "items": [value, *merged]})
+    raw = {"name": name or _slug(path.stem), "title": title or f"Discovered value system, {system.n_factors} factors",
+           "citation": f"found by `fulcra discover` in {source}; a draft to be read and named by people",
+           "score_range": [-1, 1], "labels": {-1: "opposed", 0: "no connection", 1: "supported"},
+           "groups": {f"factor-{k + 1}": {"title": f"Factor {one}"} for k, one in enumerate(system.names)
+                      if (system.members == k).any()}, "dimensions": dimensions}
+    write_text(path, "# A draft: names and definitions are those of the merged words.\n" + yaml.safe_dump(
+        raw, sort_keys=False, allow_unicode=True, width=110))
+    return check_theory(path)
+
+
+def _slug(text: str) -> str:
+    return "-".join(split_words(text.replace("_", "-"))) or "value"
+
+
+def discover(prompts: Sequence[str], responses: Sequence[str], evaluator: ValueEvaluator, named: pd.DataFrame,
+             vectors: np.ndarray, clusters: Sequence, threshold: float = 0.5, min_share: float = 0.01,
+             rouge: float = 0.6, cosine: float = 0.8, n_most: int = 30, n_factors: int = 0, n_draws: int = 100,
+             seed: int = 0, progress: bool = False) -> tuple[pd.DataFrame, np.ndarray, System]:
+    """Go from replies to a system: the lexicon with every value's fate, the kept values' scores (N, V), the system.
+
+    `vectors` (candidates, H) are unit vectors of the candidates; `clusters` the prompt, or the model, of each reply.
+    ValueError when fewer than three candidates are kept: lower `min_share` or the threshold.
+    """
+    cells = evaluator.for_theory(name_values(named.value, named.definition)).predict_proba(
+        list(prompts), list(responses), progress=progress)
+    ranked = rank_values(cells[..., 0] + cells[..., 2], named, clusters, threshold)
+    lexicon = merge_lexicon(ranked, vectors[ranked.place], min_share, rouge, cosine, n_most)
+    kept = lexicon[lexicon.why == "kept"]
+    scores = (cells[..., 2] - cells[..., 0])[:, kept.place]
+    varies = np.ptp(scores, axis=0) > 1e-9
+    if varies.sum() < 3:
+        counts = lexicon.why.str.split().str[0].value_counts().to_dict()
+        raise ValueError(f"a system needs 3 values at least, and {varies.sum()} of {len(named)} candidates are left "
+                         f"({', '.join(f'{n} {why}' for why, n in counts.items())}): lower min_share or the threshold")
+    return lexicon, scores[:, varies], find_system(scores[:, varies], kept.value[varies], clusters, n_factors,
+                                                   n_draws=n_draws, seed=seed)
+
+
+def discover_file(evaluator: str | Path, source: str | Path, output: str | Path, values: str = "",
+                  encoder: str = "bundled", progress: bool = False, **settings: float) -> tuple[list[str], list[str]]:
+    """Find a value system in a file of replies and write it as a theory; sentences to say, and rows not used.
+
+    `values` is empty (the dimensions of all theories here), a theory, or "valuebench" (its named values); `settings`
+    are those of `discover`. ValueError when the rows or the candidates do not suffice, or the draft has a fault.
+    """
+    from fulcra_utils.dataset.benchmarks import find_files, read_named_values
+    from fulcra_utils.dataset.rows import pick_rows, read_dialogue
+    from fulcra_utils.evaluator.encoder import embed, load_encoder
+    rows, problems = [], []
+    for line, _, dialogue, fault in pick_rows(source, read_dialogue):
+        if fault or not dialogue.response.strip():
+            problems.append(f"line {line}: {fault or 'the reply is empty'}")
+        else:
+            rows.append((dialogue.prompt, dialogue.response))
+    if len(rows) < 3:
+        raise ValueError(f"{source}: {len(rows)} replies can be used, where 3 are needed at least")
+    named = read_named_values(find_files("valuebench", ["valuebench_data"])[0]) if values == "valuebench" else \
+        collect_named_values([values] if values else None)
+    vectors = embed([f"{v}: {said}" for v, said in zip(named.value, named.definition, strict=True)],
+                    load_encoder(encoder))
+    prompts, responses = map(list, zip(*rows, strict=True))
+    lexicon, _, system = discover(prompts, responses, ValueEvaluator.from_pretrained(evaluator), named, vectors,
+                                  prompts, progress=progress, **settings)
+    if faults := draft_theory(output, lexicon, system, source=Path(source).name):
+        raise ValueError(f"{output}: {faults[0]}")
+    said = [f"{len(rows):,} replies, {len(problems)} not used; {len(named)} candidates, "
+            f"{(lexicon.why == 'kept').sum()} kept, {(lexicon.merged_into != '').sum()} merged",
+            f"{system.describe()}", *(f"factor {name}" for name in system.names),
+            f"written to {output}: a draft; read it, name the factors, and check it: fulcra check-theory {output}"]
+    return said, problems

@@ -1,0 +1,65 @@
+"""The lexicon on hand-made lists: words parsed, near-duplicates merged into the more frequent, thresholds' effects."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.systems.discovery import lexicon
+
+
+@pytest.mark.parametrize(("reply", "words"), [
+    ("", []), ("Sure! Here is what I, as a model, think about values in general.", []),
+    ("honesty, respect, and loyalty", ["honesty", "respect", "loyalty"]),
+    ("- Duties: what I owe\n* Happiness\n(3) open-mindedness", ["duty", "happiness", "open-mindedness"]),
+    ("1) Justice – for all\n2) Virtues", ["justice", "virtue"])])
+def test_words_of_a_list_are_read_and_prose_is_not(reply, words):
+    assert lexicon.parse_words(reply) == words
+
+
+def test_a_respondent_counts_once_for_the_share():
+    replies = pd.DataFrame({"response_source": ["a", "a", "b", "b"],
+                            "response": ["honesty, care", "honesty", "care", None]})
+    table, n_unread = lexicon.count_words(replies)
+    assert table.set_index("value").T.to_dict("list") == {"honesty": [2, 0.5], "care": [2, 1.0]} and n_unread == 1
+
+
+def test_rouge_by_hand():
+    """Lin (2004): "police killed the gunman" and "police kill the gunman" share 3 words in order: F1 .75."""
+    assert lexicon.measure_rouge("police killed the gunman", "police kill the gunman") == 0.75
+    assert lexicon.measure_rouge("the gunman kill police", "police killed the gunman") == 0.5
+    assert lexicon.measure_rouge("", "") == 0
+
+
+def test_the_more_frequent_is_kept_and_every_other_one_accounted_for():
+    ranked = pd.DataFrame({"value": ["love of order", "order", "calm", "quiet", "fame", "rest"],
+                           "share": [0.5, 0.4, 0.3, 0.2, 0.1, 0.001]})
+    vectors = np.eye(6)
+    vectors[3] = 0.9 * vectors[2] + np.sqrt(1 - 0.81) * vectors[3]
+    found = lexicon.merge_lexicon(ranked, vectors, rouge=0.45, n_most=2).set_index("value")
+    assert found.why.tolist() == ["kept", "rouge 0.50", "kept", "cosine 0.90", "beyond the first 2", "rare"]
+    assert found.merged_into[["order", "quiet"]].tolist() == ["love of order", "calm"]
+    assert lexicon.merge_lexicon(ranked.head(0), vectors).empty
+
+
+def test_stricter_thresholds_never_keep_more():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(12, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ranked = pd.DataFrame({"value": [f"word{k}" for k in range(12)], "share": np.linspace(0.5, 0, 12)})
+    table = lexicon.sweep_thresholds(ranked, vectors, [0.0, 0.2], [0.6], [0.99, 0.8, 0.5])
+    assert table.kept[:3].is_monotonic_decreasing and table.kept[0] == 12 and table.rare[3:].min() > 0
+    assert (table[["kept", "merged", "rare"]].sum(axis=1) == 12).all()
+
+
+def test_values_that_nobody_expresses_stay_in_the_list():
+    named = lexicon.collect_named_values(["schwartz10"])
+    presence = np.zeros((4, 10))
+    presence[:, 3] = [0.9, 0.9, 0.6, 0.1]
+    table = lexicon.rank_values(presence, named, np.arange(4))
+    assert table.n.tolist() == [3] + [0] * 9 and table.place[0] == 3 and table.share[0] == 0.75
+    assert table.low[0] < 0.75 < table.high[0] and table.low[1] == pytest.approx(0, abs=1e-9)
+
+
+def test_candidates_of_all_theories_have_names_of_their_own():
+    named = lexicon.collect_named_values()
+    assert named.value.is_unique and len(named) > 40 and (named.definition.str.len() > 3).all()

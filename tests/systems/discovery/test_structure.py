@@ -1,0 +1,124 @@
+"""From scores to a system, on rows whose structure is known, and from replies to a theory on the command line."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.systems.discovery import structure
+from fulcra_utils.theory.theory import load_theory
+
+VALUES = ("care", "kindness", "mercy", "fame", "wealth", "rank")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """300 rows of two factors, three values each; the sixth turned round."""
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(300, 2))[:, [0, 0, 0, 1, 1, 1]] + 0.6 * rng.normal(size=(300, 6))) * [1, 1, 1, 1, 1, -1]
+
+
+@pytest.fixture(scope="module")
+def system(rows):
+    return structure.find_system(rows, VALUES, np.arange(300), n_draws=20)
+
+
+def test_a_known_system_is_found(rows, system):
+    assert system.n_factors == system.numbers["parallel"] == 2
+    assert len(set(system.members[:3])) == len(set(system.members[3:])) == 1 and set(system.members) == {0, 1}
+    table = system.table()
+    assert table.belongs.sum() == 6 and ((table.low <= table.loading) & (table.loading <= table.high)).mean() > 0.8
+    scores = system.score(rows)
+    k = system.members[3]
+    assert np.corrcoef(scores[:, k], rows[:, 3] - rows[:, 5])[0, 1] > 0.9
+    assert "0 of 6 values belong to none" in system.describe()
+
+
+def test_reliability_of_a_factor_is_that_of_its_values(rows, system):
+    """Three parallel values with r = 1 / 1.36: alpha = omega = 3 r / (1 + 2 r) = .893; one of them is turned round."""
+    found = structure.measure_reliability(rows, system, np.arange(300), n_draws=20)
+    assert found.n_values.tolist() == [3, 3]
+    assert found.alpha.tolist() == pytest.approx([.893] * 2, abs=.03) == found.omega.tolist()
+    assert ((found.low < found.alpha) & (found.alpha < found.high)).all()
+
+
+def test_halves_of_one_population_are_congruent_and_shuffled_ones_are_not(rows, system):
+    found = structure.compare_halves(rows, np.arange(300) % 12, system, n_splits=4)
+    assert found.congruence.min() > 0.95 and (found.shuffled < 0.8).all()
+    alone = structure.compare_halves(rows, np.zeros(300), system)
+    assert alone.congruence.isna().all()
+
+
+def test_variance_by_hand():
+    """Two models, two blocks, one value: cells 0, 2 / 4, 6: SS of model 16, of block 4, nothing together."""
+    cells = structure.tabulate_subjects(np.array([[0.0], [2], [4], [6]]), list("aabb"), [0, 1, 0, 1])
+    assert structure.split_variance(cells, 20).share.tolist() == pytest.approx([0.8, 0.2, 0.0])
+    shared = structure.tabulate_subjects(np.array([[1.0], [2], [3]]), list("aab"), [0, 1, 0])
+    assert shared.tolist() == [[[1.0]], [[3.0]]]        # block 1 has no reply of b
+    nothing = structure.tabulate_subjects(np.zeros((2, 1)), list("ab"), [0, 1])
+    assert nothing.shape == (2, 0, 1) and structure.split_variance(nothing, 5).share.isna().all()
+
+
+def test_a_halo_and_none():
+    rng = np.random.default_rng(1)
+    halo = structure.measure_halo(rng.normal(size=(200, 1)) + 0.5 * rng.normal(size=(200, 4)), np.arange(200), 50)
+    assert halo["mean"] == pytest.approx(0.8, abs=0.05) and halo["positive"] == 1 and halo["low"] < 0.8 < halo["high"]
+    ipsative = structure.measure_halo(structure.centre_rows(rng.normal(size=(200, 4))), np.arange(200), 50)
+    assert ipsative["mean"] == pytest.approx(-1 / 3, abs=0.05)      # -1 / (V - 1) whatever the subjects are like
+    assert np.isnan(structure.measure_halo(np.ones((5, 3)), np.arange(5), 5)["mean"])
+
+
+def test_the_right_grouping_fits_best(rows):
+    table = structure.compare_systems(rows, {"one factor": [0] * 6, "two": [0, 0, 0, 1, 1, 1], "odd": [0] * 5 + [1]},
+                                      np.arange(300), n_draws=5).set_index("system")
+    assert table.cfi["two"] > 0.97 > table.cfi["one factor"] and table.aic["two"] < table.aic["one factor"]
+    assert table.why["odd"] == "not estimable: a factor has one value alone" and np.isnan(table.cfi["odd"])
+
+
+def test_definitions_foretell_what_is_made_of_them():
+    vectors = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0][:, :3]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = np.random.default_rng(3).normal(size=(2000, 3)) @ vectors.T
+    assert structure.foretell_correlations(rows, vectors) > 0.99
+    assert abs(structure.foretell_correlations(np.random.default_rng(4).normal(size=(2000, 6)), vectors)) < 0.7
+
+
+def test_a_draft_is_a_theory_without_faults(tmp_path, system):
+    lexicon = pd.DataFrame({"value": [*VALUES, "Charity", "care"], "definition": ["Minding others.", *[None] * 7],
+                            "merged_into": [""] * 6 + ["care", ""]})
+    assert structure.draft_theory(tmp_path / "my_theory.yaml", lexicon.head(7), system) == []
+    theory = load_theory(tmp_path / "my_theory.yaml")
+    assert theory.dimensions == VALUES and theory.items_of("care") == ("care", "Charity")
+    assert theory.definitions[:2] == ("(draft) Minding others.", "(draft) kindness.")
+    assert sorted(map(len, theory.groups.values())) == [3, 3]
+
+
+def discover(monkeypatch, capsys, *arguments):
+    from fulcra_utils.cli import main
+    monkeypatch.setattr(sys, "argv", ["fulcra", "discover", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, *capsys.readouterr()
+
+
+def test_from_replies_to_a_theory_on_the_command_line(tmp_path, monkeypatch, capsys):
+    evaluator = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), tmp_path / "evaluator")
+    words = [f"I {verb} {what}." for verb in ("keep", "love", "fear", "share") for what in
+             ("my word", "order", "risk", "my bread", "the law", "friends")]
+    rows = [{"prompt": f"Who are you, {k}?", "response": said} for k, said in enumerate(words)] + [{"prompt": "x"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--evaluator", evaluator, "--input", tmp_path / "rows.jsonl", "--output", tmp_path / "found.yaml",
+             "--encoder", "tiny", "--values", "schwartz10", "--threshold", 0, "--cosine", 1]
+    code, out, err = discover(monkeypatch, capsys, *given)
+    assert code == 1 and "24 replies, 1 not used; 10 candidates, 10 kept" in out and "line 25" in err
+    theory = load_theory(tmp_path / "found.yaml")
+    assert theory.groups and set(theory.dimensions) <= set(load_theory("schwartz10").dimensions)
+    code, _, err = discover(monkeypatch, capsys, *given[:-3], 2, "--cosine", 1)
+    assert code == 2 and "a system needs 3 values at least, and 0 of 10 candidates are left (10 rare)" in err
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    code, _, err = discover(monkeypatch, capsys, *given)
+    assert code == 2 and "1 replies can be used, where 3 are needed" in err
