@@ -137,9 +137,10 @@ rule new_value_theory:
 rule value_compass:
     input:
         of("06_value_compass", "data/dialogues.parquet", "data/scored.parquet"),
-        f"{DATA}/countries.yaml",
+        sorted(map(str, DATA.glob("countries*.yaml"))),
         sorted(map(str, (DATA / "page").iterdir())),
         executed("03_value_evaluator"),
+        executed("04_value_alignment"),
     output:
         executed("06_value_compass"),
         f"{RUN}/report/compass.html",

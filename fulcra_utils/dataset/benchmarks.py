@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.labels import TOUCHED
-from fulcra_utils.dataset.sources import SourceError, fetch_sources, load_sources
+from fulcra_utils.dataset.sources import SourceError, get_files
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import Theory, load_theory, normalise
 
@@ -193,18 +193,12 @@ def read_part(name: str) -> pd.DataFrame:
     wanted = ("valuebench_orientation", "valuebench_data", *["valuebench_replies"] * name.endswith("-replies"))
     if not name.startswith("valuebench"):
         wanted = tuple(f"valueeval23_{kind}_{name.partition('-')[2]}" for kind in ("arguments", "labels"))
-    first, second, *rated = find_files(name, wanted)
+    try:
+        first, second, *rated = get_files(*wanted)
+    except SourceError as error:
+        raise SourceError(f"{name}: {error}") from None
     part = (read_questionnaires if name.startswith("valuebench") else read_arguments)(first, second)
     return read_rated_replies(rated[0], part) if rated else part
-
-
-def find_files(name: str, wanted: Iterable[str]) -> list[Path]:
-    """Return where the files of data/sources.yaml of these names lie, fetched; SourceError names what cannot be had."""
-    known = load_sources()
-    got = fetch_sources(sources={file: known[file] for file in wanted})
-    if got.missing:
-        raise SourceError(f"{name}: {'; '.join(f'{file} {why}' for file, why in got.missing.items())}")
-    return list(got.paths.values())
 
 
 @lru_cache(maxsize=4)

@@ -94,6 +94,15 @@ def fetch_sources(mirror: str | Path | None = None, sources: dict[str, Source] |
     return Fetched(got, missing)
 
 
+def get_files(*names: str) -> list[Path]:
+    """Return the local paths of files of data/sources.yaml; a SourceError names those that cannot be had."""
+    known = load_sources()
+    got = fetch_sources(sources={name: known[name] for name in names})
+    if got.missing:
+        raise SourceError("; ".join(f"{name} {why}" for name, why in got.missing.items()))
+    return list(got.paths.values())
+
+
 def verify_file(path: str | Path, source: Source) -> None:
     """Raise SourceError when a file is not the one that the source describes (sha256, or git blob id)."""
     if source.sha256:

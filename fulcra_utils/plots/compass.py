@@ -31,6 +31,14 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     return plot_matrix(values, title, "mean score")
 
 
+def plot_ranks(cells: pd.DataFrame, title: str) -> Figure:
+    """Draw the rank of every model on every value (`score_cells`, 1 = highest score), the best mean rank on top."""
+    ranks = cells.pivot_table(index="model", columns="dimension", values="rank", sort=False)
+    ranks = ranks.loc[ranks.mean(axis=1).sort_values().index]
+    return plot_matrix(1 - 2 * (ranks - 1) / max(1, len(ranks) - 1), title, "from last (−1) to first (+1)",
+                       ranks.map("{:.0f}".format))
+
+
 def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
     """Draw Spearman's ρ of every model with every country (`match_countries`), with intervals."""
     series = {country: part.set_index("model") for country, part in matches.groupby("country", sort=False)}

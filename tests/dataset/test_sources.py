@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset import sources
 from fulcra_utils.dataset.sources import Source, SourceError, fetch_sources, load_sources, verify_file
 from fulcra_utils.runs.profiles import list_notebooks
 
@@ -65,6 +66,16 @@ def test_mirror_comes_first(tmp_path):
     assert got.paths["x"].read_bytes() == CONTENT and lines == ["x: from the mirror"]
     again = fetch_sources(None, source(), tmp_path / "cache", network=False, say=lines.append)
     assert again.paths == got.paths and lines[-1] == "x: already there"
+
+
+def test_files_by_name_come_in_order_or_name_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FULCRA_DATA_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setattr(sources, "load_sources", lambda: {**source(), "y": source(mirror_path="sub/y.jsonl")["x"]})
+    put(tmp_path / "mirror")
+    assert [path.name for path in sources.get_files("x")] == ["x.jsonl"]
+    with pytest.raises(SourceError, match="^y .*network not reachable"):
+        sources.get_files("x", "y")
 
 
 def test_wrong_hash_is_refused_and_named(tmp_path):

@@ -17,6 +17,14 @@ def test_cells_write_every_score_and_leave_gaps_empty():
     assert sorted(texts(plots_compass.plot_cells(cells, "t"))) == ["-1.00", "0.00", "0.50"]
 
 
+def test_ranks_are_written_with_the_best_mean_rank_on_top():
+    cells = pd.DataFrame({"model": ["a", "a", "b", "b"], "dimension": ["x", "y"] * 2, "rank": [2.0, 2, 1, 1]})
+    figure = plots_compass.plot_ranks(cells, "t")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["b", "a"]
+    assert texts(figure) == ["1", "1", "2", "2"]
+    assert figure.axes[0].images[0].get_array().tolist() == [[1, 1], [-1, -1]]
+
+
 def test_a_long_theory_runs_down_the_page():
     cells = pd.DataFrame({"model": "a", "dimension": [f"d{k}" for k in range(30)], "score": 0.1})
     width, height = plots_compass.plot_cells(cells, "t").get_size_inches()

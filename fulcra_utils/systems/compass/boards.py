@@ -25,6 +25,7 @@ from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
 LEADING, TRAILING = 4, 3   # how many values the published findings call leading and trailing
+MIN_SHARED = 10   # prompts that an added model must share with the run's models to be compared on these alone
 WAYS = yaml.safe_load((DATA / "page" / "boards.yaml").read_text(encoding="utf-8"))  # what is said of each
 
 
@@ -34,23 +35,24 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     """Make every leaderboard of a run, and say in one line each what was left out.
 
     `dialogues` and `scored` are the run's tables; the evaluator scores the replies to `n_prompts` prompts under the
-    run's theory and `theories`, where the sample has no labels for them; `folder` holds files of further models'
-    replies (see `read_models`). Released scores come first, then annotators' labels, then labels of the sample, then
+    run's theory and `theories`, where the sample has no labels for them. `folder` holds files of further models'
+    replies (see `read_models`): those that answered prompts of the run stand beside its models on these prompts alone,
+    others on boards of their own. Released scores come first, then annotators' labels, then labels of the sample, then
     the evaluator under each theory.
     """
-    replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
     added, left_out = read_models(folder, theory)
-    replies = _add_models(replies, added, left_out)
     theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
-    sample = [None, *(label_from_sample(other, replies) for other in theories[1:])]
-    unscored = [t for t, table in zip(theories, sample, strict=True) if table is None]
-    found = [("released scores", theory, list_replies(scored, scored)),
-             ("annotators' labels", theory, list_replies(dialogues, dialogues)),
-             *(("sample labels", t, table) for t, table in zip(theories, sample, strict=True) if table is not None),
-             *(("evaluator" if evaluator.is_taught(t) else "by definitions", t, table) for t, table in
-               zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True))]
-    boards = [make_board(f"{t.name}, {how}", t, table, WAYS[how], how == "released scores", n_draws, seed)
-              for how, t, table in found]
+    found = [("released scores", "", theory, list_replies(scored, scored)),
+             ("annotators' labels", "", theory, list_replies(dialogues, dialogues))]
+    for own, replies in _group_models(list_replies(dialogues, scored), added, left_out, n_prompts, seed).items():
+        sample = [None, *(label_from_sample(other, replies) for other in theories[1:])]
+        unscored = [t for t, table in zip(theories, sample, strict=True) if table is None]
+        found += [("sample labels", own, t, table) for t, table in zip(theories, sample, strict=True)
+                  if table is not None]
+        found += [("evaluator" if evaluator.is_taught(t) else "by definitions", own, t, table) for t, table in
+                  zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True)]
+    boards = [make_board(f"{t.name}, {how}{own}", t, table, WAYS[how], how == "released scores", n_draws, seed)
+              for how, own, t, table in found]
     return [board for board in boards if board is not None], left_out
 
 
@@ -71,8 +73,8 @@ def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame,
     """
     theory, problems = load_theory(theory), []
     tables = {"": pd.DataFrame(columns=["model", "prompt", "response", *theory.dimensions], dtype=float)}
-    for path in sorted(p for kind in ("*.jsonl", "*.jsonl.gz", "*.parquet") for p in Path(folder).glob(kind)):
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+    for name, path in sorted((path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet"), path)
+                             for kind in ("*.jsonl", "*.jsonl.gz", "*.parquet") for path in Path(folder).glob(kind)):
         if name.casefold() in tables:
             problems.append(f"{path.name}: model {name!r} stands already in another file; rename one file.")
             continue
@@ -88,25 +90,40 @@ def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame,
     return pd.concat(tables.values(), ignore_index=True), problems
 
 
-def _add_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:
-    """Add dropped models, each on the prompts that the run's models answered; a name that is taken is left out."""
+def _group_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str], n_prompts: int,
+                  seed: int) -> dict[str, pd.DataFrame]:
+    """Put added models beside the run's, on shared prompts where there are enough; a name that is taken is left out."""
+    taken = added["model"].isin(replies["model"])
+    left_out += [f"{model}: a model of this name stands already among the run's; rename the file."
+                 for model in added["model"][taken].unique()]
     clusters = replies.drop_duplicates("prompt").set_index("prompt")["cluster"]
-    parts = [replies]
-    for model, part in added.groupby("model", sort=False):
-        if model in set(replies["model"]):
-            left_out.append(f"{model}: a model of this name stands already among the run's; rename the file.")
-            continue
-        fresh = pd.Series(-1 - np.arange(len(part)), index=part.index)   # a prompt of its own is its own cluster
-        own = part["prompt"].map(clusters).fillna(fresh).astype(int)
-        parts.append(part[["model", "prompt", "response"]].assign(cluster=own))
-    return pd.concat(parts, ignore_index=True)
+    added = added.loc[~taken, ["model", "prompt", "response"]].reset_index(drop=True)
+    fresh = pd.Series(-1 - np.arange(len(added)))   # a prompt of its own is its own cluster
+    added["cluster"] = added["prompt"].map(clusters).fillna(fresh).astype(int)
+    is_shared = added["prompt"].isin(clusters.index)
+    n_shared = added[is_shared].groupby("model")["prompt"].nunique()
+    is_near = added["model"].isin(n_shared.index[n_shared >= max(MIN_SHARED, n_shared.max() / 2)])
+    near, far, groups = added[is_near & is_shared], added[~is_near], {}
+    if len(near):
+        beside = pd.concat([replies[replies["prompt"].isin(near["prompt"])], near])
+        groups[""] = sample_prompts(beside, n_prompts, seed)
+    if near.empty or len(far):
+        own = pd.concat([sample_prompts(replies, n_prompts, seed), far], ignore_index=True)
+        groups[", other prompts" if groups else ""] = own
+    return groups
 
 
 def describe_boards(boards: Sequence[Board]) -> pd.DataFrame:
     """Return one row per board: board, models, prompts, same_prompts, scored_by, notes."""
-    rows = [(b.name, len(b.scores.models), len(b.scores.prompts), b.scores.same_prompts, b.scored_by,
+    rows = [(b.name, len(b.scores.models), sum(map(bool, b.scores.prompts)), b.scores.same_prompts, b.scored_by,
              " ".join(b.scores.notes)) for b in boards]
     return pd.DataFrame(rows, columns=["board", "models", "prompts", "same_prompts", "scored_by", "notes"])
+
+
+def rank_boards(boards: Sequence[Board]) -> pd.DataFrame:
+    """Rank the models of every board, all values alike: board, model, rank, rank_low, rank_high, and no scores."""
+    return pd.concat([rank_models(b.scores, draws=b.draws).assign(board=b.name) for b in boards], ignore_index=True)[
+        ["board", "model", "rank", "rank_low", "rank_high"]]
 
 
 def choose_presets(theory: Theory, presets: Mapping[str, Mapping[str, float]], own: Mapping[str, float],

@@ -61,13 +61,17 @@ def pick_replies(table: pd.DataFrame, dimensions: Sequence[str], n: int = 3) -> 
 
 
 def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries,
-                 presets: Mapping[str, Mapping[str, float]], title: str, seed: int = 2023) -> Path:
+                 presets: Mapping[str, Mapping[str, float]], title: str, seed: int = 2023,
+                 others: Mapping[str, Countries] | None = None) -> Path:
     """Write the page with one section per board (the first is shown at the start), whole or not at all.
 
-    Replies are shortened until the page weighs at most 5 MB; a page that is too heavy even so is a CompassError.
+    `others` are the countries of boards, by name, that have their own. Replies are shortened until the page weighs at
+    most 5 MB; a page that is too heavy even so is a CompassError.
     """
-    sections = [make_section(board, countries, choose_presets(board.theory, presets, {}, countries), seed)
-                for board in boards]
+    sections = []
+    for board in boards:
+        own = (others or {}).get(board.name, countries)
+        sections.append(make_section(board, own, choose_presets(board.theory, presets, {}, own), seed))
     ends = np.array([board.theory.score_range for board in boards])
     for chars in (700, 350, 150, 60):
         text = render_page(sections, title, (ends.min(), ends.max()), chars)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.dataset.benchmarks import find_files, read_boards, read_named_values, read_replies, read_stories
-from fulcra_utils.dataset.sources import SourceError
+from fulcra_utils.dataset.benchmarks import read_boards, read_named_values, read_replies, read_stories
+from fulcra_utils.dataset.sources import SourceError, get_files
 from fulcra_utils.dataset.texts import has_words
 from fulcra_utils.systems.discovery.claims import PAIRS
 from fulcra_utils.systems.discovery.lexicon import collect_named_values
@@ -55,7 +55,7 @@ def choose_replies(rated: pd.DataFrame, n_replies: int, seed: int = 2023) -> pd.
 
 
 def gather_material(is_public: bool, own: pd.DataFrame, n_replies: int = 0, seed: int = 2023) -> Material:
-    """Gather public files (fetched as `find_files` does) or what stands in: the run's `own` replies, made-up numbers.
+    """Gather public files (fetched as `get_files` does) or what stands in: the run's `own` replies, made-up numbers.
 
     Own replies have model, prompt, response. Without ValueBench the candidates are the dimensions of all theories here.
     Empty replies are left out and counted.
@@ -63,9 +63,9 @@ def gather_material(is_public: bool, own: pd.DataFrame, n_replies: int = 0, seed
     notes, found = [], {}
     for name, files in FILES.items():
         try:
-            found |= {name: find_files(name, files)} if is_public else {}
+            found |= {name: get_files(*files)} if is_public else {}
         except SourceError as error:
-            notes.append(f"left out: {error}")
+            notes.append(f"left out: {name}: {error}")
     bench = found.get("ValueBench")
     rated = read_replies(bench[0]) if bench else pd.DataFrame()
     replies = choose_replies(rated, n_replies, seed) if bench else own.assign(group=own.prompt)

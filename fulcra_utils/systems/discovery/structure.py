@@ -315,8 +315,9 @@ def discover_file(evaluator: str | Path, source: str | Path, output: str | Path,
     `values` is empty (the dimensions of all theories here), a theory, or "valuebench" (its named values); `settings`
     are those of `discover`. ValueError when the rows or the candidates do not suffice, or the draft has a fault.
     """
-    from fulcra_utils.dataset.benchmarks import find_files, read_named_values
+    from fulcra_utils.dataset.benchmarks import read_named_values
     from fulcra_utils.dataset.rows import pick_rows, read_dialogue
+    from fulcra_utils.dataset.sources import get_files
     from fulcra_utils.evaluator.encoder import embed, load_encoder
     rows, problems = [], []
     for line, _, dialogue, fault in pick_rows(source, read_dialogue):
@@ -326,7 +327,7 @@ def discover_file(evaluator: str | Path, source: str | Path, output: str | Path,
             rows.append((dialogue.prompt, dialogue.response))
     if len(rows) < 3:
         raise ValueError(f"{source}: {len(rows)} replies can be used, where 3 are needed at least")
-    named = read_named_values(find_files("valuebench", ["valuebench_data"])[0]) if values == "valuebench" else \
+    named = read_named_values(get_files("valuebench_data")[0]) if values == "valuebench" else \
         collect_named_values([values] if values else None)
     vectors = embed([f"{v}: {said}" for v, said in zip(named.value, named.definition, strict=True)],
                     load_encoder(encoder))

@@ -7,6 +7,7 @@ from hand_boards import TWO, board
 
 from fulcra_utils.systems.compass.boards import (
     choose_presets,
+    collect_boards,
     compare_presets,
     describe_boards,
     describe_places,
@@ -16,6 +17,7 @@ from fulcra_utils.systems.compass.boards import (
 )
 from fulcra_utils.systems.compass.countries import load_countries
 from fulcra_utils.systems.compass.page import publish_page
+from fulcra_utils.theory.theory import load_theory
 
 
 def test_a_board_without_a_score_is_none_and_rows_without_one_are_left_out():
@@ -65,3 +67,61 @@ def test_a_page_is_written_with_its_presets(tmp_path):
     assert '"means":[[1.0,0.0,0.0],[0.5,0.0,0.0]]' in text
     assert '"title":"all values alike","weights":[1.0,1.0,1.0]' in text
     assert '"title":"wise","weights":[1.0,0.0,0.0]' in text
+
+
+class Flat:
+    """An evaluator that gives every reply 0 on every value of whatever theory it is asked for."""
+
+    def is_taught(self, theory):
+        return True
+
+    def for_theory(self, theory):
+        self.n_dims = theory.n_dims
+        return self
+
+    def score(self, prompts, responses, progress=False):
+        return np.zeros((len(prompts), self.n_dims))
+
+
+def collect(folder, n_prompts):
+    """Return the evaluator's boards, by name, of two models on 200 prompts beside what the folder holds."""
+    theory = load_theory("valuelex")
+    run = pd.DataFrame([(m, f"p{k}", "r", k) for m in ("large", "larger") for k in range(200)],
+                       columns=["response_source", "prompt", "response", "cluster"])
+    run[list(theory.dimensions)] = 0.5
+    boards, left_out = collect_boards(theory, run.iloc[:0], run, Flat(), [], folder, n_prompts, n_draws=20)
+    return {b.name.partition(", ")[2]: b.scores for b in boards if not b.is_released}, left_out
+
+
+def drop(folder, name, prompts):
+    pd.DataFrame({"prompt": prompts, "response": "small"}).to_parquet(folder / f"{name}.parquet")
+
+
+@pytest.mark.parametrize(("n_prompts", "kept"), [(30, 30), (60, 40), (1000, 40)])
+def test_added_models_stand_beside_the_runs_on_shared_prompts_alone(tmp_path, n_prompts, kept):
+    drop(tmp_path, "SmolLM2, DPO to ideal", [f"p{k}" for k in range(100, 140)])
+    drop(tmp_path, "SmolLM2", [f"p{k}" for k in range(100, 140)] + ["a prompt of its own"])
+    boards, left_out = collect(tmp_path, n_prompts)
+    assert boards["evaluator"].models == ("large", "larger", "SmolLM2", "SmolLM2, DPO to ideal")
+    assert boards["evaluator"].same_prompts and len(boards["evaluator"].prompts) == kept
+    assert list(boards) == ["evaluator"] and not left_out
+
+
+def test_a_model_with_other_prompts_spoils_no_board(tmp_path):
+    drop(tmp_path, "stranger", ["x", "y", *(f"p{k}" for k in range(9))])
+    boards, _ = collect(tmp_path, 50)
+    assert boards["evaluator"].models == ("large", "larger", "stranger") and not boards["evaluator"].same_prompts
+    assert boards["evaluator"].n_answered.tolist() == [50, 50, 11]
+    drop(tmp_path, "SmolLM2", [f"p{k}" for k in range(60)])
+    drop(tmp_path, "large", ["p1"])
+    boards, left_out = collect(tmp_path, 50)
+    assert boards["evaluator"].models == ("large", "larger", "SmolLM2") and boards["evaluator"].same_prompts
+    assert boards["evaluator, other prompts"].models == ("large", "larger", "stranger")
+    assert left_out == ["large: a model of this name stands already among the run's; rename the file."]
+
+
+def test_without_added_models_the_boards_hold_the_runs(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        boards, left_out = collect(folder, 50)
+        assert boards["evaluator"].models == ("large", "larger") and len(boards["evaluator"].prompts) == 50
+        assert not left_out
