@@ -15,6 +15,7 @@ import time
 import tracemalloc
 import types
 from decimal import Decimal
+from multiprocessing import get_context
 
 import numpy as np
 import openpyxl
@@ -461,16 +462,28 @@ def test_a_folder_in_the_way_is_refused(tmp_path, folder):
 @pytest.mark.slow
 def test_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, folder):
     source, target = write_rows(tmp_path / "in.jsonl", 1500), tmp_path / "out.jsonl"
-    code = ("import sys, torch; torch.set_num_threads(1); from fulcra_utils.evaluator.scoring import score_file;"
-            "score_file(*sys.argv[1:4], shard_size=16)")
-    command = [sys.executable, "-c", code, str(folder), str(source), str(target)]
-    rng = random.Random(5)
-    for _ in range(6):
-        process = subprocess.Popen(command)
-        time.sleep(rng.uniform(2, 9))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
+    forks, rng, finished = get_context("forkserver"), random.Random(5), set()  # torch is imported once for all
+    forks.set_forkserver_preload(["fulcra_utils.evaluator.model", "fulcra_utils.evaluator.scoring"])
+
+    def start():
+        process = forks.Process(target=score_file, args=(folder, source, target, 16))
+        process.start()
+        return process
+
+    def list_parts():
+        return {*tmp_path.glob("*.parts/0*.jsonl")}
+
+    for n in (0, 1, 3, 6, 10, 15):  # shards more, of 94 in all, before the kill
+        process = start()
+        while process.is_alive() and len(list_parts()) < len(finished) + n:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and finished <= (finished := list_parts())
+    process = start()
+    process.join()
+    assert process.exitcode == 0
     assert [r["id"] for r in read_lines(target)] == list(range(1500))
     assert not list(tmp_path.glob("*.parts"))
 
