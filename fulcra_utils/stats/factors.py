@@ -203,7 +203,7 @@ def fit_groups(rows: np.ndarray, groups: Sequence[int]) -> dict[str, float | int
 
 def _fit_confirmatory(correlations: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the correlations (D, D) that the likeliest model implies, and own variances (D,); mask (D, K) is where
-    values may load.
+    values may load. The better of two starts, for a model that fits badly has several optima.
     """
     (d, k), pairs = mask.shape, np.triu_indices(mask.shape[1], 1)
 
@@ -222,11 +222,16 @@ def _fit_confirmatory(correlations: np.ndarray, mask: np.ndarray) -> tuple[np.nd
         return np.linalg.slogdet(implied)[1] + (correlations * inverse).sum(), np.concatenate([
             (2 * slope @ loadings @ between)[mask], 2 * (loadings.T @ slope @ loadings)[pairs], np.diag(slope)])
 
+    component = np.zeros(d)
+    for column in mask.T:
+        size, axes = np.linalg.eigh(correlations[np.ix_(column, column)])
+        component[column] = np.clip(axes[:, -1] * np.sqrt(size[-1]), -0.95, 0.95)
     turned = correlations[np.arange(d), mask.argmax(axis=0)[mask.argmax(axis=1)]] < 0      # against the group's first
-    first = np.concatenate([np.where(turned, -0.7, 0.7), np.zeros(len(pairs[0])), np.full(d, 0.5)])
     bounds = [(None, None)] * d + [(-0.999, 0.999)] * len(pairs[0]) + [(1e-4, None)] * d
-    fit = minimize(misfit, first, jac=True, method="L-BFGS-B", bounds=bounds,
-                   options={"maxiter": 5000, "maxfun": 10000, "ftol": 1e-13, "gtol": 1e-7})
+    fit = min((minimize(misfit, np.concatenate([start, np.zeros(len(pairs[0])), np.full(d, 0.5)]), jac=True,
+                        method="L-BFGS-B", bounds=bounds,
+                        options={"maxiter": 5000, "maxfun": 10000, "ftol": 1e-13, "gtol": 1e-7})
+               for start in (component, np.where(turned, -0.7, 0.7))), key=lambda one: one.fun)
     return unpack(fit.x)[2], fit.x[-d:]
 
 
