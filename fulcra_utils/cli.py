@@ -46,7 +46,7 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
     Exit 2 when the theory has a fault, 1 when rows or labels beside it cannot be used.
     """
     from fulcra_utils.dataset.labelled import read_dataset
-    from fulcra_utils.theory.theory import check_theory, load_theory, says_only_name
+    from fulcra_utils.theory.theory import check_theory, find_twins, load_theory, says_only_name
     faults = check_theory(file)
     for fault in faults:
         typer.echo(f"{file}, {fault}", err=True)
@@ -56,6 +56,8 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
     typer.echo(f"{file}: {theory.title}: {theory.n_dims} dimensions, {theory.n_items} items, no fault")
     for name in (n for n, said in zip(theory.dimensions, theory.definitions, strict=True) if says_only_name(n, said)):
         typer.echo(f"{file}: {name}: the definition says no more than the name, so scores by it are guesses", err=True)
+    for same in find_twins(theory):
+        typer.echo(f"{file}: {' and '.join(same)} have one definition: only names and labels tell them apart", err=True)
     path = theory.labels_path
     if not path.is_file():
         return 0
@@ -220,8 +222,8 @@ def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.
     report = train_file(data, theory, output, encoder, epochs, seed, overwrite, sys.stderr.isatty() and not quiet,
                         (lambda text: None) if quiet else typer.echo)
     typer.echo(report.describe())
-    for problem in report.problems:
-        typer.echo(f"{data}, {problem}", err=True)
+    for line in [*(f"{data}, {problem}" for problem in report.problems), *(f"{data}: {note}" for note in report.notes)]:
+        typer.echo(line, err=True)
     return int(report.n_unusable > 0)
 
 

@@ -81,12 +81,13 @@ def read_questionnaires(items: str | Path, definitions: str | Path) -> pd.DataFr
     split; questionnaire beside them.
 
     `items` is value_orientation.csv, `definitions` value_data.xlsx. Items without a definition of their value are left
-    out. Ren et al. (2024).
+    out; a value that is written in several ways goes by the first. Ren et al. (2024).
     """
     table = pd.read_csv(items).dropna(subset=["item", "value", "agreement"])
     named = read_named_values(definitions)
     told = dict(zip(named.value.map(normalise), named.definition, strict=True))
     table["definition"] = [told.get(normalise(str(value)), "") for value in table.value]
+    table["value"] = table.groupby(table.value.map(normalise)).value.transform("first")     # two stand in two cases
     table["cluster"] = link_questionnaires(table.questionnaire, table.item)
     table["split"] = table.cluster.map(_split_groups(table.cluster))
     table = table.rename(columns={"item": "response"}).assign(prompt=ITEM_PROMPT, stance=np.sign(table.agreement))
@@ -178,6 +179,7 @@ def read_rated_replies(replies: str | Path, items: pd.DataFrame) -> pd.DataFrame
     where the key is -1, so that a high one always shows the value. Replies to items that `items` lacks are left out.
     """
     long = read_replies(replies).drop(columns="key").rename(columns={"raw": "rating"})
+    long["value"] = long.value.map(str).map(normalise).map({normalise(value): value for value in items.value})
     own = items.drop(columns="prompt").rename(columns={"response": "item"})
     found = long.dropna(subset=["prompt", "response", "rating"]).merge(
         own.drop_duplicates(["questionnaire", "item", "value"]), on=["questionnaire", "item", "value"])

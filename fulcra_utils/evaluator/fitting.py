@@ -24,6 +24,7 @@ from fulcra_utils.evaluator.comparison import Rows, collect_rows, compare_method
 from fulcra_utils.evaluator.encoder import Encoder, load_encoder
 from fulcra_utils.evaluator.explanation import audit_replies, write_card
 from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, read_config
+from fulcra_utils.evaluator.scoring import FOREIGN, is_foreign
 from fulcra_utils.evaluator.training import Examples, TrainingSettings, join_examples, train_evaluator
 from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_temperatures, rescale, tabulate_support
 from fulcra_utils.theory.theory import Theory, load_theory
@@ -155,12 +156,15 @@ def fit_label_sets(evaluator: ValueEvaluator, calibration: Examples, level: floa
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What `train_file` did: where the evaluator is, rows, of them not used in full, the first 20 reasons, quality."""
+    """What `train_file` did: where the evaluator is, rows, of them not used in full, the first 20 reasons, what else is
+    to be known of rows and values, quality.
+    """
 
     folder: Path
     n_rows: int
     n_unusable: int
     problems: list[str]
+    notes: list[str]
     quality: dict[str, float]
 
     def describe(self) -> str:
@@ -221,7 +225,10 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
                "majority": f1["majority"]}
     faults = data.problems[data.problems.reason.str.contains("set aside|dropped|no label")]
     told = [f"line {r.line}, {r.field}: {r.reason}" + f" ({r.text})" * bool(r.text) for r in faults[:20].itertuples()]
-    return TrainingReport(folder, data.n_read, faults.line.nunique(), told, quality)
+    foreign = [row.line for row in data.table.itertuples() if is_foreign(row.prompt, row.response)]
+    notes = [f"{len(foreign):,} rows (first: line {line}) are marked when scored: {FOREIGN}" for line in foreign[:1]]
+    notes += [f"too few labels, so scored by definition alone: {', '.join(u)}" for u in [evaluator.untaught] if u]
+    return TrainingReport(folder, data.n_read, faults.line.nunique(), told, notes, quality)
 
 
 def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> tuple[Rows, ValueDataset]:

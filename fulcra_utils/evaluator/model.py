@@ -38,7 +38,7 @@ from fulcra_utils.dataset.texts import clean_text, list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.features import FeatureStore
 from fulcra_utils.evaluator.words import WordExpert
-from fulcra_utils.theory.theory import Theory, load_theory, says_only_name, split_words
+from fulcra_utils.theory.theory import Theory, find_twins, load_theory, says_only_name
 
 NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
 PER_VALUE = {"temperature": 0, "words.weight": 1, "words.bias": 0, "words.share": 0}  # an axis of values, and which
@@ -129,15 +129,16 @@ class ValueEvaluator(PreTrainedModel):
 
     @property
     def weak(self) -> tuple[str, ...]:
-        """Return the dimensions that were not taught and whose definition says no more than the name: mere guesses."""
+        """Return the untaught dimensions whose definition says no more than the name: mere guesses."""
         return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
-                     if [name, said] not in self.config.taught and says_only_name(name, said))
+                     if name in self.untaught and says_only_name(name, said))
 
     @property
     def untaught(self) -> tuple[str, ...]:
-        """Return the dimensions that are scored by their definitions alone."""
+        """Return the dimensions that are scored by their definitions alone, for want of labels (`mix`)."""
+        taught = [value for value, knows in zip(self.config.taught, self.config.knows, strict=True) if knows[0]]
         return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
-                     if [name, said] not in self.config.taught)
+                     if [name, said] not in (taught or self.config.taught))
 
     def is_taught(self, theory: Theory) -> bool:
         """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
@@ -334,11 +335,8 @@ class ValueEvaluator(PreTrainedModel):
         if other.weak:
             warnings.warn(f"{theory.name}: {', '.join(other.weak)}: the definition says no more than the name, so the "
                           "scores are guesses (evaluator.weak)", stacklevel=2)
-        alike: dict[tuple, dict] = {}
-        for name, said in zip(theory.dimensions, theory.definitions, strict=True):
-            alike.setdefault(tuple(split_words(said)), {})[name] = [name, said] in config.taught
-        for same in alike.values():
-            if len(same) > 1 and not all(same.values()):
+        for same in find_twins(theory):
+            if not set(same).isdisjoint(other.untaught):
                 warnings.warn(f"{theory.name}: {' and '.join(sorted(same))} have one definition, so only their names "
                               "tell their scores apart", stacklevel=2)
         return other

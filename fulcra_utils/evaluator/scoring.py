@@ -173,10 +173,15 @@ def _split(rows: Iterator, size: int) -> Iterator[list]:
     return iter(lambda: list(islice(rows, size)), [])
 
 
+def is_foreign(prompt: str, reply: str) -> bool:
+    """Return whether a reply, alone or behind its prompt, does not look English."""
+    return not all(map(looks_english, (reply, f"{prompt}\n{reply}")))
+
+
 def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, intervals: bool) -> list[dict]:
     """Return what each row gains: its line and its value vectors, or the problem that it has."""
     made = [{"line": line} | ({"value_vector": None, "problem": problem} if problem else {})
-            | ({} if problem or all(map(looks_english, (reply, f"{prompt}\n{reply}"))) else {"problem": FOREIGN})
+            | ({"problem": FOREIGN} if not problem and is_foreign(prompt, reply) else {})
             for line, prompt, reply, problem in rows]
     good = [n for n, row in enumerate(rows) if not row[3]]
     texts = [[rows[n][k] for n in good] for k in (1, 2)]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Literal
@@ -143,17 +144,35 @@ def normalise(text: str) -> str:
 
 
 def says_only_name(name: str, definition: str) -> bool:
-    """Return whether a definition is empty or has no word beyond the name, so that nothing tells what is meant.
+    """Return whether a definition is empty or adds nothing to the name: no word but the name's, forms of these, and
+    `FILLERS`.
 
-    >>> says_only_name("good-humour", "Good humour."), says_only_name("courage", "Facing one's fears.")
+    >>> says_only_name("courage", "The value of being courageous."), says_only_name("courage", "Facing one's fears.")
     (True, False)
     """
-    return set(split_words(definition)) <= set(split_words(name))
+    own, said = set(split_words(name)), set(split_words(definition))
+    return all(any(len(commonprefix((word, mine))) >= max(3, min(len(word), len(mine)) - 1) for mine in own)
+               for word in said - own - FILLERS)
+
+
+def find_twins(theory: Theory) -> list[list[str]]:
+    """Return the groups of dimensions that have one definition, whatever its case and marks."""
+    alike: dict[tuple, list] = {}
+    for name, said in zip(theory.dimensions, theory.definitions, strict=True):
+        alike.setdefault(tuple(split_words(said)), []).append(name)
+    return [names for names in alike.values() if len(names) > 1]
 
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text in lower case, without marks between them."""
     return re.findall(r"\w+", text.casefold())
+
+
+# English words that tell nothing of what is meant
+FILLERS = set(split_words(
+    "a an the of to in on for with as and or that this it its is are be being been has have having who what which "
+    "how much very by one oneself s someone something person people value values valued valuing importance "
+    "important matter matters quality virtue principle trait state idea concept sense feeling showing"))
 
 
 def list_theories() -> tuple[str, ...]:

@@ -88,10 +88,24 @@ def test_released_questionnaires(mirror):
     plain = table.response.str.casefold().str.replace(r"\W+", " ", regex=True).str.strip()
     assert (table.groupby(plain).split.nunique() == 1).all()
     assert (table.groupby("questionnaire").split.nunique() == 1).all()
+    assert table.value.nunique() == table.value.str.casefold().nunique() == 213
     assert len(table) == 1924 and set(table.stance) == {-1, 1} and table.definition.str.len().min() > 3
     shares = table.split.value_counts(normalize=True)
     assert shares["train"] > 0.6 and 0.15 < shares["test"] < 0.25 and shares["validation"] > 0.05
     assert len(pd.read_csv(folder / "value_orientation.csv")) == 1988
+
+
+def test_a_value_in_two_spellings_is_one(tmp_path):
+    pd.DataFrame({"questionnaire": list("aabb"), "item": ["I give", "I share", "I help", "I wait"], "agreement": 1,
+                  "value": ["Good Will", "good  will", "GOOD WILL ", "Patience"]}).to_csv(tmp_path / "i.csv")
+    pd.DataFrame({"value dimension": ["good will", "patience"], "DicDef": None,
+                  "corresponding definition/description": ["Wishing well.", "Waiting."]}).to_excel(
+        tmp_path / "d.xlsx", sheet_name="value2def")
+    items = read_questionnaires(tmp_path / "i.csv", tmp_path / "d.xlsx")
+    assert items.value.tolist() == ["Good Will"] * 3 + ["Patience"]
+    pd.DataFrame({"questionnaire info": ["b"], "question": "Do you help?", "scenario description": "I help",
+                  "corresponding value": "GOOD WILL ", "m_answer": "Yes.", "m_rating": 9}).to_excel(tmp_path / "r.xlsx")
+    assert read_rated_replies(tmp_path / "r.xlsx", items)[["value", "rating"]].values.tolist() == [["Good Will", 9]]
 
 
 def test_released_ratings_are_turned_round_where_the_key_is_negative(mirror):

@@ -175,6 +175,25 @@ def test_rows_of_two_theories_and_labels_off_the_scale_teach_no_zeros(fulcra, to
         assert any(f"line {n}, value_types: " in line and f"({label})" in line for line in err.splitlines()), err
 
 
+@pytest.mark.filterwarnings("always:::fulcra_utils")
+def test_what_a_file_cannot_teach_is_told(fulcra, toy, tmp_path):
+    """Courage is never touched and its definition is its name; some replies are in another language."""
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text().replace("Facing what one fears.", "The value of courage."))
+    data = write_rows(tmp_path / "rows.jsonl", 45, lambda k: [f"{toy.dimensions[1 + k % 2]}: {'+-'[k // 2 % 2]}1"])
+    data.write_text(data.read_text().replace("that one", "\u6211\u4eec\u5e94\u8be5\u52c7\u6562", 3))
+    order = ["train", "--data", data, "--output", tmp_path / "mine", "--encoder", "tiny", "--overwrite", "--theory"]
+    code, out, err = fulcra(*order, tmp_path / "mine.yaml")
+    assert code == 0 and "0 of 45 rows could not be used" in out
+    weak, foreign, lost = err.splitlines()
+    assert "courage: the definition says no more than the name, so the scores are guesses" in weak
+    assert "3 rows (first: line 1) are marked when scored: does not look English" in foreign
+    assert lost.endswith("too few labels, so scored by definition alone: courage")
+    evaluator = ValueEvaluator.from_pretrained(tmp_path / "mine")
+    assert evaluator.weak == evaluator.untaught == ("courage",) and np.ptp(evaluator.score(["a", "b"], ["c", "d"])) > 0
+    told = fulcra(*order, toy.path)[2].splitlines()
+    assert len(told) == 2 and told[-1] == lost, "a definition that says something is no guess"
+
+
 def test_arguments_that_cannot_be_used_are_one_line(fulcra, toy_file, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", 40)
     (tmp_path / "table.csv.jsonl").write_text("prompt,response\na,b\n")

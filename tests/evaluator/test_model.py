@@ -158,6 +158,7 @@ def test_a_head_that_labels_did_not_tell_apart_is_mixed_from_those_that_they_did
     presence, stance = evaluator.mixture
     assert (presence[:9] == torch.eye(10)[:9]).all() and (stance[1:] == torch.eye(10)[1:]).all()
     assert presence[9, 9] == 0 < presence[9, :9].abs().min() and stance[0, 0] == 0 < stance[0, 1:].abs().min()
+    assert evaluator.untaught == theory.dimensions[9:] and evaluator.weak == ()     # its definition says something
 
 
 def test_what_is_kept_on_disk_is_read_again_only_for_the_same_weights(tiny, tmp_path, monkeypatch):

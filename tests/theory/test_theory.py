@@ -5,7 +5,14 @@ import pytest
 import yaml
 
 from fulcra_utils.cli import main
-from fulcra_utils.theory.theory import TheoryError, check_theory, lift_to, list_theories, load_theory
+from fulcra_utils.theory.theory import (
+    TheoryError,
+    check_theory,
+    lift_to,
+    list_theories,
+    load_theory,
+    says_only_name,
+)
 
 GOOD = """\
 name: two
@@ -198,3 +205,17 @@ def test_scores_are_lifted_to_the_parent_as_means_of_children():
         np.testing.assert_allclose(lifted[:, d], scores[:, children].mean(axis=1) if children else np.nan)
     assert lift_to(scores, fine, fine) is not None and lift_to(scores, coarse, fine) is None
     assert lift_to(np.zeros(5), load_theory("moral_foundations"), coarse) is None
+
+
+@pytest.mark.parametrize(("name", "definition", "says_nothing"), [
+    ("courage", "", True), ("courage", "The value of courage.", True), ("courage", "Being COURAGEOUS!", True),
+    ("courage", "How important it is to someone to have courage", True), ("care", "Caring", True),
+    ("good-humour", "The quality of having good humour.", True), ("courage", "Something that matters.", True),
+    ("courage", "Being brave.", False), ("courage", "Not having courage.", False), ("art", "Having an arm.", False),
+    ("courage", "The value of courage in the face of danger.", False), ("thrift", "Being thrilled.", False)])
+def test_a_definition_that_only_wraps_the_name_says_nothing(name, definition, says_nothing):
+    assert says_only_name(name, definition) == says_nothing
+
+
+def test_every_definition_that_stands_here_says_something(any_theory):
+    assert not any(map(says_only_name, any_theory.dimensions, any_theory.definitions))
