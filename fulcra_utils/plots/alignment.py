@@ -102,8 +102,7 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     real = references.pivot(index="response_source", columns="by", values="distance").add_prefix("distance_")
     table = pd.concat([summary.set_index("policy"), real.rename("{}, real replies".format)])
     panels = {f"L1 distance by {name}": {
-        words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items()
-        if f"{kind}_{by}" in table and table[f"{kind}_{by}"].notna().any()}
+        words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items() if f"{kind}_{by}" in table}
         for by, name in JUDGES.items() if f"distance_{by}" in table}
     return plot_series(table.index, panels, "distance", "Distance on held-out prompts", np.nan, spread=0, width=3.4,
                        looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x")))
@@ -132,8 +131,9 @@ def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
         for place, colour in zip(np.column_stack([spent[:, 0], fall[:, 0]]), COLOURS * 3, strict=False):
             axes.plot(*place, "o", color=colour)
         axes.plot(float(cost == "variety"), 0, "*", color=BLACK, markersize=11, label="the start model")
+        axes.plot([], [], color=GREY, linestyle=":", label="the bound set before")
         if cost in BOUNDS:
-            axes.axvline(BOUNDS[cost], color=GREY, linestyle=":", label="the bound set before")
+            axes.axvline(BOUNDS[cost], color=GREY, linestyle=":")
         axes.axhline(10, color=ORANGE, linestyle=":", linewidth=0.9, label="wanted: 10 %")
         axes.set(xlabel=COSTS[cost])
         axes.margins(0.15)

@@ -65,23 +65,23 @@ def test_taught_absence_keeps_unknown_labels_unknown():
     theory = load_theory("moral_foundations")
     rows = make_rows(theory, 40)
     rows.loc[:, theory.dimensions[2]] = np.nan
-    table = teach_absence(rows, theory, share=0.5)
+    table = teach_absence(rows, theory, mismatch=0.5)
     pd.testing.assert_frame_equal(table.head(40), rows)
     labels = table[list(theory.dimensions)].iloc[40:]
-    assert len(labels) == 40 and labels[theory.dimensions[2]].isna().all()
+    assert len(labels) == 30 and labels[theory.dimensions[2]].isna().all()
     assert (labels.drop(columns=theory.dimensions[2]) == 0).all(axis=None)
     nonsense = table.iloc[60:]
-    assert (nonsense.response == "").sum() == 4 and (nonsense.response == nonsense.prompt).sum() == 4
+    assert (nonsense.response == "").sum() == 2 and (nonsense.response == nonsense.prompt).sum() == 2
     stuffed = nonsense.response.map(lambda text: text.rstrip(".").split(", ")[0] in theory.items)
-    assert stuffed.sum() == 4
+    assert stuffed.sum() == 2
 
 
 def test_taught_absence_pairs_a_reply_with_another_prompt():
     theory = load_theory("moral_foundations")
     rows = make_rows(theory, 40).assign(prompt=[f"q{i}" for i in range(40)], response=[f"r{i}" for i in range(40)])
-    swapped = teach_absence(rows, theory, share=0.5).iloc[40:60]
+    swapped = teach_absence(rows, theory, mismatch=0.5).iloc[40:60]
     assert swapped.prompt.is_unique and (swapped.prompt.str[1:] != swapped.response.str[1:]).all()
-    assert teach_absence(rows, theory, share=0.0).equals(rows)
+    assert len(teach_absence(rows, theory, mismatch=0.0)) == 50
 
 
 def test_scalar_models_order_replies(memory):
