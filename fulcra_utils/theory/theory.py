@@ -156,11 +156,11 @@ def says_only_name(name: str, definition: str) -> bool:
 
 
 def find_twins(theory: Theory) -> list[list[str]]:
-    """Return the groups of dimensions that have one definition, whatever its case and marks."""
-    alike: dict[tuple, list] = {}
+    """Return the groups of dimensions of different names that have one definition, whatever its case and marks."""
+    alike: dict[tuple, dict] = {}
     for name, said in zip(theory.dimensions, theory.definitions, strict=True):
-        alike.setdefault(tuple(split_words(said)), []).append(name)
-    return [names for names in alike.values() if len(names) > 1]
+        alike.setdefault(tuple(split_words(said)), {})[name] = None
+    return [list(names) for names in alike.values() if len(names) > 1]
 
 
 def split_words(text: str) -> list[str]:

@@ -98,13 +98,14 @@ def test_released_questionnaires(mirror):
 def test_a_value_in_two_spellings_is_one(tmp_path):
     pd.DataFrame({"questionnaire": list("aabb"), "item": ["I give", "I share", "I help", "I wait"], "agreement": 1,
                   "value": ["Good Will", "good  will", "GOOD WILL ", "Patience"]}).to_csv(tmp_path / "i.csv")
-    pd.DataFrame({"value dimension": ["good will", "patience"], "DicDef": None,
+    pd.DataFrame({"value dimension": ["good will", "patience"], "DicDef": None, "Upper dimension": None,
                   "corresponding definition/description": ["Wishing well.", "Waiting."]}).to_excel(
         tmp_path / "d.xlsx", sheet_name="value2def")
     items = read_questionnaires(tmp_path / "i.csv", tmp_path / "d.xlsx")
     assert items.value.tolist() == ["Good Will"] * 3 + ["Patience"]
     pd.DataFrame({"questionnaire info": ["b"], "question": "Do you help?", "scenario description": "I help",
-                  "corresponding value": "GOOD WILL ", "m_answer": "Yes.", "m_rating": 9}).to_excel(tmp_path / "r.xlsx")
+                  "corresponding value": "GOOD WILL ", "Agreement": 1, "m_answer": "Yes.", "m_rating": 9}).to_excel(
+        tmp_path / "r.xlsx")
     assert read_rated_replies(tmp_path / "r.xlsx", items)[["value", "rating"]].values.tolist() == [["Good Will", 9]]
 
 

@@ -159,7 +159,7 @@ def test_a_file_says_where_it_stands_when_its_set_does_not():
 def test_what_no_notebook_reads_is_fetched_when_asked_for(tmp_path):
     by_default = fetch_sources(tmp_path, cache=tmp_path, network=False).missing
     assert list(by_default) == [name for name, s in load_sources().items() if s.notebooks]
-    assert "trustworthy_data" in by_default and "gpv_stories" not in by_default
+    assert "trustworthy_data" in by_default and "valuecompass_2025_value_space" not in by_default
     assert fetch_sources(tmp_path, load_sources(), tmp_path, network=False).missing.keys() == load_sources().keys()
 
 

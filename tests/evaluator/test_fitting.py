@@ -15,7 +15,7 @@ from fulcra_utils import cli
 from fulcra_utils.common.files import write_table
 from fulcra_utils.common.labels import TOUCHED
 from fulcra_utils.common.paths import ROOT
-from fulcra_utils.dataset import benchmarks
+from fulcra_utils.dataset import benchmarks, sources
 from fulcra_utils.dataset.construction import build_run_data, locate_sample
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.dataset.sources import fetch_sources
@@ -276,7 +276,7 @@ def test_a_set_that_cannot_be_had_is_named_and_left_out(tmp_path, monkeypatch):
     monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
     monkeypatch.setenv("FULCRA_DATA_MIRROR", str(tmp_path))
     benchmarks._read_more.cache_clear()
-    monkeypatch.setattr(benchmarks, "fetch_sources", partial(fetch_sources, network=False))
+    monkeypatch.setattr(sources, "fetch_sources", partial(fetch_sources, network=False))
     with pytest.warns(UserWarning, match="without valuebench: valuebench_orientation not in the mirror"):
         labels = fitting.gather_labels(fitting.DEFAULTS | {"contrasts": 1, "more_labels": ["valuebench"]})
     assert set(labels.source) == {"contrasts"}

@@ -223,7 +223,9 @@ def test_parts_are_bound_to_all_that_shapes_them(dying, folder, tmp_path, change
     report = score_file(target=target, **given)
     assert (report.n_resumed, len(seen)) == ((8, 12) if is_same else (0, 20))
     score_file(target=tmp_path / "fresh.jsonl", **given)
-    assert target.read_bytes() == (tmp_path / "fresh.jsonl").read_bytes()
+    for row, fresh in zip(read_lines(target), read_lines(tmp_path / "fresh.jsonl"), strict=True):
+        vectors = [one.pop("value_vector") for one in (row, fresh)]
+        assert row == fresh and vectors[0] == pytest.approx(vectors[1], abs=2e-6), "batches differ in the last digit"
 
 
 class Watched(CountingEvaluator):

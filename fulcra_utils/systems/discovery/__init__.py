@@ -3,6 +3,6 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "lexicon": ["merge_lexicon", "parse_words", "rank_values"],
+    "lexicon": ["merge_lexicon"],
     "measurement": ["measure_texts", "split_perceptions"],
     "structure": ["discover_file", "draft_theory"]})

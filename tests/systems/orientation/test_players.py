@@ -9,12 +9,12 @@ from fault_server import FaultServer, complete
 from published_angles import PUBLISHED
 from transformers import AutoTokenizer
 
+from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.systems.orientation.players import (
     SCRIPTED,
     endpoint_player,
     gather_players,
     local_player,
-    make_random_model,
     run_players,
     scripted_player,
 )

@@ -165,7 +165,7 @@ def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
                              "moral_foundations, by definitions", "gpla5, by definitions"]
     assert "newcomer" in by_name["schwartz10, evaluator"].scores.models and fake.passes == 1
     assert len(left_out) == 1 and "style-mentor" in left_out[0]
-    assert "different prompts" in " ".join(by_name["schwartz10, evaluator"].scores.notes)
+    assert by_name["schwartz10, evaluator"].scores.same_prompts, "compared on the ten shared prompts alone"
     boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"],
                                            tmp_path / "none", n_draws=20)
     assert [b.name for b in boards][1:] == ["moral_foundations, sample labels", "schwartz10, evaluator"]
