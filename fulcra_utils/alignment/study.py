@@ -29,6 +29,8 @@ from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.evaluator.comparison import collect_rows, measure_contrasts
 from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.fitting import pick_device
+from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_evaluator
 from fulcra_utils.llm.local import hash_model, keep_short_prompts, load_policy, load_tokenizer
 from fulcra_utils.stats.resampling import mean_interval
@@ -159,8 +161,8 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     told = real.drop_duplicates("prompt").set_index("prompt")["response"]
     asked["real"] = [told.get(p, "") for p in asked["test"]]
     found = _gather_candidates(start, plans, asked["train"], real, folder, settings, seed)
-    jobs = [(start, panel.get(p.reward), p, known[p.target], theory, asked, found.get(p.way), folder, settings)
-            for p in (SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name), *plans)]
+    jobs = [(start, _place_scorer(panel, p.reward), p, known[p.target], theory, asked, found.get(p.way), folder,
+             settings) for p in (SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name), *plans)]
     runs = dict(zip(["start", *(p.name for p in plans)], run_jobs(_run_job, jobs, settings["workers"], "policies"),
                     strict=True))
     n = len(asked["test"])
@@ -275,11 +277,20 @@ def _gather_candidates(start, plans, prompts, real, folder, settings, seed) -> d
     return {way: pd.concat([own, known], ignore_index=True) if way == "dpo-real" else own for way in sorted(ways)}
 
 
+def _place_scorer(panel: dict[str, Any], name: str) -> Any:
+    """Return a scorer of the panel for another process: an evaluator, once it was used, goes by its folder alone."""
+    scorer = panel.get(name)
+    return Path(scorer.name_or_path) if isinstance(scorer, ValueEvaluator) else scorer
+
+
 def _run_job(start, scorer, plan, target, theory, asked, candidates, folder,
              settings) -> tuple[pd.DataFrame, str, pd.DataFrame]:
     """Align in one way and draw its replies; what is finished is read again."""
     place, policy, history, stopped = folder / plan.name, start, pd.DataFrame(), ""
     if plan.way:
+        if isinstance(scorer, Path):
+            scorer = ValueEvaluator.from_pretrained(scorer, theory=theory).to(pick_device())
+            scorer.keep_features()
         scalar = plan.reward.startswith("rlhf")
         reward = scalar_reward(scorer.predict) if scalar else value_reward(scorer, target, absence=plan.absence,
                                                                            common_weight=plan.common_weight)
