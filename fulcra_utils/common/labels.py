@@ -43,3 +43,16 @@ def labels_of(probabilities: np.ndarray) -> np.ndarray:
     [[1, 0]]
     """
     return np.array([0, -1, 1])[probabilities[..., [1, 0, 2]].argmax(-1)]
+
+
+def score_valence(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Return GPV's scores of class probabilities (N, D, 3) of -1, 0, +1: in [-1, 1], nan where a value is not touched.
+
+    A value is touched where P(-1) + P(+1) exceeds the threshold; the score is then their difference over their sum.
+
+    >>> score_valence(np.array([[[0.1, 0.3, 0.6], [0.1, 0.6, 0.3]]])).round(2)
+    array([[0.71,  nan]])
+    """
+    against, _, for_it = np.moveaxis(np.asarray(probabilities, float), -1, 0)
+    touched = against + for_it
+    return np.where(touched > threshold, (for_it - against) / np.maximum(touched, 1e-12), np.nan)

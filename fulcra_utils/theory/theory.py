@@ -5,7 +5,7 @@ A theory is one data file; nothing else in the project knows how many values the
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os.path import commonprefix
 from pathlib import Path
@@ -209,6 +209,12 @@ def load_theory(name: str | Path | Theory) -> Theory:
     if faults:
         raise TheoryError(f"{path}: {len(faults)} fault(s): {'; '.join(faults)}")
     return _build(parsed, path)
+
+
+def name_values(values: Sequence[str], definitions: Sequence[str]) -> Theory:
+    """Return values that no file holds as a theory, for `ValueEvaluator.for_theory` alone: names and definitions."""
+    return replace(load_theory("schwartz10"), name="named values", dimensions=tuple(values),
+                   definitions=tuple(definitions))
 
 
 def check_theory(path: str | Path) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fulcra_utils.alignment import reward
-from fulcra_utils.common.labels import CLASSES, NEAREST, WEAK, labels_of, scores_to_labels
+from fulcra_utils.common.labels import CLASSES, NEAREST, WEAK, labels_of, score_valence, scores_to_labels
 from fulcra_utils.theory.distance import value_distance
 
 
@@ -52,3 +52,11 @@ def test_probabilities_and_their_score_agree_on_whole_classes():
 
 def test_a_missing_score_has_no_label():
     assert np.isnan(scores_to_labels(np.array([[np.nan]]), NEAREST)).all()
+
+
+def test_valence_by_hand():
+    """P = (.2, .2, .6): touched .8, score (.6 - .2) / .8 = .5; at .5 a value is not touched (strict, as GPV)."""
+    cells = np.array([[[.2, .2, .6], [.25, .5, .25], [.9, .1, 0]], [[np.nan] * 3] * 3])
+    assert score_valence(cells)[0] == pytest.approx([.5, np.nan, -1], nan_ok=True)
+    assert np.isnan(score_valence(cells)[1]).all()
+    assert score_valence(cells, 0.4)[0, 1] == 0

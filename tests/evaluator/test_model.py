@@ -28,7 +28,7 @@ from fulcra_utils.llm.local import sample_replies
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import load_target
-from fulcra_utils.theory.theory import list_theories, load_theory
+from fulcra_utils.theory.theory import list_theories, load_theory, name_values
 
 PROMPTS = ["May I lie to a friend?", "How do I stay healthy?", "Tell me a joke."]
 REPLIES = ["Honesty matters more.", "Sleep, move and eat well. " * 40, "No."]
@@ -201,6 +201,11 @@ def test_any_theory_saves_loads_and_scores(tiny, tmp_path, name):
     make_evaluator(tiny, theory).save_pretrained(tmp_path / name)
     loaded = ValueEvaluator.from_pretrained(tmp_path / name, theory=theory)
     assert loaded.score(PROMPTS, REPLIES).shape == (3, theory.n_dims)
+
+
+def test_named_values_are_scored_in_any_number(evaluator):
+    values = name_values(["honesty", "thrift"], ["Telling the truth.", "Spending with care."])
+    assert evaluator.for_theory(values).score(["Why?"], ["I save."]).shape == (1, 2)
 
 
 def test_for_theory_keeps_what_is_the_same(evaluator, folder):

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,12 @@ from fulcra_utils.evaluator.model import ASKED, ValueEvaluator
 from fulcra_utils.llm.asking import ask_all
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Question, load_price
 from fulcra_utils.stats.resampling import share_interval
-from fulcra_utils.theory.theory import Theory, load_theory
 
 WORDS = yaml.safe_load((DATA / "discovery.yaml").read_text(encoding="utf-8"))
 JUDGES = re.compile("|".join(WORDS["perception"]), re.I)
 GOES_ON = re.compile(WORDS["pronoun"], re.I)
 SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)]*\s+|\n+")
 COLUMNS = ["text", "subject", "perception", "problem"]
-
-
-def name_values(values: Sequence[str], definitions: Sequence[str]) -> Theory:
-    """Return values that no file holds as a theory, for `ValueEvaluator.for_theory` alone: names and definitions."""
-    return replace(load_theory("schwartz10"), name="named values", dimensions=tuple(values),
-                   definitions=tuple(definitions))
 
 
 def split_perceptions(texts: Sequence[str], subjects: Sequence[str] | None = None) -> pd.DataFrame:
@@ -126,19 +118,6 @@ def _ask(talks: Sequence[tuple[str, str]], schema: dict, name: str, endpoint: En
         price = load_price(endpoint.model, is_local=endpoint.is_local)
         outcomes = ask_all(endpoint, questions, check, store, price, budget)
     return [(outcome.value, outcome.error or "; ".join(outcome.faults)) for outcome in outcomes]
-
-
-def score_valence(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Return GPV's scores of class probabilities (P, D, 3) of -1, 0, +1: in [-1, 1], nan where a value is not touched.
-
-    A value is touched where P(-1) + P(+1) exceeds the threshold; the score is then their difference over their sum.
-
-    >>> score_valence(np.array([[[0.1, 0.3, 0.6], [0.1, 0.6, 0.3]]])).round(2)
-    array([[0.71,  nan]])
-    """
-    against, _, for_it = np.moveaxis(np.asarray(probabilities, float), -1, 0)
-    touched = against + for_it
-    return np.where(touched > threshold, (for_it - against) / np.maximum(touched, 1e-12), np.nan)
 
 
 def measure_texts(perceptions: pd.DataFrame, evaluator: ValueEvaluator, prompts: Sequence[str] | None = None,

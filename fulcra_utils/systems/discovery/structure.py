@@ -32,8 +32,7 @@ from fulcra_utils.stats.factors import (
 from fulcra_utils.stats.resampling import draw_rows, take_interval
 from fulcra_utils.stats.structure import cronbach_alpha, mcdonald_omega
 from fulcra_utils.systems.discovery.lexicon import collect_named_values, merge_lexicon, rank_values
-from fulcra_utils.systems.discovery.measurement import name_values
-from fulcra_utils.theory.theory import Theory, check_theory, split_words
+from fulcra_utils.theory.theory import Theory, check_theory, name_values, split_words
 
 CUT = 0.3       # the least loading with which a value belongs to a factor
 

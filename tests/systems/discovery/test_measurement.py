@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from fault_server import FaultServer
 
+from fulcra_utils.common.labels import score_valence
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator
 from fulcra_utils.llm.endpoints import Endpoint
@@ -29,14 +30,6 @@ def test_a_named_person_is_followed_by_pronouns_and_no_further():
     assert said[1] == ["Luke laughed.", "He left."] and found.perception[found.text == 2].isna().all()
 
 
-def test_scores_by_hand():
-    """P = (.2, .2, .6): touched .8, score (.6 - .2) / .8 = .5; at .5 a value is not touched (strict, as GPV)."""
-    cells = np.array([[[.2, .2, .6], [.25, .5, .25], [.9, .1, 0]], [[np.nan] * 3] * 3])
-    assert measurement.score_valence(cells)[0] == pytest.approx([.5, np.nan, -1], nan_ok=True)
-    assert np.isnan(measurement.score_valence(cells)[1]).all()
-    assert measurement.score_valence(cells, 0.4)[0, 1] == 0
-
-
 def test_a_mean_of_too_few_is_a_gap():
     scores = np.array([[1.0, np.nan], [0.5, np.nan], [-1.0, 1.0]])
     means = measurement.average_scores(scores, ["b", "b", "a"], 2)
@@ -54,7 +47,7 @@ def test_equal_perceptions_are_read_once_and_counted(evaluator, monkeypatch):
     monkeypatch.setattr(evaluator, "predict_proba", lambda *a, **k: n_read.append(len(a[0])) or real(*a, **k))
     cells = measurement.measure_texts(perceptions, evaluator)
     assert n_read == [1] and cells.shape == (4, 10, 3) and np.isnan(cells[2]).all() and (cells[0] == cells[3]).all()
-    told = measurement.describe_perceptions(perceptions, measurement.score_valence(cells, 0), cells)
+    told = measurement.describe_perceptions(perceptions, score_valence(cells, 0), cells)
     told = told.set_index("what").number
     assert told["perceptions"] == 3 and told["repeated perceptions"] == 2 and told["texts without: empty"] == 1
     assert told["share of cells with a score"] == 1
@@ -71,11 +64,6 @@ def test_signs_by_the_published_counts():
     found = measurement.check_signs(known, means).set_index("what")
     assert found.share.round(3).tolist() == [.957, .799] and found.right.tolist() == [133, 139]
     assert (found.low < found.share).all() and (found.share < found.high).all()
-
-
-def test_named_values_are_scored_in_any_number(evaluator):
-    values = measurement.name_values(["honesty", "thrift"], ["Telling the truth.", "Spending with care."])
-    assert evaluator.for_theory(values).score(["Why?"], ["I save."]).shape == (1, 2)
 
 
 def reply(text):
