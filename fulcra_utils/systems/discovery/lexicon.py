@@ -81,17 +81,21 @@ def count_words(replies: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return table, sum(not words for _, words in told)
 
 
-def rank_values(presence: np.ndarray, named: pd.DataFrame, clusters: Sequence, threshold: float = 0.5) -> pd.DataFrame:
+def rank_values(presence: np.ndarray, named: pd.DataFrame, clusters: Sequence, threshold: float = 0.5,
+                top: float = 0.1) -> pd.DataFrame:
     """Rank named values by how often replies express them: `named` with n, share, low and high, the commonest first.
 
-    `presence` (N, V) is P(-1) + P(+1); a value is expressed where it exceeds the threshold. `place` is the value's
-    column. Values that nobody expresses stay, with share 0.
+    `presence` (N, V) is P(-1) + P(+1); a value is expressed where it exceeds the threshold and is among the `top` share
+    of the candidates in this reply, or the first three: a long reply touches hundreds of values a little. `place` is
+    the value's column. Values that nobody expresses stay, with share 0.
 
     >>> named = pd.DataFrame({"value": ["care", "fame"], "definition": ["", ""]})
     >>> rank_values(np.array([[0.2, 0.9], [0.3, 0.1]]), named, [0, 1])[["value", "n"]].values.tolist()
     [['fame', 1], ['care', 0]]
     """
-    hits = np.asarray(presence) > threshold
+    presence = np.asarray(presence, float)
+    n_top = min(max(3, round(top * presence.shape[1])), presence.shape[1])
+    hits = (presence > threshold) & (presence >= np.sort(presence, axis=1)[:, [-n_top]])
     share, low, high = share_interval(hits, np.ones_like(hits, float), np.asarray(clusters))
     table = named.assign(n=hits.sum(axis=0), share=share, low=low, high=high, place=np.arange(len(named)),
                          strength=np.mean(presence, axis=0))

@@ -286,10 +286,13 @@ def _slug(text: str) -> str:
 def discover(prompts: Sequence[str], responses: Sequence[str], evaluator: ValueEvaluator, named: pd.DataFrame,
              vectors: np.ndarray, clusters: Sequence, threshold: float = 0.5, min_share: float = 0.01,
              rouge: float = 0.6, cosine: float = 0.8, n_most: int = 30, n_factors: int = 0, n_draws: int = 100,
-             seed: int = 0, progress: bool = False) -> tuple[pd.DataFrame, np.ndarray, System]:
-    """Go from replies to a system: the lexicon with every value's fate, the kept values' scores (N, V), the system.
+             seed: int = 0, progress: bool = False) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, System]:
+    """Go from replies to a system: the lexicon with every value's fate, the kept values' scores (N, V), these without
+    their halo, the system.
 
-    `vectors` (candidates, H) are unit vectors of the candidates; `clusters` the prompt, or the model, of each reply.
+    The halo, what a reply scores on all candidates in the mean, is taken off before factors are sought: most of what
+    the scores of a value that was not taught say is how good the reply is. `vectors` (candidates, H) are unit vectors
+    of the candidates; `clusters` the prompt, or the model, of each reply.
     ValueError when fewer than three candidates are kept: lower `min_share` or the threshold.
     """
     cells = evaluator.for_theory(name_values(named.value, named.definition)).predict_proba(
@@ -297,14 +300,15 @@ def discover(prompts: Sequence[str], responses: Sequence[str], evaluator: ValueE
     ranked = rank_values(cells[..., 0] + cells[..., 2], named, clusters, threshold)
     lexicon = merge_lexicon(ranked, vectors[ranked.place], min_share, rouge, cosine, n_most)
     kept = lexicon[lexicon.why == "kept"]
-    scores = (cells[..., 2] - cells[..., 0])[:, kept.place]
-    varies = np.ptp(scores, axis=0) > 1e-9
+    every = cells[..., 2] - cells[..., 0]
+    scores, rows = every[:, kept.place], centre_rows(every)[:, kept.place]
+    varies = (np.ptp(scores, axis=0) > 1e-9) & (np.ptp(rows, axis=0) > 1e-9)
     if varies.sum() < 3:
         counts = lexicon.why.str.split().str[0].value_counts().to_dict()
         raise ValueError(f"a system needs 3 values at least, and {varies.sum()} of {len(named)} candidates are left "
                          f"({', '.join(f'{n} {why}' for why, n in counts.items())}): lower min_share or the threshold")
-    return lexicon, scores[:, varies], find_system(scores[:, varies], kept.value[varies], clusters, n_factors,
-                                                   n_draws=n_draws, seed=seed)
+    system = find_system(rows[:, varies], kept.value[varies], clusters, n_factors, n_draws=n_draws, seed=seed)
+    return lexicon, scores[:, varies], rows[:, varies], system
 
 
 def discover_file(evaluator: str | Path, source: str | Path, output: str | Path, values: str = "",
@@ -331,7 +335,7 @@ def discover_file(evaluator: str | Path, source: str | Path, output: str | Path,
     vectors = embed([f"{v}: {said}" for v, said in zip(named.value, named.definition, strict=True)],
                     load_encoder(encoder))
     prompts, responses = map(list, zip(*rows, strict=True))
-    lexicon, _, system = discover(prompts, responses, ValueEvaluator.from_pretrained(evaluator), named, vectors,
+    lexicon, *_, system = discover(prompts, responses, ValueEvaluator.from_pretrained(evaluator), named, vectors,
                                   prompts, progress=progress, **settings)
     if faults := draft_theory(output, lexicon, system, source=Path(source).name):
         raise ValueError(f"{output}: {faults[0]}")

@@ -60,6 +60,14 @@ def test_values_that_nobody_expresses_stay_in_the_list():
     assert table.low[0] < 0.75 < table.high[0] and table.low[1] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_reply_expresses_the_first_tenth_of_the_candidates_or_three():
+    presence = np.linspace(0.5, 1, 50)[None].repeat(2, 0)
+    named = pd.DataFrame({"value": [str(k) for k in range(50)], "definition": ""})
+    assert sorted(lexicon.rank_values(presence, named, [0, 1]).query("n == 2").place) == [45, 46, 47, 48, 49]
+    few = lexicon.rank_values(presence[:, 40:], named[40:], [0, 1])
+    assert sorted(few.query("n == 2").place) == [7, 8, 9] and (few.n[3:] == 0).all()
+
+
 def test_candidates_of_all_theories_have_names_of_their_own():
     named = lexicon.collect_named_values()
     assert named.value.is_unique and len(named) > 40 and (named.definition.str.len() > 3).all()

@@ -113,7 +113,7 @@ def test_from_replies_to_a_theory_on_the_command_line(tmp_path, monkeypatch, cap
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = ["--evaluator", evaluator, "--input", tmp_path / "rows.jsonl", "--output", tmp_path / "found.yaml",
              "--encoder", "tiny", "--values", "schwartz10", "--threshold", 0, "--cosine", 1]
-    code, out, err = discover(monkeypatch, capsys, *given)
+    code, out, err = discover(monkeypatch, capsys, *given, "--min-share", 0)
     assert code == 1 and "24 replies, 1 not used; 10 candidates, 10 kept" in out and "line 25" in err
     theory = load_theory(tmp_path / "found.yaml")
     assert theory.groups and set(theory.dimensions) <= set(load_theory("schwartz10").dimensions)
