@@ -3,7 +3,6 @@
 Settings are chosen on validation rows; `judge_arguments` alone reads labels of ValueEval's test set.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from fulcra_utils.evaluator.fitting import fit_evaluator, load_run_encoder, pick
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
 from fulcra_utils.stats.resampling import bootstrap_sums, draw_rows, summarise_draws
-from fulcra_utils.theory.theory import load_theory
+from fulcra_utils.theory.theory import load_theory, name_values
 
 PUBLISHED = {"best of 39 teams (an ensemble)": 0.56, "organisers' BERT": 0.42, "every value, always": 0.26}
 N_RATED = 600      # of the rated replies to ValueBench's test items, drawn once
@@ -86,9 +85,9 @@ def _pick_rated() -> pd.DataFrame:
 def score_items(evaluator: ValueEvaluator, items: pd.DataFrame) -> np.ndarray:
     """Return the score (N,) of each row of `read_questionnaires` under its own value, known by its definition."""
     values = items.drop_duplicates("value")
-    theory = replace(load_theory("schwartz10"), dimensions=tuple(values.value), definitions=tuple(values.definition))
-    scores = evaluator.for_theory(theory).score(items.prompt.tolist(), items.response.tolist())
-    return scores[np.arange(len(items)), [theory.dimensions.index(value) for value in items.value]]
+    judge = evaluator.for_theory(name_values(values.value, values.definition))
+    scores = judge.score(items.prompt.tolist(), items.response.tolist())
+    return scores[np.arange(len(items)), [judge.dimensions.index(value) for value in items.value]]
 
 
 def _judge_all(rows: Rows, piece: dict[str, list], n_draws: int, seed: int) -> list[dict]:
