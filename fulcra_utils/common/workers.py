@@ -1,6 +1,8 @@
-"""Several long jobs at the same time, each in a process of its own with its share of the cores."""
+"""Several jobs at the same time: long ones in processes of their own, batches of a model in threads, a core each."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -31,3 +33,28 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: s
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def map_batches(function: Callable, batches: Iterable) -> Iterator[tuple[Any, Any]]:
+    """Give each batch with `function(batch)`, in order, as many at a time as torch has threads, each on one core.
+
+    Two batches side by side on two cores are read much faster than one after the other on both. A fault is raised.
+
+    >>> list(map_batches(sum, [(1, 2), (3,)]))
+    [((1, 2), 3), ((3,), 3)]
+    """
+    import torch
+
+    n_threads, waiting = torch.get_num_threads(), deque()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for batch in batches:
+                waiting.append((batch, pool.submit(function, batch)))
+                if len(waiting) > n_threads:
+                    batch, future = waiting.popleft()
+                    yield batch, future.result()
+            for batch, future in waiting:
+                yield batch, future.result()
+    finally:
+        torch.set_num_threads(n_threads)

@@ -33,6 +33,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
+from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import clean_text, list_texts
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
@@ -169,12 +170,16 @@ class ValueEvaluator(PreTrainedModel):
         kept = self.kept.get(rendered) if self.kept else {}
         for place, found in kept.items():
             features[place] = found
-        left = [place for place in range(len(rendered)) if place not in kept]
-        for some in iterate_buckets([len(rendered[r]["input_ids"]) for r in left], batch_size, progress, "reading"):
-            rows = [left[k] for k in some]
-            texts = [rendered[r] for r in rows]
-            found = self.read(**pad_pairs(texts, self.tokenizer, self.device))
-            features[rows] = self.kept.put(texts, found) if self.kept else found
+        left = [pair for place, pair in enumerate(rendered) if place not in kept]
+        places = np.setdiff1d(np.arange(len(rendered)), list(kept))
+
+        @torch.no_grad()
+        def read(rows: list[int]) -> torch.Tensor:
+            return self.read(**pad_pairs([left[r] for r in rows], self.tokenizer, self.device))
+
+        batches = iterate_buckets([len(pair["input_ids"]) for pair in left], batch_size, progress, "reading")
+        for rows, found in map_batches(read, batches):
+            features[places[rows]] = self.kept.put([left[r] for r in rows], found) if self.kept else found
         return features
 
     def answer(self, features: torch.Tensor) -> torch.Tensor:
@@ -251,11 +256,10 @@ class ValueEvaluator(PreTrainedModel):
         was_training, rendered = self.training, self.render(prompts, responses)
         self.eval()
         probabilities = np.zeros((len(rendered), len(self.dimensions), len(CLASSES)))
-        for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size, progress, "scoring"):
-            texts = [rendered[r] for r in rows]
-            batch = pad_pairs(texts, self.tokenizer, self.device)
-            told = self.add_words(self.answer(self.read_all(texts, len(texts))), batch["input_ids"],
-                                  batch["attention_mask"])
+        features = self.read_all(rendered, batch_size, progress)
+        for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size):
+            batch = pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device)
+            told = self.add_words(self.answer(features[rows]), batch["input_ids"], batch["attention_mask"])
             logits = join_odds(told) / self.temperature[:, None]
             probabilities[rows] = logits.double().softmax(-1).cpu().numpy()
         self.train(was_training)

@@ -2,9 +2,12 @@
 
 import os
 
-import pytest
+import threading
 
-from fulcra_utils.common.workers import run_jobs
+import pytest
+import torch
+
+from fulcra_utils.common.workers import map_batches, run_jobs
 
 
 def test_jobs_come_back_in_order_and_a_fault_is_raised():
@@ -35,3 +38,29 @@ def test_two_workers_are_processes_of_their_own_and_keep_the_order():
     assert run_jobs(pow, [(2, n) for n in range(5)], n_workers=2) == [1, 2, 4, 8, 16]
     with pytest.raises(ZeroDivisionError):
         run_jobs(divmod, [(1, 0), (1, 1)], n_workers=2)
+
+
+@pytest.fixture()
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_batches_at_a_time_on_a_core_each_and_in_order(two_threads):
+    both, seen = threading.Barrier(2, timeout=30), []     # nobody goes on before a second one came
+
+    def read(batch):
+        both.wait()
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return batch * 10
+
+    assert list(map_batches(read, range(4))) == [(0, 0), (1, 10), (2, 20), (3, 30)]
+    assert len({thread for thread, _ in seen}) == 2 and {n for _, n in seen} == {1} and torch.get_num_threads() == 2
+
+
+def test_a_fault_in_a_batch_is_raised_and_the_threads_are_given_back(two_threads):
+    with pytest.raises(ZeroDivisionError):
+        list(map_batches(lambda n: 1 / n, [1, 0, 2, 3]))
+    assert torch.get_num_threads() == 2
