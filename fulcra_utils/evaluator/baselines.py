@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from fulcra_utils.common.labels import scores_to_labels
+from fulcra_utils.common.workers import map_batches
 from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
@@ -136,16 +137,20 @@ class PaperRecipe(nn.Module):
         scores = self.out(mean_pool(states, attention_mask)).squeeze(-1).float().tanh()
         return ({} if labels is None else {"loss": (scores - labels).square().mean()}) | {"logits": scores}
 
-    @torch.inference_mode()
     def score(self, prompts: Sequence[str], responses: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Return scores in [-1, 1], shape (N, D): D passes for each reply."""
         self.eval()
         pairs = [self.render(p, r, d) for p, r in zip(prompts, responses, strict=True)
                  for d in range(len(self.questions))]
         scores = np.zeros(len(pairs))
-        for rows in iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size):
+
+        @torch.inference_mode()
+        def read(rows: list[int]) -> np.ndarray:
             batch = pad_pairs([pairs[r] for r in rows], self.tokenizer, self.out.weight.device)
-            scores[rows] = self(**batch)["logits"].double().cpu().numpy()
+            return self(**batch)["logits"].double().cpu().numpy()
+
+        for rows, found in map_batches(read, iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size)):
+            scores[rows] = found
         return scores.reshape(len(prompts), len(self.questions))
 
     def predict_proba(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:

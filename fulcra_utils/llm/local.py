@@ -24,6 +24,7 @@ from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import write_folder, write_text
 from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
+from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.llm.tiny import make_random_model
 
@@ -181,7 +182,6 @@ def _read_batches(keep: str | Path | None) -> list[list[int]]:
     return [reply for line in whole[0].splitlines() for reply in json.loads(line)]
 
 
-@torch.no_grad()
 def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],
                  temperature: float = 1.0) -> np.ndarray:
     """Return the log probability (N,) of each reply given its prompt: natural, summed over the reply's tokens.
@@ -192,12 +192,17 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     model.eval()
     sums = np.zeros(len(texts))
     order = np.argsort([len(ids) for ids, _ in texts], kind="stable")
-    for rows in np.split(order, range(64, len(order), 64)) if texts else ():
+
+    @torch.no_grad()
+    def read(rows: np.ndarray) -> np.ndarray:
         ids, labels = pad_texts([texts[r] for r in rows], tokenizer.pad_token_id)
         ids, labels = ids.to(model.device), labels.to(model.device)
         logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
-        sums[rows] = -loss.sum(dim=1).cpu().numpy()
+        return -loss.sum(dim=1).cpu().numpy()
+
+    for rows, found in map_batches(read, np.split(order, range(32, len(order), 32)) if texts else ()):
+        sums[rows] = found
     return sums
 
 

@@ -1,7 +1,6 @@
 """Several jobs at a time: in order, in processes of their own, and none after a fault."""
 
 import os
-
 import threading
 
 import pytest
