@@ -1,4 +1,4 @@
-"""What the evaluator is compared with: majority, TF-IDF, a frozen encoder, the recipe, a judge in words; its speed.
+"""What the evaluator is compared with: majority, TF-IDF, a frozen encoder, SetFit, the paper's recipe; its speed.
 
 Each baseline is trained by a `fit_…` function on `Examples` and answers `predict_proba(prompts, responses)` with an
 array (N, D, 3) like the evaluator (the paper's recipe: with a score, softened to three classes).
@@ -6,10 +6,12 @@ array (N, D, 3) like the evaluator (the paper's recipe: with a score, softened t
 
 import copy
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,15 @@ import torch
 from torch import nn
 
 from fulcra_utils.common.labels import scores_to_labels
+from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.workers import map_batches
-from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
 from fulcra_utils.theory.theory import Theory, load_theory
 
 FROZEN_STRENGTH = 1e-3     # inverse of the penalty (C), on standardised features
+SETFIT_TOKENS = 64     # of each text of a pair, our choice: whole texts take a laptop longer
 
 
 @dataclass
@@ -96,9 +100,64 @@ def fit_frozen(train: Examples, encoder: Encoder, theory: Theory, max_length: in
         make_pipeline(StandardScaler(), LogisticRegression(C=FROZEN_STRENGTH, max_iter=300, class_weight="balanced")))
 
 
-def _fit_linear(featurise: Callable, train: Examples, model: Any) -> LinearModel:
+def tune_setfit(train: Examples, encoder: Encoder, n_pairs: int, seed: int = 2023) -> Encoder:
+    """Return a copy of the encoder after SetFit's contrastive step (Tunstall et al., 2022), by its package.
+
+    Half of `n_pairs` share a kind of label and are drawn together, half share none and are pushed apart. The package
+    knows neither three classes nor gaps, so, our choice, a value makes two kinds, for and against, and no value at all
+    is one more. Ours too: how many tokens of a text are read meanwhile. All else is the package's default, untuned.
+    """
+    some, _ = take_rows(train, np.arange(len(train)), 2 * n_pairs, seed)     # more texts no pair could hold
+    kinds = list_kinds(some.vectors)
+    if (kinds @ kinds.T).all():     # none to push apart, or no rows
+        return encoder
+    from sentence_transformers import SentenceTransformer
+    from setfit import SetFitModel, Trainer, TrainingArguments, logging
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, PrinterCallback
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory(prefix="fulcra-setfit-") as folder, quiet_loading():
+        encoder.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        body = SentenceTransformer(folder)
+        body[0].model, body.max_seq_length = copy.deepcopy(encoder.model), SETFIT_TOKENS
+        arguments = TrainingArguments(folder, batch_size=16, max_steps=-(-n_pairs // 16), seed=seed, report_to="none",
+                                      save_strategy="no", logging_strategy="no")
+        trainer = Trainer(SetFitModel(body, multi_target_strategy="one-vs-rest"), arguments)
+        for callback in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+            trainer.remove_callback(callback)
+        trainer.st_trainer.args.dataloader_pin_memory = False    # warns without a GPU
+        trainer.train_embeddings(_join_texts(some.prompts, some.responses), kinds.astype(int).tolist())
+    return Encoder(body[0].model.eval(), encoder.tokenizer)
+
+
+def list_kinds(vectors: np.ndarray) -> np.ndarray:
+    """Return which kinds of label (N, 2D + 1) the rows of vectors (N, D) have: each value's +1, its -1, none at all.
+
+    >>> list_kinds(np.array([[1, -1], [0, np.nan]])).astype(int).tolist()
+    [[1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    """
+    labels = scores_to_labels(vectors)
+    touched = np.concatenate([labels > 0, labels < 0], axis=1)
+    return np.column_stack([touched, ~touched.any(1)]).astype(np.float32)
+
+
+def embed_pairs(prompts: Sequence[str], responses: Sequence[str], encoder: Encoder,
+                max_length: int = 256) -> np.ndarray:
+    """Return what SetFit's head reads of N prompts and replies, (N, H)."""
+    return embed(_join_texts(prompts, responses), encoder, max_length=max_length)
+
+
+def fit_setfit(train: Examples, tuned: Encoder, max_length: int = 256, read: np.ndarray | None = None) -> LinearModel:
+    """Fit SetFit's head, a logistic regression per value, on `read`, or on what `tuned` (`tune_setfit`) reads."""
+    from sklearn.linear_model import LogisticRegression
+    return _fit_linear(partial(embed_pairs, encoder=tuned, max_length=max_length), train,
+                       LogisticRegression(max_iter=300, class_weight="balanced"), read)
+
+
+def _fit_linear(featurise: Callable, train: Examples, model: Any, features: np.ndarray | None = None) -> LinearModel:
     from sklearn.base import clone
-    features = featurise(train.prompts, train.responses) if len(train) else None   # without rows no value has labels
+    if features is None and len(train):     # without rows no value has labels
+        features = featurise(train.prompts, train.responses)
     models = []
     for labels in scores_to_labels(train.vectors).T:
         known = ~np.isnan(labels)

@@ -3,15 +3,18 @@
 Every finished piece of a long experiment is a file of its own, so a killed run goes on with the next piece.
 """
 
+import copy
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors.torch import load_file, save_file
 
 from fulcra_utils.common.digests import digest, digest_code
@@ -19,7 +22,7 @@ from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.common.labels import labels_of, scores_to_labels
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.evaluator import baselines, comparison
-from fulcra_utils.evaluator.baselines import PaperRecipe, fit_tfidf, take_rows
+from fulcra_utils.evaluator.baselines import LinearModel, PaperRecipe, fit_tfidf, take_rows
 from fulcra_utils.evaluator.comparison import Rows
 from fulcra_utils.evaluator.encoder import Encoder
 from fulcra_utils.evaluator.fitting import (
@@ -103,21 +106,50 @@ def keep_evaluator(folder: str | Path, rows: Rows, settings: dict, seed: int) ->
 def keep_recipe(folder: str | Path, train: Examples, encoder: Encoder, rows: Rows, settings: dict, seed: int,
                 minutes: float, name: str = "recipe") -> tuple[PaperRecipe, dict[str, float]]:
     """Return the paper's recipe as `fit_recipe` trains it; a finished training is loaded, not done again."""
+    key = describe_piece("recipe", settings, seed, encoder, rows.theory, train.prompts, train.responses, train.vectors,
+                          _limit_recipe(settings, minutes))
+
+    def fit() -> tuple[dict, dict]:
+        model, clock = fit_recipe(train, encoder, rows, settings, seed, minutes)
+        return model.state_dict(), clock
+
+    state, clock = _keep_weights(folder, name, key, fit)
+    model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
+    model.load_state_dict(state)
+    return model.to(pick_device()), clock
+
+
+def keep_setfit(folder: str | Path, train: Examples, encoder: Encoder, rows: Rows, settings: dict,
+                seed: int) -> tuple[LinearModel, dict[str, float]]:
+    """Return SetFit on the training rows, and the minutes that it took; what was tuned and read is loaded again."""
+    key = describe_piece("setfit", settings, seed, encoder, rows.theory, train.prompts, train.responses, train.vectors)
+    state, told = _keep_weights(folder, "setfit", key, lambda: _train_setfit(train, encoder, settings, seed))
+    read, tuned = state.pop("read").numpy(), replace(encoder, model=copy.deepcopy(encoder.model).to(pick_device()))
+    tuned.model.load_state_dict(state)
+    return baselines.fit_setfit(train, tuned, settings["max_length"], read), told
+
+
+def _train_setfit(train: Examples, encoder: Encoder, settings: dict, seed: int) -> tuple[dict, dict[str, float]]:
+    """Return the weights of the tuned encoder with what it reads of the training rows, and the minutes."""
+    start = time.monotonic()
+    tuned = baselines.tune_setfit(train, encoder, settings["setfit_pairs"], seed)
+    read = torch.from_numpy(baselines.embed_pairs(train.prompts, train.responses, tuned, settings["max_length"]))
+    return {**tuned.model.state_dict(), "read": read}, {"minutes": (time.monotonic() - start) / 60}
+
+
+def _keep_weights(folder: str | Path, name: str, key: dict, fit: Callable) -> tuple[dict, dict]:
+    """Return the tensors by name that `fit` returns and what it told; both are loaded where they are kept."""
     place = Path(folder) / f"{name}.safetensors"
 
     def make() -> dict:
-        model, clock = fit_recipe(train, encoder, rows, settings, seed, minutes)
+        state, told = fit()
         place.with_suffix(".json").unlink(missing_ok=True)
         with write_atomic(place) as tmp:
-            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
-        return clock
+            save_file({k: v.cpu().contiguous() for k, v in state.items()}, tmp)
+        return told
 
-    key = describe_piece("recipe", settings, seed, encoder, rows.theory, train.prompts, train.responses, train.vectors,
-                          _limit_recipe(settings, minutes))
-    clock = keep_piece(folder, name, key, make, place)
-    model = PaperRecipe(encoder, rows.theory, settings["max_length"], seed)
-    model.load_state_dict(load_file(place))
-    return model.to(pick_device()), clock
+    told = keep_piece(folder, name, key, make, place)
+    return load_file(place), told
 
 
 def divide_folds(clusters: np.ndarray, is_test: np.ndarray, n_folds: int = 5, seed: int = 2023) -> np.ndarray:
@@ -213,8 +245,9 @@ def describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theor
     Threads and workers are left out: they move the last digits of a sum.
     """
     maker, names = _KINDS[kind]
-    words = theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ()
-    pairs = () if kind == "recipe" else gather_labels(settings).to_dict("list")
+    words = () if kind == "setfit" else (
+        theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ())
+    pairs = gather_labels(settings).to_dict("list") if "contrasts" in names else ()
     return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(maker),
             "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(words, data, pairs)}
 
@@ -231,12 +264,15 @@ def _run_fold(rows: Rows, annotated: np.ndarray, fold: np.ndarray, k: int, setti
     split = np.select([inner == 0, inner == 1], ["test", "validation"], "train")
     relabelled, held_out = replace(rows, table=rows.table.assign(split=split)), annotated & (fold == k)
     train, test = pick_training_rows(relabelled, "train", settings), rows.take(held_out)
-    encoder, models, minutes = load_run_encoder(settings, seed), {}, {}
-    smaller, length = load_run_encoder(settings, seed, settings["recipe_encoder"]), settings["max_length"]
+    models, minutes, length = {}, {}, settings["max_length"]
+    encoder, smaller, sentences = (load_run_encoder(settings, seed, settings[name])
+                                   for name in ("encoder", "recipe_encoder", "setfit_encoder"))
     makers = {"ours": lambda: fit_evaluator(relabelled, settings, seed)[0],
               "majority": lambda: baselines.fit_majority(train), "TF-IDF + logistic": lambda: fit_tfidf(train),
               "frozen encoder + logistic": lambda: baselines.fit_frozen(train, encoder, rows.theory, length),
-              "paper recipe": lambda: fit_recipe(train, smaller, rows, settings, seed, minutes["ours"])[0]}
+              "paper recipe": lambda: fit_recipe(train, smaller, rows, settings, seed, minutes["ours"])[0],
+              "SetFit": lambda: baselines.fit_setfit(
+                  train, baselines.tune_setfit(train, sentences, settings["setfit_pairs"], seed), length)}
     for name, make in makers.items():
         start = time.monotonic()
         models[name] = make()
@@ -413,6 +449,7 @@ _ENDS = {name: [f"{name}{end}" for end in comparison.ENDS] for name in ("macro_f
 _EVALUATOR = ("max_length", "word_buckets", "contrasts", "more_labels", *KNOBS)
 _RECIPE = ("recipe_rate", "recipe_epochs", "batch_size", "max_length")
 _KINDS = {"evaluator": (fit_evaluator, _EVALUATOR), "recipe": (fit_recipe, _RECIPE),
-          "fold": (_run_fold, (*_EVALUATOR, *_RECIPE, "recipe_minutes", "recipe_encoder", "unseen_models",
-                               "scored_weight", "folds")),
+          "setfit": (_train_setfit, ("setfit_pairs", "max_length")),
+          "fold": (_run_fold, (*_EVALUATOR, *_RECIPE, "recipe_minutes", "recipe_encoder", "setfit_encoder",
+                               "setfit_pairs", "unseen_models", "scored_weight", "folds")),
           "left out": (_leave_one_out, (*_EVALUATOR, "scored_weight"))}

@@ -1,8 +1,11 @@
-"""The baselines: probabilities of each, words that are learnt, the paper's recipe, its speed beside ours."""
+"""The baselines: probabilities of each, words that are learnt, SetFit, the paper's recipe, its speed beside ours."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_trainings import make_examples
+from transformers.utils import logging
 
 from fulcra_utils.common.labels import labels_of
 from fulcra_utils.evaluator.baselines import (
@@ -10,11 +13,14 @@ from fulcra_utils.evaluator.baselines import (
     fit_frozen,
     fit_majority,
     fit_paper_recipe,
+    fit_setfit,
     fit_tfidf,
+    list_kinds,
     measure_speed,
     take_rows,
+    tune_setfit,
 )
-from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.encoder import embed, load_encoder
 from fulcra_utils.evaluator.model import save_evaluator
 from fulcra_utils.evaluator.training import TrainingSettings
 
@@ -31,7 +37,8 @@ def test_rows_that_are_taken_keep_their_clusters_and_order(toy):
 
 
 @pytest.mark.parametrize("fit", [lambda x, _: fit_majority(x), lambda x, _: fit_tfidf(x),
-                                 lambda x, theory: fit_frozen(x, load_encoder("tiny"), theory)])
+                                 lambda x, theory: fit_frozen(x, load_encoder("tiny"), theory),
+                                 lambda x, _: fit_setfit(x, load_encoder("tiny"), 32)])
 def test_baselines_give_probabilities(toy, fit):
     examples = make_examples(toy)
     model = fit(examples, toy)
@@ -46,6 +53,33 @@ def test_tfidf_learns_the_words(toy):
     examples = make_examples(toy)
     p = fit_tfidf(examples).predict_proba(examples.prompts, examples.responses)
     np.testing.assert_array_equal(labels_of(p)[:, 0], examples.vectors[:, 0])
+
+
+def test_setfit_draws_replies_of_one_kind_together_and_the_others_apart(tiny, toy, capfd):
+    examples = make_examples(toy)
+    before = {name: weights.clone() for name, weights in tiny.model.state_dict().items()}
+    level, tuned = logging.get_verbosity(), tune_setfit(examples, tiny, 96, seed=1)
+    logging.set_verbosity_error()       # as in a notebook: losses are printed then
+    again = tune_setfit(examples, tiny, 96, seed=1)
+    logging.set_verbosity(level)
+    shares = list_kinds(examples.vectors) @ list_kinds(examples.vectors).T > 0
+
+    def tell_apart(encoder):
+        cosines = np.matmul(*(x := embed(examples.responses, encoder), x.T))
+        return cosines[shares].mean() - cosines[~shares].mean()
+
+    assert tell_apart(tuned) > tell_apart(tiny) + 1e-3
+    np.testing.assert_array_equal(embed(["so be it"], tuned), embed(["so be it"], again))
+    assert all((weights == before[name]).all() for name, weights in tiny.model.state_dict().items())
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("labels", [np.nan, 0, 1])
+def test_setfit_leaves_the_encoder_where_nothing_can_be_pushed_apart(tiny, toy, labels):
+    examples = make_examples(toy, 8)
+    same = replace(examples, vectors=np.full_like(examples.vectors, labels))
+    assert tune_setfit(same, tiny, 8) is tiny
+    assert tune_setfit(replace(same, prompts=[], responses=[], vectors=same.vectors[:0]), tiny, 8) is tiny
 
 
 def test_recipe_makes_one_pass_per_value(tiny, toy):

@@ -77,7 +77,8 @@ def test_folds_divide_no_cluster():
 
 
 def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, monkeypatch):
-    table, errors = experiments.cross_validate(rows, SETTINGS, 1, tmp_path)
+    settings = SETTINGS | {"setfit_pairs": 16}
+    table, errors = experiments.cross_validate(rows, settings, 1, tmp_path)
     assert errors.value.tolist() == ["all values", *rows.theory.dimensions]
     pieces = [json.loads((tmp_path / f"fold-{k}.json").read_text())["piece"] for k in (0, 1)]
     p = np.concatenate([piece["probabilities"]["ours"] for piece in pieces]).reshape(-1, 3)
@@ -85,10 +86,11 @@ def test_cross_validation_predicts_every_row_once_and_resumes(rows, tmp_path, mo
     gaps = [abs((p[mine, c] - (truth[mine] == c - 1)).sum()) for c in range(3) for b in range(10)
             for mine in [np.minimum(np.floor(10 * p[:, c]), 9) == b]]
     assert errors.ece[0] == pytest.approx(sum(gaps) / len(truth) / 3)    # class-wise error over ten bins
-    assert set(table.method) == {"ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe"}
+    assert set(table.method) == {"ours", "majority", "TF-IDF + logistic", "frozen encoder + logistic", "paper recipe",
+                                 "SetFit"}
     assert (table.n == 72 * rows.theory.n_dims).all() and (table.minutes >= 0).all()
     monkeypatch.setattr(experiments, "_run_fold", lambda *_: pytest.fail("a finished fold was run again"))
-    pd.testing.assert_frame_equal(experiments.cross_validate(rows, SETTINGS, 1, tmp_path)[0], table)
+    pd.testing.assert_frame_equal(experiments.cross_validate(rows, settings, 1, tmp_path)[0], table)
 
 
 def test_cuts_of_the_folds_decide_labels_and_leave_probabilities_alone(rows, tmp_path, monkeypatch):
@@ -122,8 +124,11 @@ def test_finished_trainings_are_loaded_and_score_alike(rows, tmp_path, monkeypat
     train = experiments.pick_training_rows(rows, "train", SETTINGS)
     base = experiments.load_run_encoder(SETTINGS, 1)
     recipe, clock = experiments.keep_recipe(tmp_path, train, base, rows, SETTINGS, 1, 0.1)
-    for name in ("fit_evaluator", "fit_recipe"):
-        monkeypatch.setattr(experiments, name, lambda *_: pytest.fail("a finished training was done again"))
+    few = SETTINGS | {"setfit_pairs": 48}
+    setfit, took = experiments.keep_setfit(tmp_path, train, base, rows, few, 1)
+    for place, name in ((experiments, "fit_evaluator"), (experiments, "fit_recipe"),
+                        (experiments, "_train_setfit")):
+        monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a finished training was done again"))
     again, told = experiments.keep_evaluator(tmp_path, rows, SETTINGS, 1)
     pd.testing.assert_frame_equal(told, history)
     texts = train.prompts[:3], train.responses[:3]
@@ -132,6 +137,12 @@ def test_finished_trainings_are_loaded_and_score_alike(rows, tmp_path, monkeypat
     other, same = experiments.keep_recipe(tmp_path, train, base, rows, SETTINGS, 1, 0.1)
     np.testing.assert_allclose(other.score(*texts), recipe.score(*texts), atol=1e-6)
     assert same == clock
+    other, same = experiments.keep_setfit(tmp_path, train, base, rows, few, 1)
+    kept = other.predict_proba(*texts)
+    np.testing.assert_array_equal(kept, setfit.predict_proba(*texts))
+    assert same == took
+    untuned = experiments.baselines.fit_setfit(train, base, SETTINGS["max_length"])
+    assert np.abs(kept - untuned.predict_proba(*texts)).max() > 1e-4
     theory = dataclasses.replace(rows.theory, definitions=("changed.", *rows.theory.definitions[1:]))
     for changed, settings in ((rows, {**SETTINGS, "epochs": 2}), (dataclasses.replace(rows, theory=theory), SETTINGS)):
         with pytest.raises(pytest.fail.Exception):
@@ -256,15 +267,17 @@ OTHER = {
     "patience": 4, "evaluations_per_epoch": 2, "average": 0.8, "frozen_layers": 0, "recipe_rate": 2e-3,
     "recipe_epochs": 2, "recipe_minutes": 1.0, "folds": 3, "left_out_epochs": 2, "recipe_rows": 6, "workers": 2,
     "n_draws": 30, "threads": 2, "level": 0.8, "speed_replies": 9, "explained_replies": 5, "recipe_whole_epochs": 1,
-    "contrasts": 4, "more_labels": ["valuebench"], "recipe_encoder": "elsewhere"}
+    "contrasts": 4, "more_labels": ["valuebench"], "recipe_encoder": "elsewhere", "setfit_encoder": "elsewhere",
+    "setfit_pairs": 8}
 COMMON = {"encoder", "max_length", "batch_size"}
 LEARNING = COMMON | {"encoder_rate", "head_rate", "class_power", "head_epochs", "word_buckets", "patience",
                      "evaluations_per_epoch", "average", "frozen_layers", "contrasts", "more_labels"}
 SHAPED_BY = {
     "evaluator": LEARNING | {"epochs", "scored_weight", "unseen_models"},
     "recipe": COMMON | {"recipe_rate", "recipe_epochs", "recipe_minutes"},
+    "setfit": {"encoder", "max_length", "setfit_pairs"},
     "fold": LEARNING | {"epochs", "scored_weight", "unseen_models", "recipe_rate", "recipe_epochs", "recipe_minutes",
-                        "recipe_encoder", "folds"},
+                        "recipe_encoder", "setfit_encoder", "setfit_pairs", "folds"},
     "left out": LEARNING | {"left_out_epochs"},    # the first one is judged by labels and learns from labels alone
 }
 
@@ -292,6 +305,7 @@ def keys(rows, monkeypatch, tmp_path):
         encoder = encoders[settings["encoder"]]
         calls = {"evaluator": lambda: experiments.keep_evaluator(tmp_path, rows, settings, seed),
                  "recipe": lambda: experiments.keep_recipe(tmp_path, train, encoder, rows, settings, seed, minutes),
+                 "setfit": lambda: experiments.keep_setfit(tmp_path, train, encoder, rows, settings, seed),
                  "fold": lambda: experiments.cross_validate(rows, settings, seed, tmp_path),
                  "left out": lambda: experiments.leave_out(rows, settings, seed, tmp_path, target)}
         with pytest.raises(Kept) as caught:
@@ -337,7 +351,7 @@ def test_a_key_names_the_rows_and_words_that_shape_its_piece_and_no_more(keys, r
     for name, value in words.items():
         theory = dataclasses.replace(rows.theory, **{name: value})
         moved = keys(kind, EVERYTHING, dataclasses.replace(rows, theory=theory)) != key
-        assert moved == (name == "definitions" or kind in ("recipe", "fold"))
+        assert moved == (kind in ("recipe", "fold") or name == "definitions" and kind != "setfit")
     if kind == "recipe":
         measured = EVERYTHING | {"recipe_minutes": 0}
         assert keys(kind, measured, minutes=1.0) != keys(kind, measured, minutes=2.0)
