@@ -184,6 +184,24 @@ rule value_discovery:
         COMMAND
 
 
+rule values_in_context:
+    input:
+        of("11_values_in_context", "data/dialogues.parquet", "data/scored.parquet", "data/prompts.parquet",
+           "data/preferences.parquet"),
+        f"{DATA}/contexts.yaml",
+        sorted(map(str, (DATA / "targets").glob("*.yaml"))),
+        executed("03_value_evaluator"),
+        executed("04_value_alignment"),
+    output:
+        executed("11_values_in_context"),
+    params:
+        name="11_values_in_context",
+        settings=settings("11_values_in_context"),
+    threads: THREADS
+    shell:
+        COMMAND
+
+
 rule reliability:
     input:
         of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),

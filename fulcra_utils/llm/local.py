@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.texts import list_texts
+from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
@@ -232,17 +232,9 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
     asked = [encode_talk(model, tokenizer, talk) for talk in talks]
     found = np.zeros((len(asked), len(places)))
     for start in range(0, len(asked), batch_size):
-        batch = asked[start:start + batch_size]
-        n_shared = len(commonprefix([ids[:-1] for ids in batch]))
-        kept = model.base_model(torch.tensor([batch[0][:n_shared]], device=model.device), use_cache=True
-                                ).past_key_values if n_shared else None
-        if kept:
-            kept.batch_repeat_interleave(len(batch))
-        ids = pad_sequence([torch.tensor(own[n_shared:]) for own in batch], True, tokenizer.pad_token_id)
-        states = model.base_model(ids.to(model.device), past_key_values=kept).last_hidden_state
-        ends = torch.tensor([len(own) - n_shared - 1 for own in batch])
-        logits = model.get_output_embeddings()(states[torch.arange(len(batch)), ends]).float().log_softmax(-1)
-        found[start:start + len(batch)] = logits[:, places].double().cpu().numpy()
+        ends = Branches(model, asked[start:start + batch_size]).ends
+        logits = model.get_output_embeddings()(torch.cat([*ends.values()])).float().log_softmax(-1)
+        found[start:start + batch_size] = logits[:, places].double().cpu().numpy()
     return found
 
 

@@ -66,8 +66,11 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
 
 
 def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path | None,
-                  system: str = "", progress: bool = False, budget: float | None = None) -> pd.DataFrame:
+                  system: str = "", progress: bool = False, budget: float | None = None,
+                  before: Sequence[dict[str, str]] = ()) -> pd.DataFrame:
     """Let every writer answer every prompt, after a `system` message; what the `cache` folder holds is not asked.
+
+    `before` are chat messages between the two.
 
     `budget` is in dollars for all replies of all endpoints to these prompts, what earlier calls paid for them included.
     The table has prompt, response (None when there is none), response_source, problem, row (number of the prompt),
@@ -82,7 +85,7 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     ['prompt', 'response', 'response_source']
     """
     prompts, rows = list_texts(prompts, "Prompt"), []
-    questions = _ask_for_replies(prompts, system)
+    questions = _ask_for_replies(prompts, system, before)
     with closing(AnswerCache(cache)) as store:
         for writer in writers:
             if isinstance(writer, LocalModel):
@@ -90,7 +93,7 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
                 outcomes = [Outcome(*_take_text(0, answer)[:2]) for answer in answers]
             else:
                 others = [other for other in writers if other is not writer]
-                paid = 0.0 if budget is None else plan_replies(prompts, others, store, system).paid_before.sum()
+                paid = 0.0 if budget is None else plan_replies(prompts, others, store, system, before).paid_before.sum()
                 price = load_price(writer.model, is_local=writer.is_local)
                 outcomes = ask_all(writer, questions, _take_text, store, price, budget, progress, paid)
             rows += [{"response": None, "thoughts": "", "cut_off": False, **(outcome.value or {}), "prompt": prompts[n],
@@ -100,9 +103,9 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
 
 
 def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache,
-                 system: str = "") -> pd.DataFrame:
+                 system: str = "", before: Sequence[dict[str, str]] = ()) -> pd.DataFrame:
     """Return what replies would take (see `plan_questions`), one row an endpoint; a local model costs nothing."""
-    questions = _ask_for_replies(prompts, system)
+    questions = _ask_for_replies(prompts, system, before)
     columns = ["writer", "prompts", "requests", "stored", "tokens_in", "tokens_out", "cost", "paid_before"]
     return pd.DataFrame([
         {"writer": writer.name or writer.model, "prompts": len(prompts), **plan_questions(
@@ -110,9 +113,9 @@ def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel
         for writer in writers if isinstance(writer, Endpoint)], columns=columns)
 
 
-def _ask_for_replies(prompts: Sequence[str], system: str) -> list[Question]:
-    before = ({"role": "system", "content": system},) if system else ()
-    return [Question((*before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
+def _ask_for_replies(prompts: Sequence[str], system: str, before: Sequence[dict[str, str]] = ()) -> list[Question]:
+    first = ({"role": "system", "content": system},) if system else ()
+    return [Question((*first, *before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
 
 
 def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalModel], cache: str | Path,

@@ -94,6 +94,23 @@ def bootstrap_means(values: np.ndarray, clusters: np.ndarray, n_draws: int = 200
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
+def bootstrap_crossed(values: np.ndarray, n_draws: int = 2000, seed: int = 2023) -> np.ndarray:
+    """Draw the mean of values (G, R, K), without nan, again over G prompts and, apart from them, R repeats: (B, K).
+
+    All prompts share a repeat (its order of examples, its seed), so rows of one repeat are not independent. R - 1 of
+    the few repeats are drawn, which rates them right in mean where R would rate them too low. nan with one prompt or
+    one repeat. Sources: Owen (2007), The pigeonhole bootstrap; R - 1: McCarthy & Snowden (1985).
+
+    >>> draws = bootstrap_crossed(np.array([[[0.0], [1.0]], [[0.0], [1.0]]]), n_draws=400)
+    >>> sorted(set(draws.ravel().tolist()))
+    [0.0, 1.0]
+    """
+    n, n_repeats, _ = values.shape
+    repeats = np.random.default_rng(seed + 1).multinomial(n_repeats - 1, np.ones(n_repeats) / n_repeats, n_draws)
+    total = np.einsum("bg,br,grk->bk", draw_clusters(n, n_draws, seed), repeats, values, optimize=True)
+    return total / (n * (n_repeats - 1) or np.nan)
+
+
 def wilson_interval(count: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return Wilson's score interval (1927, 95 %) of a share, in [0, 1]; nan where n is 0.
 

@@ -27,6 +27,16 @@ def test_two_writers_answer_every_prompt_in_order(tmp_path):
     assert table.problem.eq("").all()
 
 
+def test_messages_before_the_prompt_stand_behind_the_system_message(tmp_path):
+    said = [{"role": "user", "content": "May I?"}, {"role": "assistant", "content": "You may."}]
+    with FaultServer() as server:
+        server.faults = ()
+        for before in ((), said):
+            write_replies(["Why?"], [Endpoint(model="m", base_url=server.url)], tmp_path, "Be kind.", before=before)
+        assert [[m["content"] for m in body["messages"]] for body in server.bodies] == [
+            ["Be kind.", "Why?"], ["Be kind.", "May I?", "You may.", "Why?"]]
+
+
 def test_a_reply_that_stays_empty_is_a_problem(tmp_path):
     with FaultServer(["empty"], rate=1, most_faults=9) as server:
         table = write_replies(PROMPTS[:1], [Endpoint(model="m", base_url=server.url)], tmp_path)

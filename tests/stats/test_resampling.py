@@ -9,6 +9,7 @@ from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.stats.classification import bootstrap_macro_f1
 from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
 from fulcra_utils.stats.resampling import (
+    bootstrap_crossed,
     bootstrap_means,
     code_clusters,
     draw_clusters,
@@ -131,6 +132,19 @@ def test_bootstrap_means(rows):
     draws = bootstrap_means(x, np.arange(300), n_draws=2000)
     assert draws.std(axis=0) == pytest.approx(x.std(axis=0) / np.sqrt(300), rel=0.1)
     assert np.isnan(bootstrap_means(np.full((3, 1), np.nan), [0, 1, 2], 4)).all()
+
+
+def test_crossed_draws_have_the_variance_of_prompts_and_repeats():
+    random, n, n_repeats = np.random.default_rng(3), 60, 4
+    prompts, repeats = random.normal(size=(n, 1, 1)), random.normal(size=(1, n_repeats, 1))
+    draws = bootstrap_crossed(prompts + 0 * repeats, 4000)
+    assert draws.std() == pytest.approx(prompts.std() / np.sqrt(n), rel=0.1)
+    draws = bootstrap_crossed(0 * prompts + repeats, 4000)      # unbiased, where drawing all four would give 3/4 of it
+    assert draws.var() == pytest.approx(repeats.var(ddof=1) / n_repeats, rel=0.1)
+    both = bootstrap_crossed(np.concatenate([prompts + repeats, 7 + 0 * prompts * repeats], 2), 4000)
+    assert both.mean(axis=0) == pytest.approx([(prompts + repeats).mean(), 7], abs=0.05) and both.shape == (4000, 2)
+    for shape in ((1, 3, 1), (3, 1, 1), (0, 2, 1)):
+        assert np.isnan(bootstrap_crossed(np.zeros(shape), 5)).all()
 
 
 def test_arrays_with_three_axes_are_refused():

@@ -1,0 +1,79 @@
+"""Texts read as one sequence give what each gives alone: likelihoods, greedy tokens, states; in every precision."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_policies import TEXTS, make
+
+from fulcra_utils.llm import branches
+from fulcra_utils.llm.branches import Branches
+from fulcra_utils.llm.local import encode_prompts, generate, score_tokens
+
+BEFORE = "be kind be bold never hurt people at home "
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return make(tokenizer, layers=3, context=200, heads=4).eval()
+
+
+@pytest.fixture(scope="module")
+def texts(tokenizer):
+    return encode_prompts(tokenizer, [BEFORE + text for text in TEXTS])
+
+
+def test_what_is_shared_is_read_once(model, texts, monkeypatch):
+    n_read, real = [], Branches.read
+    monkeypatch.setattr(branches.Branches, "read", lambda self, tails: n_read.append(
+        sum(map(len, tails.values()))) or real(self, tails))
+    read = Branches(model, texts)
+    assert read.n_shared > 10 and sum(n_read) == sum(len(ids) - read.n_shared for ids in texts) + read.n_shared
+
+
+def test_likelihoods_are_those_of_each_text_alone(model, tokenizer, texts):
+    tails = [tokenizer(reply)["input_ids"] for reply in ("keep the peace", "be", "", "win and be free")]
+    read = Branches(model, texts)
+    whole = [(head + tail, len(head)) for head, tail in zip(texts, tails, strict=True)]
+    alone = score_tokens(model, tokenizer, whole)
+    assert read.score(tails) == pytest.approx(alone, abs=1e-4) and alone[2] == 0
+    assert read.score(tails) == pytest.approx(alone, abs=1e-4)      # the first time left nothing behind
+    assert read.sample(5, tokenizer.eos_token_id, 0) == Branches(model, texts).sample(5, tokenizer.eos_token_id, 0)
+
+
+def test_greedy_tokens_are_those_of_each_text_alone(model, tokenizer, texts):
+    eos = tokenizer.eos_token_id
+    together = Branches(model, texts).sample(12, eos, temperature=0)
+    for ids, reply in zip(texts, together, strict=True):
+        alone = generate(model, tokenizer, [ids], max_new_tokens=12, do_sample=False, eos_token_id=eos)[0]
+        assert reply == alone and Branches(model, [ids]).sample(12, eos, 0) == [alone]
+
+
+def test_texts_that_share_nothing_or_are_equal(model, tokenizer):
+    apart = [tokenizer(text)["input_ids"] for text in ("be kind", "never")]
+    assert Branches(model, apart).n_shared == 0
+    tails = [[7], [8]]
+    alone = score_tokens(model, tokenizer, [(a + t, len(a)) for a, t in zip(apart, tails, strict=True)])
+    assert Branches(model, apart).score(tails) == pytest.approx(alone, abs=1e-4)
+    same = Branches(model, [apart[0], apart[0]])
+    assert same.n_shared == len(apart[0]) - 1 and np.ptp(same.score([[7], [7]])) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_reply_ends_at_its_eos_and_the_others_go_on(model, tokenizer, texts):
+    likeliest = Branches(model, texts).sample(1, -1, 0)
+    end = likeliest[0][0]
+    made = Branches(model, texts).sample(6, end, 0)
+    assert made[0] == [end] and all(len(reply) == 6 or reply[-1] == end for reply in made)
+    for ids, reply in zip(texts, made, strict=True):
+        assert reply == Branches(model, [ids]).sample(6, end, 0)[0]
+
+
+def test_sampling_follows_the_probabilities_and_the_seed(model, texts):
+    read = Branches(model, [texts[0]] * 1500)
+    with torch.inference_mode():
+        told = model.get_output_embeddings()(read.ends[0])[0].div(0.5).softmax(-1).numpy()
+    drawn = np.array(read.sample(1, -1, 0.5, seed=3))[:, 0]
+    shares = np.bincount(drawn, minlength=len(told)) / len(drawn)
+    assert np.abs(shares - told).max() < 4 * np.sqrt(0.25 / len(drawn))
+    again = Branches(model, [texts[0]] * 1500).sample(1, -1, 0.5, seed=3)
+    other = Branches(model, [texts[0]] * 1500).sample(1, -1, 0.5, seed=4)
+    assert np.array(again)[:, 0].tolist() == drawn.tolist() != np.array(other)[:, 0].tolist()
