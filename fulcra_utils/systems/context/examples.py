@@ -80,7 +80,7 @@ def make_contexts(examples: pd.DataFrame, doses: Mapping[str, Sequence[int]], n_
     >>> dict(make_contexts(examples, {"shuffled": [2]}, 1)[1].pairs)["Q1"]
     'two'
     """
-    made, facts, most = [], WORDS["neutral"], max(k for numbers in doses.values() for k in numbers)
+    made, facts, most = [], WORDS["neutral"], max(2, *(k for numbers in doses.values() for k in numbers))
     if most > min(len(examples), len(facts)):
         raise DatasetError(f"{most} pairs are wanted, but there are {len(examples)} examples that express the target "
                            f"and {len(facts)} neutral ones")
@@ -92,7 +92,7 @@ def make_contexts(examples: pd.DataFrame, doses: Mapping[str, Sequence[int]], n_
                 "same length": [fit_length(fact["answer"], text) for fact, text in zip(plain, said, strict=True)]}
         for kind, k in [("none", 0), *((kind, k) for kind, numbers in doses.items() for k in numbers)]:
             questions = [fact["question"] for fact in plain] if kind in told else asked
-            moved = said[1:k] + said[:1] if k > 1 else said[1:]
+            moved = said[1:k] + said[:1] if k > 1 else said[1:]     # one answer alone is somebody else's
             answers = moved if kind == "shuffled" else told.get(kind, said)
             made.append(Context(kind, k, repeat, tuple(zip(questions[:k], answers[:k], strict=True))))
     return made

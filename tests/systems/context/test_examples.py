@@ -84,6 +84,11 @@ def test_placebos_share_words_or_length_and_answer_nothing():
         assert abs(len(answer.split()) - len(target.split())) <= 8
 
 
+def test_a_single_pair_is_shuffled_too():
+    made = make_contexts(examples(2), {"target": [1], "shuffled": [1]}, 1)
+    assert made[2].pairs[0][0] == made[1].pairs[0][0] and made[2].pairs[0][1] != made[1].pairs[0][1]
+
+
 def test_too_few_examples_are_one_line():
     with pytest.raises(DatasetError, match="^4 pairs are wanted, but there are 3 examples .* and 16 neutral ones$"):
         make_contexts(examples(3), DOSES, 1)
