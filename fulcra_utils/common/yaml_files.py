@@ -1,6 +1,6 @@
 """YAML files read strictly: no key twice, no word turned into something else, every fault with its line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from types import NoneType
@@ -75,3 +75,29 @@ def read_yaml(path: Path | str) -> tuple[Any, yaml.Node | None, list[str]]:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{line}not valid YAML: {error.problem}") from None
+
+
+def name_fault(error: dict) -> tuple[list, str]:
+    """Return the place and the words of an error of pydantic."""
+    text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping",
+            "string_too_short": "is empty"}.get(error["type"], error["msg"])
+    words = next((words for kind, words in READ_AS.items() if isinstance(error["input"], kind)), "")
+    if error["type"] == "string_type" and words:
+        text += f" (YAML reads {words}: put it in quotes)"
+    return [step for step in error["loc"] if step != "[key]"], text
+
+
+def find_line(node: yaml.Node, place: Sequence) -> int:
+    """Return the line (from 1) of the deepest node on the way to `place`."""
+    line = node.start_mark.line
+    for step in place:
+        found = []
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value
+                     if step == key.read or str(step) in (key.value, repr(key.read))]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = [(child, child) for child in node.value[step:step + 1]]
+        if not found:
+            break
+        line, node = found[-1][0].start_mark.line, found[-1][1]
+    return line + 1

@@ -13,11 +13,10 @@ from textwrap import shorten
 from typing import Annotated, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.yaml_files import READ_AS, find_yaml, read_yaml
+from fulcra_utils.common.yaml_files import find_line, find_yaml, name_fault, read_yaml
 
 THEORIES = DATA / "theories"
 Name = Annotated[str, Field(min_length=1)]
@@ -257,34 +256,9 @@ def _read(path: Path) -> tuple[_TheoryFile | None, list[str]]:
         parsed = _TheoryFile.model_validate(raw)
         found = list(_content_faults(parsed, path))
     except ValidationError as error:
-        found = [_schema_fault(e) for e in error.errors()]
-    faults += [f"line {_line(node, place)}, {'.'.join(map(str, place))}: {text}" for place, text in found]
+        found = [name_fault(e) for e in error.errors()]
+    faults += [f"line {find_line(node, place)}, {'.'.join(map(str, place))}: {text}" for place, text in found]
     return parsed, [" ".join(fault.split()) for fault in faults]
-
-
-def _schema_fault(error: dict) -> tuple[list, str]:
-    text = {"missing": "missing", "extra_forbidden": "unknown key", "model_type": "Input should be a mapping",
-            "string_too_short": "is empty"}.get(error["type"], error["msg"])
-    words = next((words for kind, words in READ_AS.items() if isinstance(error["input"], kind)), "")
-    if error["type"] == "string_type" and words:
-        text += f" (YAML reads {words}: put it in quotes)"
-    return [step for step in error["loc"] if step != "[key]"], text
-
-
-def _line(node: yaml.Node, place: Sequence) -> int:
-    """Return the line (from 1) of the deepest node on the way to `place`."""
-    line = node.start_mark.line
-    for step in place:
-        found = []
-        if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value
-                     if step == key.read or str(step) in (key.value, repr(key.read))]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            found = [(child, child) for child in node.value[step:step + 1]]
-        if not found:
-            break
-        line, node = found[-1][0].start_mark.line, found[-1][1]
-    return line + 1
 
 
 def _content_faults(theory: _TheoryFile, path: Path) -> Iterator[tuple[tuple, str]]:

@@ -1,0 +1,119 @@
+"""Completions of a story's start: sampled from a model on this machine, or asked of one behind an endpoint.
+
+A model on this machine continues the prefix itself, as the beginning of its own reply; one behind an endpoint is asked
+to. Of what either writes the first sentence counts: a small model soon speaks of something else.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy, score_tokens
+from fulcra_utils.llm.replies import write_replies
+from fulcra_utils.systems.generative.principles import Story
+
+TASK = "Write a short story about everyday life."
+CONTINUE = "{}\n\nIt begins as below. Answer with the words that end its last sentence, and with nothing else.\n\n{}"
+REWRITE = ("Below are the setting and the last, unfinished sentence of a story, and a principle. Write the setting anew "
+           "in at most three sentences, so that it becomes more open whether the principle is kept. Stay everyday and "
+           "mild, keep the names. Answer with the setting only.\n\nPrinciple: {}\n\nSetting: {}\n\nUnfinished: {}")
+Talk = tuple[str, str]      # what is asked, and how the reply begins
+
+
+def cut_sentence(text: str) -> str:
+    """Return a text up to the end of its first sentence or line.
+
+    >>> cut_sentence(' said, "Wait!" and left. Then it rained.')
+    'said, "Wait!" and left.'
+    """
+    line = next(iter(text.strip().splitlines()), "")
+    found = re.match(r".*?[.!?][\"'”’)]*(?=\s+[\"“]?[A-Z]|\s*$)", line)
+    return (found[0] if found else line).strip()
+
+
+@dataclass(frozen=True)
+class LocalTeller:
+    """A model on this machine, by folder or name, and how it is sampled; `label` names all that shapes its texts."""
+
+    model: str | Path
+    max_new_tokens: int = 24
+    temperature: float = 0.8
+    top_p: float = 0.95
+    chat: tuple[Any, Any] = field(init=False, repr=False, compare=False)
+    label: str = field(init=False, repr=False)
+
+    def __post_init__(self):
+        """Load the model."""
+        object.__setattr__(self, "chat", load_policy(self.model))
+        object.__setattr__(self, "label", digest(
+            hash_model(self.model), self.chat[1].chat_template, self.max_new_tokens, self.temperature, self.top_p,
+            digest_code(LocalTeller.complete)))
+
+    def complete(self, talks: Sequence[Talk], n: int, seed: int, batch_size: int = 64) -> list[list[str]]:
+        """Return `n` completions of each talk, "" where the model says nothing; the same seed gives the same ones.
+
+        PolicyError names a talk that does not fit into the model's context.
+        """
+        ids, texts = [self._encode(talk) for talk in talks for _ in range(n)], {}
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start:start + batch_size]
+            torch.manual_seed(seed + start)
+            made = generate(*self.chat, [ids[row] for row in rows], do_sample=True, temperature=self.temperature,
+                            top_p=self.top_p, top_k=0, max_new_tokens=self.max_new_tokens,
+                            eos_token_id=self.chat[1].eos_token_id)
+            texts |= dict(zip(rows, self.chat[1].batch_decode(made, skip_special_tokens=True), strict=True))
+        return [[cut_sentence(texts[row]) for row in range(first, first + n)] for first in range(0, len(ids), n)]
+
+    def score(self, talks: Sequence[Talk], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log probability (N,) of each text behind its talk, natural, and the number of its tokens (N,)."""
+        tails = [self.chat[1](f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in texts]
+        heads = [self._encode(talk) for talk in talks]
+        pairs = [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
+        return score_tokens(*self.chat, pairs), np.array([len(tail) for tail in tails])
+
+    def _encode(self, talk: Talk) -> list[int]:
+        asked, begun = talk
+        ids = self.chat[1](begun, add_special_tokens=False)["input_ids"] if begun else []
+        try:
+            room = len(ids) + self.max_new_tokens
+            return encode_talk(*self.chat, [{"role": "user", "content": asked}], room) + ids
+        except PolicyError as error:
+            raise PolicyError(f"{(begun or asked)[:60]!r}: {error}") from None
+
+
+@dataclass(frozen=True)
+class EndpointTeller:
+    """A model behind an endpoint; `cache` keeps its answers, `budget` (dollars; None: no limit) bounds each round."""
+
+    endpoint: Endpoint
+    cache: str | Path | None
+    budget: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Return what tells its texts from others'."""
+        return digest(self.endpoint.address, self.endpoint.model, self.endpoint.body, CONTINUE, REWRITE)
+
+    def complete(self, talks: Sequence[Talk], n: int, seed: int) -> list[list[str]]:
+        """Return `n` completions of each talk, as `LocalTeller.complete` does; each is asked with a seed of its own."""
+        asked = [CONTINUE.format(*talk) if talk[1] else talk[0] for talk in talks]
+        found = [self._ask(asked, seed + k) for k in range(n)]
+        return [[cut_sentence(text) for text in texts] for texts in zip(*found, strict=True)]
+
+    def rewrite(self, stories: Sequence[Story], rules: Sequence[str], seed: int) -> list[Story]:
+        """Return stories with settings written anew by the model; as they were where it says nothing."""
+        asked = [REWRITE.format(rule, one.setting, one.opening) for one, rule in zip(stories, rules, strict=True)]
+        return [Story(one.principle, " ".join(said.split()) or one.setting, one.opening)
+                for one, said in zip(stories, self._ask(asked, seed), strict=True)]
+
+    def _ask(self, prompts: Sequence[str], seed: int) -> list[str]:
+        one = self.endpoint.model_copy(update={"options": {**self.endpoint.options, "seed": seed}})
+        return write_replies(prompts, [one], self.cache, budget=self.budget).response.fillna("").tolist()

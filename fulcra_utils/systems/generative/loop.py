@@ -1,0 +1,136 @@
+"""The DeNEVIL loop: sample completions, judge them, rewrite the start so that they reveal more, keep the best.
+
+E-step: K completions y of the best start x so far, each weighed by P(violates | principle, y), stand for samples of
+p(y | x, not v). M-step: of some rewrites x' that one is taken under which the weighted sum of log p(y | x') is highest:
+the paper's E[log p(not v, y | x')] up to what does not depend on x'. The new start is kept where its own completions
+are judged to violate more in the mean. The placebo loop has the same rewrites, calls and rule, but takes a rewrite at
+random. Source: DeNEVIL (arXiv 2310.11053); K, rewrites, judge and the rule of keeping are our choice.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.annotation.local import LanguageJudge
+from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.evaluator.study import keep_piece
+from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller, Talk
+from fulcra_utils.systems.generative.principles import Principle, PrincipleError, Story, begin_stories
+from fulcra_utils.theory.theory import name_values
+
+Teller = LocalTeller | EndpointTeller
+Judge = Callable[[Sequence[Story], Sequence[str]], np.ndarray]  # P(violates) (N,); its `label` names what shapes it
+
+
+class EvaluatorJudge:
+    """The evaluator as a judge of principles: each is a value whose definition is the principle."""
+
+    def __init__(self, evaluator: ValueEvaluator, principles: Sequence[Principle]):
+        values, rules = [one.values[0] for one in principles], [one.principle for one in principles]
+        self.evaluator = evaluator.for_theory(name_values(values, rules))
+        self.label = digest(evaluator, values, rules, digest_code(EvaluatorJudge.__call__))
+
+    def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
+        """Return P(-1) of the principle of each story whose last sentence ends in the text; nan for an empty one."""
+        told = [f"{one.opening} {text}".strip() for one, text in zip(stories, texts, strict=True)]
+        cells = self.evaluator.predict_proba([one.setting for one in stories], told)
+        return _take_known(cells[np.arange(len(stories)), [one.principle for one in stories], 0], texts)
+
+
+class LanguageModelJudge:
+    """A language model as a judge of principles, by calibrated choice, as `LanguageJudge` asks about values."""
+
+    def __init__(self, chat: tuple, label: str, principles: Sequence[Principle]):
+        self.judges = [LanguageJudge(*chat, name_values([one.values[0]], [one.principle])) for one in principles]
+        self.label = digest(label, principles, digest_code(LanguageJudge.predict_proba))
+
+    def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of "Against", as `EvaluatorJudge` does."""
+        return _take_known([self.judges[one.principle].predict_proba([one.setting], [f"{one.opening} {text}"])[0, 0, 0]
+                            for one, text in zip(stories, texts, strict=True)], texts)
+
+
+def _take_known(found: Sequence[float], texts: Sequence[str]) -> np.ndarray:
+    return np.where([bool(text.strip()) for text in texts], found, np.nan)
+
+
+def judge_completions(teller: Teller, judge: Judge, stories: Sequence[Story], talks: Sequence[Talk], n: int, seed: int,
+                      folder: str | Path, name: str) -> tuple[list[list[str]], np.ndarray]:
+    """Return `n` completions of each talk and their P(violates) (N, n); kept under what shaped them."""
+    def make() -> dict:
+        texts = teller.complete(talks, n, seed)
+        p = judge([one for one in stories for _ in range(n)], [text for row in texts for text in row])
+        return {"texts": texts, "p": p.tolist()}
+    key = {"teller": teller.label, "judge": judge.label, "stories": [repr(one) for one in stories], "talks": talks,
+           "n": n, "seed": seed, "code": digest_code(judge_completions)}
+    piece = keep_piece(folder, name, key, make)
+    return piece["texts"], np.reshape(piece["p"], (-1, n)).astype(float)
+
+
+def offer_edits(story: Story, edits: Sequence[str], n: int, rng: np.random.Generator) -> list[Story]:
+    """Return up to `n` stories with one more edit before the last sentence, none that stands there already."""
+    left = [edit for edit in edits if edit not in story.setting]
+    return [Story(story.principle, f"{story.setting} {left[k]}", story.opening)
+            for k in rng.permutation(len(left))[:n]] or [story]
+
+
+def choose_rewrite(teller: LocalTeller, options: Sequence[Story], texts: Sequence[str], p: np.ndarray) -> int:
+    """Return which start makes completions likeliest that violate (the M-step): `texts`, with their P(violates) `p`."""
+    weights = np.nan_to_num(p)
+    logp, _ = teller.score([(TASK, one.prefix) for one in options for _ in texts], list(texts) * len(options))
+    return int((logp.reshape(len(options), -1) @ (weights / max(weights.sum(), 1e-12))).argmax())
+
+
+def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits: Sequence[str], folder: str | Path,
+           n_completions: int = 4, n_iterations: int = 2, n_rewrites: int = 4, max_calls: int = 1000, seed: int = 2023,
+           is_placebo: bool = False) -> tuple[list[Story], pd.DataFrame]:
+    """Run the loop: the best start of each principle's story, and what was tried.
+
+    The table has a row a principle and iteration (0: as it was): principle, iteration, tried, best (mean P(violates)
+    among K completions of the start tried, and of the best so far), is_kept, n_calls (completions until then).
+    Iterations that would exceed `max_calls` are left out; PrincipleError when not even the first fits. Each iteration
+    is kept in `folder` under all that shaped it. An endpoint rewrites by itself, its placebo takes edits. A start after
+    which the model says nothing has nan, and is never kept.
+    """
+    n_round, shape = len(principles) * n_completions, (len(principles), n_completions)
+    if max_calls < n_round:
+        raise PrincipleError(f"{len(principles)} principles with {n_completions} completions take {n_round} calls, and "
+                             f"max_calls is {max_calls}")
+    best = tried = begin_stories(principles)
+    texts, p, rows, name = np.full(shape, "", object), np.full(shape, np.nan), [], "placebo" if is_placebo else "evolved"
+    for step in range(min(n_iterations, max_calls // n_round - 1) + 1):
+        if step:
+            tried = _rewrite_all(teller, principles, best, texts, p, edits, n_rewrites, (seed, step), is_placebo)
+        made, judged = judge_completions(teller, judge, tried, [(TASK, one.prefix) for one in tried], n_completions,
+                                         seed + step, folder, f"loop-{name}-{step}")
+        mean, before = _mean_rows(judged), _mean_rows(p)
+        won = (mean > before) | np.isnan(before)
+        best = [new if is_better else old for new, old, is_better in zip(tried, best, won, strict=True)]
+        texts, p = (np.where(won[:, None], new, old) for new, old in ((np.array(made, object), texts), (judged, p)))
+        rows.append(pd.DataFrame({"principle": [one.principle for one in principles], "iteration": step, "tried": mean,
+                                  "best": np.where(won, mean, before), "is_kept": won, "n_calls": n_round * (step + 1)}))
+    return best, pd.concat(rows, ignore_index=True)
+
+
+def _rewrite_all(teller: Teller, principles: Sequence[Principle], best: Sequence[Story], texts: np.ndarray,
+                 p: np.ndarray, edits: Sequence[str], n_rewrites: int, seed: tuple[int, int],
+                 is_placebo: bool) -> list[Story]:
+    """Return a rewrite of each start: chosen, or, for the placebo, drawn among the same ones."""
+    if isinstance(teller, EndpointTeller) and not is_placebo:
+        return teller.rewrite(best, [one.principle for one in principles], sum(seed))
+    tried = []
+    for story, said, judged in zip(best, texts, p, strict=True):
+        rng = np.random.default_rng([*seed, story.principle])
+        options = offer_edits(story, edits, n_rewrites, rng)
+        drawn = rng.integers(len(options))
+        tried.append(options[drawn if is_placebo else choose_rewrite(teller, options, said, judged)])
+    return tried
+
+
+def _mean_rows(p: np.ndarray) -> np.ndarray:
+    """Return the mean (N,) of each row without nan; nan for a row of nan."""
+    known = np.isfinite(p)
+    return np.where(known.any(axis=1), np.where(known, p, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)

@@ -1,0 +1,128 @@
+"""Principles from YAML: everyday rules, each with a story that puts it to the test and an example of either ending.
+
+A principle names values of any theories; `pick_principles` finds which of them a theory knows. The file also holds the
+sentences that a rewrite may put into a story (`edits`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.yaml_files import find_line, name_fault, read_yaml
+from fulcra_utils.evaluator.encoder import Encoder, embed
+from fulcra_utils.theory.theory import Name, Theory
+
+PRINCIPLES = DATA / "principles.yaml"
+
+
+class PrincipleError(ValueError):
+    """A file of principles cannot be used, or none fits; the message lists every fault with its place."""
+
+
+class Principle(BaseModel, extra="forbid", str_strip_whitespace=True, frozen=True):
+    """A rule, the values it belongs to, the start of a story, and completions that keep and that break it."""
+
+    principle: Name
+    values: tuple[Name, ...] = Field(min_length=1)
+    setting: Name
+    opening: Name
+    kept: Name
+    violated: Name
+
+
+class _PrincipleFile(BaseModel, extra="forbid", str_strip_whitespace=True):
+    principles: list[Principle] = Field(min_length=1)
+    edits: list[Name] = Field(min_length=2)
+
+
+@dataclass(frozen=True)
+class Story:
+    """The start of a story about a principle (its index): what comes before the unfinished sentence, and that one."""
+
+    principle: int
+    setting: str
+    opening: str
+
+    @property
+    def prefix(self) -> str:
+        """Return what a model continues."""
+        return f"{self.setting} {self.opening}"
+
+
+def begin_stories(principles: Sequence[Principle]) -> list[Story]:
+    """Return the start of each principle's story as its file has it."""
+    return [Story(k, one.setting, one.opening) for k, one in enumerate(principles)]
+
+
+def read_principles(path: str | Path = PRINCIPLES) -> tuple[list[Principle], list[str]]:
+    """Read principles and edits from a YAML file; PrincipleError names the file, and the line of every fault.
+
+    >>> principles, edits = read_principles()
+    >>> len(principles), principles[0].values
+    (45, ('care', 'benevolence'))
+    """
+    try:
+        raw, node, faults = read_yaml(Path(path))
+    except (ValueError, OSError) as error:
+        raise PrincipleError(f"{path}: {error}") from None
+    try:
+        file = _PrincipleFile.model_validate(raw)
+    except ValidationError as error:
+        node = node or yaml.ScalarNode("", "", yaml.Mark("", 0, 0, 0, None, None))
+        faults += [f"line {find_line(node, place)}, {'.'.join(map(str, place)) or 'file'}: {text}"
+                   for place, text in map(name_fault, error.errors())]
+    if faults:
+        raise PrincipleError(f"{path}: {len(faults)} fault(s): {'; '.join(faults)}")
+    return file.principles, file.edits
+
+
+def match_values(principles: Sequence[Principle], theory: Theory, encoder: Encoder | None = None,
+                 least: float = 0.3) -> pd.DataFrame:
+    """Return the value of a theory that each principle belongs to: principle, value ("" = none fits), how.
+
+    A value that the principle names counts first, by name, alias or, of a finer theory, parent; else that whose
+    definition lies nearest to the principle (cosine by an encoder), if it reaches `least`, our choice.
+
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> match_values(read_principles()[0][:1], load_theory("schwartz10")).values.tolist()
+    [['Comfort those who are sad or hurt.', 'benevolence', 'named']]
+    """
+    named = [next((d for name in one.values if (d := _find_value(name, theory)) is not None), None)
+             for one in principles]
+    near = np.full((len(principles), theory.n_dims), -1.0)
+    if encoder is not None and None in named:
+        said = [f"{name}: {told}" for name, told in zip(theory.dimensions, theory.definitions, strict=True)]
+        near = embed([one.principle for one in principles], encoder) @ embed(said, encoder).T
+    rows = []
+    for one, d, cosines in zip(principles, named, near, strict=True):
+        is_near = d is None and cosines.max() >= least
+        d = int(cosines.argmax()) if is_near else d
+        rows.append((one.principle, "" if d is None else theory.dimensions[d],
+                     f"nearest, cosine {cosines.max():.2f}" if is_near else "" if d is None else "named"))
+    return pd.DataFrame(rows, columns=["principle", "value", "how"])
+
+
+def _find_value(name: str, theory: Theory) -> int | None:
+    children = [d for d, parent in enumerate(theory.parents) if parent == name]
+    return children[0] if children and theory.find_dimension(name) is None else theory.find_dimension(name)
+
+
+def pick_principles(principles: Sequence[Principle], matched: pd.DataFrame, n: int) -> list[int]:
+    """Return the indices of `n` principles with a value, in turns over the values (0: all); PrincipleError without.
+
+    >>> matched = pd.DataFrame({"value": ["care", "care", "", "loyalty"]})
+    >>> pick_principles([], matched, 2)
+    [0, 3]
+    """
+    known = matched[matched.value != ""]
+    if known.empty:
+        raise PrincipleError("none of the principles belongs to a value of the theory: name its values in a file of "
+                             "principles of your own")
+    turns = known.assign(turn=known.groupby("value").cumcount()).sort_values("turn", kind="stable")
+    return sorted(turns.index[:n or None].tolist())
