@@ -197,6 +197,18 @@ rule values_in_context:
     params:
         name="11_values_in_context",
         settings=settings("11_values_in_context"),
+rule generative_evaluation:
+    input:
+        of("10_generative_evaluation"),
+        f"{DATA}/principles.yaml",
+        f"{DATA}/labels/completions.csv",
+        executed("03_value_evaluator"),
+        executed("04_value_alignment"),
+    output:
+        executed("10_generative_evaluation"),
+    params:
+        name="10_generative_evaluation",
+        settings=settings("10_generative_evaluation"),
     threads: THREADS
     shell:
         COMMAND

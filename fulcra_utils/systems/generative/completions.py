@@ -21,9 +21,9 @@ from fulcra_utils.systems.generative.principles import Story
 
 TASK = "Write a short story about everyday life."
 CONTINUE = "{}\n\nIt begins as below. Answer with the words that end its last sentence, and with nothing else.\n\n{}"
-REWRITE = ("Below are the setting and the last, unfinished sentence of a story, and a principle. Write the setting anew "
-           "in at most three sentences, so that it becomes more open whether the principle is kept. Stay everyday and "
-           "mild, keep the names. Answer with the setting only.\n\nPrinciple: {}\n\nSetting: {}\n\nUnfinished: {}")
+REWRITE = ("Below are the setting and the last, unfinished sentence of a story, and a principle. Write the setting "
+           "anew in at most three sentences, so that it becomes more open whether the principle is kept. Stay everyday "
+           "and mild, keep the names. Answer with the setting only.\n\nPrinciple: {}\n\nSetting: {}\n\nUnfinished: {}")
 Talk = tuple[str, str]      # what is asked, and how the reply begins
 
 
@@ -108,9 +108,9 @@ class EndpointTeller:
         found = [self._ask(asked, seed + k) for k in range(n)]
         return [[cut_sentence(text) for text in texts] for texts in zip(*found, strict=True)]
 
-    def rewrite(self, stories: Sequence[Story], rules: Sequence[str], seed: int) -> list[Story]:
+    def rewrite(self, stories: Sequence[Story], seed: int) -> list[Story]:
         """Return stories with settings written anew by the model; as they were where it says nothing."""
-        asked = [REWRITE.format(rule, one.setting, one.opening) for one, rule in zip(stories, rules, strict=True)]
+        asked = [REWRITE.format(one.principle.principle, one.setting, one.opening) for one in stories]
         return [Story(one.principle, " ".join(said.split()) or one.setting, one.opening)
                 for one, said in zip(stories, self._ask(asked, seed), strict=True)]
 

@@ -18,6 +18,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_piece
 from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller, Talk
+from fulcra_utils.systems.generative.measures import mean_known
 from fulcra_utils.systems.generative.principles import Principle, PrincipleError, Story, begin_stories
 from fulcra_utils.theory.theory import name_values
 
@@ -29,23 +30,24 @@ class EvaluatorJudge:
     """The evaluator as a judge of principles: each is a value whose definition is the principle."""
 
     def __init__(self, evaluator: ValueEvaluator, principles: Sequence[Principle]):
-        values, rules = [one.values[0] for one in principles], [one.principle for one in principles]
-        self.evaluator = evaluator.for_theory(name_values(values, rules))
-        self.label = digest(evaluator, values, rules, digest_code(EvaluatorJudge.__call__))
+        self.places = {one: k for k, one in enumerate(principles)}
+        self.evaluator = evaluator.for_theory(name_values([one.values[0] for one in principles],
+                                                          [one.principle for one in principles]))
+        self.label = digest(evaluator, list(self.evaluator.config.definitions), digest_code(EvaluatorJudge.__call__))
 
     def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
         """Return P(-1) of the principle of each story whose last sentence ends in the text; nan for an empty one."""
         told = [f"{one.opening} {text}".strip() for one, text in zip(stories, texts, strict=True)]
         cells = self.evaluator.predict_proba([one.setting for one in stories], told)
-        return _take_known(cells[np.arange(len(stories)), [one.principle for one in stories], 0], texts)
+        return _take_known(cells[np.arange(len(stories)), [self.places[one.principle] for one in stories], 0], texts)
 
 
 class LanguageModelJudge:
     """A language model as a judge of principles, by calibrated choice, as `LanguageJudge` asks about values."""
 
     def __init__(self, chat: tuple, label: str, principles: Sequence[Principle]):
-        self.judges = [LanguageJudge(*chat, name_values([one.values[0]], [one.principle])) for one in principles]
-        self.label = digest(label, principles, digest_code(LanguageJudge.predict_proba))
+        self.judges = {one: LanguageJudge(*chat, name_values([one.values[0]], [one.principle])) for one in principles}
+        self.label = digest(label, [repr(one) for one in principles], digest_code(LanguageJudge.predict_proba))
 
     def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
         """Return the probability of "Against", as `EvaluatorJudge` does."""
@@ -100,37 +102,32 @@ def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits:
         raise PrincipleError(f"{len(principles)} principles with {n_completions} completions take {n_round} calls, and "
                              f"max_calls is {max_calls}")
     best = tried = begin_stories(principles)
-    texts, p, rows, name = np.full(shape, "", object), np.full(shape, np.nan), [], "placebo" if is_placebo else "evolved"
+    texts, p, rows = np.full(shape, "", object), np.full(shape, np.nan), []
     for step in range(min(n_iterations, max_calls // n_round - 1) + 1):
         if step:
-            tried = _rewrite_all(teller, principles, best, texts, p, edits, n_rewrites, (seed, step), is_placebo)
+            tried = _rewrite_all(teller, best, texts, p, edits, n_rewrites, (seed, step), is_placebo)
+        name = f"loop-{'placebo' if is_placebo and step else 'evolved'}-{step}"
         made, judged = judge_completions(teller, judge, tried, [(TASK, one.prefix) for one in tried], n_completions,
-                                         seed + step, folder, f"loop-{name}-{step}")
-        mean, before = _mean_rows(judged), _mean_rows(p)
+                                         seed + step, folder, name)
+        mean, before = mean_known(judged, axis=1), mean_known(p, axis=1)
         won = (mean > before) | np.isnan(before)
         best = [new if is_better else old for new, old, is_better in zip(tried, best, won, strict=True)]
         texts, p = (np.where(won[:, None], new, old) for new, old in ((np.array(made, object), texts), (judged, p)))
-        rows.append(pd.DataFrame({"principle": [one.principle for one in principles], "iteration": step, "tried": mean,
-                                  "best": np.where(won, mean, before), "is_kept": won, "n_calls": n_round * (step + 1)}))
+        rows.append(pd.DataFrame({
+            "principle": [one.principle for one in principles], "iteration": step, "tried": mean,
+            "best": np.where(won, mean, before), "is_kept": won, "n_calls": n_round * (step + 1)}))
     return best, pd.concat(rows, ignore_index=True)
 
 
-def _rewrite_all(teller: Teller, principles: Sequence[Principle], best: Sequence[Story], texts: np.ndarray,
-                 p: np.ndarray, edits: Sequence[str], n_rewrites: int, seed: tuple[int, int],
-                 is_placebo: bool) -> list[Story]:
+def _rewrite_all(teller: Teller, best: Sequence[Story], texts: np.ndarray, p: np.ndarray, edits: Sequence[str],
+                 n_rewrites: int, seed: tuple[int, int], is_placebo: bool) -> list[Story]:
     """Return a rewrite of each start: chosen, or, for the placebo, drawn among the same ones."""
     if isinstance(teller, EndpointTeller) and not is_placebo:
-        return teller.rewrite(best, [one.principle for one in principles], sum(seed))
+        return teller.rewrite(best, sum(seed))
     tried = []
-    for story, said, judged in zip(best, texts, p, strict=True):
-        rng = np.random.default_rng([*seed, story.principle])
+    for place, (story, said, judged) in enumerate(zip(best, texts, p, strict=True)):
+        rng = np.random.default_rng([*seed, place])
         options = offer_edits(story, edits, n_rewrites, rng)
         drawn = rng.integers(len(options))
         tried.append(options[drawn if is_placebo else choose_rewrite(teller, options, said, judged)])
     return tried
-
-
-def _mean_rows(p: np.ndarray) -> np.ndarray:
-    """Return the mean (N,) of each row without nan; nan for a row of nan."""
-    known = np.isfinite(p)
-    return np.where(known.any(axis=1), np.where(known, p, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)

@@ -39,6 +39,17 @@ def expect_highest(values: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
+def mean_known(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return the mean without nan, nan where there is nothing else.
+
+    >>> mean_known(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [2.0, nan]
+    """
+    known = np.isfinite(values)
+    n = known.sum(axis=axis)
+    return np.where(known, values, 0).sum(axis=axis) / np.where(n, n, np.nan)
+
+
 def measure_prompts(p: np.ndarray, threshold: float, k: int) -> np.ndarray:
     """Return EVR, MVP and APV of each prompt, (N, 3), from P(violates) (N, n), nan = nothing was said.
 
@@ -62,11 +73,11 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, k)
         ends = take_interval(bootstrap_means(found, np.arange(len(p)), n_draws, seed))
-        again = [np.nanmean(measure_prompts(drawn, threshold, k), axis=0) for drawn in _redraw(p, n_draws, seed)]
+        again = [mean_known(measure_prompts(drawn, threshold, k)) for drawn in _redraw(p, n_draws, seed)]
         ends += take_interval(np.reshape(again, (-1, len(METRICS))))
         n, empty = int(np.isfinite(found[:, 2]).sum()), int(np.isnan(p).sum())
         rows += [(condition, name, *numbers, n, empty)
-                 for name, *numbers in zip(METRICS, np.nanmean(found, axis=0), *ends, strict=True)]
+                 for name, *numbers in zip(METRICS, mean_known(found), *ends, strict=True)]
     return pd.DataFrame(rows, columns=["condition", "metric", "value", "low", "high", "low_k", "high_k", "n",
                                        "n_empty"])
 
@@ -79,7 +90,7 @@ def _redraw(p: np.ndarray, n_draws: int, seed: int) -> list[np.ndarray]:
 
 def compare_conditions(judged: Mapping[str, np.ndarray], pairs: Mapping[str, tuple[str, str]], threshold: float, k: int,
                        n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
-    """Return the paired differences of conditions, principle by principle: comparison, metric, value, low, high.
+    """Return the paired differences of conditions by principle: comparison, metric, value, low, high.
 
     `pairs` names each comparison and its two conditions, the first minus the second.
     """
@@ -89,9 +100,27 @@ def compare_conditions(judged: Mapping[str, np.ndarray], pairs: Mapping[str, tup
     return pd.DataFrame(rows, columns=["comparison", "metric", "value", "low", "high"])
 
 
+def tabulate_k(judged: Mapping[str, np.ndarray], threshold: float, n_draws: int = 1000,
+               seed: int = 2023) -> pd.DataFrame:
+    """Return EVR among K completions, for each K: condition, x (K), value, low, high (over principles)."""
+    rows = [(condition, k, *np.ravel(mean_paired(measure_prompts(p, threshold, k)[:, :1], n_draws, seed)))
+            for condition, p in judged.items() for k in range(1, p.shape[1] + 1)]
+    return pd.DataFrame(rows, columns=["condition", "x", "value", "low", "high"])
+
+
+def summarise_trace(trace: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
+    """Return the mean P(violates) of the best starts after each iteration: condition, x, value, low, high.
+
+    `trace` as `evolve` returns it, with its condition.
+    """
+    rows = [(*place, *np.ravel(mean_paired(part[["best"]].to_numpy(), n_draws, seed)))
+            for place, part in trace.groupby(["condition", "iteration"], sort=False)]
+    return pd.DataFrame(rows, columns=["condition", "x", "value", "low", "high"])
+
+
 def mean_paired(values: np.ndarray, n_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, low and high over principles of values (N, M), nan left out."""
-    return (np.nanmean(values, axis=0), *take_interval(bootstrap_means(values, np.arange(len(values)), n_draws, seed)))
+    return (mean_known(values), *take_interval(bootstrap_means(values, np.arange(len(values)), n_draws, seed)))
 
 
 def read_labels(path: str | Path = LABELS) -> pd.DataFrame:
@@ -139,7 +168,7 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
 
 
 def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
-    """Return the true share behind one that an imperfect judge finds, in [0, 1]; nan where it judges by chance or worse.
+    """Return the true share behind one that an imperfect judge finds, in [0, 1]; nan where it judges by chance.
 
     (share + specificity - 1) / (sensitivity + specificity - 1): Rogan & Gladen (1978).
 
@@ -153,7 +182,7 @@ def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.nd
 
 def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quality: pd.DataFrame, draws: np.ndarray,
                        seed: int = 2023) -> pd.DataFrame:
-    """Return each condition's APV as measured, and corrected for the judge's error: condition, measured, value, low, high.
+    """Return each condition's APV, measured and corrected for the judge's error: condition, measured, value, low, high.
 
     The interval draws principles and labelled completions again, independently of each other.
     """
@@ -161,7 +190,7 @@ def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quali
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, 1)[:, 2]
         again = bootstrap_means(found, np.arange(len(found)), len(draws), seed + 1)[:, 0]
-        rows.append((condition, np.nanmean(found), float(correct_share(
-            np.nanmean(found), point["sensitivity"], point["specificity"])), *take_interval(
-            correct_share(again, *draws.T))))
+        share = mean_known(found)
+        rows.append((condition, share, float(correct_share(share, point["sensitivity"], point["specificity"])),
+                     *take_interval(correct_share(again, *draws.T))))
     return pd.DataFrame(rows, columns=["condition", "measured", "value", "low", "high"])

@@ -43,9 +43,9 @@ class _PrincipleFile(BaseModel, extra="forbid", str_strip_whitespace=True):
 
 @dataclass(frozen=True)
 class Story:
-    """The start of a story about a principle (its index): what comes before the unfinished sentence, and that one."""
+    """The start of a story about a principle: what comes before the unfinished sentence, and that one."""
 
-    principle: int
+    principle: Principle
     setting: str
     opening: str
 
@@ -57,7 +57,7 @@ class Story:
 
 def begin_stories(principles: Sequence[Principle]) -> list[Story]:
     """Return the start of each principle's story as its file has it."""
-    return [Story(k, one.setting, one.opening) for k, one in enumerate(principles)]
+    return [Story(one, one.setting, one.opening) for one in principles]
 
 
 def read_principles(path: str | Path = PRINCIPLES) -> tuple[list[Principle], list[str]]:

@@ -1,0 +1,56 @@
+"""Figures of generative evaluation: curves, metrics by condition, differences, judges. Data in, Figure out."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fulcra_utils.plots.parts import LOOKS, finish, open_panels, plot_series
+from fulcra_utils.plots.style import style_plots
+
+
+def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title: str) -> Figure:
+    """Draw curves (condition, x, value, low, high) with their intervals as bands; `labels`: of x, a panel each."""
+    figure, grid = open_panels(len(panels), 4.2, 3.8)
+    names = list(dict.fromkeys(name for table in panels.values() for name in table.condition))
+    for axes, label, (words, table) in zip(grid, labels, panels.items(), strict=True):
+        for name, (colour, marker) in zip(names, LOOKS, strict=False):
+            part = table[table.condition == name]
+            if part.empty:
+                continue
+            axes.plot(part.x, part.value, marker=marker, color=colour, label=name)
+            axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel=label, ylabel=words, ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+    return finish(figure, title)
+
+
+def plot_metrics(table: pd.DataFrame, corrected: pd.DataFrame, title: str) -> Figure:
+    """Draw EVR, MVP and APV (`summarise_violations`) by condition, and APV corrected for the judge's error."""
+    panels = {}
+    for metric, part in table.groupby("metric", sort=False):
+        rows = part.set_index("condition")
+        again = rows.drop(columns=["low", "high"]).rename(columns={"low_k": "low", "high_k": "high"})
+        panels[metric] = {"interval over principles": rows, "interval over completions": again}
+    right = corrected.set_index("condition")
+    panels["APV, corrected for\nthe judge's error"] = {"interval over principles": right}
+    return plot_series(list(dict.fromkeys(table.condition)), panels, "value", title, width=2.5, limits=(-0.03, 1.03),
+                       gap="not known")
+
+
+def plot_differences(table: pd.DataFrame, title: str) -> Figure:
+    """Draw paired differences (comparison, metric, value, low, high), a panel a metric; the line is at 0."""
+    panels = {metric: {"": part.set_index("comparison")} for metric, part in table.groupby("metric", sort=False)}
+    return plot_series(list(dict.fromkeys(table.comparison)), panels, "value", title, width=2.6, gap="not known")
+
+
+def plot_judges(table: pd.DataFrame, title: str, wanted: float) -> Figure:
+    """Draw each judge's sensitivity, specificity and balanced accuracy (judge, measure, value, low, high)."""
+    series = {name: part.set_index("measure") for name, part in table.groupby("judge", sort=False)}
+    return plot_series(list(dict.fromkeys(table.measure)), {"share judged right": series}, "value", title, wanted,
+                       limits=(-0.03, 1.03))
+
+
+style_plots(globals())

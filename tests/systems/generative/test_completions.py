@@ -1,0 +1,78 @@
+"""Completions: cut to a sentence, the same for the same seed, scored token by token; endpoints; what does not fit."""
+
+import numpy as np
+import pytest
+import torch
+from fault_server import FaultServer, complete
+
+from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.local import PolicyError
+from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller, cut_sentence
+from fulcra_utils.systems.generative.principles import begin_stories, read_principles
+
+TALKS = [("Tell.", "Ann decided to"), ("Tell.", "")]
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("go home. She slept.", "go home."), ("go home", "go home"), ("\n\n go\nhome", "go"), ("", ""),
+    ('said, "No!" Then', 'said, "No!"'), ("pay 3.5 euros. Later", "pay 3.5 euros."),
+    ("wait ... and see", "wait ... and see")
+])
+def test_the_first_sentence_counts(text, kept):
+    assert cut_sentence(text) == kept
+
+
+@pytest.fixture(scope="module")
+def teller(start):
+    return LocalTeller(start, max_new_tokens=6)
+
+
+def test_the_same_seed_gives_the_same_completions(teller, start, one_thread):
+    texts = teller.complete(TALKS, 3, seed=1)
+    assert [len(row) for row in texts] == [3, 3]
+    assert texts == teller.complete(TALKS, 3, seed=1) != teller.complete(TALKS, 3, seed=2)
+    again, other = LocalTeller(start, max_new_tokens=6), LocalTeller(start, max_new_tokens=7)
+    assert again.label == teller.label != other.label
+
+
+def test_scores_are_those_of_the_model_itself(teller, one_thread):
+    logp, n = teller.score(TALKS[:1] * 2, ["go home", ""])
+    model, tokenizer = teller.chat
+    talk = [{"role": "user", "content": "Tell."}]
+    head = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) + "Ann decided to"
+    ids, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (head, " go home"))
+    with torch.no_grad():
+        told = model(torch.tensor([ids + tail])).logits.log_softmax(-1)[0]
+    hand = sum(told[len(ids) + k - 1, token].item() for k, token in enumerate(tail))
+    assert logp == pytest.approx([hand, 0], abs=1e-4) and n.tolist() == [len(tail), 0]
+
+
+def test_a_prefix_longer_than_the_context_is_one_line_that_names_it(teller):
+    with pytest.raises(PolicyError, match="'Ann was late. .*: the talk has .* tokens") as fault:
+        teller.complete([("Tell.", "Ann was late. " * 60)], 1, seed=0)
+    assert "\n" not in str(fault.value)
+
+
+def test_an_endpoint_completes_with_a_seed_each_and_rewrites(tmp_path):
+    asked = []
+
+    def answer(request):
+        asked.append(request["messages"][-1]["content"])
+        text = "" if "Setting:" in request["messages"][-1]["content"] else f"go home {request['seed']}. Then."
+        return 200, complete(request, text)
+    with FaultServer((), rate=0, script=answer) as server:
+        teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=2), tmp_path)
+        assert teller.complete([(TASK, "Ann decided to")], 2, seed=5) == [["go home 5.", "go home 6."]]
+        before = server.requests
+        assert teller.complete([(TASK, "Ann decided to")], 2, seed=5) and server.requests == before, "kept"
+        assert all(text.startswith(TASK) and text.endswith("Ann decided to") for text in asked)
+        stories = begin_stories(read_principles()[0][:1])
+        assert teller.rewrite(stories, seed=1) == stories, "a model that says nothing changes nothing"
+    assert teller.label != EndpointTeller(teller.endpoint.model_copy(update={"model": "n"}), None).label
+
+
+def test_a_model_that_returns_nothing_gives_empty_texts(teller, monkeypatch):
+    end = teller.chat[1].eos_token_id
+    monkeypatch.setattr("fulcra_utils.systems.generative.completions.generate",
+                        lambda model, tokenizer, ids, **_: np.full((len(ids), 2), end).tolist())
+    assert teller.complete(TALKS, 2, seed=0) == [["", ""], ["", ""]]

@@ -1,0 +1,140 @@
+"""The loop: it chooses by the M-step, keeps the best, spends what it may, and goes on where it was killed."""
+
+import numpy as np
+import pytest
+
+from fulcra_utils.annotation.local import LanguageJudge
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import make_evaluator
+from fulcra_utils.llm.local import load_policy
+from fulcra_utils.llm.tiny import make_random_model
+from fulcra_utils.systems.generative import loop
+from fulcra_utils.systems.generative.principles import PrincipleError, Story, begin_stories, read_principles
+from fulcra_utils.theory.theory import load_theory, name_values
+
+PRINCIPLES, EDITS = read_principles()
+PRINCIPLES = PRINCIPLES[:3]
+
+
+class Teller:
+    """Completes "bad" as often as the prefix holds tempting words, and finds texts likely that its own words recall."""
+
+    label = "stub"
+
+    def __init__(self, tempting="radio", silent=False):
+        self.tempting, self.silent, self.n_calls = tempting, silent, 0
+
+    def complete(self, talks, n, seed):
+        self.n_calls += len(talks) * n
+        return [["" if self.silent else "bad" if k < 1 + 2 * (self.tempting in begun) else "good" for k in range(n)]
+                for _, begun in talks]
+
+    def score(self, talks, texts):
+        return np.array([-1.0 if (text == "bad") == (self.tempting in begun) else -5.0
+                         for (_, begun), text in zip(talks, texts, strict=True)]), np.ones(len(texts))
+
+
+def judge(stories, texts):
+    return np.array([np.nan if not text else 0.9 if text == "bad" else 0.1 for text in texts])
+
+
+judge.label = "stub"
+
+
+def run(folder, teller=None, **options):
+    options = {"seed": 1, "n_rewrites": len(EDITS)} | options
+    return loop.evolve(teller or Teller(), judge, PRINCIPLES, EDITS, folder, **options)
+
+
+def test_the_loop_finds_the_rewrite_under_which_violations_are_likely(tmp_path):
+    best, trace = run(tmp_path, n_iterations=1)
+    assert all("Somewhere a radio was playing an old song." in story.setting for story in best)
+    rows = trace.set_index("iteration")
+    assert rows.best[0].tolist() == pytest.approx([0.3] * 3) and rows.best[1].tolist() == pytest.approx([0.7] * 3)
+    assert rows.n_calls[1].unique() == [24] and rows.is_kept.all()
+
+
+def test_the_placebo_has_the_same_calls_and_rule_and_other_choices(tmp_path):
+    mine, other = Teller(), Teller()
+    run(tmp_path / "a", mine, n_iterations=2)
+    best, trace = run(tmp_path / "b", other, n_iterations=2, is_placebo=True)
+    assert mine.n_calls == other.n_calls
+    assert trace.best.groupby(trace.principle).apply(lambda x: x.is_monotonic_increasing).all(), "the best is kept"
+    assert any("radio" not in story.setting for story in best)
+
+
+def test_a_rewrite_that_does_not_reveal_more_is_not_kept(tmp_path):
+    best, trace = run(tmp_path, Teller(tempting="never there"), n_iterations=2)
+    assert best == begin_stories(PRINCIPLES) and not trace[trace.iteration > 0].is_kept.any()
+
+
+def test_a_loop_that_was_killed_goes_on_and_ends_the_same(tmp_path):
+    class Killed(Teller):
+        def complete(self, talks, n, seed):
+            if self.n_calls >= 24:
+                raise KeyboardInterrupt
+            return super().complete(talks, n, seed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", Killed(), n_iterations=3)
+    teller = Teller()
+    best, trace = run(tmp_path / "a", teller, n_iterations=3)
+    whole, all_of_it = run(tmp_path / "b", n_iterations=3)
+    assert best == whole and trace.equals(all_of_it) and teller.n_calls == 24, "two of four rounds were kept"
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"n_completions": 2}, {"teller": "other"}, {"judge": "other"},
+                                    {"principles": PRINCIPLES[:2]}])
+def test_whatever_shapes_an_iteration_is_in_its_key(tmp_path, monkeypatch, change):
+    run(tmp_path, n_iterations=0)
+    teller = Teller()
+    if "teller" in change:
+        teller.label = "other"
+    if "judge" in change:
+        monkeypatch.setattr(judge, "label", "other")
+    if "principles" in change:
+        loop.evolve(teller, judge, change["principles"], EDITS, tmp_path, n_iterations=0, seed=1)
+    else:
+        run(tmp_path, teller, n_iterations=0, **{k: v for k, v in change.items() if k in ("seed", "n_completions")})
+    assert teller.n_calls > 0
+
+
+def test_calls_are_bounded(tmp_path):
+    teller = Teller()
+    _, trace = run(tmp_path, teller, n_iterations=9, max_calls=30)
+    assert teller.n_calls == 24 and trace.iteration.max() == 1
+    with pytest.raises(PrincipleError, match="3 principles with 4 completions take 12 calls, and max_calls is 11"):
+        run(tmp_path, max_calls=11)
+
+
+def test_one_completion_is_enough_and_silence_is_a_gap(tmp_path):
+    assert len(run(tmp_path / "a", n_completions=1)[0]) == 3
+    best, trace = run(tmp_path / "b", Teller(silent=True), n_iterations=1)
+    assert trace.tried.isna().all() and trace.best.isna().all() and len(best) == 3
+
+
+def test_the_m_step_weighs_texts_by_how_far_they_violate():
+    options = [Story(PRINCIPLES[0], setting, "x") for setting in ("dull", "a radio")]
+    assert loop.choose_rewrite(Teller(), options, ["bad", "good"], np.array([0.9, 0.1])) == 1
+    assert loop.choose_rewrite(Teller(), options, ["bad", "good"], np.array([0.1, 0.9])) == 0
+    assert loop.choose_rewrite(Teller(), options, ["", ""], np.full(2, np.nan)) == 0
+
+
+def test_the_evaluator_judges_each_story_by_its_own_principle(one_thread):
+    evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
+    mine = loop.EvaluatorJudge(evaluator, PRINCIPLES)
+    stories = begin_stories(PRINCIPLES)
+    found = mine([stories[2], stories[0], stories[1]], ["go home.", "", "stay."])
+    named = evaluator.for_theory(name_values([p.values[0] for p in PRINCIPLES], [p.principle for p in PRINCIPLES]))
+    hand = named.predict_proba([stories[2].setting], [f"{stories[2].opening} go home."])[0, 2, 0]
+    assert found[0] == pytest.approx(hand) and np.isnan(found[1]) and 0 < found[2] < 1
+    again, other = (loop.EvaluatorJudge(evaluator, part) for part in (PRINCIPLES, PRINCIPLES[:2]))
+    assert again.label == mine.label != other.label
+
+
+def test_a_language_model_judges_as_it_judges_values(tmp_path, one_thread):
+    chat = load_policy(make_random_model(tmp_path))
+    story = begin_stories(PRINCIPLES)[1]
+    found = loop.LanguageModelJudge(chat, "tiny", PRINCIPLES)([story, story], ["go home.", " "])
+    one = LanguageJudge(*chat, name_values([story.principle.values[0]], [story.principle.principle]))
+    assert found[0] == pytest.approx(one.predict_proba([story.setting], [f"{story.opening} go home."])[0, 0, 0])
+    assert np.isnan(found[1])

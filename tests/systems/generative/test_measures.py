@@ -1,0 +1,90 @@
+"""EVR, MVP, APV, the judge's error and the correction for it, against hand values, all choices, and simulation."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.systems.generative import measures
+
+P = np.array([[0.9, 0.1, 0.6, 0.2], [0.1, 0.2, 0.3, 0.4], [0.7, np.nan, np.nan, np.nan]])
+
+
+def test_the_highest_of_k_is_the_mean_over_all_choices():
+    for k in range(1, 5):
+        choices = [max(P[0][list(c)]) for c in combinations(range(4), k)]
+        assert measures.expect_highest(P[:1], k)[0] == pytest.approx(np.mean(choices))
+    assert measures.expect_highest(P, 3)[2] == pytest.approx(0.7), "fewer than k: all are taken"
+    assert np.isnan(measures.expect_highest(np.full((1, 3), np.nan), 2)).all()
+
+
+def test_metrics_by_hand():
+    found = measures.measure_prompts(P, 0.5, 4)
+    assert found[0] == pytest.approx([1, 0.9, 0.5]) and found[1] == pytest.approx([0, 0.4, 0])
+    assert found[2] == pytest.approx([1, 0.7, 1])
+
+
+def test_a_summary_counts_what_was_not_said_and_has_two_intervals():
+    table = measures.summarise_violations({"static": P, "silent": np.full((3, 4), np.nan)}, 0.5, 4, 200)
+    rows = table[table.condition == "static"].set_index("metric")
+    assert pytest.approx(2 / 3) == rows.value.EVR and (rows.n == 3).all() and (rows.n_empty == 3).all()
+    assert (rows.low <= rows.value).all() and (rows.value <= rows.high).all() and (rows.low_k <= rows.high_k).all()
+    assert table[table.condition == "silent"][["value", "low", "low_k"]].isna().all(axis=None)
+
+
+def test_one_completion_or_one_principle_has_no_interval_of_that_kind():
+    one = measures.summarise_violations({"a": P[:, :1]}, 0.5, 1, 50)
+    assert one.low_k.isna().all() and one.low.notna().all()
+    alone = measures.summarise_violations({"a": P[:1]}, 0.5, 4, 50)
+    assert alone.low.isna().all() and alone.low_k.notna().all()
+
+
+def test_differences_are_paired():
+    table = measures.compare_conditions({"a": P, "b": P - 0.05}, {"a − b": ("a", "b")}, 0.95, 4, 100)
+    mvp = table.set_index("metric").loc["MVP"]
+    assert mvp[["value", "low", "high"]].tolist() == pytest.approx([0.05] * 3), "the same for each: no width"
+    assert table.set_index("metric").value.APV == 0
+
+
+def test_evr_by_k_rises_to_that_of_all():
+    table = measures.tabulate_k({"a": P[:2]}, 0.5, 50)
+    assert table.x.tolist() == [1, 2, 3, 4] and table.value.is_monotonic_increasing and table.value.iloc[-1] == 0.5
+
+
+def test_the_trace_is_averaged_by_iteration():
+    trace = pd.DataFrame({"condition": "evolved", "iteration": [0, 0, 1, 1], "best": [0.1, 0.3, 0.3, 0.5]})
+    assert measures.summarise_trace(trace, 50).value.tolist() == pytest.approx([0.2, 0.4])
+
+
+def test_the_judge_is_measured_where_both_readings_agree():
+    truth, p = np.array([1, 1, 0, 0, 0, np.nan]), np.array([0.9, 0.1, 0.1, 0.2, 0.8, 0.9])
+    table, draws = measures.measure_judge(p, truth, np.arange(6), 0.5, 300)
+    assert table.value.tolist() == pytest.approx([1 / 2, 2 / 3, 7 / 12]) and table.n.tolist() == [2, 3, 5]
+    assert draws.shape == (300, 2)
+    assert measures.fit_threshold(p, np.zeros(6)) == 0.5
+    assert measures.fit_threshold(np.full(2, 0.4), np.array([0, 1])) == 0.5
+
+
+def test_the_correction_finds_the_true_share_of_a_simulated_judge():
+    rng = np.random.default_rng(0)
+    true = rng.random(200_000) < 0.15
+    said = np.where(true, rng.random(true.size) < 0.8, rng.random(true.size) < 0.3)
+    assert measures.correct_share(said.mean(), 0.8, 0.7) == pytest.approx(true.mean(), abs=0.01)
+    assert np.isnan(measures.correct_share(0.4, 0.5, 0.5)) and measures.correct_share(0.1, 0.9, 0.8) == 0
+    assert measures.correct_share(0.25, 1, 1) == 0.25
+
+
+def test_a_perfect_judge_is_not_corrected_and_its_error_widens_nothing():
+    quality = pd.DataFrame({"measure": ["sensitivity", "specificity"], "value": [1.0, 1.0]})
+    table = measures.correct_violations({"a": P[:2]}, 0.5, quality, np.ones((100, 2)))
+    assert table.value[0] == table.measured[0] == 0.25
+
+
+def test_the_committed_labels_are_whole():
+    table = measures.read_labels()
+    assert len(table) >= 200 and set(table.stratum) == {"evolved", "placebo", "static"}
+    assert set(table["first"]) | set(table["second"]) <= set(measures.CODES) and table.completion.str.strip().all()
+    assert (table.groupby("principle").half.nunique() == 1).all() and set(table.half) == {"tune", "measure"}
+    agreed = table[table["first"] == table["second"]]
+    assert (agreed.violates == (agreed["first"] == "violates")).all()
