@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.llm.endpoints import Endpoint
-from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy, score_tokens
+from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.generative.principles import Story
 
@@ -61,23 +62,47 @@ class LocalTeller:
 
         PolicyError names a talk that does not fit into the model's context.
         """
-        ids, texts = [self._encode(talk) for talk in talks for _ in range(n)], {}
+        model, tokenizer = self.chat
+        ids, made = [self._encode(talk) for talk in talks], [[] for _ in talks]
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start:start + batch_size]
+        for start in range(0, len(order), max(1, batch_size // n)):
+            rows = order[start:start + max(1, batch_size // n)]
             torch.manual_seed(seed + start)
-            made = generate(*self.chat, [ids[row] for row in rows], do_sample=True, temperature=self.temperature,
-                            top_p=self.top_p, top_k=0, max_new_tokens=self.max_new_tokens,
-                            eos_token_id=self.chat[1].eos_token_id)
-            texts |= dict(zip(rows, self.chat[1].batch_decode(made, skip_special_tokens=True), strict=True))
-        return [[cut_sentence(texts[row]) for row in range(first, first + n)] for first in range(0, len(ids), n)]
+            texts = generate(model, tokenizer, [ids[row] for row in rows for _ in range(n)], do_sample=True, top_k=0,
+                             temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens,
+                             eos_token_id=tokenizer.eos_token_id, past_key_values=self._read([ids[k] for k in rows], n))
+            for k, text in enumerate(tokenizer.batch_decode(texts, skip_special_tokens=True)):
+                made[rows[k // n]].append(cut_sentence(text))
+        return made
 
-    def score(self, talks: Sequence[Talk], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the log probability (N,) of each text behind its talk, natural, and the number of its tokens (N,)."""
-        tails = [self.chat[1](f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in texts]
-        heads = [self._encode(talk) for talk in talks]
-        pairs = [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
-        return score_tokens(*self.chat, pairs), np.array([len(tail) for tail in tails])
+    @torch.no_grad()
+    def _read(self, ids: Sequence[list[int]], n: int) -> Any:
+        """Return what the model has read of all but the last token of each text, `n` times: each is read once."""
+        width = max(map(len, ids))
+        rows = torch.tensor([[self.chat[1].pad_token_id] * (width - len(one)) + one for one in ids])[:, :-1]
+        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids])[:, :-1]
+        read = self.chat[0].base_model(rows, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                                       use_cache=True).past_key_values
+        read.batch_repeat_interleave(n)
+        return read
+
+    @torch.no_grad()
+    def score(self, talk: Talk, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log probability (N,) of each text behind a talk, natural, and the number of its tokens (N,).
+
+        The talk is read once; both are 0 for an empty text.
+        """
+        model, tokenizer = self.chat
+        tails = [tokenizer(f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in texts]
+        head, size = self._encode(talk), torch.tensor([len(tail) for tail in tails])
+        ids = pad_sequence([torch.tensor(tail, dtype=torch.long) for tail in tails], True, tokenizer.pad_token_id)
+        if not ids.shape[1]:
+            return np.zeros(len(texts)), size.numpy()
+        ids = torch.cat([torch.tensor([head[-1:]] * len(tails)), ids], dim=1)
+        states = model.base_model(ids, past_key_values=self._read([head], len(tails))).last_hidden_state[:, :-1]
+        logp = model.get_output_embeddings()(states).float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        is_text = torch.arange(logp.shape[1]) < size[:, None]
+        return (logp * is_text).sum(dim=1).double().numpy(), size.numpy()
 
     def _encode(self, talk: Talk) -> list[int]:
         asked, begun = talk

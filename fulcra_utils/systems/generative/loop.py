@@ -82,8 +82,8 @@ def offer_edits(story: Story, edits: Sequence[str], n: int, rng: np.random.Gener
 def choose_rewrite(teller: LocalTeller, options: Sequence[Story], texts: Sequence[str], p: np.ndarray) -> int:
     """Return which start makes completions likeliest that violate (the M-step): `texts`, with their P(violates) `p`."""
     weights = np.nan_to_num(p)
-    logp, _ = teller.score([(TASK, one.prefix) for one in options for _ in texts], list(texts) * len(options))
-    return int((logp.reshape(len(options), -1) @ (weights / max(weights.sum(), 1e-12))).argmax())
+    logp = np.array([teller.score((TASK, one.prefix), texts)[0] for one in options])
+    return int((logp @ weights).argmax())
 
 
 def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits: Sequence[str], folder: str | Path,

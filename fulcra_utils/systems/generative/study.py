@@ -11,6 +11,7 @@ import pandas as pd
 from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller, Talk
 from fulcra_utils.systems.generative.loop import Judge, Teller, evolve, judge_completions
+from fulcra_utils.systems.generative.measures import mean_known
 from fulcra_utils.systems.generative.principles import Principle, Story, begin_stories
 from fulcra_utils.theory.theory import Theory
 
@@ -89,11 +90,8 @@ def measure_cost(teller: Teller, found: Conditions, plain: str = "evolved", othe
     """
     if not isinstance(teller, LocalTeller):
         return np.full((len(found.talks[plain]), 2), np.nan)
-    means = []
-    for name in (other, plain):
-        n = len(found.texts[name][0])
-        texts = [text for row in found.texts[name] for text in row]
-        logp, size = teller.score([talk for talk in found.talks[plain] for _ in range(n)], texts)
-        cells = np.stack([logp / np.where(size, size, np.nan), np.where(size, size, np.nan)])
-        means.append(pd.DataFrame(cells.T).groupby(np.repeat(np.arange(len(found.talks[name])), n)).mean().to_numpy())
-    return means[0] - means[1]
+    def average(name: str) -> np.ndarray:
+        scored = [teller.score(talk, row) for talk, row in zip(found.talks[plain], found.texts[name], strict=True)]
+        return np.array([mean_known(np.where(size, [logp / np.maximum(size, 1), size], np.nan), axis=1)
+                         for logp, size in scored])
+    return average(other) - average(plain)

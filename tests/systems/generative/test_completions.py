@@ -36,7 +36,8 @@ def test_the_same_seed_gives_the_same_completions(teller, start, one_thread):
 
 
 def test_scores_are_those_of_the_model_itself(teller, one_thread):
-    logp, n = teller.score(TALKS[:1] * 2, ["go home", ""])
+    logp, n = teller.score(TALKS[0], ["go home", "", "go to them, be kind"])
+    assert teller.score(TALKS[0], [""])[0].tolist() == [0]
     model, tokenizer = teller.chat
     talk = [{"role": "user", "content": "Tell."}]
     head = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) + "Ann decided to"
@@ -44,7 +45,13 @@ def test_scores_are_those_of_the_model_itself(teller, one_thread):
     with torch.no_grad():
         told = model(torch.tensor([ids + tail])).logits.log_softmax(-1)[0]
     hand = sum(told[len(ids) + k - 1, token].item() for k, token in enumerate(tail))
-    assert logp == pytest.approx([hand, 0], abs=1e-4) and n.tolist() == [len(tail), 0]
+    assert logp[:2] == pytest.approx([hand, 0], abs=1e-4) and n[:2].tolist() == [len(tail), 0] and logp[2] < hand
+
+
+def test_a_prefix_that_is_read_once_gives_what_reading_it_again_gives(teller, one_thread, monkeypatch):
+    texts = teller.complete(TALKS, 3, seed=1)
+    monkeypatch.setattr(LocalTeller, "_read", lambda *_: None)
+    assert teller.complete(TALKS, 3, seed=1) == texts
 
 
 def test_a_prefix_longer_than_the_context_is_one_line_that_names_it(teller):

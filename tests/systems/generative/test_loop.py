@@ -29,9 +29,8 @@ class Teller:
         return [["" if self.silent else "bad" if k < 1 + 2 * (self.tempting in begun) else "good" for k in range(n)]
                 for _, begun in talks]
 
-    def score(self, talks, texts):
-        return np.array([-1.0 if (text == "bad") == (self.tempting in begun) else -5.0
-                         for (_, begun), text in zip(talks, texts, strict=True)]), np.ones(len(texts))
+    def score(self, talk, texts):
+        return np.array([-1.0 if (text == "bad") == (self.tempting in talk[1]) else -5.0 for text in texts]), None
 
 
 def judge(stories, texts):
