@@ -84,33 +84,28 @@ def read_principles(path: str | Path = PRINCIPLES) -> tuple[list[Principle], lis
 
 def match_values(principles: Sequence[Principle], theory: Theory, encoder: Encoder | None = None,
                  least: float = 0.3) -> pd.DataFrame:
-    """Return the value of a theory that each principle belongs to: principle, value ("" = none fits), how.
+    """Return the value of a theory that each principle belongs to: principle, value ("" = none fits), cosine.
 
-    A value that the principle names counts first, by name, alias or, of a finer theory, parent; else that whose
-    definition lies nearest to the principle (cosine by an encoder), if it reaches `least`, our choice.
+    The first value that the principle names counts, by name, alias or, of a finer theory, parent (cosine nan); else
+    that whose definition an encoder finds nearest, if the cosine reaches `least`, our choice.
 
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> match_values(read_principles()[0][:1], load_theory("schwartz10")).values.tolist()
-    [['Comfort those who are sad or hurt.', 'benevolence', 'named']]
+    >>> match_values(read_principles()[0][:1], load_theory("schwartz10")).value.tolist()
+    ['benevolence']
     """
-    named = [next((d for name in one.values if (d := _find_value(name, theory)) is not None), None)
-             for one in principles]
-    near = np.full((len(principles), theory.n_dims), -1.0)
-    if encoder is not None and None in named:
-        said = [f"{name}: {told}" for name, told in zip(theory.dimensions, theory.definitions, strict=True)]
-        near = embed([one.principle for one in principles], encoder) @ embed(said, encoder).T
-    rows = []
-    for one, d, cosines in zip(principles, named, near, strict=True):
-        is_near = d is None and cosines.max() >= least
-        d = int(cosines.argmax()) if is_near else d
-        rows.append((one.principle, "" if d is None else theory.dimensions[d],
-                     f"nearest, cosine {cosines.max():.2f}" if is_near else "" if d is None else "named"))
-    return pd.DataFrame(rows, columns=["principle", "value", "how"])
-
-
-def _find_value(name: str, theory: Theory) -> int | None:
-    children = [d for d, parent in enumerate(theory.parents) if parent == name]
-    return children[0] if children and theory.find_dimension(name) is None else theory.find_dimension(name)
+    places = {parent: d for d, parent in reversed(list(enumerate(theory.parents)))}
+    rows, vectors = [], None
+    for one in principles:
+        found = (theory.find_dimension(name) if theory.find_dimension(name) is not None else places.get(name)
+                 for name in one.values)
+        d, cosine = next((d for d in found if d is not None), None), np.nan
+        if d is None and encoder is not None:
+            vectors = embed([": ".join(pair) for pair in zip(theory.dimensions, theory.definitions, strict=True)],
+                            encoder) if vectors is None else vectors
+            cosines = vectors @ embed([one.principle], encoder)[0]
+            d, cosine = (int(cosines.argmax()) if cosines.max() >= least else None), float(cosines.max())
+        rows.append((one.principle, "" if d is None else theory.dimensions[d], cosine))
+    return pd.DataFrame(rows, columns=["principle", "value", "cosine"])
 
 
 def pick_principles(principles: Sequence[Principle], matched: pd.DataFrame, n: int) -> list[int]:
