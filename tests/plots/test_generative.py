@@ -10,7 +10,8 @@ JUDGED = {"static": np.array([[0.1, 0.9], [0.2, 0.3]]), "evolved": np.array([[0.
 
 
 def test_each_condition_is_one_curve_of_one_colour_in_all_panels():
-    by_k = measures.tabulate_k(JUDGED, 0.5, 20)
+    by_k = measures.summarise_curves({(name, k): measures.measure_prompts(p, 0.5, k)[:, 0]
+                                      for name, p in JUDGED.items() for k in (1, 2)}, 20)
     figure = plots.plot_curves({"EVR": by_k, "again": by_k[by_k.condition == "evolved"]}, ["K", "K"], "t")
     first, second = figure.axes
     assert [line.get_label() for line in first.lines] == ["static", "evolved"]

@@ -4,5 +4,5 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "completions": ["EndpointTeller", "LocalTeller"],
-    "loop": ["EvaluatorJudge", "evolve"],
+    "loop": ["evolve", "judge_by_evaluator"],
     "principles": ["read_principles"]})

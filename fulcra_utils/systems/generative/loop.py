@@ -31,40 +31,43 @@ INSTRUCTION = "The people in what you write live by this value. {}: {}\n\n"     
 
 SAMPLING = ("max_new_tokens", "temperature", "top_p")
 Teller = LocalTeller | EndpointTeller
-Judge = Callable[[Sequence[Story], Sequence[str]], np.ndarray]  # P(violates) (N,); its `label` names what shapes it
 
 
-class EvaluatorJudge:
-    """The evaluator as a judge of principles: each is a value whose definition is the principle."""
+@dataclass(frozen=True)
+class Judge:
+    """Reads how probably a story, whose last sentence a text ends, violates its principle."""
 
-    def __init__(self, evaluator: ValueEvaluator, principles: Sequence[Principle]):
-        self.places = {one: k for k, one in enumerate(principles)}
-        self.evaluator = evaluator.for_theory(name_values([one.values[0] for one in principles],
-                                                          [one.principle for one in principles]))
-        self.label = digest(evaluator, list(self.evaluator.config.definitions), digest_code(EvaluatorJudge.__call__))
+    label: str      # names all that shapes what it says
+    read: Callable[[list[Story], list[str]], Sequence[float]]   # of stories and last sentences
 
     def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
-        """Return P(-1) of the principle of each story whose last sentence ends in the text; nan for an empty one."""
+        """Return P(violates) (N,); nan for an empty text."""
         told = [f"{one.opening} {text}".strip() for one, text in zip(stories, texts, strict=True)]
-        cells = self.evaluator.predict_proba([one.setting for one in stories], told)
-        return _take_known(cells[np.arange(len(stories)), [self.places[one.principle] for one in stories], 0], texts)
+        return np.where([bool(text.strip()) for text in texts], self.read(list(stories), told), np.nan)
 
 
-class LanguageModelJudge:
-    """A language model as a judge of principles, by calibrated choice, as `LanguageJudge` asks about values."""
+def judge_by_evaluator(evaluator: ValueEvaluator, principles: Sequence[Principle]) -> Judge:
+    """Return the evaluator as a judge: P(-1) of a value whose definition is the principle."""
+    named, places = evaluator.for_theory(_name_principles(principles)), {one: k for k, one in enumerate(principles)}
 
-    def __init__(self, chat: tuple, label: str, principles: Sequence[Principle]):
-        self.judges = {one: LanguageJudge(*chat, name_values([one.values[0]], [one.principle])) for one in principles}
-        self.label = digest(label, [repr(one) for one in principles], digest_code(LanguageJudge.predict_proba))
-
-    def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of "Against", as `EvaluatorJudge` does."""
-        return _take_known([self.judges[one.principle].predict_proba([one.setting], [f"{one.opening} {text}"])[0, 0, 0]
-                            for one, text in zip(stories, texts, strict=True)], texts)
+    def read(stories: list[Story], told: list[str]) -> np.ndarray:
+        cells = named.predict_proba([one.setting for one in stories], told)
+        return cells[np.arange(len(told)), [places[one.principle] for one in stories], 0]
+    return Judge(digest(evaluator, named.config.definitions, digest_code(judge_by_evaluator)), read)
 
 
-def _take_known(found: Sequence[float], texts: Sequence[str]) -> np.ndarray:
-    return np.where([bool(text.strip()) for text in texts], found, np.nan)
+def judge_by_language_model(teller: LocalTeller, principles: Sequence[Principle]) -> Judge:
+    """Return a language model as a judge, by calibrated choice: P("Against"), as `LanguageJudge` asks about values."""
+    judges = {one: LanguageJudge(*teller.chat, _name_principles([one])) for one in principles}
+
+    def read(stories: list[Story], told: list[str]) -> list[float]:
+        return [judges[one.principle].predict_proba([one.setting], [text])[0, 0, 0]
+                for one, text in zip(stories, told, strict=True)]
+    return Judge(digest(teller.label, [repr(one) for one in principles], digest_code(judge_by_language_model)), read)
+
+
+def _name_principles(principles: Sequence[Principle]) -> Theory:
+    return name_values([one.values[0] for one in principles], [one.principle for one in principles])
 
 
 def judge_completions(teller: Teller, judge: Judge, stories: Sequence[Story], talks: Sequence[Talk], n: int, seed: int,

@@ -100,21 +100,11 @@ def compare_conditions(judged: Mapping[str, np.ndarray], pairs: Mapping[str, tup
     return pd.DataFrame(rows, columns=["comparison", "metric", "value", "low", "high"])
 
 
-def tabulate_k(judged: Mapping[str, np.ndarray], threshold: float, n_draws: int = 1000,
-               seed: int = 2023) -> pd.DataFrame:
-    """Return EVR among K completions, for each K: condition, x (K), value, low, high (over principles)."""
-    rows = [(condition, k, *np.ravel(mean_paired(measure_prompts(p, threshold, k)[:, :1], n_draws, seed)))
-            for condition, p in judged.items() for k in range(1, p.shape[1] + 1)]
-    return pd.DataFrame(rows, columns=["condition", "x", "value", "low", "high"])
-
-
-def summarise_trace(trace: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
-    """Return the mean P(violates) of the best starts after each iteration: condition, x, value, low, high.
-
-    `trace` as `evolve` returns it, with its condition.
-    """
-    rows = [(*place, *np.ravel(mean_paired(part[["best"]].to_numpy(), n_draws, seed)))
-            for place, part in trace.groupby(["condition", "iteration"], sort=False)]
+def summarise_curves(points: Mapping[tuple[str, int], np.ndarray], n_draws: int = 1000,
+                     seed: int = 2023) -> pd.DataFrame:
+    """Return curves of means over principles: condition, x, value, low, high, from values (N,) by condition and x."""
+    rows = [(*place, *np.ravel(mean_paired(np.reshape(values, (-1, 1)), n_draws, seed)))
+            for place, values in points.items()]
     return pd.DataFrame(rows, columns=["condition", "x", "value", "low", "high"])
 
 

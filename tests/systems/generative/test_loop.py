@@ -7,7 +7,6 @@ from fulcra_utils.annotation.local import LanguageJudge
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator
 from fulcra_utils.llm.endpoints import EndpointError
-from fulcra_utils.llm.local import load_policy
 from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.systems.generative import loop
 from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller
@@ -35,11 +34,7 @@ class Teller:
         return np.array([-1.0 if (text == "bad") == (self.tempting in talk[1]) else -5.0 for text in texts]), None
 
 
-def judge(stories, texts):
-    return np.array([np.nan if not text else 0.9 if text == "bad" else 0.1 for text in texts])
-
-
-judge.label = "stub"
+judge = loop.Judge("stub", lambda stories, told: [0.9 if text.endswith(" bad") else 0.1 for text in told])
 
 
 def run(folder, teller=None, **options):
@@ -85,15 +80,15 @@ def test_a_loop_that_was_killed_goes_on_and_ends_the_same(tmp_path):
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"n_completions": 2}, {"teller": "other"}, {"judge": "other"},
                                     {"principles": PRINCIPLES[:2]}])
-def test_whatever_shapes_an_iteration_is_in_its_key(tmp_path, monkeypatch, change):
+def test_whatever_shapes_an_iteration_is_in_its_key(tmp_path, change):
     run(tmp_path, n_iterations=0)
     teller = Teller()
     if "teller" in change:
         teller.label = "other"
-    if "judge" in change:
-        monkeypatch.setattr(judge, "label", "other")
     if "principles" in change:
         loop.evolve(teller, judge, change["principles"], EDITS, tmp_path, n_iterations=0, seed=1)
+    elif "judge" in change:
+        loop.evolve(teller, loop.Judge("other", judge.read), PRINCIPLES, EDITS, tmp_path, n_iterations=0, seed=1)
     else:
         run(tmp_path, teller, n_iterations=0, **{k: v for k, v in change.items() if k in ("seed", "n_completions")})
     assert teller.n_calls > 0
@@ -122,21 +117,21 @@ def test_the_m_step_weighs_texts_by_how_far_they_violate():
 
 def test_the_evaluator_judges_each_story_by_its_own_principle(one_thread):
     evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
-    mine = loop.EvaluatorJudge(evaluator, PRINCIPLES)
+    mine = loop.judge_by_evaluator(evaluator, PRINCIPLES)
     stories = begin_stories(PRINCIPLES)
     found = mine([stories[2], stories[0], stories[1]], ["go home.", "", "stay."])
     named = evaluator.for_theory(name_values([p.values[0] for p in PRINCIPLES], [p.principle for p in PRINCIPLES]))
     hand = named.predict_proba([stories[2].setting], [f"{stories[2].opening} go home."])[0, 2, 0]
     assert found[0] == pytest.approx(hand) and np.isnan(found[1]) and 0 < found[2] < 1
-    again, other = (loop.EvaluatorJudge(evaluator, part) for part in (PRINCIPLES, PRINCIPLES[:2]))
+    again, other = (loop.judge_by_evaluator(evaluator, part) for part in (PRINCIPLES, PRINCIPLES[:2]))
     assert again.label == mine.label != other.label
 
 
 def test_a_language_model_judges_as_it_judges_values(tmp_path, one_thread):
-    chat = load_policy(make_random_model(tmp_path))
+    teller = LocalTeller(make_random_model(tmp_path))
     story = begin_stories(PRINCIPLES)[1]
-    found = loop.LanguageModelJudge(chat, "tiny", PRINCIPLES)([story, story], ["go home.", " "])
-    one = LanguageJudge(*chat, name_values([story.principle.values[0]], [story.principle.principle]))
+    found = loop.judge_by_language_model(teller, PRINCIPLES)([story, story], ["go home.", " "])
+    one = LanguageJudge(*teller.chat, name_values([story.principle.values[0]], [story.principle.principle]))
     assert found[0] == pytest.approx(one.predict_proba([story.setting], [f"{story.opening} go home."])[0, 0, 0])
     assert np.isnan(found[1])
 

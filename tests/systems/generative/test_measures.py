@@ -47,14 +47,10 @@ def test_differences_are_paired():
     assert table.set_index("metric").value.APV == 0
 
 
-def test_evr_by_k_rises_to_that_of_all():
-    table = measures.tabulate_k({"a": P[:2]}, 0.5, 50)
+def test_curves_are_means_over_principles():
+    points = {("a", k): measures.measure_prompts(P[:2], 0.5, k)[:, 0] for k in range(1, 5)}
+    table = measures.summarise_curves(points, 50)
     assert table.x.tolist() == [1, 2, 3, 4] and table.value.is_monotonic_increasing and table.value.iloc[-1] == 0.5
-
-
-def test_the_trace_is_averaged_by_iteration():
-    trace = pd.DataFrame({"condition": "evolved", "iteration": [0, 0, 1, 1], "best": [0.1, 0.3, 0.3, 0.5]})
-    assert measures.summarise_trace(trace, 50).value.tolist() == pytest.approx([0.2, 0.4])
 
 
 def test_the_judge_is_measured_where_both_readings_agree():
