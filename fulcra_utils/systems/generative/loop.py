@@ -115,11 +115,16 @@ def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits:
     best = tried = begin_stories(principles)
     texts, p, rows = np.full(shape, "", object), np.full(shape, np.nan), []
     for step in range(min(n_iterations, max_calls // n_round - 1) + 1):
+        name = f"{'placebo' if is_placebo and step else 'evolved'}-{step}"
         if step:
-            tried = _rewrite_all(teller, best, texts, p, edits, n_rewrites, (seed, step), is_placebo)
-        name = f"loop-{'placebo' if is_placebo and step else 'evolved'}-{step}"
+            options = (best, texts, p, list(edits), n_rewrites, (seed, step), is_placebo)
+            key = {"teller": teller.label, "best": [repr(one) for one in best], "texts": texts.tolist(),
+                   "p": p.tolist(), "options": options[3:], "code": digest_code(_rewrite_all)}
+            told = keep_piece(folder, f"rewrites-{name}", key, lambda options=options: {
+                "settings": [one.setting for one in _rewrite_all(teller, *options)]})["settings"]
+            tried = [Story(one.principle, setting, one.opening) for one, setting in zip(best, told, strict=True)]
         made, judged = judge_completions(teller, judge, tried, [(TASK, one.prefix) for one in tried], n_completions,
-                                         seed + step, folder, name)
+                                         seed + step, folder, f"loop-{name}")
         mean, before = mean_known(judged, axis=1), mean_known(p, axis=1)
         won = (mean > before) | np.isnan(before)
         best = [new if is_better else old for new, old, is_better in zip(tried, best, won, strict=True)]

@@ -23,7 +23,7 @@ class Teller:
     label = "stub"
 
     def __init__(self, tempting="radio", silent=False):
-        self.tempting, self.silent, self.n_calls = tempting, silent, 0
+        self.tempting, self.silent, self.n_calls, self.n_scores = tempting, silent, 0, 0
 
     def complete(self, talks, n, seed):
         self.n_calls += len(talks) * n
@@ -31,6 +31,7 @@ class Teller:
                 for _, begun in talks]
 
     def score(self, talk, texts):
+        self.n_scores += 1
         return np.array([-1.0 if (text == "bad") == (self.tempting in talk[1]) else -5.0 for text in texts]), None
 
 
@@ -76,6 +77,9 @@ def test_a_loop_that_was_killed_goes_on_and_ends_the_same(tmp_path):
     best, trace = run(tmp_path / "a", teller, n_iterations=3)
     whole, all_of_it = run(tmp_path / "b", n_iterations=3)
     assert best == whole and trace.equals(all_of_it) and teller.n_calls == 24, "two of four rounds were kept"
+    again = Teller()
+    run(tmp_path / "a", again, n_iterations=3)
+    assert again.n_calls == again.n_scores == 0, "nothing is made twice, rewrites neither"
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"n_completions": 2}, {"teller": "other"}, {"judge": "other"},
