@@ -14,9 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from fulcra_utils.annotation.local import LanguageJudge
 from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_piece
 from fulcra_utils.llm.endpoints import Endpoint
@@ -64,6 +69,27 @@ def judge_by_language_model(teller: LocalTeller, principles: Sequence[Principle]
         return [judges[one.principle].predict_proba([one.setting], [text])[0, 0, 0]
                 for one, text in zip(stories, told, strict=True)]
     return Judge(digest(teller.label, [repr(one) for one in principles], digest_code(judge_by_language_model)), read)
+
+
+def judge_by_example(judge: Judge, encoder: Encoder, stories: Sequence[Story], texts: Sequence[str],
+                     violates: np.ndarray) -> Judge:
+    """Return a judge that also sees how like a text is to the example that violates the principle (cosine).
+
+    Both are weighed by a logistic regression on labelled `texts`: 1 or 0 in `violates`, nan = no label. Without both
+    labels it is the judge itself.
+    """
+    def measure(stories: Sequence[Story], told: Sequence[str]) -> np.ndarray:
+        ends = [text.removeprefix(one.opening).strip() for one, text in zip(stories, told, strict=True)]
+        examples = embed([one.principle.violated for one in stories], encoder)
+        return np.column_stack([logit(np.clip(judge.read(list(stories), list(told)), 1e-6, 1 - 1e-6)),
+                                (embed(ends, encoder) * examples).sum(axis=1)])
+    known = np.isfinite(violates)
+    if len(set(violates[known])) < 2:
+        return judge
+    told = [f"{one.opening} {text}" for one, text in zip(stories, texts, strict=True)]
+    fitted = make_pipeline(StandardScaler(), LogisticRegression()).fit(measure(stories, told)[known], violates[known])
+    label = digest(judge.label, fitted[0].mean_, fitted[0].scale_, fitted[1].coef_, fitted[1].intercept_)
+    return Judge(label, lambda stories, told: fitted.predict_proba(measure(stories, told))[:, 1])
 
 
 def _name_principles(principles: Sequence[Principle]) -> Theory:

@@ -131,6 +131,15 @@ def test_the_evaluator_judges_each_story_by_its_own_principle(one_thread):
     assert again.label == mine.label != other.label
 
 
+def test_the_example_that_violates_helps_where_the_judge_sees_nothing(one_thread):
+    stories, blind = begin_stories(PRINCIPLES) * 2, loop.Judge("blind", lambda stories, told: [0.5] * len(told))
+    texts = [one.violated for one in PRINCIPLES] + [one.kept for one in PRINCIPLES]
+    seeing = loop.judge_by_example(blind, load_encoder("tiny"), stories, texts, np.repeat([1.0, 0], 3))
+    found = seeing(stories, texts)
+    assert found[:3].min() > found[3:].max() and seeing.label != blind.label
+    assert loop.judge_by_example(blind, load_encoder("tiny"), stories, texts, np.full(6, np.nan)) is blind
+
+
 def test_a_language_model_judges_as_it_judges_values(tmp_path, one_thread):
     teller = LocalTeller(make_random_model(tmp_path))
     story = begin_stories(PRINCIPLES)[1]
