@@ -46,9 +46,12 @@ class Judge:
     read: Callable[[list[Story], list[str]], Sequence[float]]   # of stories and last sentences
 
     def __call__(self, stories: Sequence[Story], texts: Sequence[str]) -> np.ndarray:
-        """Return P(violates) (N,); nan for an empty text."""
-        told = [f"{one.opening} {text}".strip() for one, text in zip(stories, texts, strict=True)]
-        return np.where([bool(text.strip()) for text in texts], self.read(list(stories), told), np.nan)
+        """Return P(violates) (N,); nan for an empty text, which is not read."""
+        told = {n: f"{one.opening} {text}".strip() for n, (one, text) in enumerate(zip(stories, texts, strict=True))
+                if text.strip()}
+        found = np.full(len(texts), np.nan)
+        found[list(told)] = self.read([stories[n] for n in told], list(told.values())) if told else ()
+        return found
 
 
 def judge_by_evaluator(evaluator: ValueEvaluator, principles: Sequence[Principle]) -> Judge:
