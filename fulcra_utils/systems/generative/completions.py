@@ -6,7 +6,8 @@ to. Of what either writes the first sentence counts: a small model soon speaks o
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,23 @@ def cut_sentence(text: str) -> str:
 
 @dataclass(frozen=True)
 class LocalTeller:
-    """A model on this machine, by folder or name, and how it is sampled; `label` names all that shapes its texts."""
+    """A model on this machine, by folder or name, and how it is sampled."""
 
     model: str | Path
     max_new_tokens: int = 24
     temperature: float = 0.8
     top_p: float = 0.95
-    chat: tuple[Any, Any] = field(init=False, repr=False, compare=False)
-    label: str = field(init=False, repr=False)
 
-    def __post_init__(self):
-        """Load the model."""
-        object.__setattr__(self, "chat", load_policy(self.model))
-        object.__setattr__(self, "label", digest(
-            hash_model(self.model), self.chat[1].chat_template, self.max_new_tokens, self.temperature, self.top_p,
-            digest_code(LocalTeller.complete)))
+    @cached_property
+    def chat(self) -> tuple[Any, Any]:
+        """Return model and tokenizer, loaded when they are first wanted."""
+        return load_policy(self.model)
+
+    @cached_property
+    def label(self) -> str:
+        """Return what tells its texts from others'."""
+        return digest(hash_model(self.model), self.chat[1].chat_template, self.max_new_tokens, self.temperature,
+                      self.top_p, digest_code(LocalTeller.complete))
 
     def complete(self, talks: Sequence[Talk], n: int, seed: int, batch_size: int = 64) -> list[list[str]]:
         """Return `n` completions of each talk, "" where the model says nothing; the same seed gives the same ones.
