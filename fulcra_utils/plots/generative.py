@@ -23,7 +23,7 @@ def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title
         axes.set(xlabel=label, ylabel=words, ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
     return finish(figure, title)
 
 

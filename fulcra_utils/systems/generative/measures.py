@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, share_interval, take_interval
 
 METRICS = ("EVR", "MVP", "APV")
 LABELS = DATA / "labels" / "completions.csv"
@@ -66,8 +66,8 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
     """Return the metrics of each condition: condition, metric, value, low, high, low_k, high_k, n, n_empty.
 
     `judged` has P(violates) (N, n) of each condition. low to high is over principles (what lies between completions of
-    one is part of it), low_k to high_k over completions of these very principles; both nan for one principle, or one
-    completion of each. n counts principles with a completion, n_empty completions without a word.
+    one is part of it), low_k to high_k over completions of these very principles (drawn with replacement, so of fewer
+    different ones: EVR and MVP are lower there); nan for one principle, or one completion of each. n counts principles with a completion, n_empty completions without a word.
     """
     rows = []
     for condition, p in judged.items():
@@ -141,19 +141,21 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
                   seed: int = 2023) -> tuple[pd.DataFrame, np.ndarray]:
     """Return sensitivity, specificity, balanced accuracy (measure, value, low, high, n), and draws (B, 2) of the first.
 
-    Principles are drawn again; rows without a label on which both readings agree, or without a word, do not count.
+    Principles are the clusters: of the first two Wilson's interval widened for them, so that it has a width at 1, of
+    their mean the bootstrap's. Rows on which the readings disagree, or without a word, do not count.
     """
     known = np.isfinite(p) & np.isfinite(violates)
     p, true = np.asarray(p)[known], np.asarray(violates)[known] == 1
     right = (p > threshold) == true
     cells = np.column_stack([right & true, right & ~true, true, ~true]).astype(float)
-    drawn = bootstrap_sums(cells, np.asarray(clusters)[known], n_draws, seed)
+    clusters = np.asarray(clusters)[known]
+    drawn = bootstrap_sums(cells, clusters, n_draws, seed)
     with np.errstate(invalid="ignore"):
-        draws, point = drawn[:, :2] / drawn[:, 2:], cells[:, :2].sum(axis=0) / cells[:, 2:].sum(axis=0)
-    rows = [(name, values[0], *take_interval(values[1:]), n) for name, values, n in zip(
-        ("sensitivity", "specificity", "balanced accuracy"),
-        np.column_stack([np.vstack([point, draws]), np.append(point.mean(), draws.mean(axis=1))]).T,
-        (true.sum(), (~true).sum(), len(true)), strict=True)]
+        draws = drawn[:, :2] / drawn[:, 2:]
+    share, low, high = share_interval(cells[:, :2], cells[:, 2:], clusters)
+    both = (share.mean(), *take_interval(draws.mean(axis=1)), len(true))
+    rows = [*zip(("sensitivity", "specificity"), share, low, high, (true.sum(), (~true).sum()), strict=True),
+            ("balanced accuracy", *both)]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"]), draws
 
 

@@ -58,6 +58,8 @@ def test_the_judge_is_measured_where_both_readings_agree():
     table, draws = measures.measure_judge(p, truth, np.arange(6), 0.5, 300)
     assert table.value.tolist() == pytest.approx([1 / 2, 2 / 3, 7 / 12]) and table.n.tolist() == [2, 3, 5]
     assert draws.shape == (300, 2)
+    perfect, _ = measures.measure_judge(truth[:5], truth[:5], np.arange(5), 0.5, 50)
+    assert (perfect.value == 1).all() and (perfect.low[:2] < 0.6).all(), "few that are all right prove little"
     assert measures.fit_threshold(p, np.zeros(6)) == 0.5
     assert measures.fit_threshold(np.full(2, 0.4), np.array([0, 1])) == 0.5
 
