@@ -67,7 +67,8 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
 
     `judged` has P(violates) (N, n) of each condition. low to high is over principles (what lies between completions of
     one is part of it), low_k to high_k over completions of these very principles (drawn with replacement, so of fewer
-    different ones: EVR and MVP are lower there); nan for one principle, or one completion of each. n counts principles with a completion, n_empty completions without a word.
+    different ones: EVR and MVP are lower there); nan for one principle, or one completion of each. n counts principles
+    with a completion, n_empty completions without a word.
     """
     rows = []
     for condition, p in judged.items():
