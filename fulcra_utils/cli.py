@@ -268,6 +268,32 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
 
 
 @app.command()
+def reliability(rows: Annotated[str, typer.Argument(help="Scored rows: .jsonl, .jsonl.gz or .parquet.")],
+                evaluator: Annotated[list[str] | None, typer.Option(
+                    help="Score the rows by this folder first; several are seeds of one training.")] = None,
+                by: Annotated[str, typer.Option(help="Some of model,prompt,paraphrase,draw,seed; another column: "
+                                                "prompt=question.")] = "",
+                json: Annotated[str, typer.Option(metavar="FILE", help="Also write the tables there.")] = "") -> int:
+    """Say what value scores are worth: how much of them is the model, and how much prompt, wording, draw or evaluator.
+
+    Rows are as `fulcra score` writes them: prompt, value_vector, and what there is of model (or response_source),
+    prompt_id, paraphrase, draw, seed. Exit 0: some value tells the models apart. Exit 1: the difference of two models
+    is no more than noise, or rows could not be used. Exit 2: unusable rows or arguments.
+    """
+    from fulcra_utils.common.files import check_outputs, write_json
+    from fulcra_utils.evaluator.reliability import assess_file, describe_noise, describe_reliability
+    check_outputs([(json, (".json",))] if json else [], [rows])
+    found = assess_file(rows, evaluator or (), by, progress=sys.stderr.isatty())
+    typer.echo(describe_reliability(found))
+    if json:
+        write_json(json, {"is_noise": found.is_noise, "verdict": describe_noise(found)} | {
+            name: part.to_dict("records") if hasattr(part, "columns") else part for name, part in vars(found).items()})
+    if found.counts["unusable"]:
+        typer.echo(f"{rows}: {found.counts['unusable']:,} rows could not be used", err=True)
+    return int(found.is_noise or found.counts["unusable"] > 0)
+
+
+@app.command()
 def discover(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
              input: Annotated[str, typer.Option("--input", help="Replies: prompt, response; .jsonl(.gz), .parquet.")],
              output: Annotated[str, typer.Option("--output", help="The theory file that is written: .yaml.")],

@@ -315,17 +315,18 @@ def describe_left_out(left: pd.DataFrame) -> str:
     return "\n".join(lines) or "Nothing was left out in this run."
 
 
-def read_scores(path: str | Path, name: Callable = hash) -> tuple[list, np.ndarray, tuple[str, ...]]:
-    """Return name(prompt) of each row, the scores (N, D), nan where there are none, and the dimensions."""
+def read_scores(path: str | Path, tell: Callable[[str, dict], Any] = lambda prompt, row: hash(prompt)
+                ) -> tuple[list, np.ndarray, tuple[str, ...]]:
+    """Return tell(prompt, row) of each row, the scores (N, D), nan where there are none, and the dimensions."""
     names, scores = [], array("d")
     dimensions = next((tuple(row[1]) for _, _, row, _ in pick_rows(path, _read_scored_row) if row and row[1]), ())
     if not dimensions:
         raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
-    for line, _, row, _ in pick_rows(path, _read_scored_row):
-        prompt, vector = row or ("", {})
+    for line, row, picked, _ in pick_rows(path, _read_scored_row):
+        prompt, vector = picked or ("", {})
         if vector and set(vector) != set(dimensions):
             raise ScoringError(f"{path}, line {line}: value_vector names other values than the rows before it.")
-        names.append(name(prompt))
+        names.append(tell(prompt, row))
         scores.extend(vector.get(d, np.nan) for d in dimensions)
     return names, np.reshape(scores, (-1, len(dimensions))), dimensions
 
@@ -372,9 +373,15 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
             "unscored_first": a.attrs["unscored"], "unscored_second": b.attrs["unscored"]}
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
     b = b.reindex(shared)
-    table = pd.DataFrame([{"value": name, **_compare_column(a[name], b[name], level)} for name in a])
-    table["clear_holm"] = adjust_p(table.pop("p").to_numpy(), "holm") < 1 - level
+    table = compare_averages(a, b, level)
     table.attrs = left
+    return table
+
+
+def compare_averages(first: pd.DataFrame, second: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Compare mean scores of the same prompts, a row a prompt and a column a value, as `compare_files` does."""
+    table = pd.DataFrame([{"value": name, **_compare_column(first[name], second[name], level)} for name in first])
+    table["clear_holm"] = adjust_p(table.pop("p").to_numpy(), "holm") < 1 - level
     return table
 
 

@@ -122,7 +122,7 @@ def test_kinds_of_files(tmp_path, suffix):
     else:
         source = tmp_path / "plain.jsonl"
     assert score_file(CountingEvaluator(), source, target, shard_size=4, intervals=True).n_rows == 9
-    prompts, scores, dims = read_scores(target, str)
+    prompts, scores, dims = read_scores(target, lambda prompt, row: prompt)
     assert dims == ("first", "second") and prompts == [r["prompt"] for r in rows]
     assert np.isfinite(scores[:, 0]).all()
 
@@ -392,7 +392,7 @@ def test_sample_files_and_every_usual_shape_are_scored(tmp_path, folder):
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, shapes)))
     assert score_file(folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl").n_unusable == 0
     assert len({json.dumps(row["value_vector"]) for row in read_lines(tmp_path / "out.jsonl")}) == 1
-    assert read_scores(tmp_path / "out.jsonl", str)[0] == ["May I?"] * 6
+    assert read_scores(tmp_path / "out.jsonl", lambda prompt, row: prompt)[0] == ["May I?"] * 6
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

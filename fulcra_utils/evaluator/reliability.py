@@ -1,0 +1,410 @@
+"""What a value score is worth: how much of it is the model, and how much prompt, paraphrase, draw or evaluator.
+
+*Paraphrases* are wordings of one prompt, *draws* replies sampled to the same words, *seeds* evaluators trained alike.
+Prompts stand for all that could be asked: intervals are over them, of these very models and seeds. With fewer than
+`FEW` models the model is a fixed effect, so that its share says how far these models lie apart.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.rows import RowError, read_dialogue
+from fulcra_utils.dataset.texts import is_refusal
+from fulcra_utils.evaluator.comparison import MIN_PROMPTS, compare_averages, plan_prompts, read_scores
+from fulcra_utils.evaluator.scoring import ScoringError, score_file
+from fulcra_utils.stats.comparison import adjust_difference
+from fulcra_utils.stats.generalisability import (
+    count_flips,
+    detect_difference,
+    estimate_components,
+    explain_scores,
+    widen_level,
+)
+from fulcra_utils.stats.resampling import take_interval
+
+WORDS = yaml.safe_load((DATA / "reliability.yaml").read_text(encoding="utf-8"))
+FEW = 5
+FACETS = {"model": ("model", "response_source"), "prompt": ("prompt_id", "prompt"), "paraphrase": ("paraphrase",),
+          "draw": ("draw",), "seed": ("seed",)}     # and the columns that may hold each
+SOURCES = {"model": ("model",), "seed": ("seed",), "model × seed": ("model", "seed"), "prompt": ("prompt",),
+           "prompt × seed": ("prompt", "seed"), "model × prompt": ("model", "prompt"),
+           "paraphrase": ("prompt", "paraphrase"), "model × paraphrase": ("model", "prompt", "paraphrase"),
+           "draw": ("model", "prompt", "paraphrase", "draw")}     # from coarse to fine; "rest" is what is left
+WITHIN = ("draw", "rest")       # what tells two replies to the same words apart
+PLANNED, WANTED = (10, 40, 100, 400), (0.2, 0.1, 0.05)      # prompts, and differences
+POWER = 2 * 1.96 / (1.96 + 0.8416)      # a difference seen with 80 % power, as width of an interval
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What `assess_reliability` found, in tables; `counts` of rows and levels, `notes` what was left out and why.
+
+    sources: value, source, variance, share, low, high. values: value, n, mean, same_paraphrase and other_paraphrase
+    (correlation of two replies), generalisability (of a mean over the prompts at hand, one reply each), text (share
+    explained by refusal and length), flips_draw, flips_paraphrase, flips_prompt (pairs of replies with unlike signs),
+    each with _low and _high, and sd (of the difference of two models on one prompt). plan: difference shown by so many
+    prompts, prompts needed for a difference. pairs: first_model, second_model, columns of `compare_averages`, alike
+    (the difference between replies alike in refusal and length) with ends, shown (least difference with 80 % power).
+    """
+
+    sources: pd.DataFrame = field(repr=False)
+    values: pd.DataFrame = field(repr=False)
+    plan: pd.DataFrame = field(repr=False)
+    pairs: pd.DataFrame = field(repr=False)
+    counts: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_noise(self) -> bool:
+        """Return whether two of the models differ in no value by more than noise."""
+        return len(self.pairs) > 0 and not self.pairs.groupby(["first_model", "second_model"]).clear_holm.any().all()
+
+
+def list_paraphrases(n_prompts: int, n_paraphrases: int = 3) -> pd.DataFrame:
+    """Return everyday prompts of this project in several wordings: prompt_id, paraphrase, prompt.
+
+    >>> list_paraphrases(2, 3).prompt_id.tolist()
+    [0, 0, 0, 1, 1, 1]
+    """
+    told = yaml.safe_load((DATA / "paraphrases.yaml").read_text(encoding="utf-8"))[:n_prompts]
+    rows = [(n, k, text) for n, texts in enumerate(told) for k, text in enumerate(texts[:n_paraphrases])]
+    return pd.DataFrame(rows, columns=["prompt_id", "paraphrase", "prompt"])
+
+
+def read_facets(by: str = "") -> dict[str, tuple[str, ...]]:
+    """Return the facets asked for, and the columns that may hold each; all of `FACETS` when empty.
+
+    >>> read_facets("model,prompt=question")
+    {'model': ('model', 'response_source'), 'prompt': ('question',)}
+    """
+    asked = dict(part.strip().partition("=")[::2] for part in by.split(",")) if by else dict.fromkeys(FACETS, "")
+    if unknown := [name for name in asked if name not in FACETS]:
+        raise ScoringError(f"--by knows {', '.join(FACETS)}, not {unknown[0]!r} (another column: model=column)")
+    return {name: (column,) if column else FACETS[name] for name, column in asked.items()}
+
+
+def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[pd.DataFrame, np.ndarray, tuple]:
+    """Read a scored file: a row a row with a column a facet that it has, is_refusal and words; scores (N, D); values.
+
+    What has no reply has no words. ScoringError when a column named by the user is not there, or nothing is scored.
+    """
+    codes: dict[str, dict] = {name: {} for name in facets}
+
+    def tell(prompt: str, row: dict) -> tuple:
+        row = row | {"prompt": prompt or None}
+        found = [next((row[c] for c in columns if row.get(c) is not None), None) for columns in facets.values()]
+        return *(-1 if x is None else code.setdefault(str(x), len(code))
+                 for x, code in zip(found, codes.values(), strict=True)), *_look(row)
+
+    told, scores, dimensions = read_scores(path, tell)
+    table = pd.DataFrame(np.array(told, np.int32), columns=[*facets, "is_refusal", "words"])
+    for name, columns in facets.items():
+        if not codes[name] and columns != FACETS[name]:
+            raise ScoringError(f"{path} has no column {columns[0]!r} (--by)")
+    if "model" in table:
+        table["model"] = pd.Categorical.from_codes(table["model"], list(codes["model"]))
+    return table.drop(columns=[name for name in facets if not codes[name]]), scores, dimensions
+
+
+def _look(row: dict) -> tuple[int, int]:
+    """Return whether a row's reply refuses and how many words it has, -1 where there is none."""
+    text = row.get("response")
+    try:
+        text = text if isinstance(text, str) else read_dialogue(row).response
+    except RowError:
+        return -1, -1
+    return int(is_refusal([text])[0]), len(text.split())
+
+
+def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the level (N,) of each row for each source of variance that can be told apart, and what cannot.
+
+    Of two sources with the same levels the coarser is kept; the last one, of a level a row, is called "rest", or "draw"
+    where it is nothing else.
+    """
+    levels, same, rest = {}, [], []
+    for name, parts in SOURCES.items():
+        own = [part for part in parts if part in table]
+        if len(own) < len(parts) and not (name == "draw" and name in own):
+            continue
+        level = table.groupby(own, sort=False, observed=True).ngroup().to_numpy()
+        n = level.max() + 1
+        twin = next((other for other, held in levels.items()
+                     if held.max() + 1 == n and {*SOURCES[other]} < {*parts}), "")
+        if n == len(table):
+            rest.append(name)
+        elif twin:
+            same.append(f"{name} cannot be told from {twin}")
+        else:
+            levels[name] = level
+    last = "draw" if rest in ([], ["draw"]) and "seed" not in table else "rest"
+    same += [f"rest holds {', '.join(rest)} and chance"] if last == "rest" and rest else []
+    return levels | {last: np.arange(len(table))}, same
+
+
+def assess_reliability(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str], n_draws: int = 500,
+                       seed: int = 0) -> Reliability:
+    """Say what scores (N, D) of `values` are worth; a column of `table` a facet, and is_refusal and words if known.
+
+    Without draw, rows alike in all other facets are draws; with it, the first of them counts. A row without scores, or
+    without a facet that others have, is left out and counted. ScoringError without a prompt column, two prompts, or
+    two rows.
+
+    >>> rows = pd.DataFrame([(m, p) for m in "ab" for p in range(6)] * 2, columns=["model", "prompt"])
+    >>> scores = (rows.model == "b") * 0.5 + np.tile([0.1, -0.1], 12)
+    >>> found = assess_reliability(rows, scores.to_numpy()[:, None], ["care"], n_draws=20)
+    >>> found.sources.set_index("source").share.round(2).to_dict()["model"], found.is_noise
+    (0.91, False)
+    """
+    n_given = len(table)
+    table, scores, notes = _clean_rows(table.reset_index(drop=True), np.asarray(scores, float))
+    sources, summaries, told = [], [], []
+    patterns, which = np.unique(np.isfinite(scores), axis=1, return_inverse=True)
+    for k, is_known in enumerate(patterns.T):
+        names, rows = [v for v, own in zip(values, which.ravel() == k, strict=True) if own], table[is_known]
+        if rows.prompt.nunique() > 1:
+            found, summary, same = _assess_values(rows, scores[is_known][:, which.ravel() == k], names, n_draws, seed)
+            sources, summaries, told = sources + found, summaries + summary, told + same
+        else:
+            notes.append(f"no scores of two prompts: {', '.join(names)}")
+    order, empty = pd.CategoricalDtype(list(values)), {"value": [], "source": [], "sd": []}
+    frames = [pd.DataFrame(rows or empty).astype({"value": order}).sort_values("value", kind="stable")
+              .astype({"value": str}).reset_index(drop=True) for rows in (sources, summaries)]
+    pairs, lost = compare_pairs(table, scores, values)
+    flat = frames[1].value[frames[1].spread <= 1e-12].tolist() if len(frames[1]) else []
+    notes += [*dict.fromkeys(told), *lost, *[f"does not vary, so nothing is divided: {', '.join(flat)}"] * bool(flat)]
+    levels = {f"{name}s": table[name].nunique() for name in FACETS if name in table}
+    counts = {"rows": len(table), "unusable": n_given - len(table), **levels}
+    return Reliability(*frames, plan_study(frames[1]), pairs, counts, tuple(notes))
+
+
+def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Return the rows that count, and in words what was left out."""
+    facets, notes = [name for name in FACETS if name in table], []
+    if "prompt" not in facets:
+        raise ScoringError("No row names its prompt, and without prompts nothing can be said of noise.")
+    notes += [f"{name}: no column, left out" for name in FACETS if name not in facets]
+    is_told = table[facets].notna().all(axis=1) & ~(table[facets].select_dtypes("number") == -1).any(axis=1)
+    is_scored = np.isfinite(scores).any(axis=1)
+    twice = table.duplicated(facets) & is_told & is_scored if "draw" in facets else np.zeros(len(table), bool)
+    for n, why in (((~is_scored).sum(), "without scores"), ((is_scored & ~is_told).sum(), "that lack a facet"),
+                   (twice.sum(), "that repeat the facets of an earlier one")):
+        notes += [f"{n:,} rows {why}, left out"] if n else []
+    kept = (is_told & is_scored & ~twice).to_numpy()
+    table, scores = table[kept].reset_index(drop=True), scores[kept]
+    if table.prompt.nunique() < 2:
+        raise ScoringError(f"Scores of {table.prompt.nunique()} prompt: two are needed at least, and "
+                           f"{MIN_PROMPTS} for an interval.")
+    if "draw" not in facets and table.duplicated(facets).any():
+        notes[notes.index("draw: no column, left out")] = "draw: no column; rows alike in all else count as draws"
+    single = [name for name in facets if table[name].nunique() == 1]
+    notes += [f"one {name} only: nothing is said of {name}s" for name in single]
+    return table.drop(columns=[name for name in single if name != "model"]), scores, notes
+
+
+def _assess_values(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str], n_draws: int,
+                   seed: int) -> tuple[list[dict], list[dict], list[str]]:
+    """Return rows of `sources` and of `values` of a Reliability, of values known for the same rows; and notes."""
+    table = table.reset_index(drop=True)
+    levels, notes = list_sources(table.drop(columns=[] if table.model.nunique() > 1 else "model")
+                                 if "model" in table else table)
+    clusters, names = table.prompt.to_numpy(), list(levels)
+    drawn = np.clip(estimate_components(scores, levels, clusters, n_draws, seed), 0, None)       # (1 + B, K, D)
+    level, n_prompts = widen_level(table.prompt.nunique()), table.prompt.nunique()
+    with np.errstate(invalid="ignore"):
+        shares = drawn / np.where(drawn.sum(axis=1, keepdims=True) > 1e-12, drawn.sum(axis=1, keepdims=True), np.nan)
+    low, high = take_interval(shares[1:], level)
+    sources = [{"value": value, "source": name, "variance": drawn[0, k, d], "share": shares[0, k, d],
+                "low": low[k, d], "high": high[k, d]} for d, value in enumerate(values) for k, name in enumerate(names)]
+    told = {name: _take_ends(one, level) for name, one in _derive(shares, names, n_prompts).items()}
+    told |= _measure_signs(table, scores, clusters) | _explain(table, scores, clusters, n_draws, seed, level)
+    noise = drawn[0, [k for k, name in enumerate(names) if _is_noise(name)]].sum(axis=0)
+    sd = np.sqrt(2 * noise) if "model × prompt" in names or "rest holds model × prompt" in " ".join(notes) else np.nan
+    return sources, [{"value": value, "n": len(scores), "mean": scores[:, d].mean(), "spread": scores[:, d].std(),
+                      "sd": np.broadcast_to(sd, len(values))[d], **{
+                          f"{name}{end}": ends[e][d] for name, ends in told.items()
+                          for e, end in enumerate(("", "_low", "_high"))}} for d, value in enumerate(values)], notes
+
+
+def _is_noise(name: str) -> bool:
+    """Return whether a source blurs the difference of two models on the same prompt."""
+    return name in WITHIN or {"model", "prompt"} <= set(SOURCES[name])
+
+
+def _take_ends(drawn: np.ndarray, level: float) -> tuple[np.ndarray, ...]:
+    return drawn[0], *take_interval(drawn[1:], level)
+
+
+def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int) -> dict[str, np.ndarray]:
+    """Return what follows from shares (1 + B, K, D): correlations of two replies, generalisability; (1 + B, D)."""
+    part = {name: shares[:, k] for k, name in enumerate(names)}
+    within, nothing = sum(part.get(name, 0) for name in WITHIN), np.full(shares[:, 0].shape, np.nan)
+    has_draws = "draw" in part
+    wordings = sum(part.get(name, 0) for name in ("paraphrase", "model × paraphrase"))
+    found = {"same_paraphrase": 1 - within if has_draws else nothing,
+             "other_paraphrase": 1 - within - wordings if has_draws and "paraphrase" in part else nothing,
+             "generalisability": nothing}
+    if "model" in part:
+        noise = sum(share for name, share in part.items() if _is_noise(name)) / n_prompts + part.get("model × seed", 0)
+        with np.errstate(invalid="ignore"):
+            found["generalisability"] = part["model"] / (part["model"] + noise)
+    return found
+
+
+def _measure_signs(table: pd.DataFrame, scores: np.ndarray, clusters: np.ndarray) -> dict[str, tuple]:
+    """Return how often two replies differ in sign: of one model to the same words, other words, another prompt."""
+    def group(*facets: str) -> np.ndarray:
+        own = [name for name in facets if name in table]
+        return table.groupby(own, sort=False, observed=True).ngroup().to_numpy() if own else np.zeros(len(table), int)
+
+    whole, prompts = group("model", "seed"), group("prompt")
+    between, within = count_flips(scores, group("model", "prompt", "seed"), group("paraphrase"), clusters)
+    other = count_flips(scores, whole, prompts, whole)[0][0]        # pairs cross prompts, so they have no interval
+    return {"flips_draw": within, "flips_paraphrase": between,
+            "flips_prompt": (other, *[np.full(len(other), np.nan)] * 2)}
+
+
+def _explain(table: pd.DataFrame, scores: np.ndarray, clusters: np.ndarray, n_draws: int, seed: int,
+             level: float) -> dict[str, tuple]:
+    """Return the share of the variance that refusal and length explain; nothing without replies."""
+    is_read = table.words.to_numpy() >= 0 if "words" in table else np.zeros(len(table), bool)
+    if is_read.sum() < 3:
+        return {}
+    controls = _control(table[is_read]).to_numpy()
+    found = [explain_scores(column, controls, clusters[is_read], n_draws, seed) for column in scores[is_read].T]
+    return {"text": _take_ends(np.column_stack([np.append(*one) for one in found]), level)}
+
+
+def _control(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"is_refusal": table.is_refusal.astype(float), "length": np.log1p(table.words)})
+
+
+def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Compare the first `FEW` models two by two on the prompts both answered, replies to one averaged; see Reliability.
+
+    Returned with pairs that share no prompt.
+    """
+    parts, lost = [], []
+    keys = [table["model"].astype(object), table.prompt] if "model" in table else []
+    means = pd.DataFrame(scores, columns=list(values)).groupby(keys).mean() if keys else None
+    texts = _control(table[table.words >= 0]).groupby(keys).mean() if keys and "words" in table else None
+    for first, second in combinations(table["model"].drop_duplicates()[:FEW] if keys else (), 2):
+        shared = means.loc[first].index.intersection(means.loc[second].index)
+        if not len(shared):
+            lost.append(f"{first} and {second} answered no prompt both")
+            continue
+        a, b = (means.loc[name].loc[shared] for name in (first, second))
+        found = compare_averages(a, b)
+        alike = _hold_alike(b - a, texts, first, second)
+        parts.append(found.assign(first_model=first, second_model=second, **alike,
+                                  shown=np.where(found.n >= MIN_PROMPTS, detect_difference(found.sd, found.n), np.nan)))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), lost
+
+
+def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str, second: str) -> dict[str, np.ndarray]:
+    """Return the difference left between replies that are alike in refusal and length, with its ends."""
+    found = np.full((3, difference.shape[1]), np.nan)
+    if texts is not None and {first, second} <= set(texts.index.get_level_values(0)):
+        controls = (texts.loc[second] - texts.loc[first]).reindex(difference.index)
+        had = difference.notna().any(axis=0).to_numpy()
+        known = (controls.notna().all(axis=1) & difference.loc[:, had].notna().all(axis=1)).to_numpy()
+        left = adjust_difference(difference.loc[known, had].to_numpy(), controls[known].to_numpy(),
+                                 np.arange(known.sum()))
+        found[:, had] = list(left.values())
+    return dict(zip(("alike", "alike_low", "alike_high"), found, strict=True))
+
+
+def plan_study(values: pd.DataFrame) -> pd.DataFrame:
+    """Return what n prompts show of two models, one reply a prompt, and how many a difference needs (80 % power)."""
+    shown = {f"shown by {n}": detect_difference(values.sd.to_numpy(float), n) for n in PLANNED}
+    needed = plan_prompts(values[["value", "sd"]], [POWER * d for d in WANTED])
+    return pd.DataFrame({"value": values.value, "sd": values.sd, **shown} | {
+        f"prompts for {d:g}": column for d, (_, column) in zip(WANTED, list(needed.items())[2:], strict=True)})
+
+
+def assess_file(source: str | Path, evaluators: Sequence[str | Path] = (), by: str = "", n_draws: int = 500,
+                seed: int = 2023, progress: bool = False) -> Reliability:
+    """Assess a scored file, or score it by evaluators first, each of which is a seed where there are several."""
+    facets = read_facets(by)
+    if not evaluators:
+        return assess_reliability(*read_scored(source, facets), n_draws, seed)
+    facets = {name: columns for name, columns in facets.items() if name != "seed" or len(evaluators) == 1}
+    with tempfile.TemporaryDirectory() as folder:
+        parts = []
+        for k, evaluator in enumerate(evaluators):
+            score_file(evaluator, source, Path(folder) / f"{k}.jsonl", progress=progress)
+            table, scores, values = read_scored(Path(folder) / f"{k}.jsonl", facets)
+            parts.append((table.assign(seed=k) if len(evaluators) > 1 else table, scores, values))
+    if len({values for _, _, values in parts}) > 1:
+        raise ScoringError("The evaluators score other values: seeds are evaluators of one theory.")
+    return assess_reliability(pd.concat([part[0] for part in parts], ignore_index=True),
+                              np.concatenate([part[1] for part in parts]), values, n_draws, seed)
+
+
+def describe_noise(found: Reliability) -> str:
+    """Say whether the differences between the models are more than noise, in a paragraph."""
+    told = []
+    for (first, second), part in found.pairs.groupby(["first_model", "second_model"], sort=False) if len(
+            found.pairs) else ():
+        clear = part[part.clear_holm].sort_values("difference", key=lambda d: -d.abs())
+        most = ", ".join(f"{r.value} {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in clear[:3].itertuples())
+        told.append(f"{second} and {first} differ in {len(clear)} of {len(part)} values by more than noise ({most}"
+                    + f", and {len(clear) - 3} more" * (len(clear) > 3) + ")." if len(clear) else
+                    f"No difference between {second} and {first} is more than noise; {part.n.max()} prompts show "
+                    + (f"differences from {part.shown.min():.2f} to {part.shown.max():.2f} on, depending on the value."
+                       if part.shown.notna().any() else "nothing: too few."))
+    share = found.sources.groupby("source", sort=False).share.mean()
+    told += ["Of a value's variance, mean over the values, " + ", ".join(
+        f"{name} is {x:.0%}" for name, x in share.items()) + "."] if share.notna().any() else []
+    flips = found.values.filter(regex="^flips_(draw|paraphrase|prompt)$").mean().dropna()
+    words = {"flips_draw": "the same words", "flips_paraphrase": "other words", "flips_prompt": "another prompt"}
+    told += ["Two replies of one model have scores of unlike sign in " + ", ".join(
+        f"{x:.0%} (to {words[name]})" for name, x in flips.items()) + " of the pairs."] if len(flips) else []
+    return " ".join(told)
+
+
+def describe_reliability(found: Reliability) -> str:
+    """Return what was found as text: tables, what their columns mean, and the verdict."""
+    n = found.counts
+    parts = [", ".join(f"{count:,} {name}" for name, count in n.items() if name != "unusable") + ".\n"
+             + "\n".join(f"- {note}" for note in found.notes), fill(describe_noise(found), 118)]
+    if len(found.sources):
+        shares, table = lay_out(found)
+        about = WORDS["few" if n["models"] < FEW else "many"].format(n=n["models"]) if "model" in shares else ""
+        parts += ["Where the differences between scores come from: share of each value's variance, with 95 % intervals "
+                  "over prompts", shares.fillna("").to_string(), f"{fill(WORDS['sources'], 118)}\n{about}".strip(),
+                  "What one score is worth", table.to_string(),
+                  "\n".join(f"{title}: {words}" for title, words in WORDS["columns"].values() if title in table)]
+    if found.plan.sd.notna().any():
+        parts += [fill(WORDS["planning"], 118), found.plan.round(3).to_string(index=False)]
+    if len(found.pairs):
+        columns = ["first_model", "second_model", "value", "n", "difference", "low", "high", "clear_holm", "alike",
+                   "alike_low", "alike_high", "shown"]
+        parts += ["Pairs of models (second minus first, t intervals over prompts)",
+                  found.pairs[columns].round(3).to_string(index=False), fill(WORDS["pairs"], 118)]
+    return "\n\n".join(parts)
+
+
+def lay_out(found: Reliability) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the shares, and what a score is worth, as words with intervals: a row a value, titles that can be read."""
+    def write(name: str, table: pd.DataFrame, style: str) -> list[str]:
+        ends = ("low", "high") if name == "share" else (f"{name}_low", f"{name}_high")
+        return ["" if np.isnan(x) else f"{x:{style}}" if np.isnan(low) else
+                f"{x:{style}} [{low:{style}}, {high:{style}}]" for x, low, high in table[[name, *ends]].to_numpy(float)]
+
+    shares = found.sources.assign(cell=write("share", found.sources, ".0%"))
+    shares = shares.pivot(index="value", columns="source", values="cell")
+    shown = {name: title for name, (title, _) in WORDS["columns"].items()
+             if name in found.values and found.values[name].notna().any()}
+    table = pd.DataFrame({title: write(name, found.values, ".2f") for name, title in shown.items()}, found.values.value)
+    return (shares.loc[found.values.value, found.sources.source.unique()].rename_axis(columns=None),
+            table.rename_axis(columns=None))
