@@ -217,8 +217,9 @@ rule generative_evaluation:
 rule reliability:
     input:
         of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),
-        f"{DATA}/attacks.yaml",
+        [f"{DATA}/{name}.yaml" for name in ("attacks", "paraphrases", "reliability")],
         executed("03_value_evaluator"),
+        executed("04_value_alignment"),
     output:
         executed("12_reliability"),
     params:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import RowError, read_dialogue
 from fulcra_utils.dataset.texts import is_refusal
@@ -331,9 +332,9 @@ def plan_study(values: pd.DataFrame) -> pd.DataFrame:
         f"prompts for {d:g}": column for d, (_, column) in zip(WANTED, list(needed.items())[2:], strict=True)})
 
 
-def assess_file(source: str | Path, evaluators: Sequence[str | Path] = (), by: str = "", n_draws: int = 500,
+def assess_file(source: str | Path, evaluators: Sequence = (), by: str = "", n_draws: int = 500,
                 seed: int = 2023, progress: bool = False) -> Reliability:
-    """Assess a scored file, or score it by evaluators first, each of which is a seed where there are several."""
+    """Assess a scored file, or score it by evaluators (or their folders) first, seeds where there are several."""
     facets = read_facets(by)
     if not evaluators:
         return assess_reliability(*read_scored(source, facets), n_draws, seed)
@@ -351,25 +352,48 @@ def assess_file(source: str | Path, evaluators: Sequence[str | Path] = (), by: s
 
 
 def describe_noise(found: Reliability) -> str:
-    """Say whether the differences between the models are more than noise, in a paragraph."""
-    told = []
-    for (first, second), part in found.pairs.groupby(["first_model", "second_model"], sort=False) if len(
-            found.pairs) else ():
-        clear = part[part.clear_holm].sort_values("difference", key=lambda d: -d.abs())
-        most = ", ".join(f"{r.value} {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in clear[:3].itertuples())
-        told.append(f"{second} and {first} differ in {len(clear)} of {len(part)} values by more than noise ({most}"
-                    + f", and {len(clear) - 3} more" * (len(clear) > 3) + ")." if len(clear) else
-                    f"No difference between {second} and {first} is more than noise; {part.n.max()} prompts show "
-                    + (f"differences from {part.shown.min():.2f} to {part.shown.max():.2f} on, depending on the value."
-                       if part.shown.notna().any() else "nothing: too few."))
+    """Say whether the differences between the models are more than noise, in a paragraph.
+
+    >>> describe_noise(Reliability(*[pd.DataFrame(columns=["source", "share"])] * 3, pd.DataFrame(), {}))
+    'There are no two models to compare.'
+    """
+    pairs = [part for _, part in found.pairs.groupby(["first_model", "second_model"], sort=False)] if len(
+        found.pairs) else []
+    alike = [part for part in pairs if not part.clear_holm.any()]
+    told = [_describe_pair(part) for part in pairs] if len(pairs) < 4 else [
+        f"Of {len(pairs)} pairs of models {len(pairs) - len(alike)} differ in some value by more than noise"
+        + ("; not told apart are " + ", ".join(f"{p.second_model.iloc[0]} and {p.first_model.iloc[0]}" for p in alike)
+           if alike else "") + "."]
     share = found.sources.groupby("source", sort=False).share.mean()
     told += ["Of a value's variance, mean over the values, " + ", ".join(
         f"{name} is {x:.0%}" for name, x in share.items()) + "."] if share.notna().any() else []
     flips = found.values.filter(regex="^flips_(draw|paraphrase|prompt)$").mean().dropna()
     words = {"flips_draw": "the same words", "flips_paraphrase": "other words", "flips_prompt": "another prompt"}
+    if "model" in share and found.counts["models"] < FEW:
+        told.append(WORDS["few"].format(n=found.counts["models"]))
     told += ["Two replies of one model have scores of unlike sign in " + ", ".join(
         f"{x:.0%} (to {words[name]})" for name, x in flips.items()) + " of the pairs."] if len(flips) else []
-    return " ".join(told)
+    return " ".join(["There are no two models to compare."] * (not pairs) + told)
+
+
+def _describe_pair(part: pd.DataFrame) -> str:
+    """Say in which values two models differ by more than noise, or what could have been seen."""
+    first, second, clear = part.first_model.iloc[0], part.second_model.iloc[0], part[part.clear_holm]
+    if clear.empty:
+        least = f"{part.n.max()} prompts show differences from {part.shown.min():.2f} to {part.shown.max():.2f} on" if \
+            part.shown.notna().any() else f"{part.n.max()} prompts are too few to show any"
+        return f"No difference between {second} and {first} is more than noise; {least}."
+    clear = clear.sort_values("difference", key=lambda d: -d.abs())
+    most = ", ".join(f"{r.value} {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in clear[:3].itertuples())
+    return (f"{second} and {first} differ in {len(clear)} of {len(part)} values by more than noise ({most}"
+            + f", and {len(clear) - 3} more" * (len(clear) > 3) + ").")
+
+
+def add_to_card(folder: str | Path, found: Reliability) -> None:
+    """Put the paragraph of `describe_noise` at the end of an evaluator's model card, in place of an earlier one."""
+    path = Path(folder) / "README.md"
+    before = path.read_text(encoding="utf-8").partition(WORDS["question"])[0].rstrip()
+    write_text(path, f"{before}\n\n{WORDS['question']}\n\n{describe_noise(found)}\n")
 
 
 def describe_reliability(found: Reliability) -> str:

@@ -44,7 +44,8 @@ def build_report(run: Run) -> Path:
     counts = pd.crosstab(claims["kind"], claims["verdict"]).rename_axis(columns=None).reset_index()
     page = Template((PAGES / "index.html").read_text(encoding="utf-8"), autoescape=True)
     return write_text(folder / "report" / "index.html", page.render(
-        run=run, books=books, had=[name for name in sources.get("had", {}) if name != "sample"],
+        run=run, books=books, noise=metrics.get("12_reliability", {}).get("noise", ""),
+        had=[name for name in sources.get("had", {}) if name != "sample"],
         missing=list(sources.get("missing", {})), has_compass=(folder / "report" / "compass.html").is_file(),
         verdicts=counts.to_html(border=0, index=False) if len(claims) else "",
         claims=claims.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format),

@@ -5,6 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats as sps
 from sklearn.decomposition import PCA
+from statsmodels.stats.multitest import multipletests
 
 from fulcra_utils.stats import comparison as stats
 from fulcra_utils.stats.comparison import bootstrap_correlations, correlate, find_components
@@ -95,7 +96,9 @@ def test_adjusted_p_limits():
     p = np.array([[0.01, np.nan], [0.2, 0.03]])
     adjusted = stats.adjust_p(p)
     assert np.isnan(adjusted[0, 1])
-    assert np.allclose(adjusted[~np.isnan(p)], sps.false_discovery_control(p[~np.isnan(p)]))
+    for method, name in (("bh", "fdr_bh"), ("holm", "holm")):
+        found = stats.adjust_p(p, method)[~np.isnan(p)]
+        assert np.allclose(found, multipletests(p[~np.isnan(p)], method=name)[1])
     assert np.isnan(stats.adjust_p([np.nan])).all()
     with pytest.raises(ValueError, match="method not recognized"):
         stats.adjust_p([0.1], "bonferoni")

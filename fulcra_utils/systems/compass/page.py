@@ -20,6 +20,7 @@ from jinja2 import Template
 
 from fulcra_utils.common.files import make_plain, write_text
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.evaluator.reliability import assess_reliability, describe_noise
 from fulcra_utils.systems.compass.boards import choose_presets
 from fulcra_utils.systems.compass.countries import Countries, map_board, match_countries, nearest_countries
 from fulcra_utils.systems.compass.scores import Board, CompassError
@@ -38,6 +39,8 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     notes = [board.scored_by, *scores.notes]
     notes += [f"Prompts and scoring are the same for all {len(scores.models)} models ({len(scores.prompts)} prompts)."
               ] * scores.same_prompts
+    notes += [describe_noise(assess_reliability(board.replies, board.replies[[*theory.dimensions]].to_numpy(float),
+                                                theory.dimensions, 0))] * (len(scores.prompts) > 1)
     # 16-bit numbers: ten-thousandths of a score, -32768 for a draw without
     numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * 10_000, -32767, 32767).round(), -32768)
     maps, labels = map_board(board, countries, seed)

@@ -1,0 +1,38 @@
+"""Figures of reliability: where a score's variance comes from, people and models on one ruler. Data in, Figure out."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fulcra_utils.plots.parts import finish, name_rows, plot_series
+from fulcra_utils.plots.style import COLOURS, GREY, PALE, style_plots
+
+LOOKS = {"model": COLOURS[0], "seed": COLOURS[4], "model × seed": COLOURS[6], "prompt": COLOURS[2],
+         "prompt × seed": COLOURS[5], "model × prompt": COLOURS[1], "paraphrase": COLOURS[8],
+         "model × paraphrase": COLOURS[9], "draw": PALE, "rest": GREY}
+
+
+def plot_shares(sources: pd.DataFrame, title: str) -> Figure:
+    """Draw shares of variance (`Reliability.sources`) as stacked bars, a bar a value; from 6 % on in numbers."""
+    table = sources.pivot(index="value", columns="source", values="share").reindex(
+        index=sources.value.unique(), columns=[name for name in LOOKS if name in set(sources.source)])
+    figure, axes = plt.subplots(figsize=(9, 1.9 + 0.36 * len(table)))
+    left = pd.Series(0.0, table.index)
+    for name, column in table.items():
+        bars = axes.barh(range(len(table)), column, left=left, color=LOOKS[name], label=name, edgecolor="white")
+        axes.bar_label(bars, [f"{x:.0%}" if x >= 0.06 else "" for x in column], label_type="center", fontsize=8,
+                       color="white" if name in ("model", "rest") else "black")
+        left = left + column.fillna(0)
+    name_rows(axes, table.index, "share of the variance of a value's scores")
+    axes.set(xlim=(0, 1), title=title)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    return finish(figure, ncols=min(len(table.columns), 5))
+
+
+def plot_ruler(table: pd.DataFrame, title: str) -> Figure:
+    """Draw mean scores with intervals: value, who, mean, low, high; a mark a group."""
+    groups = {who: part.set_index("value") for who, part in table.groupby("who", sort=False)}
+    return plot_series(table.value.unique(), {"mean score": groups}, "mean", title, width=7.5)
+
+
+style_plots(globals())

@@ -1,0 +1,224 @@
+"""What a score is worth: shares found again in made rows, each bad input one line, the command and its exit codes."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scored_files import CountingEvaluator
+
+from fulcra_utils import cli
+from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.evaluator.reliability import (
+    WORDS,
+    add_to_card,
+    assess_file,
+    assess_reliability,
+    compare_pairs,
+    describe_noise,
+    describe_reliability,
+    lay_out,
+    list_paraphrases,
+    list_sources,
+    plan_study,
+    read_facets,
+    read_scored,
+)
+from fulcra_utils.evaluator.scoring import ScoringError
+from fulcra_utils.stats.resampling import mean_interval
+from fulcra_utils.theory.theory import load_theory
+
+VALUES = ("care", "fairness")
+
+
+def make_table(n_models=2, n_prompts=12, n_wordings=2, n_draws=2):
+    """Return the facets of a full design, a row a reply."""
+    names = ["model", "prompt", "paraphrase", "draw"]
+    table = pd.DataFrame(np.indices((n_models, n_prompts, n_wordings, n_draws)).reshape(4, -1).T, columns=names)
+    return table.assign(model="m" + table.model.astype(str))
+
+
+def make_scores(table, gap=0.4, noise=0.2, seed=0, n_values=2):
+    """Return scores with an effect of the prompt, noise, and a gap between the models in the first value."""
+    rng = np.random.default_rng(seed)
+    effect = rng.normal(size=(table.prompt.max() + 1, n_values)) * 0.3
+    scores = effect[table.prompt] + noise * rng.normal(size=(len(table), n_values))
+    scores[:, 0] += gap * (table.model == "m1")
+    return scores
+
+
+def write_scored(path, table, scores, values=VALUES, **more):
+    rows = [{"prompt": f"prompt {r.prompt}, wording {getattr(r, 'paraphrase', 0)}", "prompt_id": int(r.prompt),
+             "response": "word " * (1 + k % 7), "value_vector": None if np.isnan(s).all() else
+             {v: None if np.isnan(x) else float(x) for v, x in zip(values, s, strict=True)}, **more,
+             **{name: getattr(r, name) for name in ("model", "paraphrase", "draw") if name in table}}
+            for k, (r, s) in enumerate(zip(table.itertuples(), scores, strict=True))]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_sources_that_can_be_told_apart():
+    table = make_table()
+    levels, notes = list_sources(table)
+    assert list(levels) == ["model", "prompt", "model × prompt", "paraphrase", "model × paraphrase", "draw"]
+    assert [level.max() + 1 for level in levels.values()] == [2, 12, 24, 24, 48, 96] and not notes
+    one, notes = list_sources(table[(table.draw == 0) & (table.paraphrase == 0)].drop(columns=["paraphrase", "draw"]))
+    assert list(one) == ["model", "prompt", "rest"] and notes == ["rest holds model × prompt and chance"]
+    own = table[table.draw == 0].assign(prompt=lambda t: t.prompt + 100 * (t.model == "m1"))   # prompts of their own
+    assert "model × prompt cannot be told from prompt" in list_sources(own)[1]
+    both = list_sources(pd.concat([table.assign(seed=k) for k in range(2)], ignore_index=True))[0]
+    assert [*both][-2:] == ["draw", "rest"] and "model × seed" in both
+
+
+def test_shares_follow_what_was_put_in():
+    table = make_table(n_prompts=60)
+    found = assess_reliability(table, make_scores(table), VALUES, n_draws=100)
+    shares = found.sources.set_index(["value", "source"]).share
+    np.testing.assert_allclose(shares.groupby("value").sum(), 1)
+    # care: model .08, prompt about .09, draw .04; fairness: prompt .09, draw .04
+    assert shares["care", "model"] == pytest.approx(0.08 / 0.21, abs=0.08) and shares["fairness", "model"] < 0.02
+    assert shares["fairness", "draw"] == pytest.approx(0.04 / 0.13, abs=0.1)
+    worth = found.values.set_index("value")
+    assert worth.same_paraphrase["fairness"] == pytest.approx(1 - shares["fairness", "draw"])
+    assert worth.generalisability["care"] > 0.95 and (worth.sd / 0.2 / np.sqrt(2)).between(0.85, 1.25).all()
+    assert found.counts == {"rows": 480, "unusable": 0, "models": 2, "prompts": 60, "paraphrases": 2, "draws": 2}
+    assert not found.is_noise and found.pairs.clear_holm.tolist() == [True, False]
+
+
+def test_pairs_are_t_intervals_over_prompts():
+    table, scores = make_table(), make_scores(make_table())
+    found, _ = compare_pairs(table, scores, VALUES)
+    wide = table.assign(score=scores[:, 0]).groupby(["prompt", "model"]).score.mean().unstack()
+    mean, low, high = mean_interval(wide.m1 - wide.m0)
+    np.testing.assert_allclose(found.loc[0, ["difference", "low", "high"]].astype(float), [mean, low, high])
+    longer = table.assign(is_refusal=0, words=np.where(table.model == "m1", 20 + table.prompt, 10))
+    told = 0.2 * np.log1p(longer.words.to_numpy())[:, None] + 0.01 * scores
+    alike = compare_pairs(longer, told, VALUES)[0]
+    assert (alike.difference > 0.1).all() and (alike.alike.abs() < 0.03).all()     # length was all
+    lone = table.assign(prompt=table.prompt + 100 * (table.model == "m1"))
+    assert compare_pairs(lone, scores, VALUES)[1] == ["m0 and m1 answered no prompt both"]
+
+
+def test_plan_is_read_both_ways():
+    plan = plan_study(pd.DataFrame({"value": ["care"], "sd": [0.5]})).iloc[0]
+    assert plan["prompts for 0.1"] == 199       # (2.8016 * .5 / .1)² + 1.92, rounded up
+    assert plan["shown by 100"] == pytest.approx(0.5 * (1.984 + 0.845) / 10, abs=1e-3)
+
+
+BAD = {"one model": (lambda t: t[t.model == "m0"], "one model only"),
+       "one draw": (lambda t: t[t.draw == 0], "one draw only"),
+       "no draw column": (lambda t: t.drop(columns="draw"), "rows alike in all else count as draws"),
+       "no model column": (lambda t: t.drop(columns="model"), "model: no column"),
+       "twice the same": (lambda t: pd.concat([t, t.head(3)]), "3 rows that repeat the facets"),
+       "a facet missing": (lambda t: t.assign(model=t.model.where(t.index > 1)), "2 rows that lack a facet")}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows_are_a_gap_and_a_word(case):
+    change, told = BAD[case]
+    table = make_table()
+    scores = make_scores(table)
+    changed = change(table)
+    found = assess_reliability(changed, scores[changed.index], VALUES, n_draws=20)
+    assert any(told in note for note in found.notes) and told in describe_reliability(found)
+    assert np.isfinite(found.sources.share).all()
+
+
+def test_values_without_scores_or_without_spread_are_gaps():
+    table = make_table()
+    scores = np.column_stack([make_scores(table), np.full(len(table), np.nan), np.ones(len(table))])
+    scores[::3, 1] = np.nan      # unbalanced, and other rows than the first value's
+    found = assess_reliability(table, scores, ("care", "fairness", "absent", "flat"), n_draws=20)
+    assert found.values.value.tolist() == ["care", "fairness", "flat"]
+    assert {"no scores of two prompts: absent", "does not vary, so nothing is divided: flat"} <= set(found.notes)
+    shares = found.sources.groupby("value").share.sum(min_count=1)
+    assert shares["fairness"] == pytest.approx(1) and np.isnan(shares["flat"])
+    with pytest.raises(ScoringError, match="two are needed"):
+        assess_reliability(table[table.prompt == 0], scores[table.prompt == 0], ("a", "b", "c", "d"))
+    with pytest.raises(ScoringError, match="names its prompt"):
+        assess_reliability(table.drop(columns="prompt"), scores, ("a", "b", "c", "d"))
+
+
+def test_columns_are_found_or_named(tmp_path):
+    assert read_facets("model, draw") == {"model": ("model", "response_source"), "draw": ("draw",)}
+    with pytest.raises(ScoringError, match="not 'temperature'"):
+        read_facets("model,temperature")
+    table = make_table()
+    path = write_scored(tmp_path / "scored.jsonl", table, make_scores(table), question="same")
+    read, scores, values = read_scored(path, read_facets())
+    assert values == VALUES and set(read) == {"model", "prompt", "paraphrase", "draw", "is_refusal", "words"}
+    assert read.prompt.nunique() == 12 and read.words.tolist()[:8] == [1, 2, 3, 4, 5, 6, 7, 1]
+    np.testing.assert_allclose(scores, make_scores(table))
+    assert read_scored(path, read_facets("prompt=prompt"))[0].prompt.nunique() == 24      # each wording for itself
+    with pytest.raises(ScoringError, match="no column 'questions'"):
+        read_scored(path, read_facets("prompt=questions"))
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr("sys.argv", ["fulcra", "reliability", *map(str, arguments)])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    return done.value.code, *capsys.readouterr()
+
+
+def test_command_says_whether_two_models_differ(tmp_path, monkeypatch, capsys):
+    table = make_table()
+    clear = write_scored(tmp_path / "clear.jsonl", table, make_scores(table))
+    code, out, err = run(monkeypatch, capsys, clear, "--json", tmp_path / "found.json")
+    told = json.loads((tmp_path / "found.json").read_text())
+    assert (code, err, told["is_noise"]) == (0, "", False) and told["verdict"].startswith("m1 and m0 differ in 1 of 2")
+    assert "fixed effect" in out and "seed: no column" in out and {r["source"] for r in told["sources"]} >= {"model"}
+    same = write_scored(tmp_path / "same.jsonl", table, make_scores(table, gap=0))
+    code, out, _ = run(monkeypatch, capsys, same)
+    assert code == 1 and "No difference between m1 and m0 is more than noise" in out
+    scores = make_scores(table)
+    scores[:2] = np.nan
+    code, _, err = run(monkeypatch, capsys, write_scored(tmp_path / "lost.jsonl", table, scores))
+    assert code == 1 and "2 rows could not be used" in err
+    for arguments in ([clear, "--by", "model,judge"], [tmp_path / "none.jsonl"], [clear, "--by", "model"]):
+        code, out, err = run(monkeypatch, capsys, *arguments)
+        assert code == 2 and out == "" and err.count("\n") == 1
+
+
+def test_four_lines_from_outside(tmp_path, monkeypatch, capsys):
+    rows = [("a", "May I lie?", 0.2), ("a", "Help?", 0.5), ("b", "May I lie?", 0.4), ("b", "Help?", 0.6)]
+    path = tmp_path / "four.jsonl"
+    path.write_text("\n".join(json.dumps({"response_source": m, "prompt": p, "value_vector": {"honesty": x}})
+                              for m, p, x in rows))
+    code, out, _ = run(monkeypatch, capsys, path)
+    assert code == 1 and "2 prompts are too few to show any" in out and "nan" not in out.split("Pairs")[0]
+
+
+def test_rows_are_scored_first_and_evaluators_are_seeds(tmp_path):
+    table = make_table(n_prompts=6)
+    path = write_scored(tmp_path / "rows.jsonl", table, make_scores(table))
+    found = assess_file(path, [CountingEvaluator(), CountingEvaluator(0.1)], n_draws=20)
+    shares = found.sources[found.sources.value == "first"].set_index("source").share
+    assert found.counts["seeds"] == 2 and found.counts["rows"] == 2 * len(table) and shares["seed"] > 0
+    assert found.values.value.tolist() == ["first", "second"]
+    alone = assess_file(path, [CountingEvaluator()], n_draws=20)
+    assert "seeds" not in alone.counts and alone.values.text.iloc[0] > 0.8       # it scores the length
+
+
+@pytest.mark.parametrize("name", ["schwartz10", "moral_foundations", "toy"])
+def test_paragraph_and_tables_under_any_theory(name, toy, tmp_path):
+    theory, table = toy if name == "toy" else load_theory(name), make_table(n_models=3)
+    found = assess_reliability(table, make_scores(table, n_values=theory.n_dims), theory.dimensions, n_draws=20)
+    shares, worth = lay_out(found)
+    assert shares.index.tolist() == worth.index.tolist() == list(theory.dimensions)
+    assert shares.iloc[0, 0].count("%") == 3 and len(found.pairs) == 3 * theory.n_dims
+    (tmp_path / "README.md").write_text("# Card\n")
+    for _ in range(2):
+        add_to_card(tmp_path, found)
+    card = (tmp_path / "README.md").read_text()
+    assert card.count(WORDS["question"]) == 1 and card.endswith(describe_noise(found) + "\n")
+    many = assess_reliability(make_table(5), make_scores(make_table(5), n_values=theory.n_dims), theory.dimensions, 20)
+    assert "Of 10 pairs of models" in describe_noise(many) and "fixed effect" not in describe_noise(many)
+
+
+def test_paraphrases_are_prompts_that_nobody_learned_from():
+    table = list_paraphrases(40)
+    assert table.groupby("prompt_id").prompt.nunique().eq(3).all() and table.prompt.is_unique
+    known = read_contrasts()
+    assert set(table.prompt[table.paraphrase == 0]) <= set(known.prompt[known.split == "test"])
+    assert not set(table.prompt[table.paraphrase > 0]) & set(known.prompt)
