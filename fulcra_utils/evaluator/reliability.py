@@ -22,7 +22,8 @@ from fulcra_utils.dataset.rows import RowError, read_dialogue
 from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
-from fulcra_utils.stats.comparison import adjust_difference
+from fulcra_utils.stats.comparison import adjust_difference, fit_mixed
+from fulcra_utils.stats.factors import bootstrap_fit
 from fulcra_utils.stats.generalisability import (
     count_flips,
     detect_difference,
@@ -30,7 +31,8 @@ from fulcra_utils.stats.generalisability import (
     explain_scores,
     widen_level,
 )
-from fulcra_utils.stats.resampling import take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, take_interval
+from fulcra_utils.theory.theory import Theory
 
 WORDS = yaml.safe_load((DATA / "reliability.yaml").read_text(encoding="utf-8"))
 FEW = 5
@@ -330,6 +332,55 @@ def plan_study(values: pd.DataFrame) -> pd.DataFrame:
     needed = plan_prompts(values[["value", "sd"]], [POWER * d for d in WANTED])
     return pd.DataFrame({"value": values.value, "sd": values.sd, **shown} | {
         f"prompts for {d:g}": column for d, (_, column) in zip(WANTED, list(needed.items())[2:], strict=True)})
+
+
+def group_theory(theory: Theory, of_items: bool = False) -> dict[str, np.ndarray]:
+    """Return the groups of a theory's values, or of its items, for `fit_theory`: one factor, its groups, its values.
+
+    A value that stands in two groups belongs to the first.
+    """
+    owner = np.array(theory.item_dims if of_items else range(theory.n_dims))
+    upper = [next((k for k, held in enumerate(theory.groups.values()) if name in held), -1)
+             for name in theory.dimensions] if theory.groups else []
+    return {"one factor": owner * 0} | ({f"{len(set(upper))} groups": np.array(upper)[owner]} if upper else {}) | {
+        f"{theory.n_dims} values": owner}
+
+
+def fit_theory(scores: np.ndarray, groups: dict[str, np.ndarray], clusters: Sequence, n_draws: int = 20,
+               seed: int = 0) -> pd.DataFrame:
+    """Fit each grouping of the columns of scores (N, D) by `bootstrap_fit`: a row a grouping, called system, and n.
+
+    Rows with a gap and columns that do not vary are left out; nothing where fewer than two columns and three rows are
+    left.
+    """
+    is_known = np.isfinite(scores).all(axis=1)
+    rows, ids = scores[is_known], np.asarray(clusters)[is_known]
+    varies = np.ptp(rows, axis=0) > 1e-9 if len(rows) > 2 else np.zeros(scores.shape[1], bool)
+    return pd.DataFrame([
+        {"system": name, "n": len(rows)} | bootstrap_fit(rows[:, varies], own[varies], ids, n_draws, seed)
+        for name, own in groups.items() if varies.sum() > 1])
+
+
+def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray, topics: np.ndarray,
+                    clusters: Sequence, values: Sequence[str], n_draws: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Put people's texts and models' on one ruler: value, who, n, mean, low, high; and people minus models, alike.
+
+    Alike in length (log words) and topic (N,): a mixed model with the prompt as random intercept, on topics of which
+    both speak in at least 5 texts. nan where these are fewer than two.
+    """
+    found, shared = [], [t for t in np.unique(topics) if min((topics[is_people] == t).sum(),
+                                                             (topics[~is_people] == t).sum()) >= 5]
+    for who, own in (("people", is_people), ("models", ~is_people)):
+        low, high = take_interval(bootstrap_means(scores[own], np.asarray(clusters)[own], n_draws, seed))
+        found += [{"value": value, "who": who, "n": int(own.sum()), "mean": m, "low": a, "high": b}
+                  for value, m, a, b in zip(values, scores[own].mean(axis=0), low, high, strict=True)]
+    used = np.isin(topics, shared)
+    design = np.column_stack([is_people, np.log1p(words), *(topics == t for t in shared[1:])])[used].astype(float)
+    for value, column in zip(values, scores[used].T, strict=True):
+        fit = fit_mixed(column, design, np.asarray(clusters)[used])
+        found.append({"value": value, "who": "people minus models, alike in length and topic", "n": int(used.sum()),
+                      "mean": fit["effect"][0], "low": fit["low"][0], "high": fit["high"][0]})
+    return pd.DataFrame(found)
 
 
 def assess_file(source: str | Path, evaluators: Sequence = (), by: str = "", n_draws: int = 500,
