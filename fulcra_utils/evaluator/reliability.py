@@ -220,9 +220,11 @@ def _assess_values(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str
     table = table.reset_index(drop=True)
     levels, notes = list_sources(table.drop(columns=[] if table.model.nunique() > 1 else "model")
                                  if "model" in table else table)
-    clusters, names = table.prompt.to_numpy(), list(levels)
+    clusters, names, n_prompts = table.prompt.to_numpy(), list(levels), table.prompt.nunique()
+    if n_prompts < MIN_PROMPTS:
+        n_draws, notes = 0, [*notes, f"{n_prompts} prompts: below {MIN_PROMPTS} there are no intervals"]
     drawn = np.clip(estimate_components(scores, levels, clusters, n_draws, seed), 0, None)       # (1 + B, K, D)
-    level, n_prompts = widen_level(table.prompt.nunique()), table.prompt.nunique()
+    level = widen_level(n_prompts)
     with np.errstate(invalid="ignore"):
         shares = drawn / np.where(drawn.sum(axis=1, keepdims=True) > 1e-12, drawn.sum(axis=1, keepdims=True), np.nan)
     low, high = take_interval(shares[1:], level)
@@ -460,12 +462,12 @@ def describe_reliability(found: Reliability) -> str:
                   "What one score is worth", table.to_string(),
                   "\n".join(f"{title}: {words}" for title, words in WORDS["columns"].values() if title in table)]
     if found.plan.sd.notna().any():
-        parts += [fill(WORDS["planning"], 118), found.plan.round(3).to_string(index=False)]
+        parts += [fill(WORDS["planning"], 118), found.plan.round(3).to_string(index=False, na_rep="")]
     if len(found.pairs):
         columns = ["first_model", "second_model", "value", "n", "difference", "low", "high", "clear_holm", "alike",
                    "alike_low", "alike_high", "shown"]
         parts += ["Pairs of models (second minus first, t intervals over prompts)",
-                  found.pairs[columns].round(3).to_string(index=False), fill(WORDS["pairs"], 118)]
+                  found.pairs[columns].round(3).to_string(index=False, na_rep=""), fill(WORDS["pairs"], 118)]
     return "\n\n".join(parts)
 
 

@@ -186,7 +186,8 @@ def test_four_lines_from_outside(tmp_path, monkeypatch, capsys):
     path.write_text("\n".join(json.dumps({"response_source": m, "prompt": p, "value_vector": {"honesty": x}})
                               for m, p, x in rows))
     code, out, _ = run(monkeypatch, capsys, path)
-    assert code == 1 and "2 prompts are too few to show any" in out and "nan" not in out.split("Pairs")[0]
+    assert code == 1 and "2 prompts are too few to show any" in out and "below 5 there are no intervals" in out
+    assert "nan" not in out.casefold() and "[" not in out.split("Pairs")[0].split("interval")[-1]
 
 
 def test_rows_are_scored_first_and_evaluators_are_seeds(tmp_path):
