@@ -339,12 +339,13 @@ def plan_study(values: pd.DataFrame) -> pd.DataFrame:
 def group_theory(theory: Theory, of_items: bool = False) -> dict[str, np.ndarray]:
     """Return the groups of a theory's values, or of its items, for `fit_theory`: one factor, its groups, its values.
 
-    A value that stands in two groups belongs to the first.
+    A value that stands in two groups belongs to the first; those of none are a group.
     """
-    owner = np.array(theory.item_dims if of_items else range(theory.n_dims))
-    upper = [next((k for k, held in enumerate(theory.groups.values()) if name in held), -1)
-             for name in theory.dimensions] if theory.groups else []
-    return {"one factor": owner * 0} | ({f"{len(set(upper))} groups": np.array(upper)[owner]} if upper else {}) | {
+    owner = np.asarray(theory.item_dims if of_items else range(theory.n_dims), int)
+    upper = np.array([next((k for k, held in enumerate(theory.groups.values()) if name in held), -1)
+                      for name in theory.dimensions])
+    n = len(np.unique(upper))
+    return {"one factor": owner * 0} | ({f"{n} groups": upper[owner]} if n > 1 else {}) | {
         f"{theory.n_dims} values": owner}
 
 

@@ -15,8 +15,11 @@ from fulcra_utils.evaluator.reliability import (
     assess_file,
     assess_reliability,
     compare_pairs,
+    compare_writers,
     describe_noise,
     describe_reliability,
+    fit_theory,
+    group_theory,
     lay_out,
     list_paraphrases,
     list_sources,
@@ -223,3 +226,47 @@ def test_paraphrases_are_prompts_that_nobody_learned_from():
     known = read_contrasts()
     assert set(table.prompt[table.paraphrase == 0]) <= set(known.prompt[known.split == "test"])
     assert not set(table.prompt[table.paraphrase > 0]) & set(known.prompt)
+
+
+@pytest.mark.parametrize("name", ["schwartz10", "moral_foundations", "toy"])
+def test_groups_of_a_theory(name, toy):
+    theory = toy if name == "toy" else load_theory(name)
+    groups = group_theory(theory)
+    assert groups["one factor"].tolist() == [0] * theory.n_dims
+    assert groups[f"{theory.n_dims} values"].tolist() == list(range(theory.n_dims))
+    assert [len(g) for g in group_theory(theory, of_items=True).values()] == [theory.n_items] * len(groups)
+    if len(theory.groups) > 1:
+        whose = groups[f"{len(theory.groups)} groups"]
+        assert all(theory.dimensions[d] in list(theory.groups.values())[k] for d, k in enumerate(whose))
+
+
+def test_right_groups_fit_and_what_cannot_be_fitted_says_so():
+    rng = np.random.default_rng(0)
+    true = np.repeat([0, 1], 3)
+    scores = rng.normal(size=(300, 2))[:, true] + 0.7 * rng.normal(size=(300, 6))
+    scores = np.column_stack([scores, np.ones(300)])        # a value that does not vary falls away
+    scores[0, 0] = np.nan
+    groups = {"one factor": np.zeros(7, int), "two": np.append(true, 1), "values": np.arange(7)}
+    found = fit_theory(scores, groups, np.arange(300), n_draws=5).set_index("system")
+    assert found.n.eq(299).all() and found.cfi["two"] > 0.98 > found.cfi["one factor"]
+    assert found.why["values"] == "not estimable: a factor has one value alone"
+    assert fit_theory(scores[:2], groups, np.arange(2)).empty
+
+
+def test_people_and_models_alike_in_length_and_topic():
+    """People write longer and of other topics; the raw difference is all length, the rest 0.3 is theirs."""
+    rng, n = np.random.default_rng(0), 400
+    is_people = np.arange(n) < n // 2
+    topics = np.where(rng.random(n) < 0.2, 2 + is_people, rng.integers(0, 2, n))       # 2 and 3 are of one group alone
+    words = rng.integers(20, 60, n) * np.where(is_people, 3, 1)
+    effect = 0.2 * np.log1p(words) + 0.5 * (topics == 1) + 0.1 * rng.normal(size=n)
+    scores = np.column_stack([effect, effect + 0.3 * is_people])
+    found = compare_writers(scores, is_people, words, topics, np.arange(n) // 2, VALUES, 100)
+    found = found.set_index(["value", "who"])
+    left = found.xs("people minus models, alike in length and topic", level="who")
+    assert left["mean"].tolist() == pytest.approx([0, 0.3], abs=0.05) and left.n.eq(np.isin(topics, [0, 1]).sum()).all()
+    assert (left.low < [0, 0.3]).all() and (left.high > [0, 0.3]).all()
+    raw = found["mean"].unstack().loc["care"]
+    assert raw.people - raw.models == pytest.approx(scores[is_people, 0].mean() - scores[~is_people, 0].mean())
+    apart = compare_writers(scores, is_people, words, is_people.astype(int), np.arange(n), VALUES, 10)
+    assert apart["mean"].isna().sum() == 2

@@ -1,0 +1,34 @@
+"""Figures of reliability: bars fill the row, every source is named, nothing is drawn of nothing."""
+
+import pandas as pd
+import pytest
+
+from fulcra_utils.evaluator.reliability import SOURCES
+from fulcra_utils.plots import reliability as plots
+
+
+def test_shares_fill_each_bar_and_name_their_sources():
+    sources = pd.DataFrame([("care", "model", 0.3), ("care", "prompt", 0.68), ("care", "draw", 0.02),
+                            ("power", "model", float("nan")), ("power", "prompt", 0.5), ("power", "draw", 0.5)],
+                           columns=["value", "source", "share"])
+    figure = plots.plot_shares(sources, "Shares")
+    axes = figure.axes[0]
+    ends = [max(bar.get_x() + bar.get_width() for bar in axes.patches if round(bar.get_y() + 0.4) == k
+                and bar.get_width() == bar.get_width()) for k in (0, 1)]
+    assert ends == pytest.approx([1, 1])
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["care", "power"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["model", "prompt", "draw"]
+    assert {"30%", "68%", "50%"} == {text.get_text() for text in axes.texts} - {""}
+    assert plots.plot_shares(sources.head(0), "") is None
+
+
+def test_every_source_has_a_look():
+    assert set(plots.LOOKS) == {*SOURCES, "rest"} and len(set(map(str, plots.LOOKS.values()))) == len(plots.LOOKS)
+
+
+def test_ruler_shows_each_group():
+    table = pd.DataFrame({"value": ["care", "care"], "who": ["people", "models"], "mean": [0.1, 0.2],
+                          "low": [0.0, 0.1], "high": [0.2, 0.3]})
+    figure = plots.plot_ruler(table, "Ruler")
+    assert [text.get_text() for text in figure.legends[0].texts] == ["people", "models"]
+    assert plots.plot_ruler(table.head(0), "") is None
