@@ -217,7 +217,9 @@ rule generative_evaluation:
 rule reliability:
     input:
         of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),
-        [f"{DATA}/{name}.yaml" for name in ("attacks", "paraphrases", "reliability")],
+        f"{DATA}/attacks.yaml",
+        f"{DATA}/paraphrases.yaml",
+        f"{DATA}/reliability.yaml",
         executed("03_value_evaluator"),
         executed("04_value_alignment"),
     output:

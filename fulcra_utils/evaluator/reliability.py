@@ -6,6 +6,7 @@ Prompts stand for all that could be asked: intervals are over them, of these ver
 """
 
 import tempfile
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -100,16 +101,18 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
 
     What has no reply has no words. ScoringError when a column named by the user is not there, or nothing is scored.
     """
-    codes: dict[str, dict] = {name: {} for name in facets}
+    codes, told = {name: {} for name in facets}, array("i")      # no list: a file may have millions of rows
 
-    def tell(prompt: str, row: dict) -> tuple:
+    def tell(prompt: str, row: dict) -> None:
         row = row | {"prompt": prompt or None}
         found = [next((row[c] for c in columns if row.get(c) is not None), None) for columns in facets.values()]
-        return *(-1 if x is None else code.setdefault(str(x), len(code))
-                 for x, code in zip(found, codes.values(), strict=True)), *_look(row)
+        told.extend([-1 if x is None else code.setdefault(str(x), len(code))
+                     for x, code in zip(found, codes.values(), strict=True)])
+        told.extend(_look(row))
 
-    told, scores, dimensions = read_scores(path, tell)
-    table = pd.DataFrame(np.array(told, np.int32), columns=[*facets, "is_refusal", "words"])
+    _, scores, dimensions = read_scores(path, tell)
+    columns = [*facets, "is_refusal", "words"]
+    table = pd.DataFrame(np.reshape(told, (-1, len(columns))), columns=columns)
     for name, columns in facets.items():
         if not codes[name] and columns != FACETS[name]:
             raise ScoringError(f"{path} has no column {columns[0]!r} (--by)")
@@ -230,10 +233,11 @@ def _assess_values(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str
     low, high = take_interval(shares[1:], level)
     sources = [{"value": value, "source": name, "variance": drawn[0, k, d], "share": shares[0, k, d],
                 "low": low[k, d], "high": high[k, d]} for d, value in enumerate(values) for k, name in enumerate(names)]
-    told = {name: _take_ends(one, level) for name, one in _derive(shares, names, n_prompts).items()}
+    shares_prompts = "model" in names and not any(note.startswith("model × prompt cannot") for note in notes)
+    told = {name: _take_ends(one, level) for name, one in _derive(shares, names, n_prompts, shares_prompts).items()}
     told |= _measure_signs(table, scores, clusters) | _explain(table, scores, clusters, n_draws, seed, level)
     noise = drawn[0, [k for k, name in enumerate(names) if _is_noise(name)]].sum(axis=0)
-    sd = np.sqrt(2 * noise) if "model × prompt" in names or "rest holds model × prompt" in " ".join(notes) else np.nan
+    sd = np.sqrt(2 * noise) if shares_prompts else np.nan
     return sources, [{"value": value, "n": len(scores), "mean": scores[:, d].mean(), "spread": scores[:, d].std(),
                       "sd": np.broadcast_to(sd, len(values))[d], **{
                           f"{name}{end}": ends[e][d] for name, ends in told.items()
@@ -249,7 +253,7 @@ def _take_ends(drawn: np.ndarray, level: float) -> tuple[np.ndarray, ...]:
     return drawn[0], *take_interval(drawn[1:], level)
 
 
-def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int) -> dict[str, np.ndarray]:
+def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int, shares_prompts: bool) -> dict[str, np.ndarray]:
     """Return what follows from shares (1 + B, K, D): correlations of two replies, generalisability; (1 + B, D)."""
     part = {name: shares[:, k] for k, name in enumerate(names)}
     within, nothing = sum(part.get(name, 0) for name in WITHIN), np.full(shares[:, 0].shape, np.nan)
@@ -258,7 +262,7 @@ def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int) -> dict[st
     found = {"same_paraphrase": 1 - within if has_draws else nothing,
              "other_paraphrase": 1 - within - wordings if has_draws and "paraphrase" in part else nothing,
              "generalisability": nothing}
-    if "model" in part:
+    if shares_prompts:      # else what is asked and who answers are one
         noise = sum(share for name, share in part.items() if _is_noise(name)) / n_prompts + part.get("model × seed", 0)
         with np.errstate(invalid="ignore"):
             found["generalisability"] = part["model"] / (part["model"] + noise)

@@ -100,6 +100,8 @@ def test_pairs_are_t_intervals_over_prompts():
     assert (alike.difference > 0.1).all() and (alike.alike.abs() < 0.03).all()     # length was all
     lone = table.assign(prompt=table.prompt + 100 * (table.model == "m1"))
     assert compare_pairs(lone, scores, VALUES)[1] == ["m0 and m1 answered no prompt both"]
+    alone = assess_reliability(lone, scores, VALUES, n_draws=5)
+    assert alone.values[["sd", "generalisability"]].isna().all(axis=None) and alone.plan["shown by 40"].isna().all()
 
 
 def test_plan_is_read_both_ways():
