@@ -178,7 +178,7 @@ def assess_reliability(table: pd.DataFrame, scores: np.ndarray, values: Sequence
     for k, is_known in enumerate(patterns.T):
         names, rows = [v for v, own in zip(values, which.ravel() == k, strict=True) if own], table[is_known]
         if rows.prompt.nunique() > 1:
-            found, summary, same = _assess_values(rows, scores[is_known][:, which.ravel() == k], names, n_draws, seed)
+            found, summary, same = _assess_values(rows, scores[np.ix_(is_known, which.ravel() == k)], names, n_draws, seed)
             sources, summaries, told = sources + found, summaries + summary, told + same
         else:
             notes.append(f"no scores of two prompts: {', '.join(names)}")
@@ -259,8 +259,8 @@ def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int, shares_pro
     within, nothing = sum(part.get(name, 0) for name in WITHIN), np.full(shares[:, 0].shape, np.nan)
     has_draws = "draw" in part
     wordings = sum(part.get(name, 0) for name in ("paraphrase", "model × paraphrase"))
-    found = {"same_paraphrase": 1 - within if has_draws else nothing,
-             "other_paraphrase": 1 - within - wordings if has_draws and "paraphrase" in part else nothing,
+    found = {"same_paraphrase": 1 - within if has_draws else nothing, "other_paraphrase": np.clip(
+        1 - within - wordings, 0, 1) if has_draws and "paraphrase" in part else nothing,
              "generalisability": nothing}
     if shares_prompts:      # else what is asked and who answers are one
         noise = sum(share for name, share in part.items() if _is_noise(name)) / n_prompts + part.get("model × seed", 0)
@@ -423,8 +423,9 @@ def describe_noise(found: Reliability) -> str:
         + ("; not told apart are " + ", ".join(f"{p.second_model.iloc[0]} and {p.first_model.iloc[0]}" for p in alike)
            if alike else "") + "."]
     share = found.sources.groupby("source", sort=False).share.mean()
-    told += ["Of a value's variance, mean over the values, " + ", ".join(
-        f"{name} is {x:.0%}" for name, x in share.items()) + "."] if share.notna().any() else []
+    told += ["Of the variance of a value's scores, mean over the values, " + ", ".join(
+        f"{x:.0%} belongs to {name}" if not k else f"{x:.0%} to {name}" for k, (name, x) in enumerate(share.items()))
+             + "."] if share.notna().any() else []
     flips = found.values.filter(regex="^flips_(draw|paraphrase|prompt)$").mean().dropna()
     words = {"flips_draw": "the same words", "flips_paraphrase": "other words", "flips_prompt": "another prompt"}
     if "model" in share and found.counts["models"] < FEW:

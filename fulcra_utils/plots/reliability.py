@@ -26,7 +26,7 @@ def plot_shares(sources: pd.DataFrame, title: str) -> Figure:
     name_rows(axes, table.index, "share of the variance of a value's scores")
     axes.set(xlim=(0, 1), title=title)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    return finish(figure, ncols=min(len(table.columns), 5))
+    return finish(figure, ncols=len(table.columns) if len(table.columns) < 7 else 5)
 
 
 def plot_ruler(table: pd.DataFrame, title: str) -> Figure:

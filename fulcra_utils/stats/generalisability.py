@@ -127,8 +127,7 @@ def count_flips(scores: np.ndarray, groups: Sequence, parts: Sequence, clusters:
     group, n_groups = code_clusters(np.asarray(groups))
     cell = code_clusters(group * n_parts + part)[0]
     first = np.unique(cell, return_index=True)[1]
-    signs = np.hstack([scores > 0, scores < 0, np.isfinite(scores)]).astype(float)
-    plus, minus, n = np.split(sum_by_cluster(signs, cell, len(first)), 3, axis=1)
+    plus, minus, n = (sum_by_cluster(one, cell, len(first)) for one in (scores > 0, scores < 0, np.isfinite(scores)))
     within, all_within = plus * minus, n * (n - 1) / 2
     owner = group[first]
     whole = [sum_by_cluster(x, owner, n_groups) for x in (plus, minus, n, within, all_within)]
