@@ -178,7 +178,8 @@ def assess_reliability(table: pd.DataFrame, scores: np.ndarray, values: Sequence
     for k, is_known in enumerate(patterns.T):
         names, rows = [v for v, own in zip(values, which.ravel() == k, strict=True) if own], table[is_known]
         if rows.prompt.nunique() > 1:
-            found, summary, same = _assess_values(rows, scores[np.ix_(is_known, which.ravel() == k)], names, n_draws, seed)
+            part = scores[np.ix_(is_known, which.ravel() == k)]
+            found, summary, same = _assess_values(rows, part, names, n_draws, seed)
             sources, summaries, told = sources + found, summaries + summary, told + same
         else:
             notes.append(f"no scores of two prompts: {', '.join(names)}")
@@ -417,11 +418,7 @@ def describe_noise(found: Reliability) -> str:
     """
     pairs = [part for _, part in found.pairs.groupby(["first_model", "second_model"], sort=False)] if len(
         found.pairs) else []
-    alike = [part for part in pairs if not part.clear_holm.any()]
-    told = [_describe_pair(part) for part in pairs] if len(pairs) < 4 else [
-        f"Of {len(pairs)} pairs of models {len(pairs) - len(alike)} differ in some value by more than noise"
-        + ("; not told apart are " + ", ".join(f"{p.second_model.iloc[0]} and {p.first_model.iloc[0]}" for p in alike)
-           if alike else "") + "."]
+    told = [_describe_pair(part) for part in pairs] if len(pairs) < 4 else [_count_pairs(pairs)]
     share = found.sources.groupby("source", sort=False).share.mean()
     told += ["Of the variance of a value's scores, mean over the values, " + ", ".join(
         f"{x:.0%} belongs to {name}" if not k else f"{x:.0%} to {name}" for k, (name, x) in enumerate(share.items()))
@@ -433,6 +430,15 @@ def describe_noise(found: Reliability) -> str:
     told += ["Two replies of one model have scores of unlike sign in " + ", ".join(
         f"{x:.0%} (to {words[name]})" for name, x in flips.items()) + " of the pairs."] if len(flips) else []
     return " ".join(["There are no two models to compare."] * (not pairs) + told)
+
+
+def _count_pairs(pairs: list[pd.DataFrame]) -> str:
+    alike, n = [part for part in pairs if not part.clear_holm.any()], len(pairs)
+    if len(alike) in (0, n):
+        return f"In {'none' if alike else 'each'} of {n} pairs the models differ in some value by more than noise."
+    names = ", ".join(f"{part.second_model.iloc[0]} and {part.first_model.iloc[0]}" for part in alike[:5])
+    return (f"In {n - len(alike)} of {n} pairs the models differ in some value by more than noise; not told apart are "
+            + names + ", …" * (len(alike) > 5) + ".")
 
 
 def _describe_pair(part: pd.DataFrame) -> str:
