@@ -216,7 +216,7 @@ rule generative_evaluation:
 
 rule reliability:
     input:
-        of("12_reliability", "data/dialogues.parquet", "data/scored.parquet"),
+        of("12_reliability", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
         f"{DATA}/attacks.yaml",
         f"{DATA}/paraphrases.yaml",
         f"{DATA}/reliability.yaml",

@@ -6,8 +6,9 @@ Prompts stand for all that could be asked: intervals are over them, of these ver
 """
 
 import tempfile
+import warnings
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import RowError, read_dialogue
+from fulcra_utils.dataset.sources import SourceError
 from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
@@ -389,6 +391,28 @@ def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray
         found.append({"value": value, "who": "people minus models, alike in length and topic", "n": int(used.sum()),
                       "mean": fit["effect"][0], "low": fit["low"][0], "high": fit["high"][0]})
     return pd.DataFrame(found)
+
+
+def compare_raters(rated: pd.DataFrame, n_draws: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Put our scores of six models' replies beside a large judge's ratings: value (the model), who, n, mean, low, high.
+
+    `rated` has model, score (in [-1, 1]), rating (0 to 10, here moved to [-1, 1]) and cluster.
+    """
+    found = []
+    for who, column in (("a large judge's rating", rated.rating / 5 - 1), ("our score", rated.score)):
+        for model, part in column.groupby(rated.model):
+            low, high = take_interval(bootstrap_means(part, rated.cluster[part.index], n_draws, seed)[:, 0])
+            found.append({"value": model, "who": who, "n": len(part), "mean": part.mean(), "low": low, "high": high})
+    return pd.DataFrame(found)
+
+
+def read_optional(read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return public rows, or with a warning none where their files cannot be had."""
+    try:
+        return read()
+    except SourceError as error:
+        warnings.warn(f"Left out: {error}.", stacklevel=2)
+        return pd.DataFrame()
 
 
 def assess_file(source: str | Path, evaluators: Sequence = (), by: str = "", n_draws: int = 500,

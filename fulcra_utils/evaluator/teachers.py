@@ -62,7 +62,7 @@ def _answer_all(rows: Rows, settings: dict, seed: int) -> dict[str, list]:
             part = read_part(f"valueeval23-{split}")
             said[split] = 1 - judge.predict_proba(part.prompt.tolist(), part.response.tolist())[..., 1]
         said["items"] = score_items(evaluator, _pick_items())
-        said["ratings"] = score_items(evaluator, _pick_rated())
+        said["ratings"] = score_items(evaluator, pick_rated())
     except SourceError:
         pass
     return {name: np.round(numbers, 6).tolist() for name, numbers in said.items()}
@@ -77,7 +77,8 @@ def _pick_items() -> pd.DataFrame:
     return items[items.split == "test"].reset_index(drop=True)
 
 
-def _pick_rated() -> pd.DataFrame:
+def pick_rated() -> pd.DataFrame:
+    """Return `N_RATED` of the rated replies to ValueBench's test items, always the same."""
     replies = read_part("valuebench-replies").query("split == 'test'")
     return replies.sample(min(N_RATED, len(replies)), random_state=0).reset_index(drop=True)
 
@@ -103,7 +104,7 @@ def _judge_all(rows: Rows, piece: dict[str, list], n_draws: int, seed: int) -> l
         found += judge_arguments(np.array(piece["validation"]), np.array(piece["test"]), n_draws, seed)
         found.append(judge_keys(np.array(piece["items"]), _pick_items(), n_draws, seed))
     if "ratings" in piece:
-        found.append(judge_ratings(np.array(piece["ratings"]), _pick_rated(), n_draws, seed))
+        found.append(judge_ratings(np.array(piece["ratings"]), pick_rated(), n_draws, seed))
     return found
 
 

@@ -10,12 +10,14 @@ from scored_files import CountingEvaluator
 
 from fulcra_utils import cli
 from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.dataset.sources import SourceError
 from fulcra_utils.evaluator.reliability import (
     WORDS,
     add_to_card,
     assess_file,
     assess_reliability,
     compare_pairs,
+    compare_raters,
     compare_writers,
     describe_noise,
     describe_reliability,
@@ -26,6 +28,7 @@ from fulcra_utils.evaluator.reliability import (
     list_sources,
     plan_study,
     read_facets,
+    read_optional,
     read_scored,
 )
 from fulcra_utils.evaluator.scoring import ScoringError
@@ -274,3 +277,17 @@ def test_people_and_models_alike_in_length_and_topic():
     assert raw.people - raw.models == pytest.approx(scores[is_people, 0].mean() - scores[~is_people, 0].mean())
     apart = compare_writers(scores, is_people, words, is_people.astype(int), np.arange(n), VALUES, 10)
     assert apart["mean"].isna().sum() == 2
+
+
+def test_raters_by_hand_and_rows_that_cannot_be_had():
+    rated = pd.DataFrame({"model": list("aabb"), "rating": [0, 5, 10, 10], "score": [-1, 0, 0.5, 0.5],
+                          "cluster": [0, 1, 0, 1]})
+    found = compare_raters(rated, 50).set_index(["who", "value"])
+    assert found["mean"].tolist() == [-0.5, 1, -0.5, 0.5] and found.n.eq(2).all()
+    assert (found.low <= found["mean"]).all() and found.low["our score", "b"] == found.high["our score", "b"] == 0.5
+
+    def fail():
+        raise SourceError("arguments.tsv cannot be had")
+    with pytest.warns(UserWarning, match="arguments.tsv"):
+        assert read_optional(fail).empty
+    assert read_optional(lambda: rated) is rated
