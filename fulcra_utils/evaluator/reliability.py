@@ -164,8 +164,8 @@ def assess_reliability(table: pd.DataFrame, scores: np.ndarray, values: Sequence
     """Say what scores (N, D) of `values` are worth; a column of `table` a facet, and is_refusal and words if known.
 
     Without draw, rows alike in all other facets are draws; with it, the first of them counts. A row without scores, or
-    without a facet that others have, is left out and counted. ScoringError without a prompt column, two prompts, or
-    two rows.
+    without a facet that others have, is left out and counted. ScoringError without a prompt column, or without scores
+    of two prompts.
 
     >>> rows = pd.DataFrame([(m, p) for m in "ab" for p in range(6)] * 2, columns=["model", "prompt"])
     >>> scores = (rows.model == "b") * 0.5 + np.tile([0.1, -0.1], 12)
@@ -204,7 +204,7 @@ def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, 
     notes += [f"{name}: no column, left out" for name in FACETS if name not in facets]
     is_told = table[facets].notna().all(axis=1) & ~(table[facets].select_dtypes("number") == -1).any(axis=1)
     is_scored = np.isfinite(scores).any(axis=1)
-    twice = table.duplicated(facets) & is_told & is_scored if "draw" in facets else np.zeros(len(table), bool)
+    twice = table[is_told & is_scored].duplicated(facets).reindex(table.index, fill_value=False) & ("draw" in facets)
     for n, why in (((~is_scored).sum(), "without scores"), ((is_scored & ~is_told).sum(), "that lack a facet"),
                    (twice.sum(), "that repeat the facets of an earlier one")):
         notes += [f"{n:,} rows {why}, left out"] if n else []

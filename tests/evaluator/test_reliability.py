@@ -118,6 +118,7 @@ BAD = {"one model": (lambda t: t[t.model == "m0"], "one model only"),
        "one draw": (lambda t: t[t.draw == 0], "one draw only"),
        "no draw column": (lambda t: t.drop(columns="draw"), "rows alike in all else count as draws"),
        "no model column": (lambda t: t.drop(columns="model"), "model: no column"),
+       "no scores at first, then some": (lambda t: pd.concat([t, t.head(2)]), "2 rows without scores"),
        "twice the same": (lambda t: pd.concat([t, t.head(3)]), "3 rows that repeat the facets"),
        "a facet missing": (lambda t: t.assign(model=t.model.where(t.index > 1)), "2 rows that lack a facet")}
 
@@ -128,7 +129,11 @@ def test_bad_rows_are_a_gap_and_a_word(case):
     table = make_table()
     scores = make_scores(table)
     changed = change(table)
-    found = assess_reliability(changed, scores[changed.index], VALUES, n_draws=20)
+    given = scores[changed.index]
+    if case == "no scores at first, then some":
+        given[:2] = np.nan
+        assert len(changed) == 98 and assess_reliability(changed, given, VALUES, n_draws=0).counts["rows"] == 96
+    found = assess_reliability(changed, given, VALUES, n_draws=20)
     assert any(told in note for note in found.notes) and told in describe_reliability(found)
     assert np.isfinite(found.sources.share).all()
 
