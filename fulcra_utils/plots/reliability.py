@@ -30,9 +30,12 @@ def plot_shares(sources: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_ruler(table: pd.DataFrame, title: str) -> Figure:
-    """Draw mean scores with intervals: value, who, mean, low, high; a mark a group."""
+    """Draw mean scores with intervals: value, who, mean, low, high; a mark a group, a panel for "one minus another"."""
     groups = {who: part.set_index("value") for who, part in table.groupby("who", sort=False)}
-    return plot_series(table.value.unique(), {"mean score": groups}, "mean", title, width=7.5)
+    panels = {"mean score": {who: part for who, part in groups.items() if " minus " not in who}}
+    panels |= {who.replace(", ", ",\n"): {who: part} for who, part in groups.items() if " minus " in who}
+    return plot_series(table.value.unique(), panels, "mean", title, width=7.5 if len(panels) == 1 else 5,
+                       gap="nothing to compare")
 
 
 style_plots(globals())

@@ -31,4 +31,8 @@ def test_ruler_shows_each_group():
                           "low": [0.0, 0.1], "high": [0.2, 0.3]})
     figure = plots.plot_ruler(table, "Ruler")
     assert [text.get_text() for text in figure.legends[0].texts] == ["people", "models"]
+    both = pd.concat([table, table.tail(1).assign(who="people minus models, alike")])
+    figure = plots.plot_ruler(both, "Ruler")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["mean score", "people minus models,\nalike"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["people", "models"]
     assert plots.plot_ruler(table.head(0), "") is None
