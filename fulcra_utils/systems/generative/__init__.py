@@ -1,8 +1,6 @@
-"""Generative evaluation (DeNEVIL): does a model keep a principle in what it writes; shown by prompts that evolve"""
+"""Generative evaluation (DeNEVIL): does a model keep a principle in what it writes; shown by prompts that evolve."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "completions": ["EndpointTeller", "LocalTeller"],
-    "loop": ["evolve", "judge_by_evaluator"],
-    "principles": ["read_principles"]})
+    "loop": ["evolve"], "principles": ["read_principles"]})
