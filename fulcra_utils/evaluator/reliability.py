@@ -155,7 +155,8 @@ def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]
         else:
             levels[name] = level
     last = "draw" if rest in ([], ["draw"]) and "seed" not in table else "rest"
-    same += [f"rest holds {', '.join(rest)} and chance"] if last == "rest" and rest else []
+    if last == "rest":
+        same.append(f"rest holds {', '.join(rest)} and chance" if rest else "rest is what seeds say of single replies")
     return levels | {last: np.arange(len(table))}, same
 
 

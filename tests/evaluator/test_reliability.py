@@ -73,8 +73,9 @@ def test_sources_that_can_be_told_apart():
     assert list(one) == ["model", "prompt", "rest"] and notes == ["rest holds model × prompt and chance"]
     own = table[table.draw == 0].assign(prompt=lambda t: t.prompt + 100 * (t.model == "m1"))   # prompts of their own
     assert "model × prompt cannot be told from prompt" in list_sources(own)[1]
-    both = list_sources(pd.concat([table.assign(seed=k) for k in range(2)], ignore_index=True))[0]
+    both, notes = list_sources(pd.concat([table.assign(seed=k) for k in range(2)], ignore_index=True))
     assert [*both][-2:] == ["draw", "rest"] and "model × seed" in both
+    assert notes == ["rest is what seeds say of single replies"]
 
 
 def test_shares_follow_what_was_put_in():
