@@ -317,6 +317,30 @@ def discover(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator
     return int(bool(problems))
 
 
+@app.command()
+def weigh(input: Annotated[str, typer.Option("--input", help="Rows with situation, and value: .jsonl(.gz), .parquet.")],
+          output: Annotated[str, typer.Option("--output", help="The same rows with what was weighed; same kinds.")],
+          evaluator: Annotated[str, typer.Option(help="Folder of an evaluator; empty: the laptop run's.")] = "",
+          model: Annotated[str, typer.Option(help="Language model that helps with valence; empty: none.")] =
+          "smollm2-135m", encoder: Annotated[str, typer.Option(help="Reads relevance: bundled or tiny.")] = "bundled",
+          theory: Annotated[str, typer.Option(help="Whose values are candidates beside ours, where a row has no value; "
+                                            "empty: of all theories here.")] = "",
+          batch_size: Annotated[int, typer.Option(min=1, help="Texts a forward pass; changes no result.")] = 32) -> int:
+    """Weigh values, rights and duties in situations: relevance (0 to 1) and valence (supports, opposes, either).
+
+    A row without value gets the values found in its situation, their stance and its ambiguity. Exit 1 when some rows
+    could not be weighed; their problem says why.
+    """
+    from fulcra_utils.systems.pluralism.files import load_weigher, weigh_file
+    from fulcra_utils.systems.pluralism.situations import list_candidates
+    weigher, said = load_weigher(evaluator, encoder, model)
+    faults, notes = weigh_file(weigher, input, output, list_candidates([theory] if theory else ()), batch_size)
+    typer.echo("\n".join([*said, f"written to {output}; {len(faults):,} rows not weighed"]))
+    for line in [*(f"{input}, {why}" for why in faults[:20]), *(f"{output}: {why}" for why in notes)]:
+        typer.echo(line, err=True)
+    return int(bool(faults))
+
+
 @app.command("audit-reward")
 def audit_reward(function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="As TRL calls it; MODULE is "
                                                          "importable from here, or a path: file.py:function.")],

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import yaml
 
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.theory.theory import split_words
 
 ENGLISH = set((DATA / "prompts" / "english.txt").read_text(encoding="utf-8").split())
 
@@ -134,6 +136,24 @@ def _is_quoted(text: str, mark: re.Match, start: int = 0) -> bool:
     line = [part.replace("```", "").count("`") % 2 for part in (before.rpartition("\n")[2], after.partition("\n")[0])]
     fence = [len(re.findall(r"^\s*```", part, re.MULTILINE)) % 2 for part in (before, after)]
     return bool(all(line) or all(fence) or before[-1:] + after[:1] in ('""', "''", "\u201c\u201d"))
+
+
+@lru_cache(maxsize=200_000)
+def measure_rouge(first: str, second: str, kind: str = "f1") -> float:
+    """Return ROUGE-L, from the longest common subsequence of words (Lin 2004), in [0, 1]: f1, or precision (its share
+    of the first text) or recall (of the second).
+
+    >>> measure_rouge("need for order", "love of order and calm"), measure_rouge("order", "love of order", "precision")
+    (0.25, 1.0)
+    """
+    first, second = split_words(first), split_words(second)
+    longest = [0] * (len(second) + 1)
+    for word in first:
+        before = 0
+        for k, other in enumerate(second, 1):
+            before, longest[k] = longest[k], before + 1 if word == other else max(longest[k], longest[k - 1])
+    size = {"f1": (len(first) + len(second)) / 2, "precision": len(first), "recall": len(second)}[kind]
+    return longest[-1] / max(size, 1)
 
 
 def is_refusal(responses: Iterable[str]) -> np.ndarray:

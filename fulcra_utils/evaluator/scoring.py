@@ -223,20 +223,31 @@ class _RayScorer:
 
 def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[str], job: dict) -> list[str]:
     """Write the input's rows with what the parts add; return what is to be said of fields."""
+    scores = pa.struct([(d, pa.float64()) for d in dimensions])
+    own = pa.schema({**dict.fromkeys(OWN[:3 if job["intervals"] else 1], scores), "problem": pa.string()})
+    added = ({k: v for k, v in row.items() if k != "line"} for row in _read_parts(parts))
+    return copy_rows(source, added, target, own, OWN, job["shard_size"])
+
+
+def copy_rows(source: Path, added: Iterable[dict], target: Path, own: pa.Schema, names: Sequence[str],
+              size: int = 1024) -> list[str]:
+    """Copy the rows of a file into another one (`SUFFIXES`) with what is added to each, which `own` types for Parquet.
+
+    `names` of the input's fields are kept as `input_…`. The file appears whole or not at all; returned is what is to be
+    said of fields that Parquet cannot hold as they are.
+    """
     with write_atomic(target) as tmp:
         if target.name.endswith(".parquet"):
-            scores = pa.struct([(d, pa.float64()) for d in dimensions])
-            own = pa.schema({**dict.fromkeys(OWN[:3 if job["intervals"] else 1], scores), "problem": pa.string()})
-            return _write_parquet(source, parts, tmp, own, job["shard_size"])
+            return _write_parquet(source, iter(added), tmp, own, names, size)
         with (gzip.open if target.name.endswith(".gz") else open)(tmp, "wb") as out:
-            for (_, row, _), added in zip(iter_rows(source), _read_parts(parts), strict=True):
-                del added["line"]
-                out.write(json_line(keep_fields(row or {}, added, OWN)).encode())
+            for (_, row, _), more in zip(iter_rows(source), added, strict=True):
+                out.write(json_line(keep_fields(row or {}, more, names)).encode())
     return []
 
 
-def _write_parquet(source: Path, parts: Path, target: Path, own: pa.Schema, size: int) -> list[str]:
-    types, added, writer = {}, _read_parts(parts), None
+def _write_parquet(source: Path, added: Iterator[dict], target: Path, own: pa.Schema, names: Sequence[str],
+                   size: int) -> list[str]:
+    types, writer = {}, None
     if source.name.lower().endswith(".parquet"):
         tables = pq.ParquetFile(source).iter_batches(batch_size=size)
     else:
@@ -244,8 +255,8 @@ def _write_parquet(source: Path, parts: Path, target: Path, own: pa.Schema, size
         tables = (_to_table(rows, types) for rows in _split(_read_fields(source), size))
     with ExitStack() as open_files:
         for table in tables:
-            names = keep_fields(dict.fromkeys(table.schema.names), {}, OWN)
-            kept = [column.with_name(name) for column, name in zip(table.schema, names, strict=True)]
+            kept = [column.with_name(name) for column, name in zip(
+                table.schema, keep_fields(dict.fromkeys(table.schema.names), {}, names), strict=True)]
             schema = pa.schema([*kept, *own], metadata=table.schema.metadata)
             # rows without a single field are a table of no rows
             extra = pa.Table.from_pylist(list(islice(added, len(table) or size)), schema=own)

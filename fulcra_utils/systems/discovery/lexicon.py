@@ -9,15 +9,15 @@ Axis letters: N replies, V values.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.dataset.texts import measure_rouge
 from fulcra_utils.llm.replies import LocalModel
 from fulcra_utils.stats.resampling import share_interval
-from fulcra_utils.theory.theory import list_theories, load_theory, split_words
+from fulcra_utils.theory.theory import list_theories, load_theory
 
 LONGEST = 3     # words of a value; a longer piece of a list is prose
 
@@ -100,22 +100,6 @@ def rank_values(presence: np.ndarray, named: pd.DataFrame, clusters: Sequence, t
     table = named.assign(n=hits.sum(axis=0), share=share, low=low, high=high, place=np.arange(len(named)),
                          strength=np.mean(presence, axis=0))
     return table.sort_values(["n", "strength"], ascending=False, kind="stable", ignore_index=True)
-
-
-@lru_cache(maxsize=200_000)
-def measure_rouge(first: str, second: str) -> float:
-    """Return ROUGE-L, F1 of the longest common subsequence of words (Lin 2004), in [0, 1].
-
-    >>> measure_rouge("need for order", "love of order and calm")
-    0.25
-    """
-    first, second = split_words(first), split_words(second)
-    longest = [0] * (len(second) + 1)
-    for word in first:
-        before = 0
-        for k, other in enumerate(second, 1):
-            before, longest[k] = longest[k], before + 1 if word == other else max(longest[k], longest[k - 1])
-    return 2 * longest[-1] / max(len(first) + len(second), 1)
 
 
 def merge_lexicon(ranked: pd.DataFrame, vectors: np.ndarray, min_share: float = 0.01, rouge: float = 0.6,

@@ -23,13 +23,6 @@ def test_a_respondent_counts_once_for_the_share():
     assert table.set_index("value").T.to_dict("list") == {"honesty": [2, 0.5], "care": [2, 1.0]} and n_unread == 1
 
 
-def test_rouge_by_hand():
-    """Lin (2004): "police killed the gunman" and "police kill the gunman" share 3 words in order: F1 .75."""
-    assert lexicon.measure_rouge("police killed the gunman", "police kill the gunman") == 0.75
-    assert lexicon.measure_rouge("the gunman kill police", "police killed the gunman") == 0.5
-    assert lexicon.measure_rouge("", "") == 0
-
-
 def test_the_more_frequent_is_kept_and_every_other_one_accounted_for():
     ranked = pd.DataFrame({"value": ["love of order", "order", "calm", "quiet", "fame", "rest"],
                            "share": [0.5, 0.4, 0.3, 0.2, 0.1, 0.001]})

@@ -1,0 +1,108 @@
+"""The `weigh` command: rows with situations in, the same rows with what was weighed or found out."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from fulcra_utils.common.files import check_outputs, lock_output
+from fulcra_utils.common.paths import ROOT
+from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows, read_text
+from fulcra_utils.dataset.texts import DatasetError, clean_text, looks_english
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.evaluator.scoring import copy_rows
+from fulcra_utils.llm.local import SMOLLM2, PolicyError, load_policy
+from fulcra_utils.systems.pluralism.candidates import find_values, measure_entropy, sum_stance
+from fulcra_utils.systems.pluralism.situations import VALENCES, load_labelled, load_situations
+from fulcra_utils.systems.pluralism.weighing import Weigher, weigh
+
+SHARD = 512     # rows that are weighed at a time
+LONGEST = 1000  # characters; of a longer situation a part is read
+FOREIGN = "does not look English, which alone is read: these are no measurement"
+LONG = "is long: only parts of it are read"
+_VALENCE = pa.struct([(name, pa.float64()) for name in VALENCES])
+_FOUND = pa.struct([("value", pa.string()), ("kind", pa.string()), ("relevance", pa.float64()), ("valence", _VALENCE)])
+SCHEMA = pa.schema([("relevance", pa.float64()), ("valence", _VALENCE), ("values", pa.list_(_FOUND)),
+                    ("stance", _VALENCE), ("ambiguity", pa.float64()), ("problem", pa.string())])
+
+
+def load_weigher(evaluator: str | Path = "", encoder: str = "bundled", model: str = SMOLLM2
+                 ) -> tuple[Weigher, list[str]]:
+    """Load and fit a weigher: an evaluator's folder ("" is the laptop run's), and a language model ("" for none).
+
+    Beside it what it was fitted on, and what it goes without. ValueError in one line when there is no evaluator.
+    """
+    folder = Path(evaluator or ROOT / "runs" / "laptop" / "evaluator")
+    if not evaluator and not folder.is_dir():
+        raise ValueError(f"there is no evaluator in {folder}: give one with --evaluator, or run `make reproduce`")
+    reader, notes, chat = ValueEvaluator.from_pretrained(folder), [], None
+    reader.keep_features()
+    try:
+        chat = load_policy(model) if model else None
+    except PolicyError as error:
+        notes.append(f"valence goes by the evaluator alone: {error}")
+    (listed, source), (labelled, taught) = load_situations(), load_labelled()
+    return (Weigher(reader, load_encoder(encoder), chat).fit(listed[listed.split != "test"], labelled),
+            [f"relevance is fitted on {source}", f"valence on {taught}", *notes])
+
+
+def _pick_pair(row: dict) -> tuple[str, str | None]:
+    situation = clean_text(read_text(row, "situation"))
+    return situation, clean_text(read_text(row, "value")) if row.get("value") is not None else None
+
+
+def weigh_file(weigher: Weigher, source: str | Path, target: str | Path, candidates: Sequence[str] = (),
+               batch_size: int = 32) -> tuple[list[str], list[str]]:
+    """Weigh the rows of a file into another one (.jsonl, .jsonl.gz, .parquet), in order.
+
+    Returned are the rows that could not be weighed ("line 3: …"), and what is to be said of fields (`copy_rows`).
+    A row with `situation` and `value` gets relevance and valence; one without `value` gets `values`, the candidates
+    found in it (`find_values`), their `stance` and its entropy as `ambiguity`. One that cannot be weighed has them null
+    and `problem`; one that is long or no English is weighed and has a `problem`. Fields of the input with such names
+    are kept as `input_…`.
+    """
+    source, target = Path(source), Path(target)
+    check_outputs([(target, SUFFIXES)], [source])
+    if next(iter_rows(source), None) is None:
+        raise DatasetError(f"The input {source} has no rows.")
+    faults: list[str] = []
+    with lock_output(target):
+        notes = copy_rows(source, _weigh_rows(weigher, source, candidates, batch_size, faults), target, SCHEMA,
+                      SCHEMA.names, SHARD)
+    return faults, notes
+
+
+def _weigh_rows(weigher: Weigher, source: Path, candidates: Sequence[str], batch_size: int, faults: list[str]
+                ) -> Iterator[dict]:
+    """Yield what each row gains, and add to the faults those that have nothing."""
+    rows = pick_rows(source, _pick_pair)
+    while shard := list(islice(rows, SHARD)):
+        pairs = [(row, pair) for row, (_, _, pair, fault) in enumerate(shard) if not fault and pair[1] is not None]
+        told = weigh(*zip(*(pair for _, pair in pairs), strict=True), weigher, batch_size).round(6) if pairs else None
+        place = {row: k for k, (row, _) in enumerate(pairs)}
+        for row, (line, _, pair, fault) in enumerate(shard):
+            if fault:
+                faults.append(f"line {line}: {fault}")
+                yield {"relevance": None, "valence": None, "problem": str(fault)}
+                continue
+            found = {"relevance": told.relevance[place[row]], "valence": told.loc[place[row], list(VALENCES)].to_dict()
+                     } if row in place else describe_situation(pair[0], candidates, weigher)
+            yield found | {"problem": mark} if (mark := _mark(pair[0])) else found
+
+
+def _mark(situation: str) -> str:
+    """Return what is to be said of a situation that is weighed all the same, "" if nothing."""
+    return FOREIGN if not looks_english(situation) else LONG if len(situation) > LONGEST else ""
+
+
+def describe_situation(situation: str, candidates: Sequence[str], weigher: Weigher) -> dict:
+    """Return the values found in a situation, their stance and its entropy; both null when none is relevant enough."""
+    table = find_values(situation, candidates, weigher).round(6)
+    stance = sum_stance(table.relevance, table[list(VALENCES)])
+    told = table[["value", "kind", "relevance"]].to_dict("records")
+    return {"values": [one | {"valence": valence} for one, valence in zip(
+                told, table[list(VALENCES)].to_dict("records"), strict=True)],
+            "stance": dict(zip(VALENCES, stance.round(6).tolist(), strict=True)) if len(table) else None,
+            "ambiguity": round(measure_entropy(stance), 6) if len(table) else None}

@@ -1,0 +1,187 @@
+"""Weighing: how likely a value, a right or a duty bears on a situation (relevance), and which way it speaks (valence).
+
+Choices, for Kaleido and its thresholds are gated:
+- relevance is a logistic regression on three numbers: how near the value's name lies to the situation (cosine of
+  embeddings), how often situations like it list values like it, and how often any situation does; its weights, and how
+  near "like" is, are fitted on situations with listed values, each situation read without itself;
+- valence is a multinomial one on the stance that the evaluator reads in two framings of the situation (`FRAMES`), as
+  what somebody is doing and as what somebody is asked about, for the values that it was taught, those first whose
+  definitions lie near the value's name; and on how much likelier a language model finds the situation as what having
+  more of the value means than as what having less means. It is fitted on our everyday situations, where *either* is a
+  label of its own, and on items of ValueBench's training questionnaires where they can be had;
+- nothing is kept of the rows that it is fitted on; the numbers are fitted anew whenever a weigher is made.
+A pair is read by itself, so what stands beside it in a batch changes no score. Source: Sorensen et al. (2023), arXiv
+2309.00779. Axis letters: N pairs, S situations, V values, J values the evaluator was taught, R situations with lists.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import islice, product
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fulcra_utils.alignment.judges import TextMemory
+from fulcra_utils.dataset.texts import DatasetError, list_texts
+from fulcra_utils.evaluator.encoder import Encoder
+from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.llm.local import score_tokens
+from fulcra_utils.systems.pluralism.situations import VALENCES, tell_kind
+from fulcra_utils.theory.theory import name_values
+
+NARROW, WIDE = (8.0, 15.0), (12.0, 25.0)     # how fast likeness falls with the cosine: of situations, and of values
+RARE = 1e-3     # share of situations that is added, so that a value never listed has a logarithm
+SAME = 0.9999   # cosine above which a situation is the one that is asked about, and says nothing
+TINY = 1e-6     # added to probabilities
+SHARP = 20.0    # how fast a taught value counts less as its definition lies farther from a name
+FRAMES = ((lambda text: "What are you like?", lambda text: f"I am {_lower(text)}." if DOING.match(text) else text),
+          (lambda text: f"What do you think of {_lower(text)}?", lambda text: "I love it and do it all the time."))
+MORE = "Having {} {} means:"    # what the language model is to go on from
+READ = 48       # tokens of a situation that it reads
+DOING = re.compile(r"(?:Not )?\w+ing\b", re.I)      # a situation that is named as an act
+
+
+class Lists:
+    """Situations with listed values, to be asked what situations like a given one list."""
+
+    def __init__(self, listed: pd.DataFrame, memory: TextMemory):
+        listed = listed.sort_values("situation", kind="stable")
+        names, self.place = np.unique(listed.value, return_inverse=True)
+        texts, self.starts = np.unique(listed.situation, return_index=True)
+        self.situations, self.values = memory.look_up(texts), memory.look_up(names)
+
+    def measure(self, situations: np.ndarray, values: np.ndarray, narrow: float, wide: float
+                ) -> tuple[np.ndarray, np.ndarray]:
+        """Return how often situations like each list values like each (S, V), and how often any situation does (V,).
+
+        Both from unit vectors, in [0, 1]; a situation that stands in the lists is not asked about itself.
+        """
+        likeness = np.exp(wide * (values @ self.values.T - 1))[:, self.place]
+        lists = np.maximum.reduceat(likeness, self.starts, axis=1)      # (V, R): the likest listed value
+        cosines = situations @ self.situations.T
+        near = np.where(cosines > SAME, 0, np.exp(narrow * (cosines - 1)))
+        return (near / near.sum(axis=1, keepdims=True).clip(1e-12)) @ lists.T, lists.mean(axis=1)
+
+
+class Weigher:
+    """Weighs values, rights and duties in situations; `fit` first.
+
+    Without an evaluator there is no valence; without `chat`, a causal language model and its tokenizer (`load_policy`),
+    valence goes by the evaluator alone.
+    """
+
+    def __init__(self, evaluator: ValueEvaluator | None, encoder: Encoder, chat: tuple | None = None):
+        self.memory, self.reader, self.chat = TextMemory(encoder), None, chat
+        if evaluator is not None:
+            names, definitions = zip(*evaluator.config.taught, strict=True)
+            self.reader = evaluator.for_theory(name_values(names, definitions))
+            self.taught = self.memory.look_up([f"{name.replace('-', ' ')}: {said}" for name, said in
+                                               zip(names, definitions, strict=True)])
+
+    def fit(self, listed: pd.DataFrame, labelled: pd.DataFrame, seed: int = 2023) -> "Weigher":
+        """Fit relevance to situations with listed values, and valence to rows with one: situation, value, valence.
+
+        What is not relevant is a value that another situation lists, drawn as often as it is listed, one for each that
+        is: a relevance of .5 is even odds between the two.
+        """
+        self.lists, pairs, fits = Lists(listed, self.memory), draw_pairs(listed, seed), []
+        for self.width in product(NARROW, WIDE):
+            told = self.measure(pairs.situation, pairs.value)
+            model = make_pipeline(StandardScaler(), LogisticRegression()).fit(told, pairs.is_listed)
+            right = model.predict_log_proba(told)[np.arange(len(pairs)), pairs.is_listed.astype(int)]
+            fits.append((right.mean(), self.width, model))
+        _, self.width, self.relevance = max(fits, key=lambda fit: fit[:2])
+        return self.fit_valence(labelled)
+
+    def fit_valence(self, labelled: pd.DataFrame) -> "Weigher":
+        """Fit valence alone to rows with situation, value and valence."""
+        if self.reader is not None:
+            told = self.read_stance(labelled.situation, labelled.value)
+            self.valence = make_pipeline(StandardScaler(), LogisticRegression()).fit(told, labelled.valence)
+        return self
+
+    def measure(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
+        """Return what relevance is told of N pairs, (N, 3): cosine, log share in situations like it, and in all."""
+        (texts, s), (names, v) = map(_number, (situations, values))
+        here, there, about = map(self.memory.look_up, (texts, names, [tell_kind(name)[1] for name in names]))
+        near, often = self.lists.measure(here, there, *self.width)
+        return np.column_stack([(here[s] * about[v]).sum(axis=1), np.log(near[s, v] + RARE), np.log(often[v] + RARE)])
+
+    def read_stance(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Return what valence is told of N pairs, (N, K): log odds of for and against in each framing, and their size;
+        what the language model says (`compare_likelihoods`), if there is one; and whether the situation is an act.
+
+        A right or a duty needs no definition: its name is held against the definitions of the values that were taught.
+        """
+        (texts, s), (names, v) = map(_number, (situations, values))
+        likeness = softmax(SHARP * self.memory.look_up(names) @ self.taught.T, axis=1)      # (V, J)
+        odds = []
+        for prompt, reply in FRAMES:
+            told = self.reader.predict_proba(*([form(text) for text in texts] for form in (prompt, reply)), batch_size)
+            stance = np.log(told[..., 2] + TINY) - np.log(told[..., 0] + TINY)      # (S, J)
+            odds.append((stance[s] * likeness[v]).sum(axis=1))
+        said = [] if self.chat is None else [self.compare_likelihoods(situations, values)]
+        return np.column_stack([*odds, np.abs(sum(odds)), *said, [bool(DOING.match(text)) for text in situations]])
+
+    def compare_likelihoods(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
+        """Return by how much likelier the situation is behind `MORE` of the value than behind less, (N,).
+
+        Log odds over the root of the number of tokens, as a sum of as many independent ones grows.
+        """
+        model, tokenizer = self.chat
+        texts = []
+        for word, (situation, value) in product(("more", "less"), zip(situations, values, strict=True)):
+            before, after = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (
+                MORE.format(word, _lower(value)[:200]), f" {situation[:20 * READ]}"))
+            texts.append((before + after[:READ], len(before)))
+        more, less = score_tokens(model, tokenizer, texts).reshape(2, -1)
+        return (more - less) / np.sqrt([len(ids) - start for ids, start in texts[:len(more)]])
+
+    def rate(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
+        """Return the relevance of N pairs, (N,) in [0, 1]."""
+        return self.relevance.predict_proba(self.measure(situations, values))[:, 1] if len(values) else np.zeros(0)
+
+    def tell_valence(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> pd.DataFrame:
+        """Return supports, opposes and either of N pairs, of sum 1; nan without an evaluator."""
+        if self.reader is None or not len(values):
+            return pd.DataFrame(np.nan, range(len(values)), list(VALENCES))
+        told = self.valence.predict_proba(self.read_stance(situations, values, batch_size))
+        return pd.DataFrame(told, columns=self.valence.classes_).reindex(columns=list(VALENCES), fill_value=0.0)
+
+
+def weigh(situations: Sequence[str], values: Sequence[str], weigher: Weigher, batch_size: int = 32) -> pd.DataFrame:
+    """Weigh N pairs of a situation and a value, right or duty: relevance, supports, opposes, either (of sum 1)."""
+    situations, values = list_texts(situations, "Situation"), list_texts(values, "Value")
+    if len(situations) != len(values):
+        raise DatasetError(f"There are {len(situations)} situations but {len(values)} values.")
+    told = weigher.tell_valence(situations, values, batch_size)
+    return pd.DataFrame({"relevance": weigher.rate(situations, values)}).join(told)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(" .")
+
+
+def _number(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the different texts in order, and the number of each one given."""
+    names = {name: k for k, name in enumerate(dict.fromkeys(texts))}
+    return list(names), np.array([names[text] for text in texts], int)
+
+
+def draw_pairs(listed: pd.DataFrame, seed: int = 2023, n_each: int = 1) -> pd.DataFrame:
+    """Return every listed pair and, for each, `n_each` values that other situations list: situation, value, is_listed.
+
+    >>> draw_pairs(pd.DataFrame({"situation": ["a", "b"], "value": ["care", "fame"]})).value.tolist()
+    ['care', 'fame', 'fame', 'care']
+    """
+    rng, pool = np.random.default_rng(seed), listed.value.to_numpy(object)
+    own, rows = listed.groupby("situation").value.agg(set).to_dict(), []
+    for situation in np.repeat(listed.situation.to_numpy(object), n_each):
+        others = (value for value in pool[rng.integers(len(pool), size=50)] if value not in own[situation])
+        rows += [(situation, value, False) for value in islice(others, 1)]
+    return pd.concat([listed[["situation", "value"]].assign(is_listed=True),
+                      pd.DataFrame(rows, columns=["situation", "value", "is_listed"])], ignore_index=True)
