@@ -209,6 +209,18 @@ rule generative_evaluation:
     params:
         name="10_generative_evaluation",
         settings=settings("10_generative_evaluation"),
+rule value_pluralism:
+    input:
+        of("09_value_pluralism", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        f"{DATA}/pluralism.yaml",
+        f"{DATA}/discovery.yaml",
+        executed("03_value_evaluator"),
+        executed("04_value_alignment"),
+    output:
+        executed("09_value_pluralism"),
+    params:
+        name="09_value_pluralism",
+        settings=settings("09_value_pluralism"),
     threads: THREADS
     shell:
         COMMAND

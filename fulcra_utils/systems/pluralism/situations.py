@@ -65,38 +65,42 @@ def read_situations(path: str | Path) -> tuple[pd.DataFrame, int]:
     return _split([(s, value, None) for s, values in kept for value in values]), len(listed) - len(kept)
 
 
+def find_file(name: str, is_public: bool = True) -> Path | None:
+    """Return where a public file lies (`get_files`), None where it cannot be had or none is wanted."""
+    with suppress(SourceError):
+        return get_files(name)[0] if is_public else None
+    return None
+
+
 def load_situations(is_public: bool = True) -> tuple[pd.DataFrame, str]:
-    """Return VITAL's situations, else ours, and a sentence that says which, and how many were left out."""
-    try:
-        if is_public:
-            table, n_left_out = read_situations(get_files("kaleido_situations")[0])
-            return table, f"VITAL's situations: {table.situation.nunique():,}, {n_left_out:,} left out by their words"
-    except SourceError as error:
-        return read_own(), f"our {len(WORDS['situations'])} everyday situations, for VITAL's cannot be had: {error}"
+    """Return VITAL's situations, else ours, and words that say which, and how many were left out."""
+    if path := find_file("kaleido_situations", is_public):
+        table, n_left_out = read_situations(path)
+        return table, f"VITAL's situations ({table.situation.nunique():,}, and {n_left_out:,} left out by their words)"
     return read_own(), f"our {len(WORDS['situations'])} everyday situations"
 
 
+def load_items(split: str, is_public: bool = True) -> pd.DataFrame:
+    """Return ValueBench's items of a split as situations: situation, value, valence (supports, opposes), cluster.
+
+    No rows where they cannot be had.
+    """
+    items = pd.DataFrame(columns=["response", "value", "stance", "cluster", "split"])
+    with suppress(SourceError):
+        items = read_part("valuebench") if is_public else items
+    return items[items.split == split].rename(columns={"response": "situation"}).assign(
+        valence=items.stance.map({1: "supports", -1: "opposes"}))[["situation", "value", "valence", "cluster"]]
+
+
 def load_labelled(is_public: bool = True, n_items: int = 120, seed: int = 2023) -> tuple[pd.DataFrame, str]:
-    """Return rows that teach valence (situation, value, valence, cluster) and a sentence that says which.
+    """Return rows that teach valence (situation, value, valence, cluster) and words that say which.
 
     Ours, and where they can be had `n_items` of ValueBench's training questionnaires, as many with either key.
     """
-    own, said = read_own(), "our everyday situations"
-    try:
-        items = read_items("train") if is_public else None
-    except SourceError as error:
-        return own, f"{said}, without ValueBench's items: {error}"
-    if items is None:
-        return own, said
+    own, items = read_own(), load_items("train", is_public)
     some = items.groupby("valence").sample(n_items // 2, random_state=seed)
-    return pd.concat([own, some], ignore_index=True), f"{said} and {len(some)} items of ValueBench's training part"
-
-
-def read_items(split: str) -> pd.DataFrame:
-    """Return ValueBench's items of a split as situations: situation, value, valence (supports, opposes), cluster."""
-    items = read_part("valuebench").query("split == @split")
-    return pd.DataFrame({"situation": items.response, "value": items.value,
-                         "valence": items.stance.map({1: "supports", -1: "opposes"}), "cluster": items.cluster})
+    more = f" and {len(some)} items of ValueBench's training part" if len(some) else ""
+    return pd.concat([own, some], ignore_index=True), f"our {len(WORDS['situations'])} everyday situations{more}"
 
 
 def list_candidates(theories: Sequence[Theory | str] = (), is_public: bool = True) -> list[str]:
@@ -104,8 +108,7 @@ def list_candidates(theories: Sequence[Theory | str] = (), is_public: bool = Tru
 
     VITAL's are no candidates outside measuring: none of that file is shown.
     """
-    known = map(load_theory, theories or list_theories())
+    known, path = map(load_theory, theories or list_theories()), find_file("valuebench_data", is_public)
     named = [name.replace("-", " ") for theory in known for name in theory.dimensions]
-    with suppress(SourceError):
-        named += read_named_values(get_files("valuebench_data")[0]).value.tolist() if is_public else []
+    named += read_named_values(path).value.tolist() if path else []
     return list({name.casefold(): name for name in [*named, *read_own().value]}.values())

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -98,10 +99,10 @@ class Weigher:
         return self.fit_valence(labelled)
 
     def fit_valence(self, labelled: pd.DataFrame) -> "Weigher":
-        """Fit valence alone to rows with situation, value and valence."""
+        """Fit valence alone, to rows with situation, value and valence."""
         if self.reader is not None:
-            told = self.read_stance(labelled.situation, labelled.value)
-            self.valence = make_pipeline(StandardScaler(), LogisticRegression()).fit(told, labelled.valence)
+            self.told = self.read_stance(labelled.situation, labelled.value)    # so that folds need no second reading
+            self.valence = make_pipeline(StandardScaler(), LogisticRegression()).fit(self.told, labelled.valence)
         return self
 
     def measure(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
@@ -127,6 +128,14 @@ class Weigher:
         said = [] if self.chat is None else [self.compare_likelihoods(situations, values)]
         return np.column_stack([*odds, np.abs(sum(odds)), *said, [bool(DOING.match(text)) for text in situations]])
 
+    def read_presence(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
+        """Return how probable the evaluator holds it that the situation touches each value, (N,), for comparison."""
+        (texts, s), (names, v) = map(_number, (situations, values))
+        prompt, reply = FRAMES[0]
+        told = self.reader.predict_proba(*([form(text) for text in texts] for form in (prompt, reply)))
+        likeness = softmax(SHARP * self.memory.look_up(names) @ self.taught.T, axis=1)
+        return ((1 - told[s][..., 1]) * likeness[v]).sum(axis=1)
+
     def compare_likelihoods(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
         """Return by how much likelier the situation is behind `MORE` of the value than behind less, (N,).
 
@@ -140,6 +149,12 @@ class Weigher:
             texts.append((before + after[:READ], len(before)))
         more, less = score_tokens(model, tokenizer, texts).reshape(2, -1)
         return (more - less) / np.sqrt([len(ids) - start for ids, start in texts[:len(more)]])
+
+    def hold_out(self, labelled: pd.DataFrame, n_folds: int = 5) -> pd.DataFrame:
+        """Return the valence of the rows given to `fit`, each told by a head fitted on other clusters."""
+        told = cross_val_predict(self.valence, self.told, labelled.valence, groups=labelled.cluster.astype(str),
+                                 cv=GroupKFold(n_folds), method="predict_proba")
+        return pd.DataFrame(told, columns=self.valence.classes_).reindex(columns=list(VALENCES), fill_value=0.0)
 
     def rate(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
         """Return the relevance of N pairs, (N,) in [0, 1]."""

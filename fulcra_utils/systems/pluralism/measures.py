@@ -1,0 +1,84 @@
+"""How well weighing does: listed values found, listed told from unlisted, valence, and whether entropy finds ambiguity.
+
+Intervals draw clusters again: near-duplicate situations, questionnaires or stories. Axis letters: S situations, V
+values, N rows, C classes, B draws.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from fulcra_utils.stats.resampling import bootstrap_means, draw_rows, summarise_draws, take_interval
+from fulcra_utils.systems.pluralism.weighing import Weigher
+
+
+def rank_names(listed: pd.DataFrame, names: Sequence[str], weigher: Weigher, known: pd.DataFrame
+               ) -> dict[str, np.ndarray]:
+    """Return for each way to rank them how high every name stands in every situation of `listed`, (S, V) each.
+
+    *frequency* is how often the `known` situations list a name, *embedding* the cosine. *weighed* is the odds of
+    relevance times the frequency: relevance was fitted against names drawn by frequency, so that is taken out of it.
+    """
+    texts = list(dict.fromkeys(listed.situation))
+    told = weigher.measure(np.repeat(texts, len(names)), list(names) * len(texts))
+    odds = weigher.relevance.decision_function(told).reshape(len(texts), -1)
+    often = known.value.value_counts().reindex(names).fillna(0).to_numpy() + 0.5    # one never listed may still be
+    return {"frequency": np.tile(often, (len(texts), 1)), "embedding": told[:, 0].reshape(odds.shape),
+            "weighed": odds + np.log(often)}
+
+
+def measure_coverage(ranked: Mapping[str, np.ndarray], listed: pd.DataFrame, names: Sequence[str], k: int = 7,
+                     n_draws: int = 1000, seed: int = 2023) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Measure which share of a situation's listed values stands among the k ranked first, and which share of these k.
+
+    A row a way: coverage and precision with low and high; and the ratio of the last way's coverage to the first's.
+    """
+    texts = list(dict.fromkeys(listed.situation))
+    is_listed = pd.crosstab(listed.situation, listed.value).reindex(index=texts, columns=names, fill_value=0).to_numpy()
+    clusters = listed.drop_duplicates("situation").cluster.to_numpy()
+    hits = {way: np.take_along_axis(is_listed, np.argsort(-scores, axis=1, kind="stable")[:, :k], 1).sum(axis=1)
+            for way, scores in ranked.items()}
+    shares = np.column_stack([n / size for n in hits.values() for size in (is_listed.sum(axis=1), k)])
+    draws = bootstrap_means(shares, clusters, n_draws, seed)
+    (low, high), means = take_interval(draws), shares.mean(axis=0)
+    rows = [(way, *(x[2 * n + j] for j in (0, 1) for x in (means, low, high))) for n, way in enumerate(hits)]
+    return pd.DataFrame(rows, columns=["way", "coverage", "low", "high", "precision", "precision_low",
+                                       "precision_high"]), summarise_draws(means[-2] / means[0],
+                                                                           draws[:, -2] / draws[:, 0])
+
+
+def measure_auc(is_hit: Sequence[bool], scores: Sequence[float], clusters: Sequence, n_draws: int = 200,
+                seed: int = 2023) -> dict[str, float]:
+    """Return the chance that a hit scores above another row, with low and high; nan with one kind of rows alone.
+
+    >>> measure_auc([True, True, False], [0.9, 0.2, 0.2], [0, 1, 2], 10)["value"]
+    0.75
+    """
+    is_hit, scores = np.asarray(is_hit, bool), np.asarray(scores, float)
+
+    def measure(rows: np.ndarray) -> float:
+        one = is_hit[rows]
+        return roc_auc_score(one, scores[rows]) if 0 < one.sum() < len(one) else np.nan
+
+    draws = [measure(rows) for rows in draw_rows(np.asarray(clusters), n_draws, seed)]
+    return summarise_draws(measure(np.arange(len(scores))), np.array(draws))
+
+
+def measure_valence(valence: Sequence[str], told: pd.DataFrame, clusters: Sequence, n_draws: int = 1000,
+                    seed: int = 2023) -> dict[str, float]:
+    """Return the balanced accuracy of the likeliest valence (columns of `told`, (N, C)), with low and high.
+
+    The mean over the classes that occur of the share told right; `either` is no answer where it does not occur.
+
+    >>> told = pd.DataFrame({"supports": [0.9, 0.6, 0.1], "opposes": [0.1, 0.4, 0.9]})
+    >>> measure_valence(["supports", "opposes", "opposes"], told, [0, 1, 2], 10)["value"]
+    0.75
+    """
+    valence = np.asarray(valence, object)
+    kinds = [name for name in told.columns if (valence == name).any()]
+    said = np.array(kinds, object)[told[kinds].to_numpy().argmax(axis=1)]
+    right = np.column_stack([np.where(valence == name, said == name, np.nan) for name in kinds]).astype(float)
+    draws = bootstrap_means(right, np.asarray(clusters).astype(str), n_draws, seed).mean(axis=1)
+    return summarise_draws(np.nanmean(right, axis=0).mean(), draws)
