@@ -13,8 +13,9 @@ def plot_coverage(table: pd.DataFrame, title: str) -> Figure:
     """Draw coverage and precision of each way to rank values (`measure_coverage`), a panel each."""
     rows = table.set_index("way")
     precise = rows[["precision", "precision_low", "precision_high"]].set_axis(["coverage", "low", "high"], axis=1)
-    return plot_series(table.way, {"coverage: share of listed values found": {"": rows}, "precision: share of the "
-                                   "found that are listed": {"": precise}}, "coverage", title, width=4, limits=(0, None))
+    panels = {"coverage: share of listed values found": {"": rows}, "precision: share of these that are listed":
+              {"": precise}}
+    return plot_series(table.way, panels, "coverage", title, width=4, limits=(0, None))
 
 
 def plot_quality(table: pd.DataFrame, title: str) -> Figure:
@@ -28,7 +29,7 @@ def plot_served(net: pd.DataFrame, could: pd.Series, title: str) -> Figure:
 
     The narrow table on the left is how likely each value bears on the prompt, whoever replies (`could`).
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(5.5 + 0.75 * net.shape[1], 2.2 + 0.36 * len(net)), width_ratios=
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.5 + 0.75 * net.shape[1], 3 + 0.36 * len(net)), width_ratios=
                                          (1, max(net.shape[1], 2)))
     left.imshow(could.to_numpy(float)[:, None], cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for row, number in enumerate(could):
@@ -40,7 +41,7 @@ def plot_served(net: pd.DataFrame, could: pd.Series, title: str) -> Figure:
     for row, column in np.argwhere(net.isna().to_numpy()):
         right.text(column, row, "·", ha="center", va="center", color="grey")
     right.set_yticks([])
-    figure.colorbar(shown, ax=right, label="opposed (−1) … served (+1) by the reply; · not touched", shrink=0.9)
+    figure.colorbar(shown, ax=right, label="the reply opposes … serves")
     figure.suptitle(title)
     return figure
 

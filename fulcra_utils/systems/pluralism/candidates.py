@@ -32,21 +32,21 @@ def find_values(situation: str, candidates: Sequence[str], weigher: Weigher,
     table = pd.DataFrame({"value": names, "kind": kinds, "about": abouts,
                           "relevance": weigher.rate([situation] * len(names), names)})
     table = table[table.relevance >= table.kind.map(relevance)].sort_values("relevance", ascending=False, kind="stable")
-    table = table[_keep_first(table, weigher.memory.look_up(table.value.tolist()), rouge, cosine, n_most)]
-    table = table.drop(columns="about").reset_index(drop=True)
+    kept = _keep_first(table, weigher.memory.look_up(table.value.tolist()), rouge, cosine, n_most)
+    table = table.iloc[kept].drop(columns="about").reset_index(drop=True)
     return table.join(weigher.tell_valence([situation] * len(table), table.value))
 
 
 def _keep_first(table: pd.DataFrame, vectors: np.ndarray, rouge: Mapping[str, float], cosine: float,
-                n_most: int) -> list[bool]:
-    """Return which rows (V,) are kept on a walk from the first: those like no kept one of their kind."""
+                n_most: int) -> list[int]:
+    """Return the rows that are kept on a walk from the first: those like no kept one of their kind."""
     kept: list[int] = []
     for row, (kind, about) in enumerate(zip(table.kind, table.about, strict=True)):
         alike = any(vectors[row] @ vectors[k] > cosine or any(
             measure_rouge(about, table.about.iat[k], way) > limit for way, limit in rouge.items())
             for k in kept if table.kind.iat[k] == kind)
         kept += [row] if not alike and len(kept) < n_most else []
-    return [row in kept for row in range(len(table))]
+    return kept
 
 
 def sum_stance(relevance: np.ndarray, valence: np.ndarray) -> np.ndarray:

@@ -31,12 +31,13 @@ def rank_names(listed: pd.DataFrame, names: Sequence[str], weigher: Weigher, kno
 
 def measure_coverage(ranked: Mapping[str, np.ndarray], listed: pd.DataFrame, names: Sequence[str], k: int = 7,
                      n_draws: int = 1000, seed: int = 2023) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Measure which share of a situation's listed values stands among the k ranked first, and which share of these k.
+    """Measure which share of a situation's listed values stands among the k ranked first, and which share of the k is
+    listed.
 
     A row a way: coverage and precision with low and high; and the ratio of the last way's coverage to the first's.
     """
-    texts = list(dict.fromkeys(listed.situation))
-    is_listed = pd.crosstab(listed.situation, listed.value).reindex(index=texts, columns=names, fill_value=0).to_numpy()
+    texts, counts = list(dict.fromkeys(listed.situation)), pd.crosstab(listed.situation, listed.value)
+    is_listed = counts.reindex(index=texts, columns=names, fill_value=0).to_numpy()
     clusters = listed.drop_duplicates("situation").cluster.to_numpy()
     hits = {way: np.take_along_axis(is_listed, np.argsort(-scores, axis=1, kind="stable")[:, :k], 1).sum(axis=1)
             for way, scores in ranked.items()}
@@ -44,9 +45,9 @@ def measure_coverage(ranked: Mapping[str, np.ndarray], listed: pd.DataFrame, nam
     draws = bootstrap_means(shares, clusters, n_draws, seed)
     (low, high), means = take_interval(draws), shares.mean(axis=0)
     rows = [(way, *(x[2 * n + j] for j in (0, 1) for x in (means, low, high))) for n, way in enumerate(hits)]
-    return pd.DataFrame(rows, columns=["way", "coverage", "low", "high", "precision", "precision_low",
-                                       "precision_high"]), summarise_draws(means[-2] / means[0],
-                                                                           draws[:, -2] / draws[:, 0])
+    names = ["way", "coverage", "low", "high", "precision", "precision_low", "precision_high"]
+    base = np.where(draws[:, 0] > 0, draws[:, 0], np.nan)
+    return pd.DataFrame(rows, columns=names), summarise_draws(means[-2] / means[0], draws[:, -2] / base)
 
 
 def measure_auc(is_hit: Sequence[bool], scores: Sequence[float], clusters: Sequence, n_draws: int = 200,

@@ -1,0 +1,73 @@
+"""Files of situations: one row out for each in, in order, gaps marked, fields kept, all kinds of files, exit codes."""
+
+import gzip
+import json
+from functools import partial
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from fulcra_utils.systems.pluralism import files
+
+ROWS = [{"id": 1, "situation": "Telling a lie: a small one", "value": "Honesty", "valence": "gold"},
+        {"id": 2, "situation": "", "value": "Honesty"}, {"id": 3, "situation": "Baking bread"},
+        {"id": 4, "situation": "Je voudrais aller au marché avec ma mère pour acheter du pain", "value": "Joie"},
+        {"id": 5, "situation": "Walking the dog", "value": ""},
+        {"id": 6, "situation": "I am in the park. " * 1200, "value": "Care"}]
+
+
+def check(table):
+    assert [row["id"] for row in table] == [1, 2, 3, 4, 5, 6] and table[0]["input_valence"] == "gold"
+    assert sum(table[0]["valence"].values()) == pytest.approx(1, abs=1e-5) and 0 <= table[0]["relevance"] <= 1
+    assert table[1]["relevance"] is None and table[1]["valence"] is None and table[1]["problem"] == "situation is empty"
+    assert table[2]["values"] and sum(table[2]["stance"].values()) == pytest.approx(1, abs=1e-5)
+    assert 0 <= table[2]["ambiguity"] <= 1 and "English" in table[3]["problem"] and table[3]["relevance"] is not None
+    assert table[4]["problem"] == "value is empty" and table[5]["problem"] == files.LONG
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_every_row_comes_back_in_order(weigher, tmp_path, suffix, monkeypatch):
+    low = dict.fromkeys(("value", "right", "duty"), 0.0)
+    monkeypatch.setattr(files, "find_values", partial(files.find_values, relevance=low))
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    if suffix == ".parquet":
+        pd.DataFrame(ROWS).to_parquet(source)
+    else:
+        source.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    faults, _ = files.weigh_file(weigher, source, target, ["Care", "Honesty", "Craft", "Right to food"])
+    assert faults == ["line 2: situation is empty", "line 5: value is empty"]
+    if suffix == ".parquet":
+        check(pq.read_table(target).to_pylist())
+    else:
+        raw = target.read_bytes()
+        check([json.loads(line) for line in (gzip.decompress(raw) if suffix.endswith("gz") else raw).splitlines()])
+
+
+def test_nothing_found_is_a_gap(weigher):
+    found = files.describe_situation("Baking bread", [], weigher)
+    assert found == {"values": [], "stance": None, "ambiguity": None}
+
+
+def test_the_command_says_in_one_line_what_it_lacks(tmp_path, monkeypatch, capsys):
+    from fulcra_utils import cli
+    (tmp_path / "in.jsonl").write_text('{"situation": "a", "value": "b"}')
+    monkeypatch.setattr("sys.argv", ["fulcra", "weigh", "--input", str(tmp_path / "in.jsonl"), "--output",
+                                     str(tmp_path / "out.jsonl"), "--evaluator", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and "\n" not in said and "is no evaluator" in said
+
+
+def test_without_a_run_the_default_evaluator_is_missed(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="there is no evaluator in .*: give one with --evaluator"):
+        files.load_weigher()
+
+
+def test_an_empty_file_is_refused(weigher, tmp_path):
+    (tmp_path / "in.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="has no rows"):
+        files.weigh_file(weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl")

@@ -1,0 +1,48 @@
+"""Measures of weighing against hand values and scikit-learn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from fulcra_utils.systems.pluralism import measures
+
+LISTED = pd.DataFrame({"situation": ["a", "a", "b"], "value": ["care", "fame", "rest"], "cluster": [0, 0, 1]})
+NAMES = ["care", "fame", "order", "rest"]
+
+
+def test_coverage_by_hand():
+    """Of two first names a finds care of its two, b nothing of its one: coverage (.5 + 0) / 2, precision 1 of 4."""
+    ranked = {"one": np.array([[9, 0, 8, 0], [9, 0, 8, 0]]), "right": np.array([[9, 8, 0, 0], [0, 0, 1, 9]])}
+    table, ratio = measures.measure_coverage(ranked, LISTED, NAMES, k=2, n_draws=50)
+    assert table.coverage.tolist() == [0.25, 1] and table.precision.tolist() == [0.25, 0.75] and ratio["value"] == 4
+
+
+def test_frequency_ranks_the_names_listed_most(weigher):
+    from fulcra_utils.systems.pluralism.situations import read_own
+    own = read_own()
+    names = sorted(own.value.unique())
+    ranked = measures.rank_names(own[:12], names, weigher, own)
+    assert names[ranked["frequency"][0].argmax()] == own.value.value_counts().index[0]
+    assert {scores.shape for scores in ranked.values()} == {(own[:12].situation.nunique(), len(names))}
+
+
+def test_auc_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    hit, scores = rng.random(60) < 0.5, rng.random(60).round(1)
+    found = measures.measure_auc(hit, scores, np.arange(60) // 2, 50)
+    assert found["value"] == roc_auc_score(hit, scores) and found["low"] < found["value"] < found["high"]
+    assert np.isnan(measures.measure_auc([True, True], [0, 1], [0, 1])["value"])
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    told = pd.DataFrame(rng.random((80, 3)), columns=["supports", "opposes", "either"])
+    truth = rng.choice(told.columns.to_numpy(object), 80, p=[0.6, 0.3, 0.1])
+    found = measures.measure_valence(truth, told, np.arange(80), 200)
+    assert found["value"] == pytest.approx(balanced_accuracy_score(truth, told.idxmax(axis=1)))
+    assert found["low"] < found["value"] < found["high"]
+    two = truth != "either"
+    found = measures.measure_valence(truth[two], told[two], np.arange(two.sum()), 20)
+    said = told.loc[two, ["supports", "opposes"]].idxmax(axis=1)
+    assert found["value"] == pytest.approx(balanced_accuracy_score(truth[two], said))

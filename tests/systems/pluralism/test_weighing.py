@@ -1,0 +1,93 @@
+"""Weighing: shares by hand, sums to one, nothing hangs on the batch, a situation is not asked about itself."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.systems.pluralism import weighing
+
+TEXTS = ["Telling a friend: the truth", "Baking bread for a neighbour, every Sunday", "I hate rules", "x" * 20000]
+NAMES = ["Honesty", "Kindness: to all", "Right to rest", "Duty to help"]
+
+
+class Known:
+    """Embeds by a table."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def look_up(self, texts):
+        return np.array([self.table[text] for text in texts], float)
+
+
+def test_shares_by_hand():
+    """Two known situations; one lists exactly the value, the other one at a right angle: exp(-wide) as likely."""
+    memory = Known({"a": [1, 0], "b": [0, 1], "care": [1, 0], "fame": [0, 1]})
+    lists = weighing.Lists(pd.DataFrame({"situation": ["b", "a"], "value": ["fame", "care"]}), memory)
+    near, often = lists.measure(np.array([[0.6, 0.8]]), np.array([[1.0, 0.0]]), narrow=1.0, wide=2.0)
+    weight = 1 / (1 + np.exp(0.8 - 0.6))       # of a, whose cosine is .6, next to b, whose cosine is .8
+    assert near[0, 0] == pytest.approx(weight + (1 - weight) * np.exp(-2))
+    assert often[0] == pytest.approx((1 + np.exp(-2)) / 2)
+    itself, _ = lists.measure(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), 1.0, 2.0)
+    assert itself[0, 0] == pytest.approx(np.exp(-2))       # a is left out, b lists fame alone
+
+
+def test_relevance_and_valence_are_probabilities(weigher):
+    table = weighing.weigh(TEXTS, NAMES, weigher)
+    assert table.relevance.between(0, 1).all() and np.isfinite(table.to_numpy()).all()
+    np.testing.assert_allclose(table[list(weighing.VALENCES)].sum(axis=1), 1)
+
+
+def test_nothing_hangs_on_the_batch_or_on_what_stands_beside(weigher):
+    whole = weighing.weigh(TEXTS, NAMES, weigher, batch_size=32)
+    np.testing.assert_allclose(weighing.weigh(TEXTS, NAMES, weigher, batch_size=1), whole, atol=1e-4)
+    alone = pd.concat([weighing.weigh([text], [name], weigher) for text, name in zip(TEXTS, NAMES, strict=True)])
+    np.testing.assert_allclose(alone, whole, atol=1e-4)
+
+
+def test_a_colon_cuts_nothing(weigher):
+    """What stands behind ": " is read, in a situation and in a name."""
+    texts, names = ["Telling a friend: the truth", "Telling a friend"], ["Honesty"] * 2
+    assert np.abs(np.diff(weigher.measure(texts, names), axis=0)).max() > 1e-3
+    assert np.abs(np.diff(weigher.read_stance(texts, names), axis=0)).max() > 1e-4
+    assert np.abs(np.diff(weigher.compare_likelihoods(["Baking"] * 2, ["Care", "Care: for all"]))) > 1e-6
+
+
+def test_negatives_are_names_of_other_situations():
+    listed = pd.DataFrame({"situation": ["a", "a", "b", "c"], "value": ["care", "fame", "care", "rest"]})
+    pairs = weighing.draw_pairs(listed, n_each=3)
+    own = set(zip(listed.situation, listed.value, strict=True))
+    drawn = pairs[~pairs.is_listed]
+    assert len(drawn) == 12 and not own & set(zip(drawn.situation, drawn.value, strict=True))
+    only = weighing.draw_pairs(listed.assign(value="care").drop_duplicates())
+    assert only.is_listed.all()        # no other name is there to draw
+
+
+def test_a_planted_rule_is_learned(weigher):
+    """Where the situation's own word is the value, relevance tells listed from unlisted on situations not fitted."""
+    words = ["bread", "music", "garden", "truth", "sleep", "money", "order", "sport"]
+    rows = pd.DataFrame([(f"{word} and {word} again {k}", word) for k in range(4) for word in words],
+                        columns=["situation", "value"])
+    fitted = weighing.Weigher(None, weigher.memory.encoder).fit(rows[:24], rows[:0])
+    same = fitted.rate(rows.situation[24:], rows.value[24:])
+    other = fitted.rate(rows.situation[24:], rows.value[24:].to_list()[1:] + ["bread"])
+    assert (same > other).mean() > 0.7
+
+
+def test_without_an_evaluator_there_is_no_valence(weigher):
+    bare = weighing.Weigher(None, weigher.memory.encoder)
+    assert bare.tell_valence(["a"], ["b"]).isna().all(axis=None)
+
+
+def test_lists_of_unequal_length_are_refused(weigher):
+    with pytest.raises(DatasetError, match="There are 1 situations but 2 values"):
+        weighing.weigh(["a"], ["b", "c"], weigher)
+
+
+def test_held_out_valence_hangs_on_other_situations(weigher):
+    from fulcra_utils.systems.pluralism.situations import read_own
+    own = read_own()
+    told = weigher.hold_out(own)
+    assert len(told) == len(own)
+    np.testing.assert_allclose(told.sum(axis=1), 1)
