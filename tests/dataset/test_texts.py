@@ -3,7 +3,7 @@ import pytest
 from row_files import TEN, write
 
 from fulcra_utils.dataset.labelled import read_dataset, read_scored
-from fulcra_utils.dataset.texts import is_refusal, read_content, split_thoughts
+from fulcra_utils.dataset.texts import is_refusal, measure_rouge, read_content, split_thoughts
 
 PAIRS = [("<think>", "</think>"), ("<Thinking>", "</THINKING>"), ("<reasoning>", "</reasoning>"),
          ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"), ("<think >", "</ think>"),
@@ -182,3 +182,11 @@ def test_refusal_flag_sees_who_declines_and_nobody_else():
     assert [text for text, said in zip(harmless, is_refusal(harmless), strict=True) if said] == []
     assert [text for text, said in zip(refusals, is_refusal(refusals), strict=True) if not said] == []
     assert is_refusal([text.upper() for text in refusals]).all() and not is_refusal(["Fine. " * 3 + "I can't help."])[0]
+
+
+def test_rouge_by_hand():
+    """Lin (2004): "police killed the gunman" and "police kill the gunman" share 3 words in order: F1 .75."""
+    assert measure_rouge("police killed the gunman", "police kill the gunman") == 0.75
+    assert measure_rouge("the gunman kill police", "police killed the gunman") == 0.5
+    assert measure_rouge("", "") == 0
+    assert [measure_rouge("health", "public health", kind) for kind in ("precision", "recall")] == [1, 0.5]

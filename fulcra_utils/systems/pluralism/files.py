@@ -79,22 +79,23 @@ def _weigh_rows(weigher: Weigher, source: Path, candidates: Sequence[str], batch
     """Yield what each row gains, and add to the faults those that have nothing."""
     rows = pick_rows(source, _pick_pair)
     while shard := list(islice(rows, SHARD)):
-        pairs = [(row, pair) for row, (_, _, pair, fault) in enumerate(shard) if not fault and pair[1] is not None]
-        told = weigh(*zip(*(pair for _, pair in pairs), strict=True), weigher, batch_size).round(6) if pairs else None
-        place = {row: k for k, (row, _) in enumerate(pairs)}
-        for row, (line, _, pair, fault) in enumerate(shard):
+        pairs = [pair for *_, pair, fault in shard if not fault and pair[1] is not None]
+        told = iter(_weigh_pairs(pairs, weigher, batch_size))
+        for line, _, pair, fault in shard:
             if fault:
                 faults.append(f"line {line}: {fault}")
                 yield {"relevance": None, "valence": None, "problem": str(fault)}
                 continue
-            found = {"relevance": told.relevance[place[row]], "valence": told.loc[place[row], list(VALENCES)].to_dict()
-                     } if row in place else describe_situation(pair[0], candidates, weigher)
-            yield found | {"problem": mark} if (mark := _mark(pair[0])) else found
+            found = describe_situation(pair[0], candidates, weigher) if pair[1] is None else next(told)
+            yield found | ({"problem": FOREIGN} if not looks_english(pair[0]) else
+                           {"problem": LONG} if len(pair[0]) > LONGEST else {})
 
 
-def _mark(situation: str) -> str:
-    """Return what is to be said of a situation that is weighed all the same, "" if nothing."""
-    return FOREIGN if not looks_english(situation) else LONG if len(situation) > LONGEST else ""
+def _weigh_pairs(pairs: Sequence[tuple[str, str]], weigher: Weigher, batch_size: int) -> list[dict]:
+    if not pairs:
+        return []
+    table = weigh(*zip(*pairs, strict=True), weigher, batch_size).astype(float).round(6)
+    return [{"relevance": row.pop("relevance"), "valence": row} for row in table.to_dict("records")]
 
 
 def describe_situation(situation: str, candidates: Sequence[str], weigher: Weigher) -> dict:

@@ -15,7 +15,7 @@ A pair is read by itself, so what stands beside it in a batch changes no score. 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, product
 
 import numpy as np
@@ -96,10 +96,6 @@ class Weigher:
             right = model.predict_log_proba(told)[np.arange(len(pairs)), pairs.is_listed.astype(int)]
             fits.append((right.mean(), self.width, model))
         _, self.width, self.relevance = max(fits, key=lambda fit: fit[:2])
-        return self.fit_valence(labelled)
-
-    def fit_valence(self, labelled: pd.DataFrame) -> "Weigher":
-        """Fit valence alone, to rows with situation, value and valence."""
         if self.reader is not None:
             self.told = self.read_stance(labelled.situation, labelled.value)    # so that folds need no second reading
             self.valence = make_pipeline(StandardScaler(), LogisticRegression()).fit(self.told, labelled.valence)
@@ -112,29 +108,25 @@ class Weigher:
         near, often = self.lists.measure(here, there, *self.width)
         return np.column_stack([(here[s] * about[v]).sum(axis=1), np.log(near[s, v] + RARE), np.log(often[v] + RARE)])
 
-    def read_stance(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """Return what valence is told of N pairs, (N, K): log odds of for and against in each framing, and their size;
-        what the language model says (`compare_likelihoods`), if there is one; and whether the situation is an act.
+    def read_taught(self, situations: Sequence[str], values: Sequence[str],
+                    frame: tuple[Callable, Callable] = FRAMES[0], batch_size: int = 32) -> np.ndarray:
+        """Return P(-1), P(0), P(+1) of N pairs, (N, 3): those of the taught values, mixed by likeness to the name.
 
         A right or a duty needs no definition: its name is held against the definitions of the values that were taught.
         """
         (texts, s), (names, v) = map(_number, (situations, values))
         likeness = softmax(SHARP * self.memory.look_up(names) @ self.taught.T, axis=1)      # (V, J)
-        odds = []
-        for prompt, reply in FRAMES:
-            told = self.reader.predict_proba(*([form(text) for text in texts] for form in (prompt, reply)), batch_size)
-            stance = np.log(told[..., 2] + TINY) - np.log(told[..., 0] + TINY)      # (S, J)
-            odds.append((stance[s] * likeness[v]).sum(axis=1))
+        told = self.reader.predict_proba(*([form(text) for text in texts] for form in frame), batch_size)
+        return np.einsum("njc,nj->nc", told[s], likeness[v])
+
+    def read_stance(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Return what valence is told of N pairs, (N, K): log odds of for and against in each framing, and their size;
+        what the language model says (`compare_likelihoods`), if there is one; and whether the situation is an act.
+        """
+        told = [np.log(self.read_taught(situations, values, frame, batch_size) + TINY) for frame in FRAMES]
+        odds = [one[:, 2] - one[:, 0] for one in told]
         said = [] if self.chat is None else [self.compare_likelihoods(situations, values)]
         return np.column_stack([*odds, np.abs(sum(odds)), *said, [bool(DOING.match(text)) for text in situations]])
-
-    def read_presence(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
-        """Return how probable the evaluator holds it that the situation touches each value, (N,), for comparison."""
-        (texts, s), (names, v) = map(_number, (situations, values))
-        prompt, reply = FRAMES[0]
-        told = self.reader.predict_proba(*([form(text) for text in texts] for form in (prompt, reply)))
-        likeness = softmax(SHARP * self.memory.look_up(names) @ self.taught.T, axis=1)
-        return ((1 - told[s][..., 1]) * likeness[v]).sum(axis=1)
 
     def compare_likelihoods(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
         """Return by how much likelier the situation is behind `MORE` of the value than behind less, (N,).
