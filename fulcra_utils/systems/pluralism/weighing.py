@@ -3,7 +3,7 @@
 Choices, for Kaleido and its thresholds are gated:
 - relevance is a logistic regression on three numbers: how near the value's name lies to the situation (cosine of
   embeddings), how often situations like it list values like it, and how often any situation does; its weights, and how
-  near "like" is, are fitted on situations with listed values, each situation read without itself;
+  near "like" is, are fitted on situations with listed values, each fold told by the lists of the others;
 - valence is a multinomial one on the stance that the evaluator reads in two framings of the situation (`FRAMES`), as
   what somebody is doing and as what somebody is asked about, for the values that it was taught, those first whose
   definitions lie near the value's name; and on how much likelier a language model finds the situation as what having
@@ -31,10 +31,12 @@ from fulcra_utils.dataset.texts import DatasetError, list_texts
 from fulcra_utils.evaluator.encoder import Encoder
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.llm.local import score_tokens
+from fulcra_utils.stats.probes import assign_folds
 from fulcra_utils.systems.pluralism.situations import VALENCES, tell_kind
 from fulcra_utils.theory.theory import name_values
 
-NARROW, WIDE = (8.0, 15.0), (12.0, 25.0)     # how fast likeness falls with the cosine: of situations, and of values
+NARROW, WIDE = (10.0, 15.0), (12.0, 25.0)     # how fast likeness falls with the cosine: of situations, and of values
+N_FOLDS = 5     # of situations with lists
 RARE = 1e-3     # share of situations that is added, so that a value never listed has a logarithm
 SAME = 0.9999   # cosine above which a situation is the one that is asked about, and says nothing
 TINY = 1e-6     # added to probabilities
@@ -87,15 +89,23 @@ class Weigher:
         """Fit relevance to situations with listed values, and valence to rows with one: situation, value, valence.
 
         What is not relevant is a value that another situation lists, drawn as often as it is listed, one for each that
-        is: a relevance of .5 is even odds between the two.
+        is: a relevance of .5 is even odds between the two. Each fold of the situations (near-copies, of one `cluster`,
+        together) is told by the lists of the others, for a pair may hang neither on its own list nor on the one that
+        its value was drawn from.
         """
-        self.lists, pairs, fits = Lists(listed, self.memory), draw_pairs(listed, seed), []
+        folds = assign_folds(listed.cluster, N_FOLDS, seed)
+        lists = [Lists(listed[folds != fold], self.memory) for fold in range(N_FOLDS)]
+        pairs = [draw_pairs(listed[folds == fold], seed) for fold in range(N_FOLDS)]
+        truth, fits = np.concatenate([part.is_listed for part in pairs]).astype(int), []
         for self.width in product(NARROW, WIDE):
-            told = self.measure(pairs.situation, pairs.value)
-            model = make_pipeline(StandardScaler(), LogisticRegression()).fit(told, pairs.is_listed)
-            right = model.predict_log_proba(told)[np.arange(len(pairs)), pairs.is_listed.astype(int)]
-            fits.append((right.mean(), self.width, model))
+            parts = []
+            for self.lists, part in zip(lists, pairs, strict=True):
+                parts.append(self.measure(part.situation, part.value))
+            told = np.concatenate(parts)
+            model = make_pipeline(StandardScaler(), LogisticRegression()).fit(told, truth)
+            fits.append((model.predict_log_proba(told)[np.arange(len(truth)), truth].mean(), self.width, model))
         _, self.width, self.relevance = max(fits, key=lambda fit: fit[:2])
+        self.lists = Lists(listed, self.memory)
         if self.reader is not None:
             self.told = self.read_stance(labelled.situation, labelled.value)    # so that folds need no second reading
             self.valence = make_pipeline(StandardScaler(), LogisticRegression()).fit(self.told, labelled.valence)

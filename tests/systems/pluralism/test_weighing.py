@@ -68,7 +68,7 @@ def test_a_planted_rule_is_learned(weigher):
     """Where the situation's own word is the value, relevance tells listed from unlisted on situations not fitted."""
     words = ["bread", "music", "garden", "truth", "sleep", "money", "order", "sport"]
     rows = pd.DataFrame([(f"{word} and {word} again {k}", word) for k in range(4) for word in words],
-                        columns=["situation", "value"])
+                        columns=["situation", "value"]).assign(cluster=lambda table: range(len(table)))
     fitted = weighing.Weigher(None, weigher.memory.encoder).fit(rows[:24], rows[:0])
     same = fitted.rate(rows.situation[24:], rows.value[24:])
     other = fitted.rate(rows.situation[24:], rows.value[24:].to_list()[1:] + ["bread"])
