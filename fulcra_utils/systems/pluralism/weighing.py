@@ -130,13 +130,12 @@ class Weigher:
         return np.einsum("njc,nj->nc", told[s], likeness[v])
 
     def read_stance(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """Return what valence is told of N pairs, (N, K): log odds of for and against in each framing, and their size;
-        what the language model says (`compare_likelihoods`), if there is one; and whether the situation is an act.
+        """Return what valence is told of N pairs, (N, K): the evaluator's log odds of for and against in each framing,
+        and what the language model says (`compare_likelihoods`), if there is one.
         """
         told = [np.log(self.read_taught(situations, values, frame, batch_size) + TINY) for frame in FRAMES]
-        odds = [one[:, 2] - one[:, 0] for one in told]
         said = [] if self.chat is None else [self.compare_likelihoods(situations, values)]
-        return np.column_stack([*odds, np.abs(sum(odds)), *said, [bool(DOING.match(text)) for text in situations]])
+        return np.column_stack([*(one[:, 2] - one[:, 0] for one in told), *said])
 
     def compare_likelihoods(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
         """Return by how much likelier the situation is behind `MORE` of the value than behind less, (N,).
