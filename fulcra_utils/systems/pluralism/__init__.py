@@ -3,7 +3,4 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "candidates": ["find_values", "measure_entropy", "sum_stance"],
-    "situations": ["load_situations", "tell_kind"],
-    "files": ["load_weigher", "weigh_file"],
-    "weighing": ["Weigher", "weigh"]})
+    "files": ["load_weigher"], "weighing": ["weigh"]})

@@ -170,7 +170,10 @@ class Weigher:
 
 
 def weigh(situations: Sequence[str], values: Sequence[str], weigher: Weigher, batch_size: int = 32) -> pd.DataFrame:
-    """Weigh N pairs of a situation and a value, right or duty: relevance, supports, opposes, either (of sum 1)."""
+    """Weigh N pairs of a situation and a value, right or duty: relevance, supports, opposes, either (of sum 1).
+
+    `weigher, notes = load_weigher("runs/laptop/evaluator")` loads and fits one (`files`), in a minute or so.
+    """
     situations, values = list_texts(situations, "Situation"), list_texts(values, "Value")
     if len(situations) != len(values):
         raise DatasetError(f"There are {len(situations)} situations but {len(values)} values.")
