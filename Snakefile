@@ -184,31 +184,6 @@ rule value_discovery:
         COMMAND
 
 
-rule values_in_context:
-    input:
-        of("11_values_in_context", "data/dialogues.parquet", "data/scored.parquet", "data/prompts.parquet",
-           "data/preferences.parquet"),
-        f"{DATA}/contexts.yaml",
-        sorted(map(str, (DATA / "targets").glob("*.yaml"))),
-        executed("03_value_evaluator"),
-        executed("04_value_alignment"),
-    output:
-        executed("11_values_in_context"),
-    params:
-        name="11_values_in_context",
-        settings=settings("11_values_in_context"),
-rule generative_evaluation:
-    input:
-        of("10_generative_evaluation"),
-        f"{DATA}/principles.yaml",
-        f"{DATA}/labels/completions.csv",
-        executed("03_value_evaluator"),
-        executed("04_value_alignment"),
-    output:
-        executed("10_generative_evaluation"),
-    params:
-        name="10_generative_evaluation",
-        settings=settings("10_generative_evaluation"),
 rule value_pluralism:
     input:
         of("09_value_pluralism", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
@@ -224,6 +199,35 @@ rule value_pluralism:
     threads: THREADS
     shell:
         COMMAND
+
+
+rule generative_evaluation:
+    input:
+        of("10_generative_evaluation"),
+        f"{DATA}/principles.yaml",
+        f"{DATA}/labels/completions.csv",
+        executed("03_value_evaluator"),
+        executed("04_value_alignment"),
+    output:
+        executed("10_generative_evaluation"),
+    params:
+        name="10_generative_evaluation",
+        settings=settings("10_generative_evaluation"),
+
+
+rule values_in_context:
+    input:
+        of("11_values_in_context", "data/dialogues.parquet", "data/scored.parquet", "data/prompts.parquet",
+           "data/preferences.parquet"),
+        f"{DATA}/contexts.yaml",
+        sorted(map(str, (DATA / "targets").glob("*.yaml"))),
+        executed("03_value_evaluator"),
+        executed("04_value_alignment"),
+    output:
+        executed("11_values_in_context"),
+    params:
+        name="11_values_in_context",
+        settings=settings("11_values_in_context"),
 
 
 rule reliability:
