@@ -213,6 +213,9 @@ rule generative_evaluation:
     params:
         name="10_generative_evaluation",
         settings=settings("10_generative_evaluation"),
+    threads: THREADS
+    shell:
+        COMMAND
 
 
 rule values_in_context:
@@ -228,6 +231,9 @@ rule values_in_context:
     params:
         name="11_values_in_context",
         settings=settings("11_values_in_context"),
+    threads: THREADS
+    shell:
+        COMMAND
 
 
 rule reliability:
