@@ -1,4 +1,4 @@
-"""Figures of reliability: where a score's variance comes from, people and models on one ruler. Data in, Figure out."""
+"""Figures of reliability: what a score is made of, people beside models, ways to ask. Data in, Figure out."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -36,6 +36,13 @@ def plot_ruler(table: pd.DataFrame, title: str) -> Figure:
     panels |= {who.replace(", ", ",\n"): {who: part} for who, part in groups.items() if " minus " in who}
     return plot_series(table.value.unique(), panels, "mean", title, width=7.5 if len(panels) == 1 else 5,
                        gap="nothing to compare")
+
+
+def plot_ways(profiles: pd.DataFrame, title: str) -> Figure:
+    """Draw each model's profile by every way to ask it: model and the columns of `compare_ways`, a panel a model."""
+    panels = {model: {way: rows.set_index("value") for way, rows in part.groupby("way", sort=False)}
+              for model, part in profiles.groupby("model", sort=False)}
+    return plot_series(profiles.value.unique(), panels, "mean", title, width=4.2 * max(1, len(panels)))
 
 
 style_plots(globals())

@@ -36,3 +36,12 @@ def test_ruler_shows_each_group():
     assert [axes.get_xlabel() for axes in figure.axes] == ["mean score", "people minus models,\nalike"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["people", "models"]
     assert plots.plot_ruler(table.head(0), "") is None
+
+
+def test_ways_have_a_panel_a_model_and_a_mark_a_way():
+    rows = [(model, way, value, 0.1, 0.0, 0.2) for model in ("start", "dpo") for way in ("stated", "written")
+            for value in ("care", "power")]
+    table = pd.DataFrame(rows, columns=["model", "way", "value", "mean", "low", "high"])
+    figure = plots.plot_ways(table, "Ways")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["start", "dpo"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["stated", "written"]

@@ -1,0 +1,70 @@
+"""Three ways to ask one model, on models whose answers are known and on profiles made by hand."""
+
+import numpy as np
+import pytest
+
+from fulcra_utils.llm.local import load_policy
+from fulcra_utils.llm.tiny import make_random_model
+from fulcra_utils.systems.orientation import ways
+from fulcra_utils.theory.theory import load_theory
+
+
+def answer(monkeypatch, likes):
+    """Let every model like texts that hold a word by `likes`, and the first answer offered by 3 more."""
+    def choose(model, tokenizer, talks, answers):
+        found = []
+        for talk in talks:
+            said = talk[0]["content"]
+            pull = {name: sum(x for word, x in likes.items() if word in line) for name in "AB" for line in
+                    said.splitlines() if line.startswith(f"{name}: ")} or {"Yes": sum(
+                        x for word, x in likes.items() if word in said.partition(": ")[2]), "No": 0}
+            first = said.rstrip(".").split()[-3]
+            found.append([pull[name] + 3 * (name == first) for name in answers])
+        return np.array(found, float)
+    monkeypatch.setattr(ways, "choose", choose)
+
+
+def test_stated_takes_the_order_and_the_blank_off(monkeypatch):
+    theory = load_theory("schwartz10")
+    answer(monkeypatch, {"creative": 2.0, "N/A": 0.5})
+    units = ways.ask_stated((None, None), theory)
+    assert units.shape == (theory.n_items, theory.n_dims) and (np.isfinite(units).sum(axis=1) == 1).all()
+    own = {item: np.nansum(row) for item, row in zip(theory.items, units, strict=True)}
+    assert own.pop("be creative") == pytest.approx(1.5) and set(own.values()) == {-0.5}
+
+
+def test_chosen_is_the_same_from_either_side(monkeypatch):
+    theory = load_theory("moral_foundations")
+    liked = theory.dimensions.index("care")
+    word = (theory.items_of("care") or [theory.definitions[liked]])[0]
+    answer(monkeypatch, dict.fromkeys(theory.items_of("care") or [word], 1.0))
+    units = ways.ask_chosen((None, None), theory)
+    assert len(units) == theory.n_dims * (theory.n_dims - 1) // 2 and np.nansum(units) == pytest.approx(0)
+    profile = ways.average_units(units)
+    assert profile[liked] == pytest.approx(1) and profile.argmax() == liked
+    assert len(ways.ask_chosen((None, None), theory, 3)) == 3
+
+
+def test_a_real_model_is_asked_in_both_ways(tmp_path, toy):
+    chat = load_policy(make_random_model(tmp_path / "model"))
+    assert np.isfinite(ways.average_units(ways.ask_stated(chat, toy))).all()
+    assert np.isfinite(ways.ask_chosen(chat, toy)).sum(axis=1).tolist() == [2] * 3
+
+
+def test_profiles_that_agree_but_for_noise_correlate_1_without_it():
+    """True profile of variance 1, each unit with noise of variance 4: 8 units give a reliability of 1 / (1 + 4 / 8)."""
+    rng, found = np.random.default_rng(0), []
+    for seed in range(20):
+        true = rng.normal(size=40)
+        units = {way: true + 2 * rng.normal(size=(8, 40)) for way in ("stated", "written")}
+        profiles, pairs = ways.compare_ways(units, list(map(str, range(40))), 20, seed)
+        found.append((ways.split_units(units["stated"], seed), pairs.r[0], pairs.disattenuated[0]))
+    assert np.mean(found, axis=0) == pytest.approx([2 / 3, 2 / 3, 1], abs=0.1)
+    assert profiles.groupby("way")["mean"].std(ddof=0).tolist() == pytest.approx([1, 1])
+
+
+def test_without_values_or_units_there_is_a_gap():
+    nothing = np.full((3, 4), np.nan)
+    _, pairs = ways.compare_ways({"stated": nothing, "chosen": np.ones((1, 4))}, list("abcd"), 5)
+    assert pairs.drop(columns=["first", "second"]).isna().all(axis=None)
+    assert np.isnan(ways.split_units(np.ones((4, 5))))
