@@ -40,7 +40,7 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     notes += [f"Prompts and scoring are the same for all {len(scores.models)} models ({len(scores.prompts)} prompts)."
               ] * scores.same_prompts
     notes += [describe_noise(assess_reliability(board.replies, board.replies[[*theory.dimensions]].to_numpy(float),
-                                                theory.dimensions, 0))] * (len(scores.prompts) > 1)
+                                                theory.dimensions, 0))] if board.replies.prompt.nunique() > 1 else []
     # 16-bit numbers: ten-thousandths of a score, -32768 for a draw without
     numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * 10_000, -32767, 32767).round(), -32768)
     maps, labels = map_board(board, countries, seed)
