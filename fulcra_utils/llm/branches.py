@@ -1,4 +1,4 @@
-"""Texts that begin alike, read as one sequence: what they share is read once, and each sees it and itself alone."""
+"""Texts that begin alike, side by side in one sequence or one after the other: what they share is read once."""
 
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
@@ -80,3 +80,20 @@ class Branches:
             for row, token in zip(rows, drawn.tolist(), strict=True):
                 made[row].append(token)
         return list(made.values())
+
+
+class Reader:
+    """A causal language model that reads one text after another, and nothing twice of what two in a row begin with."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model, self.kept, self.ids = model.eval(), DynamicCache(), []
+
+    @torch.inference_mode()
+    def read(self, ids: list[int]) -> torch.Tensor:
+        """Return the last state (1, H) of a text of token ids."""
+        n = len(commonprefix([self.ids, ids[:-1]]))
+        self.kept.crop(n - len(self.ids))       # so many are removed
+        self.ids, device = list(ids), self.model.device
+        return self.model.base_model(torch.tensor([ids[n:]], device=device), past_key_values=self.kept,
+                                     position_ids=torch.arange(n, len(ids), device=device)[None]
+                                     ).last_hidden_state[0, -1:]

@@ -25,7 +25,7 @@ from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.texts import list_texts
-from fulcra_utils.llm.branches import Branches
+from fulcra_utils.llm.branches import Branches, Reader
 from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
@@ -208,11 +208,12 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
 
 @torch.inference_mode()
 def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Sequence[Sequence[dict[str, str]]],
-           answers: Sequence[str], batch_size: int = 8) -> np.ndarray:
+           answers: Sequence[str], batch_size: int = 8, reader: Reader | None = None) -> np.ndarray:
     """Return the log probability (N, K), natural, with which each of K answers begins the reply to each of N talks.
 
     A talk is a list of chat messages, an answer one word or letter, known by its first token. Talks that begin alike
-    and stand together, `batch_size` at a time, share the reading of what they have in common. A small model prefers a
+    and stand together, `batch_size` at a time, share the reading of what they have in common; a `reader` of the model
+    shares it from call to call, one talk at a time. A small model prefers a
     letter whatever is asked, so the log probabilities of the same talk with nothing to choose are to be taken off
     (Zhao et al. 2021, Calibrate before use); how much falls on the answers in all is exp(…).sum(-1). PolicyError when
     two answers begin with the same token, or a talk does not fit into the model's context: none is cut.
@@ -232,8 +233,9 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
     asked = [encode_talk(model, tokenizer, talk) for talk in talks]
     found = np.zeros((len(asked), len(places)))
     for start in range(0, len(asked), batch_size):
-        ends = Branches(model, asked[start:start + batch_size]).ends
-        logits = model.get_output_embeddings()(torch.cat([*ends.values()])).float().log_softmax(-1)
+        some = asked[start:start + batch_size]
+        ends = [*map(reader.read, some)] if reader else [*Branches(model, some).ends.values()]
+        logits = model.get_output_embeddings()(torch.cat(ends)).float().log_softmax(-1)
         found[start:start + batch_size] = logits[:, places].double().cpu().numpy()
     return found
 

@@ -6,7 +6,7 @@ import torch
 from tiny_policies import TEXTS, make
 
 from fulcra_utils.llm import branches
-from fulcra_utils.llm.branches import Branches
+from fulcra_utils.llm.branches import Branches, Reader
 from fulcra_utils.llm.local import encode_prompts, generate, score_tokens
 
 BEFORE = "be kind be bold never hurt people at home "
@@ -77,3 +77,16 @@ def test_sampling_follows_the_probabilities_and_the_seed(model, texts):
     again = Branches(model, [texts[0]] * 1500).sample(1, -1, 0.5, seed=3)
     other = Branches(model, [texts[0]] * 1500).sample(1, -1, 0.5, seed=4)
     assert np.array(again)[:, 0].tolist() == drawn.tolist() != np.array(other)[:, 0].tolist()
+
+
+def test_one_after_the_other_is_as_alone_and_reads_less(model, texts, monkeypatch):
+    reader, n_read = Reader(model), []
+    real = model.base_model.forward
+    monkeypatch.setattr(model.base_model, "forward",
+                        lambda ids, **more: n_read.append(ids.shape[1]) or real(ids, **more))
+    found = [reader.read(ids) for ids in (*texts, texts[0][:5], texts[0])]
+    assert sum(n_read) < sum(map(len, texts)) and n_read[0] == len(texts[0])
+    monkeypatch.undo()
+    for state, ids in zip(found, (*texts, texts[0][:5], texts[0]), strict=True):
+        assert state.numpy() == pytest.approx(Reader(model).read(ids).numpy(), abs=1e-4)
+        assert state.numpy() == pytest.approx(Branches(model, [ids]).ends[0].numpy(), abs=1e-4)

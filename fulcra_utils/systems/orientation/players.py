@@ -94,8 +94,9 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 40, seed: int 
     """
     import torch
 
-    from fulcra_utils.llm import local
+    from fulcra_utils.llm import branches, local
     model, tokenizer = local.load_policy(folder)
+    reader = branches.Reader(model)     # the questions of a pass begin alike
     generator = torch.Generator().manual_seed(seed)
 
     def encode(messages: Messages) -> list[int]:
@@ -107,7 +108,7 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 40, seed: int 
     def play(messages: Messages) -> str:
         ids, letters = encode(messages), [letter for letter, *_ in _OFFER.findall(messages[-1]["content"])]
         if letters:
-            told = local.choose(model, tokenizer, [messages], letters)[0]
+            told = local.choose(model, tokenizer, [messages], letters, reader=reader)[0]
             return json.dumps({LETTERS_TOLD: dict(zip(letters, told.round(4).tolist(), strict=True))})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
