@@ -42,7 +42,7 @@ def plot_ways(profiles: pd.DataFrame, title: str) -> Figure:
     """Draw each model's profile by every way to ask it: model and the columns of `compare_ways`, a panel a model."""
     panels = {model: {way: rows.set_index("value") for way, rows in part.groupby("way", sort=False)}
               for model, part in profiles.groupby("model", sort=False)}
-    return plot_series(profiles.value.unique(), panels, "mean", title, width=4.2 * max(1, len(panels)))
+    return plot_series(profiles.value.unique(), panels, "mean", title, width=4)
 
 
 style_plots(globals())
