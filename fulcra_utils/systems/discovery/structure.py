@@ -113,10 +113,11 @@ class System:
 
     @property
     def names(self) -> list[str]:
-        """Return a draft name of each factor: its number and the two values that load most."""
+        """Return a draft name of each factor: its number and the two values that load most, "low" if turned round."""
         strongest = np.argsort(-np.abs(self.factors.loadings * (self.members[:, None] == np.arange(self.n_factors))),
                                axis=0)[:2]
-        return [f"{k + 1}: {', '.join(self.values[v] for v in column)}" for k, column in enumerate(strongest.T)]
+        return [f"{k + 1}: " + ", ".join(f"{'low ' if self.factors.loadings[v, k] < 0 else ''}{self.values[v]}"
+                                         for v in column) for k, column in enumerate(strongest.T)]
 
     @property
     def n_factors(self) -> int:

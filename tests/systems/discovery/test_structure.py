@@ -38,6 +38,14 @@ def test_a_known_system_is_found(rows, system):
     assert "0 of 6 values belong to none" in system.describe()
 
 
+def test_a_value_that_is_turned_round_is_named_so():
+    rng = np.random.default_rng(1)
+    care, rest = rng.normal(size=(300, 1)), 0.4 * rng.normal(size=(300, 3))
+    table = np.column_stack([care + rest[:, :2], -care + rest[:, 2:] / 4])
+    name = structure.find_system(table, ("care", "mercy", "cruelty"), np.arange(300), 1, n_draws=20).names[0]
+    assert name in ("1: low cruelty, care", "1: low cruelty, mercy")
+
+
 def test_reliability_of_a_factor_is_that_of_its_values(rows, system):
     """Three parallel values with r = 1 / 1.36: alpha = omega = 3 r / (1 + 2 r) = .893; one of them is turned round."""
     found = structure.measure_reliability(rows, system, np.arange(300), n_draws=20)
