@@ -14,9 +14,11 @@ import pandas as pd
 import yaml
 
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.texts import DatasetError, is_refusal
 from fulcra_utils.theory.distance import Scorer, value_distance
 from fulcra_utils.theory.targets import Target
+from fulcra_utils.theory.theory import load_theory
 
 WORDS = yaml.safe_load((DATA / "contexts.yaml").read_text(encoding="utf-8"))
 PERSONAL = re.compile(r"\b(?:I|I'm|my|me|we|our|us)\b.*\?\s*$", re.DOTALL)
@@ -54,6 +56,21 @@ def find_questions(preferences: pd.DataFrame, others: Sequence[pd.DataFrame], n_
     if rows.empty:
         raise DatasetError("the run's data hold no harmless personal question of a few words with a reply")
     return rows[["prompt", "response", "cluster", "split"]].reset_index(drop=True)
+
+
+def gather_questions(preferences: pd.DataFrame, others: Sequence[pd.DataFrame], n_words: int
+                     ) -> tuple[pd.DataFrame, bool]:
+    """Return `find_questions`, and whether they are the run's own.
+
+    The project's sample stands in where the run has fewer than two to learn from, or to measure.
+    """
+    try:
+        found = find_questions(preferences, others, n_words)
+    except DatasetError:
+        found = pd.DataFrame({"split": []})
+    if min((found["split"] == split).sum() for split in ("train", "test")) > 1:
+        return found, True
+    return find_questions(preferences.head(0), [build_run_data(load_theory("schwartz10")).dialogues], n_words), False
 
 
 def rank_examples(questions: pd.DataFrame, scorer: Scorer, target: Target, n_words: Sequence[int],

@@ -81,7 +81,7 @@ def measure_trend(cells: Cells, place: int, n_draws: int = 2000, seed: int = 202
 
     Page's test ranks the doses within each prompt (mean over repeats); p is one-sided, p_holm adjusted over the kinds.
     rho is the mean over prompts of the rank correlation of dose and measure (-1 to 1), which Page's L is a multiple of,
-    low and high are over prompts.
+    low and high are over prompts. One prompt alone has no p.
 
     >>> cells = {("none", 0): np.zeros((4, 1, 1)), ("a", 1): np.ones((4, 1, 1)), ("a", 2): np.full((4, 1, 1), 2.0)}
     >>> measure_trend(cells, 0).rho.tolist()
@@ -94,7 +94,7 @@ def measure_trend(cells: Cells, place: int, n_draws: int = 2000, seed: int = 202
         steps = np.arange(len(keys)) - (len(keys) - 1) / 2
         rho = ranks @ steps / (steps @ steps)
         found = summarise_draws(rho.mean(), bootstrap_means(rho, np.arange(len(rho)), n_draws, seed)[:, 0])
-        p = page_trend_test(ranks, ranked=True, method="asymptotic").pvalue
+        p = page_trend_test(ranks, ranked=True, method="asymptotic").pvalue if len(ranks) > 1 else np.nan
         rows.append((kind, len(ranks), len(keys), *found.values(), p))
     table = pd.DataFrame(rows, columns=["kind", "n", "n_doses", "rho", "low", "high", "p"])
     return table.assign(p_holm=adjust_p(table["p"], "holm"))

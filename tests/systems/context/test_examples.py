@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.systems.context.examples import WORDS, find_questions, fit_length, make_contexts, rank_examples
+from fulcra_utils.systems.context.examples import (
+    WORDS,
+    find_questions,
+    fit_length,
+    gather_questions,
+    make_contexts,
+    rank_examples,
+)
 from fulcra_utils.theory.targets import uniform_target
 
 DOSES = {"target": [1, 2, 4], "neutral": [2, 4], "same length": [4], "shuffled": [1, 4]}
@@ -40,6 +47,16 @@ def test_without_preferences_only_what_is_known_to_be_harmless_is_taken():
     assert find_questions(rows.head(0), [rows.head(0), rows], 30).prompt.tolist() == ["May I keep my dog here?"]
     with pytest.raises(DatasetError, match="^the run's data hold no harmless personal question"):
         find_questions(rows.head(0), [rows.iloc[1:]], 30)
+
+
+def test_the_sample_stands_in_where_the_run_has_too_few_questions():
+    rows = table([f"May I keep my dog {k}?" for k in range(4)], safety_issues=[[]] * 4)
+    for splits, is_own in ((["train", "train", "test", "test"], True), (["train", "train", "train", "test"], False),
+                           (["validation"] * 4, False)):
+        found, told = gather_questions(rows.head(0), [rows.assign(split=splits)], 30)
+        assert told == is_own and {"train", "test"} <= set(found.split)
+        assert found.prompt.isin(rows.prompt).all() == is_own
+    assert not gather_questions(rows.head(0), [rows.assign(safety_issues=[["theft"]] * 4)], 30)[1]
 
 
 def test_the_nearest_replies_of_the_training_split_are_examples(any_theory):
