@@ -134,17 +134,20 @@ def report(profile: Profile = "laptop", theory: TheoryName = "schwartz10", run_d
 @app.command()
 def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name below runs/.")]) -> None:
     """Copy a finished run's pictures and tables of numbers to figures/."""
-    import json
-
-    from fulcra_utils.runs.pipeline import open_run
-    from fulcra_utils.runs.profiles import RUNS
+    from fulcra_utils.runs.pipeline import find_run
     from fulcra_utils.runs.report import publish
-    folder = Path(run) if (Path(run) / "run.json").is_file() else RUNS / run
-    if not (folder / "run.json").is_file():
-        raise ValueError(f"{run} is no run folder")
-    owner = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    for path in publish(open_run("publish", run_dir=folder.resolve(), **owner)):
+    for path in publish(find_run(run)):
         typer.echo(path)
+
+
+@app.command()
+def export(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name below runs/.")],
+           to: Annotated[str, typer.Option(help="every-eval-ever (the boards), croissant (the labels), ro-crate (the "
+                                           "run and its claims), label-studio (the review queue) or inspect.")],
+           output: Annotated[str, typer.Option(help="A path where nothing stands yet; it appears whole.")]) -> None:
+    """Write a finished run in a format of others."""
+    from fulcra_utils.systems.bridges.export import export_run
+    typer.echo(f"written to {export_run(run, to, output)}")
 
 
 @app.command()

@@ -163,6 +163,14 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     return Run(notebook, profile, loaded, folder)
 
 
+def find_run(run: str | Path, notebook: str = "") -> Run:
+    """Open a run that stands there, by its folder or its name below runs/; ValueError for a folder that is none."""
+    folder = Path(run) if (Path(run) / "run.json").is_file() else profiles.RUNS / run
+    if not (folder / "run.json").is_file():
+        raise ValueError(f"{run} is no run folder")
+    return open_run(notebook, run_dir=folder.resolve(), **json.loads((folder / "run.json").read_text(encoding="utf-8")))
+
+
 def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY, run_dir: str | Path = "",
                  parameters: dict[str, Any] | None = None, progress: bool = True) -> Path:
     """Execute a notebook with papermill, strictly, and return the path of the executed copy.

@@ -1,0 +1,1 @@
+"""Bridges to what others use: harnesses, registries of results, data set formats, annotation tools."""

@@ -1,0 +1,125 @@
+"""A finished run in the formats of others: labels as Croissant, the run as RO-Crate, tasks for Label Studio, and more.
+
+What is said in a format stands in its template in data/bridges. None holds a text of a prompt or reply but Label
+Studio's tasks, which people are to read; these leave out replies to prompts that are tagged with a risk. The tests
+validate Croissant 1.0 with mlcroissant and RO-Crate 1.1 with rocrate.
+"""
+
+import hashlib
+import json
+import mimetypes
+import shutil
+from datetime import UTC, datetime
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Template
+
+from fulcra_utils.common.files import write_folder, write_json, write_table
+from fulcra_utils.common.loading import hash_file
+from fulcra_utils.common.paths import DATA, SHIPPED
+from fulcra_utils.runs.pipeline import find_run
+from fulcra_utils.runs.profiles import list_notebooks
+
+FORMATS = {  # module and function that write it, and the notebooks that must have finished; none = all
+    "every-eval-ever": ("leaderboard", "export_boards", ["06_value_compass"]),
+    "croissant": ("export", "export_croissant", ["01_dataset_construction"]),
+    "ro-crate": ("export", "export_crate", []),
+    "label-studio": ("export", "export_tasks", ["01_dataset_construction"]),
+    "inspect": ("inspect_logs", "export_inspect", ["01_dataset_construction"])}
+
+
+def export_run(run: str | Path, to: str, output: str | Path) -> Path:
+    """Write a finished run in another format to a new path, whole or not at all; return the path.
+
+    ValueError for an unknown format, a folder that is no run, a run whose notebooks have not finished, an output that
+    exists, or a format whose package is not installed.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"--to {to}: no such format; there are {', '.join(FORMATS)}")
+    module, function, needed = FORMATS[to]
+    folder, output = find_run(run).folder, Path(output)
+    finished = _read_json(folder / "manifest.json").get("notebooks", {})
+    if missing := [name for name in needed or list_notebooks() if name not in finished]:
+        raise ValueError(f"{run}: this run is not finished, its manifest.json lacks {', '.join(missing)}")
+    if output.exists():
+        raise ValueError(f"{output}: exists already")
+    try:
+        getattr(import_module(f"fulcra_utils.systems.bridges.{module}"), function)(folder, output)
+    except ImportError as error:
+        raise ValueError(f"--to {to}: no {error.name} here: pip install 'fulcra-utils[{to}]'") from None
+    return output
+
+
+def fill_template(name: str, folder: Path, **facts: Any) -> dict[str, Any]:
+    """Fill a template of data/bridges with facts, and with the name and theory of a run, and its day and stamp."""
+    written = (folder / "manifest.json").stat().st_mtime
+    text = Template((DATA / "bridges" / name).read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True).render(
+        run=folder.name, theory=find_run(folder).theory, version=metadata.version("fulcra-utils"), stamp=int(written),
+        day=datetime.fromtimestamp(written, UTC).date(), sources=_read_json(folder / "data" / "sources.json"), **facts)
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def hash_text(text: str) -> str:
+    """Return the SHA-256 of a text.
+
+    >>> hash_text("Hello")[:8]
+    '185f8db3'
+    """
+    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def export_croissant(folder: Path, output: Path) -> None:
+    """Write a run's labels as `labels.csv` and `croissant.json`: one record a reply, hashes in place of texts."""
+    from fulcra_utils.dataset.sources import load_sources
+    rows, listed = pd.read_parquet(folder / "data" / "dialogues.parquet"), load_sources()
+    rows = rows.assign(**{f"{name}_sha256": rows[name].map(hash_text) for name in ("prompt", "response")})
+    described = fill_template(
+        "croissant.yaml", folder, rows=rows,
+        agreement=pd.read_csv(folder / "analysis" / "agreement.csv").query("name == 'overall'"),
+        licences=sorted({listed[name].licence if name in listed else "MIT" for name in rows.source.unique()}))
+    with write_folder(output) as new:
+        table = write_table(new / "labels.csv", rows[[field["name"] for field in described["recordSet"][1]["field"]]])
+        described["distribution"][0] |= {"contentSize": f"{table.stat().st_size} B", "sha256": hash_file(table)}
+        write_json(new / "croissant.json", described)
+
+
+def export_tasks(folder: Path, output: Path) -> None:
+    """Write the run's review queue as a Label Studio project, without replies to prompts tagged with a risk."""
+    from fulcra_utils.annotation.label_studio import export_label_studio
+    rows = pd.read_parquet(folder / "data" / "dialogues.parquet")
+    rows = rows[[issues is None or not len(issues) for issues in rows.safety_issues]]
+    queue = pd.read_csv(folder / "annotation" / "review.csv")[["row_id", "name", "why", "vote"]]
+    with write_folder(output) as new:
+        export_label_studio(new, queue[queue.row_id.isin(rows.row_id)], rows, find_run(folder).theory)
+
+
+def export_crate(folder: Path, output: Path) -> None:
+    """Write an RO-Crate: what `fulcra publish` takes of a run, its notebooks, and each claim with what it rests on.
+
+    A claim is an entity `#claim/<id>`, based on the cell, functions, tests and data that `trace_claims` names.
+    """
+    from fulcra_utils.runs.ledger import trace_claims
+    from fulcra_utils.runs.report import publish
+    claims = trace_claims(folder)
+    claims["cell"] = [f"notebooks/{claim.notebook}.ipynb#{claim.cell}" for claim in claims.itertuples()]
+    with write_folder(output) as new:
+        shutil.copytree(SHIPPED / "notebooks", new / "notebooks", ignore=lambda _, names: {
+            name for name in names if Path(name).stem not in list_notebooks()})
+        for path in publish(find_run(folder), new):
+            path.rename(new / path.name)
+        (new / folder.name).rmdir()
+        files = [{"path": path.relative_to(new).as_posix(), "size": path.stat().st_size, "sha256": hash_file(path),
+                  "kind": mimetypes.guess_type(path)[0] or "application/json"} for path in sorted(new.rglob("*.*"))]
+        write_json(new / "ro-crate-metadata.json", fill_template(
+            "ro_crate.json", folder, files=files, claims=claims.to_dict("records"), cells=claims.cell.unique(),
+            code=_read_json(folder / "manifest.json")["code"],
+            code_names=sorted({name for names in claims.functions + claims.tests for name in names}),
+            hashes={name: value for hashes in claims.data_hashes for name, value in hashes.items()}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,72 @@
+"""The boards of notebook 06 as Every Eval Ever: a record a board and model, and one for each reply and value.
+
+Written to version 0.3.0 of its two schemas (package every-eval-ever 0.3.0, MIT); the tests hold the files against these
+schemas, and a slow one against the package's own validator, which needs Python 3.12. Choices, as the format knows no
+vectors and no measure without a better end: one result a value, `lower_is_better` false, `is_correct` whether the reply
+supports the value; the records say so. Texts of prompts and replies are withheld: their SHA-256 stand in their place.
+"""
+
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fulcra_utils.common.files import json_line, write_folder, write_json, write_text
+from fulcra_utils.common.loading import hash_file
+from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.runs.pipeline import find_run
+from fulcra_utils.systems.bridges.export import fill_template, hash_text
+from fulcra_utils.systems.compass.boards import collect_boards
+from fulcra_utils.systems.compass.scores import Board, score_cells
+
+
+def export_boards(folder: Path, output: Path) -> None:
+    """Write the boards under the run's theory, made again as notebook 06 makes them, in the datastore's folders."""
+    run = find_run(folder, "06_value_compass")
+    settings = run.settings_of(run.notebook)
+    tables = [pd.read_parquet(folder / "data" / f"{name}.parquet") for name in ("dialogues", "scored")]
+    evaluator = ValueEvaluator.from_pretrained(folder / "evaluator", theory=run.theory)
+    boards, _ = collect_boards(run.theory, *tables, evaluator, (), folder / "models", settings["n_prompts"],
+                               settings["n_draws"], run.seed)
+    with write_folder(output) as new:
+        for board in boards:
+            cells = score_cells(board.scores, board.draws).dropna(subset="score")
+            for model, own in cells.groupby("model"):
+                _write_model(new, folder, board, str(model), own.to_dict("records"))
+
+
+def _write_model(base: Path, folder: Path, board: Board, model: str, cells: list[dict[str, Any]]) -> None:
+    """Write record and samples of a model on a board."""
+    is_own = any((folder / "models").glob(f"{model}.*"))
+    developer, _, name = model.rpartition("/")
+    developer = developer or ("this-run" if is_own else "unknown")
+    collection = "fulcra-" + re.sub(r"\W+", "-", board.name)
+    evaluation = f"{collection}/{model}/{int((folder / 'manifest.json').stat().st_mtime)}"
+    number = uuid.UUID(hash_text(evaluation)[:32], version=4)
+    parts = [re.sub(r'[<>:"\\|?*/]', "_", part) for part in (collection, developer, name)]
+    stem = "/".join(["data", *parts, str(number)])
+    facts = {"board": board, "model": model, "cells": cells, "evaluation": evaluation, "developer": developer,
+             "is_own": is_own, "samples": f"{stem}_samples.jsonl"}
+    shared = fill_template("every_eval_ever.yaml", folder, **facts)["sample"] | {
+        "evaluation_id": evaluation, "model_id": model}
+    lines = [json_line({**shared, **sample}) for sample in _list_samples(board, model, evaluation)]
+    checksum = hash_file(write_text(base / facts["samples"], "".join(lines)))
+    write_json(base / f"{stem}.json", fill_template("every_eval_ever.yaml", folder, **facts, checksum=checksum,
+                                                    n_samples=len(lines))["record"])
+
+
+def _list_samples(board: Board, model: str, evaluation: str) -> Iterator[dict[str, Any]]:
+    """Yield what is special of each reply of a model and value that is scored."""
+    replies = board.replies[(board.replies.model == model) & board.replies.prompt.isin(board.scores.prompts)]
+    for reply in replies.to_dict("records"):
+        prompt, response = hash_text(reply["prompt"]), hash_text(reply["response"])
+        for name in board.theory.dimensions:
+            if np.isfinite(reply[name]):
+                yield {"evaluation_name": f"{board.theory.name}/{name}", "evaluation_result_id": f"{evaluation}/{name}",
+                       "sample_id": prompt[:16], "sample_hash": prompt, "input": {"raw": prompt, "reference": []},
+                       "output": {"raw": [response]}, "evaluation": {"score": float(reply[name]),
+                                                                     "is_correct": bool(reply[name] > 0)}}
