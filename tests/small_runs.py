@@ -1,0 +1,36 @@
+"""A finished run in a folder: the embedded sample, an untrained evaluator, one claim and one picture."""
+
+import pandas as pd
+
+from fulcra_utils.common.files import write_json, write_table
+from fulcra_utils.dataset.construction import build_run_data
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.runs.pipeline import open_run
+from fulcra_utils.runs.profiles import list_notebooks
+from fulcra_utils.runs.report import build_report
+
+OWN = "tiny dpo: ideal"   # a policy of the run; no file system takes every name
+
+
+def make_finished_run(folder):
+    """Make the folder, and return its run."""
+    run = open_run("06_value_compass", run_dir=folder)
+    data = build_run_data(run.theory)
+    write_json(run.path("data/sources.json"), data.sources)
+    for name in ("dialogues", "scored", "splits"):
+        write_table(run.path(f"data/{name}.parquet"), getattr(data, name))
+    rows = data.dialogues
+    run.save_table(rows[["prompt", "response"]].head(12), f"models/{OWN}.parquet")
+    run.save_table(pd.DataFrame({"row_id": rows.row_id, "name": "power", "why": "one label only", "vote": rows.power}),
+                   "annotation/review.csv")
+    run.save_table(pd.DataFrame({"name": ["overall"], "statistic": ["ac1"], "value": [0.5], "low": [0.4], "high": [0.6],
+                                 "n_units": [320]}), "analysis/agreement.csv")
+    save_evaluator(make_evaluator(load_encoder("tiny"), run.theory), run.folder / "evaluator")
+    run.path("figures/02_space.png").write_bytes(b"a picture")
+    run.compare(pd.DataFrame({"claim_id": ["dataset/trustworthy/rows", "compass/gpt-4/power"], "ours": [1718.0, None],
+                              "low": [None, None], "high": [None, None]}))
+    for name in list_notebooks():
+        write_json(run.path(f"manifest/{name}.json"), {"code": "abc", "settings": {"n_prompts": 4, "n_draws": 20}})
+    build_report(run)
+    return run

@@ -1,0 +1,149 @@
+"""A run in the formats of others, each held against the format's own reader or validator."""
+
+import json
+import sys
+
+import mlcroissant
+import numpy as np
+import pandas as pd
+import pytest
+from rocrate.rocrate import ROCrate
+from small_runs import make_finished_run
+
+from fulcra_utils.annotation.label_studio import import_label_studio
+from fulcra_utils.cli import main
+from fulcra_utils.common.loading import hash_file
+from fulcra_utils.systems.bridges.export import FORMATS, export_run, hash_text
+from fulcra_utils.theory.theory import load_theory
+
+THEORY = load_theory("schwartz10")
+
+
+def read_rows(exported):
+    return pd.read_parquet(exported / "runs" / "laptop" / "data" / "dialogues.parquet")
+
+
+def test_no_text_of_a_prompt_or_reply_leaves_but_for_people(exported):
+    rows = read_rows(exported)
+    beginnings = {text[:40] for text in (*rows.prompt, *rows.response) if len(text) > 40}
+    for name in ("labels", "crate", "boards"):
+        files = [path for path in (exported / name).rglob("*") if path.suffix in (".csv", ".json", ".jsonl")]
+        texts = [path.read_text(encoding="utf-8") for path in files]
+        assert files and not any(text in whole for whole in texts for text in beginnings)
+
+
+def test_croissant_is_valid_and_its_records_are_the_runs_labels(exported):
+    data = mlcroissant.Dataset(str(exported / "labels" / "croissant.json"))
+    assert not data.metadata.ctx.issues.errors and not data.metadata.ctx.issues.warnings
+    records, rows = pd.DataFrame(data.records("labels")), read_rows(exported)
+    assert records["labels/row_id"].str.decode("utf-8").tolist() == rows.row_id.tolist()
+    found = records[[f"labels/{name}" for name in THEORY.dimensions]].to_numpy(float)
+    assert np.array_equal(found, rows[[*THEORY.dimensions]].to_numpy(), equal_nan=True)
+    assert records["labels/prompt_sha256"][0].decode() == hash_text(rows.prompt[0])
+    assert {r["splits/name"] for r in data.records("splits")} == set(records["labels/split"].str.decode("utf-8"))
+    assert data.metadata.distribution[0].sha256 == hash_file(exported / "labels" / "labels.csv")
+
+
+def test_croissant_says_where_labels_come_from_and_what_they_are_not(exported):
+    said = mlcroissant.Dataset(str(exported / "labels" / "croissant.json")).metadata
+    share = 100 * (read_rows(exported).power != 0).mean()
+    assert "the embedded sample schwartz10.jsonl" in said.data_collection
+    assert f"power {share:.1f} %" in said.data_biases[0] and "54 items" in said.data_annotation_protocol[0]
+    assert "ac1 0.500 [0.400, 0.600]" in said.data_annotation_analysis[0]
+    assert "no sample of any real model" in said.data_limitations[0] and said.personal_sensitive_information
+    assert said.data_use_cases and said.license == ["MIT"] and "320 replies to 128" in said.description
+
+
+def test_croissant_of_a_damaged_table_is_no_croissant(exported, tmp_path):
+    described = json.loads((exported / "labels" / "croissant.json").read_text())
+    described["recordSet"][1]["field"][0]["source"]["fileObject"]["@id"] = "other.csv"
+    (tmp_path / "croissant.json").write_text(json.dumps(described))
+    with pytest.raises(mlcroissant.ValidationError):
+        mlcroissant.Dataset(str(tmp_path / "croissant.json"))
+
+
+def test_crate_leads_from_each_claim_to_cell_function_test_and_data(exported):
+    crate = ROCrate(exported / "crate")
+    claims = {entity["name"]: entity for entity in crate.root_dataset["mentions"]}
+    assert set(claims) == {"dataset/trustworthy/rows", "compass/gpt-4/power"}
+    first = claims["dataset/trustworthy/rows"]
+    assert first["creativeWorkStatus"] == "reproduced" and "reported 1718.0; ours 1718.0" in first["description"]
+    ends = {entity.id: entity for entity in first["isBasedOn"]}   # all were found in the crate: none is a bare text
+    assert "#fulcra_utils.dataset.construction.count_claims" in ends
+    assert {"#tests/dataset/test_construction.py", "notebooks/01_dataset_construction.ipynb#compare"} <= set(ends)
+    book = ends["notebooks/01_dataset_construction.ipynb#compare"]["isPartOf"]
+    assert book["@type"] == ["File", "SoftwareSourceCode"] and book["sha256"]
+    hashes = json.loads((exported / "runs" / "laptop" / "manifest.json").read_text())["data_hashes"]
+    assert ends["#data/splits.parquet"]["identifier"] == f"sha256:{hashes['data/splits.parquet']}"
+
+
+def test_crate_names_every_file_in_it_with_its_hash(exported):
+    crate = ROCrate(exported / "crate")
+    named = {entity.id: entity["sha256"] for entity in crate.get_entities() if "File" in entity.type}
+    there = {path.relative_to(exported / "crate").as_posix(): hash_file(path)
+             for path in (exported / "crate").rglob("*") if path.is_file() and path.name != "ro-crate-metadata.json"}
+    assert named == there and {"02_space.png", "reproduction.csv", "notebooks/12_reliability.ipynb"} <= set(there)
+    assert crate.root_dataset["datePublished"] and crate.root_dataset["license"].id.startswith("https://spdx.org")
+
+
+def test_tasks_are_those_of_replies_without_a_risk(exported):
+    rows, tasks = read_rows(exported), json.loads((exported / "tasks" / "tasks.json").read_text())
+    safe = rows[rows.safety_issues.map(len) == 0]
+    assert [task["data"]["row_id"] for task in tasks] == safe.row_id.tolist() and 0 < len(safe) < len(rows)
+    assert tasks[0]["data"]["response"] == safe.response.iloc[0]
+    answers = [task | {"annotations": [{"completed_by": 1, **task["predictions"][0]}]} for task in tasks]
+    (exported / "answers.json").write_text(json.dumps(answers))
+    assert import_label_studio(exported / "answers.json", THEORY).label.tolist() == safe.power.tolist()
+
+
+def test_an_export_says_the_same_twice(exported, tmp_path):
+    again = export_run(exported / "runs" / "laptop", "ro-crate", tmp_path / "again")
+    for path in again.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (exported / "crate" / path.relative_to(again)).read_bytes()
+
+
+@pytest.mark.parametrize(("change", "to", "said"), [
+    ("", "excel", "--to excel: no such format; there are every-eval-ever, croissant"),
+    ("run.json", "croissant", "runs/laptop is no run folder"),
+    ("manifest.json", "croissant", "not finished, its manifest.json lacks 01_dataset_construction"),
+    ("a notebook", "ro-crate", "not finished, its manifest.json lacks 11_values_in_context"),
+    ("output", "label-studio", "out: exists already"),
+    ("extra", "inspect", "pip install 'fulcra-utils[inspect]'")])
+def test_what_cannot_be_exported_is_one_line_and_exit_2(tmp_path, monkeypatch, capfd, finished, change, to, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "laptop").symlink_to(finished)
+    kept = {path: path.read_text() for path in (finished / "run.json", finished / "manifest.json")}
+    if change == "a notebook":
+        manifest = json.loads(kept[finished / "manifest.json"])
+        manifest["notebooks"].pop("11_values_in_context")
+        (finished / "manifest.json").write_text(json.dumps(manifest))
+    elif change.endswith(".json"):
+        (finished / change).unlink()
+    elif change == "output":
+        (tmp_path / "out").mkdir()
+    elif change == "extra":
+        monkeypatch.setitem(sys.modules, "fulcra_utils.systems.bridges.inspect_logs", None)
+    monkeypatch.setattr(sys, "argv", ["fulcra", "export", "runs/laptop", "--to", to, "--output", "out"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    for path, text in kept.items():
+        path.write_text(text)
+    told = capfd.readouterr()
+    assert stop.value.code == 2 and not told.out and said in told.err and len(told.err.splitlines()) == 1
+    assert change == "output" or not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return make_finished_run(tmp_path_factory.mktemp("finished") / "laptop").folder
+
+
+def test_a_failing_export_leaves_nothing(finished, tmp_path):
+    review = finished / "annotation" / "review.csv"
+    review.rename(review.with_suffix(".away"))
+    with pytest.raises(FileNotFoundError):
+        export_run(finished, "label-studio", tmp_path / "new" / "out")
+    review.with_suffix(".away").rename(review)
+    assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "new" / "out").exists()
+    assert set(FORMATS) == {"every-eval-ever", "croissant", "ro-crate", "label-studio", "inspect"}
