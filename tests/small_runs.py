@@ -13,19 +13,21 @@ from fulcra_utils.runs.report import build_report
 OWN = "tiny dpo: ideal"   # a policy of the run; no file system takes every name
 
 
-def make_finished_run(folder):
+def make_finished_run(folder, theory="schwartz10"):
     """Make the folder, and return its run."""
-    run = open_run("06_value_compass", run_dir=folder)
+    run = open_run("06_value_compass", theory=theory, run_dir=folder)
     data = build_run_data(run.theory)
     write_json(run.path("data/sources.json"), data.sources)
     for name in ("dialogues", "scored", "splits"):
         write_table(run.path(f"data/{name}.parquet"), getattr(data, name))
     rows = data.dialogues
     run.save_table(rows[["prompt", "response"]].head(12), f"models/{OWN}.parquet")
-    run.save_table(pd.DataFrame({"row_id": rows.row_id, "name": "power", "why": "one label only", "vote": rows.power}),
+    run.save_table(pd.DataFrame({"row_id": rows.row_id, "name": run.theory.dimensions[-1], "why": "one label only",
+                                 "vote": rows[run.theory.dimensions[-1]]}),
                    "annotation/review.csv")
     run.save_table(pd.DataFrame({"name": ["overall"], "statistic": ["ac1"], "value": [0.5], "low": [0.4], "high": [0.6],
-                                 "n_units": [320]}), "analysis/agreement.csv")
+                                 "n_units": [int(rows[[*run.theory.dimensions]].notna().to_numpy().sum())]}),
+                   "analysis/agreement.csv")
     save_evaluator(make_evaluator(load_encoder("tiny"), run.theory), run.folder / "evaluator")
     run.path("figures/02_space.png").write_bytes(b"a picture")
     run.compare(pd.DataFrame({"claim_id": ["dataset/trustworthy/rows", "compass/gpt-4/power"], "ours": [1718.0, None],

@@ -25,7 +25,7 @@ from fulcra_utils.systems.compass.scores import Board, score_cells
 
 
 def export_boards(folder: Path, output: Path) -> None:
-    """Write the boards under the run's theory, made again as notebook 06 makes them, in the datastore's folders."""
+    """Write the boards under the run's theory as notebook 06 makes them: replies are scored again, in minutes."""
     run = find_run(folder, "06_value_compass")
     settings = run.settings_of(run.notebook)
     tables = [pd.read_parquet(folder / "data" / f"{name}.parquet") for name in ("dialogues", "scored")]

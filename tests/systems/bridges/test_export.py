@@ -54,6 +54,15 @@ def test_croissant_says_where_labels_come_from_and_what_they_are_not(exported):
     assert said.data_use_cases and said.license == ["MIT"] and "320 replies to 128" in said.description
 
 
+def test_a_theory_without_labels_says_so_and_no_cell_is_0(tmp_path):
+    run = make_finished_run(tmp_path / "run", "valuelex")
+    data = mlcroissant.Dataset(str(export_run(run.folder, "croissant", tmp_path / "out") / "croissant.json"))
+    assert data.metadata.data_annotation_analysis == ["There are no labels under this theory."]
+    assert data.metadata.data_collection_missing_data.startswith("320 rows have at least one value")
+    values = pd.DataFrame(data.records("labels"))[[f"labels/{name}" for name in run.theory.dimensions]]
+    assert values.isna().to_numpy().all()
+
+
 def test_croissant_of_a_damaged_table_is_no_croissant(exported, tmp_path):
     described = json.loads((exported / "labels" / "croissant.json").read_text())
     described["recordSet"][1]["field"][0]["source"]["fileObject"]["@id"] = "other.csv"
@@ -93,7 +102,7 @@ def test_tasks_are_those_of_replies_without_a_risk(exported):
     assert tasks[0]["data"]["response"] == safe.response.iloc[0]
     answers = [task | {"annotations": [{"completed_by": 1, **task["predictions"][0]}]} for task in tasks]
     (exported / "answers.json").write_text(json.dumps(answers))
-    assert import_label_studio(exported / "answers.json", THEORY).label.tolist() == safe.power.tolist()
+    assert import_label_studio(exported / "answers.json", THEORY).label.tolist() == safe[THEORY.dimensions[-1]].tolist()
 
 
 def test_an_export_says_the_same_twice(exported, tmp_path):
