@@ -151,9 +151,13 @@ def export(run: Annotated[str, typer.Argument(help="A finished run: its folder, 
 
 
 @app.command()
-def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .jsonl.gz or .parquet.")],
-             output: Annotated[str, typer.Option("--output", help="Labelled rows: .jsonl or .jsonl.gz.")],
-             model: ModelName, theory: TheoryName = "schwartz10",
+def annotate(output: Annotated[str, typer.Option("--output", help="Labelled rows: .jsonl or .jsonl.gz.")],
+             input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .jsonl.gz or .parquet.")] = "",
+             model: ModelName = "", theory: TheoryName = "schwartz10",
+             import_decisions: Annotated[str, typer.Option(
+                 help="Instead of --input and --model: a Label Studio export (.json), whose replies are written with "
+                      "the label that its annotators give.")] = "",
+             aggregate: Annotated[str, typer.Option(help="Of --import-decisions: vote or dawid-skene.")] = "vote",
              form: Annotated[str, typer.Option(help="all, sets, single, or vote (all three).")] = "all",
              dry_run: DryRun = False, budget: Budget = None, concurrency: Concurrency = 8, timeout: Timeout = 60.0,
              temperature: Temperature = "0", option: Option = None, cache: Cache = "",
@@ -171,6 +175,13 @@ def annotate(input: Annotated[str, typer.Option("--input", help="Rows: .jsonl, .
     is kept in the cache folder: running again, whatever the output is called, pays for no usable answer twice. Exit 1
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
     """
+    if bool(import_decisions) == bool(input or model) or bool(input) != bool(model):
+        raise ValueError("annotate takes either --input and --model, or --import-decisions.")
+    if import_decisions:
+        from fulcra_utils.annotation import aggregation
+        text, n_unusable = aggregation.import_decisions(import_decisions, output, theory, aggregate, card)
+        typer.echo(text)
+        return int(n_unusable > 0)
     from fulcra_utils.annotation.run import annotate_file
     report = annotate_file(input, output, theory, _build_endpoint(model, concurrency, timeout, temperature, option),
                            form, cache or None, budget, dry_run, prompt_field, response_field, decisions or None,

@@ -11,14 +11,15 @@ from fulcra_utils.annotation import review
 from fulcra_utils.annotation.review import CHOICES, ReviewError
 from fulcra_utils.common.files import write_json, write_text
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.release import write_guide
 from fulcra_utils.theory.theory import Theory
 
 
 def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
     """Write `config.xml` and `tasks.json` for a Label Studio project: one task for each case of a queue.
 
-    `queue` is of `build_queue`, `texts` has row_id, prompt and response; the vote is given as a prediction. Returns the
-    folder. The way back is `import_label_studio`.
+    `queue` is of `build_queue`, `texts` has row_id, prompt and response; the vote is given as a prediction, and people
+    find in `ANNOTATION.md` how to label. Returns the folder. The way back is `import_label_studio`.
 
     Examples
     --------
@@ -43,6 +44,7 @@ def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataF
         voted = {"predictions": [{"model_version": "vote", "result": [choice]}]} if case.vote in CHOICES else {}
         tasks.append({"id": number, "data": data, **voted})
     write_json(folder / "tasks.json", tasks)
+    write_guide(folder / "ANNOTATION.md", theory)
     return folder
 
 
@@ -67,37 +69,53 @@ def import_label_studio(path: str | Path, theory: Theory | Sequence[str]) -> pd.
     ...     import_label_studio(file, load_theory("moral_foundations"))[["row_id", "label", "who"]].values.tolist()
     [['r1', 1.0, 'ann@example.org']]
     """
+    decisions, faults, _ = read_export(path, theory)
+    if faults:
+        raise ReviewError(f"{path}, {'; '.join(faults[:5])}{'; …' * (len(faults) > 5)}; nothing is imported")
+    return decisions[review.DECISION_COLUMNS]
+
+
+def read_export(path: str | Path, theory: Theory | Sequence[str]) -> tuple[pd.DataFrame, list[str], int]:
+    """Return what can be used of an export, what cannot and why, and the number of cancelled annotations.
+
+    Decisions as of `import_label_studio`, with the task's prompt and response beside each.
+    """
     try:
         tasks = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReviewError(f"{path}: no Label Studio export in JSON: {error}") from None
-    rows, faults = [], []
+    rows, faults, n_cancelled = [], [], 0
     for number, task in enumerate(tasks if isinstance(tasks, list) else [None], 1):
         try:
-            rows += _read_task(task, theory)
+            read, odd, n_left = _read_task(task, theory)
+            rows, faults, n_cancelled = rows + read, faults + odd, n_cancelled + n_left
         except ReviewError as error:
             faults.append(f"task {task.get('id', number)}: {error}")
         except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
             faults.append(f"task {number}: is no task that was exported from here as JSON")
-    if faults:
-        raise ReviewError(f"{path}, {'; '.join(faults[:5])}{'; …' * (len(faults) > 5)}; nothing is imported")
-    return pd.DataFrame(rows, columns=review.DECISION_COLUMNS)
+    return pd.DataFrame(rows, columns=[*review.DECISION_COLUMNS, "prompt", "response"]), faults, n_cancelled
 
 
-def _read_task(task: dict, theory: Theory | Sequence[str]) -> list[tuple]:
-    row_id, name, found = task["data"]["row_id"], task["data"]["name"], []
-    review.find_name(name, theory)
+def _read_task(task: dict, theory: Theory | Sequence[str]) -> tuple[list[tuple], list[str], int]:
+    data, found, faults, n_cancelled = task["data"], [], [], 0
+    row_id, name = data["row_id"], review.find_name(data["name"], theory)
     for annotation in [*(task.get("annotations") or []), *(task.get("completions") or [])]:
-        if not annotation.get("was_cancelled") and not annotation.get("skipped"):
+        if annotation.get("was_cancelled") or annotation.get("skipped"):
+            n_cancelled += 1
+            continue
+        when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
+        who = who.get("email") or who.get("id") if isinstance(who, dict) else who
+        who = f"annotator {who}" if isinstance(who, int) else who or "Label Studio"
+        try:
             label, note = _read_result(annotation.get("result") or [])
-            when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
-            who = who.get("email") or who.get("id") if isinstance(who, dict) else who
-            who = f"annotator {who}" if isinstance(who, int) else who or "Label Studio"
             if label is not None:
+                decision = review.read_decision((row_id, name, label, who, when, note), theory)
                 found.append((bool(annotation.get("ground_truth")),
-                              review.read_decision((row_id, name, label, who, when, note), theory)))
+                              (*decision, data.get("prompt"), data.get("response"))))
+        except ReviewError as error:
+            faults.append(f"task {task.get('id')}: {error}")
     truth = any(is_true for is_true, _ in found)
-    return [decision for is_true, decision in found if is_true == truth]
+    return [decision for is_true, decision in found if is_true == truth], faults, n_cancelled
 
 
 def _read_result(result: list[dict]) -> tuple[str | None, str]:

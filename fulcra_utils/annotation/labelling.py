@@ -26,7 +26,7 @@ from fulcra_utils.theory.theory import Theory
 
 ROWS = (".jsonl", ".jsonl.gz")  # what rows are written as
 OWN = ("value_items", "value_types", "not_annotated", "looks_english", "problem", "annotator", "reasons", "decided_by",
-       "vote_margin", "form_items")
+       "vote_margin", "form_items", "annotators")
 
 
 @dataclass(frozen=True)

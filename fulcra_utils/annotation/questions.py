@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from jinja2 import Template
 
+from fulcra_utils.common.labels import CLASSES
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import SIGNS
 from fulcra_utils.dataset.rows import Dialogue
 from fulcra_utils.dataset.texts import split_thoughts
 from fulcra_utils.llm.endpoints import Question
+from fulcra_utils.stats.agreement import fit_dawid_skene
 from fulcra_utils.theory.theory import Theory, normalise
 
 FORMS = ("all", "sets", "single")
@@ -159,6 +161,25 @@ def vote_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         margin = np.where(total > 0, (ranked[-1] - ranked[-2]) / total, np.nan)
     return np.where(margin > 0, scale[np.argmax(votes, axis=0)], np.nan), margin
+
+
+def weigh_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the label that Dawid and Skene's model finds most probable, and how probable: an annotator's word weighs
+    more the more reliable he is.
+
+    From labels (A, N, K) as in `vote_labels`, each of the K names by itself; nan on a tie and where nobody gave one. A
+    cell that one annotator labelled is his, since nobody contradicts him (our choice).
+
+    Examples
+    --------
+    >>> weigh_labels(np.array([[[1.0], [0], [-1]], [[1], [0], [np.nan]]]))[0].T
+    array([[ 1.,  0., -1.]])
+    """
+    vote, n_rated = vote_labels(labels)[0], np.isfinite(labels).sum(axis=0)
+    probable = np.stack([fit_dawid_skene(labels[..., k])[0] for k in range(labels.shape[2])], axis=1)  # (N, K, L)
+    second, first = np.sort(probable, axis=2)[..., -2:].transpose(2, 0, 1)
+    best = np.where(first - second > 1e-6, np.array(CLASSES, dtype=float)[probable.argmax(axis=2)], np.nan)
+    return np.where(n_rated == 1, vote, best), np.where(n_rated == 1, 1.0, first)
 
 
 def _find_entries(text: str, cut_off: bool) -> tuple[list[Any], str]:

@@ -225,6 +225,19 @@ def apply_decisions(labels: np.ndarray | None, names: Sequence[str], row_ids: Se
     return labels, people
 
 
+def spread_decisions(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Return decisions with one column a person, indexed by row_id and name; of one's several on a cell the latest.
+
+    Examples
+    --------
+    >>> told = [("r1", "care", 1, "Ann", "", ""), ("r1", "care", 0, "Ben", "", "")]
+    >>> spread_decisions(pd.DataFrame(told, columns=DECISION_COLUMNS)).loc[("r1", "care")].to_dict()
+    {'Ann': 1, 'Ben': 0}
+    """
+    last = decisions.iloc[_order_decisions(decisions)].drop_duplicates(["row_id", "name", "who"], keep="last")
+    return last.pivot(index=["row_id", "name"], columns="who", values="label")
+
+
 def match_decisions(decisions: pd.DataFrame, row_ids: Iterable[str],
                     shared: Set[str] = frozenset()) -> tuple[pd.DataFrame, list[str]]:
     """Return the decisions that surely belong to a row, and for each of the others why it does not.

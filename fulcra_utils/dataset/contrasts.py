@@ -67,6 +67,19 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
     return table[first].reset_index(drop=True)
 
 
+@lru_cache(maxsize=64)
+def find_example(value: str, definition: str) -> _Pair | None:
+    """Return the first pair of a value, under this very definition, that also has an unrelated reply; None without one.
+
+    >>> find_example("care", "Kindness towards those who suffer or are weak; dislike of harm and cruelty.").prompt
+    'A stray cat limps through our yard.'
+    """
+    path = CONTRASTS / f"{value}.yaml"
+    file = _ValueFile.model_validate(_read_fast(path)) if path.is_file() else None
+    pairs = file.pairs if file and file.definition == definition else []
+    return next((pair for pair in pairs if pair.unrelated), None)
+
+
 def is_akin(value: str, others: Collection[str]) -> bool:
     """Return whether a value is, refines, or means much the same as one of the others.
 

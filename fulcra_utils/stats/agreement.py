@@ -1,4 +1,5 @@
-"""Agreement among annotators: Krippendorff's alpha, Gwet's AC1, Cohen's and Fleiss' kappa, with bootstrap intervals.
+"""Agreement among annotators: Krippendorff's alpha, Gwet's AC1, Cohen's and Fleiss' kappa, with bootstrap intervals;
+and Dawid and Skene's estimate of what they looked at.
 
 Pure functions on arrays. Every statistic here is a function of sums over units, so a bootstrap over prompts needs the
 sums of each prompt once and one matrix product for all draws. Axis letters: A annotators, N units (replies), L labels,
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from fulcra_utils.common.labels import CLASSES
 from fulcra_utils.stats.resampling import code_clusters, draw_sums, sum_by_cluster, take_interval
@@ -92,6 +94,36 @@ def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.nd
                          "high": high.ravel(), "n_units": n_units, "n_ratings": n_ratings}, index=index).reset_index()
 
 
+def fit_dawid_skene(ratings: np.ndarray, labels: Sequence[float] = CLASSES, smoothing: float = 0.01,
+                    n_steps: int = 1000, tolerance: float = 1e-9) -> tuple[np.ndarray, np.ndarray]:
+    """Return how probable each label of a unit is (N, L), and what each annotator calls units of each label (A, L, L).
+
+    Ratings are (A, N), nan = not rated; a unit without a rating has nan. EM (expectation and maximisation in turn)
+    starts from the shares of the votes and ends when no probability moves by more than `tolerance`. `smoothing` is
+    added to every cell of an annotator's counts, so that a confusion never seen is rare and not impossible; 0.01 is our
+    choice. Source: Dawid and Skene (1979), Applied Statistics 28, equations 2.3 to 2.5 and 3.1.
+
+    >>> ratings = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 0], [1, 1, 0, 0, np.nan], [0, 1, 0, 1, 0]])
+    >>> fit_dawid_skene(ratings)[0].argmax(axis=1) - 1
+    array([1, 1, 0, 0, 0])
+    """
+    hits = _mark_labels(np.asarray(ratings, dtype=float), labels)  # (A, N, L)
+    votes = hits.sum(axis=0)
+    rated = votes.any(axis=1)
+    hits, found = hits[:, rated], votes[rated] / votes[rated].sum(axis=1, keepdims=True)
+    for _ in range(n_steps):
+        confusion = np.einsum("nj,anl->ajl", found, hits) + smoothing
+        confusion /= confusion.sum(axis=2, keepdims=True)
+        with np.errstate(divide="ignore"):  # a label that nobody gave stays impossible
+            likely = np.log(found.mean(axis=0)) + np.einsum("anl,ajl->nj", hits, np.log(confusion))
+        before, found = found, softmax(likely, axis=1)
+        if np.abs(found - before).max(initial=0) <= tolerance:
+            break
+    probable = np.full(votes.shape, np.nan)
+    probable[rated] = found
+    return probable, confusion
+
+
 def _draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Return (R, K, S): the sums of bootstrap samples of the clusters of `sums` (K, P, S)."""
     flat = np.ascontiguousarray(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))  # (P, K * S)
@@ -107,16 +139,22 @@ def _measure_one(ratings: np.ndarray, statistic: str, labels: Sequence[float] | 
     return float(_statistics(_sum_units(ratings, labels).sum(axis=0), len(ratings), labels)[statistic])
 
 
+def _mark_labels(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
+    """Return (A, N, L): 1 at the label given. ValueError names the place of a rating that is none of the labels."""
+    hits = (ratings[:, :, None] == np.asarray(labels)).astype(float)
+    for a, n in np.argwhere(np.isfinite(ratings) & ~hits.any(axis=2)):
+        raise ValueError(f"annotator {a}, unit {n}: rating {ratings[a, n]:g} is none of the labels {tuple(labels)}.")
+    return hits
+
+
 def _sum_units(ratings: np.ndarray, labels: Sequence[float]) -> np.ndarray:
     """Return (N, S): what the statistics need of each unit.
 
     Coincidences (L, L), the ordered pairs of ratings over one less than the ratings; share of each label, is rated,
     agreement of the pairs, has pairs; of complete units counts, their squares summed, 1; of two annotators alone a one
-    at their labels (L, L). A rating that is none of the labels is a ValueError that names its place.
+    at their labels (L, L).
     """
-    hits = (ratings[:, :, None] == np.asarray(labels)).astype(float)  # (A, N, L)
-    for a, n in np.argwhere(np.isfinite(ratings) & ~hits.any(axis=2)):
-        raise ValueError(f"annotator {a}, unit {n}: rating {ratings[a, n]:g} is none of the labels {tuple(labels)}.")
+    hits = _mark_labels(ratings, labels)
     counts = hits.sum(axis=0)
     m, n_units = counts.sum(axis=1), len(counts)
     rated, paired, complete = m >= 1, m >= 2, (m == len(ratings))[:, None]

@@ -17,6 +17,7 @@ from fulcra_utils.annotation.questions import (
     render_question,
     theory_version,
     vote_labels,
+    weigh_labels,
 )
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
@@ -302,3 +303,13 @@ def test_a_row_is_judged_without_its_thoughts():
         assert dialogue.response == "Be honest." and "Lie" not in dialogue.released
     with pytest.raises(RowError, match="thoughts only"):
         read_dialogue({"prompt": "Hi", "response": "<think>Lie!"})
+
+
+def test_a_weighed_label_is_the_vote_where_all_agree_and_his_who_is_alone():
+    labels = np.array([[[1, 0], [-1, np.nan], [0, 1], [0, np.nan]], [[1, 0], [-1, 1], [0, np.nan], [0, np.nan]]])
+    for give in (vote_labels, weigh_labels):
+        found, sure = give(labels)
+        assert np.array_equal(found, [[1, 0], [-1, 1], [0, 1], [0, np.nan]], equal_nan=True)
+        assert np.array_equal(np.isnan(sure), np.isnan(found)) and np.nanmin(sure) > 0.99
+    assert np.isnan(weigh_labels(np.array([[[1.0]], [[0]]]))[0]).all()  # a tie
+    assert weigh_labels(np.empty((2, 0, 3)))[0].shape == (0, 3)

@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,7 +10,7 @@ from fulcra_utils.annotation.labelling import label_rows, write_rows
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
-from fulcra_utils.dataset.release import write_release
+from fulcra_utils.dataset.release import write_guide, write_release
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import load_theory
 
@@ -55,3 +56,31 @@ def test_a_file_that_cannot_be_opened_leaves_no_folder(tmp_path):
     with pytest.raises(DatasetError, match=r"none\.jsonl"):
         write_release(tmp_path / "set", tmp_path / "none.jsonl", load_theory("moral_foundations"))
     assert not (tmp_path / "set").exists()
+
+
+def test_each_annotator_has_a_column_that_opens(tmp_path):
+    index = pd.MultiIndex.from_product([["r1", "r2"], ["care", "fairness"]], names=["row_id", "name"])
+    given = pd.DataFrame({"Ann": [1.0, 0, np.nan, np.nan], "TF-IDF": [1.0, -1, 0, np.nan]}, index)
+    folder = write_release(tmp_path / "set", SAMPLE, load_theory("moral_foundations"), annotators=given)
+    opened = datasets.load_dataset(str(folder), "annotators", split="train", cache_dir=str(tmp_path / "cache"))
+    assert opened[:]["Ann"] == [1, 0, None] and opened[:]["TF-IDF"] == [1, -1, 0]  # a row nobody labelled is left out
+    assert opened[:]["name"] == ["care", "fairness", "care"]
+    card = (folder / "README.md").read_text()
+    assert "one column an annotator (Ann, TF-IDF)" in card and "\n  data_files: data/annotators.csv\ntags" in card
+    assert "annotators.csv" not in (write_release(tmp_path / "bare", SAMPLE, load_theory("moral_foundations"))
+                                    / "README.md").read_text()
+
+
+def test_people_find_every_value_item_and_label_in_the_guide(tmp_path, any_theory):
+    text = write_guide(tmp_path / "ANNOTATION.md", any_theory).read_text()
+    for name, definition in zip(any_theory.dimensions, any_theory.definitions, strict=True):
+        assert f"### {name}\n\n{definition}\n" in text
+    assert all(item in text for item in any_theory.items) and any_theory.citation in text
+    assert all(f"| {any_theory.labels[label]} |" in text for label in (-1, 0, 1))
+    assert "None" not in text and "{" not in text and "\n\n\n" not in text
+
+
+def test_the_guide_gives_the_examples_of_contrast_pairs_under_their_definition_alone(tmp_path):
+    text = write_guide(tmp_path / "a.md", load_theory("moral_foundations")).read_text()
+    assert text.count("\nExample: ") == 5 and "A stray cat limps through our yard." in text
+    assert "\nExample: " not in write_guide(tmp_path / "b.md", load_theory("valuelex")).read_text()
