@@ -57,7 +57,8 @@ rule dataset_construction:
         of("01_dataset_construction", "data/fetched.json"),
         labels(),
         f"{DATA}/splits.csv",
-        f"{DATA}/dataset_card.md",
+        [f"{DATA}/dataset_card.md", f"{DATA}/annotation_guide.md"],
+        sorted(map(str, (DATA / "contrasts").glob("*.yaml"))),
         sorted(map(str, (DATA / "prompts").iterdir())),
     output:
         executed("01_dataset_construction"),

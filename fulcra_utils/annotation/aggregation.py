@@ -9,9 +9,9 @@ from jinja2 import Template
 
 from fulcra_utils.annotation import labelling, questions, review
 from fulcra_utils.annotation.label_studio import read_export
-from fulcra_utils.common.files import check_outputs, lock_output
+from fulcra_utils.common.files import check_outputs
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.release import list_files, write_release
+from fulcra_utils.dataset.release import write_release
 from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -32,8 +32,7 @@ def import_decisions(export: str | Path, output: str | Path, theory: Theory | st
     theory, output = load_theory(theory), Path(output)
     if aggregate not in WAYS:
         raise ValueError(f"no way {aggregate!r} to aggregate; there are {' and '.join(WAYS)}.")
-    release = output.with_name(output.name.partition(".jsonl")[0] + ".dataset")
-    check_outputs([(output, labelling.ROWS), *((path, ()) for path in list_files(release) if card)], [Path(export)])
+    check_outputs([(output, labelling.ROWS)], [Path(export)])
     told, faults, n_cancelled = read_export(export, theory)
     has_text = told[["prompt", "response"]].notna().all(axis=1)
     faults += [f"row_id {row_id!r}: prompt or response is missing" for row_id in told.row_id[~has_text].unique()]
@@ -46,11 +45,11 @@ def import_decisions(export: str | Path, output: str | Path, theory: Theory | st
     ratings = by.reindex(pd.MultiIndex.from_product([ids, names])).to_numpy().T.reshape(-1, len(ids), len(names))
     labels = pd.DataFrame(WAYS[aggregate](ratings)[0], ids, names).stack().dropna()
     agreement = measure_agreement(ratings, names, texts.prompt, 500) if len(ratings) > 1 else None
-    with lock_output(output):
-        files = [labelling.write_rows(output, _label_rows(texts, labels, by, theory))]
-        if card:
-            files.append(write_release(release, output, theory, {"agreement": agreement, "annotators": ", ".join(by)},
-                                       annotators=by))
+    files = [labelling.write_rows(output, _label_rows(texts, labels, by, theory))]
+    if card:
+        release = output.with_name(output.name.partition(".jsonl")[0] + ".dataset")
+        files.append(write_release(release, output, theory, {"agreement": agreement, "annotators": ", ".join(by)},
+                                   annotators=by))
     same = by.eq(labels.reindex(by.index), axis=0).sum() / by.loc[by.index.isin(labels.index)].notna().sum()
     return REPORT.render(told=told, by=by, labels=labels, agreement=agreement, faults=faults, way=aggregate, same=same,
                          known=known, n_cancelled=n_cancelled, n_rows=len(ids), files=files).rstrip("\n"), len(faults)
@@ -61,15 +60,9 @@ def _label_rows(texts: pd.DataFrame, labels: pd.Series, by: pd.DataFrame, theory
     decided["who"] = (by.notna() @ (by.columns + ", ")).str[:-2].reindex(labels.index).to_numpy()
     of_items, by_item = review.apply_decisions(None, theory.items, texts.row_id, decided)
     of_dims, by_dim = review.apply_decisions(None, theory.dimensions, texts.row_id, decided)
-    asked, out = set(by.index), []
-    for n, row in enumerate(labelling.rows_of(texts)):
-        given = {who: {name: int(label) for name, label in column.dropna().items()}
-                 for who, column in by.loc[row.row_id].items()}
-        left = {name: "the annotators tie" if (row.row_id, name) in asked else "nobody was asked"
-                for name in np.array(theory.items)[np.isnan(of_items[n])]}
-        left |= {name: "the annotators tie" for name in np.array(theory.dimensions)[np.isnan(of_dims[n])]
-                 if (row.row_id, name) in asked}
-        out.append(labelling.build_output(row, of_items[n], theory, left, {
+    return [labelling.build_output(row, of_items[n], theory, {
+        theory.items[i]: "nobody was asked, or the annotators tie" for i in np.flatnonzero(np.isnan(of_items[n]))}, {
             "value_types": labelling.items_to_types(of_items[n], theory, of_dims[n]),
-            "decided_by": by_item[n] | by_dim[n], "annotators": {who: told for who, told in given.items() if told}}))
-    return out
+            "decided_by": by_item[n] | by_dim[n], "annotators": {
+                who: labels.dropna().astype(int).to_dict() for who, labels in by.loc[row.row_id].items()}})
+            for n, row in enumerate(labelling.rows_of(texts))]

@@ -17,7 +17,7 @@ from fulcra_utils.annotation.questions import FORMS
 from fulcra_utils.common.files import check_outputs, lock_output
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import items_to_vectors
-from fulcra_utils.dataset.release import list_files, write_release
+from fulcra_utils.dataset.release import write_release
 from fulcra_utils.llm.endpoints import AnswerCache, Endpoint, Price, load_price
 from fulcra_utils.stats.agreement import measure_agreement
 from fulcra_utils.theory.theory import Theory, load_theory
@@ -94,7 +94,8 @@ def annotate_file(input_path: str | Path, output_path: str | Path, theory: Theor
     release = output_path.with_name(output_path.name.partition(".jsonl")[0] + ".dataset") if card else None
     beside = Path(f"{output_path}.decisions.csv")
     decisions = Path(decisions) if decisions else beside if beside.exists() else None
-    files = list_files(release) if release else []
+    files = [release / name for name in ("README.md", "ANNOTATION.md", "data/train.jsonl", "data/train.parquet")
+             if release]
     check_outputs([(output_path, labelling.ROWS), *([(review, (".csv",))] if review else []), *(
         (path, ()) for path in (folder / "answers.sqlite", *files))], filter(None, (input_path, decisions, prices)))
     if review:

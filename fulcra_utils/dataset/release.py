@@ -54,11 +54,6 @@ def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made
     return folder
 
 
-def list_files(folder: Path) -> list[Path]:
-    """Return the files of a data set folder that are always written."""
-    return [folder / name for name in ("README.md", "ANNOTATION.md", "data/train.jsonl", "data/train.parquet")]
-
-
 def write_guide(path: str | Path, theory: Theory) -> Path:
     """Write how people label replies under a theory: its values and items, the labels, examples, what to do in doubt.
 

@@ -94,34 +94,37 @@ def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.nd
                          "high": high.ravel(), "n_units": n_units, "n_ratings": n_ratings}, index=index).reset_index()
 
 
-def fit_dawid_skene(ratings: np.ndarray, labels: Sequence[float] = CLASSES, smoothing: float = 0.01,
-                    n_steps: int = 1000, tolerance: float = 1e-9) -> tuple[np.ndarray, np.ndarray]:
+def fit_dawid_skene(ratings: np.ndarray, labels: Sequence[float] = CLASSES, n_steps: int = 1000,
+                    tolerance: float = 1e-9) -> tuple[np.ndarray, np.ndarray]:
     """Return how probable each label of a unit is (N, L), and what each annotator calls units of each label (A, L, L).
 
-    Ratings are (A, N), nan = not rated; a unit without a rating has nan. EM (expectation and maximisation in turn)
-    starts from the shares of the votes and ends when no probability moves by more than `tolerance`. `smoothing` is
-    added to every cell of an annotator's counts, so that a confusion never seen is rare and not impossible; 0.01 is our
-    choice. Source: Dawid and Skene (1979), Applied Statistics 28, equations 2.3 to 2.5 and 3.1.
+    Ratings are (A, N), nan = not rated; a unit without a rating has nan. Most likely values by EM (the two are
+    estimated in turn), started from the shares of the votes, until no probability moves by more than `tolerance`. The
+    only smoothing is 1e-10 in every cell of an annotator's counts: what he never did is rare and not impossible.
+    Source: Dawid and Skene (1979), Applied Statistics 28, equations 2.3 to 2.5 and 3.1.
 
     >>> ratings = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 0], [1, 1, 0, 0, np.nan], [0, 1, 0, 1, 0]])
     >>> fit_dawid_skene(ratings)[0].argmax(axis=1) - 1
     array([1, 1, 0, 0, 0])
     """
     hits = _mark_labels(np.asarray(ratings, dtype=float), labels)  # (A, N, L)
-    votes = hits.sum(axis=0)
-    rated = votes.any(axis=1)
-    hits, found = hits[:, rated], votes[rated] / votes[rated].sum(axis=1, keepdims=True)
+    probable, rated = np.full(hits.shape[1:], np.nan), hits.any(axis=(0, 2))
+    probable[rated], confusion = _alternate(hits[:, rated], n_steps, tolerance)
+    return probable, confusion
+
+
+def _alternate(counts: np.ndarray, n_steps: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Run EM on how often each annotator gave each label to each unit, (A, N, L); every unit has a rating."""
+    found = counts.sum(axis=0) / counts.sum(axis=(0, 2))[:, None]  # (N, L)
     for _ in range(n_steps):
-        confusion = np.einsum("nj,anl->ajl", found, hits) + smoothing
+        confusion = np.einsum("nj,anl->ajl", found, counts) + 1e-10
         confusion /= confusion.sum(axis=2, keepdims=True)
         with np.errstate(divide="ignore"):  # a label that nobody gave stays impossible
-            likely = np.log(found.mean(axis=0)) + np.einsum("anl,ajl->nj", hits, np.log(confusion))
+            likely = np.log(found.sum(axis=0)) + np.einsum("anl,ajl->nj", counts, np.log(confusion))
         before, found = found, softmax(likely, axis=1)
         if np.abs(found - before).max(initial=0) <= tolerance:
             break
-    probable = np.full(votes.shape, np.nan)
-    probable[rated] = found
-    return probable, confusion
+    return found, confusion
 
 
 def _draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:

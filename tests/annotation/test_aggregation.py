@@ -63,7 +63,7 @@ def test_the_vote_is_written_in_the_released_shape(tmp_path, monkeypatch, capsys
     assert rows[0]["annotators"] == {"annotator 1": {"care": 1}, "annotator 2": {"care": 1}, "annotator 3": {"care": 0}}
     assert rows[2]["value_items"] == ["give everyone their due: +1"]
     assert rows[2]["decided_by"] == {"care": "annotator 1, annotator 2", "give everyone their due": "annotator 2"}
-    assert {"item": "return favours", "reason": "the annotators tie"} in rows[2]["not_annotated"]
+    assert {"item": "return favours", "reason": "nobody was asked, or the annotators tie"} in rows[2]["not_annotated"]
     table = pd.read_csv(tmp_path / "out.dataset" / "data" / "annotators.csv").set_index(["row_id", "name"])
     assert table.loc[("r2", "care")].tolist() == [-1, 0, -1] and table.loc[("r3", "care")].isna().tolist()[2]
     assert (tmp_path / "out.dataset" / "ANNOTATION.md").is_file()

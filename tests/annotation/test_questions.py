@@ -310,6 +310,6 @@ def test_a_weighed_label_is_the_vote_where_all_agree_and_his_who_is_alone():
     for give in (vote_labels, weigh_labels):
         found, sure = give(labels)
         assert np.array_equal(found, [[1, 0], [-1, 1], [0, 1], [0, np.nan]], equal_nan=True)
-        assert np.array_equal(np.isnan(sure), np.isnan(found)) and np.nanmin(sure) > 0.99
+        assert np.nanmin(sure) > 0.99 and np.array_equal(np.isnan(sure), np.isnan(found))
     assert np.isnan(weigh_labels(np.array([[[1.0]], [[0]]]))[0]).all()  # a tie
     assert weigh_labels(np.empty((2, 0, 3)))[0].shape == (0, 3)

@@ -62,11 +62,12 @@ def test_each_annotator_has_a_column_that_opens(tmp_path):
     index = pd.MultiIndex.from_product([["r1", "r2"], ["care", "fairness"]], names=["row_id", "name"])
     given = pd.DataFrame({"Ann": [1.0, 0, np.nan, np.nan], "TF-IDF": [1.0, -1, 0, np.nan]}, index)
     folder = write_release(tmp_path / "set", SAMPLE, load_theory("moral_foundations"), annotators=given)
-    opened = datasets.load_dataset(str(folder), "annotators", split="train", cache_dir=str(tmp_path / "cache"))
-    assert opened[:]["Ann"] == [1, 0, None] and opened[:]["TF-IDF"] == [1, -1, 0]  # a row nobody labelled is left out
-    assert opened[:]["name"] == ["care", "fairness", "care"]
+    lines = (folder / "data" / "annotators.csv").read_text().splitlines()
+    assert lines == ["row_id,name,Ann,TF-IDF", "r1,care,1,1", "r1,fairness,0,-1", "r2,care,,0"]  # nobody's is left out
+    opened = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(opened) == len(read_dataset(SAMPLE, "moral_foundations").table)  # the table beside is not taken for it
     card = (folder / "README.md").read_text()
-    assert "one column an annotator (Ann, TF-IDF)" in card and "\n  data_files: data/annotators.csv\ntags" in card
+    assert "one column an annotator (Ann, TF-IDF)" in card
     assert "annotators.csv" not in (write_release(tmp_path / "bare", SAMPLE, load_theory("moral_foundations"))
                                     / "README.md").read_text()
 
