@@ -175,8 +175,8 @@ def annotate(output: Annotated[str, typer.Option("--output", help="Labelled rows
     is kept in the cache folder: running again, whatever the output is called, pays for no usable answer twice. Exit 1
     when some rows could not be annotated in full (in a dry run: read), or decisions belong to no row.
 
-    With --import-decisions nothing is asked: each annotator of the export is kept beside the one label, and how far they
-    agree is printed. Exit 1 when some of its tasks or annotations cannot be used.
+    With --import-decisions nothing is asked: each annotator of the export is kept beside the one label, and how far
+    they agree is printed. Exit 1 when some of its tasks or annotations cannot be used.
     """
     if bool(import_decisions) == bool(input or model) or bool(input) != bool(model):
         raise ValueError("annotate takes either --input and --model, or --import-decisions.")

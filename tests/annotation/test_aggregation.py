@@ -162,10 +162,13 @@ class LabelStudio:
                 "DJANGO_DB": "sqlite", "LABEL_STUDIO_USERNAME": "ann@example.org",
                 "LABEL_STUDIO_PASSWORD": "only-on-loopback",
                 "LABEL_STUDIO_USER_TOKEN": self.token, "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
-                "COLLECT_ANALYTICS": "False"}, start_new_session=True)
+                "COLLECT_ANALYTICS": "False"})
+        return self
+
+    def wait(self):
         for _ in range(240):
             try:
-                return self.call("version") and self
+                return self.call("version")
             except OSError:
                 assert self.server.poll() is None, (self.folder / "log").read_text()[-2000:]
                 time.sleep(0.5)
@@ -190,6 +193,7 @@ def test_decisions_come_back_from_a_real_label_studio(tmp_path, monkeypatch, cap
     queue = build_queue(ratings, ["care", "return favours"], TEXTS.row_id, ["a", "b", "c"])
     project = export_label_studio(tmp_path / "project", queue, TEXTS, THEORY)
     with LabelStudio(tmp_path / "venv") as studio:
+        studio.wait()
         made = studio.call("projects/", {"title": THEORY.title[:50],
                                          "label_config": (project / "config.xml").read_text()})["id"]
         studio.call(f"projects/{made}/import", json.loads((project / "tasks.json").read_text()))

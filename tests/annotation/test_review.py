@@ -18,7 +18,13 @@ from fulcra_utils.annotation import (
     write_review_csv,
 )
 from fulcra_utils.annotation.labelling import label_rows, write_rows
-from fulcra_utils.annotation.review import apply_decisions, decide_dialogues
+from fulcra_utils.annotation.review import (
+    DECISION_COLUMNS,
+    NONE_DECIDED,
+    apply_decisions,
+    decide_dialogues,
+    spread_decisions,
+)
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.theory.theory import load_theory
@@ -225,3 +231,11 @@ def test_widget_stores_each_decision_at_once(tmp_path):
     assert read_decisions(tmp_path / "d.csv")[["row_id", "label", "who"]].values.tolist() == [["r0", 1.0, "Ann"]]
     assert progress.value == "2 of 2 cases seen"
     assert all(button.disabled for button in buttons.children)
+
+
+def test_each_person_has_a_column_with_the_label_told_last():
+    told = pd.DataFrame([("r1", "care", 1, "Ann", "2025-01-02", ""), ("r1", "care", -1, "Ann", "2025-01-01", ""),
+                         ("r1", "care", 0, "Ben", "", ""), ("r2", "care", 0, "Ben", "", "")], columns=DECISION_COLUMNS)
+    table = spread_decisions(told)
+    assert table.loc[("r1", "care")].to_dict() == {"Ann": 1, "Ben": 0} and np.isnan(table.loc[("r2", "care"), "Ann"])
+    assert spread_decisions(NONE_DECIDED).empty
