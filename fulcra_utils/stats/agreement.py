@@ -95,7 +95,7 @@ def measure_agreement(ratings: np.ndarray, names: Sequence[str], clusters: np.nd
 
 
 def fit_dawid_skene(ratings: np.ndarray, labels: Sequence[float] = CLASSES, n_steps: int = 1000,
-                    tolerance: float = 1e-9) -> tuple[np.ndarray, np.ndarray]:
+                    tolerance: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
     """Return how probable each label of a unit is (N, L), and what each annotator calls units of each label (A, L, L).
 
     Ratings are (A, N), nan = not rated; a unit without a rating has nan. Most likely values by EM (the two are
@@ -115,16 +115,17 @@ def fit_dawid_skene(ratings: np.ndarray, labels: Sequence[float] = CLASSES, n_st
 
 def _alternate(counts: np.ndarray, n_steps: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Run EM on how often each annotator gave each label to each unit, (A, N, L); every unit has a rating."""
-    found = counts.sum(axis=0) / counts.sum(axis=(0, 2))[:, None]  # (N, L)
+    n_annotators, _, n_labels = counts.shape
+    found, flat = counts.sum(axis=0) / counts.sum(axis=(0, 2))[:, None], np.concatenate(counts, axis=1)  # (N, A * L)
     for _ in range(n_steps):
-        confusion = np.einsum("nj,anl->ajl", found, counts) + 1e-10
+        confusion = (found.T @ flat).reshape(n_labels, n_annotators, n_labels) + 1e-10
         confusion /= confusion.sum(axis=2, keepdims=True)
         with np.errstate(divide="ignore"):  # a label that nobody gave stays impossible
-            likely = np.log(found.sum(axis=0)) + np.einsum("anl,ajl->nj", counts, np.log(confusion))
+            likely = np.log(found.sum(axis=0)) + flat @ np.log(confusion).reshape(n_labels, -1).T
         before, found = found, softmax(likely, axis=1)
         if np.abs(found - before).max(initial=0) <= tolerance:
             break
-    return found, confusion
+    return found, confusion.transpose(1, 0, 2)
 
 
 def _draw_sums(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
