@@ -58,7 +58,8 @@ def test_golden_numbers(quick, notebook, metric):
 
 
 def test_the_readme_runs(quick, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    pages = ("README.md", "data/site/pages/commands.md", "data/site/pages/align.md")
+    blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)]
     code = "".join(blocks)
     for told, small in {"runs/laptop": str(quick), "[:100]": "[:2]", "[:160]": "[:4]",
                         "smollm2-135m": f"{quick}/alignment/start",

@@ -20,7 +20,11 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 toc_object_entries = False
-mathjax_path = ""
 pygments_style = "a11y-high-contrast-light"
-# The notebooks' own lexer name is unknown where ipython's is not registered; a heading may start at the second level.
-suppress_warnings = ["myst.header", "misc.highlighting_failure"]
+suppress_warnings = ["myst.header"]   # a cell of a notebook may begin with a heading of the second level
+
+
+def setup(app):
+    """Keep the bars of |v - t| in docstrings from being read as substitutions."""
+    app.connect("autodoc-process-docstring", lambda *given: given[-1].__setitem__(
+        slice(None), [line.replace("|", r"\|") if not line.strip().startswith(">>>") else line for line in given[-1]]))
