@@ -3,6 +3,7 @@
 #   make quick       the whole pipeline on the embedded sample (2 to 4 minutes)
 #   make test        unit tests and the quick pipeline        make proofs   the slow tests (kills, servers, browser)
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
+#   make site [PROFILE=laptop]   a finished run as a site, to read without installing: runs/<profile>/site/index.html
 PROFILE ?= laptop
 THEORY ?= schwartz10
 PYTEST ?= tests fulcra_utils
@@ -36,7 +37,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 # uv compiles no module: where the environment keeps Python from it too, each of many processes compiles all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce quick test proofs lint lab setup
+.PHONY: reproduce quick test proofs lint lab site setup
 .DELETE_ON_ERROR:
 
 reproduce: $(READY)
@@ -48,7 +49,7 @@ quick: $(READY)
 test: $(READY)
 	@$(TESTS) -n $(WORKERS) $(PYTEST)
 
-proofs: $(READY) $(VENV)/.ray
+proofs: $(READY) $(VENV)/.ray $(VENV)/.site
 	@$(TESTS) -n auto -m slow $(PYTEST)
 
 lint: $(READY)
@@ -58,6 +59,9 @@ lint: $(READY)
 
 lab: $(READY)
 	@$(VENV)/bin/jupyter lab --notebook-dir=. $$([ "$$(id -u)" = 0 ] && echo --allow-root)
+
+site: $(READY) $(VENV)/.site
+	@$(VENV)/bin/python -m fulcra_utils.systems.bridges.site runs/$(PROFILE)
 
 setup: $(READY)
 
@@ -75,4 +79,9 @@ $(READY): pyproject.toml constraints.txt
 $(VENV)/.ray: $(READY)
 	@echo "Installing Ray for its proof: 70 MB, once."
 	$(call install,-e '.[ray]')
+	@touch $@
+
+$(VENV)/.site: $(READY)
+	@echo "Installing Sphinx for the site: 30 MB, once."
+	$(call install,-e '.[site]')
 	@touch $@

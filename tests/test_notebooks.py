@@ -59,8 +59,8 @@ def test_golden_numbers(quick, notebook, metric):
 
 def test_the_readme_runs(quick, tmp_path, monkeypatch, capsys):
     pages = ("README.md", "data/site/pages/commands.md", "data/site/pages/align.md")
-    blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)]
-    code = "".join(blocks)
+    code = "".join("".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL))
+                   for page in pages)
     for told, small in {"runs/laptop": str(quick), "[:100]": "[:2]", "[:160]": "[:4]",
                         "smollm2-135m": f"{quick}/alignment/start",
                         "steps=20, lora_rank=8)": "steps=1, prompts_per_step=2, replies_per_prompt=2)",

@@ -1,5 +1,7 @@
 """What Sphinx needs to know; the sources beside it are put there by `make site`. Nothing is fetched from elsewhere."""
 
+import re
+
 project = "Value FULCRA, reproduced"
 html_title = project
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -11,7 +13,7 @@ html_extra_path = ["extra"]
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1,
+html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "navbar_persistent": [],
                       "show_toc_level": 2}
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -27,4 +29,4 @@ suppress_warnings = ["myst.header"]   # a cell of a notebook may begin with a he
 def setup(app):
     """Keep the bars of |v - t| in docstrings from being read as substitutions."""
     app.connect("autodoc-process-docstring", lambda *given: given[-1].__setitem__(
-        slice(None), [line.replace("|", r"\|") if not line.strip().startswith(">>>") else line for line in given[-1]]))
+        slice(None), [re.sub(r"(?<!\|)\|([^|]+)\|", r"\\|\1\\|", line) for line in given[-1]]))

@@ -94,7 +94,7 @@ def _fill_templates(source: Path, folder: Path, claims: pd.DataFrame, theories: 
 
 
 def _mend_links(page: Path, source: Path) -> str:
-    """Return a page whose links lead somewhere: files of the project come along, a link to anything else is its words."""
+    """Return a page whose links lead somewhere: files of the project come along, other links become words."""
     def mend(link: re.Match) -> str:
         path = Path(os.path.normpath(page.parent / link[2]))
         own = ROOT / path.relative_to(source) if path.is_relative_to(source) else path
@@ -118,13 +118,13 @@ def _mark_cells(book: dict[str, Any]) -> dict[str, Any]:
 
 def list_upstream(folder: Path) -> Iterator[str]:
     """Return the texts of a run's tables that are not ours: whatever stands in a row whose prompt we do not ship."""
-    ours = {word for name in ("sample", "contrasts", "examples") for path in DATA.glob(f"{name}/*.jsonl")
-            for word in path.read_text("utf-8").splitlines()}
-    ours = {json.loads(line).get("prompt") for line in ours if line.startswith("{")}
+    ours = {gram for path in DATA.rglob("*.*l") if "cache" not in path.parts
+            for gram in _cut(path.read_text("utf-8"), range(1, N_WORDS + 1))}
     for path in sorted(folder.rglob("*.parquet")):
         table = pd.read_parquet(path)
         if "prompt" in table:
-            table = table[~table.prompt.isin(ours)]
+            theirs = {text for text in table.prompt.dropna().unique() if not _cut(text, least=1) <= ours}
+            table = table[table.prompt.isin(theirs)]
             for name in table.columns.intersection(["prompt", "response", "chosen", "rejected"]):
                 yield from table[name].dropna().drop_duplicates()
 
@@ -155,7 +155,8 @@ def _keep_shown(cell: dict) -> list[dict]:
     """Leave a cell the outputs that a page without scripts can show, and return them."""
     kept = []
     for output in cell.get("outputs", []):
-        data = {kind: value for kind, value in output.get("data", {}).items()
+        data = {kind: re.sub(r"\A---\n.*?\n---\n", "", "".join(value), flags=re.DOTALL)   # the head of a card
+                for kind, value in output.get("data", {}).items()
                 if kind in SHOWN and "<script" not in "".join(value)}
         if output["output_type"] == "stream" and output["name"] == "stdout":
             kept.append(output)
@@ -166,10 +167,10 @@ def _keep_shown(cell: dict) -> list[dict]:
     return kept
 
 
-def _cut(text: str, lengths: Iterable[int] | None = None) -> set[str]:
+def _cut(text: str, lengths: Iterable[int] = (), least: int = SHORTEST) -> set[str]:
     """Return each piece of so many words in a row of a text; by default N_WORDS, or the whole of a shorter text."""
     words = re.findall(r"\w+", text.casefold())
-    lengths = lengths or ([min(len(words), N_WORDS)] if len(words) >= SHORTEST else [])
+    lengths = lengths or ([min(len(words), N_WORDS)] if len(words) >= least else [])
     return {" ".join(piece) for n in lengths for piece in zip(*(words[k:] for k in range(n)), strict=False)}
 
 

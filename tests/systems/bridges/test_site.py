@@ -142,9 +142,8 @@ def test_no_link_is_dead_nothing_comes_from_elsewhere_and_no_text_is_shown(built
             target = (path.parent / unquote(urlparse(link).path)).resolve() if urlparse(link).path else path
             if place.scheme != "file":
                 continue
-            if not target.is_file():
-                dead.append((path.name, link))
-            elif place.fragment and target.suffix == ".html" and f'id="{unquote(place.fragment)}"' not in pages[target]:
+            named = f'id="{unquote(place.fragment)}"' if place.fragment else ""
+            if not target.is_file() or target.suffix == ".html" and named not in pages[target]:
                 dead.append((path.name, link))
     assert not outside and not dead
     shown = [path for path in folder.rglob("*") if path.is_file() and b"heron" in path.read_bytes()]
