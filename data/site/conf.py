@@ -13,7 +13,8 @@ html_extra_path = ["extra"]
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "navbar_persistent": [],
+html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1,
+                      "navbar_persistent": [],
                       "show_toc_level": 2}
 myst_heading_anchors = 3
 nb_execution_mode = "off"

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from fulcra_utils.common.files import write_folder, write_json, write_text
 from fulcra_utils.common.paths import DATA, ROOT, SHIPPED
+from fulcra_utils.dataset.sources import load_sources
 from fulcra_utils.plots.theory import plot_wheel
 from fulcra_utils.runs.ledger import trace_claims
 from fulcra_utils.runs.pipeline import find_run
@@ -117,7 +118,7 @@ def _mark_cells(book: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_upstream(folder: Path) -> Iterator[str]:
-    """Return the texts of a run's tables that are not ours: whatever stands in a row whose prompt we do not ship."""
+    """Return the texts of a run that are not ours: of rows whose prompt we do not ship, and of public files it had."""
     ours = {gram for path in DATA.rglob("*.*l") if "cache" not in path.parts
             for gram in _cut(path.read_text("utf-8"), range(1, N_WORDS + 1))}
     for path in sorted(folder.rglob("*.parquet")):
@@ -127,6 +128,14 @@ def list_upstream(folder: Path) -> Iterator[str]:
             table = table[table.prompt.isin(theirs)]
             for name in table.columns.intersection(["prompt", "response", "chosen", "rejected"]):
                 yield from table[name].dropna().drop_duplicates()
+    had = folder / "data" / "fetched.json"
+    sources, names = load_sources(), json.loads(had.read_text("utf-8")) if had.is_file() else {}
+    cache = Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache")
+    for path in (cache / source.mirror_path for name, source in sources.items()
+                 if name in names and source.role != "board"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".csv", ".tsv"):
+            pieces = re.split(r"[\"\t\n]", path.read_text("utf-8"))
+            yield from (piece for piece in pieces if piece.count(" ") >= SHORTEST - 1 and not _cut(piece) <= ours)
 
 
 def hide_texts(books: dict[str, dict], upstream: Iterable[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ import pytest
 
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.common.paths import DATA, ROOT
+from fulcra_utils.dataset.rows import iter_rows, read_dialogue
 from fulcra_utils.systems.bridges import site
 
 TEXT = "Why did the grey heron's umbrella refuse to open at the harbour gate?"
@@ -60,7 +61,8 @@ def test_a_short_text_is_found_whole():
 
 
 def test_rows_of_the_sample_are_ours(tmp_path):
-    own = json.loads((DATA / "sample" / "schwartz10.jsonl").read_text().splitlines()[0])["prompt"]
+    first, = next(iter_rows(DATA / "sample" / "schwartz10.jsonl"))[1:2]
+    own = read_dialogue(first)[0]
     (tmp_path / "data").mkdir()
     pd.DataFrame({"prompt": [own, TEXT], "response": ["ours", "theirs"]}).to_parquet(tmp_path / "data" / "x.parquet")
     assert list(site.list_upstream(tmp_path)) == [TEXT, "theirs"]
@@ -132,7 +134,8 @@ def built(tmp_path_factory):
 @pytest.mark.slow
 def test_no_link_is_dead_nothing_comes_from_elsewhere_and_no_text_is_shown(built):
     folder, _ = built
-    pages = {path: path.read_text("utf-8") for path in folder.rglob("*.html")}
+    pages = {path: path.read_text("utf-8") for path in folder.rglob("*.html")
+             if "_static" not in path.parts}
     assert len(pages) > 30 and site.LEFT_OUT in pages[folder / "notebooks" / "02_value_analysis.html"]
     dead, outside = [], []
     for path, text in pages.items():
@@ -184,10 +187,10 @@ def test_search_and_ledger_work_in_a_browser_that_asks_nobody_else(built, browse
     browser.get(f"{url}ledger.html")
     rows = "[...document.querySelectorAll('#ledger tbody tr')].filter(r => !r.hidden)"
     whole = wait(browser, f"{rows}.length")
-    browser.execute_script("const f = document.getElementById('find'); f.value = 'distance gpt-4'; "
+    browser.execute_script("const f = document.getElementById('find'); f.value = 'gpt-4 reproduced'; "
                            "f.dispatchEvent(new Event('input'))")
     assert 0 < browser.execute_script(f"return {rows}.length") < whole
-    assert browser.execute_script(f"return {rows}.every(r => /distance/i.test(r.textContent))")
+    assert browser.execute_script(f"return {rows}.every(r => /gpt-4/i.test(r.textContent))")
     browser.execute_script("const f = document.getElementById('find'); f.value = ''; "
                            "f.dispatchEvent(new Event('input')); document.querySelectorAll('#ledger th')[2].click()")
     ours = [float(x) for x in browser.execute_script(f"return {rows}.map(r => r.cells[2].textContent)") if x]
