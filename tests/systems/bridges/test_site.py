@@ -62,7 +62,7 @@ def test_a_short_text_is_found_whole():
 
 def test_rows_of_the_sample_are_ours(tmp_path):
     first, = next(iter_rows(DATA / "sample" / "schwartz10.jsonl"))[1:2]
-    own = read_dialogue(first)[0]
+    own = read_dialogue(first).prompt
     (tmp_path / "data").mkdir()
     pd.DataFrame({"prompt": [own, TEXT], "response": ["ours", "theirs"]}).to_parquet(tmp_path / "data" / "x.parquet")
     assert list(site.list_upstream(tmp_path)) == [TEXT, "theirs"]
@@ -187,10 +187,12 @@ def test_search_and_ledger_work_in_a_browser_that_asks_nobody_else(built, browse
     browser.get(f"{url}ledger.html")
     rows = "[...document.querySelectorAll('#ledger tbody tr')].filter(r => !r.hidden)"
     whole = wait(browser, f"{rows}.length")
-    browser.execute_script("const f = document.getElementById('find'); f.value = 'gpt-4 reproduced'; "
+    browser.execute_script("const f = document.getElementById('find'); "
+                           "f.value = document.querySelector('#ledger tbody code').textContent.toUpperCase(); "
                            "f.dispatchEvent(new Event('input'))")
     assert 0 < browser.execute_script(f"return {rows}.length") < whole
-    assert browser.execute_script(f"return {rows}.every(r => /gpt-4/i.test(r.textContent))")
+    assert browser.execute_script(f"return {rows}.every(r => r.textContent.toUpperCase().includes(f.value))".replace(
+        "f.value", "document.getElementById('find').value"))
     browser.execute_script("const f = document.getElementById('find'); f.value = ''; "
                            "f.dispatchEvent(new Event('input')); document.querySelectorAll('#ledger th')[2].click()")
     ours = [float(x) for x in browser.execute_script(f"return {rows}.map(r => r.cells[2].textContent)") if x]
