@@ -39,6 +39,19 @@ Cache = Annotated[str, typer.Option(help="Folder of stored answers; default <inp
 Prices = Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from fulcra_utils.common.version import describe_version
+        typer.echo(describe_version())
+        raise typer.Exit
+
+
+@app.callback()
+def _take_version(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
+                                                        help="Print version and commit.")] = False) -> None:
+    pass
+
+
 @app.command("check-theory")
 def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a name in data/theories.")]) -> int:
     """Name every fault of a theory file, and of the labels beside it, with its place.

@@ -1,0 +1,148 @@
+"""The gate in CI: the very steps of the action are run by bash, and the fixture by a pytest of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+
+import numpy as np
+import pytest
+import yaml
+
+from fulcra_utils.common.paths import ROOT
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.theory.targets import load_target
+from fulcra_utils.theory.theory import load_theory
+
+ACTION = ROOT / ".github" / "actions" / "value-gate" / "action.yml"
+RECIPE = ROOT / "data" / "site" / "recipes" / "ci-gate.md"
+TEST = "def test_values(value_gate):\n    assert value_gate({}).value.iloc[-1] == 'distance'\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with before.jsonl and two candidates: noise.jsonl, and regression.jsonl that moves off the target."""
+    theory, random = load_theory("schwartz10"), np.random.default_rng(5)
+    aim = load_target("ideal", theory).values
+    before = np.clip(random.normal(0, 0.2, (40, theory.n_dims)), -1, 1)
+    noise = before + random.normal(0, 0.1, before.shape)
+    for name, vectors in (("before", before), ("noise", noise), ("regression", noise - 0.15 * np.sign(aim))):
+        rows = [{"prompt": f"May I do {k}?", "response": "Ask first.",
+                 "value_vector": dict(zip(theory.dimensions, np.clip(v, -1, 1).round(3).tolist(), strict=True))}
+                for k, v in enumerate(vectors)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+def run_action(folder, **given):
+    """Run the action's steps as GitHub does; give back exit code, what was printed and the summary."""
+    action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
+    assert {name for name, about in action["inputs"].items() if about.get("required")} <= given.keys()
+    assert given.keys() <= action["inputs"].keys() and action["runs"]["using"] == "composite"
+    inputs = {name: str(given.get(name, about.get("default"))) for name, about in action["inputs"].items()}
+    known = {f"inputs.{name}": value for name, value in inputs.items()} | {"github.action_path": str(ACTION.parent)}
+    files = {name: folder / name for name in ("GITHUB_STEP_SUMMARY", "GITHUB_PATH")}
+    (folder / "temp").mkdir(exist_ok=True)
+    (folder / "bin").mkdir(exist_ok=True)
+    command = folder / "bin" / "fulcra"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fulcra_utils.cli "$@"\n')
+    command.chmod(0o755)
+    told = ""
+    for step in action["runs"]["steps"]:
+        assert "${{" not in step["run"], "inputs reach bash through variables: nothing of theirs is run"
+        own = {name: re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: known[found[1]], text)
+               for name, text in step["env"].items()}
+        (folder / "step.sh").write_text(step["run"], encoding="utf-8")
+        done = subprocess.run([step["shell"], "--noprofile", "--norc", "-eo", "pipefail", folder / "step.sh"],
+                              cwd=folder, capture_output=True, text=True, check=False, env={
+                                  **os.environ, **own, **{n: str(path) for n, path in files.items()},
+                                  "RUNNER_TEMP": str(folder / "temp"),
+                                  "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"})
+        told += done.stdout + done.stderr
+        if done.returncode:
+            break
+    summary = files["GITHUB_STEP_SUMMARY"]
+    return done.returncode, told, summary.read_text(encoding="utf-8") if summary.is_file() else ""
+
+
+@pytest.mark.parametrize(("candidate", "code", "verdict"), [
+    ("noise", 0, "passed"), ("regression", 1, "not passed: the second file is clearly farther from the target"),
+    ("missing", 2, "fulcra: ")])
+def test_the_action_fails_on_a_regression_and_passes_on_noise(folder, candidate, code, verdict):
+    got, told, summary = run_action(folder, baseline="before.jsonl", candidate=f"{candidate}.jsonl")
+    assert got == code, told
+    assert summary.startswith(f"### Value gate: {verdict}") and summary.count("~~~") == 2
+    assert "Traceback" not in told and ("universalism" in summary) == (code < 2)
+
+
+def test_a_regression_within_the_tolerance_passes_and_no_input_is_run(folder):
+    (folder / "$(touch owned).jsonl").write_bytes((folder / "regression.jsonl").read_bytes())
+    code, told, _ = run_action(folder, baseline="before.jsonl", candidate="$(touch owned).jsonl", tolerance=9)
+    assert code == 0 and not (folder / "owned").exists(), told
+
+
+def test_with_an_evaluator_replies_are_scored_first(folder):
+    save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), folder / "evaluator")
+    for name in ("before", "noise"):
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        (folder / f"{name}.jsonl").write_text("".join(
+            json.dumps({key: row[key] for key in ("prompt", "response")}) + "\n" for row in rows))
+    code, told, summary = run_action(folder, baseline="before.jsonl", candidate="noise.jsonl", evaluator="evaluator")
+    assert code == 0 and "40 rows, 0 not scored" in told and "distance" in summary, told
+
+
+def test_the_recipe_and_the_example_workflow_use_the_action(folder):
+    step = yaml.safe_load(re.search(r"```yaml\n(.*?)```", RECIPE.read_text(encoding="utf-8"), re.S)[1])[0]
+    (folder / "after.jsonl").write_bytes((folder / "regression.jsonl").read_bytes())
+    assert run_action(folder, **step["with"])[0] == 1
+    workflow = yaml.safe_load((ROOT / "data" / "examples" / "value_gate.yml").read_text(encoding="utf-8"))
+    last = workflow["jobs"]["value-gate"]["steps"][-1]
+    (folder / "baseline.jsonl").write_bytes((folder / "before.jsonl").read_bytes())
+    (folder / "candidate.jsonl").write_bytes((folder / "noise.jsonl").read_bytes())
+    assert run_action(folder, **last["with"])[0] == 0
+    for used in (step["uses"], last["uses"]):
+        assert ROOT.joinpath(*used.partition("@")[0].split("/")[2:], "action.yml") == ACTION
+
+
+def run_pytest(folder, call):
+    """Run a test of that call in a pytest that knows of this project only what its entry point loads."""
+    (folder / "test_it.py").write_text(TEST.format(call), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:fulcra", "-p", "no:cacheprovider", "-p",
+                           "fulcra_utils.systems.bridges.gate", "--rootdir", folder, "test_it.py"],
+                          cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_fixture_fails_a_test_in_one_line_with_the_table(folder):
+    code, told = run_pytest(folder, "'before.jsonl', 'regression.jsonl'")
+    assert code == 1 and "universalism" in told and "Traceback" not in told, told
+    line = next(line for line in told.splitlines() if line.startswith("from before.jsonl to regression.jsonl"))
+    change = [float(n) for n in re.findall(r"[+-]\d\.\d+", line)]
+    assert len(change) == 3 and change[1] > 0 and "over 40 prompts (allowed: 0)" in line
+
+
+def test_the_fixture_passes_noise_and_warns_where_it_cannot_tell(folder):
+    code, told = run_pytest(folder, "'before.jsonl', 'noise.jsonl'")
+    assert code == 0 and "undecided" not in told, told
+    lines = (folder / "regression.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(lines[:4]))
+    code, told = run_pytest(folder, "'before.jsonl', 'few.jsonl'")
+    assert code == 0 and "value_gate is undecided" in told, told
+
+
+def test_the_fixture_scores_replies_by_an_evaluator(folder):
+    save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), folder / "evaluator")
+    code, told = run_pytest(folder, "'before.jsonl', 'noise.jsonl', evaluator='evaluator'")
+    assert code == 0, told
+
+
+def test_pytest_finds_the_plugin_and_loads_nothing_heavy():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name = project["entry-points"]["pytest11"]["fulcra"]
+    assert import_module(name).value_gate
+    code = f"import sys, {name}; print([m for m in ('torch', 'pandas', 'numpy', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
