@@ -4,12 +4,14 @@ Rows of a run come in two kinds: *annotated* (labels -1, 0, +1 by people and a l
 [-1, 1] of the authors' own evaluator). Intervals come from drawing whole prompt clusters.
 """
 
+from __future__ import annotations
+
 import json
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +20,15 @@ from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.dataset.rows import pick_rows, read_dialogue
 from fulcra_utils.dataset.splits import SPLITS
 from fulcra_utils.evaluator.scoring import ScoringError
-from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats import classification
 from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
 from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
+
+if TYPE_CHECKING:
+    from fulcra_utils.evaluator.training import Examples
 
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
 WANTED_ORDER, WANTED_BELOW = 0.92, 0.75     # of contrast pairs, set before the first was scored
@@ -69,6 +73,7 @@ class Rows:
 
     def examples(self, chosen: np.ndarray, weight: float = 1.0) -> Examples:
         """Return the chosen rows as training or test examples, each with the same weight."""
+        from fulcra_utils.evaluator.training import Examples  # torch, seconds: a gate compares files without it
         table = self.table[chosen]
         return Examples(table.prompt.tolist(), table.response.tolist(), self.vectors[chosen],
                         np.full(len(table), float(weight)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fulcra_utils
 from fulcra_utils.common.paths import SHIPPED
 
 SOURCES = ("fulcra_utils", "data", "notebooks", "profiles", "Snakefile", "pyproject.toml", "setup.py", "README.md",
@@ -42,9 +43,22 @@ def wheel(tmp_path_factory):
             shutil.copyfile(SHIPPED / name, copy / name)
     (copy / "data" / "cache").mkdir()
     (copy / "data" / "cache" / "fetched.jsonl").write_text("not to be shipped")
+    for step in ("init -q", "add pyproject.toml", "commit -qm First"):
+        run("git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", *step.split(), cwd=copy)
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w",
         copy / "dist", copy)
     return next((copy / "dist").glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_command_tells_the_commit_that_the_wheel_was_built_from(wheel, fulcra):
+    commit = run("git", "rev-parse", "HEAD", cwd=wheel.parents[1])[:10]
+    assert fulcra("--version") == f"fulcra {fulcra_utils.__version__} (commit {commit})\n"
+
+
+@pytest.mark.slow
+def test_pytest_finds_the_gate_of_an_installed_wheel(fulcra):
+    assert "value_gate -- " in fulcra("-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", command="python", code=5)
 
 
 @pytest.fixture(scope="module")
