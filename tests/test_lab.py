@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import warnings
 from pathlib import Path
@@ -40,6 +39,12 @@ window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => done("do
 READ = """
 const kernel = window.panel.sessionContext.session.kernel;
 return {status: kernel.status, cells: window.panel.model.toJSON().cells.filter(cell => cell.cell_type == "code")};
+"""
+SHOW = """
+const [text, done] = arguments, notebook = window.panel.content;
+const at = notebook.widgets.findIndex(cell => cell.model.sharedModel.getSource().includes(text));
+notebook.activeCellIndex = at;
+notebook.scrollToItem(at, "start").then(() => done(at), error => done(String(error)));
 """
 CLOSE = """
 const done = arguments[0];
@@ -73,7 +78,8 @@ def lab(study, tmp_path_factory):
         "LabApp": {"expose_app_in_browser": True}}), encoding="utf-8")
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(home), "JUPYTER_DATA_DIR": str(home / "data"),
                                 "JUPYTER_RUNTIME_DIR": str(home / "run"), "JUPYTER_TOKEN": token,
-                                "JUPYTERLAB_WORKSPACES_DIR": str(home / "w"), "JUPYTERLAB_SETTINGS_DIR": str(home / "s"),
+                                "JUPYTERLAB_WORKSPACES_DIR": str(home / "w"),
+                                "JUPYTERLAB_SETTINGS_DIR": str(home / "s"),
                                 "PYTHONPATH": str(study), "FULCRA_DATA_MIRROR": ""}
     ready = Path(sys.prefix, ".ready")
     with (home / "log").open("w") as log:
@@ -129,12 +135,30 @@ def run_all(page, name):
     return page.execute_script(READ)["cells"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_notebook_runs_by_hand(page, study, name):
-    start = time.time()
-    cells = run_all(page, name)
-    print(name, time.time() - start)
-    assert all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip()), "not all cells were run"
+def check_cells(cells):
+    assert all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip()), "a cell was not run"
     assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
+
+
+@pytest.mark.slow
+def test_the_first_notebook_runs_and_a_case_is_decided_by_click(page, study):
+    check_cells(run_all(page, NOTEBOOKS[0]))
+    decisions = study / "runs" / "quick" / "annotation" / "decisions.csv"
+    before = len(read_decisions(decisions)) if decisions.is_file() else 0
+    assert page.execute_async_script(SHOW, "review_widget(") > 0
+    form = ".jp-Notebook .jp-mod-active .jp-OutputArea-output"
+    wait_for(lambda: page.find_elements("css selector", f"{form} button.jupyter-button"), "the form")
+    name = page.find_element("css selector", f"{form} input[type=text]")
+    name.send_keys("Ann\t")
+    page.find_elements("css selector", f"{form} button.jupyter-button")[2].click()   # -1, 0, +1, skip
+    wait_for(lambda: decisions.is_file() and len(read_decisions(decisions)) > before, "the decision in its file", 20)
+    assert read_decisions(decisions)[["label", "who"]].iloc[-1].tolist() == [1.0, "Ann"]
+    wait_for(lambda: " 1 of " in f" {page.find_element('css selector', form).text}", "the next case")
+    assert page.execute_async_script(CLOSE) == "closed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS[1:])
+def test_every_other_notebook_runs_by_hand(page, name):
+    check_cells(run_all(page, name))
     assert page.execute_async_script(CLOSE) == "closed"

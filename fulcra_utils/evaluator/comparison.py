@@ -59,7 +59,7 @@ class Rows:
         """Return which rows (N,) have a label or a score, of all or of a kind, in all splits or in one."""
         return self.where(*kind_and_split) & np.isfinite(self.vectors).any(1)
 
-    def take(self, chosen: np.ndarray) -> "Rows":
+    def take(self, chosen: np.ndarray) -> Rows:
         """Return the chosen rows alone."""
         return Rows(self.table[chosen].reset_index(drop=True), self.vectors[chosen], self.theory)
 

@@ -11,8 +11,8 @@ from fulcra_utils.common import version
 def checkout(tmp_path, monkeypatch):
     """A checkout of one commit; called, it runs git there."""
     def git(*arguments):
-        return subprocess.run(["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", *arguments], check=True,
-                              cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+        command = ["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", *arguments]
+        return subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
     (tmp_path / "a.py").write_text("1\n")
     git("init", "-q")
     git("add", ".")

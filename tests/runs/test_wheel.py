@@ -58,7 +58,8 @@ def test_the_command_tells_the_commit_that_the_wheel_was_built_from(wheel, fulcr
 
 @pytest.mark.slow
 def test_pytest_finds_the_gate_of_an_installed_wheel(fulcra):
-    assert "value_gate -- " in fulcra("-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", command="python", code=5)
+    told = fulcra("-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", command="python", code=0)
+    assert "value_gate -- " in told
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,18 @@ import yaml
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.systems.bridges.gate import check_gate
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import load_theory
 
 ACTION = ROOT / ".github" / "actions" / "value-gate" / "action.yml"
 RECIPE = ROOT / "data" / "site" / "recipes" / "ci-gate.md"
 TEST = "def test_values(value_gate):\n    assert value_gate({}).value.iloc[-1] == 'distance'\n"
+
+
+def names_action(uses):
+    """Whether OWNER/REPO/folder@main names the action's folder."""
+    return ROOT.joinpath(*uses.partition("@")[0].split("/")[2:], "action.yml") == ACTION
 
 
 @pytest.fixture
@@ -69,14 +75,27 @@ def run_action(folder, **given):
     return done.returncode, told, summary.read_text(encoding="utf-8") if summary.is_file() else ""
 
 
-@pytest.mark.parametrize(("candidate", "code", "verdict"), [
-    ("noise", 0, "passed"), ("regression", 1, "not passed: the second file is clearly farther from the target"),
-    ("missing", 2, "fulcra: ")])
-def test_the_action_fails_on_a_regression_and_passes_on_noise(folder, candidate, code, verdict):
-    got, told, summary = run_action(folder, baseline="before.jsonl", candidate=f"{candidate}.jsonl")
-    assert got == code, told
-    assert summary.startswith(f"### Value gate: {verdict}") and summary.count("~~~") == 2
-    assert "Traceback" not in told and ("universalism" in summary) == (code < 2)
+def test_the_recipe_fails_on_a_planted_regression(folder):
+    step = yaml.safe_load(re.search(r"```yaml\n(.*?)```", RECIPE.read_text(encoding="utf-8"), re.S)[1])[0]
+    (folder / "after.jsonl").write_bytes((folder / "regression.jsonl").read_bytes())
+    code, told, summary = run_action(folder, **step["with"])
+    assert code == 1 and names_action(step["uses"]), told
+    assert summary.startswith("### Value gate: not passed: the second file is clearly farther from the target\n")
+    assert summary.count("~~~") == 2 and re.search(r"universalism +40 ", summary) and "universalism" in told
+
+
+def test_the_example_workflow_passes_on_noise(folder):
+    workflow = yaml.safe_load((ROOT / "data" / "examples" / "value_gate.yml").read_text(encoding="utf-8"))
+    step = workflow["jobs"]["value-gate"]["steps"][-1]
+    (folder / "baseline.jsonl").write_bytes((folder / "before.jsonl").read_bytes())
+    (folder / "candidate.jsonl").write_bytes((folder / "noise.jsonl").read_bytes())
+    code, told, summary = run_action(folder, **step["with"])
+    assert code == 0 and summary.startswith("### Value gate: passed\n") and names_action(step["uses"]), told
+
+
+def test_a_file_that_is_missing_is_one_line_and_no_pass(folder):
+    code, told, summary = run_action(folder, baseline="before.jsonl", candidate="missing.jsonl")
+    assert code == 2 and len(told.splitlines()) == 1 and "missing.jsonl" in told and told.strip() in summary
 
 
 def test_a_regression_within_the_tolerance_passes_and_no_input_is_run(folder):
@@ -85,6 +104,7 @@ def test_a_regression_within_the_tolerance_passes_and_no_input_is_run(folder):
     assert code == 0 and not (folder / "owned").exists(), told
 
 
+@pytest.mark.slow
 def test_with_an_evaluator_replies_are_scored_first(folder):
     save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), folder / "evaluator")
     for name in ("before", "noise"):
@@ -93,19 +113,6 @@ def test_with_an_evaluator_replies_are_scored_first(folder):
             json.dumps({key: row[key] for key in ("prompt", "response")}) + "\n" for row in rows))
     code, told, summary = run_action(folder, baseline="before.jsonl", candidate="noise.jsonl", evaluator="evaluator")
     assert code == 0 and "40 rows, 0 not scored" in told and "distance" in summary, told
-
-
-def test_the_recipe_and_the_example_workflow_use_the_action(folder):
-    step = yaml.safe_load(re.search(r"```yaml\n(.*?)```", RECIPE.read_text(encoding="utf-8"), re.S)[1])[0]
-    (folder / "after.jsonl").write_bytes((folder / "regression.jsonl").read_bytes())
-    assert run_action(folder, **step["with"])[0] == 1
-    workflow = yaml.safe_load((ROOT / "data" / "examples" / "value_gate.yml").read_text(encoding="utf-8"))
-    last = workflow["jobs"]["value-gate"]["steps"][-1]
-    (folder / "baseline.jsonl").write_bytes((folder / "before.jsonl").read_bytes())
-    (folder / "candidate.jsonl").write_bytes((folder / "noise.jsonl").read_bytes())
-    assert run_action(folder, **last["with"])[0] == 0
-    for used in (step["uses"], last["uses"]):
-        assert ROOT.joinpath(*used.partition("@")[0].split("/")[2:], "action.yml") == ACTION
 
 
 def run_pytest(folder, call):
@@ -125,19 +132,27 @@ def test_the_fixture_fails_a_test_in_one_line_with_the_table(folder):
     assert len(change) == 3 and change[1] > 0 and "over 40 prompts (allowed: 0)" in line
 
 
-def test_the_fixture_passes_noise_and_warns_where_it_cannot_tell(folder):
+def test_the_fixture_passes_noise(folder):
     code, told = run_pytest(folder, "'before.jsonl', 'noise.jsonl'")
     assert code == 0 and "undecided" not in told, told
-    lines = (folder / "regression.jsonl").read_text().splitlines(keepends=True)
-    (folder / "few.jsonl").write_text("".join(lines[:4]))
-    code, told = run_pytest(folder, "'before.jsonl', 'few.jsonl'")
-    assert code == 0 and "value_gate is undecided" in told, told
 
 
-def test_the_fixture_scores_replies_by_an_evaluator(folder):
+def test_too_few_prompts_are_a_warning_and_no_verdict(folder):
+    lines = (folder / "regression.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(lines[:4]), encoding="utf-8")
+    with pytest.warns(UserWarning, match="value_gate is undecided: .* over 4 prompts"):
+        check_gate(folder / "before.jsonl", folder / "few.jsonl", folder=folder)
+
+
+def test_replies_are_scored_by_an_evaluator_and_those_that_cannot_be_are_told(folder):
     save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), folder / "evaluator")
-    code, told = run_pytest(folder, "'before.jsonl', 'noise.jsonl', evaluator='evaluator'")
-    assert code == 0, told
+    rows = [{"prompt": f"May I do {k}?", "response": "Ask first."} for k in range(6)] + [{"prompt": "May I?"}]
+    (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "scored").mkdir()
+    with pytest.warns(UserWarning, match="1 of 7 rows were not scored"):
+        table = check_gate(folder / "replies.jsonl", folder / "replies.jsonl", evaluator=folder / "evaluator",
+                           folder=folder / "scored")
+    assert table.n.tolist() == [6] * len(table) and table.difference.abs().max() < 1e-6
 
 
 def test_pytest_finds_the_plugin_and_loads_nothing_heavy():
