@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -153,7 +154,8 @@ def test_the_first_notebook_runs_and_a_case_is_decided_by_click(page, study):
     page.find_elements("css selector", f"{form} button.jupyter-button")[2].click()   # -1, 0, +1, skip
     wait_for(lambda: decisions.is_file() and len(read_decisions(decisions)) > before, "the decision in its file", 20)
     assert read_decisions(decisions)[["label", "who"]].iloc[-1].tolist() == [1.0, "Ann"]
-    wait_for(lambda: " 1 of " in f" {page.find_element('css selector', form).text}", "the next case")
+    seen = re.compile(r"^1 of \d+ cases seen", re.M)
+    wait_for(lambda: seen.search(page.find_element("css selector", form).text), "the next case", 20)
     assert page.execute_async_script(CLOSE) == "closed"
 
 
