@@ -39,17 +39,12 @@ Cache = Annotated[str, typer.Option(help="Folder of stored answers; default <inp
 Prices = Annotated[str, typer.Option(help="Price table; default data/prices.yaml.")]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def _tell(version: Annotated[bool, typer.Option("--version", help="Print version and commit.")] = False) -> None:
+    if version:
         from fulcra_utils.common.version import describe_version
         typer.echo(describe_version())
         raise typer.Exit
-
-
-@app.callback()
-def _take_version(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
-                                                        help="Print version and commit.")] = False) -> None:
-    pass
 
 
 @app.command("check-theory")

@@ -1,5 +1,6 @@
 """Which state of the code runs: version, and the commit of the checkout or of the wheel."""
 
+import shutil
 import subprocess
 
 import fulcra_utils
@@ -13,16 +14,12 @@ def find_commit() -> str:
 
     Empty where it is not known: without git, or built from a copy.
     """
-    if (SHIPPED / ".git").exists():
-        try:
-            return subprocess.run(GIT, cwd=SHIPPED, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
+    if (SHIPPED / ".git").exists() and shutil.which("git"):
+        return subprocess.run(GIT, cwd=SHIPPED, capture_output=True, text=True, check=False).stdout.strip()
     noted = PACKAGE / "commit.txt"
     return noted.read_text(encoding="utf-8").strip() if noted.is_file() else ""
 
 
 def describe_version() -> str:
     """Return version and commit, such as `fulcra 0.1.0 (commit 2f9d0c1e5a)`."""
-    commit = find_commit()
-    return f"fulcra {fulcra_utils.__version__} ({f'commit {commit}' if commit else 'commit not known'})"
+    return f"fulcra {fulcra_utils.__version__} (commit {find_commit() or 'not known'})"

@@ -4,8 +4,6 @@ Rows of a run come in two kinds: *annotated* (labels -1, 0, +1 by people and a l
 [-1, 1] of the authors' own evaluator). Intervals come from drawing whole prompt clusters.
 """
 
-from __future__ import annotations
-
 import json
 from array import array
 from collections.abc import Callable, Sequence
@@ -59,7 +57,7 @@ class Rows:
         """Return which rows (N,) have a label or a score, of all or of a kind, in all splits or in one."""
         return self.where(*kind_and_split) & np.isfinite(self.vectors).any(1)
 
-    def take(self, chosen: np.ndarray) -> Rows:
+    def take(self, chosen: np.ndarray) -> "Rows":
         """Return the chosen rows alone."""
         return Rows(self.table[chosen].reset_index(drop=True), self.vectors[chosen], self.theory)
 
@@ -71,7 +69,7 @@ class Rows:
         """Return what a model says of all rows, (N, D, 3)."""
         return model.predict_proba(self.table.prompt.tolist(), self.table.response.tolist())
 
-    def examples(self, chosen: np.ndarray, weight: float = 1.0) -> Examples:
+    def examples(self, chosen: np.ndarray, weight: float = 1.0) -> "Examples":
         """Return the chosen rows as training or test examples, each with the same weight."""
         from fulcra_utils.evaluator.training import Examples  # torch, seconds: a gate compares files without it
         table = self.table[chosen]
