@@ -32,6 +32,7 @@ from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.fitting import pick_device
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_evaluator
+from fulcra_utils.llm.fast import name_engine
 from fulcra_utils.llm.local import hash_model, keep_short_prompts, load_policy, load_tokenizer
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
@@ -269,7 +270,7 @@ def _gather_candidates(start, plans, prompts, real, folder, settings, seed) -> d
     model, tokenizer = load_policy(start, settings["chat_template"])
     how = AlignSettings("dpo", seed=seed, replies_per_prompt=settings["candidates"],
                         max_new_tokens=settings["max_new_tokens"], temperature=settings["temperature"])
-    mark = digest(hash_model(start), tokenizer.chat_template, prompts, how)[:12]
+    mark = digest(hash_model(start), tokenizer.chat_template, prompts, how, name_engine())[:12]
     own = draw_candidates((model, tokenizer), prompts, how, folder / f"candidates-{mark}.jsonl")[["prompt", "response"]]
     known = real[real["prompt"].isin(prompts)][["prompt", "response"]]
     cut = tokenizer([*known["response"], "."], add_special_tokens=False)["input_ids"][:-1]

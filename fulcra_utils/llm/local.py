@@ -26,6 +26,7 @@ from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.llm.branches import Branches, Reader
+from fulcra_utils.llm.fast import BATCH, FastSampler, can_sample_fast
 from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
@@ -154,11 +155,20 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     order = np.argsort([len(i) for i in ids], kind="stable")
     bar = tqdm(total=len(order), initial=len(done), desc="sample", unit="reply", leave=False)
     n_tokens, began = 0, time.monotonic()
-    for start in range(len(done), len(order), batch_size):
+    fast = FastSampler(model, tokenizer) if len(order) > len(done) and can_sample_fast(model) else None
+    batch_size = min(batch_size, BATCH) if fast else batch_size
+
+    def draw(start: int) -> list[list[int]]:
+        some = [ids[row] for row in order[start:start + batch_size]]
+        if fast:
+            return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
-        made = generate(model, tokenizer, [ids[row] for row in order[start:start + batch_size]], do_sample=True,
-                        max_new_tokens=max_new_tokens, top_k=0, top_p=1.0, temperature=temperature, eos_token_id=eos)
-        made = [reply[:reply.index(eos) + 1 if eos in reply else None] for reply in made]
+        made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_k=0, top_p=1.0,
+                        temperature=temperature, eos_token_id=eos)
+        return [reply[:reply.index(eos) + 1 if eos in reply else None] for reply in made]
+
+    starts = range(len(done), len(order), batch_size)
+    for _, made in map_batches(draw, starts) if fast else ((start, draw(start)) for start in starts):
         if keep:
             Path(keep).parent.mkdir(parents=True, exist_ok=True)
             with Path(keep).open("a", encoding="utf-8") as file:
