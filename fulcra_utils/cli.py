@@ -254,7 +254,8 @@ def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.
 
 @app.command()
 def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
-          input: Annotated[str, typer.Option("--input", help="Rows with prompt and reply: .jsonl(.gz), .parquet.")],
+          input: Annotated[str, typer.Option("--input", help="Rows with prompt and reply: .jsonl(.gz), .parquet; "
+                                      "or a log of Inspect: .eval, .json.")],
           output: Annotated[str, typer.Option("--output", help="The same rows with value_vector; same kinds.")],
           theory: Annotated[str, typer.Option(help="Another theory, a name or a YAML file: a value that was not "
                                             "taught is scored by its definition alone; empty: its own.")] = "",
@@ -269,8 +270,10 @@ def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, a
     fit no one type is text.
     """
     from fulcra_utils.evaluator.scoring import score_file
-    report = score_file(evaluator, input, output, shard_size, batch_size, intervals, sys.stderr.isatty(), workers,
-                        theory or None)
+    from fulcra_utils.systems.bridges.inspect_logs import unpack_log
+    with unpack_log(input) as rows:
+        report = score_file(evaluator, rows, output, shard_size, batch_size, intervals, sys.stderr.isatty(), workers,
+                            theory or None)
     typer.echo(f"{report.n_rows:,} rows, {report.n_unusable:,} not scored, {report.n_resumed:,} from an earlier run")
     for line in [*(f"{input}, {why}" for why in report.problems), *(f"{output}: {why}" for why in report.notes)]:
         typer.echo(line, err=True)

@@ -1,8 +1,8 @@
 """A finished run in the formats of others: labels as Croissant, the run as RO-Crate, tasks for Label Studio, and more.
 
 What is said in a format stands in its template in data/bridges. None holds a text of a prompt or reply but Label
-Studio's tasks, which people are to read; these leave out replies to prompts that are tagged with a risk. The tests
-validate Croissant 1.0 with mlcroissant and RO-Crate 1.1 with rocrate.
+Studio's tasks and Inspect's logs, which are to be read; these leave out replies to prompts that are tagged with a risk.
+The tests validate Croissant 1.0 with mlcroissant and RO-Crate 1.1 with rocrate.
 """
 
 import hashlib

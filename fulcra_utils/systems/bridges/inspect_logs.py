@@ -1,0 +1,167 @@
+"""Inspect (inspect_ai): a scorer and a task by an evaluator's folder, the replies of a log, and a run as logs.
+
+Inspect finds `fulcra_utils/value_profile` and `fulcra_utils/values` by the package's entry point. Logs in JSON are read
+without Inspect, which is the extra `inspect`; .eval files need it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from fulcra_utils.common.files import json_line, write_folder
+from fulcra_utils.dataset.rows import RowError, pick_rows, read_dialogue, read_text
+from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.theory.distance import value_distance
+from fulcra_utils.theory.targets import load_target
+from fulcra_utils.theory.theory import load_theory
+
+VERSION = 2         # of the log format that is read here
+
+
+@contextmanager
+def unpack_log(path: str) -> Iterator[str | Path]:
+    """Give a file with the rows of a log (.eval, .json) for as long as the block lasts; any other path as it is."""
+    if not path.lower().endswith((".eval", ".json")):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        rows.write_text("".join(map(json_line, read_inspect_log(path))), encoding="utf-8")
+        yield rows
+
+
+def read_inspect_log(path: str | Path) -> list[dict[str, Any]]:
+    """Return a row for each sample of an Inspect log: prompt, response, id, epoch and the model as response_source.
+
+    A sample without a reply has response None and its `problem`. DatasetError in one line: no log, another format
+    version, no sample, no reply in any sample.
+    """
+    log = _read_log(Path(path))
+    if not isinstance(log, dict) or not isinstance(log.get("eval"), dict):
+        raise DatasetError(f"{path}: is no log of Inspect, and the name of a file of rows ends in .jsonl")
+    if log.get("version") != VERSION:
+        raise DatasetError(f"{path}: is a log of format version {log.get('version')}; version {VERSION} is read")
+    if not (samples := log.get("samples")):
+        raise DatasetError(f"{path}: the log holds no samples")
+    rows = [{**_read_reply(_list_messages(sample)), "id": sample.get("id"), "epoch": sample.get("epoch", 1),
+             "response_source": log["eval"].get("model")} for sample in samples]
+    if all(row["response"] is None for row in rows):
+        called = any(message.get("tool_calls") for sample in samples for message in sample.get("messages", ()))
+        raise DatasetError(f"{path}: the log holds {'tool calls only' if called else 'no completions'}, no reply to "
+                           f"score in its {len(rows):,} samples")
+    return rows
+
+
+def _read_log(path: Path) -> Any:
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_bytes())
+        from inspect_ai.log import read_eval_log
+        return read_eval_log(path, resolve_attachments=True, exclude_fields={"events", "store"}).model_dump()
+    except ImportError:
+        raise DatasetError(f"{path}: an .eval log is read by Inspect: pip install 'fulcra-utils[inspect]'") from None
+    except Exception as error:  # a zip, a codec or a model of Inspect's own may fail
+        raise DatasetError(f"{path}: cannot be read as a log: {str(error).splitlines()[0]}") from error
+
+
+def _list_messages(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a sample's messages with their attachments put in; its output at the end where they lack it."""
+    messages, held = list(sample.get("messages") or ()), sample.get("attachments") or {}
+    for message in messages:
+        if str(message.get("content")).startswith("attachment://"):
+            message["content"] = held.get(message["content"].removeprefix("attachment://"), "")
+    output = sample.get("output") or {}
+    return _end_in_reply(messages, (output.get("choices") or [{}])[0].get("message"))
+
+
+def _end_in_reply(messages: list[dict[str, Any]], reply: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return messages if not reply or messages and messages[-1].get("role") == "assistant" else [*messages, reply]
+
+
+def _read_reply(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return prompt and response of a talk; without a reply the problem."""
+    try:
+        dialogue = read_dialogue({"messages": messages})
+    except RowError as fault:
+        return {"prompt": "", "response": None, "problem": str(fault)}
+    return {"prompt": dialogue.prompt, "response": dialogue.response}
+
+
+@cache
+def _load_evaluator(folder: str) -> Any:
+    from fulcra_utils.evaluator.model import ValueEvaluator
+    return ValueEvaluator.from_pretrained(folder)
+
+
+def value_profile(evaluator: str, target: str = "") -> Callable[..., Any]:
+    """Score the reply of a sample by an evaluator's folder: one number for each value, and its distance to a target.
+
+    A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means.
+    """
+    from inspect_ai.scorer import Score
+    judge = _load_evaluator(evaluator)
+    aim = load_target(target, load_theory(Path(evaluator) / "theory.yaml")) if target else None
+
+    async def score(state: Any, _: Any) -> Any:
+        reply = state.output.choices[0].message.model_dump() if state.output.choices else None
+        row = _read_reply(_end_in_reply([message.model_dump() for message in state.messages], reply))
+        if row["response"] is None:
+            names = [*judge.dimensions, *(["distance"] if aim else [])]
+            return Score(value=dict.fromkeys(names, float("nan")), explanation=f"not scored: {row['problem']}")
+        scores = pd.DataFrame(judge.score([row["prompt"]], [row["response"]]), columns=list(judge.dimensions))
+        added = scores.assign(distance=value_distance(scores, aim)) if aim else scores
+        return Score(value={name: float(x) for name, x in added.iloc[0].items()}, answer=row["response"])
+
+    return score
+
+
+def values(prompts: str, evaluator: str, target: str = "") -> Any:
+    """Ask a model each prompt of a file (.jsonl, .jsonl.gz, .parquet with `prompt`) and score its replies.
+
+    Standard errors are clustered by prompt. DatasetError for a row without a prompt.
+    """
+    from inspect_ai import Task
+    from inspect_ai.dataset import MemoryDataset, Sample
+    from inspect_ai.scorer import mean, stderr
+    from inspect_ai.solver import generate
+    samples = []
+    for line, _, prompt, fault in pick_rows(prompts, lambda row: read_text(row, "prompt")):
+        if fault:
+            raise DatasetError(f"{prompts}, line {line}: {fault}")
+        samples.append(Sample(input=prompt, id=line, metadata={"prompt": prompt}))
+    return Task(dataset=MemoryDataset(samples, name=Path(prompts).stem), solver=generate(),
+                scorer=value_profile(evaluator, target), metrics={"*": [mean(), stderr(cluster="prompt")]})
+
+
+def export_inspect(folder: Path, output: Path) -> None:
+    """Write a run's replies as logs, `<model>.json`; replies to prompts that are tagged with a risk are left out."""
+    from inspect_ai.log import EvalLog, write_eval_log
+    rows = pd.read_parquet(folder / "data" / "dialogues.parquet")
+    rows = rows[[issues is None or not len(issues) for issues in rows.safety_issues]]
+    created = datetime.fromtimestamp((folder / "manifest.json").stat().st_mtime, UTC).isoformat()
+    with write_folder(output) as new:
+        for model, part in rows.astype({"response_source": object}).fillna({"response_source": "none"}).groupby(
+                "response_source"):
+            samples = [{"id": row.row_id, "epoch": 1, "input": row.prompt, "target": "", "messages": [
+                {"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.response}],
+                "output": {"model": model, "choices": [{"message": {"role": "assistant", "content": row.response}}]}}
+                for row in part.itertuples()]
+            log = {"version": VERSION, "status": "success", "samples": samples, "eval": {
+                "created": created, "task": folder.name, "dataset": {"name": folder.name, "samples": len(samples)},
+                "model": f"none/{model}", "config": {}}}     # none: Inspect has nothing to load
+            write_eval_log(EvalLog.model_validate(log), str(new / f"{re.sub(r'[^-.0-9A-Za-z]+', '_', model)}.json"))
+
+
+with suppress(ImportError):  # without Inspect, logs in JSON are read all the same
+    from inspect_ai import task
+    from inspect_ai.scorer import mean, scorer, stderr
+    value_profile = scorer(metrics={"*": [mean(), stderr()]})(value_profile)
+    values = task(values)
