@@ -21,7 +21,6 @@ from fulcra_utils.llm.tiny import save_policy
 LEAST = 50_000_000      # parameters of a model that is worth the seconds of its conversion
 BATCH = 48              # replies at once on a core: enough batches for several cores
 KINDS = ("llama",)      # of models whose conversion is tested here
-_SEEDING = Lock()       # the library's seed is one for the whole process
 
 
 def name_engine() -> str:
@@ -45,6 +44,7 @@ class FastSampler:
         from ctranslate2.converters import TransformersConverter
 
         self.tokenizer, self.folder = tokenizer, Path(tempfile.mkdtemp(prefix="fulcra-"))
+        self.seeding = Lock()   # the library's seed is one for the whole process
         weakref.finalize(self, shutil.rmtree, self.folder, True)
         saved, converted = self.folder / "saved", self.folder / "converted"
         save_policy(model, tokenizer, saved)
@@ -59,7 +59,7 @@ class FastSampler:
         texts = [self.tokenizer.convert_ids_to_tokens(list(one)) for one in ids]
         options = {"sampling_topk": 0, "sampling_temperature": temperature, "include_prompt_in_result": False,
                    "end_token": [self.tokenizer.eos_token], "return_end_token": True}
-        with _SEEDING:      # a worker is born with its first text and keeps the seed that stands then
+        with self.seeding:      # a worker is born with its first text and keeps the seed that stands then
             ctranslate2.set_random_seed(seed)
             worker = ctranslate2.Generator(str(self.folder / "converted"), compute_type="float32", intra_threads=1)
             worker.generate_batch([texts[0][:1]], max_length=1, **options)

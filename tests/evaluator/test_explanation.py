@@ -84,7 +84,7 @@ def test_coloured_dialogue_is_safe_html(evaluator, toy):
 
 def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     test = rows.examples(rows.where("annotated", "test"))
-    test = evaluation.Examples(test.prompts, [r + " and some more words to make this reply long enough" for r in
+    test = Examples(test.prompts, [r + " and some more words to make this reply long enough" for r in
                                               test.responses], test.vectors)
     deletion = measure_deletion(evaluator, test, np.arange(len(test)), n_draws=20)
     assert deletion.n.tolist() == [24] * 3
