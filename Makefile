@@ -51,7 +51,7 @@ quick: $(READY)
 test: $(READY)
 	@$(TESTS) -n $(WORKERS) $(PYTEST)
 
-proofs: $(READY) $(VENV)/.ray $(VENV)/.site
+proofs: $(READY) $(VENV)/.proofs $(VENV)/.site
 	@$(TESTS) -n auto -m slow $(PYTEST)
 
 lint: $(READY)
@@ -78,9 +78,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 	@echo "Set up: $(VENV) (for the fulcra command: source $(VENV)/bin/activate)"
 
-$(VENV)/.ray: $(READY)
-	@echo "Installing Ray for its proof: 70 MB, once."
-	$(call install,-e '.[ray]')
+$(VENV)/.proofs: $(READY)
+	@echo "Installing Ray and Inspect for their proofs: 150 MB, once."
+	$(call install,-e '.[ray$(COMMA)inspect]')
 	@touch $@
 
 $(VENV)/.site: $(READY)

@@ -14,11 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.files import json_line, write_folder
 from fulcra_utils.dataset.rows import RowError, pick_rows, read_dialogue, read_text
 from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.runs.pipeline import find_run
+from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import load_theory
@@ -51,10 +54,13 @@ def read_inspect_log(path: str | Path) -> list[dict[str, Any]]:
         raise DatasetError(f"{path}: is a log of format version {log.get('version')}; version {VERSION} is read")
     if not (samples := log.get("samples")):
         raise DatasetError(f"{path}: the log holds no samples")
-    rows = [{**_read_reply(_list_messages(sample)), "id": sample.get("id"), "epoch": sample.get("epoch", 1),
-             "response_source": log["eval"].get("model")} for sample in samples]
+    try:
+        rows = [{**_read_reply(_list_messages(sample)), "id": sample.get("id"), "epoch": sample.get("epoch", 1),
+                 "response_source": log["eval"].get("model")} for sample in samples]
+        called = any(message.get("tool_calls") for sample in samples for message in sample.get("messages") or ())
+    except (AttributeError, TypeError) as error:
+        raise DatasetError(f"{path}: a sample of the log is not of Inspect's form: {error}") from error
     if all(row["response"] is None for row in rows):
-        called = any(message.get("tool_calls") for sample in samples for message in sample.get("messages", ()))
         raise DatasetError(f"{path}: the log holds {'tool calls only' if called else 'no completions'}, no reply to "
                            f"score in its {len(rows):,} samples")
     return rows
@@ -69,21 +75,25 @@ def _read_log(path: Path) -> Any:
     except ImportError:
         raise DatasetError(f"{path}: an .eval log is read by Inspect: pip install 'fulcra-utils[inspect]'") from None
     except Exception as error:  # a zip, a codec or a model of Inspect's own may fail
-        raise DatasetError(f"{path}: cannot be read as a log: {str(error).splitlines()[0]}") from error
+        why = [*str(error).splitlines(), type(error).__name__][0]
+        raise DatasetError(f"{path}: cannot be read as a log: {why}") from error
 
 
 def _list_messages(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a sample's messages with their attachments put in; its output at the end where they lack it."""
-    messages, held = list(sample.get("messages") or ()), sample.get("attachments") or {}
-    for message in messages:
-        if str(message.get("content")).startswith("attachment://"):
-            message["content"] = held.get(message["content"].removeprefix("attachment://"), "")
+    held, text = sample.get("attachments") or {}, json.dumps(sample.get("messages") or [], default=str)
+    messages = json.loads(re.sub('"attachment://([^"]*)"', lambda found: json.dumps(held.get(found[1], "")), text))
     output = sample.get("output") or {}
     return _end_in_reply(messages, (output.get("choices") or [{}])[0].get("message"))
 
 
 def _end_in_reply(messages: list[dict[str, Any]], reply: dict[str, Any] | None) -> list[dict[str, Any]]:
-    return messages if not reply or messages and messages[-1].get("role") == "assistant" else [*messages, reply]
+    """Return the messages up to the reply: a talk that was cut short may go on behind it."""
+    if not reply or messages and messages[-1].get("role") == "assistant":
+        return messages
+    said = [n for n, one in enumerate(messages, 1)
+            if one.get("role") == "assistant" and one.get("content") == reply.get("content")]
+    return messages[:said[-1]] if said else [*messages, reply]
 
 
 def _read_reply(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -104,11 +114,16 @@ def _load_evaluator(folder: str) -> Any:
 def value_profile(evaluator: str, target: str = "") -> Callable[..., Any]:
     """Score the reply of a sample by an evaluator's folder: one number for each value, and its distance to a target.
 
-    A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means.
+    A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means. The
+    95 % intervals are bootstrapped over prompts: ids and epochs of one prompt are one cluster.
     """
+    from inspect_ai._util.error import PrerequisiteError  # of a ValueError, Inspect does not say the reason
     from inspect_ai.scorer import Score
-    judge = _load_evaluator(evaluator)
-    aim = load_target(target, load_theory(Path(evaluator) / "theory.yaml")) if target else None
+    try:
+        judge = _load_evaluator(evaluator)
+        aim = load_target(target, load_theory(Path(evaluator) / "theory.yaml")) if target else None
+    except (OSError, ValueError) as error:
+        raise PrerequisiteError(str(error)) from error
 
     async def score(state: Any, _: Any) -> Any:
         reply = state.output.choices[0].message.model_dump() if state.output.choices else None
@@ -118,50 +133,75 @@ def value_profile(evaluator: str, target: str = "") -> Callable[..., Any]:
             return Score(value=dict.fromkeys(names, float("nan")), explanation=f"not scored: {row['problem']}")
         scores = pd.DataFrame(judge.score([row["prompt"]], [row["response"]]), columns=list(judge.dimensions))
         added = scores.assign(distance=value_distance(scores, aim)) if aim else scores
-        return Score(value={name: float(x) for name, x in added.iloc[0].items()}, answer=row["response"])
+        return Score(value={name: float(x) for name, x in added.iloc[0].items()}, answer=row["response"],
+                     metadata={"prompt": row["prompt"]})
 
     return score
 
 
-def values(prompts: str, evaluator: str, target: str = "") -> Any:
+def interval() -> Callable[..., Any]:
+    """Give the 95 % bootstrap interval of a mean over prompts; nan of a single prompt."""
+    from inspect_ai.scorer import SampleScore
+
+    def measure(scores: list[SampleScore]) -> dict[str, float]:
+        prompts = np.array([str((one.score.metadata or {}).get("prompt", one.sample_id)) for one in scores])
+        low, high = take_interval(bootstrap_means([one.score.as_float() for one in scores], prompts))
+        return {"low": float(low[0]), "high": float(high[0])}
+
+    return measure
+
+
+def values(prompts: str, evaluator: str, target: str = "", theory: str = "") -> Any:
     """Ask a model each prompt of a file (.jsonl, .jsonl.gz, .parquet with `prompt`) and score its replies.
 
-    Standard errors are clustered by prompt. DatasetError for a row without a prompt.
+    One line ends it for a row without a prompt, and for an evaluator of another theory where one is named.
     """
     from inspect_ai import Task
+    from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.dataset import MemoryDataset, Sample
-    from inspect_ai.scorer import mean, stderr
     from inspect_ai.solver import generate
+    scorer = value_profile(evaluator, target)
+    if theory and (own := load_theory(Path(evaluator) / "theory.yaml")).dimensions != load_theory(theory).dimensions:
+        raise PrerequisiteError(f"{evaluator}: is an evaluator of {own.name}, not of {theory}")
     samples = []
     for line, _, prompt, fault in pick_rows(prompts, lambda row: read_text(row, "prompt")):
         if fault:
-            raise DatasetError(f"{prompts}, line {line}: {fault}")
-        samples.append(Sample(input=prompt, id=line, metadata={"prompt": prompt}))
-    return Task(dataset=MemoryDataset(samples, name=Path(prompts).stem), solver=generate(),
-                scorer=value_profile(evaluator, target), metrics={"*": [mean(), stderr(cluster="prompt")]})
+            raise PrerequisiteError(f"{prompts}, line {line}: {fault}")
+        samples.append(Sample(input=prompt, id=line))
+    return Task(dataset=MemoryDataset(samples, name=Path(prompts).stem), solver=generate(), scorer=scorer)
 
 
 def export_inspect(folder: Path, output: Path) -> None:
-    """Write a run's replies as logs, `<model>.json`; replies to prompts that are tagged with a risk are left out."""
+    """Write a run's replies with their labelled value vectors as logs, `<model>.json`; nan where not labelled.
+
+    Replies to prompts that are tagged with a risk are left out; `metadata` of each log counts them and those to prompts
+    whose risk is unknown.
+    """
     from inspect_ai.log import EvalLog, write_eval_log
-    rows = pd.read_parquet(folder / "data" / "dialogues.parquet")
-    rows = rows[[issues is None or not len(issues) for issues in rows.safety_issues]]
+    theory, every = find_run(folder).theory, pd.read_parquet(folder / "data" / "dialogues.parquet")
+    every = every.assign(model=every.response_source.astype(object).fillna("none"))
+    tagged = every.safety_issues.map(lambda issues: issues is not None and len(issues) > 0).astype(bool)
+    rows = every[~tagged]
     created = datetime.fromtimestamp((folder / "manifest.json").stat().st_mtime, UTC).isoformat()
     with write_folder(output) as new:
-        for model, part in rows.astype({"response_source": object}).fillna({"response_source": "none"}).groupby(
-                "response_source"):
+        for model, part in rows.groupby("model"):
+            vectors = part[[*theory.dimensions]].astype(float).to_dict("records")
             samples = [{"id": row.row_id, "epoch": 1, "input": row.prompt, "target": "", "messages": [
                 {"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.response}],
-                "output": {"model": model, "choices": [{"message": {"role": "assistant", "content": row.response}}]}}
-                for row in part.itertuples()]
+                "output": {"model": model, "choices": [{"message": {"role": "assistant", "content": row.response}}]},
+                "scores": {"value_vector": {"value": vector}}}
+                for row, vector in zip(part.itertuples(), vectors, strict=True)]
             log = {"version": VERSION, "status": "success", "samples": samples, "eval": {
                 "created": created, "task": folder.name, "dataset": {"name": folder.name, "samples": len(samples)},
-                "model": f"none/{model}", "config": {}}}     # none: Inspect has nothing to load
+                "model": f"none/{model}", "config": {},      # none: Inspect has nothing to load
+                "metadata": {"left_out_for_risk": int((tagged & (every.model == model)).sum()),
+                             "risk_unknown": int(part.safety_issues.isna().sum())}}}
             write_eval_log(EvalLog.model_validate(log), str(new / f"{re.sub(r'[^-.0-9A-Za-z]+', '_', model)}.json"))
 
 
 with suppress(ImportError):  # without Inspect, logs in JSON are read all the same
     from inspect_ai import task
-    from inspect_ai.scorer import mean, scorer, stderr
-    value_profile = scorer(metrics={"*": [mean(), stderr()]})(value_profile)
+    from inspect_ai.scorer import mean, metric, scorer
+    interval = metric(interval)
+    value_profile = scorer(metrics={"*": [mean(), interval()]})(value_profile)
     values = task(values)

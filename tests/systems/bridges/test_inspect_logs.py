@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from small_runs import make_finished_run
 
@@ -74,6 +74,26 @@ def test_a_log_that_cannot_be_scored_is_one_line(tmp_path, replies, changes, sai
         read_inspect_log(path)
 
 
+@pytest.mark.parametrize("sample", ["x", {"messages": ["x"]}, {"messages": [], "output": "No."}])
+def test_a_sample_of_another_form_is_one_line(tmp_path, sample):
+    path = write_log(tmp_path / "log.json", [], samples=[sample])
+    with pytest.raises(DatasetError, match="a sample of the log is not of Inspect's form"):
+        read_inspect_log(path)
+    with pytest.raises(DatasetError, match="no completions"):
+        read_inspect_log(write_log(path, [], samples=[{"messages": None}]))
+
+
+def test_a_reply_is_read_where_it_stands(tmp_path):
+    said = {"role": "assistant", "content": [{"type": "text", "text": "attachment://a"}]}
+    talk = [{"role": "user", "content": "May I lie?"}, {"role": "assistant", "content": "No."},
+            {"role": "user", "content": "Go on."}]     # cut short by a limit: the output is the reply before it
+    path = write_log(tmp_path / "log.json", [], samples=[
+        {"messages": [talk[0], said], "attachments": {"a": "Never."}},
+        {"messages": talk, "output": {"choices": [{"message": talk[1]}]}}])
+    assert [(row["prompt"], row["response"]) for row in read_inspect_log(path)] == [
+        ("May I lie?", "Never."), ("May I lie?", "No.")]
+
+
 def test_broken_files_are_one_line(tmp_path):
     for name in ("log.json", "log.eval"):
         (tmp_path / name).write_text("{")
@@ -109,7 +129,8 @@ def test_the_recipe_runs_as_written(tmp_path, evaluator):
     log = read_eval_log(next((tmp_path / "logs").glob("*.eval")))
     theory = load_theory("schwartz10")
     assert {score.name for score in log.results.scores} == {*theory.dimensions, "distance"}
-    assert all(set(score.metrics) == {"mean", "stderr"} for score in log.results.scores)
+    named = {"mean", "fulcra_utils/interval_low", "fulcra_utils/interval_high"}
+    assert all(set(score.metrics) == named for score in log.results.scores)
     rows = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     for row, sample in zip(rows, log.samples, strict=True):
         given = list(sample.scores.values())[-1].value
@@ -132,4 +153,39 @@ def test_an_empty_completion_is_not_scored(tmp_path, evaluator):
     found = score(logs[0], value_profile(str(evaluator), "ideal"), action="overwrite").samples[0].scores
     given, = found.values()
     assert given.explanation.startswith("not scored: ") and all(x != x for x in given.value.values())
-    shutil.rmtree(tmp_path / "out")
+    assert sum(log.eval.metadata["left_out_for_risk"] for log in logs) + sum(len(log.samples) for log in logs) == len(
+        pd.read_parquet(run / "data/dialogues.parquet"))
+    assert set(logs[1].samples[0].scores["value_vector"].value) == set(load_theory("schwartz10").dimensions)
+
+
+@NEEDS_INSPECT
+@pytest.mark.slow
+def test_ids_of_one_prompt_are_one_cluster():
+    from inspect_ai.scorer import SampleScore, Score
+
+    from fulcra_utils.systems.bridges.inspect_logs import interval
+
+    def give(prompts):      # 40 values, 20 zeros and 20 ones
+        return interval()([SampleScore(sample_id=k, score=Score(value=float(k % 2), metadata={"prompt": prompt}))
+                           for k, prompt in enumerate(prompts)])
+
+    paired = give([k // 2 for k in range(40)])      # each prompt has a 0 and a 1: every draw has mean 1/2
+    apart = give(range(40))
+    assert paired == {"low": 0.5, "high": 0.5} and apart["low"] == pytest.approx(0.5 - 1.96 * 0.5 / 40 ** 0.5, abs=0.03)
+    assert all(bound != bound for bound in give([0] * 40).values())
+
+
+@NEEDS_INSPECT
+@pytest.mark.slow
+def test_what_cannot_be_asked_is_one_line(tmp_path, evaluator):
+    from inspect_ai._util.error import PrerequisiteError
+
+    from fulcra_utils.systems.bridges.inspect_logs import value_profile, values
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": ""}\n')
+    for asked, said in (({"theory": "moral_foundations"}, "is an evaluator of schwartz10, not of moral_foundations"),
+                        ({}, "line 1: prompt is empty"), ({"target": "nosuch"}, "nosuch")):
+        with pytest.raises(PrerequisiteError) as fault:
+            values(str(tmp_path / "prompts.jsonl"), str(evaluator), **asked)
+        assert said in fault.value.message
+    with pytest.raises(PrerequisiteError):
+        value_profile(str(tmp_path / "nowhere"))
