@@ -14,6 +14,8 @@ from fulcra_utils.common.files import write_text
 from fulcra_utils.common.labels import WEAK, scores_to_labels
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.weights import HUB_NAMES
+from fulcra_utils.dataset.construction import SAMPLES
+from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.evaluator.comparison import mean_known
 from fulcra_utils.evaluator.model import ValueEvaluator, pad_pairs
@@ -56,20 +58,49 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     return words[len(words) - n:], np.array(sums).reshape(n, pushes.shape[1])
 
 
-def colour_words(evaluator: ValueEvaluator, prompt: str, response: str, dimension: str) -> str:
-    """Return a dialogue as HTML: words that push the score of one value up in blue, down in orange, and the score
-    below.
+def list_samples(theory: Theory, most_words: int = 50) -> pd.DataFrame:
+    """Return the short replies of the embedded sample that carry no risk tag, the one with most labels ±1 first.
 
-    ValueError when the evaluator has no such dimension.
+    Columns: prompt, response, response_source and each dimension (label, nan = none). Nothing an evaluator says plays
+    a part, so that no reply is shown because one does well on it; the first in the file wins a tie.
+
+    >>> from fulcra_utils.theory.theory import load_theory
+    >>> list_samples(load_theory("schwartz10")).iloc[0, 3:].abs().sum()
+    6.0
     """
-    if dimension not in evaluator.dimensions:
-        raise ValueError(f"The evaluator has no dimension {dimension!r}; it has {', '.join(evaluator.dimensions)}.")
-    d = evaluator.dimensions.index(dimension)
+    ours = sorted(SAMPLES.glob("*.jsonl"))                              # never the rows beside a user's own theory
+    own = [path for path in ours if path.stem in (theory.name, theory.parent)]
+    data = read_dataset((own or ours)[-1], theory)
+    table = data.table[["prompt", "response", "response_source"]].astype(object)
+    table = table.join(pd.DataFrame(data.vectors if own else np.nan, table.index, theory.dimensions))
+    n_tags = data.table.safety_issues.str.len().fillna(0)
+    table = table[(n_tags == 0) & (table.response.str.split().str.len() <= most_words)].reset_index(drop=True)
+    n_labels = (table[list(theory.dimensions)].abs() == 1).sum(axis=1)
+    return table.loc[n_labels.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+
+
+def explain_reply(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the profile of a reply (score, low, high, by value) and `weigh_words` (a row a word, a column a value).
+
+    From low to high lie the score and every label of its set (`ValueEvaluator.score` with intervals).
+    """
+    score, low, high = evaluator.score([prompt], [response], intervals=True)[:, 0]
     words, weights = weigh_words(evaluator, prompt, response)
-    shades = 0.75 * np.abs(weights[:, d]) / (np.abs(weights[:, d]).max(initial=0) or 1.0)
-    return Template(TEXTS["coloured"], autoescape=True).render(
-        prompt=prompt, words=list(zip(words, weights[:, d], shades, strict=True)), dimension=dimension,
-        score=evaluator.score([prompt], [response])[0, d])
+    spans = {"score": score, "low": np.minimum(score, low), "high": np.maximum(score, high)}
+    return pd.DataFrame(spans, index=evaluator.dimensions), pd.DataFrame(weights, words, evaluator.dimensions)
+
+
+def check_samples(evaluator: ValueEvaluator, samples: pd.DataFrame) -> str:
+    """Say in words how far an evaluator's scores and label sets of `list_samples` fit the labels there."""
+    labels = samples[list(evaluator.dimensions)].to_numpy(float)
+    known = np.isfinite(labels)
+    if not known.any():
+        return "The sample has no labels under this theory."
+    score, low, high = evaluator.score(samples.prompt.tolist(), samples.response.tolist(), intervals=True)
+    held = ((low <= labels) & (labels <= high))[known].mean()
+    return (f"Over all {len(samples)} such replies of the sample a score misses the label by "
+            f"{np.abs(score - labels)[known].mean():.2f} on average (always saying 0: "
+            f"{np.abs(labels[known]).mean():.2f}), and the bar holds it in {held:.0%} of the cells.")
 
 
 def measure_deletion(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,

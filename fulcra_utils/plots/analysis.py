@@ -12,7 +12,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import draw_matrix, finish, label_points, name_rows, open_panels, plot_matrix, plot_series
+from fulcra_utils.plots.parts import (
+    draw_matrix,
+    finish,
+    label_points,
+    name_rows,
+    name_spokes,
+    open_panels,
+    plot_matrix,
+    plot_series,
+)
 from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, MARKERS, ORANGE, PALE, style_plots
 from fulcra_utils.theory.theory import Theory
 
@@ -195,10 +204,7 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
             axis.plot(angles[close], part["mean"], color=COLOURS[k % 10], linewidth=1.4, marker=MARKERS[k % 10],
                       markersize=4, label=model)
             axis.fill_between(angles[close], part.low, part.high, alpha=0.2, color=COLOURS[k % 10], linewidth=0)
-        axis.set_xticks(angles, [fill(name, 14) for name in order])
-        for label, angle in zip(axis.get_xticklabels(), angles, strict=True):
-            label.set_ha("center" if abs(np.sin(angle)) < 0.1 else "left" if np.sin(angle) > 0 else "right")
-        axis.tick_params(axis="x", pad=3)
+        name_spokes(axis, order, 8)
         low = min(-0.25, table.low.min())
         axis.set(ylim=(max(-1, low), 1), yticks=[v for v in (-0.5, 0, 0.5, 1) if v >= low])
         axis.plot(np.linspace(0, 2 * np.pi, 100), np.zeros(100), color=BLACK, linewidth=0.8)

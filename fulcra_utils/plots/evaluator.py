@@ -1,14 +1,19 @@
 """Figures of the evaluator: training, comparison, quality by value, calibration, validity. Data in, Figure out."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
-from fulcra_utils.plots.parts import finish, open_panels, plot_matrix, plot_series
-from fulcra_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PALE, style_plots
+from fulcra_utils.plots.parts import finish, name_spokes, open_panels, plot_matrix, plot_series
+from fulcra_utils.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PINK, style_plots
+from fulcra_utils.theory.theory import Theory
 
 LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection (0)"),
                 1: (BLUE, "^", "supported (+1)")}
@@ -138,6 +143,59 @@ def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> 
         axes.set_xticks(part.n_train, [f"{n:,}" for n in part.n_train])
         axes.minorticks_off()
     return figure
+
+
+def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.DataFrame, theory: Theory) -> Figure:
+    """Draw one reply: its words in the colour of their push on a value, its profile, and two models' means beside it.
+
+    `profile` has a row a value: score, low, high (`explain_reply`) and label (nan = none); `words` are the weights (T,)
+    of that function for the value that names them; of `means` (`average_models`) the first two models are drawn. A
+    theory without a circle has its values side by side.
+    """
+    order, figure = list(theory.circle or theory.dimensions), plt.figure(figsize=(10.8, 5.6), layout="none")
+    _write_reply(figure.add_axes((0, 0, 0.45, 1)), prompt, words, profile.score[words.name])
+    if theory.circle:
+        step, look = 2 * np.pi / len(order), {"projection": "polar", "theta_offset": np.pi / 2, "theta_direction": -1}
+        axes = figure.add_axes((0.57, 0.22, 0.34, 0.34 * 10.8 / 5.6), **look)
+        name_spokes(axes, order, 13 if len(order) <= 12 else 8)
+        axes.set_rlabel_position(-180 / len(order))
+    else:
+        step, axes = 1, figure.add_axes((0.53, 0.5, 0.45, 0.45))
+        axes.set_xticks(range(len(order)), order, rotation=40, ha="right", fontsize=13 if len(order) <= 8 else 8)
+        axes.axhline(0, color=GREY, linewidth=1, zorder=0)
+    axes.set(ylim=(-1.5 if theory.circle else -1.12, 1.12), yticks=(-1, 0, 1))
+    axes.set_yticklabels(["−1", "0", "+1"], fontsize=12)
+    series = {"this reply (bar: labels not ruled out, 90 %)": (profile, BLACK, "o", 10)}
+    models = means["model"].unique() if len(means) else ()
+    for name, look in zip(models, ((GREEN, "s", 7), (PINK, "^", 8)), strict=False):
+        part = means[(means.model == name) & (means.rows == "all")].set_index("quantity")
+        series[f"{name}, mean of {part.n.iloc[0]:,} (95 %)"] = part.rename(columns={"mean": "score"}), *look
+    for k, (name, (table, colour, marker, size)) in enumerate(series.items()):
+        places, table = step * (np.arange(len(order)) + (0, 0.19, -0.19)[k]), table.reindex(order)
+        axes.vlines(places, table.low, table.high, color=colour, alpha=1 if k else 0.3, linewidth=2 if k else 5)
+        axes.plot(places, table.score, marker, color=colour, markersize=size, label=name, zorder=3)
+    if profile.label.notna().any():
+        axes.plot(step * np.arange(len(order)), profile.label.reindex(order), "D", color=BLACK, markerfacecolor="none",
+                  markersize=14, label="this reply's label, by a reader", zorder=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", fontsize=12.5, ncols=2, columnspacing=1)
+    return figure
+
+
+def _write_reply(axes: Axes, prompt: str, words: pd.Series, score: float) -> None:
+    """Write a prompt and below it the words, each on its colour, in axes of 350 by 403 points."""
+    axes.set(xlim=(0, 350), ylim=(403, 0))
+    axes.set_axis_off()
+    asked, most = fill(prompt, 36), max(words.abs().max(), 1e-12)
+    axes.text(8, 16, asked, fontsize=15, fontweight="bold", va="top")
+    x, y = 8.0, 68 + 20.0 * asked.count("\n")
+    for word, weight in words.items():
+        width = TextPath((0, 0), word, size=14).get_extents().width
+        x, y = (x, y) if x + width < 345 else (8.0, y + 25)
+        colour = to_rgba(BLUE if weight > 0 else ORANGE, 0.75 * abs(weight) / most)
+        axes.text(x, y, word, fontsize=14, bbox={"facecolor": colour, "edgecolor": "none", "pad": 2})
+        x += width + 7
+    axes.text(8, y + 22, f"{words.name}: {score:+.2f}. Blue words push\nthis score up, orange words down.", va="top",
+              fontsize=12.5)
 
 
 style_plots(globals())

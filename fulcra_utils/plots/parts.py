@@ -1,6 +1,7 @@
 """What figures share: rows with intervals, coloured tables, titles and legends, labels that find a free spot."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,6 +34,15 @@ def name_rows(axes: Axes, names: Sequence[str], label: str = "") -> None:
     """Write a name at each row, the first on top, over pale lines at the numbers below."""
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel=label)
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+
+
+def name_spokes(axes: Axes, names: Sequence[str], size: float) -> None:
+    """Write the names around a circle, each beside its end of a spoke."""
+    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    axes.set_xticks(angles, [fill(name, 14) for name in names], fontsize=size)
+    for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
+        label.set_ha("center" if abs(np.sin(angle)) < 0.1 else "left" if np.sin(angle) > 0 else "right")
+    axes.tick_params(axis="x", pad=3)
 
 
 def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataFrame]], column: str, title: str = "",

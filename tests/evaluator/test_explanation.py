@@ -1,6 +1,7 @@
 """Explanations: weights of words, deletions, replies that try to fool, the model card."""
 
-from html.parser import HTMLParser
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,16 @@ import torch
 from huggingface_hub import ModelCard
 from small_trainings import SETTINGS
 
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.explanation import (
     add_typos,
     audit_replies,
-    colour_words,
+    check_samples,
+    explain_reply,
+    list_samples,
     make_attacks,
     measure_deletion,
     measure_robustness,
@@ -25,6 +29,7 @@ from fulcra_utils.evaluator.explanation import (
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import tabulate_support
+from fulcra_utils.theory.theory import load_theory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,12 +79,47 @@ def test_robustness_counts_the_labels_that_typos_and_prompts_turn():
     assert table.macro_f1.iloc[0] == table.macro_f1.iloc[2] > table.macro_f1.iloc[1]
 
 
-def test_coloured_dialogue_is_safe_html(evaluator, toy):
-    page = colour_words(evaluator, "<script>", "be <b>kind</b> & fair", toy.dimensions[0])
-    HTMLParser().feed(page)
-    assert "<script>" not in page and "&lt;b&gt;kind" in page
-    with pytest.raises(ValueError, match="no dimension 'x'"):
-        colour_words(evaluator, "a", "b", "x")
+def test_the_shown_reply_is_chosen_by_its_labels_is_short_ours_and_without_a_risk_tag(any_theory):
+    samples = list_samples(any_theory)
+    rows = [json.loads(line) for line in (DATA / "sample" / "schwartz10.jsonl").read_text("utf-8").splitlines()]
+    harmless = {row["dialogue"].partition("\nBob: ")[2] for row in rows if not row["safety_issues"]}
+    assert len(samples) > 50 and set(samples.response) <= harmless
+    assert samples.response.str.split().str.len().max() <= 50
+    n_labels = samples[list(any_theory.dimensions)].abs().sum(axis=1)
+    assert n_labels.is_monotonic_decreasing
+    if any_theory.name == "schwartz10":                      # counted in the file itself
+        short = [r for r in rows if not r["safety_issues"] and len(r["dialogue"].partition("Bob:")[2].split()) <= 50]
+        first = max(short, key=lambda row: len(row["value_types"]))
+        assert first["dialogue"].endswith(samples.response[0]) and len(first["value_types"]) == n_labels[0] == 6
+
+
+def test_rows_beside_a_theory_of_ones_own_are_never_shown(tmp_path, toy):
+    path = tmp_path / "toy.yaml"
+    path.write_text((Path(__file__).parents[1] / "toy.yaml").read_text("utf-8"), "utf-8")
+    path.with_suffix(".jsonl").write_text('{"prompt": "mine?", "response": "a secret", "value_types": ["thrift: +1"]}')
+    samples = list_samples(load_theory(path))
+    assert "mine?" not in set(samples.prompt) and samples[list(toy.dimensions)].isna().all(axis=None)
+
+
+def test_the_bar_of_a_score_reaches_over_it_and_its_label_set(evaluator):
+    profile, words = explain_reply(evaluator, "Why?", "Be kind.")
+    score, low, high = evaluator.score(["Why?"], ["Be kind."], intervals=True)[:, 0]
+    assert (profile.score == score).all() and (profile.low == np.minimum(low, score)).all()
+    assert (profile.high == np.maximum(high, score)).all()
+    assert list(words.index) == ["Be", "kind."] and list(words) == list(evaluator.dimensions) == list(profile.index)
+
+
+def test_what_is_said_of_the_sample_is_counted_by_hand(toy):
+    class Fixed:
+        dimensions = toy.dimensions[:2]
+
+        def score(self, prompts, responses, intervals):
+            return np.array([[[0.5, -1.0]], [[0.0, -1.0]], [[1.0, 0.0]]])
+    labels = dict(zip(toy.dimensions, ([1.0], [1.0]), strict=False))
+    samples = pd.DataFrame({"prompt": ["a"], "response": ["b"], **labels})
+    told = check_samples(Fixed(), samples)                   # |0.5 - 1| and |-1 - 1|; 1 in [0, 1], not in [-1, 0]
+    assert "by 1.25 on average (always saying 0: 1.00)" in told and "in 50% of the cells" in told
+    assert "no labels" in check_samples(Fixed(), samples.assign(**dict.fromkeys(labels, np.nan)))
 
 
 def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):

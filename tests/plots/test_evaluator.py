@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fulcra_utils.evaluator.explanation import list_samples
 from fulcra_utils.plots import evaluator as plots
+from fulcra_utils.theory.theory import load_theory
 
 
 def spans(axes):
@@ -47,3 +49,54 @@ def test_quality_leaves_out_marks_without_cells():
 @pytest.mark.parametrize("plot", [plots.plot_training, plots.plot_comparison, plots.plot_left_out, plots.plot_learning])
 def test_an_empty_table_draws_nothing(plot):
     assert plot(pd.DataFrame()) is None
+
+
+def draw_reply(theory, response="No.", prompt="Why?", has_labels=True):
+    names, rng = list(theory.dimensions), np.random.default_rng(0)
+    profile = pd.DataFrame({"score": rng.uniform(-1, 1, len(names)), "low": -1.0, "high": 1.0,
+                            "label": 1.0 if has_labels else np.nan}, names)
+    words = pd.Series(rng.normal(size=len(response.split())), response.split(), name=names[0])
+    means = pd.DataFrame([(model, "all", name, 0.3, 0.2, 0.4, 99) for model in ("a", "b", "c") for name in names],
+                         columns=["model", "rows", "quantity", "mean", "low", "high", "n"])
+    return plots.plot_reply(profile, words, prompt, means, theory), profile, words
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_a_reply_stands_on_the_circle_or_side_by_side_with_two_models(any_theory, has_labels):
+    figure, profile, _ = draw_reply(any_theory, has_labels=has_labels)
+    text, axes = figure.axes
+    order = list(any_theory.circle or any_theory.dimensions)
+    assert axes.name == ("polar" if any_theory.circle else "rectilinear")
+    assert [t.get_text().replace("\n", "") for t in axes.get_xticklabels()] == order
+    drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert np.allclose(drawn["this reply (bar: labels not ruled out, 90 %)"], profile.score[order])
+    assert {"a, mean of 99 (95 %)", "b, mean of 99 (95 %)"} < drawn.keys() and "c, mean of 99 (95 %)" not in drawn
+    assert ("this reply's label, by a reader" in drawn) == has_labels
+    assert all((path.vertices[:, 1] == [-1, 1]).all() for path in axes.collections[0].get_paths())
+
+
+@pytest.mark.parametrize("longest", ["prompt", "response"])
+def test_words_have_the_colour_of_their_push_and_do_not_cover_each_other(longest):
+    theory = load_theory("valueeval20")
+    row = max(list_samples(theory).itertuples(), key=lambda row: len(getattr(row, longest)))
+    figure, _, words = draw_reply(theory, row.response, row.prompt)
+    figure.canvas.draw()
+    prompt, *shown, said = figure.axes[0].texts
+    boxes = [text.get_window_extent() for text in (prompt, *shown, said)]
+    assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[k + 1:] if a.overlaps(b)]
+    assert max(box.x1 for box in boxes) < figure.axes[1].bbox.x0 and min(box.y0 for box in boxes) > 0
+    colours = np.array([text.get_bbox_patch().get_facecolor() for text in shown])
+    assert ((colours[:, 2] > colours[:, 0]) == (words > 0)).all()                        # blue or orange
+    assert np.allclose(colours[:, 3], 0.75 * words.abs() / words.abs().max())
+
+
+def test_names_around_the_largest_circle_do_not_cover_each_other():
+    figure, *_ = draw_reply(load_theory("schwartz19"))
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[1].get_xticklabels()]
+    assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[k + 1:] if a.overlaps(b)]
+
+
+def test_a_reply_without_known_models_is_drawn_alone(toy):
+    _, profile, words = draw_reply(toy)
+    assert len(plots.plot_reply(profile, words, "Why?", pd.DataFrame(), toy).axes[1].lines) == 3   # with label, zero
