@@ -96,11 +96,11 @@ def check_samples(evaluator: ValueEvaluator, samples: pd.DataFrame) -> str:
     known = np.isfinite(labels)
     if not known.any():
         return "The sample has no labels under this theory."
-    score, low, high = evaluator.score(samples.prompt.tolist(), samples.response.tolist(), intervals=True)
-    held = ((low <= labels) & (labels <= high))[known].mean()
-    return (f"Over all {len(samples)} such replies of the sample a score misses the label by "
-            f"{np.abs(score - labels)[known].mean():.2f} on average (always saying 0: "
-            f"{np.abs(labels[known]).mean():.2f}), and the bar holds it in {held:.0%} of the cells.")
+    told = evaluator.predict_proba(samples.prompt.tolist(), samples.response.tolist())
+    held = np.take_along_axis(evaluator.label_sets(told)[known], labels[known].astype(int)[:, None] + 1, 1).mean()
+    missed = np.abs(told[..., 2] - told[..., 0] - labels)[known].mean()
+    return (f"Over all {len(samples)} such replies of the sample a score misses the label by {missed:.2f} on average "
+            f"(always saying 0: {np.abs(labels[known]).mean():.2f}), and the set holds it in {held:.0%} of the cells.")
 
 
 def measure_deletion(evaluator: ValueEvaluator, examples: Examples, clusters: Sequence, seed: int = 2023,

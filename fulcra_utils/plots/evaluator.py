@@ -159,13 +159,14 @@ def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.D
         axes = figure.add_axes((0.57, 0.22, 0.34, 0.34 * 10.8 / 5.6), **look)
         name_spokes(axes, order, 13 if len(order) <= 12 else 8)
         axes.set_rlabel_position(-180 / len(order))
+        axes.spines["polar"].set_visible(False)
     else:
         step, axes = 1, figure.add_axes((0.53, 0.5, 0.45, 0.45))
         axes.set_xticks(range(len(order)), order, rotation=40, ha="right", fontsize=13 if len(order) <= 8 else 8)
         axes.axhline(0, color=GREY, linewidth=1, zorder=0)
     axes.set(ylim=(-1.5 if theory.circle else -1.12, 1.12), yticks=(-1, 0, 1))
     axes.set_yticklabels(["−1", "0", "+1"], fontsize=12)
-    series = {"this reply (bar: labels not ruled out, 90 %)": (profile, BLACK, "o", 10)}
+    series = {"this reply (bar: span of its 90 % label set)": (profile, BLACK, "o", 10)}
     models = means["model"].unique() if len(means) else ()
     for name, look in zip(models, ((GREEN, "s", 7), (PINK, "^", 8)), strict=False):
         part = means[(means.model == name) & (means.rows == "all")].set_index("quantity")

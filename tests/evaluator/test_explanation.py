@@ -109,17 +109,21 @@ def test_the_bar_of_a_score_reaches_over_it_and_its_label_set(evaluator):
     assert list(words.index) == ["Be", "kind."] and list(words) == list(evaluator.dimensions) == list(profile.index)
 
 
-def test_what_is_said_of_the_sample_is_counted_by_hand(toy):
+def test_a_set_without_0_does_not_hold_it_though_the_bar_spans_it(toy):
     class Fixed:
         dimensions = toy.dimensions[:2]
 
-        def score(self, prompts, responses, intervals):
-            return np.array([[[0.5, -1.0]], [[0.0, -1.0]], [[1.0, 0.0]]])
-    labels = dict(zip(toy.dimensions, ([1.0], [1.0]), strict=False))
-    samples = pd.DataFrame({"prompt": ["a"], "response": ["b"], **labels})
-    told = check_samples(Fixed(), samples)                   # |0.5 - 1| and |-1 - 1|; 1 in [0, 1], not in [-1, 0]
-    assert "by 1.25 on average (always saying 0: 1.00)" in told and "in 50% of the cells" in told
-    assert "no labels" in check_samples(Fixed(), samples.assign(**dict.fromkeys(labels, np.nan)))
+        def predict_proba(self, prompts, responses):
+            return np.array([[[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]])
+
+        def label_sets(self, probabilities):
+            return probabilities > 0
+    samples = pd.DataFrame({"prompt": ["a"], "response": ["b"], **dict.fromkeys(toy.dimensions[:2], 0.0)})
+    assert "0.50 on average (always saying 0: 0.00), and the set holds it in 0%" in check_samples(Fixed(), samples)
+    told = check_samples(Fixed(), samples + pd.Series({toy.dimensions[0]: 1.0, toy.dimensions[1]: -1.0, "prompt": "",
+                                                       "response": ""}))
+    assert "0.50 on average (always saying 0: 1.00), and the set holds it in 100%" in told
+    assert "no labels" in check_samples(Fixed(), samples.assign(**dict.fromkeys(toy.dimensions[:2], np.nan)))
 
 
 def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
