@@ -6,7 +6,7 @@ const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x"];
 const MAX_PICKED = 5, MISSING = -32768;
 const byId = (id) => document.getElementById(id);
-let section, weights, ranking, picked, order;
+let section, weights, ranking, picked, order, timer;
 
 function make(tag, text, attributes = {}) {
   const node = document.createElement(tag);
@@ -56,10 +56,14 @@ function rankModels() {
   byId("problem").textContent = total > 0 ? "" : "All weights are 0, so no ranking exists: give at least one value a weight.";
   const share = weights.map((w) => total > 0 ? w / total : 0), D = share.length, M = section.models.length;
   const scores = section.means.map((row) => total > 0 ? weigh(row, 0, share) : NaN);
-  const ranks = ranksOf(scores), drawn = scores.map(() => []), drawnRanks = scores.map(() => []);
+  const ranked = (list) => ranksOf(list.map((x, m) => m < section.n_ranked ? x : NaN));
+  const ranks = ranked(scores), drawn = scores.map(() => []), drawnRanks = scores.map(() => []);
   for (let b = 0; total > 0 && b < section.n_draws; b++) {
     const one = section.models.map((_, m) => weigh(section.decoded, (b * M + m) * D, share) / 10000);
-    ranksOf(one).forEach((rank, m) => { if (!Number.isNaN(rank)) { drawn[m].push(one[m]); drawnRanks[m].push(rank); } });
+    ranked(one).forEach((rank, m) => {
+      if (!Number.isNaN(one[m])) drawn[m].push(one[m]);
+      if (!Number.isNaN(rank)) drawnRanks[m].push(rank);
+    });
   }
   const ends = (list) => list.length ? (list.sort((a, b) => a - b), [quantile(list, .025), quantile(list, .975)]) : [NaN, NaN];
   ranking = section.models.map((name, m) => {
@@ -74,7 +78,8 @@ function sortRows() {
     : order.key.startsWith("d") ? section.means[row.m][Number(order.key.slice(1))] ?? NaN : row[order.key];
   const missing = (x) => x === null || Number.isNaN(x);
   ranking.sort((a, b) => {
-    const x = value(a), y = value(b);
+    const x = value(a), y = value(b), last = (a.m >= section.n_ranked) - (b.m >= section.n_ranked);
+    if (last) return last;
     if (missing(x) || missing(y)) return missing(x) - missing(y) || a.m - b.m;
     return (x < y ? -1 : x > y ? 1 : 0) * (order.up ? 1 : -1) || a.m - b.m;
   });
@@ -104,7 +109,7 @@ function shade(value) {              // orange supports, violet opposes; dark te
 }
 
 function bodyRow(row) {
-  const tr = make("tr", null, {"data-model": row.name});
+  const tr = make("tr", null, {"data-model": row.name, class: row.m < section.n_ranked ? "model" : "people"});
   const box = make("input", null, {type: "checkbox", class: "pick", "aria-label": `Compare ${row.name}`});
   box.checked = picked.includes(row.m);
   box.addEventListener("change", () => togglePick(row.m, box));
@@ -116,7 +121,8 @@ function bodyRow(row) {
   section.means[row.m].forEach((value, d) => {
     const td = make("td", null, {class: "cell"}), found = section.cells[`${row.m},${d}`];
     const button = make("button", value === null ? "–" : showSigned(value), {type: "button", tabindex: -1});
-    button.title = value === null ? "not scored" : `${row.name}, ${section.dimensions[d]}: ${found ? found.length : 0} replies to read`;
+    button.title = value === null ? "not scored" : `${found ? found.length : 0} replies to read`;
+    button.setAttribute("aria-label", `${row.name}, ${section.dimensions[d]}: ${button.textContent}, ${button.title}`);
     if (value === null) button.disabled = true; else button.style.background = shade(value);
     button.addEventListener("click", () => openReplies(row.m, d));
     td.append(button);
@@ -160,6 +166,12 @@ function togglePick(m, box) {
   byId("status").textContent = `Compared: ${picked.map((x) => section.models[x]).join(", ") || "none"}.`;
   drawRadar();
   drawMap();
+  markPicked();
+}
+
+function markPicked() {
+  byId("radar").setAttribute("aria-label", `Values of the compared models, ${picked.map((m) => section.models[m]).join(", ") || "none"}: `
+    + "their numbers stand in the ranking.");
 }
 
 function openReplies(m, d) {
@@ -199,7 +211,7 @@ function drawRadar() {
   });
   const annotations = section.dimensions.map((name, d) => {
     const [x, y] = point(1.06, d);
-    return {x, y, text: plain(name), showarrow: false, font: {size: D > 24 ? 8 : 12},
+    return {x, y, text: plain(name), showarrow: false, font: {size: D > 24 ? 8 : byId("radar").clientWidth < 420 ? 10 : 12},
       xanchor: x > .1 ? "left" : x < -.1 ? "right" : "center", yanchor: y > .9 ? "bottom" : y < -.9 ? "top" : "middle"};
   });
   if (!picked.length) annotations.push({x: 0, y: -1.3, text: "Tick the boxes of up to five models.", showarrow: false});
@@ -215,17 +227,18 @@ function drawBars() {
 }
 
 function drawMap() {
-  const places = section.map[byId("method").value], M = section.models.length, few = places.length <= 30;
+  const places = section.map[byId("method").value], M = section.n_ranked, few = places.length <= 30;
   const trace = (name, rows, marker) => ({type: "scatter", mode: "markers+text", name, x: rows.map((k) => places[k][0]), y: rows.map((k) => places[k][1]),
     text: rows.map((k) => (few || k >= M) && !picked.includes(k) ? plain(section.map.labels[k].split("/").pop()) : ""),
     hovertext: rows.map((k) => plain(section.map.labels[k])), hoverinfo: "text", textposition: rows.map((_, i) => i % 2 ? "bottom center" : "top center"),
     textfont: {size: 11}, marker});
   const all = places.map((_, k) => k).filter((k) => places[k][0] !== null), others = all.filter((k) => k < M && !picked.includes(k));
   const traces = [trace("models", others, {symbol: "circle", size: 9, color: "#777"}),
-    ...picked.filter((k) => all.includes(k)).map((k) => trace(plain(section.models[k]), [k],
+    ...picked.filter((k) => k < M && all.includes(k)).map((k) => trace(plain(section.models[k]), [k],
       {symbol: SYMBOLS[picked.indexOf(k)], size: 13, color: COLORS[picked.indexOf(k)]})),
     trace("countries", all.filter((k) => k >= M), {symbol: "star", size: 13, color: "#000"})].filter((t) => t.x.length);
-  Plotly.react("map", traces, {...LAYOUT, xaxis: {visible: true, showticklabels: false, zeroline: false, fixedrange: true, automargin: true},
+  const xs = all.map((k) => places[k][0]), left = Math.min(...xs), right = Math.max(...xs), room = 0.3 * (right - left || 1);
+  Plotly.react("map", traces, {...LAYOUT, xaxis: {visible: true, showticklabels: false, zeroline: false, fixedrange: true, range: [left - room, right + room]},
     yaxis: {visible: true, showticklabels: false, zeroline: false, fixedrange: true, scaleanchor: "x"}}, OPTIONS);
 }
 
@@ -237,7 +250,7 @@ function drawMatches() {
   head.append(make("th", "model", {scope: "col", class: "left"}), ...names.map((name) => make("th", name, {scope: "col"})),
     make("th", "nearest in value space", {scope: "col", class: "left"}));
   document.querySelector("#matches thead").replaceChildren(...(names.length ? [head] : []));
-  document.querySelector("#matches tbody").replaceChildren(...(names.length ? section.models : []).map((model) => {
+  document.querySelector("#matches tbody").replaceChildren(...(names.length ? section.models.slice(0, section.n_ranked) : []).map((model) => {
     const tr = make("tr", null);
     tr.append(make("th", model, {scope: "row"}));
     for (const name of names) {
@@ -255,7 +268,8 @@ function setWeights(values) {
   weights = [...values];
   byId("weights").replaceChildren(...section.dimensions.map((name, d) => {
     const label = make("label", null), output = make("output", weights[d].toFixed(2));
-    const slider = make("input", null, {type: "range", min: 0, max: 1, step: 0.05, "data-dimension": name});
+    const slider = make("input", null, {type: "range", min: 0, max: 1, step: 0.05, "data-dimension": name,
+      "aria-label": `Weight of ${name.replaceAll("-", " ")}`, title: section.definitions[d]});
     slider.value = weights[d];
     slider.addEventListener("input", () => {
       weights[d] = Number(slider.value);
@@ -293,10 +307,54 @@ function openSection(index) {
   picked = [];
   setWeights(section.presets[0].weights);
   picked = ranking.filter((row) => !Number.isNaN(row.rank)).slice(0, 3).map((row) => row.m);
+  showAll();
+}
+
+function showAll() {
   drawBoard();
   drawRadar();
   drawMap();
   drawMatches();
+  markPicked();
+}
+
+function writeLink() {               // what a reader chose, in the address
+  const state = new URLSearchParams({board: section.name, weights: weights.join(), sort: (order.up ? "" : "-") + order.key,
+    map: byId("method").value});
+  for (const name of picked.length ? picked.map((m) => section.models[m]) : [""]) state.append("model", name);
+  history.replaceState(null, "", `#${state}`);
+}
+
+function readLink() {                // whatever of an address does not fit is passed over
+  const state = new URLSearchParams(location.hash.slice(1)), found = DATA.sections.findIndex((s) => s.name === state.get("board"));
+  byId("theory").value = Math.max(found, 0);
+  byId("method").value = [...byId("method").options].find((o) => o.value === state.get("map"))?.value ?? "MDS";
+  openSection(Math.max(found, 0));
+  if (found < 0) return;
+  const given = (state.get("weights") ?? "").split(",").map((w) => /^[\d.]+$/.test(w) ? Number(w) : NaN);
+  if (given.length === weights.length && given.every((w) => w >= 0 && w <= 1)) {
+    const same = section.presets.findIndex((p) => p.weights.every((w, d) => w === given[d]));
+    byId("preset").value = same < 0 ? "own" : same;
+    setWeights(given);
+  }
+  const names = state.getAll("model"), models = [...new Set(names)].map((name) => section.models.indexOf(name)).filter((m) => m >= 0);
+  if (models.length || names.join() === "" && names.length) picked = models.slice(0, MAX_PICKED);
+  const sort = /^(-?)(rank|name|score|n|d(\d+))$/.exec(state.get("sort"));
+  if (sort && !(sort[3] >= section.dimensions.length)) order = {key: sort[2], up: !sort[1]};
+  showAll();
+}
+
+async function copyLink() {
+  writeLink();
+  byId("link").hidden = false;
+  byId("link").value = location.href;
+  byId("link").select();
+  try {
+    await navigator.clipboard.writeText(location.href);
+    byId("copied").textContent = "Copied.";
+  } catch {
+    byId("copied").textContent = "Press Ctrl+C to copy the link.";
+  }
 }
 
 byId("theory").replaceChildren(...DATA.sections.map((s, i) => make("option", s.title, {value: i})));
@@ -304,5 +362,9 @@ byId("theory").addEventListener("change", (event) => openSection(Number(event.ta
 byId("preset").addEventListener("change", choosePreset);
 byId("method").addEventListener("change", drawMap);
 byId("board").addEventListener("keydown", moveFocus);
-openSection(0);
+byId("copy").addEventListener("click", copyLink);
+for (const kind of ["input", "change", "click"])   // late: browsers refuse an address that changes with each step of a slider
+  document.addEventListener(kind, () => { clearTimeout(timer); timer = setTimeout(writeLink, 200); }, true);
+addEventListener("hashchange", readLink);
+readLink();
 document.documentElement.dataset.ready = "yes";

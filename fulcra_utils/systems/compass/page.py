@@ -23,36 +23,54 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.evaluator.reliability import assess_reliability, describe_noise
 from fulcra_utils.systems.compass.boards import choose_presets
 from fulcra_utils.systems.compass.countries import Countries, map_board, match_countries, nearest_countries
-from fulcra_utils.systems.compass.scores import Board, CompassError
+from fulcra_utils.systems.compass.scores import Board, CompassError, make_board
 
 PAGE = DATA / "page"
 MAX_BYTES = 5_000_000
+LABELS, PEOPLE = "annotators' labels", "annotated replies, by people"   # end of the board's name, its row on others
 
 
-def make_section(board: Board, countries: Countries, presets: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+def make_section(board: Board, countries: Countries, presets: Mapping[str, np.ndarray], seed: int,
+                 people: Board | None = None) -> dict[str, Any]:
     """Gather what the page shows of a board, as plain values (`replies` still a table); see `publish_page`.
 
     The page keeps the first 200 draws. `presets` are weights (D,) by title, as `choose_presets` gives them; `seed` is
-    that of the map.
+    that of the map; `people` (`pool_labels`) is a last row that has no rank.
     """
     scores, theory, draws = board.scores, board.theory, board.draws[:200]
+    models, means, n_prompts, replies = scores.models, scores.means, scores.n_answered, board.replies
     notes = [board.scored_by, *scores.notes]
-    notes += [f"Prompts and scoring are the same for all {len(scores.models)} models ({len(scores.prompts)} prompts)."
+    notes += [f"Prompts and scoring are the same for all {len(models)} models ({len(scores.prompts)} prompts)."
               ] * scores.same_prompts
-    notes += [describe_noise(assess_reliability(board.replies, board.replies[[*theory.dimensions]].to_numpy(float),
-                                                theory.dimensions, 0))] if board.replies.prompt.nunique() > 1 else []
+    notes += [f"{start} is a model before alignment; a longer name that begins so is the same model, aligned, and says "
+              "how and to what." for start in models if any(name.startswith(f"{start} ") for name in models)]
+    notes += [describe_noise(assess_reliability(replies, replies[[*theory.dimensions]].to_numpy(float),
+                                                theory.dimensions, 0))] if replies.prompt.nunique() > 1 else []
+    if people:
+        notes.append(f"{people.name}: {people.scored_by} They stand on {len(people.replies):,} replies of several "
+                     "models to other prompts than those above, so this row has no rank.")
+        models, replies = (*models, people.name), pd.concat([replies, people.replies], ignore_index=True)
+        draws = np.concatenate([draws, people.draws[:len(draws)]], axis=1)
+        means, n_prompts = np.vstack([means, people.scores.means]), [*n_prompts, people.replies.prompt.nunique()]
     # 16-bit numbers: ten-thousandths of a score, -32768 for a draw without
     numbers = np.where(np.isfinite(draws), np.clip(np.nan_to_num(draws) * 10_000, -32767, 32767).round(), -32768)
     maps, labels = map_board(board, countries, seed)
-    return {"name": theory.name, "title": f"{theory.title} ({board.name.partition(', ')[2]})", "notes": notes,
-            "dimensions": theory.dimensions, "definitions": theory.definitions, "models": scores.models,
-            "means": scores.means.round(4), "n_prompts": scores.n_answered, "n_draws": len(draws),
+    return {"name": board.name, "title": f"{theory.title} ({board.name.partition(', ')[2]})", "notes": notes,
+            "dimensions": theory.dimensions, "definitions": theory.definitions, "models": models,
+            "n_ranked": len(scores.models), "means": means.round(4), "n_prompts": n_prompts, "n_draws": len(draws),
             "draws": base64.b64encode(numbers.astype("<i2").tobytes()).decode(),
             "presets": [{"title": title, "weights": (w / w.max()).round(2)} for title, w in presets.items()],
             "matches": match_countries(board, countries).round(3).to_dict("records"),
             "nearest": nearest_countries(board, countries).round(3).to_dict("records"),
             "map": {"labels": labels} | {name: places.astype(float).round(4) for name, places in maps.items()},
-            "replies": pick_replies(board.replies, theory.dimensions)}
+            "replies": pick_replies(replies, theory.dimensions)}
+
+
+def pool_labels(boards: Sequence[Board], seed: int = 2023) -> Board | None:
+    """Put all replies that people labelled together as one row; None without a board of annotators' labels."""
+    labels = next((board for board in boards if board.name.endswith(LABELS)), None)
+    return labels and make_board(PEOPLE, labels.theory, labels.replies.assign(model=PEOPLE), labels.scored_by,
+                                 n_draws=200, seed=seed)
 
 
 def pick_replies(table: pd.DataFrame, dimensions: Sequence[str], n: int = 3) -> pd.DataFrame:
@@ -68,13 +86,16 @@ def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries
                  others: Mapping[str, Countries] | None = None) -> Path:
     """Write the page with one section per board (the first is shown at the start), whole or not at all.
 
-    `others` are the countries of boards, by name, that have their own. Replies are shortened until the page weighs at
-    most 5 MB; a page that is too heavy even so is a CompassError.
+    `others` are the countries of boards, by name, that have their own: the boards of others, on another scale. Beside
+    ours stand people's labels under the same theory. Replies are shortened until the page weighs at most 5 MB; a page
+    that is too heavy even so is a CompassError.
     """
-    sections = []
+    sections, others, people = [], others or {}, pool_labels(boards, seed)
     for board in boards:
-        own = (others or {}).get(board.name, countries)
-        sections.append(make_section(board, own, choose_presets(board.theory, presets, {}, own), seed))
+        own = others.get(board.name, countries)
+        is_ours = people and people.theory.name == board.theory.name and board.name not in others
+        sections.append(make_section(board, own, choose_presets(board.theory, presets, {}, own), seed,
+                                     people if is_ours and not board.name.endswith(LABELS) else None))
     ends = np.array([board.theory.score_range for board in boards])
     for chars in (700, 350, 150, 60):
         text = render_page(sections, title, (ends.min(), ends.max()), chars)

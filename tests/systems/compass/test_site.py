@@ -1,11 +1,10 @@
 """Tables of the Value Compass site: read with clear faults, matched with countries, compared in their orders."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hand_boards import board
+from hand_boards import FRANCE, SCORES, board, write_site
 from scipy import stats as sps
 
 from fulcra_utils.dataset.sources import SourceError
@@ -18,33 +17,21 @@ from fulcra_utils.systems.compass.scores import CompassError
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("schwartz10")
-FRANCE = load_countries().ranks[0]
-SCORES = np.array([100 - 10 * FRANCE, 10 * FRANCE - 10])   # as France ranks, and against it
-
-
-def write(folder, scores=SCORES, models=("pro", "contra"), countries=("China", "France"), matches=((0, 1), (0, -1))):
-    """Write a release as the site does; return the paths of its scores and its matches."""
-    rows = [{"model": m, **dict(zip([d.capitalize() for d in THEORY.dimensions], map(float, row), strict=True))}
-            for m, row in zip(models, scores, strict=True)]
-    (folder / "scores.json").write_text(json.dumps({"data": rows}))
-    (folder / "matches.json").write_text(json.dumps(
-        {"models": models, "countries": countries, "cosine_sim_matrix": matches}))
-    return folder / "scores.json", folder / "matches.json"
 
 
 def test_a_table_becomes_a_board_on_the_common_scale(tmp_path):
-    site = tables.read_site(*write(tmp_path), "valuecompass_2025")
+    site = tables.read_site(*write_site(tmp_path), "valuecompass_2025")
     first = THEORY.dimensions[int(np.argmin(FRANCE))]
     assert site.board.scores.means[0, THEORY.dimensions.index(first)] == pytest.approx(0.8)   # 90 of 0 to 100
     assert site.board.name == "schwartz10, Value Compass site, 2025" and not site.board.is_released
     told = describe_boards([site.board]).iloc[0]
     assert (told.models, told.prompts, told.same_prompts) == (2, 0, False)
-    older = tables.read_site(*write(tmp_path, SCORES / 100), "valuecompass_older")
+    older = tables.read_site(*write_site(tmp_path, SCORES / 100), "valuecompass_older")
     assert older.board.scores.means[0].max() == pytest.approx(0.9) and len(older.countries.titles) < 7
 
 
 def test_no_score_stands_in_the_ranks_that_are_published(tmp_path):
-    table = rank_boards([tables.read_site(*write(tmp_path), "valuecompass_2025").board])
+    table = rank_boards([tables.read_site(*write_site(tmp_path), "valuecompass_2025").board])
     assert list(table) == ["board", "model", "rank", "rank_low", "rank_high"]
     assert table.rank_low.isna().all() and len(table) == 2, "there are no replies to draw again"
 
@@ -57,12 +44,12 @@ def test_no_score_stands_in_the_ranks_that_are_published(tmp_path):
     ({"matches": ((0, 1, 1), (0, 1, 1))}, "matches.json: no table of the Value Compass site")])
 def test_faults_name_the_file_and_the_model(tmp_path, how, words):
     with pytest.raises(DatasetError, match=words):
-        tables.read_site(*write(tmp_path, **how), "valuecompass_2025")
+        tables.read_site(*write_site(tmp_path, **how), "valuecompass_2025")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"data": []}', '{"data": 3}', '{"data": [{"model": "a", "Power": 1}]}'])
 def test_a_file_that_is_no_table_is_named(tmp_path, text):
-    _, matches = write(tmp_path)
+    _, matches = write_site(tmp_path)
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(DatasetError, match="other.json: no table of the Value Compass site"):
         tables.read_site(tmp_path / "other.json", matches, "valuecompass_2025")
@@ -72,7 +59,7 @@ def test_what_cannot_be_had_is_left_out_with_its_reason(tmp_path, monkeypatch):
     def get_files(*names):
         if "older" in names[0]:
             raise SourceError(f"{names[0]} not in the mirror")
-        return write(tmp_path)
+        return write_site(tmp_path)
 
     monkeypatch.setattr(tables, "get_files", get_files)
     sites, left_out = tables.open_sites(["valuecompass_older", "valuecompass_2025"])
@@ -85,7 +72,7 @@ def test_what_cannot_be_had_is_left_out_with_its_reason(tmp_path, monkeypatch):
 def test_matches_are_compared_country_by_country(tmp_path):
     china = load_countries().ranks[1]
     rho = sps.spearmanr(FRANCE, china).statistic
-    paths = write(tmp_path, SCORES / 100, matches=((rho, 1), (0.25 - rho, -1)))
+    paths = write_site(tmp_path, SCORES / 100, matches=((rho, 1), (0.25 - rho, -1)))
     table = tables.compare_matches(tables.read_site(*paths, "valuecompass_older")).set_index("country")
     assert list(table.index) == ["France", "China", "Singapore"]
     assert table.n_equal.to_dict() == {"France": 2, "China": 1, "Singapore": 0}
@@ -107,7 +94,7 @@ def test_orders_of_boards_agree_as_scipy_says():
 
 def test_a_board_without_draws_draws_its_models(tmp_path):
     scores = np.array([SCORES[0], SCORES[0], SCORES[0]])
-    site = tables.read_site(*write(tmp_path, scores, list("abc"), matches=((0, 1),) * 3), "valuecompass_2025")
+    site = tables.read_site(*write_site(tmp_path, scores, list("abc"), matches=((0, 1),) * 3), "valuecompass_2025")
     _, pairs = tables.compare_orders([site.board], THEORY)
     assert pairs[["r", "low", "high"]].round(9).values.tolist() == [[1, 1, 1]], "equal models, whichever are drawn"
 
@@ -119,7 +106,7 @@ def test_every_claim_on_the_site_can_fail(tmp_path):
     good = np.array([[90 - 5 * order.index(d) for d in THEORY.dimensions]] * 2)
     ours = {}
     for name, scores in (("good", good), ("bad", 100 - good)):
-        site = tables.read_site(*write(tmp_path, scores), "valuecompass_2025")
+        site = tables.read_site(*write_site(tmp_path, scores), "valuecompass_2025")
         ours[name] = tables.claim_sites({"valuecompass_2025": site}, reported).set_index("claim_id")
     assert ours["good"].ours[["site/2025/lead", "site/2025/trail"]].tolist() == [4, 3]
     assert ours["bad"].ours[["site/2025/lead", "site/2025/trail"]].tolist() == [0, 0]
