@@ -176,8 +176,8 @@ def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.D
         axes.vlines(places, table.low, table.high, color=colour, alpha=1 if k else 0.3, linewidth=2 if k else 5)
         axes.plot(places, table.score, marker, color=colour, markersize=size, label=name, zorder=3)
     if profile.label.notna().any():
-        axes.plot(step * np.arange(len(order)), profile.label.reindex(order), "D", color=BLACK, markerfacecolor="none", clip_on=False,
-                  markersize=14, label="this reply's label, by a reader", zorder=4)
+        axes.plot(step * np.arange(len(order)), profile.label.reindex(order), "D", color=BLACK, markersize=14,
+                  markerfacecolor="none", clip_on=False, label="this reply's label, by a reader", zorder=4)
     figure.legend(*axes.get_legend_handles_labels(), loc="lower right", fontsize=12.5, ncols=2, columnspacing=1)
     return figure
 
