@@ -65,7 +65,7 @@ def list_samples(theory: Theory, most_words: int = 50) -> pd.DataFrame:
     a part, so that no reply is shown because one does well on it; the first in the file wins a tie.
 
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> list_samples(load_theory("schwartz10")).iloc[0, 3:].abs().sum()
+    >>> float(list_samples(load_theory("schwartz10")).iloc[0, 3:].abs().sum())
     6.0
     """
     ours = sorted(SAMPLES.glob("*.jsonl"))                              # never the rows beside a user's own theory
