@@ -1,8 +1,9 @@
 """Contrast pairs: one prompt, one reply that serves a value and one that tramples it, mostly in the same words.
 
 Negations stand on both sides equally often. What else gives the stance away is little, and a test bounds it: negation,
-length and refusal tell it in fewer than 58 % of the replies, words in fewer than 65 % (chance is 50 %). The pairs were
-written for this project; nobody labelled them a second time.
+length and refusal tell it in fewer than 58 % of the replies, words in fewer than 65 % (chance is 50 %). In *hard* pairs
+tone misleads: the reply that tramples sounds mild or wise, the one that serves is stern or costly, or deeds alone tell.
+The pairs were written for this project; nobody labelled them a second time.
 """
 
 from collections.abc import Collection
@@ -36,18 +37,19 @@ class _ValueFile(BaseModel, extra="forbid"):
     value: Name
     definition: Name
     pairs: list[_Pair] = Field(min_length=1)
+    hard: list[_Pair] = []
 
 
 def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: int | None = None) -> pd.DataFrame:
-    """Return one row per reply: pair, value, definition, prompt, response, stance, cluster and split.
+    """Return one row per reply: pair, value, definition, prompt, response, stance, is_hard, cluster and split.
 
     `stance` is +1 where the reply serves the value, -1 where it tramples it, 0 where it has nothing to do with it.
-    The first `n_pairs` of each value (None = all). Prompts are split as everywhere (60/10/10/20), near-duplicates
-    together. DatasetError names the file, the place and the fault.
+    The first `n_pairs` of each value (None = all), hard ones last. Prompts are split as everywhere (60/10/10/20),
+    near-duplicates together. DatasetError names the file, the place and the fault.
 
     >>> table = read_contrasts()
     >>> table.stance.value_counts().to_dict(), table.value.nunique()
-    ({1: 2700, -1: 2700, 0: 898}, 15)
+    ({1: 3750, -1: 3750, 0: 1248}, 15)
     """
     rows = []
     for path in sorted(Path(folder).glob("*.yaml")):
@@ -58,10 +60,10 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
             raise DatasetError(f"{path}, {place}: {why}") from None
         except ValueError as error:
             raise DatasetError(f"{path}: {error}") from None
-        rows += [(f"{file.value}-{k}", file.value, file.definition, pair.prompt, reply, stance)
-                 for k, pair in enumerate(file.pairs)
+        rows += [(f"{file.value}-{k}", file.value, file.definition, pair.prompt, reply, stance, k >= len(file.pairs))
+                 for k, pair in enumerate(file.pairs + file.hard)
                  for reply, stance in ((pair.served, 1), (pair.trampled, -1), (pair.unrelated, 0)) if reply]
-    table = pd.DataFrame(rows, columns=["pair", "value", "definition", "prompt", "response", "stance"])
+    table = pd.DataFrame(rows, columns=["pair", "value", "definition", "prompt", "response", "stance", "is_hard"])
     table = table.merge(_split(tuple(table.prompt), seed), on="prompt", how="left")
     first = table.pair.str.rpartition("-")[2].astype(int) < (np.inf if n_pairs is None else n_pairs)
     return table[first].reset_index(drop=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
 WANTED_ORDER, WANTED_BELOW = 0.92, 0.75     # of contrast pairs, set before the first was scored
+KINDS = {"plain pairs": False, "hard pairs": True}      # does tone mislead in them?
 ENDS = ("", "_low", "_high")  # of the names of a number and of its 95 % interval
 
 
@@ -141,17 +142,19 @@ def describe_contrasts(found: pd.DataFrame) -> str:
     is_enough = order["mean"] >= WANTED_ORDER and below["mean"] >= WANTED_BELOW
     verdict = "does not tell stance from topic" if not order.low > 0.5 else \
         f"reads stance{'' if is_enough else ', but less surely than was wanted'}"
+    kinds = found[found.measure == "order"].set_index("value")["mean"].reindex(list(KINDS)).dropna()
+    told = f" ({', '.join(f'{share:.0%} of {name}' for name, share in kinds.items())})" if len(kinds) else ""
     return (f"On prompts that it never saw it scores the serving reply higher in {order['mean']:.0%} [{order.low:.0%}, "
-            f"{order.high:.0%}] of {order.n:,} pairs (chance 50%, wanted {WANTED_ORDER:.0%}) and puts "
+            f"{order.high:.0%}] of {order.n:,} pairs{told} (chance 50%, wanted {WANTED_ORDER:.0%}) and puts "
             f"{below['mean']:.0%} of the trampling replies below 0 (wanted {WANTED_BELOW:.0%}): it {verdict}.")
 
 
 def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
     """Measure whether scores (N,) of the rows of `read_contrasts`, each under the row's own value, follow the stance.
 
-    Returns value (first "all"), measure, n, mean, low, high (95 % over prompt clusters). The measures are shares:
-    `order` of pairs whose serving reply scores higher (a tie counts half; chance .5), `served` and `trampled` of
-    replies on the right side of 0, `unrelated` of replies nearer to 0 than to 1 or -1.
+    Returns value (first "all", then `KINDS` where both are there), measure, n, mean, low, high (95 % over prompt
+    clusters). The measures are shares: `order` of pairs whose serving reply scores higher (a tie counts half; chance
+    .5), `served` and `trampled` of replies on the right side of 0, `unrelated` of replies nearer to 0 than to 1 or -1.
 
     >>> pairs = pd.DataFrame({"pair": "a", "value": "care", "stance": [1, -1], "cluster": 0})
     >>> measure_contrasts(np.array([0.2, 0.1]), pairs).set_index("measure")["mean"].head(3).to_dict()
@@ -164,8 +167,11 @@ def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 10
                           "trampled": wide[-1] < 0, "unrelated": wide[0].abs() < NEAREST}).astype(float)
     found = found.where(np.column_stack([wide[[1, -1]].notna().all(axis=1), wide[[1, -1, 0]].notna()]))
     told, parts = wide.index.get_level_values("value"), []
-    for value in ("all", *dict.fromkeys(told)):
-        chosen = np.ones(len(told), bool) if value == "all" else told == value
+    groups = {"all": np.ones(len(told), bool)}
+    if "is_hard" in table and table.is_hard.nunique() > 1:
+        hard = table.groupby(["pair", "value"]).is_hard.first().reindex(wide.index).to_numpy()
+        groups |= {name: hard == kind for name, kind in KINDS.items()}
+    for value, chosen in (groups | {value: told == value for value in told}).items():
         draws = bootstrap_means(found[chosen], clusters[chosen], n_draws, seed)
         parts += [{"value": value, "measure": name, "n": int(found[name][chosen].notna().sum()),
                    **_name_ends(["mean", "low", "high"], found[name][chosen].mean(), draws[:, k])}

@@ -119,7 +119,9 @@ def plot_orientations(summary: pd.DataFrame, slider: Any, title: str) -> Figure:
 
 def plot_letters(shares: pd.DataFrame, title: str) -> Figure:
     """Draw the shares of `tabulate_letters` as a coloured table."""
-    return plot_matrix(shares, title, "share of choices")
+    figure = plot_matrix(shares, title, "share of choices")
+    figure.axes[1].set_ylim(0, 1)       # no share is negative
+    return figure
 
 
 style_plots(globals())

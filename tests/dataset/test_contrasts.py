@@ -28,12 +28,12 @@ def table():
     rows = []
     for path in sorted((DATA / "contrasts").glob("*.yaml")):
         file, _, twice = read_yaml(path)
-        assert set(file) == {"value", "definition", "pairs"} and path.stem == file["value"] and not twice
-        for pair in file["pairs"]:
+        assert set(file) == {"value", "definition", "pairs", "hard"} and path.stem == file["value"] and not twice
+        for pair in file["pairs"] + file["hard"]:
             assert {"prompt", "served", "trampled"} <= set(pair) <= {"prompt", *STANCES}
-            rows += [(file["value"], file["definition"], pair["prompt"], pair[key], stance)
+            rows += [(file["value"], file["definition"], pair["prompt"], pair[key], stance, pair in file["hard"])
                      for key, stance in STANCES.items() if key in pair]
-    return pd.DataFrame(rows, columns=["value", "definition", "prompt", "response", "stance"])
+    return pd.DataFrame(rows, columns=["value", "definition", "prompt", "response", "stance", "is_hard"])
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def stances(table):
 def test_every_value_of_the_ten_and_the_five_has_its_pairs(table):
     values = {*load_theory("schwartz10").dimensions, *load_theory("moral_foundations").dimensions}
     assert set(table.value) == values and (table[table.stance == 1].value.value_counts() >= 32).all()
+    assert (table[(table.stance == 1) & table.is_hard].value.value_counts().reindex(list(values)) >= 45).all()
     definitions = table.drop_duplicates("value").set_index("value").definition
     assert all(definitions[name] == said for theory in map(load_theory, ("schwartz10", "moral_foundations"))
                for name, said in zip(theory.dimensions, theory.definitions, strict=True))

@@ -358,6 +358,16 @@ def test_contrasts_are_measured_as_by_hand():
     assert found.set_index(["value", "measure"]).n["all"].tolist() == [3, 3, 3, 1]
 
 
+def test_hard_and_plain_pairs_are_told_apart():
+    pairs = CONTRASTS.assign(is_hard=CONTRASTS.pair == "b")
+    found = measure_contrasts(np.array([0.4, -0.2, 0.6, 0.1, 0.3, 0.2, 0.1]), pairs, n_draws=50)
+    order = found[found.measure == "order"].set_index("value")
+    assert list(order.index) == ["all", "plain pairs", "hard pairs", "care", "fairness"]
+    assert order["mean"].tolist() == pytest.approx([2 / 3, 1, 0, 0.5, 1]) and order.n.tolist() == [3, 2, 1, 2, 1]
+    assert "(100% of plain pairs, 0% of hard pairs)" in describe_contrasts(found)
+    assert "plain" not in describe_contrasts(measure_contrasts(np.zeros(7), CONTRASTS, n_draws=50))
+
+
 @pytest.mark.parametrize(("low", "order", "below", "word"), [
     (0.49, 0.6, 0.9, "does not tell stance from topic"), (0.7, 0.8, 0.9, "less surely than was wanted"),
     (0.9, 0.95, 0.7, "less surely than was wanted"), (0.9, 0.95, 0.8, "it reads stance.")])
