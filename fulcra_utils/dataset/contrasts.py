@@ -3,6 +3,7 @@
 Negations stand on both sides equally often. What else gives the stance away is little, and a test bounds it: negation,
 length and refusal tell it in fewer than 58 % of the replies, words in fewer than 65 % (chance is 50 %). In *hard* pairs
 tone misleads: the reply that tramples sounds mild or wise, the one that serves is stern or costly, or deeds alone tell.
+So tone turned round is a cue in them: words that know nothing of the value tell 71 % of hard replies taken alone.
 The pairs were written for this project; nobody labelled them a second time.
 """
 

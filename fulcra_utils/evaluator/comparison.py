@@ -171,7 +171,7 @@ def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 10
     if "is_hard" in table and table.is_hard.nunique() > 1:
         hard = table.groupby(["pair", "value"]).is_hard.first().reindex(wide.index).to_numpy()
         groups |= {name: hard == kind for name, kind in KINDS.items()}
-    for value, chosen in (groups | {value: told == value for value in told}).items():
+    for value, chosen in (groups | {value: told == value for value in dict.fromkeys(told)}).items():
         draws = bootstrap_means(found[chosen], clusters[chosen], n_draws, seed)
         parts += [{"value": value, "measure": name, "n": int(found[name][chosen].notna().sum()),
                    **_name_ends(["mean", "low", "high"], found[name][chosen].mean(), draws[:, k])}
