@@ -6,27 +6,31 @@ A player is a function from chat messages ({"role", "content"}) to a reply.
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product, repeat
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jinja2 import TemplateError
 
-from fulcra_utils.llm.asking import ask_all
+from fulcra_utils.llm.asking import Outcome, ask_all
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question
 from fulcra_utils.llm.replies import decode_reply
 from fulcra_utils.systems.orientation.protocol import (
+    GOAL_QUESTIONS,
     LETTERS_TOLD,
     Messages,
     Player,
+    run_conditions,
     run_protocol,
 )
 from fulcra_utils.systems.orientation.slider import UTILITIES, OrientationError, load_slider
 
 _OFFER = re.compile(r"^([A-Z]): you receive ([\d.]+), the other person receives ([\d.]+)$", re.MULTILINE)
 SCRIPTED = (*UTILITIES, "random", "always-A")
+TOGETHER = 32   # replies that a local model writes at a time
 
 
 def scripted_player(name: str, seed: int = 2023) -> Player:
@@ -69,12 +73,32 @@ def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200)
         raise OrientationError("No endpoint: set OPENAI_BASE_URL (and OPENAI_API_KEY where it wants a key).")
     endpoint = Endpoint(model=model, options={"temperature": temperature, "max_tokens": max_tokens}, attempts=5)
 
-    def play(messages: Messages) -> str:
-        outcome = ask_all(endpoint, [Question(tuple(messages), context="player")], _take, AnswerCache(None))[0]
-        if outcome.error:
-            raise OrientationError(outcome.error)
-        return outcome.value or ""
+    def play_all(talks: Sequence[Messages]) -> Iterator[str | Exception]:
+        # each talk has a context of its own, so that equal ones are asked anew
+        questions = [Question(tuple(talk), context=f"player {place}") for place, talk in enumerate(talks)]
+        cache = AnswerCache(None)
+        try:
+            outcomes = ask_all(endpoint, questions, _take, cache)
+        except EndpointError as error:      # what was answered until then counts
+            kept = [list(cache.list_answers(question, endpoint)) for question in questions]
+            outcomes = [Outcome(value=answers[-1].text, error=answers[-1].void) if answers else error
+                        for answers in kept]
+        for found in outcomes:
+            yield found if isinstance(found, Exception) else OrientationError(found.error) if found.error \
+                else found.value or ""
 
+    return _one_by_one(play_all)
+
+
+def _one_by_one(play_all: Callable[[Sequence[Messages]], Iterator[str | Exception]]) -> Player:
+    """Return a player of one talk that has the attribute `play_all` (`protocol.run_conditions`)."""
+    def play(messages: Messages) -> str:
+        reply = next(play_all([messages]))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    play.play_all = play_all
     return play
 
 
@@ -105,17 +129,33 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 40, seed: int 
         except local.PolicyError as error:
             raise OrientationError(str(error)) from None
 
-    def play(messages: Messages) -> str:
-        ids, letters = encode(messages), [letter for letter, *_ in _OFFER.findall(messages[-1]["content"])]
-        if letters:
-            told = local.choose(model, tokenizer, [messages], letters, reader=reader)[0]
-            return json.dumps({LETTERS_TOLD: dict(zip(letters, told.round(4).tolist(), strict=True))})
+    def choose(messages: Messages, letters: list[str]) -> str:
+        told = local.choose(model, tokenizer, [messages], letters, reader=reader)[0]
+        return json.dumps({LETTERS_TOLD: dict(zip(letters, told.round(4).tolist(), strict=True))})
+
+    def write(talks: list[list[int]]) -> Iterator[str]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            reply = local.generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, do_sample=True,
-                                   temperature=1.0)[0]
-        return decode_reply(reply, tokenizer.decode(ids), tokenizer)
+            for part in (talks[start:start + TOGETHER] for start in range(0, len(talks), TOGETHER)):
+                made = local.generate(model, tokenizer, part, max_new_tokens=max_new_tokens, do_sample=True,
+                                      temperature=1.0)
+                yield from (decode_reply(reply, tokenizer.decode(ids), tokenizer)
+                            for ids, reply in zip(part, made, strict=True))
 
+    def play_all(talks: Sequence[Messages]) -> Iterator[str | Exception]:
+        letters = [[letter for letter, *_ in _OFFER.findall(talk[-1]["content"])] for talk in talks]
+        told, to_write = {}, {}
+        for place, talk in enumerate(talks):
+            try:
+                ids = encode(talk)
+                to_write |= {} if letters[place] else {place: ids}
+            except OrientationError as error:
+                told[place] = error
+        told |= dict(zip(to_write, write(list(to_write.values())), strict=True))
+        for place, talk in enumerate(talks):
+            yield told[place] if place in told else choose(talk, letters[place])
+
+    play = _one_by_one(play_all)
     play.encode = encode
     return play
 
@@ -158,25 +198,33 @@ def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int
     the reply. `n_repeats` may be given by player. Source: arXiv 2305.17147, protocol and ablation.
     """
     from tqdm import tqdm
-    tasks = list(product(players, load_slider().orientations, with_goal))
+    conditions, parts = list(product(load_slider().orientations, with_goal)), []
     repeats = n_repeats if isinstance(n_repeats, Mapping) else dict.fromkeys(players, n_repeats)
-    enduring = {name: _endure(player) for name, player in players.items()}
-    parts = [run_protocol(enduring[name], orientation, repeats[name], goal, seed).assign(player=name)
-             for name, orientation, goal in tqdm(tasks, desc="players", disable=not progress)]
+    n_asked = sum(repeats[name] * (len(load_slider().self_pay) + len(GOAL_QUESTIONS) * goal)
+                  for name in players for _, goal in conditions)
+    with tqdm(total=n_asked, desc="players", unit="reply", disable=not progress, mininterval=1) as bar:
+        for name, player in players.items():
+            bar.set_postfix_str(name)
+            table = run_conditions(_endure(player), conditions, repeats[name], seed, bar)
+            parts.append(table.assign(player=name))
     return pd.concat(parts, ignore_index=True)
 
 
 def _endure(player: Player) -> Player:
     """Return a player that answers an error with its words, which name no option; a dead endpoint is asked no more."""
-    gone = ""
-
-    def play(messages: Messages) -> str:
+    def play_all(talks: Sequence[Messages]) -> Iterator[str]:
         nonlocal gone
-        try:
-            return gone or player(messages)
-        except Exception as error:  # any failure of a remote or local model is a missing choice, told by its words
-            said = f"[no reply: {type(error).__name__}: {str(error)[:200]}]"
-            gone = said if isinstance(error, EndpointError) else ""
-            return said
+        replies = repeat(gone) if gone else iter(getattr(player, "play_all", partial(map, player))(talks))
+        failed = None
+        for _ in talks:
+            try:
+                reply = next(replies, failed)
+            except Exception as error:  # any failure of a remote or local model is a missing choice, told by its words
+                reply = failed = error
+            if isinstance(reply, Exception):
+                said = f"[no reply: {type(reply).__name__}: {str(reply)[:200]}]"
+                gone, reply = said if isinstance(reply, EndpointError) else gone, said
+            yield reply
 
-    return play
+    gone = ""
+    return _one_by_one(play_all)

@@ -8,7 +8,9 @@ letters are read, and how likely each letter is on average, whatever stands behi
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,8 @@ from fulcra_utils.systems.orientation import slider as svo
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTERS_TOLD = "log_probability_of_letters"     # the field of a reply that is JSON: letter -> natural logarithm
+GOAL_QUESTIONS = ("List the traits of a person with your value system, a few words each.",
+                  "Write one sentence: your goal when you share money with another person.")
 Messages = list[dict[str, str]]
 Player = Callable[[Messages], str]
 
@@ -98,19 +102,72 @@ def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goa
     >>> len(table), table.choice.notna().all().item()
     (12, True)
     """
+    return run_conditions(player, [(orientation, with_goal)], n_repeats, seed)
+
+
+def run_conditions(player: Player, conditions: Sequence[tuple[str, bool]], n_repeats: int, seed: int = 2023,
+                   bar: Any = None) -> pd.DataFrame:
+    """Return the tables of several (orientation, with_goal) as `run_protocol` makes them, one below the other.
+
+    A player with an attribute `play_all` plays all passes side by side: it takes many talks at once and gives a reply
+    for each, or the exception in its place, which is raised. `bar` is told of each reply.
+    """
     if n_repeats < 1:
         raise svo.OrientationError(f"n_repeats is {n_repeats}, it needs to be 1 or more.")
-    slider, random = svo.load_slider(), np.random.default_rng(seed)
-    system = render_system(orientation)
-    rows = []
-    for repeat in range(n_repeats):
-        talk, goal = _state_goal(player, system) if with_goal else (system, "")
-        for item in range(len(slider.self_pay)):
-            order = random.permutation(slider.self_pay.shape[1])
-            reply = player([*talk, {"role": "user", "content": render_choice(item, order, goal)}])
-            rows.append({"orientation": orientation, "with_goal": with_goal, "repeat": repeat, "item": item + 1,
-                         "order": order.tolist(), "goal": goal, "reply": reply})
-    table, n_options = pd.DataFrame(rows), slider.self_pay.shape[1]
+    passes = []
+    for condition in conditions:
+        random, (n_items, n_options) = np.random.default_rng(seed), svo.load_slider().self_pay.shape
+        passes += [_play_pass(*condition, repeat, [random.permutation(n_options) for _ in range(n_items)])
+                   for repeat in range(n_repeats)]
+    size = n_repeats * n_items
+    side_by_side = [passes] if hasattr(player, "play_all") else [[one] for one in passes]
+    rows = sum((_play_together(player, some, bar) for some in side_by_side), [])
+    return pd.concat([_read_choices(pd.DataFrame(rows[k:k + size]), n_repeats) for k in range(0, len(rows), size)],
+                     ignore_index=True)
+
+
+def _play_pass(orientation: str, with_goal: bool, repeat: int, orders: Sequence[np.ndarray]) -> Generator:
+    """Give the talks of a pass, stage by stage, take the replies, and return its rows."""
+    talk, goal = render_system(orientation), ""
+    for question in GOAL_QUESTIONS if with_goal else ():
+        talk = [*talk, {"role": "user", "content": question}]
+        reply, = yield [talk]
+        talk = [*talk, {"role": "assistant", "content": split_thoughts(reply)[1]}]
+        goal = " ".join(talk[-1]["content"].split())
+    replies = yield [[*talk, {"role": "user", "content": render_choice(item, order, goal)}]
+                     for item, order in enumerate(orders)]
+    return [{"orientation": orientation, "with_goal": with_goal, "repeat": repeat, "item": item + 1,
+             "order": order.tolist(), "goal": goal, "reply": reply}
+            for item, (order, reply) in enumerate(zip(orders, replies, strict=True))]
+
+
+def _play_together(player: Player, passes: Sequence[Generator], bar: Any) -> list[dict]:
+    """Return the rows of all passes; in each round a player is asked what all of them ask next."""
+    ask, rows, said = getattr(player, "play_all", partial(map, player)), {}, dict.fromkeys(range(len(passes)))
+    while said:
+        asked = {}
+        for place, replies in said.items():
+            try:
+                asked[place] = passes[place].send(replies)
+            except StopIteration as end:
+                rows[place] = end.value
+        replies = iter(ask(sum(asked.values(), [])))
+        said = {place: [_take_reply(replies, bar) for _ in talks] for place, talks in asked.items()}
+    return sum((rows[place] for place in range(len(passes))), [])
+
+
+def _take_reply(replies: Iterator[str | Exception], bar: Any) -> str:
+    reply = next(replies)
+    if isinstance(reply, Exception):
+        raise reply
+    if bar is not None:
+        bar.update()
+    return reply
+
+
+def _read_choices(table: pd.DataFrame, n_repeats: int) -> pd.DataFrame:
+    """Add letter, choice and payoffs to the replies of one condition."""
+    n_options = len(table.order[0])
     logs = np.array([_read_letters(reply, n_options) for reply in table.reply])     # (N, options), nan = not told
     told = np.isfinite(logs).all(1)
     usual = logs[told].mean(0) if told.any() else 0
@@ -142,16 +199,6 @@ def tabulate_letters(table: pd.DataFrame) -> pd.DataFrame:
     player = table.player if "player" in table else pd.Series("player", table.index)
     return pd.crosstab(player, table.letter, normalize="index").reindex(
         index=player.unique(), columns=list(LETTERS[:len(table.order.iloc[0])])).fillna(0)
-
-
-def _state_goal(player: Player, system: Messages) -> tuple[Messages, str]:
-    """Ask for the traits of the value system and a one-sentence goal; return the talk and the goal."""
-    talk = list(system)
-    for question in ("List the traits of a person with your value system, a few words each.",
-                     "Write one sentence: your goal when you share money with another person."):
-        talk.append({"role": "user", "content": question})
-        talk.append({"role": "assistant", "content": split_thoughts(player(talk))[1]})
-    return talk, " ".join(talk[-1]["content"].split())
 
 
 def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:

@@ -82,6 +82,23 @@ def test_an_endpoint_that_cannot_answer_says_why(monkeypatch, said, words, most)
         assert server.requests <= 4 * most, "what concerns every choice is asked once"
 
 
+def test_passes_are_asked_side_by_side_and_equal_questions_anew(monkeypatch):
+    def play(request):
+        options = request["messages"][-1]["content"]
+        if server.requests > 9:
+            return 401, {"error": {"message": "no credits left"}}
+        return 200, complete(request, "A" if "A: you" in options else f"said as number {server.requests}")
+
+    with FaultServer(faults=(), script=play) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        talk = [*render_system("prosocial"), {"role": "user", "content": "Your goal?"}]
+        assert len(set(endpoint_player("m").play_all([talk] * 3))) == 3
+        table = run_players({"m": endpoint_player("m")}, 1, with_goal=[False])
+    assert 4 <= table.choice.notna().sum() < 24, "what was answered before the endpoint went counts"
+    assert table.reply[table.choice.isna()].str.contains("EndpointError").all()
+
+
 def test_a_local_model_plays_every_pass_by_the_probabilities_of_its_letters(tmp_path):
     folders = [make_random_model(tmp_path / "random"), tmp_path / "none"]
     players, left_out = gather_players(local=folders)
