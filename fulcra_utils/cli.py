@@ -353,16 +353,25 @@ def weigh(input: Annotated[str, typer.Option("--input", help="Rows with situatio
           "smollm2-135m", encoder: Annotated[str, typer.Option(help="Reads relevance: bundled or tiny.")] = "bundled",
           theory: Annotated[str, typer.Option(help="Whose values are candidates beside ours, where a row has no value; "
                                             "empty: of all theories here.")] = "",
-          batch_size: Annotated[int, typer.Option(min=1, help="Texts a forward pass; changes no result.")] = 32) -> int:
+          batch_size: Annotated[int, typer.Option(min=1, help="Texts a forward pass; changes no result.")] = 32,
+          endpoint: Annotated[str, typer.Option(help="Model at OPENAI_BASE_URL that names the candidates instead, and "
+                                                "says why each bears on the situation; empty: none.")] = "",
+          budget: Budget = None, cache: Cache = "") -> int:
     """Weigh values, rights and duties in situations: relevance (0 to 1) and valence (supports, opposes, either).
 
     A row without value gets the values found in its situation, their stance and its ambiguity. Exit 1 when some rows
-    could not be weighed; their problem says why.
+    could not be weighed; their problem says why. What an endpoint answers is kept in the cache and not paid twice.
     """
+    from functools import partial
+
+    from fulcra_utils.llm.endpoints import Endpoint
+    from fulcra_utils.systems.pluralism.candidates import ask_candidates
     from fulcra_utils.systems.pluralism.files import load_weigher, weigh_file
     from fulcra_utils.systems.pluralism.situations import list_candidates
+    ask = partial(ask_candidates, endpoint=Endpoint(model=endpoint), cache=cache or f"{input}.cache",
+                  budget=budget) if endpoint else None
     weigher, said = load_weigher(evaluator, encoder, model)
-    faults, notes = weigh_file(weigher, input, output, list_candidates([theory] if theory else ()), batch_size)
+    faults, notes = weigh_file(weigher, input, output, list_candidates([theory] if theory else ()), batch_size, ask)
     typer.echo("\n".join([*said, f"written to {output}; {len(faults):,} rows not weighed"]))
     for line in [*(f"{input}, {why}" for why in faults[:20]), *(f"{output}: {why}" for why in notes)]:
         typer.echo(line, err=True)

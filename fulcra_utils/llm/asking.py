@@ -14,7 +14,8 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +25,17 @@ from tqdm import tqdm
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import read_content
-from fulcra_utils.llm.endpoints import FREE, Answer, AnswerCache, Endpoint, EndpointError, Price, Question, count_tokens
+from fulcra_utils.llm.endpoints import (
+    FREE,
+    Answer,
+    AnswerCache,
+    Endpoint,
+    EndpointError,
+    Price,
+    Question,
+    count_tokens,
+    load_price,
+)
 
 IN_A_STREAM = "the server answers in a stream, which is not read: switch streaming off"
 SAID = yaml.safe_load((DATA / "providers.yaml").read_text(encoding="utf-8"))
@@ -77,6 +88,30 @@ def ask_all(endpoint: Endpoint, questions: Collection[Question], check: Check, c
         return asyncio.run(session.run(questions, progress))
     with start_blocking_portal() as portal:  # a notebook runs a loop already; an interrupt ends what is asked here, too
         return portal.call(session.run, questions, progress)
+
+
+def ask_lists(talks: Sequence[tuple[str, str]], item: dict[str, Any], name: str, endpoint: Endpoint, cache: str | None,
+              budget: float | None) -> list[tuple[list | None, str]]:
+    """Ask for a JSON object with one list: what each answer holds under `name`, or None, and what went wrong.
+
+    A talk is a system message and what the user says, `item` the schema of an element; errors are those of `ask_all`.
+    """
+    def check(_: int, answer: Answer) -> tuple[list | None, list[str], float]:
+        try:
+            text = answer.split()[1]
+            found = json.loads(text[text.index("{"):text.rindex("}") + 1])[name]
+            return (found, [], 1.0) if isinstance(found, list) else (None, [f"{name} is no list"], 0.0)
+        except (ValueError, KeyError, TypeError):
+            return None, [f"the answer is no JSON with {name}"], 0.0
+
+    schema = {"type": "object", "properties": {name: {"type": "array", "items": item}}, "required": [name],
+              "additionalProperties": False}
+    questions = [Question(({"role": "system", "content": system}, {"role": "user", "content": text}), schema, name)
+                 for system, text in talks]
+    with closing(AnswerCache(cache)) as store:
+        price = load_price(endpoint.model, is_local=endpoint.is_local)
+        outcomes = ask_all(endpoint, questions, check, store, price, budget)
+    return [(outcome.value, outcome.error or "; ".join(outcome.faults)) for outcome in outcomes]
 
 
 def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: AnswerCache, price: Price,

@@ -7,11 +7,8 @@ released code gives the bare name. A gap stays a gap (nan), and an endpoint that
 Source: Ye et al. (2024), arXiv 2409.12106. Axis letters: P perceptions, D values.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +17,8 @@ import yaml
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import has_words, looks_english
 from fulcra_utils.evaluator.model import ASKED, ValueEvaluator
-from fulcra_utils.llm.asking import ask_all
-from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Question, load_price
+from fulcra_utils.llm.asking import ask_lists
+from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.stats.resampling import share_interval
 
 WORDS = yaml.safe_load((DATA / "discovery.yaml").read_text(encoding="utf-8"))
@@ -64,11 +61,11 @@ def ask_perceptions(texts: Sequence[str], endpoint: Endpoint, subjects: Sequence
     empty list.
     """
     whose = list(subjects) if subjects is not None else [""] * len(texts)
-    schema = _describe_list("perceptions", {"type": "string"})
     rows = []
-    for number, (told, error) in enumerate(_ask(
+    for number, (told, error) in enumerate(ask_lists(
             [(WORDS["parse"].format(subject=name or "its author"), text)
-             for text, name in zip(texts, whose, strict=True)], schema, "perceptions", endpoint, cache, budget)):
+             for text, name in zip(texts, whose, strict=True)], {"type": "string"}, "perceptions", endpoint, cache,
+            budget)):
         found = [said.strip() for said in told or [] if isinstance(said, str) and has_words(said)]
         why = "" if found else error or "none found"
         rows += [(number, whose[number], said, why) for said in found or [None]]
@@ -83,8 +80,8 @@ def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endp
     """
     item = {"type": "object", "properties": {"value": {"type": "string"}, "score": {"type": "integer"}},
             "required": ["value", "score"], "additionalProperties": False}
-    told = _ask([(WORDS["judge"], f"Sentence: {said}\nValues: {', '.join(values)}") for said in perceptions],
-                _describe_list("scores", item), "scores", endpoint, cache, budget)
+    told = ask_lists([(WORDS["judge"], f"Sentence: {said}\nValues: {', '.join(values)}") for said in perceptions],
+                     item, "scores", endpoint, cache, budget)
     scores, problems = np.full((len(perceptions), len(values)), np.nan), []
     places = {name.casefold(): k for k, name in enumerate(values)}
     for row, (found, error) in enumerate(told):
@@ -94,30 +91,6 @@ def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endp
                 scores[row, places[name]] = entry["score"]
         problems.append(error)
     return scores, problems
-
-
-def _describe_list(name: str, item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {name: {"type": "array", "items": item}}, "required": [name],
-            "additionalProperties": False}
-
-
-def _ask(talks: Sequence[tuple[str, str]], schema: dict, name: str, endpoint: Endpoint, cache: str | None,
-         budget: float | None) -> list[tuple[list | None, str]]:
-    """Return the list that each answer holds under `name`, or None and the reason."""
-    def check(_: int, answer: Answer) -> tuple[list | None, list[str], float]:
-        try:
-            text = answer.split()[1]
-            found = json.loads(text[text.index("{"):text.rindex("}") + 1])[name]
-            return (found, [], 1.0) if isinstance(found, list) else (None, [f"{name} is no list"], 0.0)
-        except (ValueError, KeyError, TypeError):
-            return None, [f"the answer is no JSON with {name}"], 0.0
-
-    questions = [Question(({"role": "system", "content": system}, {"role": "user", "content": text}), schema, name)
-                 for system, text in talks]
-    with closing(AnswerCache(cache)) as store:
-        price = load_price(endpoint.model, is_local=endpoint.is_local)
-        outcomes = ask_all(endpoint, questions, check, store, price, budget)
-    return [(outcome.value, outcome.error or "; ".join(outcome.faults)) for outcome in outcomes]
 
 
 def measure_texts(perceptions: pd.DataFrame, evaluator: ValueEvaluator, prompts: Sequence[str] | None = None,

@@ -28,7 +28,9 @@ Player = Callable[[Messages], str]
 
 
 def render_system(orientation: str) -> Messages:
-    """Return the opening message that tells a player its value system; the wording is ours."""
+    """Return the opening message that tells a player its value system, in our words; none for "", no system."""
+    if not orientation:
+        return []
     svo.target_range(orientation)   # raises for an unknown orientation
     return [{"role": "system", "content": f"Your value system is {orientation}.\n"
              f"{svo.load_slider().orientations[orientation]}\n"
@@ -91,11 +93,12 @@ def run_protocol(player: Player, orientation: str, n_repeats: int = 10, with_goa
 
     A player takes chat messages ({"role", "content"}) and returns the reply. Each of the `n_repeats` passes has its own
     order of options, the same for every player and condition under one seed; `with_goal=False` asks for the choices
-    straight after the value system (the ablation). Returns a row per pass and item: orientation, with_goal, repeat,
-    item (from 1), order (the letters' options), goal, reply, letter (as it came), choice (from 0; nan = not readable),
-    self_pay, other_pay. Of a player that tells its probabilities of the letters the choice is the option whose letter
-    is likelier than that letter is on average over these questions: the orders are random, so what a letter has on
-    average is no preference (as Zheng et al. 2024, Large Language Models Are Not Robust Multiple Choice Selectors).
+    straight after the value system (the ablation), and with the orientation "" none is told. Returns a row per pass and
+    item: orientation, with_goal, repeat, item (from 1), order (the letters' options), goal, reply, letter (as it came),
+    choice (from 0; nan = not readable), self_pay, other_pay. Of a player that tells its probabilities of the letters
+    the choice is the option whose letter is likelier than that letter is on average over these questions: the orders
+    are random, so what a letter has on average is no preference (as Zheng et al. 2024, Large Language Models Are Not
+    Robust Multiple Choice Selectors).
     Source: arXiv 2305.17147; the wording of the prompts is ours.
 
     >>> table = run_protocol(lambda messages: "A" if "A:" in messages[-1]["content"] else "fair", "prosocial", 2)

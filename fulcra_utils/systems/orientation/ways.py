@@ -14,6 +14,8 @@ import pandas as pd
 
 from fulcra_utils.llm.local import choose
 from fulcra_utils.stats.resampling import draw_rows, take_interval
+from fulcra_utils.systems.orientation.protocol import Player, run_protocol
+from fulcra_utils.systems.orientation.slider import svo_angle, take_payoffs
 from fulcra_utils.theory.theory import Theory
 
 STATED = "Think of what guides you in life. Is this important to you: {}? Answer {} or {}."
@@ -50,6 +52,17 @@ def ask_chosen(chat: tuple, theory: Theory, n_pairs: int = 0, seed: int = 2023) 
     first, second = np.array(chosen).T
     units[rows, first], units[rows, second] = odds, -odds
     return units
+
+
+def ask_slider(player: Player, n_passes: int = 6, seed: int = 2023) -> tuple[float, float, float]:
+    """Return the angle of social value orientation, degrees, of a player that is told no value system, and its ends.
+
+    95 % interval over passes, each with its own order of options.
+    """
+    table = run_protocol(player, "", n_passes, with_goal=False, seed=seed)
+    angles = svo_angle(*take_payoffs(table.choice.to_numpy().reshape(n_passes, -1)))
+    drawn = angles[np.random.default_rng(seed).integers(n_passes, size=(2000, n_passes))].mean(axis=1)
+    return float(angles.mean()), *map(float, take_interval(drawn))
 
 
 def _ask_both(chat: tuple, questions: Sequence[tuple], answers: tuple[str, str]) -> np.ndarray:

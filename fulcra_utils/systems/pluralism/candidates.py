@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.dataset.texts import measure_rouge
-from fulcra_utils.systems.pluralism.situations import VALENCES, tell_kind
+from fulcra_utils.dataset.texts import has_words, measure_rouge
+from fulcra_utils.llm.asking import ask_lists
+from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.systems.pluralism.situations import VALENCES, WORDS, tell_kind
 from fulcra_utils.systems.pluralism.weighing import Weigher
 
 RELEVANCE = {"value": 0.8, "right": 0.8, "duty": 0.8}   # least of each kind
@@ -35,6 +37,21 @@ def find_values(situation: str, candidates: Sequence[str], weigher: Weigher,
     kept = _keep_first(table, weigher.memory.look_up(table.value.tolist()), rouge, cosine, n_most)
     table = table.iloc[kept].drop(columns="about").reset_index(drop=True)
     return table.join(weigher.tell_valence([situation] * len(table), table.value))
+
+
+def ask_candidates(situations: Sequence[str], endpoint: Endpoint, cache: str | None = None,
+                   budget: float | None = None) -> list[tuple[dict[str, str] | None, str]]:
+    """Let a model behind an endpoint name what bears on each situation: {name: why}, or None, and what went wrong.
+
+    An empty dict is the model's own "nothing". EndpointError when it can answer nobody; answers until then are kept in
+    the folder `cache`, and `budget` is in dollars.
+    """
+    item = {"type": "object", "properties": {"name": {"type": "string"}, "why": {"type": "string"}},
+            "required": ["name", "why"], "additionalProperties": False}
+    told = ask_lists([(WORDS["name"], text) for text in situations], item, "candidates", endpoint, cache, budget)
+    return [(None if found is None else {
+        str(one["name"]).strip(): str(one.get("why") or "").strip() for one in found
+        if isinstance(one, dict) and has_words(str(one.get("name") or ""))}, problem) for found, problem in told]
 
 
 def _keep_first(table: pd.DataFrame, vectors: np.ndarray, rouge: Mapping[str, float], cosine: float,

@@ -1,6 +1,6 @@
 """The `weigh` command: rows with situations in, the same rows with what was weighed or found out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +23,8 @@ LONGEST = 1000  # characters; of a longer situation a part is read
 FOREIGN = "does not look English, which alone is read: these are no measurement"
 LONG = "is long: only parts of it are read"
 _VALENCE = pa.struct([(name, pa.float64()) for name in VALENCES])
-_FOUND = pa.struct([("value", pa.string()), ("kind", pa.string()), ("relevance", pa.float64()), ("valence", _VALENCE)])
+_FOUND = pa.struct([("value", pa.string()), ("kind", pa.string()), ("relevance", pa.float64()), ("valence", _VALENCE),
+                    ("why", pa.string())])
 SCHEMA = pa.schema([("relevance", pa.float64()), ("valence", _VALENCE), ("values", pa.list_(_FOUND)),
                     ("stance", _VALENCE), ("ambiguity", pa.float64()), ("problem", pa.string())])
 
@@ -53,15 +54,18 @@ def _pick_pair(row: dict) -> tuple[str, str | None]:
     return situation, clean_text(read_text(row, "value")) if row.get("value") is not None else None
 
 
+Ask = Callable[[Sequence[str]], list[tuple[dict[str, str] | None, str]]]     # `ask_candidates`, all but its situations
+
+
 def weigh_file(weigher: Weigher, source: str | Path, target: str | Path, candidates: Sequence[str] = (),
-               batch_size: int = 32) -> tuple[list[str], list[str]]:
+               batch_size: int = 32, ask: Ask | None = None) -> tuple[list[str], list[str]]:
     """Weigh the rows of a file into another one (.jsonl, .jsonl.gz, .parquet), in order.
 
     Returned are the rows that could not be weighed ("line 3: …"), and what is to be said of fields (`copy_rows`).
     A row with `situation` and `value` gets relevance and valence; one without `value` gets `values`, the candidates
-    found in it (`find_values`), their `stance` and its entropy as `ambiguity`. One that cannot be weighed has them null
-    and `problem`; one that is long or no English is weighed and has a `problem`. Fields of the input with such names
-    are kept as `input_…`.
+    found in it (`find_values`), their `stance` and its entropy as `ambiguity`. With `ask` the candidates are those that
+    it names, each with `why`. A row that cannot be weighed has these fields null and `problem`; one that is long or no
+    English is weighed and has a `problem`. Fields of the input with such names are kept as `input_…`.
     """
     source, target = Path(source), Path(target)
     check_outputs([(target, SUFFIXES)], [source])
@@ -69,24 +73,32 @@ def weigh_file(weigher: Weigher, source: str | Path, target: str | Path, candida
         raise DatasetError(f"The input {source} has no rows.")
     faults: list[str] = []
     with lock_output(target):
-        notes = copy_rows(source, _weigh_rows(weigher, source, candidates, batch_size, faults), target, SCHEMA,
-                      SCHEMA.names, SHARD)
+        notes = copy_rows(source, _weigh_rows(weigher, source, ask or _offer(candidates), batch_size, faults), target,
+                          SCHEMA, SCHEMA.names, SHARD)
     return faults, notes
 
 
-def _weigh_rows(weigher: Weigher, source: Path, candidates: Sequence[str], batch_size: int, faults: list[str]
-                ) -> Iterator[dict]:
+def _offer(candidates: Sequence[str]) -> Ask:
+    return lambda situations: [(dict.fromkeys(candidates), "")] * len(situations)
+
+
+def _weigh_rows(weigher: Weigher, source: Path, ask: Ask, batch_size: int, faults: list[str]) -> Iterator[dict]:
     """Yield what each row gains, and add to the faults those that have nothing."""
     rows = pick_rows(source, _pick_pair)
     while shard := list(islice(rows, SHARD)):
-        pairs = [pair for *_, pair, fault in shard if not fault and pair[1] is not None]
-        told = iter(_weigh_pairs(pairs, weigher, batch_size))
+        usable = [pair for *_, pair, fault in shard if not fault]
+        told = iter(_weigh_pairs([pair for pair in usable if pair[1] is not None], weigher, batch_size))
+        open_ = [situation for situation, value in usable if value is None]
+        offered = iter(ask(open_) if open_ else ())
         for line, _, pair, fault in shard:
-            if fault:
+            is_open = not fault and pair[1] is None
+            named, fault = next(offered) if is_open else (None, fault)
+            if fault and named is None:
                 faults.append(f"line {line}: {fault}")
-                yield {"relevance": None, "valence": None, "problem": str(fault)}
+                gaps = ("values", "stance", "ambiguity") if is_open else ("relevance", "valence")
+                yield dict.fromkeys(gaps) | {"problem": str(fault)}
                 continue
-            found = describe_situation(pair[0], candidates, weigher) if pair[1] is None else next(told)
+            found = next(told) if named is None else describe_situation(pair[0], named, weigher)
             yield found | ({"problem": FOREIGN} if not looks_english(pair[0]) else
                            {"problem": LONG} if len(pair[0]) > LONGEST else {})
 
@@ -98,12 +110,16 @@ def _weigh_pairs(pairs: Sequence[tuple[str, str]], weigher: Weigher, batch_size:
     return [{"relevance": row.pop("relevance"), "valence": row} for row in table.to_dict("records")]
 
 
-def describe_situation(situation: str, candidates: Sequence[str], weigher: Weigher) -> dict:
-    """Return the values found in a situation, their stance and its entropy; both null when none is relevant enough."""
-    table = find_values(situation, candidates, weigher).round(6)
+def describe_situation(situation: str, candidates: Collection[str], weigher: Weigher) -> dict:
+    """Return the values found in a situation, their stance and its entropy; both null when none is relevant enough.
+
+    `candidates` are names, or a mapping from each to why it bears on the situation.
+    """
+    table, why = find_values(situation, list(candidates), weigher).round(6), dict.fromkeys(candidates)
+    why |= candidates if isinstance(candidates, dict) else {}
     stance = sum_stance(table.relevance, table[list(VALENCES)])
     told = table[["value", "kind", "relevance"]].to_dict("records")
-    return {"values": [one | {"valence": valence} for one, valence in zip(
+    return {"values": [one | {"valence": valence, "why": why[one["value"]]} for one, valence in zip(
                 told, table[list(VALENCES)].to_dict("records"), strict=True)],
             "stance": dict(zip(VALENCES, stance.round(6).tolist(), strict=True)) if len(table) else None,
             "ambiguity": round(measure_entropy(stance), 6) if len(table) else None}

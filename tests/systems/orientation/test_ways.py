@@ -6,6 +6,7 @@ import pytest
 from fulcra_utils.llm.local import load_policy
 from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.systems.orientation import ways
+from fulcra_utils.systems.orientation.players import scripted_player
 from fulcra_utils.theory.theory import load_theory
 
 
@@ -43,6 +44,16 @@ def test_chosen_is_the_same_from_either_side(monkeypatch):
     profile = ways.average_units(units)
     assert profile[liked] == pytest.approx(1) and profile.argmax() == liked
     assert len(ways.ask_chosen((None, None), theory, 3)) == 3
+
+
+def test_the_slider_without_a_value_system_shows_a_players_own_angle():
+    seen = []
+    altruist = scripted_player("altruist")
+    angle, low, high = ways.ask_slider(lambda talk: seen.append(len(talk)) or altruist(talk))
+    assert (round(angle, 2), round(low, 2), round(high, 2)) == (61.39, 61.39, 61.39) and set(seen) == {1}
+    angle, low, high = ways.ask_slider(scripted_player("random"))
+    assert low < angle < high
+    assert np.isnan(ways.ask_slider(lambda talk: "I cannot choose.")).all()
 
 
 def test_a_real_model_is_asked_in_both_ways(tmp_path, toy):

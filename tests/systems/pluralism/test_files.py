@@ -7,8 +7,12 @@ from functools import partial
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from fault_server import FaultServer, complete
 
+from fulcra_utils.llm.asking import CONTENT_ASKS
+from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.systems.pluralism import files
+from fulcra_utils.systems.pluralism.candidates import ask_candidates
 
 ROWS = [{"id": 1, "situation": "Telling a lie: a small one", "value": "Honesty", "valence": "gold"},
         {"id": 2, "situation": "", "value": "Honesty"}, {"id": 3, "situation": "Baking bread"},
@@ -48,6 +52,30 @@ def test_every_row_comes_back_in_order(weigher, tmp_path, suffix, monkeypatch):
 def test_nothing_found_is_a_gap(weigher):
     found = files.describe_situation("Baking bread", [], weigher)
     assert found == {"values": [], "stance": None, "ambiguity": None}
+
+
+def test_an_endpoint_names_candidates_and_says_why(weigher, tmp_path, monkeypatch):
+    def name(request):
+        if "bread" not in request["messages"][-1]["content"]:
+            return 200, complete(request, "I cannot say.")
+        named = [{"name": name, "why": f"{name}, for one."} for name in ("Craft", " ", "Right to food")]
+        return 200, complete(request, json.dumps({"candidates": named}))
+
+    low = dict.fromkeys(("value", "right", "duty"), 0.0)
+    monkeypatch.setattr(files, "find_values", partial(files.find_values, relevance=low))
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"situation": "Baking bread"}, {"situation": "Walking", "value": "Care"}, {"situation": "Walking the dog"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FaultServer(faults=(), script=name) as server:
+        endpoint = Endpoint(model="any", base_url=server.url)
+        for n_requests in (1 + CONTENT_ASKS, 1 + 2 * CONTENT_ASKS):     # what was understood is kept
+            ask = partial(ask_candidates, endpoint=endpoint, cache=str(tmp_path / "cache"))
+            faults, _ = files.weigh_file(weigher, source, target, ask=ask)
+            assert server.requests == n_requests
+    first, second, third = map(json.loads, target.read_text().splitlines())
+    assert sorted(one["why"] for one in first["values"]) == ["Craft, for one.", "Right to food, for one."]
+    assert second["valence"] and third["values"] is None and third["stance"] is None
+    assert faults == ["line 3: the answer is no JSON with candidates"] and third["problem"] in faults[0]
 
 
 def test_the_command_says_in_one_line_what_it_lacks(tmp_path, monkeypatch, capsys):
