@@ -17,6 +17,9 @@ from fulcra_utils.theory.theory import Theory
 
 LABEL_STYLES = {-1: (ORANGE, "v", "opposed (-1)"), 0: (GREY, "o", "no connection (0)"),
                 1: (BLUE, "^", "supported (+1)")}
+MEASURES = {"macro_f1": "FULCRA: macro-F1", "order": "contrast pairs in order", "official_f1": "arguments: official F1",
+            "presence_auc": "arguments: presence (AUC)", "key": "questionnaires: keys",
+            "ratings": "replies: a judge's ratings (r)"}
 
 
 def plot_training(history: pd.DataFrame) -> Figure:
@@ -66,7 +69,7 @@ def plot_teachers(table: pd.DataFrame, wanted: dict[str, float | None]) -> Figur
         if line is not None:
             axes.axvline(line, color=GREY, linewidth=1)
         names = part.teachers.str.replace("+", "+\n") if axes is panels[0] else [""] * len(part)
-        axes.set(title=measure.replace("_", " "), yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
+        axes.set(title=MEASURES.get(measure, measure), yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
     return figure
 
 

@@ -33,6 +33,20 @@ SCRIPTED = (*UTILITIES, "random", "always-A")
 TOGETHER = 32   # replies that a local model writes at a time
 
 
+class ManyPlayer:
+    """A player that takes many talks at once, by `play_all` (`protocol.run_conditions`), and one when it is called."""
+
+    def __init__(self, play_all: Callable[[Sequence[Messages]], Iterator[str | Exception]]):
+        self.play_all = play_all
+
+    def __call__(self, messages: Messages) -> str:
+        """Return the reply to one talk."""
+        reply = next(self.play_all([messages]))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
 def scripted_player(name: str, seed: int = 2023) -> Player:
     """Return a player that follows a rule of `SCRIPTED`: its known angle shows what the protocol measures.
 
@@ -87,19 +101,7 @@ def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200)
             yield found if isinstance(found, Exception) else OrientationError(found.error) if found.error \
                 else found.value or ""
 
-    return _one_by_one(play_all)
-
-
-def _one_by_one(play_all: Callable[[Sequence[Messages]], Iterator[str | Exception]]) -> Player:
-    """Return a player of one talk that has the attribute `play_all` (`protocol.run_conditions`)."""
-    def play(messages: Messages) -> str:
-        reply = next(play_all([messages]))
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    play.play_all = play_all
-    return play
+    return ManyPlayer(play_all)
 
 
 def _take(_: int, answer: Answer) -> tuple[str, list[str], float]:
@@ -116,48 +118,53 @@ def local_player(folder: str | os.PathLike, max_new_tokens: int = 40, seed: int 
 
     >>> player = local_player("smollm2-135m")   # doctest: +SKIP
     """
-    import torch
+    return _LocalPlayer(folder, max_new_tokens, seed)
 
-    from fulcra_utils.llm import branches, local
-    model, tokenizer = local.load_policy(folder)
-    reader = branches.Reader(model)     # the questions of a pass begin alike
-    generator = torch.Generator().manual_seed(seed)
 
-    def encode(messages: Messages) -> list[int]:
+class _LocalPlayer(ManyPlayer):
+    """A model on this machine, with a `Reader`, for the questions of a pass begin alike."""
+
+    def __init__(self, folder: str | os.PathLike, max_new_tokens: int, seed: int):
+        import torch
+
+        from fulcra_utils.llm import branches, local
+        self.local, self.chat, self.longest = local, local.load_policy(folder), max_new_tokens
+        self.reader, self.generator = branches.Reader(self.chat[0]), torch.Generator().manual_seed(seed)
+
+    def encode(self, messages: Messages) -> list[int]:
+        """Return the tokens of a talk; OrientationError when a reply would not fit behind it."""
         try:
-            return local.encode_talk(model, tokenizer, messages, max_new_tokens)
-        except local.PolicyError as error:
+            return self.local.encode_talk(*self.chat, messages, self.longest)
+        except self.local.PolicyError as error:
             raise OrientationError(str(error)) from None
 
-    def choose(messages: Messages, letters: list[str]) -> str:
-        told = local.choose(model, tokenizer, [messages], letters, reader=reader)[0]
-        return json.dumps({LETTERS_TOLD: dict(zip(letters, told.round(4).tolist(), strict=True))})
-
-    def write(talks: list[list[int]]) -> Iterator[str]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            for part in (talks[start:start + TOGETHER] for start in range(0, len(talks), TOGETHER)):
-                made = local.generate(model, tokenizer, part, max_new_tokens=max_new_tokens, do_sample=True,
-                                      temperature=1.0)
-                yield from (decode_reply(reply, tokenizer.decode(ids), tokenizer)
-                            for ids, reply in zip(part, made, strict=True))
-
-    def play_all(talks: Sequence[Messages]) -> Iterator[str | Exception]:
+    def play_all(self, talks: Sequence[Messages]) -> Iterator[str | Exception]:
+        """Give the replies, or an OrientationError for a talk that does not fit, in order."""
         letters = [[letter for letter, *_ in _OFFER.findall(talk[-1]["content"])] for talk in talks]
         told, to_write = {}, {}
         for place, talk in enumerate(talks):
             try:
-                ids = encode(talk)
+                ids = self.encode(talk)
                 to_write |= {} if letters[place] else {place: ids}
             except OrientationError as error:
                 told[place] = error
-        told |= dict(zip(to_write, write(list(to_write.values())), strict=True))
+        told |= dict(zip(to_write, self._write(list(to_write.values())), strict=True))
         for place, talk in enumerate(talks):
-            yield told[place] if place in told else choose(talk, letters[place])
+            yield told[place] if place in told else self._choose(talk, letters[place])
 
-    play = _one_by_one(play_all)
-    play.encode = encode
-    return play
+    def _choose(self, messages: Messages, letters: list[str]) -> str:
+        told = self.local.choose(*self.chat, [messages], letters, reader=self.reader)[0]
+        return json.dumps({LETTERS_TOLD: dict(zip(letters, told.round(4).tolist(), strict=True))})
+
+    def _write(self, talks: list[list[int]]) -> Iterator[str]:
+        import torch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
+            for part in (talks[start:start + TOGETHER] for start in range(0, len(talks), TOGETHER)):
+                made = self.local.generate(*self.chat, part, max_new_tokens=self.longest, do_sample=True,
+                                           temperature=1.0)
+                yield from (decode_reply(reply, self.chat[1].decode(ids), self.chat[1])
+                            for ids, reply in zip(part, made, strict=True))
 
 
 def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathLike] = (),
@@ -227,4 +234,4 @@ def _endure(player: Player) -> Player:
             yield reply
 
     gone = ""
-    return _one_by_one(play_all)
+    return ManyPlayer(play_all)
