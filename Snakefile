@@ -243,6 +243,7 @@ rule reliability:
         f"{DATA}/attacks.yaml",
         f"{DATA}/paraphrases.yaml",
         f"{DATA}/reliability.yaml",
+        f"{DATA}/surveys/svo_slider.yaml",
         executed("03_value_evaluator"),
         executed("04_value_alignment"),
     output:

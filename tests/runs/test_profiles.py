@@ -100,11 +100,11 @@ def test_rules_follow_the_modules_a_notebook_uses():
     assert {"evaluator", "encoder", "theory"} <= names and not names & {"pipeline", "report", "cli"}
     assert "evaluator" not in {p.stem for p in modules_of("02_value_analysis")}
     users = {name for name in list_notebooks() if "slider" in {p.stem for p in modules_of(name)}}
-    assert users == {"07_social_value_orientation"}
+    assert users == {"07_social_value_orientation", "12_reliability"}
     head, *rules = (ROOT / "Snakefile").read_text(encoding="utf-8").split("\nrule ")
     rules = dict(rule.split(":", 1) for rule in rules)
     assert "refusals.yaml" in head
-    for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"), "reliability": ("attacks.yaml",),
+    for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"), "reliability": ("attacks.yaml", "svo_slider.yaml"),
                         "value_evaluator": ("attacks.yaml", "evaluator_card.md")}.items():
         assert all(text in rules[name] for text in texts)
 
