@@ -104,7 +104,8 @@ def test_rules_follow_the_modules_a_notebook_uses():
     head, *rules = (ROOT / "Snakefile").read_text(encoding="utf-8").split("\nrule ")
     rules = dict(rule.split(":", 1) for rule in rules)
     assert "refusals.yaml" in head
-    for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"), "reliability": ("attacks.yaml", "svo_slider.yaml"),
+    for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"),
+                        "reliability": ("attacks.yaml", "svo_slider.yaml"),
                         "value_evaluator": ("attacks.yaml", "evaluator_card.md")}.items():
         assert all(text in rules[name] for text in texts)
 
