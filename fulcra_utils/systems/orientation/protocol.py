@@ -224,12 +224,12 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, seed: int = 202
                      "n_unread": int(np.isnan(choices).sum())})
         for name, values in (("angle", angle), ("rationality", svo.value_rationality(angle, orientation)),
                              ("class_match", np.equal(svo.classify_angle(angle), orientation).astype(float))):
-            rows[-1] |= _mean_interval(name, values[done], n_draws, seed)
+            rows[-1] |= mean_interval(name, values[done], n_draws, seed)
         rows[-1]["inequality_aversion"] = pd.Series(svo.inequality_aversion(choices)).mean()
     return pd.DataFrame(rows)
 
 
-def _mean_interval(name: str, values: np.ndarray, n_draws: int, seed: int) -> dict[str, float]:
+def mean_interval(name: str, values: np.ndarray, n_draws: int, seed: int) -> dict[str, float]:
     """Return the mean with an interval over draws of the passes, which are independent of each other."""
     random, n = np.random.default_rng(seed), len(values)
     found = summarise_draws(values.mean() if n else np.nan,
@@ -265,7 +265,7 @@ def compare_goal(table: pd.DataFrame, n_draws: int = 2000, seed: int = 2023) -> 
         without, helped = (svo.value_rationality(svo.svo_angle(*svo.take_payoffs(p)), orientation) for p in picks)
         gain = (helped - without)[np.isfinite(helped - without)]
         rows.append({"player": player, "orientation": orientation, "n": len(gain),
-                     **_mean_interval("difference", gain, n_draws, seed)})
+                     **mean_interval("difference", gain, n_draws, seed)})
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fulcra_utils.llm.local import choose
 from fulcra_utils.stats.resampling import draw_rows, take_interval
-from fulcra_utils.systems.orientation.protocol import Player, run_protocol
+from fulcra_utils.systems.orientation.protocol import Player, mean_interval, run_protocol
 from fulcra_utils.systems.orientation.slider import svo_angle, take_payoffs
 from fulcra_utils.theory.theory import Theory
 
@@ -22,6 +22,7 @@ STATED = "Think of what guides you in life. Is this important to you: {}? Answer
 CHOSEN = "Think of what guides you in life. Which is more important to you?\nA: {}\nB: {}\nAnswer {} or {}."
 BLANK = "N/A"
 N_SPLITS = 50       # random halves behind a reliability
+N_DRAWS = 2000      # of the passes of the slider
 
 
 def ask_stated(chat: tuple, theory: Theory) -> np.ndarray:
@@ -61,8 +62,7 @@ def ask_slider(player: Player, n_passes: int = 6, seed: int = 2023) -> tuple[flo
     """
     table = run_protocol(player, "", n_passes, with_goal=False, seed=seed)
     angles = svo_angle(*take_payoffs(table.choice.to_numpy().reshape(n_passes, -1)))
-    drawn = angles[np.random.default_rng(seed).integers(n_passes, size=(2000, n_passes))].mean(axis=1)
-    return float(angles.mean()), *map(float, take_interval(drawn))
+    return tuple(mean_interval("angle", angles, N_DRAWS, seed).values())
 
 
 def _ask_both(chat: tuple, questions: Sequence[tuple], answers: tuple[str, str]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The `weigh` command: rows with situations in, the same rows with what was weighed or found out."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,23 +73,20 @@ def weigh_file(weigher: Weigher, source: str | Path, target: str | Path, candida
         raise DatasetError(f"The input {source} has no rows.")
     faults: list[str] = []
     with lock_output(target):
-        notes = copy_rows(source, _weigh_rows(weigher, source, ask or _offer(candidates), batch_size, faults), target,
-                          SCHEMA, SCHEMA.names, SHARD)
+        named = ask([pair[0] for *_, pair, fault in pick_rows(source, _pick_pair) if not fault and pair[1] is None]
+                    ) if ask else repeat((dict.fromkeys(candidates), ""))     # asked at once: one budget for the file
+        notes = copy_rows(source, _weigh_rows(weigher, source, iter(named), batch_size, faults), target, SCHEMA,
+                          SCHEMA.names, SHARD)
     return faults, notes
 
 
-def _offer(candidates: Sequence[str]) -> Ask:
-    return lambda situations: [(dict.fromkeys(candidates), "")] * len(situations)
-
-
-def _weigh_rows(weigher: Weigher, source: Path, ask: Ask, batch_size: int, faults: list[str]) -> Iterator[dict]:
-    """Yield what each row gains, and add to the faults those that have nothing."""
+def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: int, faults: list[str]
+                ) -> Iterator[dict]:
+    """Yield what each row gains, and add to the faults those that have nothing; `offered` are open rows' candidates."""
     rows = pick_rows(source, _pick_pair)
     while shard := list(islice(rows, SHARD)):
-        usable = [pair for *_, pair, fault in shard if not fault]
-        told = iter(_weigh_pairs([pair for pair in usable if pair[1] is not None], weigher, batch_size))
-        open_ = [situation for situation, value in usable if value is None]
-        offered = iter(ask(open_) if open_ else ())
+        pairs = [pair for *_, pair, fault in shard if not fault and pair[1] is not None]
+        told = iter(_weigh_pairs(pairs, weigher, batch_size))
         for line, _, pair, fault in shard:
             is_open = not fault and pair[1] is None
             named, fault = next(offered) if is_open else (None, fault)

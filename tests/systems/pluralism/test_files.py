@@ -78,6 +78,15 @@ def test_an_endpoint_names_candidates_and_says_why(weigher, tmp_path, monkeypatc
     assert faults == ["line 3: the answer is no JSON with candidates"] and third["problem"] in faults[0]
 
 
+def test_a_file_is_asked_about_at_once_so_that_one_budget_holds(weigher, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SHARD", 2)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"situation": f"Baking bread {k}"}) + "\n" for k in range(5)))
+    asked = []
+    files.weigh_file(weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl",
+                     ask=lambda situations: asked.append(len(situations)) or [({}, "")] * len(situations))
+    assert asked == [5] and len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
 def test_the_command_says_in_one_line_what_it_lacks(tmp_path, monkeypatch, capsys):
     from fulcra_utils import cli
     (tmp_path / "in.jsonl").write_text('{"situation": "a", "value": "b"}')
