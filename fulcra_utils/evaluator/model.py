@@ -8,7 +8,8 @@ Choices:
   and the score is P(+1) - P(-1); a few such networks, trained apart, answer together;
 - a value's heads are what all values have in common plus its own part; a value without (enough) labels gets the part
   that its definition makes likely: a mixture of those of the values that were taught, under a prior by which values
-  with like definitions have like parts;
+  with like definitions have like parts; whether a reply touches it hangs also on how near the two texts lie for a
+  sentence encoder (MiniLM), since what others were taught of presence says little of it;
 - beside presence stands a linear expert on word pieces (`words`), read in the same pass and joined to it;
 - prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply;
 - safetensors only, no remote code.
@@ -21,6 +22,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import clean_text, list_texts
-from fulcra_utils.evaluator.encoder import Encoder, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, load_encoder, mean_pool
 from fulcra_utils.evaluator.features import FeatureStore
 from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, find_twins, load_theory, says_only_name
@@ -47,6 +49,7 @@ DEPTHS = [k / 8 for k in range(3, 9)]    # of the layers that are read, as share
 MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.5   # networks that answer together, units of each
 OWN_DROPOUT = 0.3       # share of steps in which a value's own part is left out
 ALIKE, OWN = 1.0, 1.0   # prior variance of the own parts: by definition, and of each value alone
+NEAR, USUAL = 20.0, 0.1     # log odds of presence for a cosine of 1 between reply and definition, above the usual one
 MARGIN, PAIR_WEIGHT, STANCE_WEIGHT = 2.0, 1.0, 3.0  # log odds by which a serving reply is to be ahead; in the loss
 ASKED = "What matters most to you?"     # the prompt to which a definition is the reply
 TEXT = {"input_ids", "attention_mask", "token_type_ids"}     # of a rendered pair
@@ -201,18 +204,30 @@ class ValueEvaluator(PreTrainedModel):
         `labels` and `pairs` are as for `measure_loss`; with them `loss` is there too. `gates` (B, T) say how much of
         each token is there, for explanations by gradient. While training the word part, fitted on its own, is left out.
         """
-        told = self.answer(self.read(input_ids, attention_mask, token_type_ids, gates))
+        batch = input_ids, attention_mask, token_type_ids, gates
+        told = self.answer(self.read(*batch))
         loss = {} if labels is None else {"loss": measure_loss(told, labels, pairs)}
-        told = told.mean(0) if self.training else self.add_words(told, input_ids, attention_mask, gates)
+        told = told.mean(0) if self.training else self.add_texts(told, *batch)
         return loss | {"logits": join_odds(told) / self.temperature[:, None]}
 
-    def add_words(self, told: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor,
-                  gates: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the log odds (B, D, 2) with the word part's say on presence joined, if there is one."""
-        if self.words is None:
-            return told
+    def add_texts(self, told: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+                  token_type_ids: torch.Tensor, gates: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the log odds (B, D, 2) with what the texts themselves say of presence: the word part, if there is one,
+        and of untaught values how near a reply is to the definition.
+        """
         presence, stance = told.unbind(-1)
-        return torch.stack([self.words(presence, input_ids, attention_mask, gates), stance], dim=-1)
+        if self.words is not None:
+            presence = self.words(presence, input_ids, attention_mask, gates)
+        if new := [d for d, name in enumerate(self.dimensions) if name in self.untaught]:
+            is_reply = (attention_mask * token_type_ids).bool()
+            replies = [self.tokenizer.decode(ids[kept], skip_special_tokens=True)
+                       for ids, kept in zip(input_ids, is_reply, strict=True)]
+            values = tuple((self.dimensions[d], self.config.definitions[d]) for d in new)
+            cosines = torch.from_numpy(embed(replies, load_sentence_encoder()) @ embed_values(values).T)
+            near = torch.zeros_like(presence)
+            near[:, new] = NEAR * (cosines.to(near) - USUAL)
+            presence = presence + near
+        return torch.stack([presence, stance], dim=-1)
 
     def prior(self) -> torch.Tensor:
         """Return the prior covariance of the taught heads, (J, J)."""
@@ -222,7 +237,7 @@ class ValueEvaluator(PreTrainedModel):
     @torch.no_grad()
     def read_definitions(self, values: Sequence[tuple[str, str]]) -> torch.Tensor:
         """Return what is read of J pairs of name and definition, (J, F)."""
-        texts = [f"{name.replace('-', ' ')}: {definition}" for name, definition in values]
+        texts = [describe_value(*value) for value in values]
         return self.read_all(self.render([ASKED] * len(texts), texts))
 
     def fit_words(self, prompts: Sequence[str], responses: Sequence[str], labels: np.ndarray,
@@ -259,7 +274,7 @@ class ValueEvaluator(PreTrainedModel):
         features = self.read_all(rendered, batch_size, progress)
         for rows in iterate_buckets([len(r["input_ids"]) for r in rendered], batch_size):
             batch = pad_pairs([rendered[r] for r in rows], self.tokenizer, self.device)
-            told = self.add_words(self.answer(features[rows]), batch["input_ids"], batch["attention_mask"])
+            told = self.add_texts(self.answer(features[rows]), **batch)
             logits = join_odds(told) / self.temperature[:, None]
             probabilities[rows] = logits.double().softmax(-1).cpu().numpy()
         self.train(was_training)
@@ -449,6 +464,23 @@ def make_evaluator(encoder: Encoder, theory: Theory, max_length: int = 256, seed
         evaluator.keep_features()
     evaluator.learn_definitions()
     return evaluator
+
+
+def describe_value(name: str, definition: str) -> str:
+    """Return what is read of a value."""
+    return f"{name.replace('-', ' ')}: {definition}"
+
+
+@lru_cache
+def load_sentence_encoder() -> Encoder:
+    """Load the bundled sentence encoder, once in a process."""
+    return load_encoder("bundled")
+
+
+@lru_cache(maxsize=16)
+def embed_values(values: tuple[tuple[str, str], ...]) -> np.ndarray:
+    """Embed J pairs of name and definition, (J, H), by the sentence encoder."""
+    return embed([describe_value(*value) for value in values], load_sentence_encoder())
 
 
 def join_odds(told: torch.Tensor) -> torch.Tensor:

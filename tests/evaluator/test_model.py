@@ -150,6 +150,25 @@ def test_a_value_that_was_not_taught_gets_the_heads_that_the_prior_expects(tiny)
     np.testing.assert_allclose(evaluator.score(PROMPTS, REPLIES)[:, 1:9], before[:, 1:9], atol=1e-6)
 
 
+def test_an_untaught_value_is_the_likelier_touched_the_nearer_its_definition_is(tiny, monkeypatch):
+    theory = load_theory("schwartz10")
+    evaluator = make_evaluator(tiny, theory, taught=theory.dimensions[:9])
+    replies = ["All people deserve tolerance, justice and the protection of nature.", "The train leaves at nine."]
+    told = evaluator.predict_proba(["", ""], replies)
+    batch = pad_pairs(evaluator.render(["", ""], replies), evaluator.tokenizer)
+    np.testing.assert_allclose(evaluator(**batch)["logits"].softmax(-1).detach(), told, atol=1e-5)
+    monkeypatch.setattr(model, "NEAR", 0.0)
+    before = evaluator.predict_proba(["", ""], replies)
+    np.testing.assert_array_equal(told[:, :9], before[:, :9])
+    def odds(p: np.ndarray) -> np.ndarray:
+        return np.log((1 - p[:, 9, 1]) / p[:, 9, 1])
+    meaning = f"universalism: {theory.definitions[9]}"
+    cosines = embed(replies, load_encoder("bundled")) @ embed([meaning], load_encoder("bundled"))[0]
+    assert cosines[0] > 0.4 > 0.1 > cosines[1]
+    # the tiny tokenizer gives back small letters, so the cosines are not quite the same
+    np.testing.assert_allclose(odds(told) - odds(before), 20 * (cosines - 0.1), atol=0.5)
+
+
 def test_a_head_that_labels_did_not_tell_apart_is_mixed_from_those_that_they_did(tiny):
     theory = load_theory("schwartz10")
     evaluator = make_evaluator(tiny, theory)

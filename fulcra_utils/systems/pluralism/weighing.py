@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from fulcra_utils.alignment.judges import TextMemory
 from fulcra_utils.dataset.texts import DatasetError, list_texts
 from fulcra_utils.evaluator.encoder import Encoder
-from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.evaluator.model import ValueEvaluator, describe_value
 from fulcra_utils.llm.local import score_tokens
 from fulcra_utils.stats.probes import assign_folds
 from fulcra_utils.systems.pluralism.situations import VALENCES, tell_kind
@@ -82,8 +82,7 @@ class Weigher:
         if evaluator is not None:
             names, definitions = zip(*evaluator.config.taught, strict=True)
             self.reader = evaluator.for_theory(name_values(names, definitions))
-            self.taught = self.memory.look_up([f"{name.replace('-', ' ')}: {said}" for name, said in
-                                               zip(names, definitions, strict=True)])
+            self.taught = self.memory.look_up([describe_value(*value) for value in evaluator.config.taught])
 
     def fit(self, listed: pd.DataFrame, labelled: pd.DataFrame, seed: int = 2023) -> "Weigher":
         """Fit relevance to situations with listed values, and valence to rows with one: situation, value, valence.
