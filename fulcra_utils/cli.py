@@ -368,10 +368,17 @@ def weigh(input: Annotated[str, typer.Option("--input", help="Rows with situatio
     from fulcra_utils.systems.pluralism.candidates import ask_candidates
     from fulcra_utils.systems.pluralism.files import load_weigher, weigh_file
     from fulcra_utils.systems.pluralism.situations import list_candidates
+    from fulcra_utils.systems.pluralism.weighing import Weigher
     ask = partial(ask_candidates, endpoint=Endpoint(model=endpoint), cache=cache or f"{input}.cache",
                   budget=budget) if endpoint else None
-    weigher, said = load_weigher(evaluator, encoder, model)
-    faults, notes = weigh_file(weigher, input, output, list_candidates([theory] if theory else ()), batch_size, ask)
+    said: list[str] = []
+
+    def load() -> Weigher:
+        weigher, notes = load_weigher(evaluator, encoder, model, partial(typer.echo, err=True))
+        said.extend(notes)
+        return weigher
+
+    faults, notes = weigh_file(load, input, output, list_candidates([theory] if theory else ()), batch_size, ask)
     typer.echo("\n".join([*said, f"written to {output}; {len(faults):,} rows not weighed"]))
     for line in [*(f"{input}, {why}" for why in faults[:20]), *(f"{output}: {why}" for why in notes)]:
         typer.echo(line, err=True)

@@ -29,8 +29,8 @@ SCHEMA = pa.schema([("relevance", pa.float64()), ("valence", _VALENCE), ("values
                     ("stance", _VALENCE), ("ambiguity", pa.float64()), ("problem", pa.string())])
 
 
-def load_weigher(evaluator: str | Path = "", encoder: str = "bundled", model: str = SMOLLM2
-                 ) -> tuple[Weigher, list[str]]:
+def load_weigher(evaluator: str | Path = "", encoder: str = "bundled", model: str = SMOLLM2,
+                 say: Callable[[str], object] = lambda text: None) -> tuple[Weigher, list[str]]:
     """Load and fit a weigher: an evaluator's folder ("" is the laptop run's), and a language model ("" for none).
 
     Beside it what it was fitted on, and what it goes without. ValueError in one line when there is no evaluator.
@@ -45,6 +45,7 @@ def load_weigher(evaluator: str | Path = "", encoder: str = "bundled", model: st
     except PolicyError as error:
         notes.append(f"valence goes by the evaluator alone: {error}")
     (listed, source), (labelled, taught) = load_situations(), load_labelled()
+    say(f"Fitting relevance to {len(listed):,} listed values, valence to {len(labelled):,} situations: about a minute")
     return (Weigher(reader, load_encoder(encoder), chat).fit(listed[listed.split != "test"], labelled),
             [f"relevance is fitted on {source}", f"valence on {taught}", *notes])
 
@@ -57,10 +58,11 @@ def _pick_pair(row: dict) -> tuple[str, str | None]:
 Ask = Callable[[Sequence[str]], list[tuple[dict[str, str] | None, str]]]     # `ask_candidates`, all but its situations
 
 
-def weigh_file(weigher: Weigher, source: str | Path, target: str | Path, candidates: Sequence[str] = (),
+def weigh_file(load: Callable[[], Weigher], source: str | Path, target: str | Path, candidates: Sequence[str] = (),
                batch_size: int = 32, ask: Ask | None = None) -> tuple[list[str], list[str]]:
     """Weigh the rows of a file into another one (.jsonl, .jsonl.gz, .parquet), in order.
 
+    `load` takes a minute, so it comes last: files that cannot be used and an endpoint that is away are told at once.
     Returned are the rows that could not be weighed ("line 3: …"), and what is to be said of fields (`copy_rows`).
     A row with `situation` and `value` gets relevance and valence; one without `value` gets `values`, the candidates
     found in it (`find_values`), their `stance` and its entropy as `ambiguity`. With `ask` the candidates are those that
@@ -75,7 +77,7 @@ def weigh_file(weigher: Weigher, source: str | Path, target: str | Path, candida
     with lock_output(target):
         named = ask([pair[0] for *_, pair, fault in pick_rows(source, _pick_pair) if not fault and pair[1] is None]
                     ) if ask else repeat((dict.fromkeys(candidates), ""))     # asked at once: one budget for the file
-        notes = copy_rows(source, _weigh_rows(weigher, source, iter(named), batch_size, faults), target, SCHEMA,
+        notes = copy_rows(source, _weigh_rows(load(), source, iter(named), batch_size, faults), target, SCHEMA,
                           SCHEMA.names, SHARD)
     return faults, notes
 

@@ -10,7 +10,7 @@ import pytest
 from fault_server import FaultServer, complete
 
 from fulcra_utils.llm.asking import CONTENT_ASKS
-from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.systems.pluralism import files
 from fulcra_utils.systems.pluralism.candidates import ask_candidates
 
@@ -40,7 +40,7 @@ def test_every_row_comes_back_in_order(weigher, tmp_path, suffix, monkeypatch):
         pd.DataFrame(ROWS).to_parquet(source)
     else:
         source.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
-    faults, _ = files.weigh_file(weigher, source, target, ["Care", "Honesty", "Craft", "Right to food"])
+    faults, _ = files.weigh_file(lambda: weigher, source, target, ["Care", "Honesty", "Craft", "Right to food"])
     assert faults == ["line 2: situation is empty", "line 5: value is empty"]
     if suffix == ".parquet":
         check(pq.read_table(target).to_pylist())
@@ -70,7 +70,7 @@ def test_an_endpoint_names_candidates_and_says_why(weigher, tmp_path, monkeypatc
         endpoint = Endpoint(model="any", base_url=server.url)
         for n_requests in (1 + CONTENT_ASKS, 1 + 2 * CONTENT_ASKS):     # what was understood is kept
             ask = partial(ask_candidates, endpoint=endpoint, cache=str(tmp_path / "cache"))
-            faults, _ = files.weigh_file(weigher, source, target, ask=ask)
+            faults, _ = files.weigh_file(lambda: weigher, source, target, ask=ask)
             assert server.requests == n_requests
     first, second, third = map(json.loads, target.read_text().splitlines())
     assert sorted(one["why"] for one in first["values"]) == ["Craft, for one.", "Right to food, for one."]
@@ -82,9 +82,18 @@ def test_a_file_is_asked_about_at_once_so_that_one_budget_holds(weigher, tmp_pat
     monkeypatch.setattr(files, "SHARD", 2)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"situation": f"Baking bread {k}"}) + "\n" for k in range(5)))
     asked = []
-    files.weigh_file(weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl",
+    files.weigh_file(lambda: weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl",
                      ask=lambda situations: asked.append(len(situations)) or [({}, "")] * len(situations))
     assert asked == [5] and len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+def test_an_endpoint_that_is_away_is_told_before_anything_is_fitted(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"situation": "Baking bread"}')
+    away = Endpoint(model="any", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(EndpointError, match="127.0.0.1:9"):
+        files.weigh_file(lambda: pytest.fail("fitted"), tmp_path / "in.jsonl", tmp_path / "out.jsonl",
+                         ask=partial(ask_candidates, endpoint=away))
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_the_command_says_in_one_line_what_it_lacks(tmp_path, monkeypatch, capsys):
@@ -107,4 +116,4 @@ def test_without_a_run_the_default_evaluator_is_missed(monkeypatch, tmp_path):
 def test_an_empty_file_is_refused(weigher, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="has no rows"):
-        files.weigh_file(weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+        files.weigh_file(lambda: weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
