@@ -37,7 +37,8 @@ def looks_english(text: str) -> bool:
     return len(words) < 10 or sum(word in ENGLISH for word in words) >= 0.1 * len(words)
 
 
-def shorten(value: Any) -> str:  # noqa: D103  the start of a value as text, for a message
+def shorten(value: Any) -> str:
+    """Return the start of a value as text, for a message."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:80] + "…"
 
