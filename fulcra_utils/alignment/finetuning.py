@@ -31,7 +31,7 @@ from fulcra_utils.alignment.reward import Reward, RewardAuditError, call_reward,
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
-from fulcra_utils.evaluator.encoder import mean_pool
+from fulcra_utils.evaluator.encoder import has_bf16, mean_pool
 from fulcra_utils.llm.fast import name_engine
 from fulcra_utils.llm.local import (
     PolicyError,
@@ -403,14 +403,13 @@ def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict
     if samples % (micro * world):
         raise PolicyError(f"{samples} samples a step cannot be split into {world} processes of {micro} at once; change "
                           "prompts_per_step, replies_per_prompt or micro_batch.")
-    gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints), "max_steps": settings.steps, "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": samples // (micro * world), "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "constant", "seed": settings.seed, "logging_steps": 1, "save_steps": settings.save_every,
-        "save_total_limit": 1, "report_to": "none", "disable_tqdm": True, "use_cpu": not gpu,
-        "bf16": gpu and torch.cuda.is_bf16_supported(), "gradient_checkpointing": False, "beta": settings.beta,
-        "disable_dropout": True,
+        "save_total_limit": 1, "report_to": "none", "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(), "bf16": has_bf16(), "gradient_checkpointing": False,
+        "beta": settings.beta, "disable_dropout": True,
     }
 
 
@@ -436,7 +435,7 @@ def mark_run(model_hash: str, chat_template: str, prompts: Sequence[str], settin
              candidates: pd.DataFrame | None = None) -> str:
     """Return what makes this run this run, but for its reward; how often it is saved shapes nothing."""
     texts = [] if candidates is None else candidates[["prompt", "response"]].to_dict("list")
-    return digest(model_hash, chat_template, list(prompts), texts, {**asdict(settings), "save_every": 0},
+    return digest(model_hash, chat_template, list(prompts), texts, {**asdict(settings), "save_every": 0}, has_bf16(),
                   digest_code(_train), digest_code(steer))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import finish, label_points, name_rows, open_panels, plot_matrix, plot_series
+from fulcra_utils.plots.parts import LOOKS, finish, name_policy, name_rows, open_panels, plot_matrix, plot_series
 from fulcra_utils.plots.style import BLACK, BLUE, COLOURS, GREY, ORANGE, style_plots
 
 REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another seed, another price of sameness
@@ -17,6 +17,9 @@ JUDGES = {"reward": "the reward evaluator", "judge": "the first judge", "twin": 
 COSTS = {"kl": "KL to the start model, nats a token", "variety": "different word pairs, start model = 1",
          "unlearnt": "real replies less likely, nats a token", "drift": "shift of values not asked for"}
 BOUNDS = {"variety": 0.8, "unlearnt": 0.15}     # what the goals allow
+ABSENT = {"mask": "left out", "zero": "taken as 0", "penalise": "taken as it is"}     # a value hardly expressed is …
+REPLIES = {"real": "real replies", "good": "best quarter of the real", "repeat": "one word repeated",
+           "stuffing": "words of the theory", "echo": "the prompt itself"}
 
 
 def plot_targets(targets: pd.DataFrame) -> Figure:
@@ -34,24 +37,32 @@ def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest 
         if ends.low.notna().any():
             panels[label] = {"a reply drawn at random": ends.assign(mean=ends.low),
                              "the nearest reply": ends.assign(mean=ends.high)}
-    panels["mean shift of values without weight"] = {"": table.drift.to_frame("mean")}
-    return plot_series(table.index, panels, "mean", title, np.nan, looks=((GREY, "o"), (BLUE, "D")), spread=0, width=4)
+    drift = table.drift.to_frame("mean")
+    panels["mean shift of values without weight"] = {"a reply drawn at random": drift.iloc[:0],
+                                                     "the nearest reply": drift}
+    return plot_series(table.index, panels, "mean", title, np.nan, looks=((GREY, "o"), (BLUE, "D")), spread=0, width=4,
+                       gap="every value has weight")
 
 
 def plot_audit(audit: pd.DataFrame) -> Figure:
-    """Draw the mean reward of real and degenerate replies, a panel an absence policy; a cross marks a fault."""
+    """Draw the mean reward of real and degenerate replies, a panel an absence policy, with 95 % intervals.
+
+    Real ones are blue, what earns too much orange.
+    """
     policies, kinds = list(audit.groupby("absence", sort=False)), list(dict.fromkeys(audit["kind"]))
     figure, grid = open_panels(len(policies), 4.2, 1.6 + 0.38 * len(kinds), sharex=True, sharey=True)
     for axes, (policy, part) in zip(grid, policies, strict=True):
         part = part.set_index("kind").loc[kinds].reset_index()
         colours = part["is_fault"].map({True: ORANGE, False: GREY}).mask(part["kind"].isin(["real", "good"]), BLUE)
         axes.barh(range(len(kinds)), part["reward"], color=colours)
-        axes.axvline(part.loc[part["kind"] == "good", "reward"].item(), color=BLACK, linewidth=0.9, linestyle="--")
-        axes.set_title(f"absence = {policy}")
-        name_rows(axes, kinds, "mean reward (0 is best)")
-        for row, fault in part[part["is_fault"]].iterrows():
-            axes.text(fault["reward"], row, "✗ ", ha="right", va="center", color=BLACK)
-    return finish(figure, "Reward audit")
+        for colour, words in ((BLUE, "real replies"), (GREY, "bad replies"), (ORANGE, "bad ones that earn too much")):
+            axes.barh([0], [0], color=colour, label=words)
+        axes.hlines(range(len(kinds)), part["low"], part["high"], color=BLACK, linewidth=1, label="95 % interval")
+        axes.axvline(part.loc[part["kind"] == "good", "reward"].item(), color=BLACK, linewidth=0.9, linestyle="--",
+                     label="best quarter of the real")
+        axes.set_title(f"a value hardly expressed is {ABSENT.get(policy, policy)}", fontsize=9)
+        name_rows(axes, [REPLIES.get(kind, kind) for kind in kinds], "mean reward (0 is best)")
+    return finish(figure, "Reward audit", ncols=5)
 
 
 def plot_training(histories: pd.DataFrame) -> Figure:
@@ -70,7 +81,8 @@ def plot_training(histories: pd.DataFrame) -> Figure:
             if len(runs) <= 5:  # more raw lines hide the smooth ones
                 axes.plot(part["step"], part[column], color=colour, linewidth=0.7, alpha=0.35)
             smooth = part[column].rolling(7, min_periods=1, center=True).mean()
-            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name, linestyle=("-", "--")[k >= 10])
+            axes.plot(part["step"], smooth, color=colour, linewidth=1.8, label=name_policy(name),
+                      linestyle=("-", "--")[k >= 10])
         axes.set(xlabel="step", title=labels[column])
     return finish(figure, "Training", ncols=min(4, len(runs)))
 
@@ -88,7 +100,7 @@ def plot_shares(histories: pd.DataFrame) -> Figure | None:
             if column in part:
                 axes.plot(part["step"], part[column].rolling(7, min_periods=1, center=True).mean(), color=colour,
                           label=column.removeprefix("distance/"), linestyle=":" if column == "sameness" else "-")
-        axes.set(xlabel="step", title=name)
+        axes.set(xlabel="step", title=name_policy(name))
     grid[0].set_ylabel("reward lost (weight × gap)")
     return finish(figure, "What each value still costs", ncols=4)
 
@@ -100,7 +112,7 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """
     kinds = {"distance": "the policy's replies", "swapped": "swapped between prompts", "shuffled": "words shuffled"}
     real = references.pivot(index="response_source", columns="by", values="distance").add_prefix("distance_")
-    table = pd.concat([summary.set_index("policy"), real.rename("{}, real replies".format)])
+    table = pd.concat([summary.set_index("policy").rename(name_policy), real.rename("{}, real replies".format)])
     panels = {f"L1 distance by {name}": {
         words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items() if f"{kind}_{by}" in table}
         for by, name in JUDGES.items() if f"distance_{by}" in table}
@@ -122,26 +134,26 @@ def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
         return None
     first = table.loc["start", "distance_judge"]
     fall = -100 * moved[["change_judge", "high_judge", "low_judge"]].to_numpy(float) / first
-    names = ["" if re.search(r"-s\d+$", name) else name for name in moved.index]
-    figure, grid = open_panels(len(shown), 4.6, 4.2, sharey=True)
-    for axes, cost in zip(grid, shown, strict=True):
+    names = ["" if re.search(r"-s\d+$", name) else name_policy(name) for name in moved.index]
+    n_rows = -(-len(shown) // 2)
+    figure, grid = plt.subplots(n_rows, min(2, len(shown)), sharey=True, squeeze=False, figsize=(9.5, 1 + 3.4 * n_rows))
+    for axes, cost in zip(grid.flat, shown, strict=False):
         spent = moved[[cost, f"low_{cost}", f"high_{cost}"]].to_numpy(float)
-        axes.hlines(fall[:, 0], *spent[:, 1:].T, color=GREY, linewidth=1)
-        axes.vlines(spent[:, 0], *fall[:, 1:].T, color=GREY, linewidth=1)
-        for place, colour in zip(np.column_stack([spent[:, 0], fall[:, 0]]), COLOURS * 3, strict=False):
-            axes.plot(*place, "o", color=colour)
+        for place, cross, rise, (colour, marker), name in zip(spent[:, 0], spent[:, 1:], fall, LOOKS * 3, names,
+                                                              strict=False):
+            axes.hlines(rise[0], *cross, color=colour, linewidth=1, alpha=0.6)
+            axes.vlines(place, *rise[1:], color=colour, linewidth=1, alpha=0.6)
+            axes.plot(place, rise[0], marker, color=colour, label=name)
         axes.plot(float(cost == "variety"), 0, "*", color=BLACK, markersize=11, label="the start model")
         axes.plot([], [], color=GREY, linestyle=":", label="the bound set before")
         if cost in BOUNDS:
             axes.axvline(BOUNDS[cost], color=GREY, linestyle=":")
         axes.axhline(10, color=ORANGE, linestyle=":", linewidth=0.9, label="wanted: 10 %")
         axes.set(xlabel=COSTS[cost])
-        axes.margins(0.15)
-    grid[0].set_ylabel("fall of the distance by the first judge, %")
-    finish(figure, "What moving costs", ncols=3)
-    for axes, cost in zip(grid, shown, strict=True):
-        label_points(axes, np.column_stack([moved[cost].to_numpy(float), fall[:, 0]]), names)
-    return figure
+    for axes in grid.flat[len(shown):]:
+        axes.remove()
+    figure.supylabel("fall of the distance by the first judge, %")
+    return finish(figure, "What moving costs", ncols=4)
 
 
 def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
@@ -158,35 +170,37 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
         rows = means[~means.index.str.contains(REPEAT.pattern)]
         if len(aims) > 1:
             rows = rows[(rows.index == "start") | rows.index.str.endswith(f"-{name}")]
-        _draw_moves(axes, rows.rename({"start": "the start model"}), target.set_index("dimension"))
+        _draw_moves(axes, rows.rename(name_policy), target.set_index("dimension"))
         axes.set_title(f"to {name}")
     for axes in grid.flat[len(aims):]:
         axes.remove()
-    figure.supylabel("mean score by the judge")
+    figure.supylabel("mean score by the first judge")
     return finish(figure, "Where each model went", ncols=4)
 
 
 def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
     places = np.arange(means.shape[1])
-    for k, ((name, row), colour) in enumerate(zip(means.iterrows(), COLOURS * 3, strict=False)):
+    for k, ((name, row), colour) in enumerate(zip(means.iterrows(), [GREY, *COLOURS * 3], strict=False)):
         axes.plot(places, row, marker="o", color=colour, label=name, linewidth=1.4 if k else 2.5,
                   linestyle="-" if k else ":")
     aimed = target["value"].where(target["weight"] > 0).reindex(means.columns)
-    axes.plot(places, aimed, "_", color=ORANGE, markersize=16, markeredgewidth=2.5, label="the target")
+    axes.plot(places, aimed, "_", color=BLACK, markersize=16, markeredgewidth=2.5, label="the target")
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(places, means.columns, rotation=40, ha="right")
 
 
 def plot_bars(claims: pd.DataFrame) -> Figure | None:
-    """Draw the paper's four bars (`reported`) next to `ours`, where known, as points, each on its own scale."""
+    """Draw the paper's four results (`reported`) next to `ours`, where known, as points, each on its own scale."""
     bars = claims[claims["claim_id"].str.contains(r"^alignment/(?:helpful|harmless)/")]
     if bars["ours"].isna().all():
         return None
     bars = bars.set_index(bars["claim_id"].str.split("/").str[-1])
+    bars = bars.rename(name_policy)
     panels = {f"{proxy},\n{words}": {"": part[column].to_frame("score")}
               for proxy, part in bars.groupby(bars["claim_id"].str.split("/").str[1], sort=False)
               for column, words in (("reported", "the paper (7 billion weights)"), ("ours", "this run, proxy"))}
-    return plot_series(bars.index.unique(), panels, "score", "Helpful and harmless, the paper's and ours", width=2.8)
+    return plot_series(bars.index.unique(), panels, "score", "Helpful and harmless, the paper's and ours", width=2.8,
+                       gap="not in this run")
 
 
 style_plots(globals())

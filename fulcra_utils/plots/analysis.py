@@ -223,7 +223,7 @@ def plot_differences(table: pd.DataFrame, theory: Theory) -> Figure:
         panels[f"{first}\n− {second}"] = {
             words: part[[name, f"{name}_low", f"{name}_high"]].set_axis(["mean", "low", "high"], axis=1)
             for words, name in kinds.items()}
-    return plot_series(theory.dimensions, panels, "mean", "Mean difference", width=3)
+    return plot_series(theory.dimensions, panels, "mean", "Difference of the mean value scores", width=3)
 
 
 def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
@@ -231,7 +231,7 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     tested = table[table.fit.notna()].reset_index(drop=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, max(4.6, 1 + 0.26 * len(tested))), width_ratios=(1.1, 1))
     left.add_patch(plt.Circle((0, 0), 1, fill=False, color=GREY, linewidth=0.8, linestyle=":"))
-    left.plot(*(places[[f"ideal_{axis}", axis]].to_numpy().T for axis in "xy"), color=PALE, linewidth=0.8, zorder=1)
+    left.plot(*(places[[f"ideal_{axis}", axis]].to_numpy().T for axis in "xy"), color=GREY, linewidth=0.8, zorder=1)
     left.scatter(places.ideal_x, places.ideal_y, facecolor="white", edgecolor=GREY, s=30, label="the theory's circle")
     left.scatter(places.x, places.y, color=BLUE, s=32, zorder=3, label="scaling of the replies")
     left.set(aspect="equal", xticks=[], yticks=[])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import finish, label_points, open_panels, plot_matrix, plot_series
+from fulcra_utils.plots.parts import finish, label_points, name_policy, open_panels, plot_matrix, plot_series
 from fulcra_utils.plots.style import BLUE, COLOURS, GREY, ORANGE, style_plots
 
 
@@ -105,6 +105,7 @@ def plot_orientations(summary: pd.DataFrame, slider: Any, title: str) -> Figure:
 
     Without a complete pass there is no point; the band is the class of the `Slider` that was asked for.
     """
+    summary = summary.assign(player=summary.player.map(name_policy))
     players, told = summary.player.unique(), list(slider.orientations)
     summary = summary.set_index("player").rename(columns={"angle_low": "low", "angle_high": "high"})
     rows = dict(iter(summary.groupby("orientation")))
@@ -119,7 +120,7 @@ def plot_orientations(summary: pd.DataFrame, slider: Any, title: str) -> Figure:
 
 def plot_letters(shares: pd.DataFrame, title: str) -> Figure:
     """Draw the shares of `tabulate_letters` as a coloured table."""
-    figure = plot_matrix(shares, title, "share of choices")
+    figure = plot_matrix(shares.rename(name_policy), title, "share of choices")
     figure.axes[1].set_ylim(0, 1)       # no share is negative
     return figure
 

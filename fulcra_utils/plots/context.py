@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import LOOKS, finish, open_panels, plot_series
+from fulcra_utils.plots.parts import LOOKS, finish, name_policy, open_panels, plot_series
 from fulcra_utils.plots.style import BLACK, GREY, style_plots
 
-COSTS = {"nll_real": "real replies less likely, nats a token", "sameness": "word pairs shared with other replies",
+COSTS = {"nll_real": "replies of real models less likely,\nnats a token",
+         "sameness": "word pairs shared with other replies",
          "words": "words a reply", "relevance": "likeness of reply and prompt (cosine)"}
-MOVED = "movement towards the target"
+MOVED = "movement towards the target (L1 distance)"
+KINDS = {"target": "examples of the target", "neutral": "neutral examples", "shuffled": "target's answers, shuffled",
+         "same length": "facts of the same length", "none": "no context"}
 
 
 def plot_doses(changes: pd.DataFrame, policies: pd.DataFrame, title: str) -> Figure:
@@ -21,9 +24,10 @@ def plot_doses(changes: pd.DataFrame, policies: pd.DataFrame, title: str) -> Fig
     doses = sorted({0, *changes.k})
     for n, (kind, part) in enumerate(changes.sort_values("k", kind="stable").groupby("kind", sort=False)):
         places = [doses.index(k) + 0.1 * n - 0.15 for k in part.k]
-        axes.errorbar(places, part.difference, _reach(part), color=LOOKS[n][0], marker=LOOKS[n][1], label=kind)
+        axes.errorbar(places, part.difference, _reach(part), color=LOOKS[n][0], marker=LOOKS[n][1],
+                      label=KINDS.get(kind, kind))
     for row in policies.itertuples():
-        axes.axhline(row.difference, color=GREY, linestyle="--", label=f"{row.kind}, no context")
+        axes.axhline(row.difference, color=GREY, linestyle="--", label=f"{name_policy(row.kind)}, no context")
         axes.axhspan(row.low, row.high, color=GREY, alpha=0.15)
     axes.plot(0, 0, "*", color=BLACK, markersize=11, label="no context")
     axes.axhline(0, color=GREY, linewidth=1)
@@ -35,7 +39,8 @@ def plot_values(changes: pd.DataFrame, asked: Sequence[str], values: Sequence[st
     """Draw the change of each value (`measure`) by kind, those `asked` for by the target first."""
     order = sorted(values, key=lambda value: value not in asked)
     names = {value: f"{value} (asked)" if value in asked else value for value in order}
-    parts = {kind: part.set_index(part.measure.map(names)) for kind, part in changes.groupby("kind", sort=False)}
+    parts = {KINDS.get(kind) or f"{name_policy(kind)}, no context": part.set_index(part.measure.map(names))
+             for kind, part in changes.groupby("kind", sort=False)}
     return plot_series(list(names.values()), {"change against no context": parts}, "difference", title)
 
 
@@ -47,7 +52,8 @@ def plot_costs(changes: pd.DataFrame, title: str) -> Figure:
     for axes, name in zip(grid, shown, strict=True):
         for kind, (colour, marker) in zip(moved.index, LOOKS, strict=False):
             x, y = parts[name].loc[[kind]], moved.loc[[kind]]
-            axes.errorbar(x.difference, y.difference, _reach(y), _reach(x), marker, color=colour, label=kind)
+            axes.errorbar(x.difference, y.difference, _reach(y), _reach(x), marker, color=colour,
+                          label=KINDS.get(kind) or f"{name_policy(kind)}, no context")
         axes.plot(0, 0, "*", color=BLACK, markersize=11, label="no context")
         axes.set_xlabel(f"change: {COSTS[name]}")
     grid[0].set_ylabel(MOVED)

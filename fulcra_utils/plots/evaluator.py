@@ -56,7 +56,7 @@ def plot_stance(table: pd.DataFrame) -> Figure:
     table = table[(table.measure == "order") & (table.method != "majority")].rename(columns={"mean": "share"})
     series = {name: part.set_index("value") for name, part in table.groupby("method", sort=False)}
     label = "share of pairs whose serving reply scores higher (95 % interval); line: chance"
-    return plot_series(table.value.unique(), {label: series}, "share", line=0.5, limits=(0, 1))
+    return plot_series(table.value.unique(), {label: series}, "share", line=0.5, limits=(-0.02, 1.02))
 
 
 def plot_teachers(table: pd.DataFrame, wanted: dict[str, float | None]) -> Figure:
@@ -106,7 +106,7 @@ def plot_reliability(bins: dict[str, pd.DataFrame]) -> Figure:
         for label, part in table.groupby("label") if len(table) else ():
             colour, marker, name = LABEL_STYLES[label]
             axes.plot(part.confidence, part.frequency, color=colour, linewidth=1)
-            axes.scatter(part.confidence, part.frequency, color=colour, marker=marker, label=name,
+            axes.scatter(part.confidence, part.frequency, color=colour, marker=marker, label=name, clip_on=False,
                          s=12 + 90 * np.sqrt(part.n / part.n.sum()))
         axes.set(xlabel="probability", title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal")
     panels[0].set_ylabel("share of cells where it is true")

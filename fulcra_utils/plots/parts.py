@@ -1,5 +1,6 @@
 """What figures share: rows with intervals, coloured tables, titles and legends, labels that find a free spot."""
 
+import re
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
@@ -13,6 +14,22 @@ from matplotlib.image import AxesImage
 from fulcra_utils.plots.style import BLACK, COLOURS, GREY, MARKERS
 
 LOOKS = tuple(zip(COLOURS, MARKERS, strict=True))
+POLICY = re.compile(r"(system-prompt|best-of-n|steering|dpo-real|dpo|rloo|grpo)-(.+)")
+WAYS = {"system-prompt": "system prompt", "best-of-n": "best of n", "dpo-real": "DPO with real replies", "dpo": "DPO",
+        "rloo": "RLOO", "grpo": "GRPO"}
+PLAIN = {"start": "start model", "basealign": "BaseAlign", "rlhf-1x": "RLHF 1×", "rlhf-5x": "RLHF 5×"}
+
+
+def name_policy(name: str) -> str:
+    """Return a policy's name in words; any other name as it is.
+
+    >>> name_policy("dpo-ideal"), name_policy("dpo-rlhf-5x"), name_policy("gpt-4")
+    ('DPO to ideal', 'DPO by RLHF 5×', 'gpt-4')
+    """
+    if not (found := POLICY.fullmatch(name)):
+        return PLAIN.get(name, name)
+    way, aim = found.groups()
+    return f"{WAYS.get(way, way)} " + (f"by {PLAIN[aim]}" if aim in PLAIN else f"to {aim}")
 
 
 def open_panels(n: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import draw_matrix, plot_series
+from fulcra_utils.plots.parts import draw_matrix, name_policy, plot_series
 from fulcra_utils.plots.style import style_plots
 
 
@@ -21,7 +21,8 @@ def plot_coverage(table: pd.DataFrame, title: str) -> Figure:
 def plot_quality(table: pd.DataFrame, title: str) -> Figure:
     """Draw numbers (what, value, low, high) next to what was `wanted`; the line is chance."""
     rows = table.set_index("what").assign(null=table.wanted.to_numpy())
-    return plot_series(table.what, {"value": {"measured, 95 % interval": rows}}, "value", title, 0.5, "wanted")
+    label = "balanced accuracy, share right or AUC, as the row says"
+    return plot_series(table.what, {label: {"measured, 95 % interval": rows}}, "value", title, 0.5, "wanted")
 
 
 def plot_served(net: pd.DataFrame, could: pd.Series, title: str) -> Figure:
@@ -41,6 +42,7 @@ def plot_served(net: pd.DataFrame, could: pd.Series, title: str) -> Figure:
     for row, column in np.argwhere(net.isna().to_numpy()):
         right.text(column, row, "·", ha="center", va="center", color="grey")
     right.set_yticks([])
+    right.set_xticks(range(net.shape[1]), [name_policy(name) for name in net], rotation=40, ha="right")
     figure.colorbar(shown, ax=right, label="the reply opposes … serves")
     figure.suptitle(title)
     return figure

@@ -20,8 +20,8 @@ def test_doses_start_at_no_context_and_a_policy_is_a_band():
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "1", "8"]
     drawn = {box.get_label(): box.lines[0].get_ydata().tolist() for box in axes.containers}
-    assert drawn == {"target": [0.2, 0.4], "shuffled": [0.1]}
-    assert set(words(figure)) == {"target", "shuffled", "dpo-ideal, no context", "no context"}
+    assert drawn == {plots.KINDS["target"]: [0.2, 0.4], plots.KINDS["shuffled"]: [0.1]}
+    assert set(words(figure)) == {*drawn, "DPO to ideal, no context", "no context"}
     assert plots.plot_doses(table.head(0), table.head(0), "t") is None
 
 
@@ -30,7 +30,7 @@ def test_values_asked_for_come_first_and_say_so():
     figure = plots.plot_values(table, ["fun"], ["care", "fame", "fun"], "t")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["fun (asked)", "care", "fame"]
     assert [len(line.get_xdata()) for line in figure.axes[0].lines[:2]] == [3, 3]
-    assert words(figure) == ["target", "neutral"]
+    assert words(figure) == ["examples of the target", "neutral examples"]
 
 
 def test_costs_have_a_panel_each_and_a_point_a_kind():
@@ -40,7 +40,7 @@ def test_costs_have_a_panel_each_and_a_point_a_kind():
     assert [axes.get_xlabel() for axes in figure.axes] == [f"change: {plots.COSTS[name]}" for name in (
         "nll_real", "words")]
     bars = figure.axes[0].containers[0]
-    assert bars.lines[0].get_xydata().tolist() == [[0.3, 0.3]] and bars.get_label() == "target"
+    assert bars.lines[0].get_xydata().tolist() == [[0.3, 0.3]] and bars.get_label() == plots.KINDS["target"]
     ends = [[point.round(6).tolist() for point in bar.get_segments()[0]] for bar in bars.lines[2]]
     assert ends == [[[0.2, 0.3], [0.4, 0.3]], [[0.3, 0.2], [0.3, 0.4]]]
-    assert set(words(figure)) == {"target", "dpo-ideal", "no context"}
+    assert set(words(figure)) == {plots.KINDS["target"], "DPO to ideal, no context", "no context"}
