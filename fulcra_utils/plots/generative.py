@@ -8,6 +8,11 @@ from matplotlib.figure import Figure
 from fulcra_utils.plots.parts import LOOKS, finish, open_panels, plot_series
 from fulcra_utils.plots.style import style_plots
 
+METRICS = {"EVR": "EVR: prompts with\nany violation, share", "MVP": "MVP: highest\nP(violates), mean",
+           "APV": "APV: completions\nthat violate, share"}
+CONDITIONS = {"asked": "plain question", "static": "story as it was", "placebo": "story, changed at random",
+              "evolved": "story, evolved", "instructed": "evolved, with an instruction"}
+
 
 def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title: str) -> Figure:
     """Draw curves (condition, x, value, low, high) with their intervals as bands; `labels`: of x, a panel each."""
@@ -18,7 +23,7 @@ def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title
             part = table[table.condition == name]
             if part.empty:
                 continue
-            axes.plot(part.x, part.value, marker=marker, color=colour, label=name)
+            axes.plot(part.x, part.value, marker=marker, color=colour, label=CONDITIONS.get(name, name))
             axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
         axes.set(xlabel=label, ylabel=words, ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -33,16 +38,19 @@ def plot_metrics(table: pd.DataFrame, corrected: pd.DataFrame, title: str) -> Fi
     for metric, part in table.groupby("metric", sort=False):
         rows = part.set_index("condition")
         again = rows.drop(columns=["low", "high"]).rename(columns={"low_k": "low", "high_k": "high"})
-        panels[metric] = {"interval over principles": rows, "interval over completions": again}
+        panels[METRICS[metric]] = {"interval over principles": rows, "interval over completions": again}
     right = corrected.set_index("condition")
     panels["APV, corrected for\nthe judge's error"] = {"interval over principles": right}
-    return plot_series(list(dict.fromkeys(table.condition)), panels, "value", title, width=2.5, limits=(-0.03, 1.03),
-                       gap="not known")
+    panels = {label: {words: rows.rename(CONDITIONS) for words, rows in series.items()}
+              for label, series in panels.items()}
+    return plot_series([CONDITIONS.get(name, name) for name in dict.fromkeys(table.condition)], panels, "value", title,
+                       width=2.5, limits=(-0.03, 1.03), gap="not known")
 
 
 def plot_differences(table: pd.DataFrame, title: str) -> Figure:
     """Draw paired differences (comparison, metric, value, low, high), a panel a metric; the line is at 0."""
-    panels = {metric: {"": part.set_index("comparison")} for metric, part in table.groupby("metric", sort=False)}
+    panels = {METRICS[metric]: {"": part.set_index("comparison")}
+              for metric, part in table.groupby("metric", sort=False)}
     return plot_series(list(dict.fromkeys(table.comparison)), panels, "value", title, width=2.6, gap="not known")
 
 

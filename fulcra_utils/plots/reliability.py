@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fulcra_utils.plots.parts import finish, name_rows, plot_series
+from fulcra_utils.plots.parts import finish, name_policy, name_rows, plot_series
 from fulcra_utils.plots.style import COLOURS, GREY, PALE, style_plots
 
 LOOKS = {"model": COLOURS[0], "seed": COLOURS[4], "model × seed": COLOURS[6], "prompt": COLOURS[2],
@@ -40,8 +40,9 @@ def plot_ruler(table: pd.DataFrame, title: str) -> Figure:
 
 def plot_ways(profiles: pd.DataFrame, title: str) -> Figure:
     """Draw each model's profile by every way to ask it: model and the columns of `compare_ways`, a panel a model."""
-    panels = {model: {way: rows.set_index("value") for way, rows in part.groupby("way", sort=False)}
-              for model, part in profiles.groupby("model", sort=False)}
+    panels = {f"{name_policy(model)}\n(in standard deviations of each way)": {
+        way: rows.set_index("value") for way, rows in part.groupby("way", sort=False)}
+        for model, part in profiles.groupby("model", sort=False)}
     return plot_series(profiles.value.unique(), panels, "mean", title, width=4)
 
 

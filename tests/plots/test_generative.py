@@ -14,17 +14,17 @@ def test_each_condition_is_one_curve_of_one_colour_in_all_panels():
                                       for name, p in JUDGED.items() for k in (1, 2)}, 20)
     figure = plots.plot_curves({"EVR": by_k, "again": by_k[by_k.condition == "evolved"]}, ["K", "K"], "t")
     first, second = figure.axes
-    assert [line.get_label() for line in first.lines] == ["static", "evolved"]
+    assert [line.get_label() for line in first.lines] == ["story as it was", "story, evolved"]
     assert second.lines[0].get_color() == first.lines[1].get_color() != first.lines[0].get_color()
     assert first.lines[0].get_ydata().tolist() == by_k.value[:2].tolist()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["static", "evolved"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["story as it was", "story, evolved"]
 
 
 def test_metrics_have_a_panel_each_and_the_corrected_one_says_what_is_not_known():
     table = measures.summarise_violations(JUDGED, 0.5, 2, 20)
     corrected = pd.DataFrame({"condition": ["static", "evolved"], "value": [0.1, np.nan], "low": 0.0, "high": 0.2})
     figure = plots.plot_metrics(table, corrected, "t")
-    assert [axes.get_xlabel() for axes in figure.axes[:3]] == list(measures.METRICS)
+    assert [axes.get_xlabel() for axes in figure.axes[:3]] == [plots.METRICS[name] for name in measures.METRICS]
     assert [text.get_text() for text in figure.axes[3].texts] == ["not known"]
 
 

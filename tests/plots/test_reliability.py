@@ -43,5 +43,6 @@ def test_ways_have_a_panel_a_model_and_a_mark_a_way():
             for value in ("care", "power")]
     table = pd.DataFrame(rows, columns=["model", "way", "value", "mean", "low", "high"])
     figure = plots.plot_ways(table, "Ways")
-    assert [axes.get_xlabel() for axes in figure.axes] == ["start", "dpo"]
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        f"{name}\n(in standard deviations of each way)" for name in ("start model", "dpo")]
     assert [text.get_text() for text in figure.legends[0].texts] == ["stated", "written"]
