@@ -175,6 +175,7 @@ rule value_discovery:
         of("08_value_discovery", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
         f"{DATA}/discovery.yaml",
         executed("03_value_evaluator"),
+        executed("04_value_alignment"),
     output:
         executed("08_value_discovery"),
     params:

@@ -26,7 +26,8 @@ OWN = ("response", "response_source", "problem", "thoughts", "cut_off")
 class LocalModel(BaseModel):
     """A transformers model on this machine, by folder or hub name, with its sampling options.
 
-    `options` go to `generate`; the same `seed` and prompts give the same replies.
+    `options` go to `generate`; the same `seed` and prompts give the same replies. With `as_text` the prompt itself is
+    carried on, without a chat template or another message.
 
     Examples
     --------
@@ -41,6 +42,7 @@ class LocalModel(BaseModel):
     options: dict[str, Any] = {"max_new_tokens": 200, "do_sample": False}
     batch_size: int = Field(8, ge=1)
     seed: int = 0
+    as_text: bool = False
 
 
 def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
@@ -177,7 +179,8 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
     try:
         weights = hash_model(writer.model, writer.revision) if questions else ""
         # which prompts share its batch only moves the draw of a reply, so they are not part of its name
-        keys = [digest(weights, writer.options, writer.seed, q.messages, digest_code(_generate)) for q in questions]
+        shape = weights, writer.options, writer.seed, writer.as_text, digest_code(_generate)
+        keys = [digest(*shape, q.messages) for q in questions]
         known = {key: answer for key in keys if (answer := store.get(key)) is not None}
         first = {key: n for n, key in reversed(list(enumerate(keys))) if key not in known}
         chat = load_policy(writer.model, revision=writer.revision, is_bare=True) if first else ()
@@ -197,13 +200,15 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
 
     from fulcra_utils.llm.local import generate
 
-    if tokenizer.chat_template:
+    if writer.as_text:
+        texts = [q.messages[-1]["content"] for q in questions]
+    elif tokenizer.chat_template:
         texts = [tokenizer.apply_chat_template(list(q.messages), tokenize=False, add_generation_prompt=True)
                  for q in questions]
     else:  # the released data's own words for who speaks
         texts = ["\n".join(message["content"] for message in q.messages[:-1]) +
                  f"Human: {q.messages[-1]['content']}\nBob:" for q in questions]
-    ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    ids = tokenizer(texts, add_special_tokens=writer.as_text or not tokenizer.chat_template)["input_ids"]
     seed = hashlib.sha256("".join(texts).encode()).digest()[:4]  # the same batch draws the same, whenever it is made
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
     ends = writer.options.get("eos_token_id") or model.generation_config.eos_token_id

@@ -90,6 +90,17 @@ def test_local_model_goes_on_where_it_stopped(tmp_path, checkpoint, monkeypatch)
     assert torn.equals(whole), "sampling, too, goes on the same"
 
 
+def test_a_bare_text_is_carried_on_and_a_prompt_is_put_as_a_question(checkpoint, monkeypatch):
+    import fulcra_utils.llm.local as local
+    seen, real = [], local.generate
+    monkeypatch.setattr(local, "generate", lambda model, tokenizer, ids, **options: seen.extend(
+        tokenizer.batch_decode(ids, skip_special_tokens=True)) or real(model, tokenizer, ids, **options))
+    for as_text in (True, False):
+        write_replies(["i wish"], [LocalModel(model=str(checkpoint), as_text=as_text,
+                                              options={"max_new_tokens": 2})], None, "be kind")
+    assert seen[0] == "i wish" and seen[1] != "i wish" and seen[1].startswith("be kind") and "i wish" in seen[1]
+
+
 def test_rows_keep_their_fields(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "Hi?", "safety_issues": ["x"]}\n{"prompt": 3}\nno\n')
     with FaultServer(rate=0) as server:
@@ -244,7 +255,7 @@ def test_a_local_reply_is_kept_for_what_shaped_it_alone(tmp_path, checkpoint, mo
     assert is_asked() and not is_asked()
     assert not is_asked(name="another name") and not is_asked(batch_size=2)
     for changed in ({"options": {"max_new_tokens": 4, "do_sample": False}}, {"seed": 1}, {"prompt": "Who?"},
-                    {"system": "Be kind."}):
+                    {"system": "Be kind."}, {"as_text": True}):
         assert is_asked(**changed) and not is_asked(**changed), changed
     shutil.copytree(checkpoint, tmp_path / "twin")
     assert not is_asked(model=str(tmp_path / "twin"))
