@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from fulcra_utils.common.paths import ROOT
 
@@ -17,6 +18,12 @@ def test_installed_packages_are_those_tested_with():
     pinned = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     assert {name: installed[name] for name in pinned if name in installed} == {
         name: version for name, version in pinned.items() if name in installed}
+
+
+def test_no_pinned_package_wants_a_newer_python_than_we_do():
+    wanted = {d.name: d.metadata.get("Requires-Python") for d in metadata.distributions()}
+    oldest = metadata.metadata("fulcra-utils")["Requires-Python"].removeprefix(">=") + ".0"
+    assert not {name: said for name, said in wanted.items() if said and oldest not in SpecifierSet(said)}
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("nvidia-smi") is not None, reason="for Linux without a GPU")
