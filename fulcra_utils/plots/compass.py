@@ -17,7 +17,7 @@ def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
     table = table.head(40)
     ranks = ["–" if np.isnan(r.rank) else f"{r.rank:.0f}" if not r.rank_low < r.rank_high
              else f"{r.rank:.0f}  ({r.rank_low:.0f} to {r.rank_high:.0f})" for r in table.itertuples()]
-    names = table.model + "   " + ranks
+    names = table.model.map(name_policy) + "   " + ranks
     figure = plot_series(names, {"weighted score, 95 % interval": {"": table.set_index(names)}}, "score", title)
     figure.axes[0].set_title("rank (95 % interval)", loc="left", x=0, ha="right", fontsize=8)
     return figure
@@ -25,7 +25,8 @@ def plot_ranking(table: pd.DataFrame, title: str) -> Figure:
 
 def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
     """Draw the mean score of every model on every value (dimension) as numbered cells; empty = no score."""
-    values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False)
+    values = cells.pivot_table(index="model", columns="dimension", values="score", sort=False, dropna=False
+                               ).rename(name_policy)
     if values.shape[1] > max(24, values.shape[0]):
         values = values.T   # a long theory runs down the page
     return plot_matrix(values, title, "mean score")
@@ -34,13 +35,14 @@ def plot_cells(cells: pd.DataFrame, title: str) -> Figure:
 def plot_ranks(cells: pd.DataFrame, title: str) -> Figure:
     """Draw the rank of every model on every value (`score_cells`, 1 = highest score), the best mean rank on top."""
     ranks = cells.pivot_table(index="model", columns="dimension", values="rank", sort=False)
-    ranks = ranks.loc[ranks.mean(axis=1).sort_values().index]
+    ranks = ranks.loc[ranks.mean(axis=1).sort_values().index].rename(name_policy)
     return plot_matrix(1 - 2 * (ranks - 1) / max(1, len(ranks) - 1), title, "from last (−1) to first (+1)",
                        ranks.map("{:.0f}".format))
 
 
 def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
     """Draw Spearman's ρ of every model with every country (`match_countries`), with intervals."""
+    matches = matches.assign(model=matches.model.map(name_policy))
     series = {country: part.set_index("model") for country, part in matches.groupby("country", sort=False)}
     return plot_series(matches.model.unique(), {"Spearman's ρ of value rankings": series}, "rho", title,
                        limits=(-1.05, 1.05))

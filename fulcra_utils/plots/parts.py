@@ -14,22 +14,23 @@ from matplotlib.image import AxesImage
 from fulcra_utils.plots.style import BLACK, COLOURS, GREY, MARKERS
 
 LOOKS = tuple(zip(COLOURS, MARKERS, strict=True))
-POLICY = re.compile(r"(system-prompt|best-of-n|steering|dpo-real|dpo|rloo|grpo)-(.+)")
+POLICY = re.compile(r"(?:(.+) )?(system-prompt|best-of-n|steering|dpo-real|dpo|rloo|grpo)-(.+)")
 WAYS = {"system-prompt": "system prompt", "best-of-n": "best of n", "dpo-real": "DPO with real replies", "dpo": "DPO",
         "rloo": "RLOO", "grpo": "GRPO"}
 PLAIN = {"start": "start model", "basealign": "BaseAlign", "rlhf-1x": "RLHF 1×", "rlhf-5x": "RLHF 5×"}
 
 
 def name_policy(name: str) -> str:
-    """Return a policy's name in words; any other name as it is.
+    """Return a policy's name in words, behind what stands before it; any other name as it is.
 
-    >>> name_policy("dpo-ideal"), name_policy("dpo-rlhf-5x"), name_policy("gpt-4")
-    ('DPO to ideal', 'DPO by RLHF 5×', 'gpt-4')
+    >>> name_policy("dpo-ideal"), name_policy("smollm2-135m dpo-rlhf-5x"), name_policy("gpt-4")
+    ('DPO to ideal', 'smollm2-135m, DPO by RLHF 5×', 'gpt-4')
     """
     if not (found := POLICY.fullmatch(name)):
         return PLAIN.get(name, name)
-    way, aim = found.groups()
-    return f"{WAYS.get(way, way)} " + (f"by {PLAIN[aim]}" if aim in PLAIN else f"to {aim}")
+    before, way, aim = found.groups()
+    told = f"by {PLAIN[aim]}" if aim in PLAIN else f"to {aim}"
+    return f"{before}, " * bool(before) + f"{WAYS.get(way, way)} {told}"
 
 
 def open_panels(n: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
