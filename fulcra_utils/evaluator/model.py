@@ -134,15 +134,19 @@ class ValueEvaluator(PreTrainedModel):
     @property
     def weak(self) -> tuple[str, ...]:
         """Return the untaught dimensions whose definition says no more than the name: mere guesses."""
-        return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
-                     if name in self.untaught and says_only_name(name, said))
+        return tuple(self.dimensions[d] for d in self._find_untaught()
+                     if says_only_name(self.dimensions[d], self.config.definitions[d]))
 
     @property
     def untaught(self) -> tuple[str, ...]:
         """Return the dimensions that are scored by their definitions alone, for want of labels (`mix`)."""
+        return tuple(self.dimensions[d] for d in self._find_untaught())
+
+    def _find_untaught(self) -> list[int]:
+        """Return the places of the untaught dimensions: of two with one name, one may be taught."""
         taught = [value for value, knows in zip(self.config.taught, self.config.knows, strict=True) if knows[0]]
-        return tuple(name for name, said in zip(self.dimensions, self.config.definitions, strict=True)
-                     if [name, said] not in (taught or self.config.taught))
+        values = zip(self.dimensions, self.config.definitions, strict=True)
+        return [d for d, value in enumerate(values) if list(value) not in (taught or self.config.taught)]
 
     def is_taught(self, theory: Theory) -> bool:
         """Return whether it was made for these dimensions and definitions; a theory's name says nothing."""
@@ -218,7 +222,7 @@ class ValueEvaluator(PreTrainedModel):
         presence, stance = told.unbind(-1)
         if self.words is not None:
             presence = self.words(presence, input_ids, attention_mask, gates)
-        if new := [d for d, name in enumerate(self.dimensions) if name in self.untaught]:
+        if new := self._find_untaught():
             is_reply = (attention_mask * token_type_ids).bool()
             replies = [self.tokenizer.decode(ids[kept], skip_special_tokens=True)
                        for ids, kept in zip(input_ids, is_reply, strict=True)]
