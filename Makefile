@@ -2,7 +2,7 @@
 #   make reproduce [PROFILE=laptop] [THEORY=schwartz10]    the whole paper on real data, then the report
 #   make quick       the whole pipeline on the embedded sample (2 to 4 minutes)
 #   make test        unit tests and the quick pipeline        make proofs   the slow tests (kills, servers, browser)
-#   FULCRA_PROOFS=all make proofs    and Label Studio, and JupyterLab with all notebooks (8 minutes more)
+#   FULCRA_PROOFS=all make proofs    and Label Studio, JupyterLab with all notebooks, a third theory (12 minutes more)
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
 #   make site [PROFILE=laptop]   a finished run as a site, to read without installing: runs/<profile>/site/index.html
 PROFILE ?= laptop

@@ -1,6 +1,7 @@
 """A new theory is one file: random theories run the whole quick pipeline, and two theories can be put side by side."""
 
 import json
+import os
 
 import nbformat
 import numpy as np
@@ -90,6 +91,7 @@ def test_the_story_of_notebook_05_starts_from_a_good_file(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("FULCRA_PROOFS") != "all", reason="A THIRD PIPELINE: FULCRA_PROOFS=all runs it")
 @pytest.mark.timeout(3000)
 def test_the_last_command_of_notebook_05_runs_on_labels_that_name_no_model(tmp_path):
     path, folder = tmp_path / "three_virtues.yaml", tmp_path / "run"
