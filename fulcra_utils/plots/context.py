@@ -25,9 +25,9 @@ def plot_doses(changes: pd.DataFrame, policies: pd.DataFrame, title: str) -> Fig
     for n, (kind, part) in enumerate(changes.sort_values("k", kind="stable").groupby("kind", sort=False)):
         places = [doses.index(k) + 0.1 * n - 0.15 for k in part.k]
         axes.errorbar(places, part.difference, _reach(part), color=LOOKS[n][0], marker=LOOKS[n][1],
-                      label=KINDS.get(kind, kind))
+                      label=_name_kind(kind))
     for row in policies.itertuples():
-        axes.axhline(row.difference, color=GREY, linestyle="--", label=f"{name_policy(row.kind)}, no context")
+        axes.axhline(row.difference, color=GREY, linestyle="--", label=_name_kind(row.kind))
         axes.axhspan(row.low, row.high, color=GREY, alpha=0.15)
     axes.plot(0, 0, "*", color=BLACK, markersize=11, label="no context")
     axes.axhline(0, color=GREY, linewidth=1)
@@ -39,7 +39,7 @@ def plot_values(changes: pd.DataFrame, asked: Sequence[str], values: Sequence[st
     """Draw the change of each value (`measure`) by kind, those `asked` for by the target first."""
     order = sorted(values, key=lambda value: value not in asked)
     names = {value: f"{value} (asked)" if value in asked else value for value in order}
-    parts = {KINDS.get(kind) or f"{name_policy(kind)}, no context": part.set_index(part.measure.map(names))
+    parts = {_name_kind(kind): part.set_index(part.measure.map(names))
              for kind, part in changes.groupby("kind", sort=False)}
     return plot_series(list(names.values()), {"change against no context": parts}, "difference", title)
 
@@ -53,11 +53,16 @@ def plot_costs(changes: pd.DataFrame, title: str) -> Figure:
         for kind, (colour, marker) in zip(moved.index, LOOKS, strict=False):
             x, y = parts[name].loc[[kind]], moved.loc[[kind]]
             axes.errorbar(x.difference, y.difference, _reach(y), _reach(x), marker, color=colour,
-                          label=KINDS.get(kind) or f"{name_policy(kind)}, no context")
+                          label=_name_kind(kind))
         axes.plot(0, 0, "*", color=BLACK, markersize=11, label="no context")
         axes.set_xlabel(f"change: {COSTS[name]}")
     grid[0].set_ylabel(MOVED)
     return finish(figure, title, ncols=3)
+
+
+def _name_kind(kind: str) -> str:
+    """Return a kind of context in words; what is none is a policy, which has no context."""
+    return KINDS.get(kind) or f"{name_policy(kind)}, no context"
 
 
 def _reach(table: pd.DataFrame) -> np.ndarray:
