@@ -25,7 +25,8 @@ from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.workers import map_batches
 from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, mean_pool
-from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, pad_pairs, render, take_types
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
+from fulcra_utils.evaluator.rendering import pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
 from fulcra_utils.theory.theory import Theory, load_theory
 

@@ -26,7 +26,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import CLASSES, TOUCHED, labels_of, scores_to_labels
 from fulcra_utils.evaluator.encoder import has_bf16
-from fulcra_utils.evaluator.model import ValueEvaluator, join_odds, measure_loss, pad_pairs
+from fulcra_utils.evaluator.model import ValueEvaluator, join_odds, measure_loss
+from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.stats.classification import macro_f1
 
 ENOUGH = 10     # labels of either end before a value's own part counts as taught

@@ -23,7 +23,8 @@ from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator import model
 from fulcra_utils.evaluator.encoder import embed, load_encoder
 from fulcra_utils.evaluator.explanation import audit_replies
-from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, pad_pairs, render
+from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator
+from fulcra_utils.evaluator.rendering import pad_pairs, render, take_types
 from fulcra_utils.llm.local import sample_replies
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.theory.distance import value_distance
@@ -410,7 +411,7 @@ def test_only_the_replys_tokens_are_read(causal_evaluator, tiny):
     for evaluator in (causal_evaluator, make_evaluator(tiny, load_theory("moral_foundations"))):
         batch = pad_pairs(evaluator.render(PROMPTS, REPLIES), evaluator.tokenizer)
         states = evaluator.encoder(**{k: batch[k] for k in ("input_ids", "attention_mask")}, output_hidden_states=True,
-                                   **model.take_types(evaluator.encoder, batch["token_type_ids"])).hidden_states
+                                   **take_types(evaluator.encoder, batch["token_type_ids"])).hidden_states
         mine = batch["token_type_ids"][0].bool() & batch["attention_mask"][0].bool()
         expected = torch.cat([states[k][0, mine].mean(0) for k in evaluator.layers])
         torch.testing.assert_close(evaluator.read(**batch)[0], expected, atol=1e-5, rtol=1e-4)

@@ -19,7 +19,8 @@ from fulcra_utils.common.labels import NEAREST, TOUCHED, labels_of, scores_to_la
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, measure_loss, pad_pairs, save_evaluator
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, measure_loss, save_evaluator
+from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.evaluator.training import (
     Examples,
     TrainingSettings,

@@ -1,0 +1,75 @@
+"""A prompt and a reply as the evaluator's input: token ids, cut to fit, padded to a batch."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from fulcra_utils.dataset.texts import clean_text
+
+TEXT = {"input_ids", "attention_mask", "token_type_ids"}     # of a rendered pair
+CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
+
+
+def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict[str, list[int]]:
+    """Render a prompt and a reply as the evaluator's input, the only way in.
+
+    A prompt takes at most half of `max_length`; both texts are cut in the middle, so that the start and the end of a
+    long reply are read.
+    differs from upstream: the released code cuts the end of the reply and the instruction behind it.
+
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
+    >>> tokenizer = load_encoder("tiny").tokenizer
+    >>> pair = render("be kind", "one two three four five six", tokenizer, max_length=9)
+    >>> tokenizer.decode(pair["input_ids"])
+    '[CLS] be kind [SEP] one two five six [SEP]'
+    """
+    start, between, end = _frame(tokenizer)
+    room = max_length - len(start) - len(between) - len(end)
+    first = _fit(prompt, tokenizer, max_length, max(room // 2, 1))
+    second = _fit(response, tokenizer, max_length, max(room - len(first), 1))
+    left, right = [*start, *first, *between], [*second, *end]
+    return {"input_ids": left + right, "attention_mask": [1] * (len(left) + len(right)),
+            "token_type_ids": [0] * len(left) + [1] * len(right)}
+
+
+def _frame(tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Return the ids before the prompt, between prompt and reply, and behind it: of the chat template, if there is one.
+
+    The template's own system message is left out: it says nothing and costs time.
+    """
+    if not tokenizer.chat_template:
+        end = _marker(tokenizer, "sep", "eos")
+        return _marker(tokenizer, "cls", "bos"), end, end
+    talk = [{"role": role, "content": "\ue000"} for role in ("user", "assistant")]
+    before, between, after = tokenizer.apply_chat_template(talk, tokenize=False).split("\ue000")
+    before = before[max(before.rfind(tokenizer.bos_token or before), 0):]
+    start, middle, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, between, after))
+    return start, middle, end[:1]
+
+
+def _marker(tokenizer, *names: str) -> list[int]:
+    """Return the first special token that the tokenizer has, as a list of one id, or an empty list."""
+    return [i for name in names if (i := getattr(tokenizer, f"{name}_token_id", None)) is not None][:1]
+
+
+def _fit(text: str, tokenizer, max_length: int, room: int) -> list[int]:
+    """Return at most `room` token ids of a text, its middle left out."""
+    text, reach = clean_text(text.strip()), CHARS_PER_TOKEN * max_length
+    if len(text) > 2 * reach:
+        text = f"{text[:reach]} {text[-reach:]}"
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids if len(ids) <= room else ids[:(room + 1) // 2] + ids[len(ids) - room // 2:]
+
+
+def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.device | str = "cpu") -> dict:
+    """Pad rendered pairs to tensors of shape (B, T)."""
+    longest = max(len(pair["input_ids"]) for pair in pairs)
+    filler = {"input_ids": tokenizer.pad_token_id or 0}
+    return {name: torch.tensor([pair[name] + [filler.get(name, 0)] * (longest - len(pair[name])) for pair in pairs],
+                               device=device) for name in pairs[0] if name in TEXT}
+
+
+def take_types(encoder: PreTrainedModel, token_type_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return which text each token belongs to, as an argument for encoders that can tell two apart."""
+    return {"token_type_ids": token_type_ids} if getattr(encoder.config, "type_vocab_size", 1) > 1 else {}
