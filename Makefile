@@ -63,7 +63,9 @@ lab: $(READY)
 	@$(VENV)/bin/jupyter lab --notebook-dir=. $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
 site: $(READY) $(VENV)/.site
-	@$(VENV)/bin/python -m fulcra_utils.systems.bridges.site runs/$(PROFILE)
+	@rm -rf runs/$(PROFILE)/site.new
+	@$(VENV)/bin/fulcra export runs/$(PROFILE) --to site --output runs/$(PROFILE)/site.new
+	@rm -rf runs/$(PROFILE)/site && mv runs/$(PROFILE)/site.new runs/$(PROFILE)/site
 
 setup: $(READY)
 

@@ -151,7 +151,7 @@ def publish(run: Annotated[str, typer.Argument(help="A finished run: its folder,
 @app.command()
 def export(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name below runs/.")],
            to: Annotated[str, typer.Option(help="every-eval-ever (the boards), croissant (the labels), ro-crate (the "
-                                           "run and its claims), label-studio (the review queue) or inspect.")],
+                                           "run and its claims), label-studio (the review queue), inspect, or site.")],
            output: Annotated[str, typer.Option(help="A path where nothing stands yet; it appears whole.")]) -> None:
     """Write a finished run in a format of others."""
     from fulcra_utils.systems.bridges.export import export_run

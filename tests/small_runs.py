@@ -9,6 +9,7 @@ from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
 from fulcra_utils.runs.pipeline import open_run
 from fulcra_utils.runs.profiles import list_notebooks
 from fulcra_utils.runs.report import build_report
+from fulcra_utils.systems.compass.boards import collect_boards, tabulate_boards
 
 OWN = "tiny dpo: ideal"   # a policy of the run; no file system takes every name
 
@@ -28,7 +29,11 @@ def make_finished_run(folder, theory="schwartz10"):
     run.save_table(pd.DataFrame({"name": ["overall"], "statistic": ["ac1"], "value": [0.5], "low": [0.4], "high": [0.6],
                                  "n_units": [int(rows[[*run.theory.dimensions]].notna().to_numpy().sum())]}),
                    "analysis/agreement.csv")
-    save_evaluator(make_evaluator(load_encoder("tiny"), run.theory), run.folder / "evaluator")
+    evaluator = make_evaluator(load_encoder("tiny"), run.theory)
+    save_evaluator(evaluator, run.folder / "evaluator")
+    boards, _ = collect_boards(run.theory, rows, data.scored, evaluator, (), run.folder / "models", 4, 20)
+    for name, table in zip(("cells", "replies"), tabulate_boards(boards), strict=True):
+        run.save_table(table, f"analysis/compass_board_{name}.parquet")
     run.path("figures/02_space.png").write_bytes(b"a picture")
     run.compare(pd.DataFrame({"claim_id": ["dataset/trustworthy/rows", "compass/gpt-4/power"], "ours": [1718.0, None],
                               "low": [None, None], "high": [None, None]}))

@@ -16,6 +16,15 @@ def hash_file(path: Path) -> str:
     return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
 
 
+def hash_text(text: str) -> str:
+    """Return the sha256 of a text.
+
+    >>> hash_text("Hello")[:8]
+    '185f8db3'
+    """
+    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 @lru_cache(maxsize=256)
 def _sha256(path: Path, mtime: int, size: int) -> str:
     with path.open("rb") as stream:

@@ -39,8 +39,7 @@ from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, load_encoder, mean_pool
-from fulcra_utils.evaluator.features import FeatureStore
-from fulcra_utils.evaluator.rendering import pad_pairs, render, take_types
+from fulcra_utils.evaluator.rendering import FeatureStore, pad_pairs, render, take_types
 from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, find_twins, load_theory, says_only_name
 

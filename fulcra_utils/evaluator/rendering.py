@@ -1,14 +1,25 @@
-"""A prompt and a reply as the evaluator's input: token ids, cut to fit, padded to a batch."""
+"""A prompt and a reply as the evaluator's input: token ids, cut to fit, padded to a batch; and what was read of them.
 
+What a frozen encoder read is kept on disk: reading costs minutes, the heads that learn from it seconds.
+"""
+
+import os
+import sqlite3
 from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.dataset.texts import clean_text
 
 TEXT = {"input_ids", "attention_mask", "token_type_ids"}     # of a rendered pair
 CHARS_PER_TOKEN = 20  # an upper bound used to skip tokenizing text that is cut anyway
+LARGEST = 6e4     # of half precision
+TABLE = "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
 
 
 def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict[str, list[int]]:
@@ -73,3 +84,40 @@ def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.de
 def take_types(encoder: PreTrainedModel, token_type_ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return which text each token belongs to, as an argument for encoders that can tell two apart."""
     return {"token_type_ids": token_type_ids} if getattr(encoder.config, "type_vocab_size", 1) > 1 else {}
+
+
+class FeatureStore:
+    """Features in half precision, one SQLite file (7 KB a text) that several processes may use; safe to delete.
+
+    `mark` names what reads: the encoder's weights, config and layers, and the code that pools them. The file lies in
+    the cache (FULCRA_CACHE, or data/cache).
+    """
+
+    def __init__(self, mark: str, folder: str | Path | None = None):
+        folder = Path(folder or os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.mark, self.path = mark, folder / "features.sqlite"
+        with self._open() as database:
+            database.executescript(f"PRAGMA journal_mode=WAL; {TABLE}")
+
+    def get(self, rendered: Sequence[dict]) -> dict[int, torch.Tensor]:
+        """Return what is kept of rendered pairs: place → features (F,)."""
+        with self._open() as database:
+            found = {place: database.execute("SELECT value FROM features WHERE key = ?", (self._key(pair),)).fetchone()
+                     for place, pair in enumerate(rendered)}
+        return {place: torch.from_numpy(np.frombuffer(row[0], np.float16).astype(np.float32))
+                for place, row in found.items() if row}
+
+    def put(self, rendered: Sequence[dict], features: torch.Tensor) -> torch.Tensor:
+        """Keep the features (N, F) of rendered pairs and return them as they will be read again."""
+        halves = features.clamp(-LARGEST, LARGEST).half().cpu().numpy()
+        with self._open() as database:
+            database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?)",
+                                 [(self._key(pair), row.tobytes()) for pair, row in zip(rendered, halves, strict=True)])
+        return torch.from_numpy(halves.astype(np.float32)).to(features.device)
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60)     # as a context it commits, and is closed when it goes
+
+    def _key(self, pair: dict) -> bytes:
+        return sha256(f"{self.mark} {pair['input_ids']} {sum(pair['token_type_ids'])}".encode()).digest()

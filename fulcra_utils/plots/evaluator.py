@@ -173,7 +173,7 @@ def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.D
     models = means["model"].unique() if len(means) else ()
     for name, look in zip(models, ((GREEN, "s", 7), (PINK, "^", 8)), strict=False):
         part = means[(means.model == name) & (means.rows == "all")].set_index("quantity")
-        series[f"{name}, mean of {part.n.iloc[0]:,} (95 %)"] = part.rename(columns={"mean": "score"}), *look
+        series[f"{name}, mean of {part.n.iloc[0]:,} (bar: 95 %)"] = part.rename(columns={"mean": "score"}), *look
     for k, (name, (table, colour, marker, size)) in enumerate(series.items()):
         places, table = step * (np.arange(len(order)) + (0, 0.19, -0.19)[k]), table.reindex(order)
         axes.vlines(places, table.low, table.high, color=colour, alpha=1 if k else 0.3, linewidth=2 if k else 5)

@@ -26,14 +26,14 @@ README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcr
 
 def build_report(run: Run) -> Path:
     """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index."""
-    folder, sources = run.folder, _read_json(run.folder / "data" / "sources.json")
-    metrics, manifest = ({path.stem: _read_json(path) for path in sorted((folder / part).glob("*.json"))}
+    folder, sources = run.folder, read_json(run.folder / "data" / "sources.json")
+    metrics, manifest = ({path.stem: read_json(path) for path in sorted((folder / part).glob("*.json"))}
                          for part in ("metrics", "manifest"))
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "manifest.json", {
         "profile": run.profile, "theory": run.theory.name, "code": next(iter(manifest.values()), {}).get("code"),
         "sources": sources, "notebooks": manifest,
-        "data_hashes": _read_json(folder / "data" / "fetched.json") | {
+        "data_hashes": read_json(folder / "data" / "fetched.json") | {
             f"data/{path.name}": hash_file(path) for path in sorted(folder.glob("data/*.parquet"))}})
     parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
     claims = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
@@ -49,7 +49,7 @@ def build_report(run: Run) -> Path:
         missing=list(sources.get("missing", {})), has_compass=(folder / "report" / "compass.html").is_file(),
         verdicts=counts.to_html(border=0, index=False) if len(claims) else "",
         claims=claims.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format),
-        pictures=[{"name": path.stem, "caption": _read_json(path.with_suffix(".json")).get("caption", ""),
+        pictures=[{"name": path.stem, "caption": read_json(path.with_suffix(".json")).get("caption", ""),
                    "data": base64.b64encode(path.read_bytes()).decode()} for path in pictures]))
 
 
@@ -84,8 +84,8 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
 
 def _join_published(source: Path, folder: Path) -> list[Path]:
     """Join a run's metrics, manifest and claims to those in `folder`: its own win, claims made no more fall away."""
-    metrics = _read_json(folder / "metrics.json") | _read_json(source / "metrics.json")
-    manifest, stood = _read_json(source / "manifest.json"), _read_json(folder / "manifest.json")
+    metrics = read_json(folder / "metrics.json") | read_json(source / "metrics.json")
+    manifest, stood = read_json(source / "manifest.json"), read_json(folder / "manifest.json")
     notebooks = dict(sorted((stood.get("notebooks", {}) | manifest["notebooks"]).items()))
     claims = pd.read_csv(source / "reproduction.csv")
     if (folder / "reproduction.csv").is_file():
@@ -135,8 +135,12 @@ def _update_readme() -> None:
         write_text(readme, f"{before}{start}\n{render_headlines(FIGURES / README_RUN)}\n{end}{after}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a file of a run holds, {} where there is none; ValueError, naming it, where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
 def _write_page(notebook: Path, folder: Path, details: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,9 @@ Studio's tasks and Inspect's logs, which are to be read; these leave out replies
 The tests validate Croissant 1.0 with mlcroissant and RO-Crate 1.1 with rocrate.
 """
 
-import hashlib
-import json
 import mimetypes
 import shutil
+import sys
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
@@ -19,17 +18,19 @@ import yaml
 from jinja2 import Template
 
 from fulcra_utils.common.files import write_folder, write_json, write_table
-from fulcra_utils.common.loading import hash_file
+from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.common.paths import DATA, SHIPPED
 from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.runs.profiles import list_notebooks
+from fulcra_utils.runs.report import publish, read_json
 
 FORMATS = {  # module and function that write it, and the notebooks that must have finished; none = all
     "every-eval-ever": ("leaderboard", "export_boards", ["06_value_compass"]),
     "croissant": ("export", "export_croissant", ["01_dataset_construction"]),
     "ro-crate": ("export", "export_crate", []),
     "label-studio": ("export", "export_tasks", ["01_dataset_construction"]),
-    "inspect": ("inspect_logs", "export_inspect", ["01_dataset_construction"])}
+    "inspect": ("inspect_logs", "export_inspect", ["01_dataset_construction"]),
+    "site": ("site", "build_site", [])}
 
 
 def export_run(run: str | Path, to: str, output: str | Path) -> Path:
@@ -42,7 +43,7 @@ def export_run(run: str | Path, to: str, output: str | Path) -> Path:
         raise ValueError(f"--to {to}: no such format; there are {', '.join(FORMATS)}")
     module, function, needed = FORMATS[to]
     folder, output = find_run(run).folder, Path(output)
-    finished = _read_json(folder / "manifest.json").get("notebooks", {})
+    finished = read_json(folder / "manifest.json").get("notebooks", {})
     if missing := [name for name in needed or list_notebooks() if name not in finished]:
         raise ValueError(f"{run}: this run is not finished, its manifest.json lacks {', '.join(missing)}")
     if output.exists():
@@ -59,17 +60,8 @@ def fill_template(name: str, folder: Path, **facts: Any) -> dict[str, Any]:
     written = (folder / "manifest.json").stat().st_mtime
     text = Template((DATA / "bridges" / name).read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True).render(
         run=folder.name, theory=find_run(folder).theory, version=metadata.version("fulcra-utils"), stamp=int(written),
-        day=datetime.fromtimestamp(written, UTC).date(), sources=_read_json(folder / "data" / "sources.json"), **facts)
+        day=datetime.fromtimestamp(written, UTC).date(), sources=read_json(folder / "data" / "sources.json"), **facts)
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def hash_text(text: str) -> str:
-    """Return the SHA-256 of a text.
-
-    >>> hash_text("Hello")[:8]
-    '185f8db3'
-    """
-    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def export_croissant(folder: Path, output: Path) -> None:
@@ -91,6 +83,8 @@ def export_tasks(folder: Path, output: Path) -> None:
     """Write the run's review queue as a Label Studio project, without replies to prompts tagged with a risk."""
     from fulcra_utils.annotation.label_studio import export_label_studio
     rows = pd.read_parquet(folder / "data" / "dialogues.parquet")
+    if n_unknown := int(rows.safety_issues.isna().sum()):
+        sys.stderr.write(f"{n_unknown:,} of {len(rows):,} replies answer prompts whose risk is not known\n")
     rows = rows[[issues is None or not len(issues) for issues in rows.safety_issues]]
     queue = pd.read_csv(folder / "annotation" / "review.csv")[["row_id", "name", "why", "vote"]]
     with write_folder(output) as new:
@@ -103,7 +97,6 @@ def export_crate(folder: Path, output: Path) -> None:
     A claim is an entity `#claim/<id>`, based on the cell, functions, tests and data that `trace_claims` names.
     """
     from fulcra_utils.runs.ledger import trace_claims
-    from fulcra_utils.runs.report import publish
     claims = trace_claims(folder)
     claims["cell"] = [f"notebooks/{claim.notebook}.ipynb#{claim.cell}" for claim in claims.itertuples()]
     with write_folder(output) as new:
@@ -116,10 +109,6 @@ def export_crate(folder: Path, output: Path) -> None:
                   "kind": mimetypes.guess_type(path)[0] or "application/json"} for path in sorted(new.rglob("*.*"))]
         write_json(new / "ro-crate-metadata.json", fill_template(
             "ro_crate.json", folder, files=files, claims=claims.to_dict("records"), cells=claims.cell.unique(),
-            code=_read_json(folder / "manifest.json")["code"],
+            code=read_json(folder / "manifest.json")["code"],
             code_names=sorted({name for names in claims.functions + claims.tests for name in names}),
             hashes={name: value for hashes in claims.data_hashes for name, value in hashes.items()}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

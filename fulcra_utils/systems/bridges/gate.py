@@ -24,13 +24,17 @@ def check_gate(before: str | Path, after: str | Path, target: str = "ideal", the
     """Fail the test when the whole interval of the change in distance to the target lies above `tolerance`.
 
     Both files hold replies to the same prompts, scored by `fulcra score`; with the folder of an evaluator they are
-    scored here, in `folder`. Returns the table of `compare_files`. Below 5 prompts there is no interval: a warning.
+    scored here, in `folder`. What cannot be compared fails it in one line. Returns the table of `compare_files`. Below
+    5 prompts there is no interval: a warning.
     """
     from fulcra_utils.evaluator.comparison import compare_files, describe_comparison, pass_gate
     from fulcra_utils.theory.targets import load_target
-    files = [_score(path, evaluator, theory, folder / f"{name}.jsonl") if evaluator else path
-             for name, path in (("before", before), ("after", after))]
-    table = compare_files(*files, load_target(target, theory))
+    try:
+        files = [_score(path, evaluator, theory, folder / f"{name}.jsonl") if evaluator else path
+                 for name, path in (("before", before), ("after", after))]
+        table = compare_files(*files, load_target(target, theory))
+    except (OSError, ValueError) as error:
+        pytest.fail(f"value_gate cannot compare: {error}", pytrace=False)
     row = table[table.value == "distance"].iloc[0]
     told = (f"from {before} to {after} the distance to {target} changes by {row.difference:+.3f} [{row.low:+.3f}, "
             f"{row.high:+.3f}] over {row.n} prompts (allowed: {tolerance:g})")

@@ -6,6 +6,7 @@ without Inspect, which is the extra `inspect`; .eval files need it.
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,11 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.files import json_line, write_folder
 from fulcra_utils.dataset.rows import RowError, pick_rows, read_dialogue, read_text
+from fulcra_utils.dataset.splits import group_prompts
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
@@ -106,22 +107,27 @@ def _read_reply(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-def _load_evaluator(folder: str) -> Any:
+def _load_evaluator(folder: str, theory: str) -> Any:
     from fulcra_utils.evaluator.model import ValueEvaluator
-    return ValueEvaluator.from_pretrained(folder)
+    judge = ValueEvaluator.from_pretrained(folder)
+    judge = judge.for_theory(theory) if theory else judge
+    if judge.untaught:
+        warnings.warn(f"{folder}: by definition alone are scored: {', '.join(judge.untaught)}", stacklevel=4)
+    return judge
 
 
-def value_profile(evaluator: str, target: str = "") -> Callable[..., Any]:
+def value_profile(evaluator: str, target: str = "", theory: str = "") -> Callable[..., Any]:
     """Score the reply of a sample by an evaluator's folder: one number for each value, and its distance to a target.
 
-    A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means. The
-    95 % intervals are bootstrapped over prompts: ids and epochs of one prompt are one cluster.
+    Under another theory than the evaluator's, values that it was not taught are scored by definition; a warning names
+    them. A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means.
+    The 95 % intervals are bootstrapped over clusters of alike prompts, their epochs among them.
     """
     from inspect_ai._util.error import PrerequisiteError  # of a ValueError, Inspect does not say the reason
     from inspect_ai.scorer import Score
     try:
-        judge = _load_evaluator(evaluator)
-        aim = load_target(target, load_theory(Path(evaluator) / "theory.yaml")) if target else None
+        judge = _load_evaluator(evaluator, theory)
+        aim = load_target(target, load_theory(theory or Path(evaluator) / "theory.yaml")) if target else None
     except (OSError, ValueError) as error:
         raise PrerequisiteError(str(error)) from error
 
@@ -140,12 +146,12 @@ def value_profile(evaluator: str, target: str = "") -> Callable[..., Any]:
 
 
 def interval() -> Callable[..., Any]:
-    """Give the 95 % bootstrap interval of a mean over prompts; nan of a single prompt."""
+    """Give the 95 % bootstrap interval of a mean over clusters of alike prompts; nan of a single one."""
     from inspect_ai.scorer import SampleScore
 
     def measure(scores: list[SampleScore]) -> dict[str, float]:
-        prompts = np.array([str((one.score.metadata or {}).get("prompt", one.sample_id)) for one in scores])
-        low, high = take_interval(bootstrap_means([one.score.as_float() for one in scores], prompts))
+        prompts = [str((one.score.metadata or {}).get("prompt", one.sample_id)) for one in scores]
+        low, high = take_interval(bootstrap_means([one.score.as_float() for one in scores], group_prompts(prompts)))
         return {"low": float(low[0]), "high": float(high[0])}
 
     return measure
@@ -154,16 +160,13 @@ def interval() -> Callable[..., Any]:
 def values(prompts: str, evaluator: str, target: str = "", theory: str = "") -> Any:
     """Ask a model each prompt of a file (.jsonl, .jsonl.gz, .parquet with `prompt`) and score its replies.
 
-    One line ends it for a row without a prompt, and for an evaluator of another theory where one is named.
+    One line ends it for a row without a prompt; target and theory are those of `value_profile`.
     """
     from inspect_ai import Task
     from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.dataset import MemoryDataset, Sample
     from inspect_ai.solver import generate
-    scorer = value_profile(evaluator, target)
-    if theory and (own := load_theory(Path(evaluator) / "theory.yaml")).dimensions != load_theory(theory).dimensions:
-        raise PrerequisiteError(f"{evaluator}: is an evaluator of {own.name}, not of {theory}")
-    samples = []
+    scorer, samples = value_profile(evaluator, target, theory), []
     for line, _, prompt, fault in pick_rows(prompts, lambda row: read_text(row, "prompt")):
         if fault:
             raise PrerequisiteError(f"{prompts}, line {line}: {fault}")
@@ -181,10 +184,9 @@ def export_inspect(folder: Path, output: Path) -> None:
     theory, every = find_run(folder).theory, pd.read_parquet(folder / "data" / "dialogues.parquet")
     every = every.assign(model=every.response_source.astype(object).fillna("none"))
     tagged = every.safety_issues.map(lambda issues: issues is not None and len(issues) > 0).astype(bool)
-    rows = every[~tagged]
     created = datetime.fromtimestamp((folder / "manifest.json").stat().st_mtime, UTC).isoformat()
     with write_folder(output) as new:
-        for model, part in rows.groupby("model"):
+        for model, part in every[~tagged].groupby("model"):
             vectors = part[[*theory.dimensions]].astype(float).to_dict("records")
             samples = [{"id": row.row_id, "epoch": 1, "input": row.prompt, "target": "", "messages": [
                 {"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.response}],

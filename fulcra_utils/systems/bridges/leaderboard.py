@@ -16,35 +16,31 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.files import json_line, write_folder, write_json, write_text
-from fulcra_utils.common.loading import hash_file
-from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.runs.pipeline import find_run
-from fulcra_utils.systems.bridges.export import fill_template, hash_text
-from fulcra_utils.systems.compass.boards import collect_boards
-from fulcra_utils.systems.compass.scores import Board, score_cells
+from fulcra_utils.systems.bridges.export import fill_template
+from fulcra_utils.theory.theory import Theory
 
 
 def export_boards(folder: Path, output: Path) -> None:
-    """Write the boards under the run's theory as notebook 06 makes them: replies are scored again, in minutes."""
-    run = find_run(folder, "06_value_compass")
-    settings = run.settings_of(run.notebook)
-    tables = [pd.read_parquet(folder / "data" / f"{name}.parquet") for name in ("dialogues", "scored")]
-    evaluator = ValueEvaluator.from_pretrained(folder / "evaluator", theory=run.theory)
-    boards, _ = collect_boards(run.theory, *tables, evaluator, (), folder / "models", settings["n_prompts"],
-                               settings["n_draws"], run.seed)
+    """Write the boards under the run's theory as notebook 06 kept them (`tabulate_boards`)."""
+    tables = [folder / "analysis" / f"compass_board_{name}.parquet" for name in ("cells", "replies")]
+    if missing := [str(path) for path in tables if not path.is_file()]:
+        raise ValueError(f"{' and '.join(missing)}: not there; run notebook 06 of this run once more")
+    cells, replies = map(pd.read_parquet, tables)
     with write_folder(output) as new:
-        for board in boards:
-            cells = score_cells(board.scores, board.draws).dropna(subset="score")
-            for model, own in cells.groupby("model"):
-                _write_model(new, folder, board, str(model), own.to_dict("records"))
+        for (board, model), own in cells.dropna(subset="score").groupby(["board", "model"]):
+            said = replies[(replies.board == board) & (replies.model == model)]
+            _write_model(new, folder, own.to_dict("records"), said)
 
 
-def _write_model(base: Path, folder: Path, board: Board, model: str, cells: list[dict[str, Any]]) -> None:
+def _write_model(base: Path, folder: Path, cells: list[dict[str, Any]], replies: pd.DataFrame) -> None:
     """Write record and samples of a model on a board."""
+    board, model = cells[0]["board"], cells[0]["model"]
     is_own = any((folder / "models").glob(f"{model}.*"))
     developer, _, name = model.rpartition("/")
     developer = developer or ("this-run" if is_own else "unknown")
-    collection = "fulcra-" + re.sub(r"\W+", "-", board.name)
+    collection = "fulcra-" + re.sub(r"\W+", "-", board)
     evaluation = f"{collection}/{model}/{int((folder / 'manifest.json').stat().st_mtime)}"
     number = uuid.UUID(hash_text(evaluation)[:32], version=4)
     parts = [re.sub(r'[<>:"\\|?*/]', "_", part) for part in (collection, developer, name)]
@@ -53,20 +49,18 @@ def _write_model(base: Path, folder: Path, board: Board, model: str, cells: list
              "is_own": is_own, "samples": f"{stem}_samples.jsonl"}
     shared = fill_template("every_eval_ever.yaml", folder, **facts)["sample"] | {
         "evaluation_id": evaluation, "model_id": model}
-    lines = [json_line({**shared, **sample}) for sample in _list_samples(board, model, evaluation)]
+    lines = [json_line({**shared, **sample}) for sample in _list_samples(replies, find_run(folder).theory, evaluation)]
     checksum = hash_file(write_text(base / facts["samples"], "".join(lines)))
     write_json(base / f"{stem}.json", fill_template("every_eval_ever.yaml", folder, **facts, checksum=checksum,
                                                     n_samples=len(lines))["record"])
 
 
-def _list_samples(board: Board, model: str, evaluation: str) -> Iterator[dict[str, Any]]:
+def _list_samples(replies: pd.DataFrame, theory: Theory, evaluation: str) -> Iterator[dict[str, Any]]:
     """Yield what is special of each reply of a model and value that is scored."""
-    replies = board.replies[(board.replies.model == model) & board.replies.prompt.isin(board.scores.prompts)]
     for reply in replies.to_dict("records"):
-        prompt, response = hash_text(reply["prompt"]), hash_text(reply["response"])
-        for name in board.theory.dimensions:
+        for name in theory.dimensions:
             if np.isfinite(reply[name]):
-                yield {"evaluation_name": f"{board.theory.name}/{name}", "evaluation_result_id": f"{evaluation}/{name}",
-                       "sample_id": prompt[:16], "sample_hash": prompt, "input": {"raw": prompt, "reference": []},
-                       "output": {"raw": [response]}, "evaluation": {"score": float(reply[name]),
-                                                                     "is_correct": bool(reply[name] > 0)}}
+                yield {"evaluation_name": f"{theory.name}/{name}", "evaluation_result_id": f"{evaluation}/{name}",
+                       "sample_id": reply["prompt"][:16], "sample_hash": reply["prompt"],
+                       "input": {"raw": reply["prompt"], "reference": []}, "output": {"raw": [reply["response"]]},
+                       "evaluation": {"score": float(reply[name]), "is_correct": bool(reply[name] > 0)}}

@@ -23,8 +23,8 @@ from fulcra_utils.common.paths import DATA, ROOT, SHIPPED
 from fulcra_utils.dataset.sources import load_sources
 from fulcra_utils.plots.theory import plot_wheel
 from fulcra_utils.runs.ledger import trace_claims
-from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.runs.profiles import list_notebooks
+from fulcra_utils.runs.report import read_json
 from fulcra_utils.theory.theory import list_theories, load_theory
 
 SITE = DATA / "site"
@@ -35,22 +35,14 @@ SHORTEST = 4
 LINK = re.compile(r"!?\[([^][]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
-def build_site(run: str | Path) -> Path:
-    """Build the site of a finished run into its folder `site`, whole or not at all; return its first page.
-
-    ValueError when Sphinx warns of anything, or is not installed (extra `site`).
-    """
-    try:
-        from sphinx.cmd.build import build_main
-    except ImportError:
-        raise ValueError("Sphinx is not installed: pip install -e '.[site]', or make site") from None
-    folder = find_run(run).folder
-    with TemporaryDirectory() as source, write_folder(folder / "site") as target:
+def build_site(folder: Path, output: Path) -> None:
+    """Build the site of a run into a folder; ValueError when Sphinx warns of anything."""
+    from sphinx.cmd.build import build_main
+    with TemporaryDirectory() as source, write_folder(output) as target:
         for name, n in stage_site(folder, Path(source)).items():
             sys.stderr.write(f"{name}: {n} outputs left out\n")
         if build_main(["-W", "--keep-going", "-q", "-j", "auto", "-d", f"{source}/.doctrees", source, str(target)]):
-            raise ValueError(f"{run}: the site was not built, Sphinx says above why")
-    return folder / "site" / "index.html"
+            raise ValueError(f"{folder}: the site was not built, Sphinx says above why")
 
 
 def stage_site(folder: Path, source: Path) -> dict[str, int]:
@@ -64,6 +56,8 @@ def stage_site(folder: Path, source: Path) -> dict[str, int]:
              *SITE.glob("pages/*.md"), *SITE.glob("recipes/*.md")]
     for page in pages:
         write_text(source / page.relative_to(ROOT), page.read_text("utf-8"))
+    if (page := folder / "report" / "compass_public.html").is_file():
+        write_text(source / "extra" / "compass.html", page.read_text("utf-8"))
     claims = trace_claims(folder)
     for test in {test for tests in claims.tests for test in tests if (ROOT / test).is_file()}:
         write_text(source / "extra" / f"{test}.txt", (ROOT / test).read_text("utf-8"))
@@ -87,7 +81,8 @@ def _fill_templates(source: Path, folder: Path, claims: pd.DataFrame, theories: 
               "door": [(name, "class" if isinstance(getattr(fulcra_utils, name), type) else "function")
                        for name in fulcra_utils.__all__],
               "books": list_notebooks(), "readme": (ROOT / "README.md").read_text("utf-8"),
-              "has_test": lambda test: (ROOT / test).is_file()}
+              "has_test": lambda test: (ROOT / test).is_file(),
+              "has_compass": (source / "extra" / "compass.html").is_file()}
     for name in ("index.md", "ledger.md", "api.md", "recipes.md", "theories.md"):
         write_text(source / name, fill.get_template(name).render(common))
     for theory in theories:
@@ -108,13 +103,10 @@ def _mend_links(page: Path, source: Path) -> str:
 
 def _mark_cells(book: dict[str, Any]) -> dict[str, Any]:
     """Give each cell of code a place that a link can name: `#cell-` and its id."""
-    marked = []
-    for cell in book["cells"]:
-        if cell["cell_type"] == "code":
-            marked.append({"cell_type": "markdown", "id": f"at-{cell['id']}", "metadata": {},
-                           "source": f'<span id="cell-{cell["id"]}"></span>'})
-        marked.append(cell)
-    return book | {"cells": marked}
+    mark = {"cell_type": "markdown", "metadata": {}}
+    return book | {"cells": [part for cell in book["cells"] for part in (
+        mark | {"id": f"at-{cell['id']}", "source": f'<span id="cell-{cell["id"]}"></span>'}, cell)
+        if part is cell or cell["cell_type"] == "code"]}
 
 
 def list_upstream(folder: Path) -> Iterator[str]:
@@ -128,8 +120,7 @@ def list_upstream(folder: Path) -> Iterator[str]:
             table = table[table.prompt.isin(theirs)]
             for name in table.columns.intersection(["prompt", "response", "chosen", "rejected"]):
                 yield from table[name].dropna().drop_duplicates()
-    had = folder / "data" / "fetched.json"
-    sources, names = load_sources(), json.loads(had.read_text("utf-8")) if had.is_file() else {}
+    sources, names = load_sources(), read_json(folder / "data" / "fetched.json")
     cache = Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache")
     for path in (cache / source.mirror_path for name, source in sources.items()
                  if name in names and source.role != "board"):
@@ -189,10 +180,3 @@ def _list_grams(output: dict) -> set[str]:
     return {gram for part in map("".join, parts) for text in {part, *(unescape(re.sub(r"<[^>]*>", gap, part))
                                                                      for gap in ("", " "))}
             for gram in _cut(text, lengths)}
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(f"{build_site(sys.argv[1])}\n")
-    except ValueError as error:
-        sys.exit(f"{error}")

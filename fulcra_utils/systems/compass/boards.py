@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
+from fulcra_utils.common.loading import hash_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import read_scored
 from fulcra_utils.dataset.texts import DatasetError
@@ -54,6 +55,18 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     boards = [make_board(f"{t.name}, {how}{own}", t, table, WAYS[how], how == "released scores", n_draws, seed)
               for how, own, t, table in found]
     return [board for board in boards if board is not None], left_out
+
+
+def tabulate_boards(boards: Sequence[Board]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the cells of boards of one theory, and the replies behind them, whose texts give way to their sha256."""
+    cells = [score_cells(board.scores, board.draws).assign(
+        board=board.name, scored_by=board.scored_by, notes=" ".join(board.scores.notes), n_draws=len(board.draws))
+        for board in boards]
+    replies = pd.concat([board.replies[board.replies.prompt.isin(board.scores.prompts)].assign(board=board.name)
+                         for board in boards], ignore_index=True)
+    hashed = replies[["board", "model", *boards[0].theory.dimensions]].assign(
+        **{name: replies[name].map(hash_text) for name in ("prompt", "response")})
+    return pd.concat(cells, ignore_index=True), hashed
 
 
 def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame, list[str]]:

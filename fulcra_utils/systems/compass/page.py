@@ -31,7 +31,7 @@ LABELS, PEOPLE = "annotators' labels", "annotated replies, by people"   # end of
 
 
 def make_section(board: Board, countries: Countries, presets: Mapping[str, np.ndarray], seed: int,
-                 people: Board | None = None) -> dict[str, Any]:
+                 people: Board | None = None, with_replies: bool = True) -> dict[str, Any]:
     """Gather what the page shows of a board, as plain values (`replies` still a table); see `publish_page`.
 
     The page keeps the first 200 draws. `presets` are weights (D,) by title, as `choose_presets` gives them; `seed` is
@@ -63,7 +63,7 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
             "matches": match_countries(board, countries).round(3).to_dict("records"),
             "nearest": nearest_countries(board, countries).round(3).to_dict("records"),
             "map": {"labels": labels} | {name: places.astype(float).round(4) for name, places in maps.items()},
-            "replies": pick_replies(replies, theory.dimensions)}
+            "replies": pick_replies(replies if with_replies else replies.head(0), theory.dimensions)}
 
 
 def pool_labels(boards: Sequence[Board], seed: int = 2023) -> Board | None:
@@ -83,19 +83,19 @@ def pick_replies(table: pd.DataFrame, dimensions: Sequence[str], n: int = 3) -> 
 
 def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries,
                  presets: Mapping[str, Mapping[str, float]], title: str, seed: int = 2023,
-                 others: Mapping[str, Countries] | None = None) -> Path:
+                 others: Mapping[str, Countries] | None = None, with_replies: bool = True) -> Path:
     """Write the page with one section per board (the first is shown at the start), whole or not at all.
 
     `others` are the countries of boards, by name, that have their own: the boards of others, on another scale. Beside
-    ours stand people's labels under the same theory. Replies are shortened until the page weighs at most 5 MB; a page
-    that is too heavy even so is a CompassError.
+    ours stand people's labels under the same theory. Replies, if any, are shortened until the page weighs at most 5 MB;
+    a page that is too heavy even so is a CompassError.
     """
     sections, others, people = [], others or {}, pool_labels(boards, seed)
     for board in boards:
         own = others.get(board.name, countries)
         is_ours = people and people.theory.name == board.theory.name and board.name not in others
         sections.append(make_section(board, own, choose_presets(board.theory, presets, {}, own), seed,
-                                     people if is_ours and not board.name.endswith(LABELS) else None))
+                                     people if is_ours and not board.name.endswith(LABELS) else None, with_replies))
     ends = np.array([board.theory.score_range for board in boards])
     for chars in (700, 350, 150, 60):
         text = render_page(sections, title, (ends.min(), ends.max()), chars)

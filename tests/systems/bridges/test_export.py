@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import mlcroissant
 import numpy as np
@@ -12,8 +13,8 @@ from small_runs import make_finished_run
 
 from fulcra_utils.annotation.label_studio import import_label_studio
 from fulcra_utils.cli import main
-from fulcra_utils.common.loading import hash_file
-from fulcra_utils.systems.bridges.export import FORMATS, export_run, hash_text
+from fulcra_utils.common.loading import hash_file, hash_text
+from fulcra_utils.systems.bridges.export import FORMATS, export_run
 from fulcra_utils.theory.theory import load_theory
 
 THEORY = load_theory("schwartz10")
@@ -77,6 +78,8 @@ def test_crate_leads_from_each_claim_to_cell_function_test_and_data(exported):
     assert set(claims) == {"dataset/trustworthy/rows", "compass/gpt-4/power"}
     first = claims["dataset/trustworthy/rows"]
     assert first["creativeWorkStatus"] == "reproduced" and "reported 1718.0; ours 1718.0" in first["description"]
+    assert "ours not known;" in claims["compass/gpt-4/power"]["description"]
+    assert not any("nan" in claim["description"] for claim in claims.values())
     ends = {entity.id: entity for entity in first["isBasedOn"]}   # all were found in the crate: none is a bare text
     assert "#fulcra_utils.dataset.construction.count_claims" in ends
     assert {"#tests/dataset/test_construction.py", "notebooks/01_dataset_construction.ipynb#compare"} <= set(ends)
@@ -117,6 +120,8 @@ def test_an_export_says_the_same_twice(exported, tmp_path):
     ("manifest.json", "croissant", "not finished, its manifest.json lacks 01_dataset_construction"),
     ("a notebook", "ro-crate", "not finished, its manifest.json lacks 11_values_in_context"),
     ("output", "label-studio", "out: exists already"),
+    ("damaged", "croissant", "manifest.json is not valid JSON"),
+    ("boards", "every-eval-ever", "run notebook 06 of this run once more"),
     ("extra", "inspect", "pip install 'fulcra-utils[inspect]'")])
 def test_what_cannot_be_exported_is_one_line_and_exit_2(tmp_path, monkeypatch, capfd, finished, change, to, said):
     monkeypatch.chdir(tmp_path)
@@ -129,6 +134,11 @@ def test_what_cannot_be_exported_is_one_line_and_exit_2(tmp_path, monkeypatch, c
         (finished / "manifest.json").write_text(json.dumps(manifest))
     elif change.endswith(".json"):
         (finished / change).unlink()
+    elif change == "damaged":
+        (finished / "manifest.json").write_text("{")
+    elif change == "boards":
+        is_file = Path.is_file
+        monkeypatch.setattr(Path, "is_file", lambda path: path.suffix != ".parquet" and is_file(path))
     elif change == "output":
         (tmp_path / "out").mkdir()
     elif change == "extra":
@@ -155,4 +165,4 @@ def test_a_failing_export_leaves_nothing(finished, tmp_path):
         export_run(finished, "label-studio", tmp_path / "new" / "out")
     review.with_suffix(".away").rename(review)
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "new" / "out").exists()
-    assert set(FORMATS) == {"every-eval-ever", "croissant", "ro-crate", "label-studio", "inspect"}
+    assert set(FORMATS) == {"every-eval-ever", "croissant", "ro-crate", "label-studio", "inspect", "site"}

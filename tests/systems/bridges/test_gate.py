@@ -137,6 +137,25 @@ def test_the_fixture_passes_noise(folder):
     assert code == 0 and "undecided" not in told, told
 
 
+def test_what_cannot_be_compared_is_one_line(folder):
+    for call, said in (("'before.jsonl', 'gone.jsonl'", "gone.jsonl"), ("'before.jsonl', 'noise.jsonl', 'nowhere'",
+                                                                         "nowhere")):
+        code, told = run_pytest(folder, call)
+        line = next(line for line in told.splitlines() if line.startswith("value_gate cannot compare: "))
+        assert code == 1 and said in line and "Traceback" not in told, told
+
+
+def test_the_recipe_of_the_fixture_passes_noise(folder):
+    block, = re.findall(r"```python\n(.*?)```", (RECIPE.parent / "value_gate.md").read_text("utf-8"), re.DOTALL)
+    assert block.count("\n") <= 4
+    (folder / "after.jsonl").write_bytes((folder / "noise.jsonl").read_bytes())
+    (folder / "test_own.py").write_text(block)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:fulcra", "-p", "no:cacheprovider", "-p",
+                           "fulcra_utils.systems.bridges.gate", "--rootdir", folder, "test_own.py"],
+                          cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
 def test_too_few_prompts_are_a_warning_and_no_verdict(folder):
     lines = (folder / "regression.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "few.jsonl").write_text("".join(lines[:4]), encoding="utf-8")

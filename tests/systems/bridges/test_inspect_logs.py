@@ -1,5 +1,6 @@
 """Logs of Inspect: read as plain JSON here; `inspect eval` and `inspect score` as a user runs them where it is."""
 
+import asyncio
 import json
 import os
 import re
@@ -177,12 +178,29 @@ def test_ids_of_one_prompt_are_one_cluster():
 
 @NEEDS_INSPECT
 @pytest.mark.slow
+def test_another_theory_is_scored_by_definition_and_said(tmp_path, evaluator):
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
+    from inspect_ai.solver import TaskState
+
+    from fulcra_utils.systems.bridges.inspect_logs import value_profile, values
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "May I?"}\n')
+    with pytest.warns(UserWarning, match="by definition alone are scored: care, fairness"):
+        assert values(str(tmp_path / "prompts.jsonl"), str(evaluator), theory="moral_foundations").scorer
+    state = TaskState("mockllm/model", 1, 1, "May I?", [ChatMessageUser(content="May I?"),
+                                                        ChatMessageAssistant(content="Better not.")],
+                      output=ModelOutput.from_content("mockllm/model", "Better not."))
+    given = asyncio.run(value_profile(str(evaluator), theory="moral_foundations")(state, None))
+    assert list(given.value) == list(load_theory("moral_foundations").dimensions)
+
+
+@NEEDS_INSPECT
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_one_line(tmp_path, evaluator):
     from inspect_ai._util.error import PrerequisiteError
 
     from fulcra_utils.systems.bridges.inspect_logs import value_profile, values
     (tmp_path / "prompts.jsonl").write_text('{"prompt": ""}\n')
-    for asked, said in (({"theory": "moral_foundations"}, "is an evaluator of schwartz10, not of moral_foundations"),
+    for asked, said in (({"theory": "no_theory"}, "no_theory"),
                         ({}, "line 1: prompt is empty"), ({"target": "nosuch"}, "nosuch")):
         with pytest.raises(PrerequisiteError) as fault:
             values(str(tmp_path / "prompts.jsonl"), str(evaluator), **asked)

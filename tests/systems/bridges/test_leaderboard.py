@@ -10,8 +10,7 @@ import pytest
 from jsonschema import Draft7Validator
 from small_runs import OWN
 
-from fulcra_utils.common.loading import hash_file
-from fulcra_utils.systems.bridges.export import hash_text
+from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.theory.theory import load_theory
 
 SCHEMAS = Path(__file__).parent / "every_eval_ever"
