@@ -20,7 +20,7 @@ from fulcra_utils.dataset.splits import SPLITS
 from fulcra_utils.evaluator.scoring import ScoringError
 from fulcra_utils.stats import classification
 from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
-from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
+from fulcra_utils.stats.resampling import bootstrap_means, mean_known, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
@@ -188,12 +188,6 @@ def name_f1(labels: np.ndarray, said: np.ndarray) -> dict[str, float]:
     """Return F1 of the labels -1, 0 and +1 as f1_minus, f1_zero and f1_plus."""
     f1 = classification.f1_by_class(classification.count_confusions(labels, said).sum((0, 1)))
     return dict(zip(("f1_minus", "f1_zero", "f1_plus"), f1, strict=True))
-
-
-def mean_known(values: np.ndarray) -> float:
-    """Return the mean of the finite numbers; nan without any."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def agree_with_scores(scores: np.ndarray, released: np.ndarray, clusters: Sequence, theory: Theory,

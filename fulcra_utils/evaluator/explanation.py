@@ -17,12 +17,11 @@ from fulcra_utils.common.weights import HUB_NAMES
 from fulcra_utils.dataset.construction import SAMPLES
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
-from fulcra_utils.evaluator.comparison import mean_known
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import bootstrap_macro_f1, macro_f1
-from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws
+from fulcra_utils.stats.resampling import bootstrap_means, mean_known, summarise_draws
 from fulcra_utils.theory.theory import Theory
 
 TEXTS = yaml.safe_load((DATA / "attacks.yaml").read_text(encoding="utf-8"))

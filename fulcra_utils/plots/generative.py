@@ -33,12 +33,16 @@ def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title
 
 
 def plot_metrics(table: pd.DataFrame, corrected: pd.DataFrame, title: str) -> Figure:
-    """Draw EVR, MVP and APV (`summarise_violations`) by condition, and APV corrected for the judge's error."""
+    """Draw EVR, MVP and APV (`summarise_violations`) by condition, and APV corrected for the judge's error.
+
+    The interval over completions is drawn for APV alone: of EVR and MVP it leans down.
+    """
     panels = {}
     for metric, part in table.groupby("metric", sort=False):
         rows = part.set_index("condition")
         again = rows.drop(columns=["low", "high"]).rename(columns={"low_k": "low", "high_k": "high"})
-        panels[METRICS[metric]] = {"interval over principles": rows, "interval over completions": again}
+        panels[METRICS[metric]] = {"interval over principles": rows} | (
+            {"interval over completions": again} if metric == "APV" else {})
     right = corrected.set_index("condition")
     panels["APV, corrected for\nthe judge's error"] = {"interval over principles": right}
     panels = {label: {words: rows.rename(CONDITIONS) for words, rows in series.items()}

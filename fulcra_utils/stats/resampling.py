@@ -74,6 +74,17 @@ def summarise_draws(value: float, draws: np.ndarray, level: float = 0.95) -> dic
     return dict(zip(("value", "low", "high"), map(float, (value, *take_interval(draws, level))), strict=True))
 
 
+def mean_known(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Return the mean of what is finite, over an axis or over all; nan where nothing is.
+
+    >>> mean_known(np.array([[1.0, np.nan], [3.0, np.nan]]), 0).tolist()
+    [2.0, nan]
+    """
+    known = np.isfinite(values)
+    n = known.sum(axis)
+    return np.where(known, values, 0).sum(axis) / np.where(n, n, np.nan)
+
+
 def bootstrap_sums(values: np.ndarray, clusters: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
     """Draw the column sums of values (N, K), without nan, again over prompts: (B, K)."""
     return draw_sums(sum_by_cluster(values, *code_clusters(clusters)), n_draws, seed)

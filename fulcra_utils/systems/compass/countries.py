@@ -9,8 +9,8 @@ import yaml
 from scipy import stats as sps
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats.resampling import summarise_draws, take_interval
-from fulcra_utils.systems.compass.scores import Board, CompassError, mean_known, nanmean
+from fulcra_utils.stats.resampling import mean_known, summarise_draws, take_interval
+from fulcra_utils.systems.compass.scores import Board, CompassError, average_draws
 from fulcra_utils.theory.targets import load_target
 from fulcra_utils.theory.theory import Theory, lift_to, load_theory
 
@@ -106,7 +106,7 @@ def compare_regions(board: Board, countries: Countries) -> tuple[float, float, f
         return None
     first = countries.regions[found[2]] == countries.regions[found[2]][0]
     gap, gaps = (rho[..., first].mean(-1) - rho[..., ~first].mean(-1) for rho in found[:2])
-    return tuple(summarise_draws(nanmean(gap, -1), mean_known(gaps, np.isfinite(gap))).values())
+    return tuple(summarise_draws(mean_known(gap, -1), average_draws(gaps, np.isfinite(gap))).values())
 
 
 def centre_profiles(vectors: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def nearest_countries(board: Board, countries: Countries) -> pd.DataFrame:
     distance = distance[np.arange(len(best)), best]
     return pd.DataFrame({
         "model": board.scores.models, "country": np.where(np.isnan(distance), None, countries.titles[known][best]),
-        "distance": distance, "share": nanmean(np.where(np.isnan(drawn[..., 0]), np.nan, hits == best), axis=0)})
+        "distance": distance, "share": mean_known(np.where(np.isnan(drawn[..., 0]), np.nan, hits == best), axis=0)})
 
 
 def map_board(board: Board, countries: Countries, seed: int = 2023) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
-from fulcra_utils.stats.resampling import bootstrap_means, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, mean_known, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
 
@@ -43,7 +43,7 @@ class ModelScores:
     @property
     def means(self) -> np.ndarray:
         """Return the (M, D) mean scores; nan where a model has no score on a dimension."""
-        return nanmean(self.values, axis=1)
+        return mean_known(self.values, axis=1)
 
     @property
     def n_answered(self) -> np.ndarray:
@@ -206,19 +206,12 @@ def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str]
                      ("share_last", lambda place, n: place > n - n_ends)):
         values = [np.where(np.isfinite(place), of(place, np.isfinite(place).sum(-1, keepdims=True)), np.nan)
                   for place in (rank_descending(means), rank_descending(draws))]
-        table[name] = nanmean(values[0], axis=0)
-        table[f"{name}_low"], table[f"{name}_high"] = take_interval(mean_known(values[1], np.isfinite(values[0])))
+        table[name] = mean_known(values[0], axis=0)
+        table[f"{name}_low"], table[f"{name}_high"] = take_interval(average_draws(values[1], np.isfinite(values[0])))
     return pd.DataFrame(table)
 
 
-def mean_known(drawn: np.ndarray, known: np.ndarray) -> np.ndarray:
+def average_draws(drawn: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return draws (B, M, …) averaged over the models known on all prompts; nan where a draw lacks one of them."""
     n = known.sum(axis=0)
     return np.where(known, drawn, 0).sum(axis=1) / np.where(n, n, np.nan)
-
-
-def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Return the mean over an axis of what is known; nan where nothing is, without a warning."""
-    present = np.isfinite(values)
-    n = present.sum(axis)
-    return np.divide(np.where(present, values, 0).sum(axis), n, out=np.full(n.shape, np.nan), where=n > 0)

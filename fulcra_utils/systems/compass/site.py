@@ -18,10 +18,10 @@ from scipy import stats as sps
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.sources import SourceError, get_files
 from fulcra_utils.dataset.texts import DatasetError
-from fulcra_utils.stats.resampling import bootstrap_means, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, mean_known, take_interval
 from fulcra_utils.systems.compass.boards import LEADING, TRAILING, WAYS
 from fulcra_utils.systems.compass.countries import Countries, centre_profiles, load_countries, match_countries
-from fulcra_utils.systems.compass.scores import Board, CompassError, make_board, nanmean, rank_descending
+from fulcra_utils.systems.compass.scores import Board, CompassError, make_board, rank_descending
 from fulcra_utils.theory.theory import Theory, lift_to, normalise
 
 SITES = {"valuecompass_older": ((-1, 1), "countries.yaml"), "valuecompass_2025": ((0, 100), "countries_2025.yaml")}
@@ -105,7 +105,7 @@ def compare_orders(boards: Sequence[Board], theory: Theory, n_draws: int = 1000,
     places, ranks = {}, {}
     for board in boards:
         if (models := lift_to(board.scores.means, board.theory, theory)) is not None:
-            mean, draws = nanmean(models, 0), nanmean(lift_to(board.draws, board.theory, theory), 1)
+            mean, draws = mean_known(models, 0), mean_known(lift_to(board.draws, board.theory, theory), 1)
             if np.isnan(draws).all():
                 draws = bootstrap_means(models, np.arange(len(models)), n_draws, seed)
             places[board.name] = rank_descending(mean)
@@ -122,7 +122,7 @@ def claim_sites(sites: Mapping[str, Site], reported: pd.DataFrame) -> pd.DataFra
     """Return our numbers for the claims on the site's tables; nan where a release could not be had."""
     ours = {}
     for name, site in sites.items():
-        age, order = name.removeprefix("valuecompass_"), np.argsort(-nanmean(site.board.scores.means, 0))
+        age, order = name.removeprefix("valuecompass_"), np.argsort(-mean_known(site.board.scores.means, 0))
         order = [site.board.theory.dimensions[k] for k in order]
         for kind, found in (("lead", order[:LEADING]), ("trail", order[-TRAILING:])):
             ours[f"site/{age}/{kind}"] = reported.claim_id.isin([f"compass/{kind}/{d}" for d in found]).sum()

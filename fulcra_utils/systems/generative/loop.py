@@ -25,8 +25,8 @@ from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_piece
 from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.stats.resampling import mean_known
 from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller, Talk
-from fulcra_utils.systems.generative.measures import mean_known
 from fulcra_utils.systems.generative.principles import Principle, PrincipleError, Story, begin_stories
 from fulcra_utils.theory.theory import Theory, name_values
 

@@ -6,7 +6,7 @@ Ours: that a completion violates where P exceeds a threshold, and that of n > K 
 K is taken. Axis letters: N prompts (one a principle), n completions, B draws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import comb
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, share_interval, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, mean_known, share_interval, take_interval
 
 METRICS = ("EVR", "MVP", "APV")
 LABELS = DATA / "labels" / "completions.csv"
@@ -37,17 +37,6 @@ def expect_highest(values: np.ndarray, k: int) -> np.ndarray:
             chosen = min(k, n)
             found[row] = kept @ [comb(i, chosen - 1) / comb(n, chosen) for i in range(n)]
     return found
-
-
-def mean_known(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Return the mean without nan, nan where there is nothing else.
-
-    >>> mean_known(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
-    [2.0, nan]
-    """
-    known = np.isfinite(values)
-    n = known.sum(axis=axis)
-    return np.where(known, values, 0).sum(axis=axis) / np.where(n, n, np.nan)
 
 
 def measure_prompts(p: np.ndarray, threshold: float, k: int) -> np.ndarray:
@@ -74,11 +63,11 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, k)
         ends = take_interval(bootstrap_means(found, np.arange(len(p)), n_draws, seed))
-        again = [mean_known(measure_prompts(drawn, threshold, k)) for drawn in _redraw(p, n_draws, seed)]
+        again = [mean_known(measure_prompts(drawn, threshold, k), 0) for drawn in _redraw(p, n_draws, seed)]
         ends += take_interval(np.reshape(again, (-1, len(METRICS))))
         n, empty = int(np.isfinite(found[:, 2]).sum()), int(np.isnan(p).sum())
         rows += [(condition, name, *numbers, n, empty)
-                 for name, *numbers in zip(METRICS, mean_known(found), *ends, strict=True)]
+                 for name, *numbers in zip(METRICS, mean_known(found, 0), *ends, strict=True)]
     return pd.DataFrame(rows, columns=["condition", "metric", "value", "low", "high", "low_k", "high_k", "n",
                                        "n_empty"])
 
@@ -111,7 +100,7 @@ def summarise_curves(points: Mapping[tuple[str, int], np.ndarray], n_draws: int 
 
 def mean_paired(values: np.ndarray, n_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, low and high over principles of values (N, M), nan left out."""
-    return (mean_known(values), *take_interval(bootstrap_means(values, np.arange(len(values)), n_draws, seed)))
+    return (mean_known(values, 0), *take_interval(bootstrap_means(values, np.arange(len(values)), n_draws, seed)))
 
 
 def read_labels(path: str | Path = LABELS) -> pd.DataFrame:
@@ -161,29 +150,34 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
 
 
 def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
-    """Return the true share behind one that an imperfect judge finds, in [0, 1]; nan where it judges by chance.
+    """Return the true share behind one that an imperfect judge finds; nan where it judges by chance.
 
-    (share + specificity - 1) / (sensitivity + specificity - 1): Rogan & Gladen (1978).
+    (share + specificity - 1) / (sensitivity + specificity - 1): Rogan & Gladen (1978). Outside [0, 1] where the judge
+    finds less than it alarms falsely, or more than it can find.
 
     >>> round(float(correct_share(0.4, 0.8, 0.7)), 6)
     0.2
     """
     better = np.asarray(sensitivity) + specificity - 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(better > 0, np.clip((share + specificity - 1) / better, 0, 1), np.nan)
+        return np.where(better > 0, (share + specificity - 1) / better, np.nan)
 
 
 def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quality: pd.DataFrame, draws: np.ndarray,
-                       seed: int = 2023) -> pd.DataFrame:
+                       labelled: Collection[str], seed: int = 2023) -> pd.DataFrame:
     """Return each condition's APV, measured and corrected for the judge's error: condition, measured, value, low, high.
 
-    The interval draws principles and labelled completions again, independently of each other.
+    The interval draws principles and labelled completions again, independently of each other. nan where the judge's
+    error is not known: in a condition that is not among those `labelled`, and where the whole interval lies outside
+    [0, 1], so that the judge must err there in another way than on what was labelled.
     """
     point, rows = quality.set_index("measure").value, []
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, 1)[:, 2]
         again = bootstrap_means(found, np.arange(len(found)), len(draws), seed + 1)[:, 0]
         share = mean_known(found)
-        rows.append((condition, share, float(correct_share(share, point["sensitivity"], point["specificity"])),
-                     *take_interval(correct_share(again, *draws.T))))
+        value = correct_share(share, point["sensitivity"], point["specificity"])
+        low, high = take_interval(correct_share(again, *draws.T))
+        fits = condition in labelled and high >= 0 and low <= 1
+        rows.append((condition, share, *(np.clip((value, low, high), 0, 1) if fits else [np.nan] * 3)))
     return pd.DataFrame(rows, columns=["condition", "measured", "value", "low", "high"])

@@ -17,7 +17,7 @@ from fulcra_utils.systems.pluralism.weighing import Weigher
 
 RELEVANCE = {"value": 0.8, "right": 0.8, "duty": 0.8}   # least of each kind
 ROUGE = {"f1": 0.6, "precision": 0.9, "recall": 0.9}    # a later value is dropped above any of them
-COSINE = 0.8        # of embeddings of the names, above which two of a kind are one
+COSINE = 0.75       # of embeddings of the names, above which two of a kind are one (honesty and honest: .77)
 N_MOST = 10         # kept in a situation
 
 

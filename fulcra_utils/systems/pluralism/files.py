@@ -89,9 +89,9 @@ def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: i
     while shard := list(islice(rows, SHARD)):
         pairs = [pair for *_, pair, fault in shard if not fault and pair[1] is not None]
         told = iter(_weigh_pairs(pairs, weigher, batch_size))
-        for line, _, pair, fault in shard:
-            is_open = not fault and pair[1] is None
-            named, fault = next(offered) if is_open else (None, fault)
+        for line, row, pair, fault in shard:
+            is_open = isinstance(row, dict) and row.get("value") is None
+            named, fault = next(offered) if is_open and not fault else (None, fault)
             if fault and named is None:
                 faults.append(f"line {line}: {fault}")
                 gaps = ("values", "stance", "ambiguity") if is_open else ("relevance", "valence")
@@ -99,7 +99,7 @@ def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: i
                 continue
             found = next(told) if named is None else describe_situation(pair[0], named, weigher)
             yield found | ({"problem": FOREIGN} if not looks_english(pair[0]) else
-                           {"problem": LONG} if len(pair[0]) > LONGEST else {})
+                           {"problem": LONG} if len(pair[0]) > LONGEST or weigher.is_cut(*pair) else {})
 
 
 def _weigh_pairs(pairs: Sequence[tuple[str, str]], weigher: Weigher, batch_size: int) -> list[dict]:

@@ -44,7 +44,7 @@ SHARP = 20.0    # how fast a taught value counts less as its definition lies far
 FRAMES = ((lambda text: "What are you like?", lambda text: f"I am {_lower(text)}." if DOING.match(text) else text),
           (lambda text: f"What do you think of {_lower(text)}?", lambda text: "I love it and do it all the time."))
 MORE = "Having {} {} means:"    # what the language model is to go on from
-READ = 48       # tokens of a situation that it reads
+READ, NAMED = 48, 200       # tokens of a situation, and characters of a value, that it reads
 DOING = re.compile(r"(?:Not )?\w+ing\b", re.I)      # a situation that is named as an act
 
 
@@ -145,10 +145,15 @@ class Weigher:
         texts = []
         for word, (situation, value) in product(("more", "less"), zip(situations, values, strict=True)):
             before, after = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (
-                MORE.format(word, _lower(value)[:200]), f" {situation[:20 * READ]}"))
+                MORE.format(word, _lower(value)[:NAMED]), f" {situation[:20 * READ]}"))
             texts.append((before + after[:READ], len(before)))
         more, less = score_tokens(model, tokenizer, texts).reshape(2, -1)
         return (more - less) / np.sqrt([len(ids) - start for ids, start in texts[:len(more)]])
+
+    def is_cut(self, situation: str, value: str | None = None) -> bool:
+        """Return whether the language model, which reads the beginning alone, is shown only a part of a pair."""
+        return self.chat is not None and (len(value or "") > NAMED or len(self.chat[1](
+            f" {situation[:20 * READ]}", add_special_tokens=False, verbose=False)["input_ids"]) > READ)
 
     def hold_out(self, labelled: pd.DataFrame, n_folds: int = 5) -> pd.DataFrame:
         """Return the valence of the rows given to `fit`, each told by a head fitted on other clusters."""

@@ -69,14 +69,25 @@ def test_the_correction_finds_the_true_share_of_a_simulated_judge():
     true = rng.random(200_000) < 0.15
     said = np.where(true, rng.random(true.size) < 0.8, rng.random(true.size) < 0.3)
     assert measures.correct_share(said.mean(), 0.8, 0.7) == pytest.approx(true.mean(), abs=0.01)
-    assert np.isnan(measures.correct_share(0.4, 0.5, 0.5)) and measures.correct_share(0.1, 0.9, 0.8) == 0
+    assert np.isnan(measures.correct_share(0.4, 0.5, 0.5)) and measures.correct_share(0.1, 0.9, 0.8) < 0
     assert measures.correct_share(0.25, 1, 1) == 0.25
 
 
 def test_a_perfect_judge_is_not_corrected_and_its_error_widens_nothing():
     quality = pd.DataFrame({"measure": ["sensitivity", "specificity"], "value": [1.0, 1.0]})
-    table = measures.correct_violations({"a": P[:2]}, 0.5, quality, np.ones((100, 2)))
+    table = measures.correct_violations({"a": P[:2]}, 0.5, quality, np.ones((100, 2)), {"a"})
     assert table.value[0] == table.measured[0] == 0.25
+
+
+def test_a_share_is_no_certainty_where_the_judges_error_cannot_hold():
+    quality = pd.DataFrame({"measure": ["sensitivity", "specificity"], "value": [0.69, 0.61]})
+    draws = np.random.default_rng(1).normal((0.69, 0.61), 0.05, (500, 2))
+    few, some = np.zeros((20, 40)), np.zeros((20, 40))
+    few[:, :2], some[:, :20] = 1, 1     # .05, far below the false alarms of .39, and .5
+    table = measures.correct_violations({"few": few, "some": some, "new": some}, 0.5, quality, draws, {"few", "some"})
+    table = table.set_index("condition")
+    assert table.loc[["few", "new"], ["value", "low", "high"]].isna().all(axis=None)
+    assert 0 <= table.low["some"] < table.value["some"] < table.high["some"] <= 1 and table.measured["few"] == pytest.approx(0.05)
 
 
 def test_the_committed_labels_are_whole():

@@ -18,16 +18,20 @@ ROWS = [{"id": 1, "situation": "Telling a lie: a small one", "value": "Honesty",
         {"id": 2, "situation": "", "value": "Honesty"}, {"id": 3, "situation": "Baking bread"},
         {"id": 4, "situation": "Je voudrais aller au marché avec ma mère pour acheter du pain", "value": "Joie"},
         {"id": 5, "situation": "Walking the dog", "value": ""},
-        {"id": 6, "situation": "I am in the park. " * 1200, "value": "Care"}]
+        {"id": 6, "situation": "I am in the park. " * 1200, "value": "Care"},
+        {"id": 7, "situation": "I walk in the park. " * 20, "value": "Care"}, {"id": 8, "situation": "   "}]
 
 
 def check(table):
-    assert [row["id"] for row in table] == [1, 2, 3, 4, 5, 6] and table[0]["input_valence"] == "gold"
+    assert [row["id"] for row in table] == [1, 2, 3, 4, 5, 6, 7, 8] and table[0]["input_valence"] == "gold"
     assert sum(table[0]["valence"].values()) == pytest.approx(1, abs=1e-5) and 0 <= table[0]["relevance"] <= 1
     assert table[1]["relevance"] is None and table[1]["valence"] is None and table[1]["problem"] == "situation is empty"
     assert table[2]["values"] and sum(table[2]["stance"].values()) == pytest.approx(1, abs=1e-5)
     assert 0 <= table[2]["ambiguity"] <= 1 and "English" in table[3]["problem"] and table[3]["relevance"] is not None
     assert table[4]["problem"] == "value is empty" and table[5]["problem"] == files.LONG
+    assert table[6]["problem"] == files.LONG and table[6]["relevance"] is not None      # 400 characters, 100 tokens
+    assert table[7]["problem"] == "situation is empty" and table[7]["values"] is table[7]["stance"] is None
+    assert table[7].get("relevance") is None
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
@@ -41,7 +45,7 @@ def test_every_row_comes_back_in_order(weigher, tmp_path, suffix, monkeypatch):
     else:
         source.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
     faults, _ = files.weigh_file(lambda: weigher, source, target, ["Care", "Honesty", "Craft", "Right to food"])
-    assert faults == ["line 2: situation is empty", "line 5: value is empty"]
+    assert faults == ["line 2: situation is empty", "line 5: value is empty", "line 8: situation is empty"]
     if suffix == ".parquet":
         check(pq.read_table(target).to_pylist())
     else:
