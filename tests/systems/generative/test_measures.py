@@ -87,7 +87,8 @@ def test_a_share_is_no_certainty_where_the_judges_error_cannot_hold():
     table = measures.correct_violations({"few": few, "some": some, "new": some}, 0.5, quality, draws, {"few", "some"})
     table = table.set_index("condition")
     assert table.loc[["few", "new"], ["value", "low", "high"]].isna().all(axis=None)
-    assert 0 <= table.low["some"] < table.value["some"] < table.high["some"] <= 1 and table.measured["few"] == pytest.approx(0.05)
+    assert 0 <= table.low["some"] < table.value["some"] < table.high["some"] <= 1
+    assert table.measured["few"] == pytest.approx(0.05)
 
 
 def test_the_committed_labels_are_whole():
