@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import find_line, name_fault, read_yaml
 from fulcra_utils.evaluator.encoder import Encoder, embed
+from fulcra_utils.evaluator.model import describe_value
 from fulcra_utils.theory.theory import Name, Theory
 
 PRINCIPLES = DATA / "principles.yaml"
@@ -100,8 +101,8 @@ def match_values(principles: Sequence[Principle], theory: Theory, encoder: Encod
                  for name in one.values)
         d, cosine = next((d for d in found if d is not None), None), np.nan
         if d is None and encoder is not None:
-            vectors = embed([": ".join(pair) for pair in zip(theory.dimensions, theory.definitions, strict=True)],
-                            encoder) if vectors is None else vectors
+            meanings = zip(theory.dimensions, theory.definitions, strict=True)
+            vectors = embed([describe_value(*one) for one in meanings], encoder) if vectors is None else vectors
             cosines = vectors @ embed([one.principle], encoder)[0]
             d, cosine = (int(cosines.argmax()) if cosines.max() >= least else None), float(cosines.max())
         rows.append((one.principle, "" if d is None else theory.dimensions[d], cosine))

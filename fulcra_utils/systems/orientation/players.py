@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import product, repeat
 from pathlib import Path
@@ -90,13 +91,13 @@ def endpoint_player(model: str, temperature: float = 1.0, max_tokens: int = 200)
     def play_all(talks: Sequence[Messages]) -> Iterator[str | Exception]:
         # each talk has a context of its own, so that equal ones are asked anew
         questions = [Question(tuple(talk), context=f"player {place}") for place, talk in enumerate(talks)]
-        cache = AnswerCache(None)
-        try:
-            outcomes = ask_all(endpoint, questions, _take, cache)
-        except EndpointError as error:      # what was answered until then counts
-            kept = [list(cache.list_answers(question, endpoint)) for question in questions]
-            outcomes = [Outcome(value=answers[-1].text, error=answers[-1].void) if answers else error
-                        for answers in kept]
+        with closing(AnswerCache(None)) as cache:
+            try:
+                outcomes = ask_all(endpoint, questions, _take, cache)
+            except EndpointError as error:      # what was answered until then counts
+                kept = [list(cache.list_answers(question, endpoint)) for question in questions]
+                outcomes = [Outcome(value=answers[-1].text, error=answers[-1].void) if answers else error
+                            for answers in kept]
         for found in outcomes:
             yield found if isinstance(found, Exception) else OrientationError(found.error) if found.error \
                 else found.value or ""
