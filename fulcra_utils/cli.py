@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -301,20 +302,26 @@ def reliability(rows: Annotated[str, typer.Argument(help="Scored rows: .jsonl, .
                     help="Score the rows by this folder first; several are seeds of one training.")] = None,
                 by: Annotated[str, typer.Option(help="Some of model,prompt,paraphrase,draw,seed; another column: "
                                                 "prompt=question.")] = "",
+                prompts: Annotated[list[int] | None, typer.Option(
+                    help="Plan: which differences so many prompts show; as often as you like.")] = None,
+                difference: Annotated[list[float] | None, typer.Option(
+                    help="Plan: how many prompts such a difference needs.")] = None,
                 json: Annotated[str, typer.Option(metavar="FILE", help="Also write the tables there.")] = "") -> int:
     """Say what value scores are worth: how much of them is the model, and how much prompt, wording, draw or evaluator.
 
     Rows are as `fulcra score` writes them: prompt, value_vector, and what there is of model (or response_source),
-    prompt_id, paraphrase, draw, seed. Exit 0: some value tells the models apart. Exit 1: the difference of two models
-    is no more than noise, or rows could not be used. Exit 2: unusable rows or arguments.
+    prompt_id, paraphrase, draw, seed. Exit 0: some value tells the models of each pair apart, or there is one model
+    alone. Exit 1: the difference of two models is no more than noise, no prompt is shared, or rows could not be used.
+    Exit 2: unusable rows or arguments.
     """
     from fulcra_utils.common.files import check_outputs, write_json
-    from fulcra_utils.evaluator.reliability import assess_file, describe_noise, describe_reliability
+    from fulcra_utils.evaluator import reliability as worth
     check_outputs([(json, (".json",))] if json else [], [rows])
-    found = assess_file(rows, evaluator or (), by, progress=sys.stderr.isatty())
-    typer.echo(describe_reliability(found))
+    found = worth.assess_file(rows, evaluator or (), by, progress=sys.stderr.isatty())
+    found = replace(found, plan=worth.plan_study(found.values, prompts or worth.PLANNED, difference or worth.WANTED))
+    typer.echo(worth.describe_reliability(found))
     if json:
-        write_json(json, {"is_noise": found.is_noise, "verdict": describe_noise(found)} | {
+        write_json(json, {"is_noise": found.is_noise, "verdict": worth.describe_noise(found)} | {
             name: part.to_dict("records") if hasattr(part, "columns") else part for name, part in vars(found).items()})
     if found.counts["unusable"]:
         typer.echo(f"{rows}: {found.counts['unusable']:,} rows could not be used", err=True)

@@ -324,7 +324,7 @@ def read_scores(path: str | Path, tell: Callable[[str, dict], Any] = lambda prom
     names, scores = [], array("d")
     dimensions = next((tuple(row[1]) for _, _, row, _ in pick_rows(path, _read_scored_row) if row and row[1]), ())
     if not dimensions:
-        raise ScoringError(f"No row of {path} has a value_vector; run `fulcra score` first.")
+        raise ScoringError(f"No row of {path} has both a prompt and a value_vector, as `fulcra score` writes them.")
     for line, row, picked, _ in pick_rows(path, _read_scored_row):
         prompt, vector = picked or ("", {})
         if vector and set(vector) != set(dimensions):

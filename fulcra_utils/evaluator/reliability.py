@@ -8,8 +8,8 @@ Prompts stand for all that could be asked: intervals are over them, of these ver
 import tempfile
 import warnings
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from textwrap import fill
@@ -38,7 +38,7 @@ from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.theory import Theory
 
 WORDS = yaml.safe_load((DATA / "reliability.yaml").read_text(encoding="utf-8"))
-FEW = 5
+FEW, MANY = 5, 20      # models: fewer are a fixed effect; so many are compared two by two
 FACETS = {"model": ("model", "response_source"), "prompt": ("prompt_id", "prompt"), "paraphrase": ("paraphrase",),
           "draw": ("draw",), "seed": ("seed",)}     # and the columns that may hold each
 SOURCES = {"model": ("model",), "seed": ("seed",), "model × seed": ("model", "seed"), "prompt": ("prompt",),
@@ -60,6 +60,7 @@ class Reliability:
     each with _low and _high, and sd (of the difference of two models on one prompt). plan: difference shown by so many
     prompts, prompts needed for a difference. pairs: first_model, second_model, columns of `compare_averages`, alike
     (the difference between replies alike in refusal and length) with ends, shown (least difference with 80 % power).
+    flips: share, low and high of pairs with unlike signs, all values that vary together, named as in `values`.
     """
 
     sources: pd.DataFrame = field(repr=False)
@@ -68,11 +69,14 @@ class Reliability:
     pairs: pd.DataFrame = field(repr=False)
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
+    flips: dict[str, tuple] = field(default_factory=dict)
 
     @property
     def is_noise(self) -> bool:
-        """Return whether two of the models differ in no value by more than noise."""
-        return len(self.pairs) > 0 and not self.pairs.groupby(["first_model", "second_model"]).clear_holm.any().all()
+        """Return whether two of the models differ in no value by more than noise, or nothing shows that any do."""
+        if not len(self.pairs):
+            return self.counts.get("models", 0) > 1
+        return not self.pairs.groupby(["first_model", "second_model"]).clear_holm.any().all()
 
 
 def list_paraphrases(n_prompts: int, n_paraphrases: int = 3) -> pd.DataFrame:
@@ -189,12 +193,15 @@ def assess_reliability(table: pd.DataFrame, scores: np.ndarray, values: Sequence
     order, empty = pd.CategoricalDtype(list(values)), {"value": [], "source": [], "sd": []}
     frames = [pd.DataFrame(rows or empty).astype({"value": order}).sort_values("value", kind="stable")
               .astype({"value": str}).reset_index(drop=True) for rows in (sources, summaries)]
-    pairs, lost = compare_pairs(table, scores, values)
     flat = frames[1].value[frames[1].spread <= 1e-12].tolist() if len(frames[1]) else []
+    varying = [k for k, value in enumerate(values) if value not in flat]
+    pairs, lost = compare_pairs(table, scores[:, varying], [values[k] for k in varying])
+    flips = {name: tuple(float(x[0]) for x in ends) for name, ends in _measure_signs(
+        table, scores[:, varying], table.prompt.to_numpy(), pooled=True).items()} if varying else {}
     notes += [*dict.fromkeys(told), *lost, *[f"does not vary, so nothing is divided: {', '.join(flat)}"] * bool(flat)]
     levels = {f"{name}s": table[name].nunique() for name in FACETS if name in table}
     counts = {"rows": len(table), "unusable": n_given - len(table), **levels}
-    return Reliability(*frames, plan_study(frames[1]), pairs, counts, tuple(notes))
+    return Reliability(*frames, plan_study(frames[1]), pairs, counts, tuple(notes), flips)
 
 
 def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
@@ -216,6 +223,9 @@ def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, 
                            f"{MIN_PROMPTS} for an interval.")
     if "draw" not in facets and table.duplicated(facets).any():
         notes[notes.index("draw: no column, left out")] = "draw: no column; rows alike in all else count as draws"
+        same = table.assign(score=scores[:, np.isfinite(scores).any(axis=0)].tolist()).astype({"score": str})
+        n = int(same.duplicated().sum())
+        notes += [f"{n:,} rows say what an earlier one says, to the last digit: copies are no draws"] if n else []
     single = [name for name in facets if table[name].nunique() == 1]
     notes += [f"one {name} only: nothing is said of {name}s" for name in single]
     return table.drop(columns=[name for name in single if name != "model"]), scores, notes
@@ -273,15 +283,16 @@ def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int, shares_pro
     return found
 
 
-def _measure_signs(table: pd.DataFrame, scores: np.ndarray, clusters: np.ndarray) -> dict[str, tuple]:
+def _measure_signs(table: pd.DataFrame, scores: np.ndarray, clusters: np.ndarray,
+                   pooled: bool = False) -> dict[str, tuple]:
     """Return how often two replies differ in sign: of one model to the same words, other words, another prompt."""
     def group(*facets: str) -> np.ndarray:
         own = [name for name in facets if name in table]
         return table.groupby(own, sort=False, observed=True).ngroup().to_numpy() if own else np.zeros(len(table), int)
 
     whole, prompts = group("model", "seed"), group("prompt")
-    between, within = count_flips(scores, group("model", "prompt", "seed"), group("paraphrase"), clusters)
-    other = count_flips(scores, whole, prompts, whole)[0][0]        # pairs cross prompts, so they have no interval
+    between, within = count_flips(scores, group("model", "prompt", "seed"), group("paraphrase"), clusters, pooled)
+    other = count_flips(scores, whole, prompts, whole, pooled)[0][0]   # pairs cross prompts: no interval
     return {"flips_draw": within, "flips_paraphrase": between,
             "flips_prompt": (other, *[np.full(len(other), np.nan)] * 2)}
 
@@ -302,15 +313,16 @@ def _control(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Compare the first `FEW` models two by two on the prompts both answered, replies to one averaged; see Reliability.
+    """Compare the first `MANY` models two by two on prompts both answered, replies to one averaged; see Reliability.
 
-    Returned with pairs that share no prompt.
+    Returned with pairs that share no prompt, and how many models were left out.
     """
-    parts, lost = [], []
+    models = list(table["model"].drop_duplicates()) if "model" in table else []
+    parts, lost = [], [f"{len(models)} models: the first {MANY} are compared two by two"] * (len(models) > MANY)
     keys = [table["model"].astype(object), table.prompt] if "model" in table else []
     means = pd.DataFrame(scores, columns=list(values)).groupby(keys).mean() if keys else None
     texts = _control(table[table.words >= 0]).groupby(keys).mean() if keys and "words" in table else None
-    for first, second in combinations(table["model"].drop_duplicates()[:FEW] if keys else (), 2):
+    for first, second in combinations(models[:MANY], 2):
         shared = means.loc[first].index.intersection(means.loc[second].index)
         if not len(shared):
             lost.append(f"{first} and {second} answered no prompt both")
@@ -336,12 +348,13 @@ def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str
     return dict(zip(("alike", "alike_low", "alike_high"), found, strict=True))
 
 
-def plan_study(values: pd.DataFrame) -> pd.DataFrame:
+def plan_study(values: pd.DataFrame, prompts: Sequence[int] = PLANNED,
+               differences: Sequence[float] = WANTED) -> pd.DataFrame:
     """Return what n prompts show of two models, one reply a prompt, and how many a difference needs (80 % power)."""
-    shown = {f"shown by {n}": detect_difference(values.sd.to_numpy(float), n) for n in PLANNED}
-    needed = plan_prompts(values[["value", "sd"]], [POWER * d for d in WANTED])
+    shown = {f"shown by {n}": detect_difference(values.sd.to_numpy(float), n) for n in prompts}
+    needed = plan_prompts(values[["value", "sd"]], [POWER * d for d in differences])
     return pd.DataFrame({"value": values.value, "sd": values.sd, **shown} | {
-        f"prompts for {d:g}": column for d, (_, column) in zip(WANTED, list(needed.items())[2:], strict=True)})
+        f"prompts for {d:g}": column for d, (_, column) in zip(differences, list(needed.items())[2:], strict=True)})
 
 
 def group_theory(theory: Theory, of_items: bool = False) -> dict[str, np.ndarray]:
@@ -420,19 +433,29 @@ def assess_file(source: str | Path, evaluators: Sequence = (), by: str = "", n_d
                 seed: int = 2023, progress: bool = False) -> Reliability:
     """Assess a scored file, or score it by evaluators (or their folders) first, seeds where there are several."""
     facets = read_facets(by)
+    if "prompt" not in facets:
+        raise ScoringError(f"--by {by} leaves out prompt, and without prompts nothing can be said of noise.")
     if not evaluators:
-        return assess_reliability(*read_scored(source, facets), n_draws, seed)
-    facets = {name: columns for name, columns in facets.items() if name != "seed" or len(evaluators) == 1}
+        found = assess_reliability(*read_scored(source, facets), n_draws, seed)
+    else:
+        own = {name: columns for name, columns in facets.items() if name != "seed" or len(evaluators) == 1}
+        parts = list(_score_by(source, evaluators, own, progress))
+        if len({values for _, _, values in parts}) > 1:
+            raise ScoringError("The evaluators score other values: seeds are evaluators of one theory.")
+        found = assess_reliability(pd.concat([part[0] for part in parts], ignore_index=True),
+                                   np.concatenate([part[1] for part in parts]), parts[0][2], n_draws, seed)
+    return replace(found, notes=tuple(
+        f"{name}: not asked for" if note.startswith(f"{name}: no column") and name not in facets else note
+        for note in found.notes for name in [note.partition(":")[0]]))
+
+
+def _score_by(source: str | Path, evaluators: Sequence, facets: dict, progress: bool) -> Iterator[tuple]:
+    """Yield table, scores and values of a file by each evaluator, which is its seed where there are several."""
     with tempfile.TemporaryDirectory() as folder:
-        parts = []
         for k, evaluator in enumerate(evaluators):
             score_file(evaluator, source, Path(folder) / f"{k}.jsonl", progress=progress)
             table, scores, values = read_scored(Path(folder) / f"{k}.jsonl", facets)
-            parts.append((table.assign(seed=k) if len(evaluators) > 1 else table, scores, values))
-    if len({values for _, _, values in parts}) > 1:
-        raise ScoringError("The evaluators score other values: seeds are evaluators of one theory.")
-    return assess_reliability(pd.concat([part[0] for part in parts], ignore_index=True),
-                              np.concatenate([part[1] for part in parts]), values, n_draws, seed)
+            yield table.assign(seed=k) if len(evaluators) > 1 else table, scores, values
 
 
 def describe_noise(found: Reliability) -> str:
@@ -444,23 +467,27 @@ def describe_noise(found: Reliability) -> str:
     pairs = [part for _, part in found.pairs.groupby(["first_model", "second_model"], sort=False)] if len(
         found.pairs) else []
     told = [_describe_pair(part) for part in pairs] if len(pairs) < 4 else [_count_pairs(pairs)]
+    if not pairs:
+        told = [WORDS["apart" if found.counts.get("models", 0) > 1 else "alone"]]
     share = found.sources.groupby("source", sort=False).share.mean()
     told += ["Of the variance of a value's scores, mean over the values, " + ", ".join(
-        f"{x:.0%} belongs to {name}" if not k else f"{x:.0%} to {name}" for k, (name, x) in enumerate(share.items()))
-             + "."] if share.notna().any() else []
-    flips = found.values.filter(regex="^flips_(draw|paraphrase|prompt)$").mean().dropna()
-    words = {"flips_draw": "the same words", "flips_paraphrase": "other words", "flips_prompt": "another prompt"}
+        f"{x:.0%} belongs to {WORDS['names'][name]}" if not k else f"{x:.0%} to {WORDS['names'][name]}"
+        for k, (name, x) in enumerate(share.items())) + "."] if share.notna().any() else []
     if "model" in share and found.counts["models"] < FEW:
         told.append(WORDS["few"].format(n=found.counts["models"]))
+    words = {"flips_draw": "the same words", "flips_paraphrase": "other words", "flips_prompt": "another prompt"}
+    flips = {words[name]: ends[0] for name, ends in found.flips.items() if np.isfinite(ends[0])}
     told += ["Two replies of one model have scores of unlike sign in " + ", ".join(
-        f"{x:.0%} (to {words[name]})" for name, x in flips.items()) + " of the pairs."] if len(flips) else []
-    return " ".join(["There are no two models to compare."] * (not pairs) + told)
+        f"{x:.0%} (to {name})" for name, x in flips.items()) + " of the pairs."] if flips else []
+    if found.counts and found.counts.get("seeds", 1) < 2:
+        told.append(WORDS["judge"])
+    return " ".join(told)
 
 
 def _count_pairs(pairs: list[pd.DataFrame]) -> str:
     alike, n = [part for part in pairs if not part.clear_holm.any()], len(pairs)
     if len(alike) in (0, n):
-        return f"In {'none' if alike else 'each'} of {n} pairs the models differ in some value by more than noise."
+        return f"In {'none' if alike else 'each'} of {n} pairs do the models differ in some value by more than noise."
     names = ", ".join(f"{part.second_model.iloc[0]} and {part.first_model.iloc[0]}" for part in alike[:5])
     return (f"In {n - len(alike)} of {n} pairs the models differ in some value by more than noise; not told apart are "
             + names + ", …" * (len(alike) > 5) + ".")
@@ -470,13 +497,16 @@ def _describe_pair(part: pd.DataFrame) -> str:
     """Say in which values two models differ by more than noise, or what could have been seen."""
     first, second, clear = part.first_model.iloc[0], part.second_model.iloc[0], part[part.clear_holm]
     if clear.empty:
-        least = f"{part.n.max()} prompts show differences from {part.shown.min():.2f} to {part.shown.max():.2f} on" if \
-            part.shown.notna().any() else f"{part.n.max()} prompts are too few to show any"
+        least = f"{part.n.max()} prompts would show one of {part.shown.min():.2f} in the steadiest value, and of " \
+            f"{part.shown.max():.2f} in the least steady" if part.shown.notna().any() else \
+            f"{part.n.max()} prompts are too few to show any"
         return f"No difference between {second} and {first} is more than noise; {least}."
     clear = clear.sort_values("difference", key=lambda d: -d.abs())
     most = ", ".join(f"{r.value} {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in clear[:3].itertuples())
-    return (f"{second} and {first} differ in {len(clear)} of {len(part)} values by more than noise ({most}"
-            + f", and {len(clear) - 3} more" * (len(clear) > 3) + ").")
+    open_ = ((clear.alike_low <= 0) & (clear.alike_high >= 0)).sum()
+    return (f"{second} differs from {first} in {len(clear)} of {len(part)} values by more than noise ({most}"
+            + f", and {len(clear) - 3} more" * (len(clear) > 3) + f"; above 0 {second} is higher)."
+            + f" In {open_} of these the difference may come from refusals and length alone." * bool(open_))
 
 
 def add_to_card(folder: str | Path, found: Reliability) -> None:

@@ -112,11 +112,12 @@ def detect_difference(sd: np.ndarray, n: np.ndarray, power: float = 0.8) -> np.n
     return (sps.t.ppf(0.975, free) + sps.t.ppf(power, free)) * np.asarray(sd) / np.sqrt(free + 1)
 
 
-def count_flips(scores: np.ndarray, groups: Sequence, parts: Sequence, clusters: Sequence) -> tuple[np.ndarray, ...]:
+def count_flips(scores: np.ndarray, groups: Sequence, parts: Sequence, clusters: Sequence,
+                pooled: bool = False) -> tuple[np.ndarray, ...]:
     """Return the share of pairs of rows of a group whose signs differ, low and high (D,), between and within its parts.
 
     Of all pairs of rows (N, D) in a group (N,) those of two parts (N,) count first, (share, low, high), then those of
-    one part. 0 and nan differ from nothing; intervals over clusters (N,).
+    one part. 0 and nan differ from nothing; intervals over clusters (N,). `pooled`: of all columns together, D = 1.
 
     >>> between, within = count_flips(np.array([[1.0], [2.0], [-1.0]]), [0, 0, 0], [0, 0, 1], [0, 0, 0])
     >>> between[0], within[0]
@@ -134,6 +135,9 @@ def count_flips(scores: np.ndarray, groups: Sequence, parts: Sequence, clusters:
     between, all_between = whole[0] * whole[1] - whole[3], whole[2] * (whole[2] - 1) / 2 - whole[4]
     start = np.unique(group, return_index=True)[1]
     ids = np.asarray(clusters)
+    if pooled:
+        between, all_between, within, all_within = (
+            x.sum(axis=1, keepdims=True) for x in (between, all_between, within, all_within))
     return (share_interval(between, all_between, ids[start]), share_interval(within, all_within, ids[first]))
 
 

@@ -12,6 +12,7 @@ from fulcra_utils import cli
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.dataset.sources import SourceError
 from fulcra_utils.evaluator.reliability import (
+    MANY,
     WORDS,
     add_to_card,
     assess_file,
@@ -181,7 +182,8 @@ def test_command_says_whether_two_models_differ(tmp_path, monkeypatch, capsys):
     clear = write_scored(tmp_path / "clear.jsonl", table, make_scores(table))
     code, out, err = run(monkeypatch, capsys, clear, "--json", tmp_path / "found.json")
     told = json.loads((tmp_path / "found.json").read_text())
-    assert (code, err, told["is_noise"]) == (0, "", False) and told["verdict"].startswith("m1 and m0 differ in 1 of 2")
+    assert (code, err, told["is_noise"]) == (0, "", False)
+    assert told["verdict"].startswith("m1 differs from m0 in 1 of 2") and "above 0 m1 is higher" in told["verdict"]
     assert "fixed effect" in out and "seed: no column" in out and {r["source"] for r in told["sources"]} >= {"model"}
     same = write_scored(tmp_path / "same.jsonl", table, make_scores(table, gap=0))
     code, out, _ = run(monkeypatch, capsys, same)
@@ -297,3 +299,68 @@ def test_raters_by_hand_and_rows_that_cannot_be_had():
     with pytest.warns(UserWarning, match="arguments.tsv"):
         assert read_optional(fail).empty
     assert read_optional(lambda: rated) is rated
+
+
+def test_every_pair_of_seven_models_is_compared():
+    table = make_table(n_models=7)
+    scores = make_scores(table)
+    twin = (table.model == "m6").to_numpy()
+    scores[twin] = scores[(table.model == "m5").to_numpy()]
+    found = assess_reliability(table, scores, VALUES, n_draws=5)
+    assert len(found.pairs) == 21 * len(VALUES) and found.is_noise and "of 21 pairs" in describe_noise(found)
+    many = make_table(n_models=MANY + 1, n_prompts=5, n_wordings=1, n_draws=1)
+    notes = assess_reliability(many, make_scores(many), VALUES, n_draws=5).notes
+    assert f"{MANY + 1} models: the first {MANY} are compared two by two" in notes
+
+
+def test_models_without_a_common_prompt_are_no_pass(tmp_path, monkeypatch, capsys):
+    table = make_table()
+    lone = table.assign(prompt=table.prompt + 100 * (table.model == "m1"))
+    path = write_scored(tmp_path / "lone.jsonl", lone, make_scores(lone))
+    code, out, _ = run(monkeypatch, capsys, path)
+    assert code == 1 and WORDS["apart"] in " ".join(out.split()) and WORDS["alone"] not in out
+    path = write_scored(tmp_path / "one.jsonl", table[table.model == "m0"], make_scores(table)[: len(table) // 2])
+    code, out, _ = run(monkeypatch, capsys, path)
+    assert code == 0 and WORDS["alone"] in " ".join(out.split())
+
+
+def test_a_constant_value_speaks_in_no_verdict():
+    table = make_table()
+    alone = make_scores(table, gap=0)
+    beside = assess_reliability(table, np.column_stack([alone, np.zeros(len(table))]), (*VALUES, "flat"), n_draws=5)
+    assert describe_noise(beside) == describe_noise(assess_reliability(table, alone, VALUES, n_draws=5))
+
+
+def test_a_difference_of_length_alone_is_said():
+    table = make_table().assign(is_refusal=0)
+    table = table.assign(words=np.where(table.model == "m1", 20 + table.prompt, 10 + table.prompt % 3))
+    scores = 0.2 * np.log1p(table.words.to_numpy())[:, None] + 0.01 * make_scores(table, gap=0)
+    assert "In 2 of these the difference may come from refusals and length alone." in describe_noise(
+        assess_reliability(table, scores, VALUES, n_draws=5))
+
+
+def test_flips_of_all_values_have_an_interval_of_their_own():
+    table = make_table(n_prompts=40)
+    found = assess_reliability(table, make_scores(table, noise=0.4), VALUES, n_draws=20)
+    for name in ("flips_draw", "flips_paraphrase"):
+        mean, low, high = found.flips[name]
+        assert mean == pytest.approx(found.values[name].mean()) and low < mean < high
+        assert high - low < (found.values[f"{name}_high"] - found.values[f"{name}_low"]).mean()     # of more pairs
+
+
+def test_what_is_not_asked_for_and_copies_are_told(tmp_path):
+    table = make_table()
+    path = write_scored(tmp_path / "rows.jsonl", table, make_scores(table))
+    assert "paraphrase: not asked for" in assess_file(path, by="model,prompt").notes
+    with pytest.raises(ScoringError, match="leaves out prompt"):
+        assess_file(path, by="model")
+    twice = pd.concat([table.drop(columns="draw")[table.draw == 0]] * 2, ignore_index=True)
+    half = make_scores(table)[(table.draw == 0).to_numpy()]
+    notes = assess_reliability(twice, np.concatenate([half, half]), VALUES, n_draws=5).notes
+    assert "48 rows say what an earlier one says, to the last digit: copies are no draws" in notes
+
+
+def test_a_plan_of_ones_own(tmp_path, monkeypatch, capsys):
+    path = write_scored(tmp_path / "rows.jsonl", make_table(), make_scores(make_table()))
+    _, out, _ = run(monkeypatch, capsys, path, "--prompts", "77", "--difference", "0.15")
+    assert "shown by 77" in out and "prompts for 0.15" in out and "shown by 100" not in out

@@ -77,21 +77,25 @@ def split_variance(subjects: np.ndarray, n_draws: int = 500, seed: int = 0) -> p
 
 
 def measure_halo(rows: np.ndarray, clusters: Sequence, n_draws: int = 500, seed: int = 0) -> dict[str, float]:
-    """Return the mean correlation between values over rows (N, V), low and high over clusters, and the share above 0.
+    """Return the mean correlation between values over rows (N, V), low and high over clusters, the share above 0, and
+    `first`, the largest eigenvalue of the correlations as a share of all, with ends.
 
-    A halo is when all go together: mean and share near 1. Values that do not vary are left out.
+    A halo is when all go together: mean and shares near 1. Values that do not vary are left out.
     """
-    def measure(rows: np.ndarray) -> tuple[float, float]:
+    def measure(rows: np.ndarray) -> tuple[float, float, float]:
         rows = rows[:, np.ptp(rows, axis=0) > 1e-12]
         if rows.shape[1] < 2 or len(rows) < 3:
-            return np.nan, np.nan
-        r = correlate_values(rows)[np.triu_indices(rows.shape[1], 1)]
-        return r.mean(), (r > 0).mean()
+            return np.nan, np.nan, np.nan
+        correlations = correlate_values(rows)
+        r = correlations[np.triu_indices(rows.shape[1], 1)]
+        return r.mean(), np.linalg.eigvalsh(correlations)[-1] / len(correlations), (r > 0).mean()
 
     rows = np.asarray(rows, float)
-    low, high = take_interval([measure(rows[places])[0] for places in draw_rows(np.asarray(clusters), n_draws, seed)])
-    mean, positive = measure(rows)
-    return {"mean": float(mean), "low": float(low), "high": float(high), "positive": float(positive)}
+    draws = [measure(rows[places])[:2] for places in draw_rows(np.asarray(clusters), n_draws, seed)]
+    low, high = take_interval(np.reshape(draws, (-1, 2)))
+    mean, first, positive = measure(rows)
+    return dict(zip(("mean", "low", "high", "positive", "first", "first_low", "first_high"), map(float, (
+        mean, low[0], high[0], positive, first, low[1], high[1])), strict=True))
 
 
 @dataclass(frozen=True)
