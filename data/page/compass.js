@@ -121,10 +121,11 @@ function bodyRow(row) {
   section.means[row.m].forEach((value, d) => {
     const td = make("td", null, {class: "cell"}), found = section.cells[`${row.m},${d}`];
     const button = make("button", value === null ? "–" : showSigned(value), {type: "button", tabindex: -1});
-    button.title = value === null ? "not scored" : `${found ? found.length : 0} replies to read`;
+    const read = DATA.replies.length ? `${found ? found.length : 0} replies to read` : "mean score";
+    button.title = value === null ? "not scored" : read;
     button.setAttribute("aria-label", `${row.name}, ${section.dimensions[d]}: ${button.textContent}, ${button.title}`);
     if (value === null) button.disabled = true; else button.style.background = shade(value);
-    button.addEventListener("click", () => openReplies(row.m, d));
+    if (DATA.replies.length) button.addEventListener("click", () => openReplies(row.m, d));
     td.append(button);
     tr.append(td);
   });

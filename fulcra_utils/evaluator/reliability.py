@@ -322,7 +322,7 @@ def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]
     keys = [table["model"].astype(object), table.prompt] if "model" in table else []
     means = pd.DataFrame(scores, columns=list(values)).groupby(keys).mean() if keys else None
     texts = _control(table[table.words >= 0]).groupby(keys).mean() if keys and "words" in table else None
-    for first, second in combinations(models[:MANY], 2):
+    for first, second in combinations(models[:MANY] if len(values) else (), 2):
         shared = means.loc[first].index.intersection(means.loc[second].index)
         if not len(shared):
             lost.append(f"{first} and {second} answered no prompt both")
@@ -468,7 +468,8 @@ def describe_noise(found: Reliability) -> str:
         found.pairs) else []
     told = [_describe_pair(part) for part in pairs] if len(pairs) < 4 else [_count_pairs(pairs)]
     if not pairs:
-        told = [WORDS["apart" if found.counts.get("models", 0) > 1 else "alone"]]
+        flat = len(found.values) and (found.values.spread <= 1e-12).all()
+        told = [WORDS["alone" if found.counts.get("models", 0) < 2 else "flat" if flat else "apart"]]
     share = found.sources.groupby("source", sort=False).share.mean()
     told += ["Of the variance of a value's scores, mean over the values, " + ", ".join(
         f"{x:.0%} belongs to {WORDS['names'][name]}" if not k else f"{x:.0%} to {WORDS['names'][name]}"

@@ -329,6 +329,8 @@ def test_a_constant_value_speaks_in_no_verdict():
     alone = make_scores(table, gap=0)
     beside = assess_reliability(table, np.column_stack([alone, np.zeros(len(table))]), (*VALUES, "flat"), n_draws=5)
     assert describe_noise(beside) == describe_noise(assess_reliability(table, alone, VALUES, n_draws=5))
+    still = assess_reliability(table, np.zeros((len(table), 2)), VALUES, n_draws=5)
+    assert still.is_noise and describe_noise(still).startswith(WORDS["flat"])
 
 
 def test_a_difference_of_length_alone_is_said():

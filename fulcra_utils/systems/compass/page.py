@@ -120,7 +120,7 @@ def render_page(sections: list[dict], title: str, score_range: tuple[float, floa
     script = (PAGE / "compass.js").read_text(encoding="utf-8")
     hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (plotly, script)]
     return Template((PAGE / "compass.html").read_text(encoding="utf-8"), keep_trailing_newline=True).render(
-        hashes=hashes, title=title, data=escape_json(data), plotly=plotly, script=script)
+        hashes=hashes, title=title, has_replies=bool(replies), data=escape_json(data), plotly=plotly, script=script)
 
 
 def escape_json(value: Any) -> str:

@@ -467,6 +467,17 @@ def test_no_score_of_others_leaves_the_local_page(tmp_path):
         assert not found & kept, path.name
 
 
+def test_the_page_for_visitors_holds_no_reply_and_says_nothing_of_them(tmp_path):
+    theory = load_theory("schwartz10")
+    board = make_board("schwartz10, evaluator", theory, make_replies(theory, 3, 8), "Ours.", n_draws=20)
+    texts = [publish_page(tmp_path / f"{kept}.html", [board], load_countries(), {}, "t", with_replies=kept).read_text()
+             for kept in (True, False)]
+    for word in ("reply of 1 to", "The file is", "a cell to read"):
+        assert word in texts[0] and word not in texts[1]
+    assert [part["means"] for part in read_sections(tmp_path / "True.html")] == [
+        part["means"] for part in read_sections(tmp_path / "False.html")]
+
+
 def simulate(colours, matrix):
     """Return sRGB colours (N, 3) in [0, 1] as seen with a colour deficiency, in CIELAB."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
