@@ -387,7 +387,8 @@ def fit_theory(scores: np.ndarray, groups: dict[str, np.ndarray], clusters: Sequ
 
 def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray, topics: np.ndarray,
                     clusters: Sequence, values: Sequence[str], n_draws: int = 500, seed: int = 0) -> pd.DataFrame:
-    """Put people's texts and models' on one ruler: value, who, n, mean, low, high; and people minus models, alike.
+    """Put people's texts and models' on one ruler: value, who, n, mean, low, high, and p10 and p90, between which 80 %
+    of the texts lie; and people minus models, alike.
 
     Alike in length (log words) and topic (N,): a mixed model with the prompt as random intercept, on topics of which
     both speak in at least 5 texts. nan where these are fewer than two.
@@ -396,8 +397,9 @@ def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray
                                                              (topics[~is_people] == t).sum()) >= 5]
     for who, own in (("people", is_people), ("models", ~is_people)):
         low, high = take_interval(bootstrap_means(scores[own], np.asarray(clusters)[own], n_draws, seed))
-        found += [{"value": value, "who": who, "n": int(own.sum()), "mean": m, "low": a, "high": b}
-                  for value, m, a, b in zip(values, scores[own].mean(axis=0), low, high, strict=True)]
+        spread = np.quantile(scores[own], (0.1, 0.9), axis=0)
+        found += [{"value": value, "who": who, "n": int(own.sum()), "mean": m, "low": a, "high": b, "p10": p, "p90": q}
+                  for value, m, a, b, p, q in zip(values, scores[own].mean(axis=0), low, high, *spread, strict=True)]
     used = np.isin(topics, shared)
     design = np.column_stack([is_people, np.log1p(words), *(topics == t for t in shared[1:])])[used].astype(float)
     for value, column in zip(values, scores[used].T, strict=True):

@@ -68,6 +68,8 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
                 limits: tuple = (None, None), width: float = 6.5, gap: str = "") -> Figure:
     """Draw numbers (`column`) with their intervals (low, high, if any): panels of label → words → table by names.
 
+    A pale bar spans p10 to p90, where a table has these.
+
     Series lie `spread` rows apart, or nearer where there are many, and nan is not drawn. `line` is at chance, of all
     panels or of each; `null` is in words what the tables' column of this name holds, `gap` what is said in rows without
     any number.
@@ -80,6 +82,8 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
             rows = pd.Index(names).get_indexer(table.index) + spread * (k - (len(series) - 1) / 2)
             colour, marker = looks[k % len(looks)]
             numbers = table.reindex(columns=[column, "low", "high"]).astype(float)
+            if "p10" in table:
+                axes.hlines(rows, table.p10, table.p90, color=colour, alpha=0.2, linewidth=5)
             axes.hlines(rows, numbers.low, numbers.high, color=colour)
             axes.plot(numbers[column], rows, marker, color=colour, markersize=5.5, label=words, zorder=3)
             if null:

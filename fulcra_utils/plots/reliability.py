@@ -38,9 +38,13 @@ def plot_ruler(table: pd.DataFrame, title: str) -> Figure:
                        gap="nothing to compare")
 
 
-def plot_ways(profiles: pd.DataFrame, title: str) -> Figure:
-    """Draw each model's profile by every way to ask it: model and the columns of `compare_ways`, a panel a model."""
-    panels = {f"{name_policy(model)}\n(in standard deviations of each way)": {
+def plot_ways(profiles: pd.DataFrame, agreement: pd.DataFrame, title: str) -> Figure:
+    """Draw each model's profile by every way to ask it, and say how the ways agree: model and the two tables of
+    `compare_ways`, a panel a model.
+    """
+    said = {model: "\n".join(f"{row.first} and {row.second}: r = {row.r:.2f} [{row.low:.2f}, {row.high:.2f}]"
+                             for row in part.itertuples()) for model, part in agreement.groupby("model", sort=False)}
+    panels = {f"{name_policy(model)}\n(in standard deviations of each way)\n{said[model]}": {
         way: rows.set_index("value") for way, rows in part.groupby("way", sort=False)}
         for model, part in profiles.groupby("model", sort=False)}
     return plot_series(profiles.value.unique(), panels, "mean", title, width=4)

@@ -283,6 +283,9 @@ def test_people_and_models_alike_in_length_and_topic():
     assert (left.low < [0, 0.3]).all() and (left.high > [0, 0.3]).all()
     raw = found["mean"].unstack().loc["care"]
     assert raw.people - raw.models == pytest.approx(scores[is_people, 0].mean() - scores[~is_people, 0].mean())
+    people = found.loc["care", "people"]
+    inside = (scores[is_people, 0] >= people.p10) & (scores[is_people, 0] <= people.p90)
+    assert inside.mean() == pytest.approx(0.8, abs=0.02) and np.isnan(left.p10).all()
     apart = compare_writers(scores, is_people, words, is_people.astype(int), np.arange(n), VALUES, 10)
     assert apart["mean"].isna().sum() == 2
 

@@ -36,13 +36,18 @@ def test_ruler_shows_each_group():
     assert [axes.get_xlabel() for axes in figure.axes] == ["mean score", "people minus models,\nalike"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["people", "models"]
     assert plots.plot_ruler(table.head(0), "") is None
+    spread = plots.plot_ruler(table.assign(p10=-0.5, p90=0.9), "Ruler").axes[0].collections[0]
+    assert [path.vertices[:, 0].tolist() for path in spread.get_paths()] == [[-0.5, 0.9]]
 
 
 def test_ways_have_a_panel_a_model_and_a_mark_a_way():
     rows = [(model, way, value, 0.1, 0.0, 0.2) for model in ("start", "dpo") for way in ("stated", "written")
             for value in ("care", "power")]
     table = pd.DataFrame(rows, columns=["model", "way", "value", "mean", "low", "high"])
-    figure = plots.plot_ways(table, "Ways")
-    assert [axes.get_xlabel() for axes in figure.axes] == [
-        f"{name}\n(in standard deviations of each way)" for name in ("start model", "dpo")]
+    agreement = pd.DataFrame({"model": ["start", "dpo"], "first": "stated", "second": "written", "r": [0.5, -0.5],
+                              "low": [0.1, -0.9], "high": [0.8, 0.2]})
+    figure = plots.plot_ways(table, agreement, "Ways")
+    assert [axes.get_xlabel().splitlines() for axes in figure.axes] == [
+        [name, "(in standard deviations of each way)", f"stated and written: r = {said}"]
+        for name, said in (("start model", "0.50 [0.10, 0.80]"), ("dpo", "-0.50 [-0.90, 0.20]"))]
     assert [text.get_text() for text in figure.legends[0].texts] == ["stated", "written"]
