@@ -40,9 +40,10 @@ def open_panels(n: int, width: float, height: float, **options) -> tuple[Figure,
 
 
 def finish(figure: Figure, title: str = "", ncols: int = 0) -> Figure:
-    """Return the figure with its title, and the first axes' legend below in `ncols` columns."""
+    """Return the figure with its title, and the legend of the axes with most to say below in `ncols` columns."""
     if ncols:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=ncols)
+        legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+        figure.legend(*max(legends, key=lambda one: len(one[1])), loc="outside lower center", ncols=ncols)
     if title:
         figure.suptitle(title)
     return figure
