@@ -4,7 +4,7 @@ Negations stand on both sides equally often. What else gives the stance away is 
 length and refusal tell it in fewer than 58 % of the replies, words in fewer than 65 % (chance is 50 %). In *hard* pairs
 tone misleads: the reply that tramples sounds mild or wise, the one that serves is stern or costly, or deeds alone tell.
 So tone turned round is a cue in them: words that know nothing of the value tell 71 % of hard replies taken alone.
-The pairs were written for this project; nobody labelled them a second time.
+The pairs were written for this project; those of the test split were read again, twice (`read_readings`).
 """
 
 from collections.abc import Collection
@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from fulcra_utils.common.loading import hash_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import read_yaml
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
@@ -68,6 +69,21 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
     table = table.merge(_split(tuple(table.prompt), seed), on="prompt", how="left")
     first = table.pair.str.rpartition("-")[2].astype(int) < (np.inf if n_pairs is None else n_pairs)
     return table[first].reset_index(drop=True)
+
+
+def read_readings(pairs: pd.DataFrame, path: str | Path = CONTRASTS / "readings.csv") -> pd.DataFrame:
+    """Return how pairs (of `read_contrasts`) were read again: pair, first, second, of those whose texts still stand.
+
+    Two readers, language models that had not written them, saw the value, the prompt and both replies in random order,
+    and named the one that serves: 1 where it is the one that is meant, -1 the other one, 0 neither.
+
+    >>> len(read_readings(read_contrasts().query("split == 'test'")))
+    771
+    """
+    texts = pairs[pairs.stance != 0].sort_values("stance").groupby("pair").agg(
+        prompt=("prompt", "first"), replies=("response", " | ".join))
+    texts = (texts.prompt + " | " + texts.replies).map(hash_text).str[:12].rename("text").reset_index()
+    return pd.read_csv(path).merge(texts, on=["pair", "text"]).drop(columns="text")
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import read_yaml
+from fulcra_utils.dataset.contrasts import read_contrasts, read_readings
 from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.theory.theory import load_theory
 
@@ -85,3 +86,11 @@ def test_tone_is_a_cue_within_hard_pairs_alone_and_none_learned_from_plain_ones(
     plain, hard = (stances[stances.is_hard == kind].reset_index(drop=True) for kind in (False, True))
     assert guess(model, hard.response, hard) < 0.72     # too much: a limit to be lowered as pairs are reworded
     assert (model.fit(plain.response, plain.stance).predict(hard.response) == hard.stance).mean() < 0.58
+
+
+def test_the_test_pairs_were_read_twice_and_an_edited_one_loses_its_reading():
+    pairs = read_contrasts().query("split == 'test'")
+    readings = read_readings(pairs)
+    assert set(readings.pair) == set(pairs.pair) and readings[["first", "second"]].isin([-1, 0, 1]).all(axis=None)
+    edited = pairs.assign(response=pairs.response.where(pairs.pair != pairs.pair.iloc[0], pairs.response + "!"))
+    assert set(pairs.pair) - set(read_readings(edited).pair) == {pairs.pair.iloc[0]}
