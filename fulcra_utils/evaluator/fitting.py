@@ -286,17 +286,24 @@ def count_texts(labels: pd.DataFrame) -> pd.Series:
 
 
 def estimate_minutes(rows: Rows, settings: dict, seed: int) -> float:
-    """Return about how many minutes a training takes, from the time that 16 of its rows need to be scored."""
+    """Return about how many minutes a training takes, from the time that a token of 16 of its rows needs."""
     evaluator = make_evaluator(load_run_encoder(settings, seed), rows.theory, settings["max_length"], seed=seed)
     evaluator.to(pick_device())
     some, _ = take_rows(rows.examples(rows.where()), rows.table.cluster, 16, seed)
+    more = gather_labels(settings).drop_duplicates(["pair", "response"])
+    more = more[more.split.isin(["train", "validation"])]
+
+    def count_tokens(prompts: list[str], responses: list[str]) -> np.ndarray:
+        return np.array([len(pair["input_ids"]) for pair in evaluator.render(prompts, responses)], int)
+
     evaluator.predict_proba(some.prompts[:2], some.responses[:2])    # what is paid once
     start = time.perf_counter()
-    evaluator.predict_proba(some.prompts, some.responses)
-    each, n = (time.perf_counter() - start) / len(some), rows.table.split.value_counts()
-    more = count_texts(gather_labels(settings)).reindex(n.index).fillna(0)
-    passes = 3 * (n + more)["train"] + (n + more)["validation"]     # backward: twice
-    return each * (n.sum() + more["train"] + more["validation"] + settings["epochs"] * passes) / 60
+    evaluator.predict_proba(some.prompts, some.responses, batch_size=4)     # so that all cores have a batch
+    each = (time.perf_counter() - start) / count_tokens(some.prompts, some.responses).sum()
+    n = pd.Series(count_tokens(*(rows.table[name].tolist() for name in ("prompt", "response"))), rows.table.split)
+    n = pd.concat([n, pd.Series(count_tokens(more.prompt.tolist(), more.response.tolist()), more.split)])
+    n = n.groupby(level=0).sum()
+    return each * (n.sum() + settings["epochs"] * (3 * n["train"] + n["validation"])) / 60      # backward: twice
 
 
 def _judge_fit(evaluator: ValueEvaluator, train: Examples, test: Examples, clusters: np.ndarray, seed: int) -> tuple:

@@ -22,7 +22,8 @@ from fulcra_utils.dataset.sources import fetch_sources
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator import fitting
 from fulcra_utils.evaluator.comparison import read_rows
-from fulcra_utils.evaluator.model import ValueEvaluator
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
 from fulcra_utils.theory.theory import load_theory
 
 SMALL = {"max_length": 24, "word_buckets": 256, "contrasts": 2}
@@ -230,13 +231,18 @@ def test_a_setting_that_is_none_is_named(toy_file, tmp_path):
 
 def test_the_estimate_grows_with_rows_and_passes(toy, tmp_path, monkeypatch):
     rows, _ = fitting.read_labelled_rows(write_rows(tmp_path / "rows.jsonl", 40), toy)
-    monkeypatch.setattr(fitting.time, "perf_counter", iter(16.0 * np.arange(9)).__next__)    # a second for each row
+    monkeypatch.setattr(fitting.time, "perf_counter", iter(16.0 * np.arange(9)).__next__)
     settings = fitting.DEFAULTS | SMALL | {"encoder": "tiny", "epochs": 2}
-    count, pairs = rows.table.split.value_counts(), read_contrasts(n_pairs=2).split.value_counts()
-    read = count.sum() + pairs["train"] + pairs["validation"]
-    passes = 3 * (count + pairs)["train"] + (count + pairs)["validation"]
-    expected = read + 2 * passes
-    assert fitting.estimate_minutes(rows, settings, 1) == pytest.approx(expected / 60)
+    evaluator = make_evaluator(load_encoder("tiny"), toy, settings["max_length"])
+    pairs = read_contrasts(n_pairs=2)
+    table = pd.concat([rows.table[["prompt", "response", "split"]],
+                       pairs[pairs.split.isin(["train", "validation"])][["prompt", "response", "split"]]])
+    tokens = np.array([len(pair["input_ids"]) for pair in evaluator.render(table.prompt, table.response)])
+    own = tokens[:len(rows.table)]
+    read, (train, validation) = tokens.sum(), (tokens[table.split == name].sum() for name in ("train", "validation"))
+    each = 16 / (16 * own.mean())
+    assert fitting.estimate_minutes(rows, settings, 1) == pytest.approx(
+        each * (read + 2 * (3 * train + validation)) / 60, rel=0.1)
 
 
 def test_pairs_teach_a_value_by_name_and_definition_and_only_where_they_may():
