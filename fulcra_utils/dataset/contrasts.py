@@ -75,8 +75,7 @@ def read_readings(pairs: pd.DataFrame, path: str | Path = CONTRASTS / "readings.
     """Return how pairs (of `read_contrasts`) were read again: pair, first, second, of those whose texts still stand.
 
     Two readers, language models that had not written them, saw the value, the prompt and both replies in random order,
-    and named the one that serves: 1 where it is the one that is meant, -1 the other one, 0 neither; nan where the first
-    reader did not get to.
+    and named the one that serves: 1 where it is the one that is meant, -1 the other one, 0 neither.
 
     >>> len(read_readings(read_contrasts().query("split == 'test'")))
     771

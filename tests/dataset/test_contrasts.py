@@ -91,7 +91,6 @@ def test_tone_is_a_cue_within_hard_pairs_alone_and_none_learned_from_plain_ones(
 def test_the_test_pairs_were_read_twice_and_an_edited_one_loses_its_reading():
     pairs = read_contrasts().query("split == 'test'")
     readings = read_readings(pairs)
-    assert set(readings.pair) == set(pairs.pair) and readings.second.isin([-1, 0, 1]).all()
-    assert readings["first"].dropna().isin([-1, 0, 1]).all() and readings["first"].notna().mean() > 0.7
+    assert set(readings.pair) == set(pairs.pair) and readings[["first", "second"]].isin([-1, 0, 1]).all(axis=None)
     edited = pairs.assign(response=pairs.response.where(pairs.pair != pairs.pair.iloc[0], pairs.response + "!"))
     assert set(pairs.pair) - set(read_readings(edited).pair) == {pairs.pair.iloc[0]}
