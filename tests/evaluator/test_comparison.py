@@ -309,7 +309,7 @@ def test_files_that_cannot_be_compared(pair, tmp_path):
     score_file(CountingEvaluator(), other, tmp_path / "c.jsonl")
     with pytest.raises(ScoringError, match="share no prompt"):
         compare_files(pair[0], tmp_path / "c.jsonl")
-    with pytest.raises(ScoringError, match="run `fulcra score` first"):
+    with pytest.raises(ScoringError, match="both a prompt and a value_vector, as `fulcra score` writes"):
         compare_files(pair[0], other)
 
 
