@@ -122,7 +122,8 @@ def built(tmp_path_factory):
     (run / "data").mkdir()
     pd.DataFrame({"prompt": [TEXT]}).to_parquet(run / "data" / "prompts.parquet")
     start = time.monotonic()
-    folder = site.build_site(run).parent
+    folder = run / "site"
+    site.build_site(run, folder)
     assert time.monotonic() - start < 120
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(folder)))
