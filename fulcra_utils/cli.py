@@ -337,15 +337,18 @@ def discover(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator
              encoder: Annotated[str, typer.Option(help="Tells near-duplicates: bundled, smollm2, tiny.")] = "bundled",
              threshold: Annotated[float, typer.Option(help="Probability from which a reply expresses a value.")] = 0.5,
              min_share: Annotated[float, typer.Option(help="Rarer values are dropped; share of the replies.")] = 0.01,
+             rouge: Annotated[float, typer.Option(help="Likeness of names above which two are one.")] = 0.6,
              cosine: Annotated[float, typer.Option(help="Likeness of meanings above which two are one.")] = 0.8,
              n_most: Annotated[int, typer.Option(min=3, help="Values kept at most.")] = 30,
              n_factors: Annotated[int, typer.Option(min=0, help="0: by parallel analysis.")] = 0) -> int:
-    """Find a value system in replies and write it as a theory file, a draft; exit 1 when some rows were not used."""
+    """Find a value system in replies and write it as a theory file, a draft, and beside it the lexicon with what became
+    of each candidate (x.lexicon.csv for x.yaml); exit 1 when some rows were not used.
+    """
     from fulcra_utils.common.files import check_outputs
     from fulcra_utils.systems.discovery.structure import discover_file
     check_outputs([(output, (".yaml", ".yml"))], [input])
     said, problems = discover_file(evaluator, input, output, values, encoder, sys.stderr.isatty(), threshold=threshold,
-                                   min_share=min_share, cosine=cosine, n_most=n_most, n_factors=n_factors)
+                                   min_share=min_share, rouge=rouge, cosine=cosine, n_most=n_most, n_factors=n_factors)
     typer.echo("\n".join(said))
     for problem in problems:
         typer.echo(f"{input}, {problem}", err=True)

@@ -12,7 +12,9 @@ from fulcra_utils.plots.style import BLACK, BLUE, GREY, ORANGE, style_plots
 
 
 def plot_lexicon(table: pd.DataFrame, title: str) -> Figure:
-    """Draw kept values at x and y, the larger the more often (`share`), coloured by `factor` ("" none)."""
+    """Draw kept values at x and y, the larger the more often (`share`), coloured by `factor` ("" none); two grey disks
+    say how large the commonest and the rarest are.
+    """
     figure, axes = plt.subplots(figsize=(10, 7.5))
     names = sorted(set(table.factor) - {""})
     for k, name in enumerate([*names, *[""] * ("" in set(table.factor))]):
@@ -23,9 +25,12 @@ def plot_lexicon(table: pd.DataFrame, title: str) -> Figure:
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.margins(0.15)
-    for handle in figure.legend(loc="outside lower center", ncols=2, title="factor, by its two strongest values; "
-                                "size: share of replies").legend_handles:
+    for handle in figure.legend(loc="outside lower center", ncols=2,
+                                title="factor, by its two strongest values").legend_handles:
         handle.set_sizes([40])
+    disks = [axes.scatter([], [], s=30 + 500 * share, color=GREY, label=f"{share:.0%} of the replies")
+             for share in (table.share.max(), table.share.min())]
+    axes.legend(handles=disks, loc="upper right", frameon=False)
     label_points(axes, table[["x", "y"]].to_numpy(), table.value.tolist(), 7)
     return figure
 
@@ -66,27 +71,32 @@ def plot_fits(table: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_probe(table: pd.DataFrame, title: str) -> Figure:
-    """Draw how often profiles tell the safer of two models (`probe_safety`), next to the best of shuffled ones."""
+    """Draw how often profiles tell the safer of two models (`probe_safety`), next to the null's 95 % quantile."""
     rows = table.set_index("features").assign(null=table.null_high.to_numpy())
     return plot_series(table.features, {"share of pairs whose safer model is found": {
-        "accuracy, 95 % interval over models": rows}}, "accuracy", title, 0.5, "best of shuffled safety")
+        "accuracy, 95 % interval over models": rows}}, "accuracy", title, 0.5, "safety shuffled: 95 % are below")
 
 
 def plot_factors(places: np.ndarray, values: Sequence[str], factors: pd.DataFrame, title: str) -> Figure:
     """Draw a theory's circle, values at `places` (D, 2), and each factor where its correlations point.
 
-    `factors` has a row a factor and a column a value, correlations; the longer the arrow, the clearer its direction.
+    `factors` has a row a factor and a column a value, correlations. The longest arrow reaches the circle, the others
+    are shorter in proportion; the legend gives each one's length, the amplitude of the best wave round the circle: .3
+    says that the correlations go from about .3 on one side to -.3 on the other.
     """
     figure, axes = plt.subplots(figsize=(8, 7))
     axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#cccccc"))
     axes.scatter(*places.T, color=BLACK, s=18)
     ends = factors.to_numpy() @ places / len(values) * 2
-    for (name, end), (colour, marker) in zip(zip(factors.index, ends, strict=True), LOOKS * 3, strict=False):
+    size = np.linalg.norm(ends, axis=1)
+    ends = ends / (size.max() or 1)
+    names = [f"{name} ({one:.2f})" for name, one in zip(factors.index, size, strict=True)]
+    for (name, end), (colour, marker) in zip(zip(names, ends, strict=True), LOOKS * 3, strict=False):
         axes.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2})
         axes.plot(*end, marker, color=colour, label=name, markersize=7)
     axes.set(title=title, xlim=(-1.35, 1.35), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, title="factor, by its two strongest values")
+    figure.legend(loc="outside lower center", ncols=2, title="factor (length of its arrow)")
     label_points(axes, places, values)
     return figure
 

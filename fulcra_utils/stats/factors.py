@@ -150,23 +150,19 @@ def match_factors(loadings: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray,
 
 
 def bootstrap_loadings(rows: np.ndarray, clusters: np.ndarray, found: Factors, rotation: str = "oblimin",
-                       n_draws: int = 100, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw clusters of rows again: low and high of each loading (D, K), and each factor's mean congruence (K,).
+                       n_draws: int = 100, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw clusters of rows again: low and high of each loading (D, K), each draw's factors matched to the found ones.
 
-    Each draw's factors are matched to the found ones first; all nan where fewer than two clusters can be drawn.
+    All nan where fewer than two clusters can be drawn.
     """
-    drawn, alike = [], []
+    drawn = []
     for places in draw_rows(clusters, n_draws, seed):
         try:
             again = fit_factors(rows[places], found.loadings.shape[1], rotation)
         except ValueError:
             continue        # a value that the draw leaves without variance
-        for kept, one in zip((drawn, alike), match_factors(again.loadings, found.loadings), strict=True):
-            kept.append(one)
-    if not drawn:
-        nothing = np.full(found.loadings.shape, np.nan)
-        return nothing, nothing, nothing[0]
-    return *take_interval(np.array(drawn)), np.mean(alike, axis=0)
+        drawn.append(match_factors(again.loadings, found.loadings)[0])
+    return tuple(take_interval(np.array(drawn))) if drawn else (np.full(found.loadings.shape, np.nan),) * 2
 
 
 def fit_groups(rows: np.ndarray, groups: Sequence[int]) -> dict[str, float | int | str | list[int]]:

@@ -49,18 +49,20 @@ def pair_replies(prompts: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.column_stack([first, second])[table.score[first].to_numpy() != table.score[second].to_numpy()]
 
 
-def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0) -> np.ndarray:
+def fit_preference(differences: np.ndarray, wins: np.ndarray, penalty: float = 1.0, start: np.ndarray | None = None
+                   ) -> np.ndarray:
     """Fit a Bradley-Terry model whose strengths are linear in the features: weights w (K,), by Newton's method.
 
     P(first is preferred) = 1 / (1 + exp(-w · (x_first - x_second))); no constant, so swapping the two replies swaps the
-    answer. The ridge penalty/2 · |w|² keeps w finite under perfect separation. Source: Bradley & Terry (1952).
+    answer. The ridge penalty/2 · |w|² keeps w finite under perfect separation. `start` are weights near to the result:
+    they save time. Source: Bradley & Terry (1952).
 
     >>> w = fit_preference([[1.0], [1.0], [1.0], [1.0]], [1, 1, 1, 0], penalty=1e-9)
     >>> round(float(w[0]), 4)                                         # log(3 / 1)
     1.0986
     """
     x, y = np.asarray(differences, float), np.asarray(wins, float)
-    w = np.zeros(x.shape[1])
+    w = np.zeros(x.shape[1]) if start is None else start
     for _ in range(25):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
         curve = (x * (p * (1 - p))[:, None]).T @ x + penalty * np.eye(len(w))

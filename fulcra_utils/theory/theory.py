@@ -19,6 +19,7 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import find_line, find_yaml, name_fault, read_yaml
 
 THEORIES = DATA / "theories"
+DRAFT = "(draft) "      # marks a definition that nobody has read yet; for people, and no part of it
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -333,7 +334,7 @@ def _build(parsed: _TheoryFile, path: Path) -> Theory:
     circle = None if dims[0].circle is None else tuple(d.name for d in sorted(dims, key=lambda d: d.circle))
     return Theory(
         name=parsed.name, title=parsed.title, citation=parsed.citation, dimensions=tuple(d.name for d in dims),
-        definitions=tuple(d.definition for d in dims), items=tuple(item.name for item, _ in items),
+        definitions=tuple(d.definition.removeprefix(DRAFT) for d in dims), items=tuple(item.name for item, _ in items),
         item_dims=np.array([d for _, d in items], dtype=np.intp),
         groups={g: tuple(d.name for d in dims if g in d.groups) for g in parsed.groups},
         circle=circle, labels=dict(parsed.labels), score_range=parsed.score_range,

@@ -1,25 +1,29 @@
 """The lexicon of values: words from models or named values that replies express, counted, near-duplicates merged.
 
 Choices, for the thresholds of GPLA and ValueLex are not public: the more frequent value is kept; two are one where
-ROUGE-L (F1) of their names or the cosine of what an encoder reads of them exceeds a threshold. Every value that goes is
-listed with the one it was merged into. Sources: GPLA (arXiv 2502.02444), ValueLex (2404.12744), Kaleido (2309.00779).
-Axis letters: N replies, V values.
+the cosine of what an encoder reads of them exceeds a threshold, or ROUGE-L (F1) of their names does, told without words
+that say nothing ("sense of") and where the meanings are near too. Opposites are never one, though encoders find them
+alike. Every value that goes is listed with the one it was merged into. Sources: GPLA (arXiv 2502.02444), ValueLex
+(2404.12744), Kaleido (2309.00779). Axis letters: N replies, V values.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
 import pandas as pd
+import simplemma
 
 from fulcra_utils.dataset.texts import measure_rouge
 from fulcra_utils.llm.replies import LocalModel
 from fulcra_utils.stats.resampling import share_interval
-from fulcra_utils.theory.theory import list_theories, load_theory
+from fulcra_utils.systems.discovery.measurement import WORDS
+from fulcra_utils.theory.theory import FILLERS, list_theories, load_theory, split_words
 
 LONGEST = 3     # words of a value; a longer piece of a list is prose
+NEAR = 0.7      # the least cosine at which two values of like names are one
 
 
 def collect_named_values(names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -45,25 +49,24 @@ def make_grid(model: str, temperatures: Sequence[float], top_ps: Sequence[float]
 
 
 def parse_words(reply: str) -> list[str]:
-    """Return the value words of a reply that is a list: lower case, singular, at most three words each; none in prose.
+    """Return the value words of a reply that is a list, at most three words each; none in prose, none of its heading.
 
-    >>> parse_words("1. **Honesty**: I never lie\\n2. kindness, Fairness; two cats")
+    Lower case, the last word by its dictionary form: simplemma's, "duties" is "duty" and "caring" is "care".
+
+    >>> parse_words("Values:\\n1. **Honesty**: I never lie\\n2. kindness, Fairness; two cats")
     ['honesty', 'kindness', 'fairness', 'two cat']
     >>> parse_words("I am a model and I would rather not say.")
     []
     """
     pieces = []
     for line in reply.splitlines():
+        if line.rstrip("* ").endswith(":"):
+            continue
         line = re.split(r":\s|\s[-–—]\s", re.sub(r"^\s*(?:[-*•·]|\(?\d+[.)])\s*", "", line))[0]
         pieces += re.split(r"[,;/]|\band\b", line.replace("*", ""))
     words = [re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", piece.casefold()) for piece in pieces]
-    return [" ".join([*piece[:-1], _singular(piece[-1])]) for piece in words if 0 < len(piece) <= LONGEST
-            and not {"i", "me", "my", "you", "am", "is", "are", "the", "a"} & set(piece)]
-
-
-def _singular(word: str) -> str:
-    return word[:-3] + "y" if re.search(r"[^aeiou]ies$", word) else (
-        word[:-1] if re.search(r"[^siu]s$", word) and len(word) > 3 else word)
+    return [" ".join([*piece[:-1], simplemma.lemmatize(piece[-1], lang="en")]) for piece in words
+            if 0 < len(piece) <= LONGEST and not {"i", "me", "my", "you", "am", "is", "are", "the", "a"} & set(piece)]
 
 
 def count_words(replies: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -102,6 +105,20 @@ def rank_values(presence: np.ndarray, named: pd.DataFrame, clusters: Sequence, t
     return table.sort_values(["n", "strength"], ascending=False, kind="stable", ignore_index=True)
 
 
+def are_opposed(first: str, second: str) -> bool:
+    """Return whether two names are the ends of one thing: a word of one stands opposite to a word of the other.
+
+    By a prefix (un-, in-, dis-, mis- …), or by the list in data/discovery.yaml.
+
+    >>> are_opposed("Trust", "Mistrust"), are_opposed("Responsive Joy", "Responsive Distress")
+    (True, True)
+    """
+    words, others = set(split_words(first)), set(split_words(second))
+    pairs = [{a, b} for a, b in product(words - others, others - words)]
+    return any(pair <= set(ends) for pair in pairs for ends in WORDS["opposites"]) or any(
+        re.fullmatch(f"(un|in|im|dis|mis|non|anti){min(pair, key=len)}", max(pair, key=len)) for pair in pairs)
+
+
 def merge_lexicon(ranked: pd.DataFrame, vectors: np.ndarray, min_share: float = 0.01, rouge: float = 0.6,
                   cosine: float = 0.8, n_most: int = 40) -> pd.DataFrame:
     """Walk down ranked values and keep each that is neither rare nor near to one kept before: `ranked` and two columns.
@@ -111,13 +128,16 @@ def merge_lexicon(ranked: pd.DataFrame, vectors: np.ndarray, min_share: float = 
     "cosine 0.85", "rare" or "beyond the first 40".
 
     >>> ranked = pd.DataFrame({"value": ["care", "care for all", "fame"], "share": [0.5, 0.4, 0.3]})
-    >>> merge_lexicon(ranked, np.eye(3), rouge=0.4).merged_into.tolist()
+    >>> merge_lexicon(ranked, np.array([[1, 0], [0.8, 0.6], [0, 1]]), cosine=0.9).merged_into.tolist()
     ['', 'care', '']
     """
     kept, rows = [], []
+    plain = [" ".join(word for word in split_words(name) if word not in FILLERS) or name for name in ranked.value]
     for place, (name, share) in enumerate(zip(ranked.value, ranked.share, strict=True)):
-        alike = [(measure_rouge(name, ranked.value[k]), float(vectors[place] @ vectors[k]), k) for k in kept]
-        by_word, by_sense = (max(alike, key=lambda one, way=way: one[way], default=(0, 0, 0)) for way in (0, 1))
+        alike = [(measure_rouge(plain[place], plain[k]), float(vectors[place] @ vectors[k]), k) for k in kept
+                 if not are_opposed(name, ranked.value[k])]
+        by_word = max((one for one in alike if one[1] >= NEAR), default=(0, 0, 0))
+        by_sense = max(alike, key=lambda one: one[1], default=(0, 0, 0))
         into, why = "", "kept"
         if share < min_share:
             why = "rare"
@@ -134,11 +154,18 @@ def merge_lexicon(ranked: pd.DataFrame, vectors: np.ndarray, min_share: float = 
         ranked.assign(merged_into="", why="")
 
 
-def sweep_thresholds(ranked: pd.DataFrame, vectors: np.ndarray, min_shares: Sequence[float], rouges: Sequence[float],
-                     cosines: Sequence[float]) -> pd.DataFrame:
-    """Return how many values are kept under each choice of thresholds: min_share, rouge, cosine, kept, merged, rare."""
+def sweep_thresholds(presence: np.ndarray, named: pd.DataFrame, vectors: np.ndarray, clusters: Sequence,
+                     settings: Mapping[str, float], others: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Return how many values are kept when one threshold at a time is another: changed, to, kept, merged, rare, beyond.
+
+    `settings` are those of `rank_values` and `merge_lexicon` by name, and the first row; `presence` (N, V) and
+    `vectors` (V, H) stand in the order of `named`.
+    """
     rows = []
-    for choice in product(min_shares, rouges, cosines):
-        why = merge_lexicon(ranked, vectors, *choice, n_most=len(ranked)).why.str.split().str[0].value_counts()
-        rows.append((*choice, why.get("kept", 0), why.get("rouge", 0) + why.get("cosine", 0), why.get("rare", 0)))
-    return pd.DataFrame(rows, columns=["min_share", "rouge", "cosine", "kept", "merged", "rare"])
+    for name, value in [("nothing", np.nan), *((name, value) for name, some in others.items() for value in some)]:
+        now = {**settings, name: value} if name in settings else dict(settings)
+        ranked = rank_values(presence, named, clusters, now.pop("threshold"))
+        why = merge_lexicon(ranked, vectors[ranked.place], **now).why.str.split().str[0].value_counts()
+        rows.append((name, value, *(sum(why.get(word, 0) for word in words) for words in
+                                    (["kept"], ["rouge", "cosine"], ["rare"], ["beyond"]))))
+    return pd.DataFrame(rows, columns=["changed", "to", "kept", "merged", "rare", "beyond"])

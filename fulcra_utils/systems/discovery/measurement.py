@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fulcra_utils.common.labels import score_valence
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import has_words, looks_english
 from fulcra_utils.evaluator.model import ASKED, ValueEvaluator
@@ -32,7 +33,8 @@ def split_perceptions(texts: Sequence[str], subjects: Sequence[str] | None = Non
     """Split texts into perceptions by rule: text (its number), subject, perception, problem, in reading order.
 
     `subjects` names whose perceptions are wanted of each text; None: its author's, "". A text without any has one row
-    whose perception is missing and whose problem says why: empty, not English, or no such sentence.
+    whose perception is missing and whose problem says why: empty (also a missing text), not English, which is not read
+    at all, or no such sentence.
 
     >>> split_perceptions(["I like rain. It fell at noon."]).perception.tolist()
     ['I like rain.']
@@ -42,13 +44,14 @@ def split_perceptions(texts: Sequence[str], subjects: Sequence[str] | None = Non
     rows = []
     for number, text in enumerate(texts):
         subject, found = (subjects[number] if subjects is not None else ""), []
-        is_meant = False
-        for sentence in filter(has_words, (s.strip() for s in SENTENCE.split(text))):
+        text = text if isinstance(text, str) else ""
+        is_meant, is_read = False, looks_english(text)
+        for sentence in filter(has_words, (s.strip() for s in SENTENCE.split(text) if is_read)):
             named = bool(re.search(rf"\b{re.escape(subject)}\b", sentence)) if subject else JUDGES.search(sentence)
             is_meant = bool(named) or bool(subject) and is_meant and bool(GOES_ON.match(sentence))
             found += [sentence] if is_meant else []
         why = ("" if found else "empty" if not has_words(text) else
-               "no sentence that speaks of it" if looks_english(text) else "not English")
+               "no sentence that speaks of it" if is_read else "not English")
         rows += [(number, subject, said, why) for said in found or [None]]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -76,7 +79,7 @@ def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endp
                budget: float | None = None) -> tuple[np.ndarray, list[str]]:
     """Let a model judge perceptions: scores (P, D) of -1 or +1, nan where a value is not touched or not read.
 
-    Beside them what went wrong with each perception, "" where nothing did.
+    Beside them what went wrong with each perception, "" where nothing did; a value that the answer leaves out counts.
     """
     item = {"type": "object", "properties": {"value": {"type": "string"}, "score": {"type": "integer"}},
             "required": ["value", "score"], "additionalProperties": False}
@@ -85,11 +88,12 @@ def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endp
     scores, problems = np.full((len(perceptions), len(values)), np.nan), []
     places = {name.casefold(): k for k, name in enumerate(values)}
     for row, (found, error) in enumerate(told):
-        for entry in found or []:
-            name = str(entry.get("value")).casefold() if isinstance(entry, dict) else ""
-            if name in places and entry.get("score") in (-1, 1):
-                scores[row, places[name]] = entry["score"]
-        problems.append(error)
+        answers = {str(entry.get("value")).casefold(): entry.get("score") for entry in found or []
+                   if isinstance(entry, dict)}
+        for name in places.keys() & answers.keys():
+            scores[row, places[name]] = answers[name] if answers[name] in (-1, 1) else np.nan
+        lost = sum(answers.get(name) not in (-1, 0, 1) for name in places)
+        problems.append(error or f"{lost} of {len(places)} values without an answer" * (lost > 0))
     return scores, problems
 
 
@@ -110,6 +114,27 @@ def measure_texts(perceptions: pd.DataFrame, evaluator: ValueEvaluator, prompts:
         place = {pair: k for k, pair in enumerate(single)}
         found[known] = told[[place[pair] for pair in pairs]]
     return found
+
+
+def read_texts(texts: Sequence[str], evaluator: ValueEvaluator, threshold: float, prompts: Sequence[str] | None = None,
+               subjects: Sequence[str] | None = None, endpoint: Endpoint | None = None, cache: str | None = None
+               ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Go from texts to perceptions, valence (P, D) with gaps, and class probabilities (P, D, 3).
+
+    With an endpoint, that parses and judges; the probabilities are then 0 and 1, and `problem` tells what went wrong.
+    Else the rule of `split_perceptions` and the evaluator do, and a value is touched above `threshold`.
+    """
+    if endpoint is None:
+        perceptions = split_perceptions(texts, subjects)
+        cells = measure_texts(perceptions, evaluator, prompts)
+        return perceptions, score_valence(cells, threshold), cells
+    perceptions = ask_perceptions(texts, endpoint, subjects, cache)
+    known, valence = perceptions.perception.notna(), np.full((len(perceptions), len(evaluator.dimensions)), np.nan)
+    valence[known], problems = ask_scores(perceptions.perception[known].tolist(), evaluator.dimensions, endpoint, cache)
+    perceptions.loc[known, "problem"] = problems
+    cells = np.stack([valence == -1, np.isnan(valence), valence == 1], axis=2).astype(float)
+    cells[~known] = np.nan
+    return perceptions, valence, cells
 
 
 def average_scores(scores: np.ndarray, keys: Sequence, min_scores: int = 1) -> pd.DataFrame:
@@ -133,6 +158,8 @@ def describe_perceptions(perceptions: pd.DataFrame, scores: np.ndarray, probabil
     rows = {"texts": perceptions.text.nunique(), "perceptions": int(known.sum()),
             "repeated perceptions": int(perceptions[known].duplicated(["subject", "perception"]).sum()),
             **{f"texts without: {why}": int(n) for why, n in perceptions.problem[~known].value_counts().items()},
+            **{f"perceptions with: {why}": int(n) for why, n in
+               perceptions.problem[known & (perceptions.problem != "")].value_counts().items()},
             "share of cells with a score": float(np.isfinite(scores[known]).mean()) if known.any() else np.nan,
             "touched in the mean": float((1 - probabilities[known, :, 1]).mean()) if known.any() else np.nan}
     return pd.DataFrame({"what": rows.keys(), "number": rows.values()})

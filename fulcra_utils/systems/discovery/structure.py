@@ -8,7 +8,7 @@ K factors, M models, S blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fulcra_utils.common.files import write_text
+from fulcra_utils.common.files import write_table, write_text
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.stats.factors import (
     Factors,
@@ -32,7 +32,7 @@ from fulcra_utils.stats.factors import (
 from fulcra_utils.stats.resampling import draw_rows, take_interval
 from fulcra_utils.stats.structure import cronbach_alpha, mcdonald_omega
 from fulcra_utils.systems.discovery.lexicon import collect_named_values, merge_lexicon, rank_values
-from fulcra_utils.theory.theory import Theory, check_theory, name_values, split_words
+from fulcra_utils.theory.theory import DRAFT, Theory, check_theory, name_values, split_words
 
 CUT = 0.3       # the least loading with which a value belongs to a factor
 
@@ -102,8 +102,8 @@ def measure_halo(rows: np.ndarray, clusters: Sequence, n_draws: int = 500, seed:
 class System:
     """A value system found in rows (N, V): how many factors, loadings with intervals, and which value belongs where.
 
-    `counts` and `numbers` as `count_factors` gives them; `low`, `high` (V, K) and `alike` (K,) as `bootstrap_loadings`;
-    `members` (V,) is each value's factor, -1 for none.
+    `counts` and `numbers` as `count_factors` gives them, `low` and `high` (V, K) as `bootstrap_loadings`; `members`
+    (V,) is each value's factor, -1 for none.
     """
 
     values: tuple[str, ...]
@@ -112,16 +112,18 @@ class System:
     factors: Factors = field(repr=False)
     low: np.ndarray = field(repr=False)
     high: np.ndarray = field(repr=False)
-    alike: np.ndarray = field(repr=False)
     members: np.ndarray = field(repr=False)
 
     @property
     def names(self) -> list[str]:
-        """Return a draft name of each factor: its number and the two values that load most, "low" if turned round."""
-        strongest = np.argsort(-np.abs(self.factors.loadings * (self.members[:, None] == np.arange(self.n_factors))),
-                               axis=0)[:2]
-        return [f"{k + 1}: " + ", ".join(f"{'low ' if self.factors.loadings[v, k] < 0 else ''}{self.values[v]}"
-                                         for v in column) for k, column in enumerate(strongest.T)]
+        """Return a draft name of each factor: its number and the two of its values that load most, "low" if turned
+        round; "no value" where none belongs to it.
+        """
+        loadings = self.factors.loadings
+        order = np.argsort(-np.abs(loadings), axis=0, kind="stable").T
+        own = [[v for v in column if self.members[v] == k][:2] for k, column in enumerate(order)]
+        return [f"{k + 1}: " + (", ".join(f"{'low ' if loadings[v, k] < 0 else ''}{self.values[v]}" for v in places)
+                                or "no value") for k, places in enumerate(own)]
 
     @property
     def n_factors(self) -> int:
@@ -144,10 +146,15 @@ class System:
         return rows @ weight / np.clip(np.abs(weight).sum(axis=0), 1, None)
 
     def describe(self) -> str:
-        """Say in a sentence how many factors there are and what they leave out."""
-        told = ", ".join(f"{way} {n}" for way, n in self.numbers.items())
-        return (f"{self.n_factors} factors ({told}); {(self.members < 0).sum()} of {len(self.values)} values belong to "
-                "none" + f"; improper for {len(self.factors.heywood)} values" * bool(self.factors.heywood))
+        """Say in a sentence how many factors there are, what they leave out, and what speaks against them."""
+        told, n = ", ".join(f"{way} {n}" for way, n in self.numbers.items()), self.numbers["parallel"]
+        last = self.counts.iloc[max(n, 1) - 1]
+        return (f"{self.n_factors} factor{'s' * (self.n_factors > 1)} ({told}); {(self.members < 0).sum()} of "
+                f"{len(self.values)} values belong to none"
+                + f"; improper for {len(self.factors.heywood)} values" * bool(self.factors.heywood)
+                + "; shuffled rows have as many: no factor is sure" * (n == 0)
+                + f"; the last of {n} is hardly above shuffled rows"
+                * bool(0 < last.eigenvalue / last.null - 1 < 0.05))
 
 
 def find_system(rows: np.ndarray, values: Sequence[str], clusters: Sequence, n_factors: int = 0,
@@ -172,26 +179,34 @@ def find_system(rows: np.ndarray, values: Sequence[str], clusters: Sequence, n_f
                   *bootstrap_loadings(rows, np.asarray(clusters), factors, rotation, n_draws, seed), members)
 
 
-def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, n_draws: int = 200,
-                        seed: int = 0) -> pd.DataFrame:
-    """Return Cronbach's alpha with low and high, and McDonald's omega, of the values of each factor.
+def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, groups: Mapping[str, Sequence],
+                        n_draws: int = 200, n_splits: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Return Cronbach's alpha with low, high and null, and McDonald's omega, of the values of each factor; its
+    congruence with the one that varimax gives; and what `compare_halves` says for each of `groups`, name to a label a
+    row.
 
-    Values that load below 0 are turned. nan with fewer than two values (alpha) or three (omega).
+    Values that load below 0 are turned. `null` is the 95 % quantile of alpha when rows are shuffled, each value on its
+    own. nan with fewer than two values (alpha) or three (omega).
     """
-    z = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    z, rng = (rows - rows.mean(axis=0)) / rows.std(axis=0), np.random.default_rng(seed)
     found = []
     for k, name in enumerate(system.names):
         items = z[:, system.members == k] * np.sign(system.factors.loadings[system.members == k, k])
         enough = items.shape[1] > 1
         low, high = take_interval([cronbach_alpha(items[places]) for places in
                                    draw_rows(np.asarray(clusters), n_draws, seed)]) if enough else (np.nan, np.nan)
+        null = [cronbach_alpha(rng.permuted(items, axis=0)) for _ in range(n_draws)] if enough else np.nan
         found.append((name, items.shape[1], cronbach_alpha(items) if enough else np.nan, low, high,
-                      mcdonald_omega(items)))
-    return pd.DataFrame(found, columns=["factor", "n_values", "alpha", "low", "high", "omega"])
+                      np.quantile(null, 0.95), mcdonald_omega(items)))
+    table = pd.DataFrame(found, columns=["factor", "n_values", "alpha", "low", "high", "null", "omega"])
+    table["varimax"] = match_factors(fit_factors(rows, system.n_factors, "varimax").loadings,
+                                     system.factors.loadings)[1]
+    return pd.concat([table, *(compare_halves(rows, labels, system, n_splits, seed).drop(columns="factor").add_prefix(
+        f"{name}: ") for name, labels in groups.items())], axis=1)
 
 
-def compare_halves(rows: np.ndarray, groups: Sequence, system: System, n_splits: int = 10, seed: int = 0,
-                   rotation: str = "oblimin") -> pd.DataFrame:
+def compare_halves(rows: np.ndarray, groups: Sequence, system: System, n_splits: int = 10, seed: int = 0
+                   ) -> pd.DataFrame:
     """Return how congruent each factor is between halves of the groups (models, questionnaires): mean, low, high.
 
     The groups are halved in all ways, or in `n_splits` random ones where there are more; each half's factors are
@@ -204,8 +219,7 @@ def compare_halves(rows: np.ndarray, groups: Sequence, system: System, n_splits:
     for split in splits[:n_splits] if len(names) > 1 else []:
         is_first = np.isin(groups, split)
         try:
-            first, *others = (match_factors(fit_factors(part, system.n_factors, rotation).loadings,
-                                            system.factors.loadings)[0]
+            first, *others = (match_factors(fit_factors(part, system.n_factors).loadings, system.factors.loadings)[0]
                               for part in (rows[is_first], rows[~is_first], rng.permuted(rows[~is_first], axis=0)))
         except ValueError:
             continue
@@ -216,12 +230,13 @@ def compare_halves(rows: np.ndarray, groups: Sequence, system: System, n_splits:
                          "highest": drawn.max(axis=0), "shuffled": np.abs(null).mean(axis=0)})
 
 
-def list_groupings(system: System, vectors: np.ndarray, theory: Theory, theory_vectors: np.ndarray
-                   ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def list_groupings(system: System, vectors: np.ndarray, theory: Theory, theory_vectors: np.ndarray,
+                   seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return which values can be compared (V,), and how each system groups them: name to groups, for `compare_systems`.
 
     Values belong to the theory's dimension whose definition lies nearest, by unit vectors (V, H) and (D, H); to its
-    group of dimensions, if it has groups; and to the system's factor. Left out are values of no factor or alone in one.
+    group of dimensions, if it has groups; and to the system's factor. "at random" are groups as large as the system's,
+    values dealt out by chance. Left out are values of no factor or alone in one.
     """
     size = np.bincount(system.members[system.members >= 0], minlength=system.n_factors)
     used = np.array([k >= 0 and size[k] > 1 for k in system.members])
@@ -232,7 +247,8 @@ def list_groupings(system: System, vectors: np.ndarray, theory: Theory, theory_v
                  for name in theory.dimensions]
         found[f"{theory.name}, {len(set(first))} groups"] = np.array(first)[nearest]
     found |= {theory.name: nearest, "discovered": system.members}
-    return used, {name: groups[used] for name, groups in found.items()}
+    dealt = np.random.default_rng(seed).permutation(system.members[used])
+    return used, {name: groups[used] for name, groups in found.items()} | {"at random": dealt}
 
 
 def compare_systems(rows: np.ndarray, groupings: dict[str, Sequence[int]], clusters: Sequence, n_draws: int = 20,
@@ -261,24 +277,28 @@ def draft_theory(path: str | Path, lexicon: pd.DataFrame, system: System, name: 
     """Write a theory file of a system: a value a dimension, a factor a group; return the faults `check_theory` finds.
 
     `lexicon` is what `merge_lexicon` gave; what was merged into a value becomes items of it, and its definition where
-    it has none. Definitions are marked as drafts. Values that belong to no factor are left out.
+    it has none. Definitions are marked as drafts. Values that load below 0 are a group of their own, the factor's low
+    end. Values that belong to no factor are left out.
     """
     path = Path(path)
     told = lexicon.set_index("value")
-    dimensions = []
+    dimensions, groups = [], {}
     for k, value in enumerate(system.values):
         if system.members[k] < 0 or _slug(value) in {one["name"] for one in dimensions}:
             continue
         merged = lexicon.value[lexicon.merged_into == value].tolist()
         said = told.definition.get(value) if "definition" in told else None
         said = said if isinstance(said, str) and said.strip() else f"{', '.join([value, *merged])}."
-        dimensions.append({"name": _slug(value), "definition": f"(draft) {said}",
-                           "groups": [f"factor-{system.members[k] + 1}"], "items": [value, *merged]})
+        place = system.members[k]
+        is_low = bool(system.factors.loadings[k, place] < 0)
+        group = f"factor-{place + 1}" + "-low" * is_low
+        groups[group] = {"title": f"Factor {system.names[place]}" + " (its low end)" * is_low}
+        dimensions.append({"name": _slug(value), "definition": f"{DRAFT}{said}", "groups": [group],
+                           "items": [value, *merged]})
     raw = {"name": name or _slug(path.stem), "title": title or f"Discovered value system, {system.n_factors} factors",
            "citation": f"found by `fulcra discover` in {source}; a draft to be read and named by people",
            "score_range": [-1, 1], "labels": {-1: "opposed", 0: "no connection", 1: "supported"},
-           "groups": {f"factor-{k + 1}": {"title": f"Factor {one}"} for k, one in enumerate(system.names)
-                      if (system.members == k).any()}, "dimensions": dimensions}
+           "groups": dict(sorted(groups.items())), "dimensions": dimensions}
     write_text(path, "# A draft: names and definitions are those of the merged words.\n" + yaml.safe_dump(
         raw, sort_keys=False, allow_unicode=True, width=110))
     return check_theory(path)
@@ -288,20 +308,18 @@ def _slug(text: str) -> str:
     return "-".join(split_words(text.replace("_", "-"))) or "value"
 
 
-def discover(prompts: Sequence[str], responses: Sequence[str], evaluator: ValueEvaluator, named: pd.DataFrame,
-             vectors: np.ndarray, clusters: Sequence, threshold: float = 0.5, min_share: float = 0.01,
-             rouge: float = 0.6, cosine: float = 0.8, n_most: int = 30, n_factors: int = 0, n_draws: int = 100,
-             seed: int = 0, progress: bool = False) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, System]:
-    """Go from replies to a system: the lexicon with every value's fate, the kept values' scores (N, V), these without
-    their halo, the system.
+def discover(cells: np.ndarray, named: pd.DataFrame, vectors: np.ndarray, clusters: Sequence, threshold: float = 0.5,
+             min_share: float = 0.01, rouge: float = 0.6, cosine: float = 0.8, n_most: int = 30, n_factors: int = 0,
+             n_draws: int = 100, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, System]:
+    """Go from what replies say of the candidates to a system: the lexicon with every value's fate, the kept values'
+    scores (N, V), these without their halo, the system.
 
     The halo, what a reply scores on all candidates in the mean, is taken off before factors are sought: most of what
-    the scores of a value that was not taught say is how good the reply is. `vectors` (candidates, H) are unit vectors
-    of the candidates; `clusters` the prompt, or the model, of each reply.
+    the scores of a value that was not taught say is how good the reply is. `cells` (N, candidates, 3) are an
+    evaluator's class probabilities under `name_values`, `vectors` (candidates, H) unit vectors; `clusters` the prompt,
+    or the model, of each reply.
     ValueError when fewer than three candidates are kept: lower `min_share` or the threshold.
     """
-    cells = evaluator.for_theory(name_values(named.value, named.definition)).predict_proba(
-        list(prompts), list(responses), progress=progress)
     ranked = rank_values(cells[..., 0] + cells[..., 2], named, clusters, threshold)
     lexicon = merge_lexicon(ranked, vectors[ranked.place], min_share, rouge, cosine, n_most)
     kept = lexicon[lexicon.why == "kept"]
@@ -320,17 +338,19 @@ def discover_file(evaluator: str | Path, source: str | Path, output: str | Path,
                   encoder: str = "bundled", progress: bool = False, **settings: float) -> tuple[list[str], list[str]]:
     """Find a value system in a file of replies and write it as a theory; sentences to say, and rows not used.
 
-    `values` is empty (the dimensions of all theories here), a theory, or "valuebench" (its named values); `settings`
-    are those of `discover`. ValueError when the rows or the candidates do not suffice, or the draft has a fault.
+    Beside it, x.lexicon.csv for x.yaml, stands every candidate's fate. `values` is empty (the dimensions of all
+    theories here), a theory, or "valuebench" (its named values); `settings` are those of `discover`. ValueError when
+    the rows or the candidates do not suffice, or the draft has a fault.
     """
     from fulcra_utils.dataset.benchmarks import read_named_values
     from fulcra_utils.dataset.rows import pick_rows, read_dialogue
     from fulcra_utils.dataset.sources import get_files
+    from fulcra_utils.dataset.texts import looks_english
     from fulcra_utils.evaluator.encoder import embed, load_encoder
     rows, problems = [], []
     for line, _, dialogue, fault in pick_rows(source, read_dialogue):
-        if fault or not dialogue.response.strip():
-            problems.append(f"line {line}: {fault or 'the reply is empty'}")
+        if fault or not looks_english(dialogue.response):
+            problems.append(f"line {line}: {fault or 'the reply is not English'}")
         else:
             rows.append((dialogue.prompt, dialogue.response))
     if len(rows) < 3:
@@ -340,12 +360,16 @@ def discover_file(evaluator: str | Path, source: str | Path, output: str | Path,
     vectors = embed([f"{v}: {said}" for v, said in zip(named.value, named.definition, strict=True)],
                     load_encoder(encoder))
     prompts, responses = map(list, zip(*rows, strict=True))
-    lexicon, *_, system = discover(prompts, responses, ValueEvaluator.from_pretrained(evaluator), named, vectors,
-                                  prompts, progress=progress, **settings)
+    cells = ValueEvaluator.from_pretrained(evaluator).for_theory(name_values(named.value, named.definition)
+                                                                 ).predict_proba(prompts, responses, progress=progress)
+    lexicon, *_, system = discover(cells, named, vectors, prompts, **settings)
+    write_table(Path(output).with_suffix(".lexicon.csv"), lexicon.drop(columns="place"))
     if faults := draft_theory(output, lexicon, system, source=Path(source).name):
         raise ValueError(f"{output}: {faults[0]}")
     said = [f"{len(rows):,} replies, {len(problems)} not used; {len(named)} candidates, "
             f"{(lexicon.why == 'kept').sum()} kept, {(lexicon.merged_into != '').sum()} merged",
             f"{system.describe()}", *(f"factor {name}" for name in system.names),
+            *[f"{len(rows)} replies for {len(system.values)} values: with fewer than ten each, factors are unsteady"]
+            * (len(rows) < 10 * len(system.values)),
             f"written to {output}: a draft; read it, name the factors, and check it: fulcra check-theory {output}"]
     return said, problems

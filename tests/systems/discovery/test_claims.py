@@ -27,9 +27,10 @@ def test_ranks_and_pairings_of_a_made_structure():
 def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(14, 2))
-    table = claims.probe_safety({"told": x, "noise": rng.normal(size=(14, 2))}, x[:, 0], 200, 2).set_index("features")
+    table = claims.probe_safety({"told": x, "noise": rng.normal(size=(14, 2))}, x[:, 0], 200, 40).set_index("features")
     assert table.accuracy["told"] > 0.9 > 0.75 > table.accuracy["noise"] and table.n_pairs["told"] == 91
     assert table.low["noise"] < 0.6 < table.high["told"]
+    assert table.accuracy["told"] > table.null_high["told"] > table.null["told"]
 
 
 def test_ties_are_left_out_and_a_flat_profile_is_undecided():

@@ -11,7 +11,7 @@ from fulcra_utils.systems.discovery import lexicon
     ("", []), ("Sure! Here is what I, as a model, think about values in general.", []),
     ("honesty, respect, and loyalty", ["honesty", "respect", "loyalty"]),
     ("- Duties: what I owe\n* Happiness\n(3) open-mindedness", ["duty", "happiness", "open-mindedness"]),
-    ("1) Justice – for all\n2) Virtues", ["justice", "virtue"])])
+    ("1) Justice – for all\n2) Virtues", ["justice", "virtue"]), ("My values:\nEthics\n**Words:**", ["ethics"])])
 def test_words_of_a_list_are_read_and_prose_is_not(reply, words):
     assert lexicon.parse_words(reply) == words
 
@@ -27,21 +27,38 @@ def test_the_more_frequent_is_kept_and_every_other_one_accounted_for():
     ranked = pd.DataFrame({"value": ["love of order", "order", "calm", "quiet", "fame", "rest"],
                            "share": [0.5, 0.4, 0.3, 0.2, 0.1, 0.001]})
     vectors = np.eye(6)
+    vectors[1] = 0.75 * vectors[0] + np.sqrt(1 - 0.75**2) * vectors[1]
     vectors[3] = 0.9 * vectors[2] + np.sqrt(1 - 0.81) * vectors[3]
     found = lexicon.merge_lexicon(ranked, vectors, rouge=0.45, n_most=2).set_index("value")
-    assert found.why.tolist() == ["kept", "rouge 0.50", "kept", "cosine 0.90", "beyond the first 2", "rare"]
+    assert found.why.tolist() == ["kept", "rouge 0.67", "kept", "cosine 0.90", "beyond the first 2", "rare"]
     assert found.merged_into[["order", "quiet"]].tolist() == ["love of order", "calm"]
     assert lexicon.merge_lexicon(ranked.head(0), vectors).empty
 
 
-def test_stricter_thresholds_never_keep_more():
+def test_like_names_of_unlike_meanings_and_opposites_are_two():
+    """Found in ValueBench: "sense of" made one of belonging and accomplishment, .93 of positive and negative."""
+    names = ["Sense of Belonging", "Sense of Accomplishment", "Positive Expressivity", "Negative Expressivity",
+             "Trust", "Mistrust", "Belonging", "Social", "Social Order"]
+    vectors = np.repeat(np.eye(4), [2, 2, 2, 3], axis=0)
+    vectors[6], vectors[8] = vectors[0] * 0.75 + vectors[8] * 0.66, vectors[7] * 0.5
+    vectors[1] = vectors[0] * 0.6 + vectors[7] * 0.8
+    found = lexicon.merge_lexicon(pd.DataFrame({"value": names, "share": 0.5}), vectors, cosine=0.8).set_index("value")
+    assert found.merged_into[found.merged_into != ""].to_dict() == {"Belonging": "Sense of Belonging"}
+    assert lexicon.are_opposed("Dependence", "independence") and not lexicon.are_opposed("Trust", "Trusting others")
+
+
+def test_each_threshold_shows_what_it_does():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(12, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ranked = pd.DataFrame({"value": [f"word{k}" for k in range(12)], "share": np.linspace(0.5, 0, 12)})
-    table = lexicon.sweep_thresholds(ranked, vectors, [0.0, 0.2], [0.6], [0.99, 0.8, 0.5])
-    assert table.kept[:3].is_monotonic_decreasing and table.kept[0] == 12 and table.rare[3:].min() > 0
-    assert (table[["kept", "merged", "rare"]].sum(axis=1) == 12).all()
+    named = pd.DataFrame({"value": [f"word{k}" for k in range(12)], "definition": ""})
+    settings = {"threshold": 0.5, "min_share": 0.0, "rouge": 0.6, "cosine": 0.99, "n_most": 12}
+    table = lexicon.sweep_thresholds(rng.random((40, 12)), named, vectors, np.arange(40), settings, {
+        "threshold": [0.97], "min_share": [0.2], "cosine": [0.8, 0.5], "n_most": [4]})
+    assert table.changed.tolist() == ["nothing", "threshold", "min_share", "cosine", "cosine", "n_most"]
+    assert (table[["kept", "merged", "rare", "beyond"]].sum(axis=1) == 12).all() and table.kept[0] == 12
+    assert table.kept[0] > table.kept[3] > table.kept[4] and table.kept[5] == 4 and table.beyond[5] == 8
+    assert table.rare[2] > table.rare[0] == 0
 
 
 def test_values_that_nobody_expresses_stay_in_the_list():

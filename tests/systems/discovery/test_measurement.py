@@ -16,9 +16,12 @@ from fulcra_utils.theory.theory import load_theory
 
 
 def test_what_holds_no_perception_says_why():
-    texts = ["", "Я люблю дождь и мой дом.", "The kettle is blue.", "I keep my word. Rain fell. We should rest!"]
+    mixed = "Das ist mein Haus und me gusta mucho leben mit meinen Freunden in der Stadt am Fluss."
+    texts = ["", "Я люблю дождь и мой дом.", "The kettle is blue.", "I keep my word. Rain fell. We should rest!", None,
+             mixed]
     found = measurement.split_perceptions(texts)
-    assert found.problem.tolist() == ["empty", "not English", "no sentence that speaks of it", "", ""]
+    assert found.problem.tolist() == ["empty", "not English", "no sentence that speaks of it", "", "", "empty",
+                                      "not English"]
     assert found.perception[found.text == 3].tolist() == ["I keep my word.", "We should rest!"]
 
 
@@ -95,3 +98,21 @@ def test_an_endpoint_judges_with_gaps():
                                                   Endpoint(model="m", base_url=server.url))
     assert scores[0] == pytest.approx([1, np.nan], nan_ok=True) and np.isnan(scores[1]).all()
     assert problems == ["", "the answer is no JSON with scores"]
+
+
+def test_texts_are_read_by_an_endpoint_from_end_to_end(evaluator):
+    values = evaluator.dimensions
+    full = [{"value": name, "score": (k == 0) - (k == 1)} for k, name in enumerate(values)]
+    says = {"Text": reply(json.dumps({"perceptions": ["I am kind.", "I am odd."]})), "Down": reply("prose"),
+            "Sentence: I am kind": reply(json.dumps({"scores": full})),
+            "Sentence: I am odd": reply(json.dumps({"scores": full[:1]}))}
+    with serve(says) as server:
+        endpoint = Endpoint(model="m", base_url=server.url, backoff=0.01)
+        found, valence, cells = measurement.read_texts(["Text", "Down"], evaluator, 0.5, endpoint=endpoint)
+    assert valence[0, :2].tolist() == [1, -1] and np.isnan(valence[0, 2:]).all() and np.isnan(valence[2]).all()
+    assert cells[0, :3].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]] and np.isnan(cells[2]).all()
+    assert found.problem.tolist() == ["", "9 of 10 values without an answer",
+                                      "the answer is no JSON with perceptions"]
+    told = measurement.describe_perceptions(found, valence, cells).set_index("what").number
+    assert told["perceptions with: 9 of 10 values without an answer"] == 1
+    assert told["texts without: the answer is no JSON with perceptions"] == 1 and told["texts"] == 2

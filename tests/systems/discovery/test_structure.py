@@ -35,7 +35,17 @@ def test_a_known_system_is_found(rows, system):
     scores = system.score(rows)
     k = system.members[3]
     assert np.corrcoef(scores[:, k], rows[:, 3] - rows[:, 5])[0, 1] > 0.9
-    assert "0 of 6 values belong to none" in system.describe()
+    assert "2 factors" in system.describe() and "0 of 6 values belong to none" in system.describe()
+
+
+def test_what_speaks_against_a_system_is_said_and_a_factor_has_its_own_values_alone(rows):
+    many = structure.find_system(rows, VALUES, np.arange(300), 4, n_draws=20)
+    own = [{VALUES[v] for v in np.flatnonzero(many.members == k)} for k in range(4)]
+    told = [set(name[3:].replace("low ", "").split(", ")) for name in many.names]
+    assert all(said <= held or (said == {"no value"} and not held) for said, held in zip(told, own, strict=True))
+    assert any(len(said) == 1 for said in told)
+    nothing = structure.find_system(np.random.default_rng(8).normal(size=(60, 4)), "abcd", np.arange(60), n_draws=20)
+    assert "1 factor (" in nothing.describe() and "shuffled rows have as many: no factor is sure" in nothing.describe()
 
 
 def test_a_value_that_is_turned_round_is_named_so():
@@ -48,10 +58,12 @@ def test_a_value_that_is_turned_round_is_named_so():
 
 def test_reliability_of_a_factor_is_that_of_its_values(rows, system):
     """Three parallel values with r = 1 / 1.36: alpha = omega = 3 r / (1 + 2 r) = .893; one of them is turned round."""
-    found = structure.measure_reliability(rows, system, np.arange(300), n_draws=20)
+    found = structure.measure_reliability(rows, system, np.arange(300), {}, n_draws=20)
     assert found.n_values.tolist() == [3, 3]
     assert found.alpha.tolist() == pytest.approx([.893] * 2, abs=.03) == found.omega.tolist()
-    assert ((found.low < found.alpha) & (found.alpha < found.high)).all()
+    assert ((found.low < found.alpha) & (found.alpha < found.high)).all() and (found.null < found.low).all()
+    table = structure.measure_reliability(rows, system, np.arange(300), {"halves": np.arange(300) % 4}, 20, 2)
+    assert table.varimax.min() > 0.99 and table["halves: lowest"].min() > 0.9 and len(table) == 2
 
 
 def test_halves_of_one_population_are_congruent_and_shuffled_ones_are_not(rows, system):
@@ -87,6 +99,14 @@ def test_the_right_grouping_fits_best(rows):
     assert table.why["odd"] == "not estimable: a factor has one value alone" and np.isnan(table.cfi["odd"])
 
 
+def test_groups_dealt_by_chance_are_as_large_and_fit_worse(rows, system):
+    used, groupings = structure.list_groupings(system, np.eye(6), load_theory("schwartz10"), np.eye(10, 6), seed=3)
+    assert sorted(groupings["at random"]) == sorted(groupings["discovered"]) and used.all()
+    fits = structure.compare_systems(rows, {name: groupings[name] for name in ("discovered", "at random")},
+                                     np.arange(300), n_draws=2).set_index("system")
+    assert fits.cfi["discovered"] > fits.cfi["at random"]
+
+
 def test_definitions_foretell_what_is_made_of_them():
     vectors = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0][:, :3]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -101,8 +121,10 @@ def test_a_draft_is_a_theory_without_faults(tmp_path, system):
     assert structure.draft_theory(tmp_path / "my_theory.yaml", lexicon.head(7), system) == []
     theory = load_theory(tmp_path / "my_theory.yaml")
     assert theory.dimensions == VALUES and theory.items_of("care") == ("care", "Charity")
-    assert theory.definitions[:2] == ("(draft) Minding others.", "(draft) kindness.")
-    assert sorted(map(len, theory.groups.values())) == [3, 3]
+    assert theory.definitions[:2] == ("Minding others.", "kindness.")       # the mark is for people
+    assert theory.path.read_text().count("definition: (draft) ") == 6
+    low = [held for name, held in theory.groups.items() if name.endswith("-low")]
+    assert sorted(map(len, theory.groups.values())) == [1, 2, 3] and low in ([("rank",)], [("fame", "wealth")])
 
 
 def discover(monkeypatch, capsys, *arguments):
@@ -117,12 +139,17 @@ def test_from_replies_to_a_theory_on_the_command_line(tmp_path, monkeypatch, cap
     evaluator = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), tmp_path / "evaluator")
     words = [f"I {verb} {what}." for verb in ("keep", "love", "fear", "share") for what in
              ("my word", "order", "risk", "my bread", "the law", "friends")]
-    rows = [{"prompt": f"Who are you, {k}?", "response": said} for k, said in enumerate(words)] + [{"prompt": "x"}]
+    rows = [{"prompt": f"Who are you, {k}?", "response": said} for k, said in enumerate(words)] + [
+        {"prompt": "x"}, {"prompt": "x", "response": "Я люблю дождь и мой дом."}, {"prompt": "x", "response": " "}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = ["--evaluator", evaluator, "--input", tmp_path / "rows.jsonl", "--output", tmp_path / "found.yaml",
              "--encoder", "tiny", "--values", "schwartz10", "--threshold", 0, "--cosine", 1]
     code, out, err = discover(monkeypatch, capsys, *given, "--min-share", 0)
-    assert code == 1 and "24 replies, 1 not used; 10 candidates, 10 kept" in out and "line 25" in err
+    assert code == 1 and "24 replies, 3 not used; 10 candidates, 10 kept" in out and "line 25" in err
+    assert "line 26: the reply is not English" in err and "line 27: reply is empty" in err
+    assert "24 replies for 10 values: with fewer than ten each" in out
+    fates = pd.read_csv(tmp_path / "found.lexicon.csv")
+    assert len(fates) == 10 and set(fates.why) == {"kept"}
     theory = load_theory(tmp_path / "found.yaml")
     assert theory.groups and set(theory.dimensions) <= set(load_theory("schwartz10").dimensions)
     code, _, err = discover(monkeypatch, capsys, *given[:-3], 2, "--cosine", 1)

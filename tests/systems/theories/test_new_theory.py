@@ -16,10 +16,11 @@ from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import Dialogue
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import make_evaluator
+from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
 from fulcra_utils.runs.pipeline import run_notebook
 from fulcra_utils.runs.profiles import NOTEBOOKS, list_notebooks
 from fulcra_utils.systems.compass import boards as leaderboard
+from fulcra_utils.systems.discovery.structure import discover_file
 from fulcra_utils.systems.theories import between, new_theory
 from fulcra_utils.theory.theory import check_theory, list_theories, load_theory
 
@@ -54,12 +55,25 @@ def invent_theory(folder, n_dims, seed=0, n_rows=60):
     return path
 
 
+def discover_theory(folder):
+    """Find a theory in the sample's replies as `fulcra discover` does, with an evaluator that nobody has trained."""
+    evaluator = save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), folder / "evaluator")
+    rows = [{"prompt": d.prompt, "response": d.response} for d in build_run_data(load_theory("schwartz10")).dialogues.
+            itertuples()]
+    (folder / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    discover_file(evaluator, folder / "replies.jsonl", folder / "found.yaml", "schwartz10", "tiny", threshold=0,
+                  cosine=1, min_share=0)
+    return folder / "found.yaml"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(("n_dims", "n_rows"), [(int(np.random.default_rng(23).integers(2, 61)), 60), (2, 0)],
-                         ids=["labelled", "definitions-only"])
-def test_an_invented_theory_runs_the_whole_quick_pipeline(tmp_path, n_dims, n_rows):
-    path, folder = invent_theory(tmp_path, n_dims, n_rows=n_rows), tmp_path / "run"
+@pytest.mark.parametrize("n_rows", [60, 0], ids=["invented", "discovered"])
+def test_a_theory_of_ones_own_runs_the_whole_quick_pipeline(tmp_path, n_rows):
+    """Invented, with labels; or discovered in replies, with definitions alone."""
+    path, folder = (invent_theory(tmp_path, int(np.random.default_rng(23).integers(2, 61))) if n_rows else
+                    discover_theory(tmp_path)), tmp_path / "run"
+    n_dims = load_theory(path).n_dims
     for name in list_notebooks():
         assert run_notebook(name, "quick", path, folder, progress=False).is_file()
     assert (folder / "report" / "compass.html").is_file() and len(list((folder / "figures").glob("*.png"))) > 10
