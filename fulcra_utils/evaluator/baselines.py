@@ -24,7 +24,7 @@ from torch import nn
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.workers import map_batches
-from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, mean_pool
+from fulcra_utils.evaluator.encoder import Encoder, embed, is_read_in_half, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
 from fulcra_utils.evaluator.rendering import pad_pairs, render, take_types
 from fulcra_utils.evaluator.training import Examples, TrainingClock, TrainingSettings, run_trainer, soften
@@ -202,12 +202,13 @@ class PaperRecipe(nn.Module):
         self.eval()
         pairs = [self.render(p, r, d) for p, r in zip(prompts, responses, strict=True)
                  for d in range(len(self.questions))]
-        scores = np.zeros(len(pairs))
+        scores, device, is_half = np.zeros(len(pairs)), self.out.weight.device, is_read_in_half(self.encoder)
 
         @torch.inference_mode()
         def read(rows: list[int]) -> np.ndarray:
-            batch = pad_pairs([pairs[r] for r in rows], self.tokenizer, self.out.weight.device)
-            return self(**batch)["logits"].double().cpu().numpy()
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
+                batch = pad_pairs([pairs[r] for r in rows], self.tokenizer, device)
+                return self(**batch)["logits"].double().cpu().numpy()
 
         for rows, found in map_batches(read, iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size)):
             scores[rows] = found

@@ -38,7 +38,15 @@ from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.workers import map_batches
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import list_texts
-from fulcra_utils.evaluator.encoder import Encoder, embed, iterate_buckets, load_encoder, mean_pool
+from fulcra_utils.evaluator.encoder import (
+    SMALL,
+    Encoder,
+    embed,
+    is_read_in_half,
+    iterate_buckets,
+    load_encoder,
+    mean_pool,
+)
 from fulcra_utils.evaluator.rendering import FeatureStore, pad_pairs, render, take_types
 from fulcra_utils.evaluator.words import WordExpert
 from fulcra_utils.theory.theory import Theory, find_twins, load_theory, says_only_name
@@ -54,7 +62,6 @@ ALIKE, OWN = 1.0, 1.0   # prior variance of the own parts: by definition, and of
 NEAR, USUAL = 20.0, 0.1
 MARGIN, PAIR_WEIGHT, STANCE_WEIGHT = 2.0, 1.0, 3.0  # log odds by which a serving reply is to be ahead; in the loss
 ASKED = "What matters most to you?"     # the prompt to which a definition is the reply
-SMALL = 5_000_000     # weights
 
 
 class EvaluatorError(ValueError):
@@ -162,11 +169,11 @@ class ValueEvaluator(PreTrainedModel):
         return torch.cat([mean_pool(states[k], attention_mask * token_type_ids) for k in self.layers], dim=-1).float()
 
     def keep_features(self) -> None:
-        """Keep on disk what an encoder that learns no more reads; a small one reads faster than the disk."""
+        """Keep on disk what an encoder that learns no more reads, unless it is a small one."""
         if self.encoder.num_parameters() > SMALL:
             config = {k: v for k, v in self.encoder.config.to_dict().items() if k != "_name_or_path"}
             self.kept = FeatureStore(digest(dict(self.encoder.state_dict()), config, self.layers,
-                                            digest_code(ValueEvaluator.read)))
+                                            is_read_in_half(self.encoder), digest_code(ValueEvaluator.read)))
 
     @torch.no_grad()
     def read_all(self, rendered: Sequence[dict], batch_size: int = 16, progress: bool = False) -> torch.Tensor:
@@ -179,10 +186,12 @@ class ValueEvaluator(PreTrainedModel):
             features[place] = found
         left = [pair for place, pair in enumerate(rendered) if place not in kept]
         places = np.setdiff1d(np.arange(len(rendered)), list(kept))
+        is_half = is_read_in_half(self.encoder)
 
         @torch.no_grad()
         def read(rows: list[int]) -> torch.Tensor:
-            return self.read(**pad_pairs([left[r] for r in rows], self.tokenizer, self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):     # of this thread alone
+                return self.read(**pad_pairs([left[r] for r in rows], self.tokenizer, self.device))
 
         batches = iterate_buckets([len(pair["input_ids"]) for pair in left], batch_size, progress, "reading")
         for rows, found in map_batches(read, batches):
