@@ -24,7 +24,7 @@ from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.evaluator import baselines, comparison
 from fulcra_utils.evaluator.baselines import LinearModel, PaperRecipe, fit_tfidf, take_rows
 from fulcra_utils.evaluator.comparison import Rows
-from fulcra_utils.evaluator.encoder import Encoder
+from fulcra_utils.evaluator.encoder import Encoder, is_read_in_half
 from fulcra_utils.evaluator.fitting import (
     KNOBS,
     fit_evaluator,
@@ -249,7 +249,8 @@ def describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theor
         theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ())
     pairs = gather_labels(settings).to_dict("list") if "contrasts" in names else ()
     return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(maker),
-            "encoder": digest(encoder.model, encoder.tokenizer), "data": digest(words, data, pairs)}
+            "encoder": digest(encoder.model, encoder.tokenizer, is_read_in_half(encoder.model)),
+            "data": digest(words, data, pairs)}
 
 
 def tell_rows(rows: Rows, *more: str) -> list:
