@@ -6,6 +6,7 @@ features, C classes, B draws.
 """
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,19 @@ def predict_ridge(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, 
     model, targets = make_pipeline(StandardScaler(), Ridge(penalty, solver="cholesky")), np.asarray(targets, float)
     predicted = cross_val_predict(model, np.asarray(features, float), targets, cv=PredefinedSplit(folds))
     return predicted.reshape(targets.shape)  # scikit-learn drops the axis of a single target
+
+
+def fit_logistic(features: np.ndarray, truth: np.ndarray) -> Any:
+    """Fit a logistic regression of labels (N,) on standardised features (N, K): scikit-learn's pipeline of the two.
+
+    >>> fit_logistic(np.arange(4.0)[:, None], [0, 0, 1, 1]).predict_proba([[1.5]]).round(3).tolist()
+    [[0.5, 0.5]]
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(features, truth)
 
 
 def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray, n_folds: int = 5,

@@ -22,20 +22,23 @@ N_MOST = 10         # kept in a situation
 
 
 def find_values(situation: str, candidates: Sequence[str], weigher: Weigher,
-                relevance: Mapping[str, float] = RELEVANCE, rouge: Mapping[str, float] = ROUGE, cosine: float = COSINE,
-                n_most: int = N_MOST) -> pd.DataFrame:
+                relevance: Mapping[str, float] = RELEVANCE, n_most: int = N_MOST) -> pd.DataFrame:
     """Find the candidates that bear on a situation: value, kind, relevance, supports, opposes, either, surest first.
 
     No rows when none is relevant enough. A near-duplicate goes when one of its kind above it is kept, in its words
     ("Right to" and "Duty of" left out) or in its meaning.
     """
     names = list(dict.fromkeys(candidates))
-    kinds, abouts = zip(*map(tell_kind, names), strict=True) if names else ((), ())
-    table = pd.DataFrame({"value": names, "kind": kinds, "about": abouts,
-                          "relevance": weigher.rate([situation] * len(names), names)})
+    table = pd.DataFrame(map(tell_kind, names), columns=["kind", "about"]).assign(
+        value=names, relevance=weigher.rate([situation] * len(names), names))
     table = table[table.relevance >= table.kind.map(relevance)].sort_values("relevance", ascending=False, kind="stable")
-    kept = _keep_first(table, weigher.memory.look_up(table.value.tolist()), rouge, cosine, n_most)
-    table = table.iloc[kept].drop(columns="about").reset_index(drop=True)
+    vectors, kept = weigher.memory.look_up(table.value.tolist()), []
+    for row, (kind, about) in enumerate(zip(table.kind, table.about, strict=True)):
+        alike = any(vectors[row] @ vectors[k] > COSINE or any(
+            measure_rouge(about, table.about.iat[k], way) > limit for way, limit in ROUGE.items())
+            for k in kept if table.kind.iat[k] == kind)
+        kept += [row] if not alike and len(kept) < n_most else []
+    table = table.iloc[kept][["value", "kind", "relevance"]].reset_index(drop=True)
     return table.join(weigher.tell_valence([situation] * len(table), table.value))
 
 
@@ -52,18 +55,6 @@ def ask_candidates(situations: Sequence[str], endpoint: Endpoint, cache: str | N
     return [(None if found is None else {
         str(one["name"]).strip(): str(one.get("why") or "").strip() for one in found
         if isinstance(one, dict) and has_words(str(one.get("name") or ""))}, problem) for found, problem in told]
-
-
-def _keep_first(table: pd.DataFrame, vectors: np.ndarray, rouge: Mapping[str, float], cosine: float,
-                n_most: int) -> list[int]:
-    """Return the rows that are kept on a walk from the first: those like no kept one of their kind."""
-    kept: list[int] = []
-    for row, (kind, about) in enumerate(zip(table.kind, table.about, strict=True)):
-        alike = any(vectors[row] @ vectors[k] > cosine or any(
-            measure_rouge(about, table.about.iat[k], way) > limit for way, limit in rouge.items())
-            for k in kept if table.kind.iat[k] == kind)
-        kept += [row] if not alike and len(kept) < n_most else []
-    return kept
 
 
 def sum_stance(relevance: np.ndarray, valence: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The `weigh` command: rows with situations in, the same rows with what was weighed or found out."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 
 from fulcra_utils.common.files import check_outputs, lock_output
@@ -19,7 +20,6 @@ from fulcra_utils.systems.pluralism.situations import VALENCES, load_labelled, l
 from fulcra_utils.systems.pluralism.weighing import Weigher, weigh
 
 SHARD = 512     # rows that are weighed at a time
-LONGEST = 1000  # characters; of a longer situation a part is read
 FOREIGN = "does not look English, which alone is read: these are no measurement"
 LONG = "is long: only parts of it are read"
 _VALENCE = pa.struct([(name, pa.float64()) for name in VALENCES])
@@ -55,19 +55,17 @@ def _pick_pair(row: dict) -> tuple[str, str | None]:
     return situation, clean_text(read_text(row, "value")) if row.get("value") is not None else None
 
 
-Ask = Callable[[Sequence[str]], list[tuple[dict[str, str] | None, str]]]     # `ask_candidates`, all but its situations
-
-
 def weigh_file(load: Callable[[], Weigher], source: str | Path, target: str | Path, candidates: Sequence[str] = (),
-               batch_size: int = 32, ask: Ask | None = None) -> tuple[list[str], list[str]]:
+               batch_size: int = 32, ask: Callable[[Sequence[str]], list] | None = None) -> tuple[list[str], list[str]]:
     """Weigh the rows of a file into another one (.jsonl, .jsonl.gz, .parquet), in order.
 
     `load` takes a minute, so it comes last: files that cannot be used and an endpoint that is away are told at once.
     Returned are the rows that could not be weighed ("line 3: …"), and what is to be said of fields (`copy_rows`).
     A row with `situation` and `value` gets relevance and valence; one without `value` gets `values`, the candidates
-    found in it (`find_values`), their `stance` and its entropy as `ambiguity`. With `ask` the candidates are those that
-    it names, each with `why`. A row that cannot be weighed has these fields null and `problem`; one that is long or no
-    English is weighed and has a `problem`. Fields of the input with such names are kept as `input_…`.
+    found in it (`find_values`), their `stance` and its entropy as `ambiguity`. With `ask` (`ask_candidates` of
+    situations) the candidates are those that it names, each with `why`. A row that cannot be weighed has these fields
+    null and `problem`; one that is long or no English is weighed and has a `problem`. Fields of the input with such
+    names are kept as `input_…`.
     """
     source, target = Path(source), Path(target)
     check_outputs([(target, SUFFIXES)], [source])
@@ -88,37 +86,31 @@ def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: i
     rows = pick_rows(source, _pick_pair)
     while shard := list(islice(rows, SHARD)):
         pairs = [pair for *_, pair, fault in shard if not fault and pair[1] is not None]
-        told = iter(_weigh_pairs(pairs, weigher, batch_size))
-        for line, row, pair, fault in shard:
-            is_open = isinstance(row, dict) and row.get("value") is None
-            named, fault = next(offered) if is_open and not fault else (None, fault)
+        told = iter(_list_rows(weigh(*zip(*pairs, strict=True), weigher, batch_size)) if pairs else ())
+        for line, _, pair, fault in shard:
+            named, fault = next(offered) if not fault and pair[1] is None else (None, fault)
             if fault and named is None:
                 faults.append(f"line {line}: {fault}")
-                gaps = ("values", "stance", "ambiguity") if is_open else ("relevance", "valence")
-                yield dict.fromkeys(gaps) | {"problem": str(fault)}
+                yield dict.fromkeys(SCHEMA.names) | {"problem": str(fault)}
                 continue
             found = next(told) if named is None else describe_situation(pair[0], named, weigher)
-            yield found | ({"problem": FOREIGN} if not looks_english(pair[0]) else
-                           {"problem": LONG} if len(pair[0]) > LONGEST or weigher.is_cut(*pair) else {})
+            yield found | ({"problem": FOREIGN} if not all(map(looks_english, filter(None, pair))) else
+                           {"problem": LONG} if weigher.is_cut(*pair) else {})
 
 
-def _weigh_pairs(pairs: Sequence[tuple[str, str]], weigher: Weigher, batch_size: int) -> list[dict]:
-    if not pairs:
-        return []
-    table = weigh(*zip(*pairs, strict=True), weigher, batch_size).astype(float).round(6)
-    return [{"relevance": row.pop("relevance"), "valence": row} for row in table.to_dict("records")]
+def _list_rows(table: pd.DataFrame) -> list[dict]:
+    """Return the rows of a table, rounded, with their `valence` as one field."""
+    told = table.astype(dict.fromkeys(("relevance", *VALENCES), float)).round(6)
+    return told.drop(columns=list(VALENCES)).assign(valence=told[list(VALENCES)].to_dict("records")).to_dict("records")
 
 
-def describe_situation(situation: str, candidates: Collection[str], weigher: Weigher) -> dict:
+def describe_situation(situation: str, candidates: Mapping[str, str | None], weigher: Weigher) -> dict:
     """Return the values found in a situation, their stance and its entropy; both null when none is relevant enough.
 
-    `candidates` are names, or a mapping from each to why it bears on the situation.
+    `candidates` maps each name to why it bears on the situation, None = nobody said why.
     """
-    table, why = find_values(situation, list(candidates), weigher).round(6), dict.fromkeys(candidates)
-    why |= candidates if isinstance(candidates, dict) else {}
+    table = find_values(situation, list(candidates), weigher).round(6)
     stance = sum_stance(table.relevance, table[list(VALENCES)])
-    told = table[["value", "kind", "relevance"]].to_dict("records")
-    return {"values": [one | {"valence": valence, "why": why[one["value"]]} for one, valence in zip(
-                told, table[list(VALENCES)].to_dict("records"), strict=True)],
+    return {"values": _list_rows(table.assign(why=[candidates[name] for name in table.value])),
             "stance": dict(zip(VALENCES, stance.round(6).tolist(), strict=True)) if len(table) else None,
             "ambiguity": round(measure_entropy(stance), 6) if len(table) else None}

@@ -58,13 +58,9 @@ def measure_auc(is_hit: Sequence[bool], scores: Sequence[float], clusters: Seque
     0.75
     """
     is_hit, scores = np.asarray(is_hit, bool), np.asarray(scores, float)
-
-    def measure(rows: np.ndarray) -> float:
-        one = is_hit[rows]
-        return roc_auc_score(one, scores[rows]) if 0 < one.sum() < len(one) else np.nan
-
-    draws = [measure(rows) for rows in draw_rows(np.asarray(clusters), n_draws, seed)]
-    return summarise_draws(measure(np.arange(len(scores))), np.array(draws))
+    draws = [roc_auc_score(is_hit[rows], scores[rows]) if 0 < is_hit[rows].mean() < 1 else np.nan
+             for rows in (np.arange(len(scores)), *draw_rows(np.asarray(clusters), n_draws, seed))]
+    return summarise_draws(draws[0], np.array(draws[1:]))
 
 
 def measure_valence(valence: Sequence[str], told: pd.DataFrame, clusters: Sequence, n_draws: int = 1000,

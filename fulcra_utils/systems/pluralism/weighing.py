@@ -2,8 +2,9 @@
 
 Choices, for Kaleido and its thresholds are gated:
 - relevance is a logistic regression on three numbers: how near the value's name lies to the situation (cosine of
-  embeddings), how often situations like it list values like it, and how often any situation does; its weights, and how
-  near "like" is, are fitted on situations with listed values, each fold told by the lists of the others;
+  embeddings), how often situations like it list values like it, and how often any situation does; its weights are
+  fitted on situations with listed values, each fold told by the lists of the others; how near "like" is was chosen on
+  VITAL's known situations and on ours, which both told most with these two (`NARROW`, `WIDE`);
 - valence is a multinomial one on the stance that the evaluator reads in two framings of the situation (`FRAMES`), as
   what somebody is doing and as what somebody is asked about, for the values that it was taught, those first whose
   definitions lie near the value's name; and on how much likelier a language model finds the situation as what having
@@ -16,26 +17,22 @@ A pair is read by itself, so what stands beside it in a batch changes no score. 
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import islice, product
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fulcra_utils.alignment.judges import TextMemory
 from fulcra_utils.dataset.texts import DatasetError, list_texts
 from fulcra_utils.evaluator.encoder import Encoder
 from fulcra_utils.evaluator.model import ValueEvaluator, describe_value
 from fulcra_utils.llm.local import score_tokens
-from fulcra_utils.stats.probes import assign_folds
+from fulcra_utils.stats.probes import assign_folds, fit_logistic
 from fulcra_utils.systems.pluralism.situations import VALENCES, tell_kind
 from fulcra_utils.theory.theory import name_values
 
-NARROW, WIDE = (10.0, 15.0), (12.0, 25.0)     # how fast likeness falls with the cosine: of situations, and of values
+NARROW, WIDE = 10.0, 12.0   # how fast likeness falls with the cosine: of situations, and of values
 N_FOLDS = 5     # of situations with lists
 RARE = 1e-3     # share of situations that is added, so that a value never listed has a logarithm
 SAME = 0.9999   # cosine above which a situation is the one that is asked about, and says nothing
@@ -53,36 +50,31 @@ class Lists:
 
     def __init__(self, listed: pd.DataFrame, memory: TextMemory):
         listed = listed.sort_values("situation", kind="stable")
-        names, self.place = np.unique(listed.value, return_inverse=True)
         texts, self.starts = np.unique(listed.situation, return_index=True)
-        self.situations, self.values = memory.look_up(texts), memory.look_up(names)
+        self.situations, self.values = memory.look_up(texts), memory.look_up(listed.value)
 
-    def measure(self, situations: np.ndarray, values: np.ndarray, narrow: float, wide: float
-                ) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, situations: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how often situations like each list values like each (S, V), and how often any situation does (V,).
 
         Both from unit vectors, in [0, 1]; a situation that stands in the lists is not asked about itself.
         """
-        likeness = np.exp(wide * (values @ self.values.T - 1))[:, self.place]
+        likeness = np.exp(WIDE * (values @ self.values.T - 1))
         lists = np.maximum.reduceat(likeness, self.starts, axis=1)      # (V, R): the likest listed value
         cosines = situations @ self.situations.T
-        near = np.where(cosines > SAME, 0, np.exp(narrow * (cosines - 1)))
+        near = np.where(cosines > SAME, 0, np.exp(NARROW * (cosines - 1)))
         return (near / near.sum(axis=1, keepdims=True).clip(1e-12)) @ lists.T, lists.mean(axis=1)
 
 
 class Weigher:
     """Weighs values, rights and duties in situations; `fit` first.
 
-    Without an evaluator there is no valence; without `chat`, a causal language model and its tokenizer (`load_policy`),
-    valence goes by the evaluator alone.
+    Without `chat`, a causal language model and its tokenizer (`load_policy`), valence goes by the evaluator alone.
     """
 
-    def __init__(self, evaluator: ValueEvaluator | None, encoder: Encoder, chat: tuple | None = None):
-        self.memory, self.reader, self.chat = TextMemory(encoder), None, chat
-        if evaluator is not None:
-            names, definitions = zip(*evaluator.config.taught, strict=True)
-            self.reader = evaluator.for_theory(name_values(names, definitions))
-            self.taught = self.memory.look_up([describe_value(*value) for value in evaluator.config.taught])
+    def __init__(self, evaluator: ValueEvaluator, encoder: Encoder, chat: tuple | None = None):
+        self.memory, self.chat = TextMemory(encoder), chat
+        self.reader = evaluator.for_theory(name_values(*zip(*evaluator.config.taught, strict=True)))
+        self.taught = self.memory.look_up([describe_value(*value) for value in evaluator.config.taught])
 
     def fit(self, listed: pd.DataFrame, labelled: pd.DataFrame, seed: int = 2023) -> "Weigher":
         """Fit relevance to situations with listed values, and valence to rows with one: situation, value, valence.
@@ -92,29 +84,22 @@ class Weigher:
         together) is told by the lists of the others, for a pair may hang neither on its own list nor on the one that
         its value was drawn from.
         """
-        folds = assign_folds(listed.cluster, N_FOLDS, seed)
-        lists = [Lists(listed[folds != fold], self.memory) for fold in range(N_FOLDS)]
-        pairs = [draw_pairs(listed[folds == fold], seed) for fold in range(N_FOLDS)]
-        truth, fits = np.concatenate([part.is_listed for part in pairs]).astype(int), []
-        for self.width in product(NARROW, WIDE):
-            parts = []
-            for self.lists, part in zip(lists, pairs, strict=True):
-                parts.append(self.measure(part.situation, part.value))
-            told = np.concatenate(parts)
-            model = make_pipeline(StandardScaler(), LogisticRegression()).fit(told, truth)
-            fits.append((model.predict_log_proba(told)[np.arange(len(truth)), truth].mean(), self.width, model))
-        _, self.width, self.relevance = max(fits, key=lambda fit: fit[:2])
+        folds, told, truth = assign_folds(listed.cluster, N_FOLDS, seed), [], []
+        for fold in range(N_FOLDS):
+            pairs, self.lists = draw_pairs(listed[folds == fold], seed), Lists(listed[folds != fold], self.memory)
+            told.append(self.measure(pairs.situation, pairs.value))
+            truth.append(pairs.is_listed)
+        self.relevance = fit_logistic(np.concatenate(told), np.concatenate(truth).astype(int))
         self.lists = Lists(listed, self.memory)
-        if self.reader is not None:
-            self.told = self.read_stance(labelled.situation, labelled.value)    # so that folds need no second reading
-            self.valence = make_pipeline(StandardScaler(), LogisticRegression()).fit(self.told, labelled.valence)
+        self.told = self.read_stance(labelled.situation, labelled.value)    # so that folds need no second reading
+        self.valence = fit_logistic(self.told, labelled.valence)
         return self
 
     def measure(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
         """Return what relevance is told of N pairs, (N, 3): cosine, log share in situations like it, and in all."""
-        (texts, s), (names, v) = map(_number, (situations, values))
+        (s, texts), (v, names) = (pd.factorize(np.asarray(one, object)) for one in (situations, values))
         here, there, about = map(self.memory.look_up, (texts, names, [tell_kind(name)[1] for name in names]))
-        near, often = self.lists.measure(here, there, *self.width)
+        near, often = self.lists.measure(here, there)
         return np.column_stack([(here[s] * about[v]).sum(axis=1), np.log(near[s, v] + RARE), np.log(often[v] + RARE)])
 
     def read_taught(self, situations: Sequence[str], values: Sequence[str],
@@ -123,7 +108,7 @@ class Weigher:
 
         A right or a duty needs no definition: its name is held against the definitions of the values that were taught.
         """
-        (texts, s), (names, v) = map(_number, (situations, values))
+        (s, texts), (v, names) = (pd.factorize(np.asarray(one, object)) for one in (situations, values))
         likeness = softmax(SHARP * self.memory.look_up(names) @ self.taught.T, axis=1)      # (V, J)
         told = self.reader.predict_proba(*([form(text) for text in texts] for form in frame), batch_size)
         return np.einsum("njc,nj->nc", told[s], likeness[v])
@@ -142,18 +127,17 @@ class Weigher:
         Log odds over the root of the number of tokens, as a sum of as many independent ones grows.
         """
         model, tokenizer = self.chat
-        texts = []
-        for word, (situation, value) in product(("more", "less"), zip(situations, values, strict=True)):
-            before, after = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (
-                MORE.format(word, _lower(value)[:NAMED]), f" {situation[:20 * READ]}"))
-            texts.append((before + after[:READ], len(before)))
+        heads, tails = (tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"] for part in (
+            [MORE.format(word, _lower(value)[:NAMED]) for word in ("more", "less") for value in values],
+            [f" {situation[:20 * READ]}" for situation in situations] * 2))
+        texts = [(head + tail[:READ], len(head)) for head, tail in zip(heads, tails, strict=True)]
         more, less = score_tokens(model, tokenizer, texts).reshape(2, -1)
         return (more - less) / np.sqrt([len(ids) - start for ids, start in texts[:len(more)]])
 
     def is_cut(self, situation: str, value: str | None = None) -> bool:
-        """Return whether the language model, which reads the beginning alone, is shown only a part of a pair."""
-        return self.chat is not None and (len(value or "") > NAMED or len(self.chat[1](
-            f" {situation[:20 * READ]}", add_special_tokens=False, verbose=False)["input_ids"]) > READ)
+        """Return whether only a part of a pair is read: the language model reads the beginning alone."""
+        return len(situation) > 20 * READ or self.chat is not None and (len(value or "") > NAMED or len(self.chat[1](
+            f" {situation}", add_special_tokens=False, verbose=False)["input_ids"]) > READ)
 
     def hold_out(self, labelled: pd.DataFrame, n_folds: int = 5) -> pd.DataFrame:
         """Return the valence of the rows given to `fit`, each told by a head fitted on other clusters."""
@@ -166,9 +150,9 @@ class Weigher:
         return self.relevance.predict_proba(self.measure(situations, values))[:, 1] if len(values) else np.zeros(0)
 
     def tell_valence(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> pd.DataFrame:
-        """Return supports, opposes and either of N pairs, of sum 1; nan without an evaluator."""
-        if self.reader is None or not len(values):
-            return pd.DataFrame(np.nan, range(len(values)), list(VALENCES))
+        """Return supports, opposes and either of N pairs, of sum 1."""
+        if not len(values):
+            return pd.DataFrame(columns=list(VALENCES), dtype=float)
         told = self.valence.predict_proba(self.read_stance(situations, values, batch_size))
         return pd.DataFrame(told, columns=self.valence.classes_).reindex(columns=list(VALENCES), fill_value=0.0)
 
@@ -176,7 +160,7 @@ class Weigher:
 def weigh(situations: Sequence[str], values: Sequence[str], weigher: Weigher, batch_size: int = 32) -> pd.DataFrame:
     """Weigh N pairs of a situation and a value, right or duty: relevance, supports, opposes, either (of sum 1).
 
-    `weigher, notes = load_weigher("runs/laptop/evaluator")` loads and fits one (`files`), in a minute or so.
+    `weigher, notes = files.load_weigher("runs/laptop/evaluator")` loads and fits one, in a minute or so.
     """
     situations, values = list_texts(situations, "Situation"), list_texts(values, "Value")
     if len(situations) != len(values):
@@ -189,22 +173,15 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:].rstrip(" .")
 
 
-def _number(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the different texts in order, and the number of each one given."""
-    names = {name: k for k, name in enumerate(dict.fromkeys(texts))}
-    return list(names), np.array([names[text] for text in texts], int)
-
-
-def draw_pairs(listed: pd.DataFrame, seed: int = 2023, n_each: int = 1) -> pd.DataFrame:
-    """Return every listed pair and, for each, `n_each` values that other situations list: situation, value, is_listed.
+def draw_pairs(listed: pd.DataFrame, seed: int = 2023) -> pd.DataFrame:
+    """Return every listed pair and, for each, a value that another situation lists: situation, value, is_listed.
 
     >>> draw_pairs(pd.DataFrame({"situation": ["a", "b"], "value": ["care", "fame"]})).value.tolist()
     ['care', 'fame', 'fame', 'care']
     """
-    rng, pool = np.random.default_rng(seed), listed.value.to_numpy(object)
-    own, rows = listed.groupby("situation").value.agg(set).to_dict(), []
-    for situation in np.repeat(listed.situation.to_numpy(object), n_each):
-        others = (value for value in pool[rng.integers(len(pool), size=50)] if value not in own[situation])
-        rows += [(situation, value, False) for value in islice(others, 1)]
-    return pd.concat([listed[["situation", "value"]].assign(is_listed=True),
-                      pd.DataFrame(rows, columns=["situation", "value", "is_listed"])], ignore_index=True)
+    rng, pool, rows = np.random.default_rng(seed), listed.value.to_numpy(object), listed[["situation", "value"]]
+    own = listed.groupby("situation").value.agg(set).to_dict()
+    drawn = [next((value for value in pool[rng.integers(len(pool), size=50)] if value not in own[situation]), None)
+             for situation in listed.situation]
+    return pd.concat([rows.assign(is_listed=True), rows.assign(value=drawn, is_listed=False).dropna()],
+                     ignore_index=True)

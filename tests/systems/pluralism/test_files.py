@@ -19,11 +19,12 @@ ROWS = [{"id": 1, "situation": "Telling a lie: a small one", "value": "Honesty",
         {"id": 4, "situation": "Je voudrais aller au marché avec ma mère pour acheter du pain", "value": "Joie"},
         {"id": 5, "situation": "Walking the dog", "value": ""},
         {"id": 6, "situation": "I am in the park. " * 1200, "value": "Care"},
-        {"id": 7, "situation": "I walk in the park. " * 20, "value": "Care"}, {"id": 8, "situation": "   "}]
+        {"id": 7, "situation": "I walk in the park. " * 20, "value": "Care"}, {"id": 8, "situation": "   "},
+        {"id": 9, "situation": "Walking the dog", "value": "\u7231"}]
 
 
 def check(table):
-    assert [row["id"] for row in table] == [1, 2, 3, 4, 5, 6, 7, 8] and table[0]["input_valence"] == "gold"
+    assert [row["id"] for row in table] == [*range(1, 10)] and table[0]["input_valence"] == "gold"
     assert sum(table[0]["valence"].values()) == pytest.approx(1, abs=1e-5) and 0 <= table[0]["relevance"] <= 1
     assert table[1]["relevance"] is None and table[1]["valence"] is None and table[1]["problem"] == "situation is empty"
     assert table[2]["values"] and sum(table[2]["stance"].values()) == pytest.approx(1, abs=1e-5)
@@ -32,6 +33,7 @@ def check(table):
     assert table[6]["problem"] == files.LONG and table[6]["relevance"] is not None      # 400 characters, 100 tokens
     assert table[7]["problem"] == "situation is empty" and table[7]["values"] is table[7]["stance"] is None
     assert table[7].get("relevance") is None
+    assert table[8]["problem"] == files.FOREIGN and table[8]["relevance"] is not None
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
@@ -54,7 +56,7 @@ def test_every_row_comes_back_in_order(weigher, tmp_path, suffix, monkeypatch):
 
 
 def test_nothing_found_is_a_gap(weigher):
-    found = files.describe_situation("Baking bread", [], weigher)
+    found = files.describe_situation("Baking bread", {}, weigher)
     assert found == {"values": [], "stance": None, "ambiguity": None}
 
 

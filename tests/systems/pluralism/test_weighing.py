@@ -5,7 +5,11 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.model import make_evaluator
 from fulcra_utils.systems.pluralism import weighing
+from fulcra_utils.systems.pluralism.situations import read_own
+from fulcra_utils.theory.theory import load_theory
 
 TEXTS = ["Telling a friend: the truth", "Baking bread for a neighbour, every Sunday", "I hate rules", "x" * 20000]
 NAMES = ["Honesty", "Kindness: to all", "Right to rest", "Duty to help"]
@@ -21,15 +25,17 @@ class Known:
         return np.array([self.table[text] for text in texts], float)
 
 
-def test_shares_by_hand():
+def test_shares_by_hand(monkeypatch):
     """Two known situations; one lists exactly the value, the other one at a right angle: exp(-wide) as likely."""
+    monkeypatch.setattr(weighing, "NARROW", 1.0)
+    monkeypatch.setattr(weighing, "WIDE", 2.0)
     memory = Known({"a": [1, 0], "b": [0, 1], "care": [1, 0], "fame": [0, 1]})
     lists = weighing.Lists(pd.DataFrame({"situation": ["b", "a"], "value": ["fame", "care"]}), memory)
-    near, often = lists.measure(np.array([[0.6, 0.8]]), np.array([[1.0, 0.0]]), narrow=1.0, wide=2.0)
+    near, often = lists.measure(np.array([[0.6, 0.8]]), np.array([[1.0, 0.0]]))
     weight = 1 / (1 + np.exp(0.8 - 0.6))       # of a, whose cosine is .6, next to b, whose cosine is .8
     assert near[0, 0] == pytest.approx(weight + (1 - weight) * np.exp(-2))
     assert often[0] == pytest.approx((1 + np.exp(-2)) / 2)
-    itself, _ = lists.measure(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), 1.0, 2.0)
+    itself, _ = lists.measure(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]))
     assert itself[0, 0] == pytest.approx(np.exp(-2))       # a is left out, b lists fame alone
 
 
@@ -56,7 +62,7 @@ def test_a_colon_cuts_nothing(weigher):
 
 def test_negatives_are_names_of_other_situations():
     listed = pd.DataFrame({"situation": ["a", "a", "b", "c"], "value": ["care", "fame", "care", "rest"]})
-    pairs = weighing.draw_pairs(listed, n_each=3)
+    pairs = pd.concat(weighing.draw_pairs(listed, seed) for seed in range(3))
     own = set(zip(listed.situation, listed.value, strict=True))
     drawn = pairs[~pairs.is_listed]
     assert len(drawn) == 12 and not own & set(zip(drawn.situation, drawn.value, strict=True))
@@ -69,15 +75,11 @@ def test_a_planted_rule_is_learned(weigher):
     words = ["bread", "music", "garden", "truth", "sleep", "money", "order", "sport"]
     rows = pd.DataFrame([(f"{word} and {word} again {k}", word) for k in range(4) for word in words],
                         columns=["situation", "value"]).assign(cluster=lambda table: range(len(table)))
-    fitted = weighing.Weigher(None, weigher.memory.encoder).fit(rows[:24], rows[:0])
+    fitted = weighing.Weigher(make_evaluator(load_encoder("tiny"), load_theory("moral_foundations")),
+                              weigher.memory.encoder).fit(rows[:24], read_own())
     same = fitted.rate(rows.situation[24:], rows.value[24:])
     other = fitted.rate(rows.situation[24:], rows.value[24:].to_list()[1:] + ["bread"])
     assert (same > other).mean() > 0.7
-
-
-def test_without_an_evaluator_there_is_no_valence(weigher):
-    bare = weighing.Weigher(None, weigher.memory.encoder)
-    assert bare.tell_valence(["a"], ["b"]).isna().all(axis=None)
 
 
 def test_lists_of_unequal_length_are_refused(weigher):
@@ -86,7 +88,6 @@ def test_lists_of_unequal_length_are_refused(weigher):
 
 
 def test_held_out_valence_hangs_on_other_situations(weigher):
-    from fulcra_utils.systems.pluralism.situations import read_own
     own = read_own()
     told = weigher.hold_out(own)
     assert len(told) == len(own)
