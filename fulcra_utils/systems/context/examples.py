@@ -45,7 +45,7 @@ def find_questions(preferences: pd.DataFrame, others: Sequence[pd.DataFrame], n_
 
     The replies are the preferred ones of `preferences`; without any, those in `others` to prompts known to be harmless.
     `others` (prompt, cluster, safety_issues: [] = harmless, None = unknown) tell which clusters hold a risk. Questions
-    of more than `n_words` words are left out. DatasetError when none is left.
+    of more than `n_words` words are left out.
     """
     known = pd.concat([table for table in others if len(table)], ignore_index=True)
     n_risks = known["safety_issues"].map(lambda issues: np.nan if issues is None else len(issues))
@@ -53,8 +53,6 @@ def find_questions(preferences: pd.DataFrame, others: Sequence[pd.DataFrame], n_
     fits = rows["prompt"].str.contains(PERSONAL) & rows["prompt"].str.split().str.len().between(5, n_words)
     fits &= ~rows["cluster"].isin(known["cluster"][n_risks > 0]) & (rows["cluster"] >= 0)
     rows = rows[fits].dropna(subset=["response", "split"]).drop_duplicates("cluster")
-    if rows.empty:
-        raise DatasetError("the run's data hold no harmless personal question of a few words with a reply")
     return rows[["prompt", "response", "cluster", "split"]].reset_index(drop=True)
 
 
@@ -64,10 +62,7 @@ def gather_questions(preferences: pd.DataFrame, others: Sequence[pd.DataFrame], 
 
     The project's sample stands in where the run has fewer than two to learn from, or to measure.
     """
-    try:
-        found = find_questions(preferences, others, n_words)
-    except DatasetError:
-        found = pd.DataFrame({"split": []})
+    found = find_questions(preferences, others, n_words)
     if min((found["split"] == split).sum() for split in ("train", "test")) > 1:
         return found, True
     return find_questions(preferences.head(0), [build_run_data(load_theory("schwartz10")).dialogues], n_words), False

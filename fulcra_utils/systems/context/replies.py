@@ -13,7 +13,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_table
 from fulcra_utils.evaluator.encoder import has_bf16
 from fulcra_utils.llm.branches import Branches
-from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.local import PolicyError, encode_talk, hash_model, load_policy
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.context.examples import WORDS, Context
@@ -62,14 +62,20 @@ def ask_in_contexts(endpoint: Endpoint, contexts: Sequence[Context], asked: pd.D
                     seed: int = 2023, budget: float | None = None) -> pd.DataFrame:
     """Let a model behind an endpoint answer behind each context: as `draw_in_contexts`, without likelihoods.
 
-    A reply that did not come is missing, and its `problem` says why; `budget` is in dollars for each context.
+    A reply that did not come is missing, and its `problem` says why; EndpointError when every prompt lacks one, so that
+    nothing could be compared. `budget` is in dollars for each context.
     """
     parts = []
     for context in contexts:
         own = endpoint.model_copy(update={"options": endpoint.options | {"seed": seed + context.repeat}})
         told = write_replies(asked["prompt"].tolist(), [own], cache, budget=budget, before=context.messages)
         parts.append(told[["row", "response", "problem"]].assign(kind=context.kind, k=context.k, repeat=context.repeat))
-    return pd.concat(parts, ignore_index=True).assign(nll_real=np.nan)
+    table = pd.concat(parts, ignore_index=True).assign(nll_real=np.nan)
+    lost = table[table["response"].isna()]
+    if lost["row"].nunique() == len(asked):
+        kind, k, problem = lost[["kind", "k", "problem"]].iloc[-1]
+        raise EndpointError(f"no prompt has a reply behind every context; behind {k} pairs ({kind}): {problem}")
+    return table
 
 
 def rate_quality(prompts: Sequence[str], responses: Sequence[str], endpoint: Endpoint, cache: str | Path,

@@ -45,8 +45,7 @@ def test_without_preferences_only_what_is_known_to_be_harmless_is_taken():
     rows = table(["May I keep my dog here?", "May I keep my cat here?", "May I keep my hen here?"],
                  safety_issues=[[], None, ["theft"]])
     assert find_questions(rows.head(0), [rows.head(0), rows], 30).prompt.tolist() == ["May I keep my dog here?"]
-    with pytest.raises(DatasetError, match="^the run's data hold no harmless personal question"):
-        find_questions(rows.head(0), [rows.iloc[1:]], 30)
+    assert find_questions(rows.head(0), [rows.iloc[1:]], 30).empty
 
 
 def test_the_sample_stands_in_where_the_run_has_too_few_questions():

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from fault_server import FaultServer
+from fault_server import FaultServer, complete
 
-from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.local import PolicyError, encode_talk, load_policy, score_tokens
 from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.systems.context import replies
@@ -87,6 +87,20 @@ def test_an_endpoint_reads_the_pairs_and_every_repeat_has_its_seed(tmp_path):
     sent = [body for body in server.bodies if body["messages"][-1]["content"] == ASKED.prompt[0]]
     assert [m["content"] for m in sent[0]["messages"][:-1]] == [text for pair in PAIRS for text in pair]
     assert sorted(body["seed"] for body in sent) == [7, 8]
+
+
+def test_a_context_longer_than_an_endpoints_window_is_one_line_that_says_so(tmp_path):
+    def answer(body):
+        if len(body["messages"]) > 3:
+            return 400, {"error": {"message": "the maximum context length is 40 tokens", "type": "invalid"}}
+        return 200, complete(body, "Wait.")
+    contexts = [PLAIN, Context("target", 1, 0, PAIRS[:1]), Context("target", 2, 0, PAIRS)]
+    with FaultServer(faults=(), script=answer) as server:
+        endpoint = Endpoint(model="m", base_url=server.url, attempts=1, backoff=0.01)
+        with pytest.raises(EndpointError, match=r"no prompt .* behind 2 pairs \(target\): .*maximum context") as fault:
+            replies.ask_in_contexts(endpoint, contexts, ASKED, tmp_path)
+        assert "\n" not in str(fault.value)
+        assert replies.ask_in_contexts(endpoint, contexts[:2], ASKED, tmp_path).response.tolist() == ["Wait."] * 4
 
 
 def test_a_rater_gives_five_whole_numbers_or_a_gap(tmp_path):
