@@ -11,7 +11,8 @@ from fulcra_utils.plots.style import style_plots
 METRICS = {"EVR": "EVR: prompts with\nany violation, share", "MVP": "MVP: highest\nP(violates), mean",
            "APV": "APV: completions\nthat violate, share"}
 CONDITIONS = {"asked": "plain question", "static": "story as it was", "placebo": "story, changed at random",
-              "evolved": "story, evolved", "instructed": "evolved, with an instruction"}
+              "evolved": "story, evolved", "instructed": "evolved, with an instruction",
+              "neutral": "evolved, with neutral words"}
 
 
 def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title: str) -> Figure:
@@ -62,7 +63,7 @@ def plot_judges(table: pd.DataFrame, title: str, wanted: float) -> Figure:
     """Draw each judge's sensitivity, specificity and balanced accuracy (judge, measure, value, low, high)."""
     series = {name: part.set_index("measure") for name, part in table.groupby("judge", sort=False)}
     return plot_series(list(dict.fromkeys(table.measure)), {"share judged right": series}, "value", title, wanted,
-                       limits=(-0.03, 1.03))
+                       limits=(-0.03, 1.03), line_word="wanted, balanced")
 
 
 style_plots(globals())

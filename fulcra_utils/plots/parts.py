@@ -66,14 +66,14 @@ def name_spokes(axes: Axes, names: Sequence[str], size: float) -> None:
 
 def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataFrame]], column: str, title: str = "",
                 line: float | Sequence[float] = 0, null: str = "", looks: Sequence = LOOKS, spread: float = 0.22,
-                limits: tuple = (None, None), width: float = 6.5, gap: str = "") -> Figure:
+                limits: tuple = (None, None), width: float = 6.5, gap: str = "", line_word: str = "") -> Figure:
     """Draw numbers (`column`) with their intervals (low, high, if any): panels of label → words → table by names.
 
     A pale bar spans p10 to p90, where a table has these.
 
     Series lie `spread` rows apart, or nearer where there are many, and nan is not drawn. `line` is at chance, of all
-    panels or of each; `null` is in words what the tables' column of this name holds, `gap` what is said in rows without
-    any number.
+    panels or of each, and in the legend where there is a `line_word`; `null` is in words what the tables' column of
+    this name holds, `gap` what is said in rows without any number.
     """
     n_series = max(map(len, panels.values()))
     spread = min(spread, 0.75 / n_series)
@@ -92,11 +92,11 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
         for row in np.flatnonzero(pd.concat(series)[column].groupby(level=-1).max().reindex(names).isna() & bool(gap)):
             axes.text(0.5, row, gap, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
                       fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-        axes.axvline(chance, color=GREY, linewidth=1)
+        axes.axvline(chance, color=GREY, linewidth=1, label=line_word)
         axes.set_xlim(*limits)
         axes.locator_params(axis="x", nbins="auto" if len(panels) == 1 else 4)
         name_rows(axes, names, label)
-    n_words = n_series + bool(null)
+    n_words = n_series + bool(null) + bool(line_word)
     return finish(figure, title, ncols=n_words if n_words > 1 else 0)
 
 

@@ -32,6 +32,8 @@ def test_differences_and_judges():
     gains = measures.compare_conditions(JUDGED, {"e − s": ("evolved", "static")}, 0.5, 2, 20)
     assert len(plots.plot_differences(gains, "t").axes) == 3
     quality, _ = measures.measure_judge(np.array([0.9, 0.1]), np.array([1.0, 0]), np.arange(2), 0.5, 20)
-    axes = plots.plot_judges(quality.assign(judge="a"), "t", 0.75).axes[0]
+    figure = plots.plot_judges(quality.assign(judge="a"), "t", 0.75)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "wanted, balanced"]
     assert [text.get_text() for text in axes.get_yticklabels()] == quality.measure.tolist()
     assert axes.lines[-1].get_xdata()[0] == 0.75
