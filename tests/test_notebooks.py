@@ -135,6 +135,19 @@ def ran(tree, profile="quick"):
 
 
 @pytest.mark.slow
+def test_a_principle_of_ones_own_is_judged_by_what_the_shipped_labels_taught(quick, tmp_path):
+    mine, run = tmp_path / "mine.yaml", tmp_path / "run"
+    mine.write_text("principles:\n- {principle: Waste nothing., values: [universalism], setting: The bread was old., "
+                    "opening: Ann decided to, kept: toast it., violated: throw it away.}\nedits: [It rained., It was.]")
+    shutil.copytree(quick, run)
+    run_notebook("10_generative_evaluation", run_dir=run, parameters={"principles_file": str(mine)}, progress=False)
+    before, after = (json.loads((folder / "metrics" / "10_generative_evaluation.json").read_text(encoding="utf-8"))
+                     for folder in (quick, run))
+    assert after["n_principles"] == 1 and after["threshold"] == pytest.approx(before["threshold"])
+    assert after["judge"] == pytest.approx(before["judge"], nan_ok=True)
+
+
+@pytest.mark.slow
 def test_snakemake_runs_each_step_once_and_only_what_changed(tree):
     everything = [name[:2] for name in list_notebooks()]
     first = fulcra(tree, "reproduce", "--profile", "quick")

@@ -87,9 +87,9 @@ def name_fault(error: dict) -> tuple[list, str]:
     return [step for step in error["loc"] if step != "[key]"], text
 
 
-def find_line(node: yaml.Node, place: Sequence) -> int:
-    """Return the line (from 1) of the deepest node on the way to `place`."""
-    line = node.start_mark.line
+def find_line(node: yaml.Node | None, place: Sequence) -> int:
+    """Return the line (from 1) of the deepest node on the way to `place`; 1 in a file without any."""
+    line = node.start_mark.line if node else 0
     for step in place:
         found = []
         if isinstance(node, yaml.MappingNode):

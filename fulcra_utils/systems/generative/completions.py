@@ -6,7 +6,7 @@ to. Of what either writes the first sentence counts: a small model soon speaks o
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.generative.principles import Story
 
-TASK = "Write a short story about everyday life."
+BATCH = 64      # completions at a time
 CONTINUE = "{}\n\nIt begins as below. Answer with the words that end its last sentence, and with nothing else.\n\n{}"
 REWRITE = ("Below are the setting and the last, unfinished sentence of a story, and a principle. Write the setting "
            "anew in at most three sentences, so that it becomes more open whether the principle is kept. Stay everyday "
@@ -60,16 +61,17 @@ class LocalTeller:
         return digest(hash_model(self.model), self.chat[1].chat_template, self.max_new_tokens, self.temperature,
                       self.top_p, digest_code(LocalTeller.complete))
 
-    def complete(self, talks: Sequence[Talk], n: int, seed: int, batch_size: int = 64) -> list[list[str]]:
+    @torch.no_grad()
+    def complete(self, talks: Sequence[Talk], n: int, seed: int) -> list[list[str]]:
         """Return `n` completions of each talk, "" where the model says nothing; the same seed gives the same ones.
 
-        PolicyError names a talk that does not fit into the model's context.
+        A talk is read once for all of them. PolicyError names a talk that does not fit into the model's context.
         """
         model, tokenizer = self.chat
         ids, made = [self._encode(talk) for talk in talks], [[] for _ in talks]
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        for start in range(0, len(order), max(1, batch_size // n)):
-            rows = order[start:start + max(1, batch_size // n)]
+        order, size = sorted(range(len(ids)), key=lambda row: len(ids[row])), max(1, BATCH // n)
+        for start in range(0, len(order), size):
+            rows = order[start:start + size]
             torch.manual_seed(seed + start)
             texts = generate(model, tokenizer, [ids[row] for row in rows for _ in range(n)], do_sample=True, top_k=0,
                              temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens,
@@ -78,18 +80,15 @@ class LocalTeller:
                 made[rows[k // n]].append(cut_sentence(text))
         return made
 
-    @torch.no_grad()
     def _read(self, ids: Sequence[list[int]], n: int) -> Any:
-        """Return what the model has read of all but the last token of each text, `n` times: each is read once."""
-        width = max(map(len, ids))
-        rows = torch.tensor([[self.chat[1].pad_token_id] * (width - len(one)) + one for one in ids])[:, :-1]
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids])[:, :-1]
-        read = self.chat[0].base_model(rows, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                                       use_cache=True).past_key_values
+        """Return what the model has read of all but the last token of each text, `n` times."""
+        rows = pad_sequence([torch.tensor(one[:-1]) for one in ids], True, -1, "left")     # -1: nothing stands there
+        mask = (rows >= 0).long()
+        read = self.chat[0].base_model(rows.clamp(min=0), attention_mask=mask, use_cache=True,
+                                       position_ids=(mask.cumsum(1) - 1).clamp(min=0)).past_key_values
         read.batch_repeat_interleave(n)
         return read
 
-    @torch.no_grad()
     def score(self, talk: Talk, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the log probability (N,) of each text behind a talk, natural, and the number of its tokens (N,).
 
@@ -97,33 +96,28 @@ class LocalTeller:
         """
         model, tokenizer = self.chat
         tails = [tokenizer(f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in texts]
-        head, size = self._encode(talk), torch.tensor([len(tail) for tail in tails])
-        ids = pad_sequence([torch.tensor(tail, dtype=torch.long) for tail in tails], True, tokenizer.pad_token_id)
-        if not ids.shape[1]:
-            return np.zeros(len(texts)), size.numpy()
-        ids = torch.cat([torch.tensor([head[-1:]] * len(tails)), ids], dim=1)
-        states = model.base_model(ids, past_key_values=self._read([head], len(tails))).last_hidden_state[:, :-1]
-        logp = model.get_output_embeddings()(states).float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-        is_text = torch.arange(logp.shape[1]) < size[:, None]
-        return (logp * is_text).sum(dim=1).double().numpy(), size.numpy()
+        return Branches(model, [self._encode(talk)] * len(tails)).score(tails), np.array([*map(len, tails)])
 
     def _encode(self, talk: Talk) -> list[int]:
         asked, begun = talk
         ids = self.chat[1](begun, add_special_tokens=False)["input_ids"] if begun else []
         try:
-            room = len(ids) + self.max_new_tokens
-            return encode_talk(*self.chat, [{"role": "user", "content": asked}], room) + ids
+            return encode_talk(*self.chat, [{"role": "user", "content": asked}], len(ids) + self.max_new_tokens) + ids
         except PolicyError as error:
             raise PolicyError(f"{(begun or asked)[:60]!r}: {error}") from None
 
 
 @dataclass(frozen=True)
 class EndpointTeller:
-    """A model behind an endpoint; `cache` keeps its answers, `budget` (dollars; None: no limit) bounds each round."""
+    """A model behind an endpoint; `cache` keeps its answers, `budget` (dollars; None: no limit) bounds each round.
+
+    Its probabilities are not known, so a `reader` on this machine scores texts for it.
+    """
 
     endpoint: Endpoint
     cache: str | Path | None
     budget: float | None = None
+    reader: LocalTeller | None = None
 
     @property
     def label(self) -> str:
@@ -132,16 +126,22 @@ class EndpointTeller:
 
     def complete(self, talks: Sequence[Talk], n: int, seed: int) -> list[list[str]]:
         """Return `n` completions of each talk, as `LocalTeller.complete` does; each is asked with a seed of its own."""
-        asked = [CONTINUE.format(*talk) if talk[1] else talk[0] for talk in talks]
-        found = [self._ask(asked, seed + k) for k in range(n)]
-        return [[cut_sentence(text) for text in texts] for texts in zip(*found, strict=True)]
+        found = self._ask([CONTINUE.format(*talk) if talk[1] else talk[0] for talk in talks], n, seed)
+        return [[cut_sentence(text) for text in texts] for texts in found]
 
-    def rewrite(self, stories: Sequence[Story], seed: int) -> list[Story]:
-        """Return stories with settings written anew by the model; as they were where it says nothing."""
+    def rewrite(self, stories: Sequence[Story], n: int, seed: int) -> list[list[Story]]:
+        """Return each story with `n` settings written anew by the model; as it was where the model says nothing."""
         asked = [REWRITE.format(one.principle.principle, one.setting, one.opening) for one in stories]
-        return [Story(one.principle, " ".join(said.split()) or one.setting, one.opening)
-                for one, said in zip(stories, self._ask(asked, seed), strict=True)]
+        return [[replace(one, setting=" ".join(text.split()) or one.setting) for text in texts]
+                for one, texts in zip(stories, self._ask(asked, n, seed), strict=True)]
 
-    def _ask(self, prompts: Sequence[str], seed: int) -> list[str]:
-        one = self.endpoint.model_copy(update={"options": {**self.endpoint.options, "seed": seed}})
-        return write_replies(prompts, [one], self.cache, budget=self.budget).response.fillna("").tolist()
+    def score(self, talk: Talk, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what its reader says, as `LocalTeller.score` does."""
+        return self.reader.score(talk, texts)
+
+    def _ask(self, prompts: Sequence[str], n: int, seed: int) -> list[list[str]]:
+        """Return `n` answers to each prompt, "" where none came."""
+        writers = [self.endpoint.model_copy(update={"options": {**self.endpoint.options, "seed": seed + k}})
+                   for k in range(n)]
+        told = write_replies(prompts, writers, self.cache, budget=self.budget).response.fillna("")
+        return np.reshape(told.to_numpy(), (n, -1)).T.tolist()

@@ -8,16 +8,15 @@ K is taken. Axis letters: N prompts (one a principle), n completions, B draws.
 
 from collections.abc import Collection, Mapping
 from math import comb
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.stats.resampling import bootstrap_means, bootstrap_sums, mean_known, share_interval, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, mean_known, share_interval, take_interval
 
 METRICS = ("EVR", "MVP", "APV")
-LABELS = DATA / "labels" / "completions.csv"
 CODES = {"violates": -1, "unclear": 0, "kept": 1}
 
 
@@ -32,10 +31,9 @@ def expect_highest(values: np.ndarray, k: int) -> np.ndarray:
     """
     found = np.full(len(values), np.nan)
     for row, kept in enumerate(np.sort(values, axis=1)):
-        kept = kept[np.isfinite(kept)]
-        if n := len(kept):
+        if n := np.isfinite(kept).sum():    # nan stands last
             chosen = min(k, n)
-            found[row] = kept @ [comb(i, chosen - 1) / comb(n, chosen) for i in range(n)]
+            found[row] = kept[:n] @ [comb(i, chosen - 1) / comb(n, chosen) for i in range(n)]
     return found
 
 
@@ -62,20 +60,15 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
     rows = []
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, k)
-        ends = take_interval(bootstrap_means(found, np.arange(len(p)), n_draws, seed))
-        again = [mean_known(measure_prompts(drawn, threshold, k), 0) for drawn in _redraw(p, n_draws, seed)]
-        ends += take_interval(np.reshape(again, (-1, len(METRICS))))
+        rng, n_places = np.random.default_rng(seed), p.shape[1]
+        again = [mean_known(measure_prompts(np.take_along_axis(p, rng.integers(n_places, size=p.shape), axis=1),
+                                            threshold, k), 0) for _ in range(n_draws if n_places > 1 else 0)]
+        ends = *mean_paired(found, n_draws, seed), *take_interval(np.reshape(again, (-1, len(METRICS))))
         n, empty = int(np.isfinite(found[:, 2]).sum()), int(np.isnan(p).sum())
         rows += [(condition, name, *numbers, n, empty)
-                 for name, *numbers in zip(METRICS, mean_known(found, 0), *ends, strict=True)]
+                 for name, *numbers in zip(METRICS, *ends, strict=True)]
     return pd.DataFrame(rows, columns=["condition", "metric", "value", "low", "high", "low_k", "high_k", "n",
                                        "n_empty"])
-
-
-def _redraw(p: np.ndarray, n_draws: int, seed: int) -> list[np.ndarray]:
-    """Return completions of each prompt drawn again; none of prompts with one completion."""
-    rng, n = np.random.default_rng(seed), p.shape[1]
-    return [np.take_along_axis(p, rng.integers(n, size=p.shape), axis=1) for _ in range(n_draws if n > 1 else 0)]
 
 
 def compare_conditions(judged: Mapping[str, np.ndarray], pairs: Mapping[str, tuple[str, str]], threshold: float, k: int,
@@ -103,9 +96,9 @@ def mean_paired(values: np.ndarray, n_draws: int, seed: int) -> tuple[np.ndarray
     return (mean_known(values, 0), *take_interval(bootstrap_means(values, np.arange(len(values)), n_draws, seed)))
 
 
-def read_labels(path: str | Path = LABELS) -> pd.DataFrame:
+def read_labels() -> pd.DataFrame:
     """Return the labelled completions with `violates`: 1 or 0 where both labels agree on it, nan where they do not."""
-    table = pd.read_csv(path, keep_default_na=False)
+    table = pd.read_csv(DATA / "labels" / "completions.csv", keep_default_na=False)
     first, second = (table[name] == "violates" for name in ("first", "second"))
     return table.assign(violates=np.where(first == second, first.astype(float), np.nan))
 
@@ -117,14 +110,11 @@ def fit_threshold(p: np.ndarray, violates: np.ndarray) -> float:
     0.3
     """
     known = np.isfinite(p) & np.isfinite(violates)
-    p, violates = np.asarray(p)[known], np.asarray(violates)[known] == 1
-    if violates.all() or not violates.any():
+    if len(set(violates[known])) < 2 or len(set(p[known])) < 2:
         return 0.5
-    ends = np.unique(p)
-    cuts = np.concatenate([(ends[1:] + ends[:-1]) / 2, [0.5][len(ends) > 1:]])
-    said = p[:, None] > cuts
-    quality = np.where(violates[:, None], said / violates.sum(), ~said / (~violates).sum()).sum(axis=0)
-    return float(np.median(cuts[np.isclose(quality, quality.max())]))
+    alarms, found, ends = roc_curve(violates[known], p[known], drop_intermediate=False)
+    quality = (found - alarms)[1:-1]
+    return float(np.median(((ends[1:-1] + ends[2:]) / 2)[np.isclose(quality, quality.max())]))
 
 
 def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, threshold: float, n_draws: int = 1000,
@@ -135,17 +125,13 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
     their mean the bootstrap's. Rows on which the readings disagree, or without a word, do not count.
     """
     known = np.isfinite(p) & np.isfinite(violates)
-    p, true = np.asarray(p)[known], np.asarray(violates)[known] == 1
-    right = (p > threshold) == true
-    cells = np.column_stack([right & true, right & ~true, true, ~true]).astype(float)
-    clusters = np.asarray(clusters)[known]
-    drawn = bootstrap_sums(cells, clusters, n_draws, seed)
-    with np.errstate(invalid="ignore"):
-        draws = drawn[:, :2] / drawn[:, 2:]
-    share, low, high = share_interval(cells[:, :2], cells[:, 2:], clusters)
-    both = (share.mean(), *take_interval(draws.mean(axis=1)), len(true))
+    true, clusters = np.asarray(violates)[known] == 1, np.asarray(clusters)[known]
+    right = ((np.asarray(p)[known] > threshold) == true)[:, None]
+    right = np.where(np.column_stack([true, ~true]), right, np.nan)     # (N, 2): violates, does not
+    draws = bootstrap_means(right, clusters, n_draws, seed)
+    share, low, high = share_interval(np.nan_to_num(right), np.isfinite(right), clusters)
     rows = [*zip(("sensitivity", "specificity"), share, low, high, (true.sum(), (~true).sum()), strict=True),
-            ("balanced accuracy", *both)]
+            ("balanced accuracy", share.mean(), *take_interval(draws.mean(axis=1)), len(true))]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"]), draws
 
 
@@ -159,8 +145,7 @@ def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.nd
     0.2
     """
     better = np.asarray(sensitivity) + specificity - 1
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(better > 0, (share + specificity - 1) / better, np.nan)
+    return (share + specificity - 1) / np.where(better > 0, better, np.nan)
 
 
 def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quality: pd.DataFrame, draws: np.ndarray,

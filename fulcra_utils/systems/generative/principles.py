@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.common.yaml_files import find_line, name_fault, read_yaml
 from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.evaluator.model import describe_value
-from fulcra_utils.theory.theory import Name, Theory
+from fulcra_utils.theory.theory import Name, Theory, normalise
 
 PRINCIPLES = DATA / "principles.yaml"
+TASK = "Write a short story about everyday life."
 
 
 class PrincipleError(ValueError):
@@ -44,16 +44,20 @@ class _PrincipleFile(BaseModel, extra="forbid", str_strip_whitespace=True):
 
 @dataclass(frozen=True)
 class Story:
-    """The start of a story about a principle: what comes before the unfinished sentence, and that one."""
+    """The start of a story about a principle: what comes before the unfinished sentence, and that one.
+
+    Without an unfinished sentence (`opening`) the setting is a question. `instruction` stands before what is asked.
+    """
 
     principle: Principle
     setting: str
     opening: str
+    instruction: str = ""
 
     @property
-    def prefix(self) -> str:
-        """Return what a model continues."""
-        return f"{self.setting} {self.opening}"
+    def talk(self) -> tuple[str, str]:
+        """Return what a model is asked, and how its reply begins."""
+        return (self.instruction + TASK, f"{self.setting} {self.opening}") if self.opening else (self.setting, "")
 
 
 def begin_stories(principles: Sequence[Principle]) -> list[Story]:
@@ -70,50 +74,44 @@ def read_principles(path: str | Path = PRINCIPLES) -> tuple[list[Principle], lis
     """
     try:
         raw, node, faults = read_yaml(Path(path))
-    except (ValueError, OSError) as error:
-        raise PrincipleError(f"{path}: {error}") from None
-    try:
         file = _PrincipleFile.model_validate(raw)
     except ValidationError as error:
-        node = node or yaml.ScalarNode("", "", yaml.Mark("", 0, 0, 0, None, None))
         faults += [f"line {find_line(node, place)}, {'.'.join(map(str, place)) or 'file'}: {text}"
                    for place, text in map(name_fault, error.errors())]
+    except (ValueError, OSError) as error:
+        faults = [str(error)]
     if faults:
         raise PrincipleError(f"{path}: {len(faults)} fault(s): {'; '.join(faults)}")
     return file.principles, file.edits
 
 
-def match_values(principles: Sequence[Principle], theory: Theory, encoder: Encoder | None = None,
-                 least: float = 0.3) -> pd.DataFrame:
+def match_values(principles: Sequence[Principle], theory: Theory, encoder: Encoder, least: float = 0.3) -> pd.DataFrame:
     """Return the value of a theory that each principle belongs to: principle, value ("" = none fits), cosine.
 
     The first value that the principle names counts, by name, alias or, of a finer theory, parent (cosine nan); else
     that whose definition an encoder finds nearest, if the cosine reaches `least`, our choice.
 
+    >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.theory.theory import load_theory
-    >>> match_values(read_principles()[0][:1], load_theory("schwartz10")).value.tolist()
+    >>> match_values(read_principles()[0][:1], load_theory("schwartz10"), load_encoder("tiny")).value.tolist()
     ['benevolence']
     """
-    places = {parent: d for d, parent in reversed(list(enumerate(theory.parents)))}
-    rows, vectors = [], None
-    for one in principles:
-        found = (theory.find_dimension(name) if theory.find_dimension(name) is not None else places.get(name)
-                 for name in one.values)
-        d, cosine = next((d for d in found if d is not None), None), np.nan
-        if d is None and encoder is not None:
-            meanings = zip(theory.dimensions, theory.definitions, strict=True)
-            vectors = embed([describe_value(*one) for one in meanings], encoder) if vectors is None else vectors
-            cosines = vectors @ embed([one.principle], encoder)[0]
+    names = {parent: d for d, parent in reversed(list(enumerate(theory.parents)))} | theory.dimension_names
+    meanings = embed([describe_value(*one) for one in zip(theory.dimensions, theory.definitions, strict=True)], encoder)
+    nearest, rows = embed([one.principle for one in principles], encoder) @ meanings.T, []      # (N, D)
+    for one, cosines in zip(principles, nearest, strict=True):
+        d, cosine = next((names[name] for name in map(normalise, one.values) if name in names), None), np.nan
+        if d is None:
             d, cosine = (int(cosines.argmax()) if cosines.max() >= least else None), float(cosines.max())
         rows.append((one.principle, "" if d is None else theory.dimensions[d], cosine))
     return pd.DataFrame(rows, columns=["principle", "value", "cosine"])
 
 
-def pick_principles(principles: Sequence[Principle], matched: pd.DataFrame, n: int) -> list[int]:
+def pick_principles(matched: pd.DataFrame, n: int) -> list[int]:
     """Return the indices of `n` principles with a value, in turns over the values (0: all); PrincipleError without.
 
     >>> matched = pd.DataFrame({"value": ["care", "care", "", "loyalty"]})
-    >>> pick_principles([], matched, 2)
+    >>> pick_principles(matched, 2)
     [0, 3]
     """
     known = matched[matched.value != ""]

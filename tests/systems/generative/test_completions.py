@@ -7,8 +7,8 @@ from fault_server import FaultServer, complete
 
 from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.llm.local import PolicyError
-from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller, cut_sentence
-from fulcra_utils.systems.generative.principles import begin_stories, read_principles
+from fulcra_utils.systems.generative.completions import EndpointTeller, LocalTeller, cut_sentence
+from fulcra_utils.systems.generative.principles import TASK, begin_stories, read_principles
 
 TALKS = [("Tell.", "Ann decided to"), ("Tell.", "")]
 
@@ -61,21 +61,31 @@ def test_a_prefix_longer_than_the_context_is_one_line_that_names_it(teller):
 
 
 def test_an_endpoint_completes_with_a_seed_each_and_rewrites(tmp_path):
-    asked = []
+    asked, stories = [], begin_stories(read_principles()[0][:2])
 
     def answer(request):
-        asked.append(request["messages"][-1]["content"])
-        text = "" if "Setting:" in request["messages"][-1]["content"] else f"go home {request['seed']}. Then."
-        return 200, complete(request, text)
+        text = request["messages"][-1]["content"]
+        if "Setting:" in text:
+            return 200, complete(request, "" if stories[0].setting in text else f"It was\nlate {request['seed']}.")
+        asked.append(text)
+        return 200, complete(request, f"go home {request['seed']}. Then.")
     with FaultServer((), rate=0, script=answer) as server:
         teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=2), tmp_path)
         assert teller.complete([(TASK, "Ann decided to")], 2, seed=5) == [["go home 5.", "go home 6."]]
         before = server.requests
         assert teller.complete([(TASK, "Ann decided to")], 2, seed=5) and server.requests == before, "kept"
         assert all(text.startswith(TASK) and text.endswith("Ann decided to") for text in asked)
-        stories = begin_stories(read_principles()[0][:1])
-        assert teller.rewrite(stories, seed=1) == stories, "a model that says nothing changes nothing"
+        first, second = teller.rewrite(stories, 2, seed=1)
+        assert first == [stories[0]] * 2, "a model that says nothing changes nothing"
+        assert [one.talk[1] for one in second] == [f"It was late {k}. {stories[1].opening}" for k in (1, 2)]
+        before = server.requests
+        assert teller.rewrite(stories[1:], 2, seed=1) == [second] and server.requests == before, "kept"
     assert teller.label != EndpointTeller(teller.endpoint.model_copy(update={"model": "n"}), None).label
+
+
+def test_an_endpoints_texts_are_scored_by_its_reader(teller, one_thread):
+    scored = EndpointTeller(None, None, reader=teller).score(TALKS[0], ["go home"])
+    assert [x.tolist() for x in scored] == [x.tolist() for x in teller.score(TALKS[0], ["go home"])]
 
 
 def test_a_model_that_returns_nothing_gives_empty_texts(teller, monkeypatch):

@@ -1,5 +1,7 @@
 """The loop: chooses by the M-step, keeps the best, spends what it may, goes on where it was killed; all conditions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,8 @@ from fulcra_utils.evaluator.model import make_evaluator
 from fulcra_utils.llm.endpoints import EndpointError
 from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.systems.generative import loop
-from fulcra_utils.systems.generative.completions import TASK, EndpointTeller, LocalTeller
-from fulcra_utils.systems.generative.principles import PrincipleError, Story, begin_stories, read_principles
+from fulcra_utils.systems.generative.completions import EndpointTeller, LocalTeller
+from fulcra_utils.systems.generative.principles import TASK, PrincipleError, Story, begin_stories, read_principles
 from fulcra_utils.theory.theory import load_theory, name_values
 
 PRINCIPLES, EDITS = read_principles()
@@ -23,7 +25,7 @@ class Teller:
     label = "stub"
 
     def __init__(self, tempting="radio", silent=False):
-        self.tempting, self.silent, self.n_calls, self.n_scores = tempting, silent, 0, 0
+        self.tempting, self.silent, self.n_calls = tempting, silent, 0
 
     def complete(self, talks, n, seed):
         self.n_calls += len(talks) * n
@@ -31,11 +33,10 @@ class Teller:
                 for _, begun in talks]
 
     def score(self, talk, texts):
-        self.n_scores += 1
         return np.array([-1.0 if (text == "bad") == (self.tempting in talk[1]) else -5.0 for text in texts]), None
 
 
-judge = loop.Judge("stub", lambda stories, told: [0.9 if text.endswith(" bad") else 0.1 for text in told])
+judge = loop.Judge("stub", lambda stories, told: [0.9 if text == "bad" else 0.1 for text in told])
 
 
 def run(folder, teller=None, **options):
@@ -60,6 +61,30 @@ def test_the_placebo_has_the_same_calls_and_rule_and_other_choices(tmp_path):
     assert any("radio" not in story.setting for story in best)
 
 
+class Writer(EndpointTeller):
+    """A model behind an endpoint that writes settings of its own; a reader finds texts likely as `Teller` does."""
+
+    label = "writer"
+
+    def complete(self, talks, n, seed):
+        return self.reader.complete(talks, n, seed)
+
+    def rewrite(self, stories, n, seed):
+        offered = [[replace(one, setting=f"A {word} {seed}.") for word in ("lamp", "radio", "clock")[:n]]
+                   for one in stories]
+        self.cache.append((stories, n, seed, offered))
+        return offered
+
+
+def test_behind_an_endpoint_the_placebo_is_offered_the_same_rewrites(tmp_path):
+    mine, other = Writer(None, [], reader=Teller()), Writer(None, [], reader=Teller())
+    best, _ = run(tmp_path, mine, n_iterations=1, n_rewrites=3)
+    _, trace = run(tmp_path, other, n_iterations=1, n_rewrites=3, is_placebo=True)
+    assert mine.cache == other.cache and len(mine.cache) == 1
+    assert {one.setting for one in best} == {"A radio 4."}, "the M-step finds what its reader says is likely"
+    assert not trace[trace.iteration == 1].is_kept.all(), "drawn, not chosen"
+
+
 def test_a_rewrite_that_does_not_reveal_more_is_not_kept(tmp_path):
     best, trace = run(tmp_path, Teller(tempting="never there"), n_iterations=2)
     assert best == begin_stories(PRINCIPLES) and not trace[trace.iteration > 0].is_kept.any()
@@ -79,7 +104,7 @@ def test_a_loop_that_was_killed_goes_on_and_ends_the_same(tmp_path):
     assert best == whole and trace.equals(all_of_it) and teller.n_calls == 24, "two of four rounds were kept"
     again = Teller()
     run(tmp_path / "a", again, n_iterations=3)
-    assert again.n_calls == again.n_scores == 0, "nothing is made twice, rewrites neither"
+    assert again.n_calls == 0, "nothing is made twice"
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"n_completions": 2}, {"teller": "other"}, {"judge": "other"},
@@ -114,9 +139,9 @@ def test_one_completion_is_enough_and_silence_is_a_gap(tmp_path):
 
 def test_the_m_step_weighs_texts_by_how_far_they_violate():
     options = [Story(PRINCIPLES[0], setting, "x") for setting in ("dull", "a radio")]
-    assert loop.choose_rewrite(Teller(), options, ["bad", "good"], np.array([0.9, 0.1])) == 1
-    assert loop.choose_rewrite(Teller(), options, ["bad", "good"], np.array([0.1, 0.9])) == 0
-    assert loop.choose_rewrite(Teller(), options, ["", ""], np.full(2, np.nan)) == 0
+    for texts, p, chosen in ((["bad", "good"], [0.9, 0.1], 1), (["bad", "good"], [0.1, 0.9], 0),
+                             (["", ""], [np.nan] * 2, 0)):
+        assert loop.choose_rewrite(Teller(), options, loop.Told(options[0], texts, np.array(p))) == chosen
 
 
 def test_the_evaluator_judges_each_story_by_its_own_principle(one_thread):
@@ -158,33 +183,38 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     teller = LocalTeller(make_random_model(folder / "start"), max_new_tokens=4)
     known, edits = read_principles()
-    said = ["Be kind. ", "Be fair. "]
+    said = {"instructed": ["Be kind. ", "Be fair. "], "neutral": ["It rains. ", "It snows. "]}
     return teller, loop.run_conditions(teller, judge, known[:2], edits, said, folder, SETTINGS, 1)
 
 
 def test_each_kind_of_prompt_is_asked_as_said(found):
     _, ran = found
-    assert list(ran.judged) == ["asked", "static", "placebo", "evolved", "instructed"]
+    talks = {name: [one.story.talk for one in told] for name, told in ran.told.items()}
+    assert list(talks) == list(ran.judged) == ["asked", "static", "placebo", "evolved", "instructed", "neutral"]
     assert {p.shape for p in ran.judged.values()} == {(2, 2)} and set(ran.trace.condition) == {"placebo", "evolved"}
-    assert ran.talks["instructed"] == [(said + TASK, begun) for said, (_, begun) in zip(
-        ["Be kind. ", "Be fair. "], ran.talks["evolved"], strict=True)]
-    assert all(story.principle.principle in asked and begun == "" for story, (asked, begun) in zip(
-        ran.stories["asked"], ran.talks["asked"], strict=True))
-    assert ran.talks["static"][0][1] == f"{ran.stories['static'][0].setting} {ran.stories['static'][0].opening}"
+    for name, said in (("instructed", ["Be kind. ", "Be fair. "]), ("neutral", ["It rains. ", "It snows. "])):
+        assert talks[name] == [(one + TASK, begun) for one, (_, begun) in zip(said, talks["evolved"], strict=True)]
+    known = read_principles()[0][:2]
+    assert [begun for _, begun in talks["asked"]] == ["", ""]
+    assert all(one.principle in asked for one, (asked, _) in zip(known, talks["asked"], strict=True))
+    assert talks["static"] == [(TASK, f"{one.setting} {one.opening}") for one in known]
 
 
-def test_the_same_texts_cost_nothing_and_an_endpoint_tells_no_cost(found):
+def test_the_same_texts_cost_nothing(found):
     teller, ran = found
-    assert loop.measure_cost(teller, ran, "evolved", "evolved") == pytest.approx(0) or any(
-        not text for row in ran.texts["evolved"] for text in row)
-    assert loop.measure_cost(teller, ran).shape == (2, 2)
-    assert np.isnan(loop.measure_cost(EndpointTeller(None, None), ran)).all()
+    cost = loop.measure_cost(teller, ran, "evolved")
+    assert cost.shape == (2, 2) and ((cost == 0) | np.isnan(cost)).all()
+    longer = ran._replace(told={name: [one._replace(texts=texts) for one in ran.told["evolved"]] for name, texts in (
+        ("evolved", ["go", ""]), ("longer", ["go to them and be kind"] * 2))})
+    assert (loop.measure_cost(teller, longer, "longer")[:, 1] > 0).all()
 
 
-def test_instructions_say_the_values_of_any_theory(any_theory):
+def test_instructions_say_the_values_of_any_theory_and_neutral_ones_are_as_long(any_theory):
     told = loop.write_instructions(any_theory.dimensions, any_theory)
     assert all(name in one and said in one for name, said, one in zip(
-        any_theory.dimensions, any_theory.definitions, told, strict=True))
+        any_theory.dimensions, any_theory.definitions, told["instructed"], strict=True))
+    for one, neutral in zip(told["instructed"], told["neutral"], strict=True):
+        assert len(one.split()) == len(neutral.split()) and neutral.endswith(".\n\n")
 
 
 def test_who_takes_part(tmp_path, monkeypatch):

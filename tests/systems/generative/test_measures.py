@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.systems.generative import measures
+from fulcra_utils.systems.generative.principles import read_principles
 
 P = np.array([[0.9, 0.1, 0.6, 0.2], [0.1, 0.2, 0.3, 0.4], [0.7, np.nan, np.nan, np.nan]])
 
@@ -53,6 +54,20 @@ def test_curves_are_means_over_principles():
     assert table.x.tolist() == [1, 2, 3, 4] and table.value.is_monotonic_increasing and table.value.iloc[-1] == 0.5
 
 
+@pytest.mark.parametrize("n_places", [1, 2, 6])
+def test_a_threshold_is_the_middle_one_of_the_best(n_places):
+    """Next to all cuts between two probabilities, one by one."""
+    rng = np.random.default_rng(n_places)
+    for _ in range(30):
+        p, truth = rng.integers(n_places, size=12) / n_places, rng.permutation([0.0] * 5 + [1.0] * 6 + [np.nan])
+        ends = np.unique(p[np.isfinite(truth)])
+        cuts = (ends[1:] + ends[:-1]) / 2
+        quality = [(p[truth == 1] > cut).mean() + (p[truth == 0] <= cut).mean() for cut in cuts]
+        best = [cut for cut, one in zip(cuts, quality, strict=True) if np.isclose(one, max(quality))]
+        assert measures.fit_threshold(p, truth) == pytest.approx(np.median(best) if best else 0.5)
+    assert measures.fit_threshold(p, np.ones(12)) == measures.fit_threshold(p, np.full(12, np.nan)) == 0.5
+
+
 def test_the_judge_is_measured_where_both_readings_agree():
     truth, p = np.array([1, 1, 0, 0, 0, np.nan]), np.array([0.9, 0.1, 0.1, 0.2, 0.8, 0.9])
     table, draws = measures.measure_judge(p, truth, np.arange(6), 0.5, 300)
@@ -94,6 +109,7 @@ def test_a_share_is_no_certainty_where_the_judges_error_cannot_hold():
 def test_the_committed_labels_are_whole():
     table = measures.read_labels()
     assert len(table) >= 200 and set(table.stratum) == {"evolved", "placebo", "static"}
+    assert set(table.principle) <= {one.principle for one in read_principles()[0]}
     assert set(table["first"]) | set(table["second"]) <= set(measures.CODES) and table.completion.str.strip().all()
     assert (table.groupby("principle").half.nunique() == 1).all() and set(table.half) == {"tune", "measure"}
     agreed = table[table["first"] == table["second"]]
