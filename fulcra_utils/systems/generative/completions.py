@@ -133,15 +133,15 @@ class EndpointTeller:
         """Return each story with `n` settings written anew by the model; as it was where the model says nothing."""
         asked = [REWRITE.format(one.principle.principle, one.setting, one.opening) for one in stories]
         return [[replace(one, setting=" ".join(text.split()) or one.setting) for text in texts]
-                for one, texts in zip(stories, self._ask(asked, n, seed), strict=True)]
+                for one, texts in zip(stories, self._ask(asked, n, seed, max_tokens=200), strict=True)]
 
     def score(self, talk: Talk, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return what its reader says, as `LocalTeller.score` does."""
         return self.reader.score(talk, texts)
 
-    def _ask(self, prompts: Sequence[str], n: int, seed: int) -> list[list[str]]:
+    def _ask(self, prompts: Sequence[str], n: int, seed: int, **options: int) -> list[list[str]]:
         """Return `n` answers to each prompt, "" where none came."""
-        writers = [self.endpoint.model_copy(update={"options": {**self.endpoint.options, "seed": seed + k}})
+        writers = [self.endpoint.model_copy(update={"options": {**self.endpoint.options, "seed": seed + k, **options}})
                    for k in range(n)]
         told = write_replies(prompts, writers, self.cache, budget=self.budget).response.fillna("")
         return np.reshape(told.to_numpy(), (n, -1)).T.tolist()

@@ -66,11 +66,14 @@ def test_an_endpoint_completes_with_a_seed_each_and_rewrites(tmp_path):
     def answer(request):
         text = request["messages"][-1]["content"]
         if "Setting:" in text:
+            assert request["max_tokens"] == 200, "three sentences are longer than an ending"
             return 200, complete(request, "" if stories[0].setting in text else f"It was\nlate {request['seed']}.")
+        assert request["max_tokens"] == 12
         asked.append(text)
         return 200, complete(request, f"go home {request['seed']}. Then.")
     with FaultServer((), rate=0, script=answer) as server:
-        teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=2), tmp_path)
+        teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=2,
+                                         options={"max_tokens": 12}), tmp_path)
         assert teller.complete([(TASK, "Ann decided to")], 2, seed=5) == [["go home 5.", "go home 6."]]
         before = server.requests
         assert teller.complete([(TASK, "Ann decided to")], 2, seed=5) and server.requests == before, "kept"
