@@ -203,6 +203,15 @@ def read_part(name: str) -> pd.DataFrame:
     return read_rated_replies(rated[0], part) if rated else part
 
 
+def read_optional(read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return public rows, or with a warning none where their files cannot be had."""
+    try:
+        return read()
+    except SourceError as error:
+        warnings.warn(f"Left out: {error}.", stacklevel=2)
+        return pd.DataFrame()
+
+
 @lru_cache(maxsize=4)
 def _read_more(name: str) -> pd.DataFrame:
     if name == "valuebench":

@@ -6,9 +6,8 @@ Prompts stand for all that could be asked: intervals are over them, of these ver
 """
 
 import tempfile
-import warnings
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,19 +20,12 @@ import yaml
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import RowError, read_dialogue
-from fulcra_utils.dataset.sources import SourceError
 from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
+from fulcra_utils.stats import generalisability as components
 from fulcra_utils.stats.comparison import adjust_difference, fit_mixed
 from fulcra_utils.stats.factors import bootstrap_fit
-from fulcra_utils.stats.generalisability import (
-    count_flips,
-    detect_difference,
-    estimate_components,
-    explain_scores,
-    widen_level,
-)
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.theory import Theory
 
@@ -46,6 +38,7 @@ SOURCES = {"model": ("model",), "seed": ("seed",), "model × seed": ("model", "s
            "paraphrase": ("prompt", "paraphrase"), "model × paraphrase": ("model", "prompt", "paraphrase"),
            "draw": ("model", "prompt", "paraphrase", "draw")}     # from coarse to fine; "rest" is what is left
 WITHIN = ("draw", "rest")       # what tells two replies to the same words apart
+NOISE = {"rest", *(name for name, parts in SOURCES.items() if {"model", "prompt"} <= {*parts})}     # and two models
 PLANNED, WANTED = (10, 40, 100, 400), (0.2, 0.1, 0.05)      # prompts, and differences
 POWER = 2 * 1.96 / (1.96 + 0.8416)      # a difference seen with 80 % power, as width of an interval
 
@@ -240,8 +233,8 @@ def _assess_values(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str
     clusters, names, n_prompts = table.prompt.to_numpy(), list(levels), table.prompt.nunique()
     if n_prompts < MIN_PROMPTS:
         n_draws, notes = 0, [*notes, f"{n_prompts} prompts: below {MIN_PROMPTS} there are no intervals"]
-    drawn = np.clip(estimate_components(scores, levels, clusters, n_draws, seed), 0, None)       # (1 + B, K, D)
-    level = widen_level(n_prompts)
+    drawn = np.clip(components.estimate_components(scores, levels, clusters, n_draws, seed), 0, None)    # (1 + B, K, D)
+    level = components.widen_level(n_prompts)
     with np.errstate(invalid="ignore"):
         shares = drawn / np.where(drawn.sum(axis=1, keepdims=True) > 1e-12, drawn.sum(axis=1, keepdims=True), np.nan)
     low, high = take_interval(shares[1:], level)
@@ -250,17 +243,12 @@ def _assess_values(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str
     shares_prompts = "model" in names and not any(note.startswith("model × prompt cannot") for note in notes)
     told = {name: _take_ends(one, level) for name, one in _derive(shares, names, n_prompts, shares_prompts).items()}
     told |= _measure_signs(table, scores, clusters) | _explain(table, scores, clusters, n_draws, seed, level)
-    noise = drawn[0, [k for k, name in enumerate(names) if _is_noise(name)]].sum(axis=0)
+    noise = drawn[0, [k for k, name in enumerate(names) if name in NOISE]].sum(axis=0)
     sd = np.sqrt(2 * noise) if shares_prompts else np.nan
     return sources, [{"value": value, "n": len(scores), "mean": scores[:, d].mean(), "spread": scores[:, d].std(),
                       "sd": np.broadcast_to(sd, len(values))[d], **{
                           f"{name}{end}": ends[e][d] for name, ends in told.items()
                           for e, end in enumerate(("", "_low", "_high"))}} for d, value in enumerate(values)], notes
-
-
-def _is_noise(name: str) -> bool:
-    """Return whether a source blurs the difference of two models on the same prompt."""
-    return name in WITHIN or {"model", "prompt"} <= set(SOURCES[name])
 
 
 def _take_ends(drawn: np.ndarray, level: float) -> tuple[np.ndarray, ...]:
@@ -277,7 +265,7 @@ def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int, shares_pro
         1 - within - wordings, 0, 1) if has_draws and "paraphrase" in part else nothing,
              "generalisability": nothing}
     if shares_prompts:      # else what is asked and who answers are one
-        noise = sum(share for name, share in part.items() if _is_noise(name)) / n_prompts + part.get("model × seed", 0)
+        noise = sum(share for name, share in part.items() if name in NOISE) / n_prompts + part.get("model × seed", 0)
         with np.errstate(invalid="ignore"):
             found["generalisability"] = part["model"] / (part["model"] + noise)
     return found
@@ -291,8 +279,9 @@ def _measure_signs(table: pd.DataFrame, scores: np.ndarray, clusters: np.ndarray
         return table.groupby(own, sort=False, observed=True).ngroup().to_numpy() if own else np.zeros(len(table), int)
 
     whole, prompts = group("model", "seed"), group("prompt")
-    between, within = count_flips(scores, group("model", "prompt", "seed"), group("paraphrase"), clusters, pooled)
-    other = count_flips(scores, whole, prompts, whole, pooled)[0][0]   # pairs cross prompts: no interval
+    wordings, parts = group("model", "prompt", "seed"), group("paraphrase")
+    between, within = components.count_flips(scores, wordings, parts, clusters, pooled)
+    other = components.count_flips(scores, whole, prompts, whole, pooled)[0][0]   # pairs cross prompts: no interval
     return {"flips_draw": within, "flips_paraphrase": between,
             "flips_prompt": (other, *[np.full(len(other), np.nan)] * 2)}
 
@@ -304,7 +293,8 @@ def _explain(table: pd.DataFrame, scores: np.ndarray, clusters: np.ndarray, n_dr
     if is_read.sum() < 3:
         return {}
     controls = _control(table[is_read]).to_numpy()
-    found = [explain_scores(column, controls, clusters[is_read], n_draws, seed) for column in scores[is_read].T]
+    found = [components.explain_scores(column, controls, clusters[is_read], n_draws, seed)
+             for column in scores[is_read].T]
     return {"text": _take_ends(np.column_stack([np.append(*one) for one in found]), level)}
 
 
@@ -318,21 +308,25 @@ def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]
     Returned with pairs that share no prompt, and how many models were left out.
     """
     models = list(table["model"].drop_duplicates()) if "model" in table else []
-    parts, lost = [], [f"{len(models)} models: the first {MANY} are compared two by two"] * (len(models) > MANY)
+    parts, apart = [], []
+    notes = [f"{len(models)} models: the first {MANY} are compared two by two"] * (len(models) > MANY)
+    if notes:
+        table, scores = (part[table["model"].isin(models[:MANY]).to_numpy()] for part in (table, scores))
     keys = [table["model"].astype(object), table.prompt] if "model" in table else []
     means = pd.DataFrame(scores, columns=list(values)).groupby(keys).mean() if keys else None
     texts = _control(table[table.words >= 0]).groupby(keys).mean() if keys and "words" in table else None
     for first, second in combinations(models[:MANY] if len(values) else (), 2):
         shared = means.loc[first].index.intersection(means.loc[second].index)
         if not len(shared):
-            lost.append(f"{first} and {second} answered no prompt both")
+            apart.append(f"{first} and {second}")
             continue
         a, b = (means.loc[name].loc[shared] for name in (first, second))
         found = compare_averages(a, b)
         alike = _hold_alike(b - a, texts, first, second)
-        parts.append(found.assign(first_model=first, second_model=second, **alike,
-                                  shown=np.where(found.n >= MIN_PROMPTS, detect_difference(found.sd, found.n), np.nan)))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), lost
+        shown = np.where(found.n >= MIN_PROMPTS, components.detect_difference(found.sd, found.n), np.nan)
+        parts.append(found.assign(first_model=first, second_model=second, **alike, shown=shown))
+    notes += [f"{', '.join(apart[:5])}{', …' * (len(apart) > 5)} answered no prompt both"] * bool(apart)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), notes
 
 
 def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str, second: str) -> dict[str, np.ndarray]:
@@ -351,7 +345,7 @@ def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str
 def plan_study(values: pd.DataFrame, prompts: Sequence[int] = PLANNED,
                differences: Sequence[float] = WANTED) -> pd.DataFrame:
     """Return what n prompts show of two models, one reply a prompt, and how many a difference needs (80 % power)."""
-    shown = {f"shown by {n}": detect_difference(values.sd.to_numpy(float), n) for n in prompts}
+    shown = {f"shown by {n}": components.detect_difference(values.sd.to_numpy(float), n) for n in prompts}
     needed = plan_prompts(values[["value", "sd"]], [POWER * d for d in differences])
     return pd.DataFrame({"value": values.value, "sd": values.sd, **shown} | {
         f"prompts for {d:g}": column for d, (_, column) in zip(differences, list(needed.items())[2:], strict=True)})
@@ -422,15 +416,6 @@ def compare_raters(rated: pd.DataFrame, n_draws: int = 500, seed: int = 0) -> pd
     return pd.DataFrame(found)
 
 
-def read_optional(read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return public rows, or with a warning none where their files cannot be had."""
-    try:
-        return read()
-    except SourceError as error:
-        warnings.warn(f"Left out: {error}.", stacklevel=2)
-        return pd.DataFrame()
-
-
 def assess_file(source: str | Path, evaluators: Sequence = (), by: str = "", n_draws: int = 500,
                 seed: int = 2023, progress: bool = False) -> Reliability:
     """Assess a scored file, or score it by evaluators (or their folders) first, seeds where there are several."""
@@ -478,8 +463,7 @@ def describe_noise(found: Reliability) -> str:
         for k, (name, x) in enumerate(share.items())) + "."] if share.notna().any() else []
     if "model" in share and found.counts["models"] < FEW:
         told.append(WORDS["few"].format(n=found.counts["models"]))
-    words = {"flips_draw": "the same words", "flips_paraphrase": "other words", "flips_prompt": "another prompt"}
-    flips = {words[name]: ends[0] for name, ends in found.flips.items() if np.isfinite(ends[0])}
+    flips = {WORDS["flips"][name]: ends[0] for name, ends in found.flips.items() if np.isfinite(ends[0])}
     told += ["Two replies of one model have scores of unlike sign in " + ", ".join(
         f"{x:.0%} (to {name})" for name, x in flips.items()) + " of the pairs."] if flips else []
     if found.counts and found.counts.get("seeds", 1) < 2:

@@ -12,12 +12,14 @@ from fulcra_utils.dataset.benchmarks import (
     read_arguments,
     read_boards,
     read_named_values,
+    read_optional,
     read_questionnaires,
     read_rated_replies,
     read_replies,
     read_stories,
     tabulate_ratings,
 )
+from fulcra_utils.dataset.sources import SourceError
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.theory.theory import load_theory
 
@@ -154,3 +156,12 @@ def test_a_file_of_another_kind_is_named(tmp_path):
                              (lambda path: read_boards({"a": path}), "x.json", "x.json: no table of scores")):
         with pytest.raises(DatasetError, match=line):
             read(tmp_path / path)
+
+
+def test_rows_that_cannot_be_had_are_none_and_a_warning():
+    def fail():
+        raise SourceError("arguments.tsv cannot be had")
+    with pytest.warns(UserWarning, match="arguments.tsv"):
+        assert read_optional(fail).empty
+    rows = pd.DataFrame({"prompt": ["a"]})
+    assert read_optional(lambda: rows) is rows

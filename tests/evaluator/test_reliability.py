@@ -10,7 +10,6 @@ from scored_files import CountingEvaluator
 
 from fulcra_utils import cli
 from fulcra_utils.dataset.contrasts import read_contrasts
-from fulcra_utils.dataset.sources import SourceError
 from fulcra_utils.evaluator.reliability import (
     MANY,
     WORDS,
@@ -29,7 +28,6 @@ from fulcra_utils.evaluator.reliability import (
     list_sources,
     plan_study,
     read_facets,
-    read_optional,
     read_scored,
 )
 from fulcra_utils.evaluator.scoring import ScoringError
@@ -290,18 +288,12 @@ def test_people_and_models_alike_in_length_and_topic():
     assert apart["mean"].isna().sum() == 2
 
 
-def test_raters_by_hand_and_rows_that_cannot_be_had():
+def test_raters_by_hand():
     rated = pd.DataFrame({"model": list("aabb"), "rating": [0, 5, 10, 10], "score": [-1, 0, 0.5, 0.5],
                           "cluster": [0, 1, 0, 1]})
     found = compare_raters(rated, 50).set_index(["who", "value"])
     assert found["mean"].tolist() == [-0.5, 1, -0.5, 0.5] and found.n.eq(2).all()
     assert (found.low <= found["mean"]).all() and found.low["our score", "b"] == found.high["our score", "b"] == 0.5
-
-    def fail():
-        raise SourceError("arguments.tsv cannot be had")
-    with pytest.warns(UserWarning, match="arguments.tsv"):
-        assert read_optional(fail).empty
-    assert read_optional(lambda: rated) is rated
 
 
 def test_every_pair_of_seven_models_is_compared():
