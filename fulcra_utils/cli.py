@@ -303,9 +303,9 @@ def reliability(rows: Annotated[str, typer.Argument(help="Scored rows: .jsonl, .
                 by: Annotated[str, typer.Option(help="Some of model,prompt,paraphrase,draw,seed; another column: "
                                                 "prompt=question.")] = "",
                 prompts: Annotated[list[int] | None, typer.Option(
-                    help="Plan: which differences so many prompts show; as often as you like.")] = None,
+                    min=3, help="Plan: which differences so many prompts show; as often as you like.")] = None,
                 difference: Annotated[list[float] | None, typer.Option(
-                    help="Plan: how many prompts such a difference needs.")] = None,
+                    min=0.001, help="Plan: how many prompts such a difference needs.")] = None,
                 json: Annotated[str, typer.Option(metavar="FILE", help="Also write the tables there.")] = "") -> int:
     """Say what value scores are worth: how much of them is the model, and how much prompt, wording, draw or evaluator.
 

@@ -66,10 +66,10 @@ class Reliability:
 
     @property
     def is_noise(self) -> bool:
-        """Return whether two of the models differ in no value by more than noise, or nothing shows that any do."""
-        if not len(self.pairs):
-            return self.counts.get("models", 0) > 1
-        return not self.pairs.groupby(["first_model", "second_model"]).clear_holm.any().all()
+        """Return whether two of the models differ in no value by more than noise, or nothing shows that they do."""
+        n = min(self.counts.get("models", 0), MANY)
+        is_clear = self.pairs.groupby(["first_model", "second_model"]).clear_holm.any() if len(self.pairs) else []
+        return sum(is_clear) < n * (n - 1) / 2
 
 
 def list_paraphrases(n_prompts: int, n_paraphrases: int = 3) -> pd.DataFrame:
@@ -330,7 +330,10 @@ def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]
 
 
 def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str, second: str) -> dict[str, np.ndarray]:
-    """Return the difference left between replies that are alike in refusal and length, with its ends."""
+    """Return the difference left between replies that are alike in refusal and length, with its ends.
+
+    These are infinite where nothing can be told, as where one model always refuses and the other never.
+    """
     found = np.full((3, difference.shape[1]), np.nan)
     if texts is not None and {first, second} <= set(texts.index.get_level_values(0)):
         controls = (texts.loc[second] - texts.loc[first]).reindex(difference.index)
@@ -338,7 +341,8 @@ def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str
         known = (controls.notna().all(axis=1) & difference.loc[:, had].notna().all(axis=1)).to_numpy()
         left = adjust_difference(difference.loc[known, had].to_numpy(), controls[known].to_numpy(),
                                  np.arange(known.sum()))
-        found[:, had] = list(left.values())
+        nothing = [[np.nan], [-np.inf], [np.inf]]
+        found[:, had] = np.where(np.isnan(left["difference"]), nothing, list(left.values()))
     return dict(zip(("alike", "alike_low", "alike_high"), found, strict=True))
 
 
@@ -520,8 +524,9 @@ def describe_reliability(found: Reliability) -> str:
     if len(found.pairs):
         columns = ["first_model", "second_model", "value", "n", "difference", "low", "high", "clear_holm", "alike",
                    "alike_low", "alike_high", "shown"]
+        known = found.pairs[columns].replace([-np.inf, np.inf], np.nan).round(3)
         parts += ["Pairs of models (second minus first, t intervals over prompts)",
-                  found.pairs[columns].round(3).to_string(index=False, na_rep=""), fill(WORDS["pairs"], 118)]
+                  known.to_string(index=False, na_rep=""), fill(WORDS["pairs"], 118)]
     return "\n\n".join(parts)
 
 

@@ -63,7 +63,7 @@ def adjust_difference(difference: np.ndarray, controls: np.ndarray, clusters: np
 
     The differences (N, D) are regressed on those of the controls (N, C), refusal and log-length; the constant is what
     remains when those are 0. Standard errors are robust, scores summed over `clusters` (N,). nan where fewer than
-    C + 2 clusters are there.
+    C + 2 clusters are there, or the controls always differ alike, so that nothing tells what they explain.
 
     >>> d = adjust_difference(np.array([[1.0], [2.0], [3.1], [4.0]]), np.arange(4.0)[:, None], np.arange(4))
     >>> round(float(d["difference"][0]), 2)
@@ -74,8 +74,9 @@ def adjust_difference(difference: np.ndarray, controls: np.ndarray, clusters: np
     design = np.column_stack([np.ones(len(difference)), controls[:, (controls != 0).any(axis=0)]])
     codes, n_clusters = code_clusters(clusters)
     result = np.full((3, difference.shape[1]), np.nan)
+    is_told = n_clusters > design.shape[1] == np.linalg.matrix_rank(design)
     for k, column in enumerate(difference.T):
-        if n_clusters > design.shape[1] and np.ptp(column) > 0:
+        if is_told and np.ptp(column) > 0:
             fit = sm.OLS(column, design).fit(use_t=True, cov_type="cluster", cov_kwds={"groups": codes})
             result[:, k] = fit.params[0], *fit.conf_int()[0]
     return dict(zip(("difference", "low", "high"), result, strict=True))

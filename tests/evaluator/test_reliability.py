@@ -190,7 +190,8 @@ def test_command_says_whether_two_models_differ(tmp_path, monkeypatch, capsys):
     scores[:2] = np.nan
     code, _, err = run(monkeypatch, capsys, write_scored(tmp_path / "lost.jsonl", table, scores))
     assert code == 1 and "2 rows could not be used" in err
-    for arguments in ([clear, "--by", "model,judge"], [tmp_path / "none.jsonl"], [clear, "--by", "model"]):
+    for arguments in ([clear, "--by", "model,judge"], [tmp_path / "none.jsonl"], [clear, "--by", "model"],
+                      [clear, "--difference", "0"], [clear, "--difference", "nan"], [clear, "--prompts", "2"]):
         code, out, err = run(monkeypatch, capsys, *arguments)
         assert code == 2 and out == "" and err.count("\n") == 1
 
@@ -314,6 +315,11 @@ def test_models_without_a_common_prompt_are_no_pass(tmp_path, monkeypatch, capsy
     path = write_scored(tmp_path / "lone.jsonl", lone, make_scores(lone))
     code, out, _ = run(monkeypatch, capsys, path)
     assert code == 1 and WORDS["apart"] in " ".join(out.split()) and WORDS["alone"] not in out
+    three = make_table(n_models=3)
+    three["prompt"] += 100 * (three.model == "m2")
+    found = assess_reliability(three, make_scores(three), VALUES, n_draws=0)
+    assert found.pairs.clear_holm.any() and found.is_noise, "nothing tells the third model from the others"
+    assert "m0 and m2, m1 and m2 answered no prompt both" in found.notes
     path = write_scored(tmp_path / "one.jsonl", table[table.model == "m0"], make_scores(table)[: len(table) // 2])
     code, out, _ = run(monkeypatch, capsys, path)
     assert code == 0 and WORDS["alone"] in " ".join(out.split())
@@ -334,6 +340,16 @@ def test_a_difference_of_length_alone_is_said():
     scores = 0.2 * np.log1p(table.words.to_numpy())[:, None] + 0.01 * make_scores(table, gap=0)
     assert "In 2 of these the difference may come from refusals and length alone." in describe_noise(
         assess_reliability(table, scores, VALUES, n_draws=5))
+
+
+def test_what_always_refuses_is_told_from_the_other_by_nothing_else():
+    table = make_table()
+    table = table.assign(is_refusal=(table.model == "m1").astype(int), words=10 + table.prompt)
+    found = assess_reliability(table, make_scores(table), VALUES, n_draws=5)
+    assert found.pairs.clear_holm.tolist() == [True, False] and found.pairs.alike.isna().all()
+    assert np.isinf(found.pairs[["alike_low", "alike_high"]]).all(axis=None)
+    assert "In 1 of these the difference may come from refusals and length alone." in describe_noise(found)
+    assert not re.search(r"\binf\b", describe_reliability(found))
 
 
 def test_flips_of_all_values_have_an_interval_of_their_own():

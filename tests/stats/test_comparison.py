@@ -168,6 +168,8 @@ def test_adjusted_difference_limits():
     assert alike["difference"][0] == pytest.approx(2)
     assert np.isnan(stats.adjust_difference(np.ones((5, 1)), column, np.arange(5))["difference"]).all()
     assert np.isnan(stats.adjust_difference(column[:2], column[1:3], np.arange(2))["difference"]).all()
+    always = np.column_stack([np.ones(8), np.arange(8.0) % 3])      # one model always refuses, the other never
+    assert np.isnan(stats.adjust_difference(np.arange(8.0)[:, None] ** 2, always, np.arange(8))["difference"]).all()
 
 
 def test_mixed_model_equals_paired_test_when_balanced(rows):
