@@ -174,11 +174,12 @@ def assess_reliability(table: pd.DataFrame, scores: np.ndarray, values: Sequence
     n_given = len(table)
     table, scores, notes = _clean_rows(table.reset_index(drop=True), np.asarray(scores, float))
     sources, summaries, told = [], [], []
-    patterns, which = np.unique(np.isfinite(scores), axis=1, return_inverse=True)
-    for k, is_known in enumerate(patterns.T):
-        names, rows = [v for v, own in zip(values, which.ravel() == k, strict=True) if own], table[is_known]
+    known = [column.tobytes() for column in np.isfinite(scores).T]
+    for own in pd.Series(known, dtype=object).groupby(known).indices.values():     # values known for the same rows
+        is_known = np.isfinite(scores[:, own[0]])
+        names, rows = [values[d] for d in own], table[is_known]
         if rows.prompt.nunique() > 1:
-            part = scores[np.ix_(is_known, which.ravel() == k)]
+            part = scores[np.ix_(is_known, own)]
             found, summary, same = _assess_values(rows, part, names, n_draws, seed)
             sources, summaries, told = sources + found, summaries + summary, told + same
         else:
@@ -216,9 +217,8 @@ def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, 
                            f"{MIN_PROMPTS} for an interval.")
     if "draw" not in facets and table.duplicated(facets).any():
         notes[notes.index("draw: no column, left out")] = "draw: no column; rows alike in all else count as draws"
-        same = table.assign(score=scores[:, np.isfinite(scores).any(axis=0)].tolist()).astype({"score": str})
-        n = int(same.duplicated().sum())
-        notes += [f"{n:,} rows say what an earlier one says, to the last digit: copies are no draws"] if n else []
+        n = int(pd.concat([table, pd.DataFrame(scores)], axis=1).duplicated().sum())
+        notes += [f"{n:,} rows say what an earlier one says, to the last digit: copies are no draws"] * (n > 0)
     single = [name for name in facets if table[name].nunique() == 1]
     notes += [f"one {name} only: nothing is said of {name}s" for name in single]
     return table.drop(columns=[name for name in single if name != "model"]), scores, notes
@@ -335,7 +335,7 @@ def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str
     These are infinite where nothing can be told, as where one model always refuses and the other never.
     """
     found = np.full((3, difference.shape[1]), np.nan)
-    if texts is not None and {first, second} <= set(texts.index.get_level_values(0)):
+    if texts is not None and {first, second} <= set(texts.index.levels[0]):
         controls = (texts.loc[second] - texts.loc[first]).reindex(difference.index)
         had = difference.notna().any(axis=0).to_numpy()
         known = (controls.notna().all(axis=1) & difference.loc[:, had].notna().all(axis=1)).to_numpy()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -350,6 +352,41 @@ def test_what_always_refuses_is_told_from_the_other_by_nothing_else():
     assert np.isinf(found.pairs[["alike_low", "alike_high"]]).all(axis=None)
     assert "In 1 of these the difference may come from refusals and length alone." in describe_noise(found)
     assert not re.search(r"\binf\b", describe_reliability(found))
+
+
+MEASURE = """
+import resource, sys, time
+from fulcra_utils import cli
+sys.argv = ["fulcra", "reliability", sys.argv[1]]
+try:
+    cli.main()
+finally:
+    scale = 1 if sys.platform == "darwin" else 1024     # macOS counts bytes
+    print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, file=sys.stderr)
+"""
+
+
+def measure_command(path):
+    """Return processor seconds and the most bytes of `fulcra reliability` on a file, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True)
+    assert done.returncode < 2, done.stderr
+    return np.array(done.stderr.splitlines()[-1].split(), float)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(3, 100, 3, 222), (200, 1000, 1, 1), (3, 66_000, 1, 1)])
+def test_a_million_rows_would_take_three_minutes_and_two_gigabytes_at_most(tmp_path, shape):
+    """A fifth of a million rows, of ten values, takes a fifth of both at most, beside what a start takes."""
+    rng, values = np.random.default_rng(0), [f"value {k}" for k in range(10)]
+    path = tmp_path / "many.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for m, p, w, d in np.ndindex(shape):
+            scores = dict(zip(values, np.round(rng.uniform(-1, 1, 10), 4).tolist(), strict=True))
+            file.write(json.dumps({"model": f"m{m}", "prompt_id": p, "paraphrase": w, "draw": d, "prompt": f"{p}, {w}?",
+                                   "response": "word " * (20 + (p + d) % 40), "value_vector": scores}) + "\n")
+    few = write_scored(tmp_path / "few.jsonl", make_table(), make_scores(make_table()))
+    (start, empty), (seconds, most) = measure_command(few), measure_command(path)
+    assert seconds - start < 180 / 5 and most - empty < (2e9 - empty) / 5
 
 
 def test_flips_of_all_values_have_an_interval_of_their_own():
