@@ -372,15 +372,20 @@ def fit_theory(scores: np.ndarray, groups: dict[str, np.ndarray], clusters: Sequ
                seed: int = 0) -> pd.DataFrame:
     """Fit each grouping of the columns of scores (N, D) by `bootstrap_fit`: a row a grouping, called system, and n.
 
+    `least` names AIC and BIC where they are the smallest of two or more groupings that could be fitted.
+
     Rows with a gap and columns that do not vary are left out; nothing where fewer than two columns and three rows are
     left.
     """
     is_known = np.isfinite(scores).all(axis=1)
     rows, ids = scores[is_known], np.asarray(clusters)[is_known]
     varies = np.ptp(rows, axis=0) > 1e-9 if len(rows) > 2 else np.zeros(scores.shape[1], bool)
-    return pd.DataFrame([
+    found = pd.DataFrame([
         {"system": name, "n": len(rows)} | bootstrap_fit(rows[:, varies], own[varies], ids, n_draws, seed)
         for name, own in groups.items() if varies.sum() > 1])
+    return found.assign(least=[", ".join(
+        name.upper() for name in ("aic", "bic") if found[name].count() > 1 and row[name] == found[name].min())
+        for _, row in found.iterrows()])
 
 
 def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray, topics: np.ndarray,

@@ -266,6 +266,9 @@ def test_right_groups_fit_and_what_cannot_be_fitted_says_so():
     found = fit_theory(scores, groups, np.arange(300), n_draws=5).set_index("system")
     assert found.n.eq(299).all() and found.cfi["two"] > 0.98 > found.cfi["one factor"]
     assert found.why["values"] == "not estimable: a factor has one value alone"
+    assert found.least.to_dict() == {"one factor": "", "two": "AIC, BIC", "values": ""}
+    del groups["one factor"]
+    assert fit_theory(scores, groups, np.arange(300), n_draws=0).least.eq("").all(), "the only one is no best"
     assert fit_theory(scores[:2], groups, np.arange(2)).empty
 
 
