@@ -42,8 +42,10 @@ def plot_ways(profiles: pd.DataFrame, agreement: pd.DataFrame, title: str) -> Fi
     """Draw each model's profile by every way to ask it, and say how the ways agree: model and the two tables of
     `compare_ways`, a panel a model.
     """
-    said = {model: "\n".join(f"{row.first} and {row.second}: r = {row.r:.2f} [{row.low:.2f}, {row.high:.2f}]"
-                             for row in part.itertuples()) for model, part in agreement.groupby("model", sort=False)}
+    words = [f"{row.first} and {row.second}: r = {row.r:.2f} [{row.low:.2f}, {row.high:.2f}],\nwithout noise "
+             f"{row.disattenuated:.2f} [{row.disattenuated_low:.2f}, {row.disattenuated_high:.2f}]".replace(
+                 "nan [nan, nan]", "not known") for row in agreement.itertuples()]
+    said = pd.Series(words, agreement.model.to_list()).groupby(level=0).agg("\n".join)
     panels = {f"{name_policy(model)}\n(in standard deviations of each way)\n{said[model]}": {
         way: rows.set_index("value") for way, rows in part.groupby("way", sort=False)}
         for model, part in profiles.groupby("model", sort=False)}

@@ -45,9 +45,12 @@ def test_ways_have_a_panel_a_model_and_a_mark_a_way():
             for value in ("care", "power")]
     table = pd.DataFrame(rows, columns=["model", "way", "value", "mean", "low", "high"])
     agreement = pd.DataFrame({"model": ["start", "dpo"], "first": "stated", "second": "written", "r": [0.5, -0.5],
-                              "low": [0.1, -0.9], "high": [0.8, 0.2]})
+                              "low": [0.1, -0.9], "high": [0.8, 0.2], "disattenuated": [0.625, None],
+                              "disattenuated_low": [0.125, None], "disattenuated_high": [1.0, None]}).astype(
+                                  {"disattenuated": float, "disattenuated_low": float, "disattenuated_high": float})
     figure = plots.plot_ways(table, agreement, "Ways")
     assert [axes.get_xlabel().splitlines() for axes in figure.axes] == [
-        [name, "(in standard deviations of each way)", f"stated and written: r = {said}"]
-        for name, said in (("start model", "0.50 [0.10, 0.80]"), ("dpo", "-0.50 [-0.90, 0.20]"))]
+        [name, "(in standard deviations of each way)", f"stated and written: r = {said},", f"without noise {left}"]
+        for name, said, left in (("start model", "0.50 [0.10, 0.80]", "0.62 [0.12, 1.00]"),
+                                 ("dpo", "-0.50 [-0.90, 0.20]", "not known"))]
     assert [text.get_text() for text in figure.legends[0].texts] == ["stated", "written"]

@@ -112,7 +112,8 @@ def compare_ways(ways: Mapping[str, np.ndarray], values: Sequence[str], n_draws:
     """Compare the profiles of several ways to ask one model: `profiles` and `pairs`, with intervals over units.
 
     profiles: way, value, mean, low, high, in standard deviations of the way's own profile. pairs: first, second, r,
-    low, high, and disattenuated (r over the root of both reliabilities, at most 1; nan without these) with ends.
+    low, high, and disattenuated (r over the root of both reliabilities, at most 1; nan without these) with ends, for
+    which the reliabilities count as known (Hunter & Schmidt 2004): where these are low, the interval is too narrow.
     """
     drawn, reliable, rows = {}, {}, []
     for way, units in ways.items():
