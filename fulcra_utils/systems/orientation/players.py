@@ -213,12 +213,12 @@ def run_players(players: Mapping[str, Player], n_repeats: int | Mapping[str, int
     with tqdm(total=n_asked, desc="players", unit="reply", disable=not progress, mininterval=1) as bar:
         for name, player in players.items():
             bar.set_postfix_str(name)
-            table = run_conditions(_endure(player), conditions, repeats[name], seed, bar)
+            table = run_conditions(endure(player), conditions, repeats[name], seed, bar)
             parts.append(table.assign(player=name))
     return pd.concat(parts, ignore_index=True)
 
 
-def _endure(player: Player) -> Player:
+def endure(player: Player) -> Player:
     """Return a player that answers an error with its words, which name no option; a dead endpoint is asked no more."""
     def play_all(talks: Sequence[Messages]) -> Iterator[str]:
         nonlocal gone

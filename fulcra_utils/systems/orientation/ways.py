@@ -3,17 +3,22 @@
 Choices: what is asked about are the theory's items, or its definitions where it has none; every question is asked in
 both orders of its answers, and what an answer gets where nothing is asked about is taken off. A way is a table of
 units (U, D), nan where a unit says nothing of a value: items, pairs of values, or prompts. Its profile is their mean.
-Axis letters: U units, D values, B draws.
+Who is asked is a local model with its tokenizer, whose probabilities are read, or an endpoint with the folder of its
+cache, whose one answer is. Axis letters: U units, D values, B draws.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.llm.local import choose
-from fulcra_utils.stats.resampling import draw_rows, take_interval
+from fulcra_utils.llm.replies import write_replies
+from fulcra_utils.stats.comparison import correlate
+from fulcra_utils.stats.resampling import draw_rows, mean_known, take_interval
 from fulcra_utils.systems.orientation.protocol import Player, mean_interval, run_protocol
 from fulcra_utils.systems.orientation.slider import svo_angle, take_payoffs
 from fulcra_utils.theory.theory import Theory
@@ -26,21 +31,23 @@ N_DRAWS = 2000      # of the passes of the slider
 
 
 def ask_stated(chat: tuple, theory: Theory) -> np.ndarray:
-    """Return how much a local model says yes to each item, (I, D): log odds of Yes, over those of a blank item.
+    """Return how much a model says yes to each item, (I, D): log odds of Yes, over those of a blank item.
 
-    nan but for the item's own value; a theory without items is asked by its definitions, a row a value.
+    nan but for the item's own value, and where an endpoint gives no answer; of an endpoint 1 stands for yes and -1 for
+    no. A theory without items is asked by its definitions, a row a value.
     """
     texts, whose = (theory.items, theory.item_dims) if theory.items else (theory.definitions, range(theory.n_dims))
     asked = _ask_both(chat, [(STATED, text) for text in (*texts, BLANK)], ("Yes", "No"))
     units = np.full((len(texts), theory.n_dims), np.nan)
-    units[np.arange(len(texts)), np.asarray(whose, int)] = asked[:-1] - asked[-1]
+    units[np.arange(len(texts)), np.asarray(whose, int)] = asked[:-1] - np.nan_to_num(asked[-1])
     return units
 
 
 def ask_chosen(chat: tuple, theory: Theory, n_pairs: int = 0, seed: int = 2023) -> np.ndarray:
-    """Return how much a local model prefers a value to another, (U, D): log odds, and minus them for the other one.
+    """Return how much a model prefers a value to another, (U, D): log odds, and minus them for the other one.
 
-    `n_pairs` pairs of values are drawn (0: all), for each an item of either, or its definition.
+    `n_pairs` pairs of values are drawn (0: all), for each an item of either, or its definition. Of an endpoint 1 stands
+    for one value and -1 for the other; nan where it names neither.
     """
     rng, pairs = np.random.default_rng(seed), list(combinations(range(theory.n_dims), 2))
     chosen = [pairs[k] for k in rng.permutation(len(pairs))[:n_pairs or None]]
@@ -48,7 +55,7 @@ def ask_chosen(chat: tuple, theory: Theory, n_pairs: int = 0, seed: int = 2023) 
              for pair in chosen]
     there, turned = (_ask_both(chat, [(CHOSEN, *text[::way]) for text in (*texts, (BLANK, BLANK))], ("A", "B"))
                      for way in (1, -1))
-    odds = ((there[:-1] - there[-1]) - (turned[:-1] - turned[-1])) / 2
+    odds = (there[:-1] - turned[:-1] - np.nan_to_num(there[-1] - turned[-1])) / 2
     units, rows = np.full((len(chosen), theory.n_dims), np.nan), np.arange(len(chosen))
     first, second = np.array(chosen).T
     units[rows, first], units[rows, second] = odds, -odds
@@ -69,18 +76,21 @@ def _ask_both(chat: tuple, questions: Sequence[tuple], answers: tuple[str, str])
     """Return the log odds (N,) of the first answer over the second, the mean of both orders of offering them."""
     talks = [[{"role": "user", "content": form.format(*texts, *order)}] for order in (answers, answers[::-1])
              for form, *texts in questions]
-    return np.subtract(*choose(*chat, talks, answers).T).reshape(2, -1).mean(axis=0)
+    told = read_answers(*chat, talks, answers) if isinstance(chat[0], Endpoint) else choose(*chat, talks, answers)
+    return np.subtract(*told.T).reshape(2, -1).mean(axis=0)
 
 
-def average_units(units: np.ndarray) -> np.ndarray:
-    """Return the profile (D,) of units (U, D): means of what is known, nan where nothing is.
+def read_answers(endpoint: Endpoint, cache: str | Path | None, talks: Sequence[Sequence[dict[str, str]]],
+                 answers: Sequence[str]) -> np.ndarray:
+    """Return 1 for the one of K answers that opens the endpoint's reply to each of N talks, 0 for the others, (N, K).
 
-    >>> average_units(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
-    [2.0, nan]
+    An answer counts alone or before a mark ("Yes.", "Answer: B) …"; "A lot" is none); nan where none opens a reply.
     """
-    known = np.isfinite(units)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, units, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    replies = write_replies([talk[-1]["content"] for talk in talks], [endpoint], cache).response.fillna("")
+    named = replies.str.extract(rf"(?i)^[\W_]*(?:(?:my |the )?answer(?: is)?\b[\W_]*)?({'|'.join(answers)})\b"
+                                r"(?=[\W_]*$|[\W_]*[.,:;!)*\n])", expand=False).str.casefold()
+    found = named.to_numpy()[:, None] == [answer.casefold() for answer in answers]
+    return np.where(found.any(axis=1, keepdims=True), found, np.nan)
 
 
 def correlate_profiles(first: np.ndarray, second: np.ndarray) -> float:
@@ -90,9 +100,7 @@ def correlate_profiles(first: np.ndarray, second: np.ndarray) -> float:
     0.99
     """
     known = np.isfinite(first) & np.isfinite(second)
-    if known.sum() < 3 or not np.ptp(first[known]) or not np.ptp(second[known]):
-        return np.nan
-    return float(np.corrcoef(first[known], second[known])[0, 1])
+    return correlate(first[known], second[known])[0].item()
 
 
 def split_units(units: np.ndarray, seed: int = 0) -> float:
@@ -102,7 +110,7 @@ def split_units(units: np.ndarray, seed: int = 0) -> float:
     """
     rng = np.random.default_rng(seed)
     halves = [rng.permutation(len(units)) % 2 == 0 for _ in range(N_SPLITS)]
-    found = [correlate_profiles(average_units(units[half]), average_units(units[~half])) for half in halves]
+    found = [correlate_profiles(mean_known(units[half], 0), mean_known(units[~half], 0)) for half in halves]
     r = np.mean([x for x in found if np.isfinite(x)] or [np.nan])
     return float(2 * r / (1 + r)) if r > 0 else np.nan
 
@@ -117,16 +125,16 @@ def compare_ways(ways: Mapping[str, np.ndarray], values: Sequence[str], n_draws:
     """
     drawn, reliable, rows = {}, {}, []
     for way, units in ways.items():
-        profile = average_units(units)
+        profile = mean_known(units, 0)
         samples = draw_rows(np.arange(len(units)), n_draws, seed + len(drawn))
-        drawn[way] = np.array([average_units(units[places]) for places in samples] or [profile * np.nan] * n_draws)
+        drawn[way] = np.array([mean_known(units[places], 0) for places in samples] or [profile * np.nan] * n_draws)
         reliable[way], known = split_units(units, seed), profile[np.isfinite(profile)]
         ends, spread = (profile, *take_interval(drawn[way])), (known.std() if len(known) else 0) or np.nan
         rows += [(way, *row) for row in zip(values, *((x - known.mean()) / spread if len(known) else x for x in ends),
                                             strict=True)]
     pairs = []
     for one, other in combinations(ways, 2):
-        r = correlate_profiles(average_units(ways[one]), average_units(ways[other]))
+        r = correlate_profiles(mean_known(ways[one], 0), mean_known(ways[other], 0))
         ends = take_interval([correlate_profiles(*both) for both in zip(drawn[one], drawn[other], strict=True)])
         part = np.sqrt(reliable[one] * reliable[other])
         pairs.append((one, other, r, *ends, *np.clip(np.array([r, *ends]) / part, -1, 1)))

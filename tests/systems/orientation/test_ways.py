@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from fault_server import FaultServer, complete
 
+from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.llm.local import load_policy
 from fulcra_utils.llm.tiny import make_random_model
+from fulcra_utils.stats.resampling import mean_known
 from fulcra_utils.systems.orientation import ways
 from fulcra_utils.systems.orientation.players import scripted_player
 from fulcra_utils.theory.theory import load_theory
@@ -41,7 +44,7 @@ def test_chosen_is_the_same_from_either_side(monkeypatch):
     answer(monkeypatch, dict.fromkeys(theory.items_of("care") or [word], 1.0))
     units = ways.ask_chosen((None, None), theory)
     assert len(units) == theory.n_dims * (theory.n_dims - 1) // 2 and np.nansum(units) == pytest.approx(0)
-    profile = ways.average_units(units)
+    profile = mean_known(units, 0)
     assert profile[liked] == pytest.approx(1) and profile.argmax() == liked
     assert len(ways.ask_chosen((None, None), theory, 3)) == 3
 
@@ -58,8 +61,42 @@ def test_the_slider_without_a_value_system_shows_a_players_own_angle():
 
 def test_a_real_model_is_asked_in_both_ways(tmp_path, toy):
     chat = load_policy(make_random_model(tmp_path / "model"))
-    assert np.isfinite(ways.average_units(ways.ask_stated(chat, toy))).all()
+    assert np.isfinite(mean_known(ways.ask_stated(chat, toy), 0)).all()
     assert np.isfinite(ways.ask_chosen(chat, toy)).sum(axis=1).tolist() == [2] * 3
+
+
+def test_an_endpoint_is_asked_in_both_ways_and_not_twice(tmp_path):
+    """It likes what is creative, says the first of two else, mumbles about pleasure and refuses to judge nothing."""
+    def play(request):
+        said = request["messages"][-1]["content"]
+        liked = "B" if "B: be creative" in said else "A"
+        words = "That depends." if "pleasure" in said or "N/A" in said and "Yes" in said else \
+            f"**{liked}**" if "A: " in said else "Answer: yes." if "be creative" in said else "No, never."
+        return 200, complete(request, words)
+
+    theory = load_theory("schwartz10")
+    with FaultServer(faults=(), script=play) as server:
+        chat = Endpoint(model="m", base_url=server.url), tmp_path
+        units = ways.ask_stated(chat, theory)
+        chosen = ways.ask_chosen(chat, theory)
+        n_asked = server.requests
+        np.testing.assert_array_equal(ways.ask_stated(chat, theory), units)
+        assert server.requests == n_asked
+    own = {item: units[k, d] for k, (item, d) in enumerate(zip(theory.items, theory.item_dims, strict=True))}
+    open_ = {item for item, x in own.items() if np.isnan(x)}
+    assert open_ == {item for item in theory.items if "pleasure" in item} != set()
+    assert own.pop("be creative") == 1 and {x for item, x in own.items() if item not in open_} == {-1}
+    liked = theory.dimensions.index("self-direction")
+    assert np.nanmax(chosen[:, liked]) == 1 and np.nanmin(chosen[:, liked]) == 0, "else it says A, which is taken off"
+
+
+@pytest.mark.parametrize(("reply", "first"), [
+    ("A", 1), ("b", 0), ("**A**", 1), ("(B) is better", 0), ("Answer: A.", 1), ("The answer is B", 0), ("A lot", None),
+    ("A or B", None), ("I cannot say.", None), ("<think>A</think>B", 0)])
+def test_an_answer_counts_where_it_opens_the_reply(reply, first):
+    with FaultServer(faults=(), script=lambda request: (200, complete(request, reply))) as server:
+        told = ways.read_answers(Endpoint(model="m", base_url=server.url), None, [[{"content": "A or B?"}]], ("A", "B"))
+    np.testing.assert_array_equal(told, [[np.nan, np.nan] if first is None else [first, 1 - first]])
 
 
 def test_profiles_that_agree_but_for_noise_correlate_1_without_it():
