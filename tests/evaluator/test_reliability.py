@@ -11,6 +11,7 @@ import pytest
 from scored_files import CountingEvaluator
 
 from fulcra_utils import cli
+from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.evaluator.reliability import (
     MANY,
@@ -168,6 +169,8 @@ def test_columns_are_found_or_named(tmp_path):
     assert read_scored(path, read_facets("prompt=prompt"))[0].prompt.nunique() == 24      # each wording for itself
     with pytest.raises(ScoringError, match="no column 'questions'"):
         read_scored(path, read_facets("prompt=questions"))
+    path.write_text(path.read_text(encoding="utf-8").replace('"model"', '"response_source"'), encoding="utf-8")
+    assert read_scored(path, read_facets())[0].model.nunique() == 2
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -198,11 +201,11 @@ def test_command_says_whether_two_models_differ(tmp_path, monkeypatch, capsys):
         assert code == 2 and out == "" and err.count("\n") == 1
 
 
-def test_four_lines_from_outside(tmp_path, monkeypatch, capsys):
-    rows = [("a", "May I lie?", 0.2), ("a", "Help?", 0.5), ("b", "May I lie?", 0.4), ("b", "Help?", 0.6)]
-    path = tmp_path / "four.jsonl"
-    path.write_text("\n".join(json.dumps({"response_source": m, "prompt": p, "value_vector": {"honesty": x}})
-                              for m, p, x in rows))
+def test_four_lines_from_outside_as_the_commands_page_shows_them(monkeypatch, capsys):
+    page = (DATA / "site" / "pages" / "commands.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if line.startswith("fulcra reliability data/"))
+    path = DATA.parent / line.split()[2]
+    assert "exit code 1" in line and path.read_text(encoding="utf-8").count("\n") == 4
     code, out, _ = run(monkeypatch, capsys, path)
     assert code == 1 and "2 prompts are too few to show any" in out and "below 5 there are no intervals" in out
     assert "nan" not in out.casefold() and "[" not in out.split("Pairs")[0].split("interval")[-1]

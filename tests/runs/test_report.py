@@ -55,6 +55,15 @@ def test_the_first_page_opens_with_what_came_out(finished):
     assert places == sorted(places)
 
 
+def test_the_first_page_says_first_whether_two_models_differ(finished):
+    assert "more than noise" not in build_report(finished).read_text()
+    told = "b differs from a in 1 of 2 values by more than noise."
+    finished.path("metrics/12_reliability.json").write_text(json.dumps({"noise": told}))
+    page = build_report(finished).read_text()
+    assert page.index("Is a difference between two models more than noise?") < page.index(told) < page.index(
+        "What came out")
+
+
 def test_pictures_stand_in_the_notebooks_order_under_headings(finished):
     import matplotlib.pyplot as plt
     nbformat.write(nbformat.v4.new_notebook(), finished.path("notebooks/01_dataset_construction.ipynb"))

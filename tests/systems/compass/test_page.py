@@ -434,6 +434,7 @@ def test_a_policy_is_told_from_the_model_that_it_came_from(toy):
     board = make_board("toy, evaluator", toy, rows, "x", n_draws=5)
     notes = make_section(board, load_countries(), choose_presets(toy, {}, {}, load_countries()), 0)["notes"]
     assert sum(note.startswith("small is a model before alignment") for note in notes) == 1
+    assert sum("more than noise" in note and "small dpo-ideal" in note for note in notes) == 1
 
 
 def test_no_score_of_others_leaves_the_local_page(tmp_path):
