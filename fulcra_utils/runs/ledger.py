@@ -37,7 +37,7 @@ def trace_claims(run: str | Path) -> pd.DataFrame:
     return claims.assign(
         cell=[trails[notebook].cell for notebook in claims.notebook],
         functions=[[".".join(function) for function in functions] for functions, _ in rows],
-        tests=[sorted({_name_test(module) for module, _ in functions}) for functions, _ in rows],
+        tests=[sorted({name_test(".".join(function)) for function in functions}) for functions, _ in rows],
         data_hashes=[{name: hashes[name] for name in hashes if name in words} or fetched for _, words in rows])
 
 
@@ -115,6 +115,11 @@ def _split(name: str) -> tuple[str, str]:
     return (".".join(parts[:ends[0]]), parts[ends[0]]) if ends else ("", "")
 
 
-def _name_test(module: str) -> str:
-    *folders, name = module.split(".")[1:]
+def name_test(function: str) -> str:
+    """Return the file of tests that mirrors the module of a function.
+
+    >>> name_test("fulcra_utils.stats.probes.assign_folds")
+    'tests/stats/test_probes.py'
+    """
+    *folders, name, _ = function.split(".")[1:]
     return "/".join(["tests", *folders, f"test_{name}.py"])

@@ -2,7 +2,7 @@
 
 What is said in a format stands in its template in data/bridges. None holds a text of a prompt or reply but Label
 Studio's tasks and Inspect's logs, which are to be read; these leave out replies to prompts that are tagged with a risk.
-The tests validate Croissant 1.0 with mlcroissant and RO-Crate 1.1 with rocrate.
+The tests validate Croissant 1.0 with mlcroissant and RO-Crate 1.2 with rocrate.
 """
 
 import mimetypes
@@ -94,21 +94,18 @@ def export_tasks(folder: Path, output: Path) -> None:
 def export_crate(folder: Path, output: Path) -> None:
     """Write an RO-Crate: what `fulcra publish` takes of a run, its notebooks, and each claim with what it rests on.
 
-    A claim is an entity `#claim/<id>`, based on the cell, functions, tests and data that `trace_claims` names.
+    A claim is an entity `#claim/<id>`, based on its cell, functions and data; a cell is based on the functions of all
+    its claims, and a function is the subject of its tests (`trace_claims`).
     """
-    from fulcra_utils.runs.ledger import trace_claims
+    from fulcra_utils.runs.ledger import name_test, trace_claims
     claims = trace_claims(folder)
-    claims["cell"] = [f"notebooks/{claim.notebook}.ipynb#{claim.cell}" for claim in claims.itertuples()]
     with write_folder(output) as new:
         shutil.copytree(SHIPPED / "notebooks", new / "notebooks", ignore=lambda _, names: {
             name for name in names if Path(name).stem not in list_notebooks()})
-        for path in publish(find_run(folder), new):
-            path.rename(new / path.name)
-        (new / folder.name).rmdir()
+        publish(find_run(folder), new)
         files = [{"path": path.relative_to(new).as_posix(), "size": path.stat().st_size, "sha256": hash_file(path),
                   "kind": mimetypes.guess_type(path)[0] or "application/json"} for path in sorted(new.rglob("*.*"))]
         write_json(new / "ro-crate-metadata.json", fill_template(
-            "ro_crate.json", folder, files=files, claims=claims.to_dict("records"), cells=claims.cell.unique(),
+            "ro_crate.json", folder, files=files, claims=claims.to_dict("records"), name_test=name_test,
             code=read_json(folder / "manifest.json")["code"],
-            code_names=sorted({name for names in claims.functions + claims.tests for name in names}),
             hashes={name: value for hashes in claims.data_hashes for name, value in hashes.items()}))
