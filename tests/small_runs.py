@@ -19,7 +19,7 @@ def make_finished_run(folder, theory="schwartz10"):
     run = open_run("06_value_compass", theory=theory, run_dir=folder)
     data = build_run_data(run.theory)
     write_json(run.path("data/sources.json"), data.sources)
-    for name in ("dialogues", "scored", "splits"):
+    for name in ("dialogues", "scored", "splits", "prompts"):
         write_table(run.path(f"data/{name}.parquet"), getattr(data, name))
     rows = data.dialogues
     run.save_table(rows[["prompt", "response"]].head(12), f"models/{OWN}.parquet")

@@ -79,14 +79,26 @@ def export_croissant(folder: Path, output: Path) -> None:
         write_json(new / "croissant.json", described)
 
 
+def read_harmless(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a run's replies that may be shown, and those left out: their prompt, or one alike, is tagged with a risk.
+
+    Of most of the first it is not known: `unknown` says so.
+    """
+    parts = [pd.read_parquet(folder / "data" / f"{name}.parquet") for name in ("dialogues", "scored", "prompts")]
+    every = pd.concat([part[["cluster", "safety_issues"]] for part in parts])
+    tagged = parts[0].cluster.isin(every.cluster[every.safety_issues.str.len() > 0])
+    rows = parts[0].assign(unknown=parts[0].safety_issues.isna())
+    return rows[~tagged], rows[tagged]
+
+
 def export_tasks(folder: Path, output: Path) -> None:
-    """Write the run's review queue as a Label Studio project, without replies to prompts tagged with a risk."""
+    """Write the run's review queue as a Label Studio project; `why` of a case also says that its risk is not known."""
     from fulcra_utils.annotation.label_studio import export_label_studio
-    rows = pd.read_parquet(folder / "data" / "dialogues.parquet")
-    if n_unknown := int(rows.safety_issues.isna().sum()):
+    rows, _ = read_harmless(folder)
+    if n_unknown := int(rows.unknown.sum()):
         sys.stderr.write(f"{n_unknown:,} of {len(rows):,} replies answer prompts whose risk is not known\n")
-    rows = rows[[issues is None or not len(issues) for issues in rows.safety_issues]]
     queue = pd.read_csv(folder / "annotation" / "review.csv")[["row_id", "name", "why", "vote"]]
+    queue.loc[queue.row_id.isin(rows.row_id[rows.unknown]), "why"] += "; the risk of its prompt is not known"
     with write_folder(output) as new:
         export_label_studio(new, queue[queue.row_id.isin(rows.row_id)], rows, find_run(folder).theory)
 

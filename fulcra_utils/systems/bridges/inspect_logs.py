@@ -177,16 +177,15 @@ def values(prompts: str, evaluator: str, target: str = "", theory: str = "") -> 
 def export_inspect(folder: Path, output: Path) -> None:
     """Write a run's replies with their labelled value vectors as logs, `<model>.json`; nan where not labelled.
 
-    Replies to prompts that are tagged with a risk are left out; `metadata` of each log counts them and those to prompts
-    whose risk is unknown.
+    `metadata` of each log counts replies that `read_harmless` leaves out, and those to prompts whose risk is not known.
     """
     from inspect_ai.log import EvalLog, write_eval_log
-    theory, every = find_run(folder).theory, pd.read_parquet(folder / "data" / "dialogues.parquet")
-    every = every.assign(model=every.response_source.astype(object).fillna("none"))
-    tagged = every.safety_issues.map(lambda issues: issues is not None and len(issues) > 0).astype(bool)
+
+    from fulcra_utils.systems.bridges.export import read_harmless
+    theory, (rows, left_out) = find_run(folder).theory, read_harmless(folder)
     created = datetime.fromtimestamp((folder / "manifest.json").stat().st_mtime, UTC).isoformat()
     with write_folder(output) as new:
-        for model, part in every[~tagged].groupby("model"):
+        for model, part in rows.groupby("response_source"):
             vectors = part[[*theory.dimensions]].astype(float).to_dict("records")
             samples = [{"id": row.row_id, "epoch": 1, "input": row.prompt, "target": "", "messages": [
                 {"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.response}],
@@ -196,8 +195,8 @@ def export_inspect(folder: Path, output: Path) -> None:
             log = {"version": VERSION, "status": "success", "samples": samples, "eval": {
                 "created": created, "task": folder.name, "dataset": {"name": folder.name, "samples": len(samples)},
                 "model": f"none/{model}", "config": {},      # none: Inspect has nothing to load
-                "metadata": {"left_out_for_risk": int((tagged & (every.model == model)).sum()),
-                             "risk_unknown": int(part.safety_issues.isna().sum())}}}
+                "metadata": {"left_out_for_risk": int((left_out.response_source == model).sum()),
+                             "risk_unknown": int(part.unknown.sum())}}}
             write_eval_log(EvalLog.model_validate(log), str(new / f"{re.sub(r'[^-.0-9A-Za-z]+', '_', model)}.json"))
 
 

@@ -11,6 +11,7 @@ from small_runs import make_finished_run
 
 from fulcra_utils.annotation.label_studio import import_label_studio
 from fulcra_utils.cli import main
+from fulcra_utils.common.files import write_table
 from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.common.paths import ROOT
 from fulcra_utils.systems.bridges.export import FORMATS, export_run
@@ -147,6 +148,21 @@ def test_an_export_says_the_same_twice(exported, tmp_path):
     again = export_run(exported / "runs" / "laptop", "ro-crate", tmp_path / "again")
     for path in again.rglob("*"):
         assert path.is_dir() or path.read_bytes() == (exported / "crate" / path.relative_to(again)).read_bytes()
+
+
+def test_what_is_like_a_prompt_with_a_risk_is_left_out_and_what_is_not_known_is_said(tmp_path):
+    run = make_finished_run(tmp_path / "run").folder
+    rows = pd.read_parquet(run / "data" / "dialogues.parquet")
+    alike, unknown = rows.cluster.unique()[:2]
+    rows["safety_issues"] = [None if cluster in (alike, unknown) else [] for cluster in rows.cluster]
+    write_table(run / "data" / "dialogues.parquet", rows)
+    for name, issues in (("scored", ["privacy"]), ("prompts", [])):
+        write_table(run / "data" / f"{name}.parquet", pd.DataFrame({"cluster": [alike], "safety_issues": [issues]}))
+    tasks = json.loads((export_run(run, "label-studio", tmp_path / "out") / "tasks.json").read_text())
+    whys = {task["data"]["row_id"]: task["data"]["why"] for task in tasks}
+    assert set(whys) == set(rows.row_id[rows.cluster != alike])
+    said = {row_id for row_id, why in whys.items() if "the risk of its prompt is not known" in why}
+    assert said == set(rows.row_id[rows.cluster == unknown])
 
 
 @pytest.mark.parametrize(("change", "to", "said"), [
