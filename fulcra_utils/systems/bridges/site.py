@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from html import unescape
 from pathlib import Path
@@ -142,13 +141,13 @@ def hide_texts(books: dict[str, dict], upstream: Iterable[str]) -> dict[str, int
                 grams[name, id(output)] = _list_grams(output), cell, output
     open_ = set().union(*(found for found, _, _ in grams.values())) if grams else set()
     shown = {gram for text in upstream for gram in _cut(str(text)) if gram in open_}
-    counts = Counter(dict.fromkeys(books, 0))
+    counts = dict.fromkeys(books, 0)
     for (name, _), (found, cell, output) in grams.items():
         if found & shown:
             cell["outputs"][next(n for n, o in enumerate(cell["outputs"]) if o is output)] = {
                 "output_type": "display_data", "metadata": {}, "data": {"text/markdown": f"*{LEFT_OUT}*"}}
             counts[name] += 1
-    return dict(counts)
+    return counts
 
 
 def _keep_shown(cell: dict) -> list[dict]:

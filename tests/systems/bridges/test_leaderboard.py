@@ -80,7 +80,8 @@ def test_the_formats_own_validator_finds_no_error(exported, tmp_path):
                     ["uv", "pip", "install", "-q", "--python", str(python), "every-eval-ever==0.3.0"]):
         done = shutil.which("uv") and subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         if not done or done.returncode:
-            pytest.skip(f"every-eval-ever (Python 3.12, uv) cannot be installed: not validated; {done and done.stderr}")
+            pytest.skip("every-eval-ever (Python 3.12, uv) cannot be installed: the boards are NOT validated by it; "
+                        f"{done.stderr if done else 'there is no uv'}")
     files = [path.relative_to(exported / "boards").as_posix() for path in (exported / "boards").rglob("*.json*")]
     done = subprocess.run([str(python), "-m", "every_eval_ever", "validate", "--format", "json", *files],
                           cwd=exported / "boards", capture_output=True, text=True)

@@ -3,8 +3,12 @@
 import functools
 import http.server
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -16,7 +20,9 @@ import pytest
 from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.common.paths import DATA, ROOT
 from fulcra_utils.dataset.rows import iter_rows, read_dialogue
+from fulcra_utils.runs.profiles import list_notebooks
 from fulcra_utils.systems.bridges import site
+from fulcra_utils.systems.bridges.export import FORMATS
 
 TEXT = "Why did the grey heron's umbrella refuse to open at the harbour gate?"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -81,10 +87,17 @@ def test_the_readme_is_short_and_its_links_and_pictures_stand():
     assert not [link[2] for link in site.LINK.finditer(text) if "://" not in link[2] and not (ROOT / link[2]).exists()]
 
 
+def test_every_bridge_has_a_recipe_of_four_lines_that_a_test_names():
+    recipes = {path.name: path.read_text("utf-8") for path in (DATA / "site" / "recipes").glob("*.md")}
+    blocks = {name: re.findall(r"```\w+\n(.*?)```", text, re.DOTALL) for name, text in recipes.items()}
+    assert all(len(own) == 1 and own[0].replace("\\\n", "").count("\n") <= 4 for own in blocks.values())
+    assert {to for own in blocks.values() for to in re.findall(r"fulcra export \S+ --to (\S+)", own[0])} == set(FORMATS)
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name in blocks if name not in tests and f'"{name.removesuffix(".md")}"' not in tests]
+
+
 @pytest.mark.parametrize("name", ["score_a_file", "new_theory"])
 def test_a_recipe_runs_as_written(tmp_path, monkeypatch, name):
-    import shlex
-
     from fulcra_utils.cli import main
     from fulcra_utils.evaluator.encoder import load_encoder
     from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
@@ -111,9 +124,9 @@ def test_a_recipe_runs_as_written(tmp_path, monkeypatch, name):
 def built(tmp_path_factory):
     """A site of a small run that holds an upstream text, served on loopback."""
     pytest.importorskip("myst_nb", reason="NO SPHINX: make site, or pip install -e '.[site]'")
-    run = tmp_path_factory.mktemp("run")
-    write_json(run / "run.json", {"profile": "quick", "theory": "schwartz10"})
-    write_json(run / "manifest.json", {"data_hashes": {}})
+    run = tmp_path_factory.mktemp("site") / "runs" / "laptop"
+    write_json(run / "run.json", {"profile": "laptop", "theory": "schwartz10"})
+    write_json(run / "manifest.json", {"data_hashes": {}, "notebooks": dict.fromkeys(list_notebooks(), {})})
     claims = pd.read_csv(ROOT / "figures" / "laptop" / "reproduction.csv")
     write_table(run / "reproduction.csv", claims.groupby("verdict").head(20))
     book = json.loads((ROOT / "notebooks" / "02_value_analysis.ipynb").read_text("utf-8"))
@@ -122,9 +135,11 @@ def built(tmp_path_factory):
     (run / "data").mkdir()
     pd.DataFrame({"prompt": [TEXT]}).to_parquet(run / "data" / "prompts.parquet")
     start = time.monotonic()
-    folder = run / "site"
-    site.build_site(run, folder)
-    assert time.monotonic() - start < 120
+    block, = re.findall(r"```sh\n(fulcra .*?)\n```", (DATA / "site" / "recipes" / "site.md").read_text("utf-8"))
+    folder = run.parents[1] / "site"
+    done = subprocess.run([sys.executable, "-m", "fulcra_utils.cli", *shlex.split(block)[1:]], cwd=run.parents[1],
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0 and time.monotonic() - start < 120, done.stderr
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
