@@ -88,6 +88,16 @@ def browser(tmp_path_factory):
     opened.quit()
 
 
+def open_page(browser, address):
+    """Open a page and wait until it is drawn: on a busy machine the driver comes back before."""
+    browser.get(address)
+    end = time.monotonic() + 20
+    while not browser.execute_script("return location.href == arguments[0] && document.readyState == 'complete' && "
+                                     "Boolean(document.querySelector('#board tbody tr'))", address):
+        assert time.monotonic() < end, f"{address} is not drawn after 20 s"
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return make_page(tmp_path_factory.mktemp("page") / "compass.html")
@@ -95,7 +105,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, path):
-    browser.get(path.as_uri())
+    open_page(browser, path.as_uri())
     yield browser
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
@@ -103,7 +113,7 @@ def page(browser, path):
 @pytest.fixture
 def peopled(browser, tmp_path):
     """A page with people's labels; what a test leaves of errors and of the phone's width is looked at, and undone."""
-    browser.get(make_page(tmp_path / "people.html", has_people=True).as_uri())
+    open_page(browser, make_page(tmp_path / "people.html", has_people=True).as_uri())
     yield browser
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
@@ -211,7 +221,7 @@ def test_another_theory_and_the_other_map(page):
 def test_fifty_models_open_quickly_and_weigh_little(browser, tmp_path):
     path = make_page(tmp_path / "fifty.html", n_models=50, n_prompts=30)
     assert path.stat().st_size <= MAX_BYTES
-    browser.get(path.as_uri())
+    open_page(browser, path.as_uri())
     took = browser.execute_script("return performance.getEntriesByType('navigation')[0].domComplete")
     print(f"fifty models: {path.stat().st_size / 1e6:.2f} MB, open after {took:.0f} ms")
     assert len(find(browser, "#board tbody tr")) == 50
@@ -225,7 +235,7 @@ def test_any_number_of_dimensions_is_drawn(browser, tmp_path, n_dims):
     path = tmp_path / "toy.yaml"
     path.write_text("name: toy\ntitle: Toy\ncitation: none\nscore_range: [-1, 1]\n"
                     f"labels: {{-1: opposed, 0: none, 1: supported}}\ndimensions: [{names}]\n")
-    browser.get(make_page(tmp_path / "toy.html", [path], n_models=3).as_uri())
+    open_page(browser, make_page(tmp_path / "toy.html", [path], n_models=3).as_uri())
     assert len(find(browser, "#weights input")) == n_dims
     assert len(find(browser, "#radar svg.main-svg")) and len(find(browser, "#map svg.main-svg"))
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
@@ -325,7 +335,7 @@ def test_the_keyboard_reaches_everything_in_order_and_each_place_has_a_name_and_
             break
         outline = at.value_of_css_property("outline-width"), at.value_of_css_property("outline-style")
         assert at.accessible_name and outline == ("3px", "solid"), (at.get_attribute("outerHTML"), outline)
-        seen.append((at.aria_role, at.accessible_name))
+        seen.append((at.aria_role, at.accessible_name.strip()))
     roles = [role for role, _ in seen]
     theory = load_theory("schwartz10")
     sliders = [name for role, name in seen if role == "slider"]
@@ -353,7 +363,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, tmp_path, theorie
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
     try:
-        browser.get(path.as_uri())
+        open_page(browser, path.as_uri())
         browser.find_element("id", "copy").click()        # the link's field is shown, too
         assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [390, 390]
         wide = browser.execute_script(
