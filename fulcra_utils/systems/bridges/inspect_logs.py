@@ -116,7 +116,7 @@ def _load_evaluator(folder: str, theory: str) -> Any:
     return judge
 
 
-def value_profile(evaluator: str, target: str = "", theory: str = "") -> Callable[..., Any]:
+def value_profile(evaluator: str = "evaluator", target: str = "", theory: str = "") -> Callable[..., Any]:
     """Score the reply of a sample by an evaluator's folder: one number for each value, and its distance to a target.
 
     Under another theory than the evaluator's, values that it was not taught are scored by definition; a warning names
@@ -157,20 +157,24 @@ def interval() -> Callable[..., Any]:
     return measure
 
 
-def values(prompts: str, evaluator: str, target: str = "", theory: str = "") -> Any:
+def values(prompts: str = "prompts.jsonl", evaluator: str = "evaluator", target: str = "", theory: str = "") -> Any:
     """Ask a model each prompt of a file (.jsonl, .jsonl.gz, .parquet with `prompt`) and score its replies.
 
-    One line ends it for a row without a prompt; target and theory are those of `value_profile`.
+    One line ends it for a file that cannot be read or a row without a prompt; target and theory are those of
+    `value_profile`.
     """
     from inspect_ai import Task
     from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.dataset import MemoryDataset, Sample
     from inspect_ai.solver import generate
     scorer, samples = value_profile(evaluator, target, theory), []
-    for line, _, prompt, fault in pick_rows(prompts, lambda row: read_text(row, "prompt")):
-        if fault:
-            raise PrerequisiteError(f"{prompts}, line {line}: {fault}")
-        samples.append(Sample(input=prompt, id=line))
+    try:
+        for line, _, prompt, fault in pick_rows(prompts, lambda row: read_text(row, "prompt")):
+            if fault:
+                raise DatasetError(f"{prompts}, line {line}: {fault}")
+            samples.append(Sample(input=prompt, id=line))
+    except DatasetError as error:
+        raise PrerequisiteError(str(error)) from error
     return Task(dataset=MemoryDataset(samples, name=Path(prompts).stem), solver=generate(), scorer=scorer)
 
 

@@ -134,16 +134,13 @@ def hide_texts(books: dict[str, dict], upstream: Iterable[str]) -> dict[str, int
     An output shows a text when it holds `N_WORDS` of its words in a row, or all of a text of `SHORTEST` words or more;
     marks, case, white space, tags and entities do not count, so that coloured words and shortened texts are found.
     """
-    grams = {}
-    for name, book in books.items():
-        for cell in book["cells"]:
-            for output in _keep_shown(cell):
-                grams[name, id(output)] = _list_grams(output), cell, output
-    open_ = set().union(*(found for found, _, _ in grams.values())) if grams else set()
+    kept = [(name, cell, output, _list_grams(output)) for name, book in books.items() for cell in book["cells"]
+            for output in _keep_shown(cell)]
+    open_ = set().union(*(grams for *_, grams in kept))
     shown = {gram for text in upstream for gram in _cut(str(text)) if gram in open_}
     counts = dict.fromkeys(books, 0)
-    for (name, _), (found, cell, output) in grams.items():
-        if found & shown:
+    for name, cell, output, grams in kept:
+        if grams & shown:
             cell["outputs"][next(n for n, o in enumerate(cell["outputs"]) if o is output)] = {
                 "output_type": "display_data", "metadata": {}, "data": {"text/markdown": f"*{LEFT_OUT}*"}}
             counts[name] += 1

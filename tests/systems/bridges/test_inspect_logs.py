@@ -206,7 +206,7 @@ def test_another_theory_is_scored_by_definition_and_said(tmp_path, evaluator):
 
 @NEEDS_INSPECT
 @pytest.mark.slow
-def test_what_cannot_be_asked_is_one_line(tmp_path, evaluator):
+def test_what_cannot_be_asked_is_one_line(tmp_path, evaluator, monkeypatch):
     from inspect_ai._util.error import PrerequisiteError
 
     from fulcra_utils.systems.bridges.inspect_logs import value_profile, values
@@ -216,5 +216,9 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, evaluator):
         with pytest.raises(PrerequisiteError) as fault:
             values(str(tmp_path / "prompts.jsonl"), str(evaluator), **asked)
         assert said in fault.value.message
-    with pytest.raises(PrerequisiteError):
-        value_profile(str(tmp_path / "nowhere"))
+    with pytest.raises(PrerequisiteError, match="gone.jsonl: cannot be read"):
+        values(str(tmp_path / "gone.jsonl"), str(evaluator))
+    monkeypatch.chdir(tmp_path)    # where none is named, `evaluator` and `prompts.jsonl` are meant
+    for call in (value_profile, values, lambda: value_profile(str(tmp_path / "nowhere"))):
+        with pytest.raises(PrerequisiteError, match="is no evaluator: it has no config.json"):
+            call()
