@@ -43,7 +43,7 @@ def make_grid(model: str, temperatures: Sequence[float], top_ps: Sequence[float]
     >>> [one.name for one in make_grid("smollm2-135m", [0.5, 1.0], [0.9])]
     ['smollm2-135m t0.5 p0.9', 'smollm2-135m t1 p0.9']
     """
-    return [LocalModel(model=model, name=f"{name or model} t{t:g} p{p:g}", seed=seed, options={
+    return [LocalModel(model=model, name=f"{name or model} t{t:g} p{p:g}", seed=seed, batch_size=32, options={
         "do_sample": True, "temperature": t, "top_p": p, "max_new_tokens": max_new_tokens})
         for t, p in product(temperatures, top_ps)]
 
