@@ -301,7 +301,7 @@ def draw_replies(policy: Aligned | str | Path, start: str | Path, prompts: Seque
     tokenizer, temperature = load_tokenizer(policy.folder, chat_template), policy.settings.temperature
     n, chooser = policy.n_drawn, _identify(policy.reward)[0] if policy.n_drawn > 1 else ""
     key = digest(hash_model(policy.folder), hash_model(start), tokenizer.chat_template, list(prompts), list(real),
-                 max_new_tokens, seed, temperature, policy.system, n, chooser, name_engine(),
+                 max_new_tokens, seed, temperature, policy.system, n, chooser, name_engine(), has_bf16(),
                  digest_code(draw_replies))
     if keep is not None and Path(keep).is_file() and (kept := pd.read_parquet(keep)).attrs.get("key") == key:
         return kept

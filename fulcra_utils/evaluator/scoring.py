@@ -32,6 +32,7 @@ from fulcra_utils.dataset.construction import locate_sample
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
 from fulcra_utils.dataset.texts import looks_english
+from fulcra_utils.evaluator.encoder import has_bf16
 from fulcra_utils.theory.theory import Theory, load_theory
 
 OWN = ("value_vector", "value_low", "value_high", "problem")
@@ -133,7 +134,7 @@ def _check_files(source: Path, target: Path) -> None:
 def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool) -> dict:
     """Return what a resumed run must have in common with the one that was killed: all that shapes the parts."""
     try:
-        mark = digest(evaluator)
+        mark = digest(evaluator, has_bf16())     # in which precision an encoder reads
     except TypeError:  # it cannot be told from another one: never the same
         mark = secrets.token_hex()
     return {"input": _hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,
