@@ -66,6 +66,7 @@ site: $(READY) $(VENV)/.site
 	@rm -rf runs/$(PROFILE)/site.new
 	@$(VENV)/bin/fulcra export runs/$(PROFILE) --to site --output runs/$(PROFILE)/site.new
 	@rm -rf runs/$(PROFILE)/site && mv runs/$(PROFILE)/site.new runs/$(PROFILE)/site
+	@echo "Open runs/$(PROFILE)/site/index.html"
 
 setup: $(READY)
 
