@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+SHAPE = 4, 16       # of batches in bfloat16: rows, and tokens between two widths (`shape_batches`)
+
 
 def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: str = "jobs") -> list[Any]:
     """Return `function(*job)` for each job, in order; with two or more workers each job runs in a process of its own.
@@ -33,6 +35,23 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: s
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def shape_batches(lengths: Sequence[int], shape: tuple[int, int] = SHAPE) -> list[tuple[list[int], int]]:
+    """Return row numbers and width of batches that are all full and as wide as their own rows need, the widest first.
+
+    A product in bfloat16 is rounded in another way where the batch has another shape, so what is read of a text would
+    hang on what stands beside it; here it does not. `shape` is the rows of a batch (the last one is repeated where they
+    are fewer) and the step between widths.
+
+    >>> shape_batches([3, 20, 5], (2, 16))
+    [([1, 1], 32), ([2, 0], 16)]
+    """
+    (size, step), widths = shape, {}
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        widths.setdefault(-(-lengths[row] // step) * step, []).append(row)
+    batches = [(rows[k:k + size], width) for width, rows in widths.items() for k in range(0, len(rows), size)]
+    return [(rows + rows[-1:] * (size - len(rows)), width) for rows, width in batches]
 
 
 def map_batches(function: Callable, batches: Iterable) -> Iterator[tuple[Any, Any]]:

@@ -23,7 +23,7 @@ from torch import nn
 
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
-from fulcra_utils.common.workers import map_batches
+from fulcra_utils.common.workers import map_batches, shape_batches
 from fulcra_utils.evaluator.encoder import Encoder, embed, is_read_in_half, iterate_buckets, mean_pool
 from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator
 from fulcra_utils.evaluator.rendering import pad_pairs, render, take_types
@@ -205,12 +205,15 @@ class PaperRecipe(nn.Module):
         scores, device, is_half = np.zeros(len(pairs)), self.out.weight.device, is_read_in_half(self.encoder)
 
         @torch.inference_mode()
-        def read(rows: list[int]) -> np.ndarray:
+        def read(batch: tuple[list[int], int]) -> np.ndarray:
+            rows, width = batch
             with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
-                batch = pad_pairs([pairs[r] for r in rows], self.tokenizer, device)
-                return self(**batch)["logits"].double().cpu().numpy()
+                told = self(**pad_pairs([pairs[r] for r in rows], self.tokenizer, device, width))
+                return told["logits"].double().cpu().numpy()
 
-        for rows, found in map_batches(read, iterate_buckets([len(p["input_ids"]) for p in pairs], batch_size)):
+        lengths = [len(pair["input_ids"]) for pair in pairs]
+        for (rows, _), found in map_batches(read, shape_batches(lengths) if is_half else
+                                            [(rows, 0) for rows in iterate_buckets(lengths, batch_size)]):
             scores[rows] = found
         return scores.reshape(len(prompts), len(self.questions))
 

@@ -29,13 +29,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.labels import CLASSES, NEAREST, scores_to_labels
 from fulcra_utils.common.loading import quiet_loading
-from fulcra_utils.common.workers import map_batches
+from fulcra_utils.common.workers import SHAPE, map_batches, shape_batches
 from fulcra_utils.dataset.rows import list_pairs
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.evaluator.encoder import (
@@ -173,12 +174,12 @@ class ValueEvaluator(PreTrainedModel):
         if self.encoder.num_parameters() > SMALL:
             config = {k: v for k, v in self.encoder.config.to_dict().items() if k != "_name_or_path"}
             self.kept = FeatureStore(digest(dict(self.encoder.state_dict()), config, self.layers,
-                                            is_read_in_half(self.encoder), digest_code(ValueEvaluator.read)))
+                                            is_read_in_half(self.encoder) and SHAPE, digest_code(ValueEvaluator.read)))
 
     @torch.no_grad()
     def read_all(self, rendered: Sequence[dict], batch_size: int = 16, progress: bool = False) -> torch.Tensor:
         """Return `read` of N rendered pairs, (N, F), those of similar length together; what is kept is not read
-        again.
+        again. In bfloat16 `batch_size` does not count (`shape_batches`).
         """
         features = torch.zeros(len(rendered), self.centre.shape[1], device=self.device)
         kept = self.kept.get(rendered) if self.kept else {}
@@ -189,12 +190,15 @@ class ValueEvaluator(PreTrainedModel):
         is_half = is_read_in_half(self.encoder)
 
         @torch.no_grad()
-        def read(rows: list[int]) -> torch.Tensor:
+        def read(batch: tuple[list[int], int]) -> torch.Tensor:
+            rows, width = batch
             with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):     # of this thread alone
-                return self.read(**pad_pairs([left[r] for r in rows], self.tokenizer, self.device))
+                return self.read(**pad_pairs([left[r] for r in rows], self.tokenizer, self.device, width))
 
-        batches = iterate_buckets([len(pair["input_ids"]) for pair in left], batch_size, progress, "reading")
-        for rows, found in map_batches(read, batches):
+        lengths = [len(pair["input_ids"]) for pair in left]
+        batches = tqdm(shape_batches(lengths) if is_half else
+                       [(rows, 0) for rows in iterate_buckets(lengths, batch_size)], "reading", disable=not progress)
+        for (rows, _), found in map_batches(read, batches):
             features[places[rows]] = self.kept.put([left[r] for r in rows], found) if self.kept else found
         return features
 

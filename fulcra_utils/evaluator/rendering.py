@@ -73,9 +73,10 @@ def _fit(text: str, tokenizer, max_length: int, room: int) -> list[int]:
     return ids if len(ids) <= room else ids[:(room + 1) // 2] + ids[len(ids) - room // 2:]
 
 
-def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.device | str = "cpu") -> dict:
-    """Pad rendered pairs to tensors of shape (B, T)."""
-    longest = max(len(pair["input_ids"]) for pair in pairs)
+def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.device | str = "cpu",
+              width: int = 0) -> dict:
+    """Pad rendered pairs to tensors of shape (B, T); T is that of the longest, or `width`."""
+    longest = width or max(len(pair["input_ids"]) for pair in pairs)
     filler = {"input_ids": tokenizer.pad_token_id or 0}
     return {name: torch.tensor([pair[name] + [filler.get(name, 0)] * (longest - len(pair[name])) for pair in pairs],
                                device=device) for name in pairs[0] if name in TEXT}

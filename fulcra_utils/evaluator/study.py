@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_atomic, write_text
 from fulcra_utils.common.labels import labels_of, scores_to_labels
-from fulcra_utils.common.workers import run_jobs
+from fulcra_utils.common.workers import SHAPE, run_jobs
 from fulcra_utils.evaluator import baselines, comparison
 from fulcra_utils.evaluator.baselines import LinearModel, PaperRecipe, fit_tfidf, take_rows
 from fulcra_utils.evaluator.comparison import Rows
@@ -249,7 +249,7 @@ def describe_piece(kind: str, settings: dict, seed: int, encoder: Encoder, theor
         theory.dimensions, theory.definitions, theory.labels if "recipe_rate" in names else ())
     pairs = gather_labels(settings).to_dict("list") if "contrasts" in names else ()
     return {"settings": {name: settings.get(name) for name in names}, "seed": seed, "code": digest_code(maker),
-            "encoder": digest(encoder.model, encoder.tokenizer, is_read_in_half(encoder.model)),
+            "encoder": digest(encoder.model, encoder.tokenizer, is_read_in_half(encoder.model) and SHAPE),
             "data": digest(words, data, pairs)}
 
 

@@ -23,7 +23,7 @@ from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import write_folder, write_text
 from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
-from fulcra_utils.common.workers import map_batches
+from fulcra_utils.common.workers import map_batches, shape_batches
 from fulcra_utils.dataset.texts import list_texts
 from fulcra_utils.llm.branches import Branches, Reader
 from fulcra_utils.llm.fast import BATCH, FastSampler, can_sample_fast
@@ -193,27 +193,52 @@ def _read_batches(keep: str | Path | None) -> list[list[int]]:
 
 
 def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],
-                 temperature: float = 1.0) -> np.ndarray:
+                 temperature: float = 1.0, is_half: bool = False) -> np.ndarray:
     """Return the log probability (N,) of each reply given its prompt: natural, summed over the reply's tokens.
 
     `texts` are token ids of prompt and reply with the place where the reply begins; `temperature` is that of the
-    sampling.
+    sampling. `is_half` takes products in bfloat16 (`is_read_in_half`): faster, and some tenths of a nat off.
     """
     model.eval()
     sums = np.zeros(len(texts))
-    order = np.argsort([len(ids) for ids, _ in texts], kind="stable")
+    lengths = np.array([len(ids) for ids, _ in texts], int)
+    order = np.argsort(lengths, kind="stable")
 
     @torch.no_grad()
-    def read(rows: np.ndarray) -> np.ndarray:
+    def read(batch: tuple[list[int], int]) -> np.ndarray:
+        rows, width = batch
         ids, labels = pad_texts([texts[r] for r in rows], tokenizer.pad_token_id)
-        ids, labels = ids.to(model.device), labels.to(model.device)
-        logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
-        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
-        return -loss.sum(dim=1).cpu().numpy()
+        beyond = 0, max(width - ids.shape[1], 0)
+        ids = torch.nn.functional.pad(ids, beyond, value=tokenizer.pad_token_id).to(model.device)
+        labels = torch.nn.functional.pad(labels, beyond, value=-100).to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=is_half):      # of this thread alone
+            states = model.base_model(input_ids=ids, attention_mask=(ids != -1).long()).last_hidden_state[:, :-1]
+        is_said, told = labels[:, 1:] != -100, torch.zeros(ids.shape[0], ids.shape[1] - 1)
+        logits = model.get_output_embeddings()(states[is_said].to(model.dtype)).float() / temperature
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][is_said], reduction="none")
+        told[is_said.cpu()] = -loss.cpu()
+        return told.sum(dim=1).numpy()
 
-    for rows, found in map_batches(read, np.split(order, range(32, len(order), 32)) if texts else ()):
+    batches = shape_batches(lengths) if is_half else [(order[k:k + 32], 0) for k in range(0, len(order), 32)]
+    for (rows, _), found in map_batches(read, batches):
         sums[rows] = found
     return sums
+
+
+def compare_prefixes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prefixes: Sequence[str],
+                     others: Sequence[str], texts: Sequence[str], max_tokens: int | None = None,
+                     is_half: bool = False) -> np.ndarray:
+    """Return by how much likelier each text, its first `max_tokens`, is behind its prefix than behind the other, (N,).
+
+    Log odds over the root of the number of tokens, as a sum of as many independent ones grows; 0 for an empty text.
+    `is_half` as for `score_tokens`.
+    """
+    heads, tails = (tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"] if part else []
+                    for part in ([*prefixes, *others], [f" {text}" if text else "" for text in texts]))
+    tails = [tail[:max_tokens] for tail in tails]
+    pairs = [(head + tail, len(head)) for head, tail in zip(heads, tails * 2, strict=True)]
+    told = score_tokens(model, tokenizer, pairs, is_half=is_half).reshape(2, -1)
+    return (told[0] - told[1]) / np.sqrt([max(len(tail), 1) for tail in tails])
 
 
 @torch.inference_mode()

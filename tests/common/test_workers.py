@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from fulcra_utils.common.workers import map_batches, run_jobs
+from fulcra_utils.common.workers import map_batches, run_jobs, shape_batches
 
 
 def test_jobs_come_back_in_order_and_a_fault_is_raised():
@@ -63,3 +63,11 @@ def test_a_fault_in_a_batch_is_raised_and_the_threads_are_given_back(two_threads
     with pytest.raises(ZeroDivisionError):
         list(map_batches(lambda n: 1 / n, [1, 0, 2, 3]))
     assert torch.get_num_threads() == 2
+
+
+def test_a_batch_is_full_and_its_width_is_that_of_its_own_rows():
+    lengths = [1, 16, 17, 40, 33, 2, 48, 5]
+    batches = shape_batches(lengths, (3, 16))
+    assert sorted({row for rows, _ in batches for row in rows}) == list(range(len(lengths)))
+    assert all(len(rows) == 3 and width - 16 < lengths[row] <= width for rows, width in batches for row in rows)
+    assert [width for _, width in batches] == [48, 32, 16, 16] and shape_batches([]) == []

@@ -36,6 +36,26 @@ def test_scores_are_log_softmax_and_padding_changes_nothing(tokenizer):
         assert value == pytest.approx(by_hand, abs=1e-4)
 
 
+def test_scores_in_half_hang_on_nothing_that_stands_beside(tokenizer):
+    """In batches of one shape products in bfloat16 are rounded alike."""
+    model = make(tokenizer).eval()
+    texts = [(tokenizer("be kind and never hurt people at home " * n)["input_ids"], 2) for n in (1, 2, 5, 9, 1, 3)]
+    together = score_tokens(model, tokenizer, texts, is_half=True)
+    alone = [score_tokens(model, tokenizer, [text], is_half=True)[0] for text in texts]
+    assert alone == pytest.approx(together, abs=1e-4)
+    assert 1e-3 < np.abs(together - score_tokens(model, tokenizer, texts)).max() < 1
+
+
+def test_how_much_likelier_a_text_is_by_hand(tokenizer):
+    model = make(tokenizer).eval()
+    texts = ["hurt people at home", ""]
+    found = local.compare_prefixes(model, tokenizer, ["be kind", "home"], ["never", "home"], texts, 3)
+    heads = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("be kind", "never")]
+    tail = tokenizer(" hurt people at home", add_special_tokens=False)["input_ids"][:3]
+    more, less = score_tokens(model, tokenizer, [(head + tail, len(head)) for head in heads])
+    assert found == pytest.approx([(more - less) / 3 ** 0.5, 0], abs=1e-5)
+
+
 def test_a_sampling_that_was_killed_goes_on_and_ends_as_it_would_have(tokenizer, tmp_path, monkeypatch):
     model, keep = make(tokenizer), tmp_path / "replies.jsonl"
     whole = sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3, keep=keep)
