@@ -162,6 +162,37 @@ def _fit_cut_pair(scores: np.ndarray, labels: np.ndarray, default: list[float], 
     return pair
 
 
+def fit_threshold(p: np.ndarray, truth: np.ndarray) -> float:
+    """Return the threshold of P(1) (N,) with the best balanced accuracy, the middle one; .5 without both kinds.
+
+    Rows with a nan in either do not count.
+
+    >>> fit_threshold(np.array([0.1, 0.2, 0.4, 0.9]), np.array([0, 0, 1, 1])).__round__(2)
+    0.3
+    """
+    from sklearn.metrics import roc_curve
+
+    known = np.isfinite(p) & np.isfinite(truth)
+    if len(set(truth[known])) < 2 or len(set(p[known])) < 2:
+        return 0.5
+    alarms, found, ends = roc_curve(truth[known], p[known], drop_intermediate=False)
+    quality = (found - alarms)[1:-1]
+    return float(np.median(((ends[1:-1] + ends[2:]) / 2)[np.isclose(quality, quality.max())]))
+
+
+def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
+    """Return the true share behind one that an imperfect judge finds; nan where it judges by chance.
+
+    (share + specificity - 1) / (sensitivity + specificity - 1): Rogan & Gladen (1978). Outside [0, 1] where the judge
+    finds less than it alarms falsely, or more than it can find.
+
+    >>> round(float(correct_share(0.4, 0.8, 0.7)), 6)
+    0.2
+    """
+    better = np.asarray(sensitivity) + specificity - 1
+    return (share + specificity - 1) / np.where(better > 0, better, np.nan)
+
+
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Return how often each class is true where its probability falls into each bin (Kull et al. 2019).
 

@@ -5,10 +5,12 @@ import pytest
 
 from fulcra_utils.stats.classification import (
     classwise_calibration_error,
+    correct_share,
     draw_chance_errors,
     fit_conformal,
     fit_cuts,
     fit_temperatures,
+    fit_threshold,
     measure_sets,
     reliability,
     rescale,
@@ -98,3 +100,27 @@ def test_cuts_are_those_of_the_grid_that_win():
 def test_support_says_what_cannot_be_said():
     rows = tabulate_support(np.array([[1.0]] * 4 + [[0.0]] * 100), ["hedonism"])
     assert rows.reading[0] == "too few labels to say anything (4 touched, 50 needed)"
+
+
+@pytest.mark.parametrize("n_places", [1, 2, 6])
+def test_a_threshold_is_the_middle_one_of_the_best(n_places):
+    """Next to all cuts between two probabilities, one by one."""
+    rng = np.random.default_rng(n_places)
+    for _ in range(30):
+        p, truth = rng.integers(n_places, size=12) / n_places, rng.permutation([0.0] * 5 + [1.0] * 6 + [np.nan])
+        ends = np.unique(p[np.isfinite(truth)])
+        cuts = (ends[1:] + ends[:-1]) / 2
+        quality = [(p[truth == 1] > cut).mean() + (p[truth == 0] <= cut).mean() for cut in cuts]
+        best = [cut for cut, one in zip(cuts, quality, strict=True) if np.isclose(one, max(quality))]
+        assert fit_threshold(p, truth) == pytest.approx(np.median(best) if best else 0.5)
+    assert fit_threshold(p, np.ones(12)) == fit_threshold(p, np.full(12, np.nan)) == 0.5
+    assert fit_threshold(np.full(2, 0.4), np.array([0, 1])) == 0.5
+
+
+def test_the_correction_finds_the_true_share_of_a_simulated_judge():
+    rng = np.random.default_rng(0)
+    true = rng.random(200_000) < 0.15
+    said = np.where(true, rng.random(true.size) < 0.8, rng.random(true.size) < 0.3)
+    assert correct_share(said.mean(), 0.8, 0.7) == pytest.approx(true.mean(), abs=0.01)
+    assert np.isnan(correct_share(0.4, 0.5, 0.5)) and correct_share(0.1, 0.9, 0.8) < 0
+    assert correct_share(0.25, 1, 1) == 0.25

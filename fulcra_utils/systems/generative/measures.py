@@ -11,9 +11,9 @@ from math import comb
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_curve
 
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.stats.classification import correct_share
 from fulcra_utils.stats.resampling import bootstrap_means, mean_known, share_interval, take_interval
 
 METRICS = ("EVR", "MVP", "APV")
@@ -103,20 +103,6 @@ def read_labels() -> pd.DataFrame:
     return table.assign(violates=np.where(first == second, first.astype(float), np.nan))
 
 
-def fit_threshold(p: np.ndarray, violates: np.ndarray) -> float:
-    """Return the threshold of P(violates) with the best balanced accuracy, the middle one; .5 without both kinds.
-
-    >>> fit_threshold(np.array([0.1, 0.2, 0.4, 0.9]), np.array([0, 0, 1, 1])).__round__(2)
-    0.3
-    """
-    known = np.isfinite(p) & np.isfinite(violates)
-    if len(set(violates[known])) < 2 or len(set(p[known])) < 2:
-        return 0.5
-    alarms, found, ends = roc_curve(violates[known], p[known], drop_intermediate=False)
-    quality = (found - alarms)[1:-1]
-    return float(np.median(((ends[1:-1] + ends[2:]) / 2)[np.isclose(quality, quality.max())]))
-
-
 def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, threshold: float, n_draws: int = 1000,
                   seed: int = 2023) -> tuple[pd.DataFrame, np.ndarray]:
     """Return sensitivity, specificity, balanced accuracy (measure, value, low, high, n), and draws (B, 2) of the first.
@@ -133,19 +119,6 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
     rows = [*zip(("sensitivity", "specificity"), share, low, high, (true.sum(), (~true).sum()), strict=True),
             ("balanced accuracy", share.mean(), *take_interval(draws.mean(axis=1)), len(true))]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"]), draws
-
-
-def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
-    """Return the true share behind one that an imperfect judge finds; nan where it judges by chance.
-
-    (share + specificity - 1) / (sensitivity + specificity - 1): Rogan & Gladen (1978). Outside [0, 1] where the judge
-    finds less than it alarms falsely, or more than it can find.
-
-    >>> round(float(correct_share(0.4, 0.8, 0.7)), 6)
-    0.2
-    """
-    better = np.asarray(sensitivity) + specificity - 1
-    return (share + specificity - 1) / np.where(better > 0, better, np.nan)
 
 
 def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quality: pd.DataFrame, draws: np.ndarray,

@@ -54,20 +54,6 @@ def test_curves_are_means_over_principles():
     assert table.x.tolist() == [1, 2, 3, 4] and table.value.is_monotonic_increasing and table.value.iloc[-1] == 0.5
 
 
-@pytest.mark.parametrize("n_places", [1, 2, 6])
-def test_a_threshold_is_the_middle_one_of_the_best(n_places):
-    """Next to all cuts between two probabilities, one by one."""
-    rng = np.random.default_rng(n_places)
-    for _ in range(30):
-        p, truth = rng.integers(n_places, size=12) / n_places, rng.permutation([0.0] * 5 + [1.0] * 6 + [np.nan])
-        ends = np.unique(p[np.isfinite(truth)])
-        cuts = (ends[1:] + ends[:-1]) / 2
-        quality = [(p[truth == 1] > cut).mean() + (p[truth == 0] <= cut).mean() for cut in cuts]
-        best = [cut for cut, one in zip(cuts, quality, strict=True) if np.isclose(one, max(quality))]
-        assert measures.fit_threshold(p, truth) == pytest.approx(np.median(best) if best else 0.5)
-    assert measures.fit_threshold(p, np.ones(12)) == measures.fit_threshold(p, np.full(12, np.nan)) == 0.5
-
-
 def test_the_judge_is_measured_where_both_readings_agree():
     truth, p = np.array([1, 1, 0, 0, 0, np.nan]), np.array([0.9, 0.1, 0.1, 0.2, 0.8, 0.9])
     table, draws = measures.measure_judge(p, truth, np.arange(6), 0.5, 300)
@@ -75,17 +61,6 @@ def test_the_judge_is_measured_where_both_readings_agree():
     assert draws.shape == (300, 2)
     perfect, _ = measures.measure_judge(truth[:5], truth[:5], np.arange(5), 0.5, 50)
     assert (perfect.value == 1).all() and (perfect.low[:2] < 0.6).all(), "few that are all right prove little"
-    assert measures.fit_threshold(p, np.zeros(6)) == 0.5
-    assert measures.fit_threshold(np.full(2, 0.4), np.array([0, 1])) == 0.5
-
-
-def test_the_correction_finds_the_true_share_of_a_simulated_judge():
-    rng = np.random.default_rng(0)
-    true = rng.random(200_000) < 0.15
-    said = np.where(true, rng.random(true.size) < 0.8, rng.random(true.size) < 0.3)
-    assert measures.correct_share(said.mean(), 0.8, 0.7) == pytest.approx(true.mean(), abs=0.01)
-    assert np.isnan(measures.correct_share(0.4, 0.5, 0.5)) and measures.correct_share(0.1, 0.9, 0.8) < 0
-    assert measures.correct_share(0.25, 1, 1) == 0.25
 
 
 def test_a_perfect_judge_is_not_corrected_and_its_error_widens_nothing():
