@@ -11,22 +11,20 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from fulcra_utils.stats.resampling import bootstrap_means, draw_rows, summarise_draws, take_interval
+from fulcra_utils.systems.pluralism.situations import tell_kind
 from fulcra_utils.systems.pluralism.weighing import Weigher
 
 
-def rank_names(listed: pd.DataFrame, names: Sequence[str], weigher: Weigher, known: pd.DataFrame
-               ) -> dict[str, np.ndarray]:
+def rank_names(listed: pd.DataFrame, names: Sequence[str], weigher: Weigher) -> dict[str, np.ndarray]:
     """Return for each way to rank them how high every name stands in every situation of `listed`, (S, V) each.
 
-    *frequency* is how often the `known` situations list a name, *embedding* the cosine. *weighed* is the odds of
-    relevance times the frequency: relevance was fitted against names drawn by frequency, so that is taken out of it.
+    *frequency* is how often the situations that the weigher knows list a name, *embedding* the cosine, *weighed* the
+    share of situations like this one that would list it (`Lists.foresee`).
     """
-    texts = list(dict.fromkeys(listed.situation))
-    told = weigher.measure(np.repeat(texts, len(names)), list(names) * len(texts))
-    odds = weigher.relevance.decision_function(told).reshape(len(texts), -1)
-    often = known.value.value_counts().reindex(names).fillna(0).to_numpy() + 0.5    # one never listed may still be
-    return {"frequency": np.tile(often, (len(texts), 1)), "embedding": told[:, 0].reshape(odds.shape),
-            "weighed": odds + np.log(often)}
+    here = weigher.memory.look_up(list(dict.fromkeys(listed.situation)))
+    weighed, often = weigher.lists.foresee(here, names)
+    return {"frequency": np.tile(often, (len(here), 1)),
+            "embedding": here @ weigher.memory.look_up([tell_kind(name)[1] for name in names]).T, "weighed": weighed}
 
 
 def measure_coverage(ranked: Mapping[str, np.ndarray], listed: pd.DataFrame, names: Sequence[str], k: int = 7,

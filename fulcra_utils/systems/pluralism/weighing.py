@@ -1,10 +1,11 @@
 """Weighing: how likely a value, a right or a duty bears on a situation (relevance), and which way it speaks (valence).
 
 Choices, for Kaleido and its thresholds are gated:
-- relevance is a logistic regression on three numbers: how near the value's name lies to the situation (cosine of
-  embeddings), how often situations like it list values like it, and how often any situation does; its weights are
-  fitted on situations with listed values, each fold told by the lists of the others; how near "like" is was chosen on
-  VITAL's known situations and on ours, which both told most with these two (`NARROW`, `WIDE`);
+- relevance is a logistic regression on four numbers: how near the value's name lies to the situation (cosine of
+  embeddings), how often situations like it list values like it, and how often any situation does, and by how much
+  likelier the very name is to be listed there than elsewhere (kernel ridge, `Lists.foresee`); its weights are fitted on
+  situations with listed values, each fold told by the lists of the others; how near "like" is was chosen on VITAL's
+  known situations, by folds, and the first two on ours as well (`NARROW`, `WIDE`, `BROAD`);
 - valence is a multinomial one on the stance that the evaluator reads in two framings of the situation (`FRAMES`), as
   what somebody is doing and as what somebody is asked about, for the values that it was taught, those first whose
   definitions lie near the value's name; and on how much likelier a language model finds the situation as what having
@@ -25,22 +26,22 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from fulcra_utils.alignment.judges import TextMemory
 from fulcra_utils.dataset.texts import DatasetError, list_texts
-from fulcra_utils.evaluator.encoder import Encoder
+from fulcra_utils.evaluator.encoder import Encoder, is_read_in_half
 from fulcra_utils.evaluator.model import ValueEvaluator, describe_value
-from fulcra_utils.llm.local import score_tokens
+from fulcra_utils.llm.local import compare_prefixes
 from fulcra_utils.stats.probes import assign_folds, fit_logistic
 from fulcra_utils.systems.pluralism.situations import VALENCES, tell_kind
 from fulcra_utils.theory.theory import name_values
 
 NARROW, WIDE = 10.0, 12.0   # how fast likeness falls with the cosine: of situations, and of values
+BROAD, RIDGE = 1.0, 1.0     # the same of situations that foresee a name, and how far each is held back
 N_FOLDS = 5     # of situations with lists
 RARE = 1e-3     # share of situations that is added, so that a value never listed has a logarithm
 SAME = 0.9999   # cosine above which a situation is the one that is asked about, and says nothing
-TINY = 1e-6     # added to probabilities
 SHARP = 20.0    # how fast a taught value counts less as its definition lies farther from a name
 FRAMES = ((lambda text: "What are you like?", lambda text: f"I am {_lower(text)}." if DOING.match(text) else text),
           (lambda text: f"What do you think of {_lower(text)}?", lambda text: "I love it and do it all the time."))
-MORE = "Having {} {} means:"    # what the language model is to go on from
+MORE, LESS = "Having more {} means:", "Having less {} means:"   # what the language model is to go on from
 READ, NAMED = 48, 200       # tokens of a situation, and characters of a value, that it reads
 DOING = re.compile(r"(?:Not )?\w+ing\b", re.I)      # a situation that is named as an act
 
@@ -52,6 +53,23 @@ class Lists:
         listed = listed.sort_values("situation", kind="stable")
         texts, self.starts = np.unique(listed.situation, return_index=True)
         self.situations, self.values = memory.look_up(texts), memory.look_up(listed.value)
+        self.is_listed = pd.crosstab(listed.situation, listed.value).clip(upper=1)     # (R, names)
+        kernel = np.exp(BROAD * (self.situations @ self.situations.T - 1)) + RIDGE * np.eye(len(texts))
+        self.weights = np.linalg.solve(kernel, self.is_listed - self.is_listed.mean())
+
+    def foresee(self, situations: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share of situations like each that would list each name (S, V), and of all that do (V,).
+
+        Kernel ridge regression, so the first may lie below 0; 0 and 0 for a name that no situation lists.
+        """
+        often = self.is_listed.mean()
+        told = pd.DataFrame(self._find_near(situations, BROAD) @ self.weights, columns=often.index) + often
+        return told.reindex(columns=names, fill_value=0).to_numpy(), often.reindex(names, fill_value=0).to_numpy()
+
+    def _find_near(self, situations: np.ndarray, steepness: float) -> np.ndarray:
+        """Return how near the situations of the lists lie, (S, R) in [0, 1]; 0 for a situation itself."""
+        cosines = situations @ self.situations.T
+        return np.where(cosines > SAME, 0, np.exp(steepness * (cosines - 1)))
 
     def measure(self, situations: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how often situations like each list values like each (S, V), and how often any situation does (V,).
@@ -60,8 +78,7 @@ class Lists:
         """
         likeness = np.exp(WIDE * (values @ self.values.T - 1))
         lists = np.maximum.reduceat(likeness, self.starts, axis=1)      # (V, R): the likest listed value
-        cosines = situations @ self.situations.T
-        near = np.where(cosines > SAME, 0, np.exp(NARROW * (cosines - 1)))
+        near = self._find_near(situations, NARROW)
         return (near / near.sum(axis=1, keepdims=True).clip(1e-12)) @ lists.T, lists.mean(axis=1)
 
 
@@ -96,11 +113,15 @@ class Weigher:
         return self
 
     def measure(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
-        """Return what relevance is told of N pairs, (N, 3): cosine, log share in situations like it, and in all."""
+        """Return what relevance is told of N pairs, (N, 4): cosine, log share in situations like it, log share in all,
+        and the log of how much likelier the name is to be listed there.
+        """
         (s, texts), (v, names) = (pd.factorize(np.asarray(one, object)) for one in (situations, values))
         here, there, about = map(self.memory.look_up, (texts, names, [tell_kind(name)[1] for name in names]))
         near, often = self.lists.measure(here, there)
-        return np.column_stack([(here[s] * about[v]).sum(axis=1), np.log(near[s, v] + RARE), np.log(often[v] + RARE)])
+        named, usually = self.lists.foresee(here, names)
+        return np.column_stack([(here[s] * about[v]).sum(axis=1), np.log(near[s, v] + RARE), np.log(often[v] + RARE),
+                                np.log(named.clip(0)[s, v] + RARE) - np.log(usually[v] + RARE)])
 
     def read_taught(self, situations: Sequence[str], values: Sequence[str],
                     frame: tuple[Callable, Callable] = FRAMES[0], batch_size: int = 32) -> np.ndarray:
@@ -117,22 +138,17 @@ class Weigher:
         """Return what valence is told of N pairs, (N, K): the evaluator's log odds of for and against in each framing,
         and what the language model says (`compare_likelihoods`), if there is one.
         """
-        told = [np.log(self.read_taught(situations, values, frame, batch_size) + TINY) for frame in FRAMES]
+        told = [np.log(self.read_taught(situations, values, frame, batch_size) + 1e-6) for frame in FRAMES]
         said = [] if self.chat is None else [self.compare_likelihoods(situations, values)]
         return np.column_stack([*(one[:, 2] - one[:, 0] for one in told), *said])
 
     def compare_likelihoods(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
-        """Return by how much likelier the situation is behind `MORE` of the value than behind less, (N,).
-
-        Log odds over the root of the number of tokens, as a sum of as many independent ones grows.
+        """Return by how much likelier the situation is behind `MORE` of the value than behind `LESS`, (N,), as
+        `compare_prefixes` does.
         """
-        model, tokenizer = self.chat
-        heads, tails = (tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"] for part in (
-            [MORE.format(word, _lower(value)[:NAMED]) for word in ("more", "less") for value in values],
-            [f" {situation[:20 * READ]}" for situation in situations] * 2))
-        texts = [(head + tail[:READ], len(head)) for head, tail in zip(heads, tails, strict=True)]
-        more, less = score_tokens(model, tokenizer, texts).reshape(2, -1)
-        return (more - less) / np.sqrt([len(ids) - start for ids, start in texts[:len(more)]])
+        prefixes = ([words.format(_lower(value)[:NAMED]) for value in values] for words in (MORE, LESS))
+        texts, is_half = [text[:20 * READ] for text in situations], is_read_in_half(self.chat[0])
+        return compare_prefixes(*self.chat, *prefixes, texts, READ, is_half)
 
     def is_cut(self, situation: str, value: str | None = None) -> bool:
         """Return whether only a part of a pair is read: the language model reads the beginning alone."""
@@ -141,9 +157,9 @@ class Weigher:
 
     def hold_out(self, labelled: pd.DataFrame, n_folds: int = 5) -> pd.DataFrame:
         """Return the valence of the rows given to `fit`, each told by a head fitted on other clusters."""
-        told = cross_val_predict(self.valence, self.told, labelled.valence, groups=labelled.cluster.astype(str),
-                                 cv=GroupKFold(n_folds), method="predict_proba")
-        return pd.DataFrame(told, columns=self.valence.classes_).reindex(columns=list(VALENCES), fill_value=0.0)
+        return self._name_columns(cross_val_predict(
+            self.valence, self.told, labelled.valence, groups=labelled.cluster.astype(str), cv=GroupKFold(n_folds),
+            method="predict_proba"))
 
     def rate(self, situations: Sequence[str], values: Sequence[str]) -> np.ndarray:
         """Return the relevance of N pairs, (N,) in [0, 1]."""
@@ -151,10 +167,11 @@ class Weigher:
 
     def tell_valence(self, situations: Sequence[str], values: Sequence[str], batch_size: int = 32) -> pd.DataFrame:
         """Return supports, opposes and either of N pairs, of sum 1."""
-        if not len(values):
-            return pd.DataFrame(columns=list(VALENCES), dtype=float)
-        told = self.valence.predict_proba(self.read_stance(situations, values, batch_size))
-        return pd.DataFrame(told, columns=self.valence.classes_).reindex(columns=list(VALENCES), fill_value=0.0)
+        return self._name_columns(self.valence.predict_proba(self.read_stance(situations, values, batch_size))
+                                  if len(values) else None)
+
+    def _name_columns(self, told: np.ndarray | None) -> pd.DataFrame:
+        return pd.DataFrame(told, columns=self.valence.classes_, dtype=float).reindex(columns=VALENCES, fill_value=0.0)
 
 
 def weigh(situations: Sequence[str], values: Sequence[str], weigher: Weigher, batch_size: int = 32) -> pd.DataFrame:

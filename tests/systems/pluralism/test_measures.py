@@ -22,7 +22,7 @@ def test_frequency_ranks_the_names_listed_most(weigher):
     from fulcra_utils.systems.pluralism.situations import read_own
     own = read_own()
     names = sorted(own.value.unique())
-    ranked = measures.rank_names(own[:12], names, weigher, own)
+    ranked = measures.rank_names(own[:12], names, weigher)
     assert names[ranked["frequency"][0].argmax()] == own.value.value_counts().index[0]
     assert {scores.shape for scores in ranked.values()} == {(own[:12].situation.nunique(), len(names))}
 

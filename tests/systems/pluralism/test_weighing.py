@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.kernel_ridge import KernelRidge
 
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator.encoder import load_encoder
@@ -37,6 +38,21 @@ def test_shares_by_hand(monkeypatch):
     assert often[0] == pytest.approx((1 + np.exp(-2)) / 2)
     itself, _ = lists.measure(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]))
     assert itself[0, 0] == pytest.approx(np.exp(-2))       # a is left out, b lists fame alone
+
+
+def test_what_is_foreseen_is_scikit_learns_ridge():
+    """Kernel ridge of the names around their means, as scikit-learn fits it; a name in no list is never foreseen."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(9, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    texts, new = [f"s{k}" for k in range(8)], vectors[8:]
+    memory = Known(dict(zip([*texts, "care", "fame"], vectors[[*range(8), 0, 1]], strict=True)))
+    rows = pd.DataFrame({"situation": texts, "value": ["care", "fame"] * 4})
+    told, often = weighing.Lists(rows, memory).foresee(new, ["fame", "care", "rest"])
+    truth = np.tile([[0.0, 1.0], [1.0, 0.0]], (4, 1))      # fame, care
+    ridge = KernelRidge(alpha=weighing.RIDGE, kernel=lambda a, b: np.exp(weighing.BROAD * (a @ b - 1)))
+    assert told[0, :2] == pytest.approx(0.5 + ridge.fit(vectors[:8], truth - 0.5).predict(new)[0])
+    assert (told[0, 2], *often) == (0, 0.5, 0.5, 0)
 
 
 def test_relevance_and_valence_are_probabilities(weigher):
