@@ -30,7 +30,7 @@ def plot_lexicon(table: pd.DataFrame, title: str) -> Figure:
         handle.set_sizes([40])
     disks = [axes.scatter([], [], s=30 + 500 * share, color=GREY, label=f"{share:.0%} of the replies")
              for share in (table.share.max(), table.share.min())]
-    axes.legend(handles=disks, loc="upper right", frameon=False)
+    axes.legend(handles=disks, loc="upper right", frameon=False, labelspacing=1.2)
     label_points(axes, table[["x", "y"]].to_numpy(), table.value.tolist(), 7)
     return figure
 
@@ -80,16 +80,16 @@ def plot_probe(table: pd.DataFrame, title: str) -> Figure:
 def plot_factors(places: np.ndarray, values: Sequence[str], factors: pd.DataFrame, title: str) -> Figure:
     """Draw a theory's circle, values at `places` (D, 2), and each factor where its correlations point.
 
-    `factors` has a row a factor and a column a value, correlations. The longest arrow reaches the circle, the others
-    are shorter in proportion; the legend gives each one's length, the amplitude of the best wave round the circle: .3
-    says that the correlations go from about .3 on one side to -.3 on the other.
+    `factors` has a row a factor and a column a value, correlations. The longest arrow ends short of the circle and its
+    names, the others are shorter in proportion; the legend gives each one's length, the amplitude of the best wave
+    round the circle: .3 says that the correlations go from about .3 on one side to -.3 on the other.
     """
     figure, axes = plt.subplots(figsize=(8, 7))
     axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#cccccc"))
     axes.scatter(*places.T, color=BLACK, s=18)
     ends = factors.to_numpy() @ places / len(values) * 2
     size = np.linalg.norm(ends, axis=1)
-    ends = ends / (size.max() or 1)
+    ends = 0.85 * ends / (size.max() or 1)
     names = [f"{name} ({one:.2f})" for name, one in zip(factors.index, size, strict=True)]
     for (name, end), (colour, marker) in zip(zip(names, ends, strict=True), LOOKS * 3, strict=False):
         axes.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2})

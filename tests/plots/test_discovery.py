@@ -52,5 +52,5 @@ def test_probe_draws_the_null():
 def test_factors_point_to_what_they_go_with():
     ring = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     figure = plots.plot_factors(ring, list("abcd"), pd.DataFrame([[1.0, 0, -1, 0]], ["f"], list("abcd")), "t")
-    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1.0, 0.0]]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.85, 0.0]]
     assert {"a", "b", "c", "d"} <= set(texts(figure))
