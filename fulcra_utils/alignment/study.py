@@ -162,10 +162,12 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     told = real.drop_duplicates("prompt").set_index("prompt")["response"]
     asked["real"] = [told.get(p, "") for p in asked["test"]]
     found = _gather_candidates(start, plans, asked["train"], real, folder, settings, seed)
+    plain = SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name)
+    in_turn = [*sorted(plans, key=lambda p: p.way not in TRAINED), plain]       # long ones first, so that no core waits
     jobs = [(start, _place_scorer(panel, p.reward), p, known[p.target], theory, asked, found.get(p.way), folder,
-             settings) for p in (SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name), *plans)]
-    runs = dict(zip(["start", *(p.name for p in plans)], run_jobs(_run_job, jobs, settings["workers"], "policies"),
-                    strict=True))
+             settings) for p in in_turn]
+    made = dict(zip([p.name for p in in_turn], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
+    runs = {name: made[name] for name in ("start", *(p.name for p in plans))}
     n = len(asked["test"])
     replies, shown = ({name: rows(drawn).reset_index(drop=True) for name, (_, _, drawn) in runs.items()}
                       for rows in (lambda t: t[:n], lambda t: t[n:]))
