@@ -222,6 +222,7 @@ def test_half_precision_moves_features_little_and_is_kept_apart(tiny, monkeypatc
     plain, half = found
     assert 0 < (plain - half).abs().max() < 0.1 * plain.std() and marks[0] != marks[1]
     assert half.dtype == torch.float32
+    evaluator.kept = None
     alone = torch.cat([evaluator.read_all(evaluator.render([p], [r])) for p, r in zip(PROMPTS, REPLIES, strict=True)])
     assert torch.equal(alone, half)     # whatever stands beside it
 
