@@ -197,7 +197,8 @@ class ValueEvaluator(PreTrainedModel):
 
         lengths = [len(pair["input_ids"]) for pair in left]
         batches = tqdm(shape_batches(lengths) if is_half else
-                       [(rows, 0) for rows in iterate_buckets(lengths, batch_size)], "reading", disable=not progress)
+                       [(rows, 0) for rows in iterate_buckets(lengths, batch_size)], "reading", unit="batch",
+                       disable=not progress)
         for (rows, _), found in map_batches(read, batches):
             features[places[rows]] = self.kept.put([left[r] for r in rows], found) if self.kept else found
         return features
