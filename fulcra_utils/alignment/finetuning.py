@@ -30,6 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from fulcra_utils.alignment.reward import Reward, RewardAuditError, call_reward, compare_rewards, describe_faults
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_json, write_table
+from fulcra_utils.common.workers import SHAPE
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.evaluator.encoder import has_bf16, mean_pool
 from fulcra_utils.llm.fast import name_engine
@@ -301,7 +302,7 @@ def draw_replies(policy: Aligned | str | Path, start: str | Path, prompts: Seque
     tokenizer, temperature = load_tokenizer(policy.folder, chat_template), policy.settings.temperature
     n, chooser = policy.n_drawn, _identify(policy.reward)[0] if policy.n_drawn > 1 else ""
     key = digest(hash_model(policy.folder), hash_model(start), tokenizer.chat_template, list(prompts), list(real),
-                 max_new_tokens, seed, temperature, policy.system, n, chooser, name_engine(), has_bf16(),
+                 max_new_tokens, seed, temperature, policy.system, n, chooser, name_engine(), has_bf16() and SHAPE,
                  digest_code(draw_replies))
     if keep is not None and Path(keep).is_file() and (kept := pd.read_parquet(keep)).attrs.get("key") == key:
         return kept

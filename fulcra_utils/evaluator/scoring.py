@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import check_outputs, json_line, keep_fields, lock_output, write_atomic, write_folder
+from fulcra_utils.common.workers import SHAPE
 from fulcra_utils.dataset.construction import locate_sample
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import SUFFIXES, iter_rows, pick_rows
@@ -134,7 +135,7 @@ def _check_files(source: Path, target: Path) -> None:
 def _describe_job(evaluator: Any, source: Path, shard_size: int, intervals: bool) -> dict:
     """Return what a resumed run must have in common with the one that was killed: all that shapes the parts."""
     try:
-        mark = digest(evaluator, has_bf16())     # in which precision an encoder reads
+        mark = digest(evaluator, has_bf16() and SHAPE)     # in which precision an encoder reads
     except TypeError:  # it cannot be told from another one: never the same
         mark = secrets.token_hex()
     return {"input": _hash_file(source), "kind": source.suffix.lower(), "evaluator": mark, "shard_size": shard_size,

@@ -212,12 +212,9 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
         ids = torch.nn.functional.pad(ids, beyond, value=tokenizer.pad_token_id).to(model.device)
         labels = torch.nn.functional.pad(labels, beyond, value=-100).to(model.device)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=is_half):      # of this thread alone
-            states = model.base_model(input_ids=ids, attention_mask=(ids != -1).long()).last_hidden_state[:, :-1]
-        is_said, told = labels[:, 1:] != -100, torch.zeros(ids.shape[0], ids.shape[1] - 1)
-        logits = model.get_output_embeddings()(states[is_said].to(model.dtype)).float() / temperature
-        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][is_said], reduction="none")
-        told[is_said.cpu()] = -loss.cpu()
-        return told.sum(dim=1).numpy()
+            logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
+        return -loss.sum(dim=1).cpu().numpy()
 
     batches = shape_batches(lengths) if is_half else [(order[k:k + 32], 0) for k in range(0, len(order), 32)]
     for (rows, _), found in map_batches(read, batches):

@@ -20,6 +20,7 @@ from scipy.special import logit
 
 from fulcra_utils.annotation.local import LanguageJudge
 from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.common.workers import SHAPE
 from fulcra_utils.evaluator.encoder import Encoder, embed, has_bf16
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_piece
@@ -59,7 +60,8 @@ def judge_by_evaluator(evaluator: ValueEvaluator, principles: Sequence[Principle
     def read(stories: list[Story], texts: list[str]) -> np.ndarray:
         cells = named.predict_proba([one.setting for one in stories], _end_sentences(stories, texts))
         return cells[np.arange(len(texts)), [rules.index(one.principle.principle) for one in stories], 0]
-    return Judge(digest(evaluator, named.config.definitions, has_bf16(), digest_code(judge_by_evaluator)), read)
+    label = digest(evaluator, named.config.definitions, has_bf16() and SHAPE, digest_code(judge_by_evaluator))
+    return Judge(label, read)
 
 
 def judge_by_language_model(teller: LocalTeller, principles: Sequence[Principle]) -> Judge:

@@ -171,6 +171,7 @@ class Weigher:
                                   if len(values) else None)
 
     def _name_columns(self, told: np.ndarray | None) -> pd.DataFrame:
+        """Return probabilities by valence, 0 for one that no row taught; no rows for None."""
         return pd.DataFrame(told, columns=self.valence.classes_, dtype=float).reindex(columns=VALENCES, fill_value=0.0)
 
 
