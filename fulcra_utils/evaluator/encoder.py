@@ -18,7 +18,7 @@ import numpy as np
 
 from fulcra_utils.common.loading import quiet_loading
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.common.weights import find_minilm, find_smollm2
+from fulcra_utils.common.weights import find_minilm, find_mpnet, find_smollm2
 from fulcra_utils.dataset.texts import list_texts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SMOLLM2_LAYERS = 24    # of 30: what is above them is not needed to read values
 SMALL = 5_000_000      # weights; a model of so few reads faster than the disk
-BUNDLED = {"bundled": find_minilm, "smollm2": find_smollm2}
+BUNDLED = {"bundled": find_minilm, "smollm2": find_smollm2, "mpnet": find_mpnet}
 
 
 class EncoderError(ValueError):
@@ -48,12 +48,12 @@ class Encoder:
 
 
 def load_encoder(name: str | Path = "bundled", revision: str | None = None, seed: int = 0) -> Encoder:
-    """Load a text encoder: "bundled", "smollm2", "tiny", a folder, or a name on the hub.
+    """Load a text encoder: "bundled", "mpnet", "smollm2", "tiny", a folder, or a name on the hub.
 
-    "bundled" is all-MiniLM-L6-v2, "smollm2" the lower 24 layers of the language model SmolLM2-135M-Instruct (both
-    `common.weights`); "tiny" a small BERT with random weights by `seed`, for tests. `revision` is that of a hub name,
-    None = its main branch. WeightsError when bundled weights cannot be had or are not the expected ones, EncoderError
-    when others cannot, or are no safetensors.
+    "bundled" is all-MiniLM-L6-v2, "mpnet" the larger all-mpnet-base-v2, "smollm2" the lower 24 layers of the language
+    model SmolLM2-135M-Instruct (all three `common.weights`); "tiny" a small BERT with random weights by `seed`, for
+    tests. `revision` is that of a hub name, None = its main branch. WeightsError when those weights cannot be had or
+    are not the expected ones, EncoderError when others cannot, or are no safetensors.
 
     >>> load_encoder("tiny").width
     64

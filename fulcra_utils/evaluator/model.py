@@ -114,7 +114,7 @@ class ValueEvaluator(PreTrainedModel):
         depth = encoder_config.num_hidden_layers
         self.layers = sorted({max(round(depth * share), 1) for share in DEPTHS})
         width = len(self.layers) * encoder_config.hidden_size         # F
-        pooled = encoder_config.model_type in {"bert", "roberta", "xlm-roberta"}    # nothing here uses the pooler
+        pooled = encoder_config.model_type in {"bert", "mpnet", "roberta", "xlm-roberta"}    # nothing uses it
         self.encoder = AutoModel.from_config(encoder_config, **({"add_pooling_layer": False} if pooled else {}))
         self.reduce = nn.Linear(width, MEMBERS * HIDDEN)
         self.dropout = nn.Dropout(DROPOUT)

