@@ -231,8 +231,8 @@ def judge(input: Annotated[str, typer.Option("--input", help="Rows with prompt, 
 def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.gz or .parquet.")],
           output: Annotated[str, typer.Option(help="Folder of the new evaluator; it appears whole.")],
           theory: TheoryName = "schwartz10",
-          encoder: Annotated[str, typer.Option(help="smollm2, bundled (faster, worse), tiny (random), a hub name or a "
-                                               "folder.")] = "smollm2",
+          encoder: Annotated[str, typer.Option(help="mpnet, smollm2, bundled (faster, worse), tiny (random), a hub "
+                                               "name or a folder.")] = "mpnet",
           epochs: Annotated[int, typer.Option(min=0, help="Passes in which the encoder learns too; 0 = its heads "
                                               "alone, in minutes.")] = 0,
           seed: Annotated[int, typer.Option(help="Of the split and of the training.")] = 2023,

@@ -4,7 +4,8 @@ Negations stand on both sides equally often. What else gives the stance away is 
 length and refusal tell it in fewer than 58 % of the replies, words in fewer than 65 % (chance is 50 %). In *hard* pairs
 tone misleads: the reply that tramples sounds mild or wise, the one that serves is stern or costly, or deeds alone tell.
 So tone turned round is a cue in them: words that know nothing of the value tell 71 % of hard replies taken alone.
-The pairs were written for this project; those of the test split were read again, twice (`read_readings`).
+The pairs were written for this project; those of the test split were read again, twice (`read_readings`). `more` and
+`more_hard` were written later and only teach; of these, hard ones that words told most surely were left out.
 """
 
 from collections.abc import Collection
@@ -40,18 +41,21 @@ class _ValueFile(BaseModel, extra="forbid"):
     definition: Name
     pairs: list[_Pair] = Field(min_length=1)
     hard: list[_Pair] = []
+    more: list[_Pair] = []          # written later: these teach and are never asked
+    more_hard: list[_Pair] = []
 
 
 def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: int | None = None) -> pd.DataFrame:
     """Return one row per reply: pair, value, definition, prompt, response, stance, is_hard, cluster and split.
 
     `stance` is +1 where the reply serves the value, -1 where it tramples it, 0 where it has nothing to do with it.
-    The first `n_pairs` of each value (None = all), hard ones last. Prompts are split as everywhere (60/10/10/20),
-    near-duplicates together. DatasetError names the file, the place and the fault.
+    The first `n_pairs` of each value (None = all), hard ones last, then `more` and `more_hard`. Prompts are split as
+    everywhere (60/10/10/20), near-duplicates together; those of the last two lists are in train, or left out where
+    they are much like one that is not. DatasetError names the file, the place and the fault.
 
     >>> table = read_contrasts()
-    >>> table.stance.value_counts().to_dict(), table.value.nunique()
-    ({1: 3750, -1: 3750, 0: 1248}, 15)
+    >>> table.drop_duplicates("pair").split.value_counts()["test"], table.value.nunique()
+    (771, 15)
     """
     rows = []
     for path in sorted(Path(folder).glob("*.yaml")):
@@ -62,11 +66,19 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
             raise DatasetError(f"{path}, {place}: {why}") from None
         except ValueError as error:
             raise DatasetError(f"{path}: {error}") from None
-        rows += [(f"{file.value}-{k}", file.value, file.definition, pair.prompt, reply, stance, k >= len(file.pairs))
-                 for k, pair in enumerate(file.pairs + file.hard)
+        lists = [(pair, is_hard, is_more) for is_more, found in enumerate(((file.pairs, file.hard), (
+            file.more, file.more_hard))) for is_hard, pairs in enumerate(found) for pair in pairs]
+        rows += [(f"{file.value}-{k}", file.value, file.definition, pair.prompt, reply, stance, bool(is_hard), is_more)
+                 for k, (pair, is_hard, is_more) in enumerate(lists)
                  for reply, stance in ((pair.served, 1), (pair.trampled, -1), (pair.unrelated, 0)) if reply]
-    table = pd.DataFrame(rows, columns=["pair", "value", "definition", "prompt", "response", "stance", "is_hard"])
+    rows.sort(key=lambda row: row[-1])      # behind all others, so that they move none into another split
+    columns = ["pair", "value", "definition", "prompt", "response", "stance", "is_hard", "is_late"]
+    table = pd.DataFrame(rows, columns=columns)
     table = table.merge(_split(tuple(table.prompt), seed), on="prompt", how="left")
+    late = table.pop("is_late") == 1
+    asked = set(table.cluster[~late & (table.split != "train")])
+    table = table[~late | (table.cluster >= 0) & ~table.cluster.isin(asked)]
+    table.loc[late[table.index], "split"] = "train"
     first = table.pair.str.rpartition("-")[2].astype(int) < (np.inf if n_pairs is None else n_pairs)
     return table[first].reset_index(drop=True)
 

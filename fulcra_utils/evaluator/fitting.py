@@ -30,10 +30,10 @@ from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_tempe
 from fulcra_utils.theory.theory import Theory, load_theory
 
 DEFAULTS = {  # those of the laptop profile
-    "encoder": "smollm2", "encoder_revision": "", "max_length": 192, "head_epochs": 20, "head_rate": 1e-3, "epochs": 0,
+    "encoder": "mpnet", "encoder_revision": "", "max_length": 192, "head_epochs": 20, "head_rate": 1e-3, "epochs": 0,
     "frozen_layers": 0, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
     "word_buckets": 65536, "average": 0.99, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
-    "evaluations_per_epoch": 1, "contrasts": 300, "more_labels": [], "level": 0.9}
+    "evaluations_per_epoch": 1, "contrasts": 600, "more_labels": [], "level": 0.9}
 # of a text beside a row's 1; a contrast pair counts once more as a pair
 WEIGHTS = {"contrasts": 0.3, "valueeval23": 0.1, "valuebench": 0.3}
 KNOBS = [f.name for f in fields(TrainingSettings) if f.name != "seed"]    # of a profile's section, those of a training
@@ -177,7 +177,7 @@ class TrainingReport:
                 f"Use it: fulcra score --evaluator {self.folder} --input rows.jsonl --output scored.jsonl")
 
 
-def train_file(source: str | Path, theory: Theory | str, folder: str | Path, encoder: str = "smollm2",
+def train_file(source: str | Path, theory: Theory | str, folder: str | Path, encoder: str = "mpnet",
                epochs: float = 0, seed: int = 2023, overwrite: bool = False, progress: bool = False,
                say: Callable[[str], object] = lambda text: None, **settings) -> TrainingReport:
     """Train an evaluator of a theory on a file of labelled rows, and save it with its card; the folder appears whole.

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -21,6 +22,7 @@ NEGATION = re.compile(r"\b(?:not|no|never|none|nobody|nothing|neither|nor|withou
 
 
 STANCES = {"served": 1, "trampled": -1, "unrelated": 0}
+LISTS = ("pairs", "hard", "more", "more_hard")
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +31,10 @@ def table():
     rows = []
     for path in sorted((DATA / "contrasts").glob("*.yaml")):
         file, _, twice = read_yaml(path)
-        assert set(file) == {"value", "definition", "pairs", "hard"} and path.stem == file["value"] and not twice
-        for pair in file["pairs"] + file["hard"]:
+        assert set(file) == {"value", "definition", *LISTS} and path.stem == file["value"] and not twice
+        for kind, pair in [(name, pair) for name in LISTS for pair in file[name]]:
             assert {"prompt", "served", "trampled"} <= set(pair) <= {"prompt", *STANCES}
-            rows += [(file["value"], file["definition"], pair["prompt"], pair[key], stance, pair in file["hard"])
+            rows += [(file["value"], file["definition"], pair["prompt"], pair[key], stance, "hard" in kind)
                      for key, stance in STANCES.items() if key in pair]
     return pd.DataFrame(rows, columns=["value", "definition", "prompt", "response", "stance", "is_hard"])
 
@@ -94,3 +96,22 @@ def test_the_test_pairs_were_read_twice_and_an_edited_one_loses_its_reading():
     assert set(readings.pair) == set(pairs.pair) and readings[["first", "second"]].isin([-1, 0, 1]).all(axis=None)
     edited = pairs.assign(response=pairs.response.where(pairs.pair != pairs.pair.iloc[0], pairs.response + "!"))
     assert set(pairs.pair) - set(read_readings(edited).pair) == {pairs.pair.iloc[0]}
+
+
+def test_later_pairs_teach_move_no_other_and_are_left_out_where_they_are_like_one_that_is_asked(tmp_path):
+    known = read_contrasts()
+    asked = known[known.split == "test"].prompt.iloc[0]
+    def write(more):
+        pairs = [{"prompt": asked, "served": "Help him.", "trampled": "Leave him."}]
+        (tmp_path / "care.yaml").write_text(yaml.safe_dump({"value": "care", "definition": "d", "pairs": pairs} | more))
+        return read_contrasts(tmp_path)
+
+    before = write({})
+    prompts = [asked.rstrip(".") + "!", *(f"A quite different matter, {letter}" for letter in "abcdefgh")]
+    more = [{"prompt": prompt, "served": f"Help her {k}.", "trampled": f"Leave her {k}."}
+            for k, prompt in enumerate(prompts)]
+    table = write({"more": more[:5], "more_hard": more[5:]})
+    assert table.iloc[:len(before)].equals(before) and set(before.split) == {"test"}
+    later = table.iloc[len(before):]
+    assert set(later.split) == {"train"} and more[0]["prompt"] not in set(later.prompt)
+    assert later.is_hard.sum() == 2 * len(more[5:])
