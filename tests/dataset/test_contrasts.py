@@ -86,7 +86,7 @@ def test_tone_is_a_cue_within_hard_pairs_alone_and_none_learned_from_plain_ones(
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
     model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
     plain, hard = (stances[stances.is_hard == kind].reset_index(drop=True) for kind in (False, True))
-    assert guess(model, hard.response, hard) < 0.72     # too much: a limit to be lowered as pairs are reworded
+    assert guess(model, hard.response, hard) < 0.71     # too much: a limit to be lowered as pairs are reworded
     assert (model.fit(plain.response, plain.stance).predict(hard.response) == hard.stance).mean() < 0.58
 
 
