@@ -5,13 +5,11 @@ import gzip
 import importlib.util
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 import types
 from decimal import Decimal
@@ -461,31 +459,32 @@ def test_a_folder_in_the_way_is_refused(tmp_path, folder):
         parts.is_dir() and parts.rmdir()
 
 
+def score_and_die(n_files: int, *arguments: object) -> None:
+    """Score a file, and die before the n-th file is opened or renamed: the moments at which a disk changes."""
+    left = iter(range(n_files - 1, -1, -1))
+    sys.addaudithook(lambda event, about: event in ("open", "os.rename") and not next(left)
+                     and os.kill(os.getpid(), signal.SIGKILL))
+    score_file(*arguments)
+
+
 @pytest.mark.slow
 def test_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, folder):
     source, target = write_rows(tmp_path / "in.jsonl", 1500), tmp_path / "out.jsonl"
-    forks, rng, finished = get_context("forkserver"), random.Random(5), set()  # torch is imported once for all
+    forks, finished = get_context("forkserver"), set()  # torch is imported once for all
     forks.set_forkserver_preload(["fulcra_utils.evaluator.model", "fulcra_utils.evaluator.scoring"])
 
-    def start():
-        process = forks.Process(target=score_file, args=(folder, source, target, 16))
+    def run(*order):
+        process = forks.Process(target=order[0], args=(*order[1:], folder, source, target, 16))
         process.start()
-        return process
-
-    def list_parts():
-        return {*tmp_path.glob("*.parts/0*.jsonl")}
-
-    for n in (0, 1, 3, 6, 10, 15):  # shards more, of 94 in all, before the kill
-        process = start()
-        while process.is_alive() and len(list_parts()) < len(finished) + n:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
         process.join()
-        assert process.exitcode == -signal.SIGKILL and finished <= (finished := list_parts())
-    process = start()
-    process.join()
-    assert process.exitcode == 0
+        return process.exitcode
+
+    for n_files in (1, 20, 40, 41, 42, 43, 70, 110, 150):
+        assert run(score_and_die, n_files) == -signal.SIGKILL
+        before, finished = finished, {*tmp_path.glob("*.parts/0*.jsonl")}
+        assert before <= finished and not target.exists()
+    assert 20 < len(finished) < 94
+    assert run(score_file) == 0
     assert [r["id"] for r in read_lines(target)] == list(range(1500))
     assert not list(tmp_path.glob("*.parts"))
 
