@@ -33,13 +33,15 @@ def _sha256(path: Path, mtime: int, size: int) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide transformers' progress bars while weights are read from disk, so that errors stay one line."""
+    """Hide transformers' bars and reports while weights are read from disk, so that errors stay one line."""
     from transformers.utils import logging
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

@@ -30,12 +30,13 @@ from fulcra_utils.stats.classification import fit_conformal, fit_cuts, fit_tempe
 from fulcra_utils.theory.theory import Theory, load_theory
 
 DEFAULTS = {  # those of the laptop profile
-    "encoder": "mpnet", "encoder_revision": "", "max_length": 192, "head_epochs": 20, "head_rate": 1e-3, "epochs": 0,
+    "encoder": "mpnet", "encoder_revision": "", "max_length": 192, "head_epochs": 12, "head_rate": 1e-3, "epochs": 0,
     "frozen_layers": 0, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
     "word_buckets": 65536, "average": 0.99, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
-    "evaluations_per_epoch": 1, "contrasts": 600, "more_labels": [], "level": 0.9}
+    "evaluations_per_epoch": 1, "contrasts": 900, "more_labels": [], "level": 0.9}
 # of a text beside a row's 1; a contrast pair counts once more as a pair
 WEIGHTS = {"contrasts": 0.3, "valueeval23": 0.1, "valuebench": 0.3}
+ABSENT = 0.01   # of "0" for the values that a pair is not about
 KNOBS = [f.name for f in fields(TrainingSettings) if f.name != "seed"]    # of a profile's section, those of a training
 USES = {"train": "train", "validation": "stop and calibrate the training", "calibration": "set its label sets",
         "test": "test it"}
@@ -92,7 +93,9 @@ def pick_own(theory: Theory, labels: pd.DataFrame) -> pd.DataFrame:
 def pick_labels(labels: pd.DataFrame, values: list[tuple[str, str]], split: str) -> Examples:
     """Return the texts of a split of `gather_labels` as examples with a column for each of the values (`list_values`).
 
-    What tramples in a pair is the partner of what serves.
+    What tramples in a pair is the partner of what serves. In training the texts of a pair are 0 for all values that
+    pairs are about and that are not akin to its own. Nobody labelled these and some are touched, so they weigh
+    `ABSENT`; only in an unrelated reply they weigh as much as a label.
     """
     table = labels[labels.split == split]
     row = table.groupby(["pair", "prompt", "response"], sort=False).ngroup().to_numpy()
@@ -100,16 +103,23 @@ def pick_labels(labels: pd.DataFrame, values: list[tuple[str, str]], split: str)
     texts = table[~pd.Series(row).duplicated().to_numpy()].reset_index(drop=True)
     vectors = np.full((len(texts), len(values)), np.nan)
     vectors[row, [place[key] for key in zip(table.value, table.definition, strict=True)]] = table.stance
+    weights = np.repeat(texts.weight.to_numpy(float)[:, None], len(values), axis=1)
+    pairs = texts[(texts.source == "contrasts") & (split == "train")]
+    asked = dict(zip(pairs.value, zip(pairs.value, pairs.definition, strict=True), strict=True))
+    for value, group in pairs.groupby("value"):
+        others = [place[key] for other, key in asked.items() if not is_akin(other, {value})]
+        vectors[np.ix_(group.index, others)] = 0
+        weights[np.ix_(group.index, others)] = np.where(group.stance == 0, group.weight, ABSENT)[:, None]
     trampling = texts.index[texts.stance == -1]
     partner = texts.pair.map(dict(zip(texts.pair[trampling], trampling, strict=True))).where(texts.stance == 1)
-    return Examples(texts.prompt.tolist(), texts.response.tolist(), vectors, texts.weight.to_numpy(float),
+    return Examples(texts.prompt.tolist(), texts.response.tolist(), vectors, weights,
                     partner.fillna(-1).to_numpy(int))
 
 
 def _join_labels(examples: Examples, labels: Examples) -> Examples:
-    more = labels.vectors.shape[1] - examples.vectors.shape[1]
-    wide = np.pad(examples.vectors, ((0, 0), (0, more)), constant_values=np.nan)
-    return join_examples(replace(examples, vectors=wide), labels)
+    more = (0, 0), (0, labels.vectors.shape[1] - examples.vectors.shape[1])
+    return join_examples(replace(examples, vectors=np.pad(examples.vectors, more, constant_values=np.nan),
+                                 weights=np.pad(examples.weigh_cells(), more)), labels)
 
 
 def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
@@ -123,7 +133,9 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
     train, validation = (_join_labels(pick_training_rows(rows, split, settings), pick_labels(labels, values, split))
                          for split in ("train", "validation"))
     taught, own = np.flatnonzero(np.isfinite(train.vectors).any(0)), train.vectors[:, :rows.theory.n_dims]
-    train, validation = (replace(part, vectors=part.vectors[:, taught]) for part in (train, validation))
+    weights = train.weights[:, :rows.theory.n_dims]
+    train, validation = (replace(part, vectors=part.vectors[:, taught], weights=part.weights[:, taught])
+                         for part in (train, validation))
     names = [f"{values[k][0]} ({k})" if k >= rows.theory.n_dims else values[k][0] for k in taught]
     wide = replace(rows.theory, dimensions=tuple(names), definitions=tuple(values[k][1] for k in taught))
     evaluator = make_evaluator(load_run_encoder(settings, seed), wide, settings["max_length"], seed,
@@ -132,7 +144,7 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
     knobs = TrainingSettings(**{name: settings[name] for name in KNOBS if name in settings}, seed=seed)
     history = train_evaluator(evaluator, train, validation, knobs, progress)
     evaluator = evaluator.for_theory(rows.theory)
-    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(own), train.weights)
+    evaluator.fit_words(train.prompts, train.responses, scores_to_labels(own), weights)
     held_out = rows.take(rows.where("annotated", "validation", without=settings["unseen_models"]))
     plain, labels = held_out.predict(evaluator), scores_to_labels(held_out.vectors)
     temperatures = fit_temperatures(np.log(np.maximum(plain, 1e-12)), labels)

@@ -3,9 +3,9 @@
 Choices:
 - one encoder pass for all D values (the released evaluator makes one pass per value);
 - what is read is the mean over the reply's tokens of the states of some layers, for stance shows best half way up;
-- a small network on it serves all values, and each value has two heads on that: whether the reply touches the value at
-  all (presence), and if so, whether it is for it (stance); P(+1) = presence · stance, P(-1) = presence · (1 - stance),
-  and the score is P(+1) - P(-1); a few such networks, trained apart, answer together;
+- two small networks on it serve all values, and each value has a head on either: whether the reply touches it at all
+  (presence), and if so, whether it is for it (stance); P(+1) = presence · stance, P(-1) = presence · (1 - stance), and
+  the score is P(+1) - P(-1); a few such couples, trained apart, answer together;
 - a value's heads are what all values have in common plus its own part; a value without (enough) labels gets the part
   that its definition makes likely: a mixture of those of the values that were taught, under a prior by which values
   with like definitions have like parts; whether a reply touches it hangs also on how near the two texts lie for a
@@ -55,7 +55,7 @@ from fulcra_utils.theory.theory import Theory, find_twins, load_theory, says_onl
 NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
 PER_VALUE = {"temperature": 0, "words.weight": 1, "words.bias": 0, "words.share": 0}  # an axis of values, and which
 DEPTHS = [k / 8 for k in range(3, 9)]    # of the layers that are read, as shares of the encoder's depth
-MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.5   # networks that answer together, units of each
+MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.5   # couples of networks that answer together, units of each network
 OWN_DROPOUT = 0.3       # share of steps in which a value's own part is left out
 ALIKE, OWN = 1.0, 1.0   # prior variance of the own parts: by definition, and of each value alone
 # Log odds of presence for a cosine of 1 between reply and definition above the usual one; ours, of 5 slopes and 3
@@ -116,7 +116,7 @@ class ValueEvaluator(PreTrainedModel):
         width = len(self.layers) * encoder_config.hidden_size         # F
         pooled = encoder_config.model_type in {"bert", "mpnet", "roberta", "xlm-roberta"}    # nothing uses it
         self.encoder = AutoModel.from_config(encoder_config, **({"add_pooling_layer": False} if pooled else {}))
-        self.reduce = nn.Linear(width, MEMBERS * HIDDEN)
+        self.reduce = nn.Linear(width, MEMBERS * 2 * HIDDEN)
         self.dropout = nn.Dropout(DROPOUT)
         self.common = nn.Parameter(torch.zeros(MEMBERS, 1, 2, HIDDEN + 1))      # presence and stance; bias last
         self.heads = nn.Parameter(torch.zeros(MEMBERS, n_taught, 2, HIDDEN + 1))    # of each value, beside the common
@@ -206,12 +206,12 @@ class ValueEvaluator(PreTrainedModel):
     def answer(self, features: torch.Tensor) -> torch.Tensor:
         """Return log odds of presence and stance, (B, D, 2), from what was read, (B, F); (M, B, D, 2) in training."""
         read = self.dropout((features - self.centre[0]) / self.scale[0])
-        units = self.dropout(nn.functional.gelu(self.reduce(read))).unflatten(1, (MEMBERS, HIDDEN))
+        units = self.dropout(nn.functional.gelu(self.reduce(read))).unflatten(1, (MEMBERS, 2, HIDDEN))
         heads = torch.einsum("cdj,mjch->mdch", self.mixture, self.heads)
         if self.training:       # so that the common heads learn as well
             heads = heads * (torch.rand(heads.shape[1], 1, 1, device=heads.device) > OWN_DROPOUT)
         heads = self.common + heads
-        told = torch.einsum("bmh,mdch->mbdc", units, heads[..., :-1]) + heads[:, None, ..., -1]
+        told = torch.einsum("bmch,mdch->mbdc", units, heads[..., :-1]) + heads[:, None, ..., -1]
         return told if self.training else told.mean(0)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor,
@@ -260,7 +260,7 @@ class ValueEvaluator(PreTrainedModel):
 
     def fit_words(self, prompts: Sequence[str], responses: Sequence[str], labels: np.ndarray,
                   weights: np.ndarray) -> None:
-        """Fit the word part, if there is one, to N pairs with labels (N, D) (nan = none) and weights (N,)."""
+        """Fit the word part, if there is one, to N pairs with labels (nan = none) and weights, both (N, D)."""
         if self.words is None or not len(prompts):
             return
         self.words.fit([pair["input_ids"] for pair in self.render(prompts, responses)], labels, weights)
@@ -437,7 +437,9 @@ class ValueEvaluator(PreTrainedModel):
                 model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
             model.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:
-            raise EvaluatorError(f"The evaluator in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+            why = ("its weights have other shapes, so another version made it; train it again"
+                   if "ignore_mismatched_sizes" in str(error) else str(error).splitlines()[0])
+            raise EvaluatorError(f"The evaluator in {folder} cannot be read: {why}") from error
         bad = next((n for n, p in model.state_dict().items() if p.is_floating_point() and not p.isfinite().all()), None)
         if bad:
             raise EvaluatorError(f"The evaluator in {folder} has weights that are not finite numbers ({bad}).")
@@ -518,7 +520,7 @@ def measure_loss(told: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor |
 
     `labels` (N, D, 3) weigh each class in each cell, all zero without a label; where -1 and +1 weigh the same, the cell
     says nothing of stance. Of `pairs` (P, 2) the first row serves
-    what the second tramples, where both have a label: its stance is to be ahead by `MARGIN`.
+    what the second tramples, where both have such a label: its stance is to be ahead by `MARGIN`.
     """
     against, absent, for_it = labels.unbind(-1)
     presence, stance, log = *told.unbind(-1), nn.functional.logsigmoid
@@ -528,7 +530,7 @@ def measure_loss(told: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor |
     if pairs is None or not len(pairs):
         return loss
     first, second = pairs.T
-    row, value = (labels[first].any(-1) & labels[second].any(-1)).nonzero(as_tuple=True)
+    row, value = ((for_it[first] > 0) & (against[second] > 0)).nonzero(as_tuple=True)
     ahead = stance[..., first[row], value] - stance[..., second[row], value]
     return loss + PAIR_WEIGHT * nn.functional.softplus(MARGIN - ahead).mean()
 

@@ -39,8 +39,8 @@ class Examples:
     """N pairs with a value vector each, (N, D): labels -1, 0, +1 or scores in [-1, 1], nan = no label, `TOUCHED` = the
     value is touched, and nobody asked which way.
 
-    `weights` (N,) say how much a row counts in training; None = 1 each. `partner` (N,) is the place of the row that
-    tramples what this one serves, -1 = none; None = no row has one.
+    `weights`, (N,) or (N, D), say how much a row or a cell counts in training; None = 1 each. `partner` (N,) is the
+    place of the row that tramples what this one serves, -1 = none; None = no row has one.
     """
 
     prompts: list[str]
@@ -52,6 +52,11 @@ class Examples:
     def __len__(self) -> int:
         """Return N."""
         return len(self.prompts)
+
+    def weigh_cells(self) -> np.ndarray:
+        """Return how much each cell counts, (N, D)."""
+        weights = np.ones(len(self)) if self.weights is None else self.weights
+        return np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], self.vectors.shape)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class TrainingSettings:
     kept, 0 = none. Training stops after `patience` evaluations without a better score, or `max_minutes` (0 = no limit).
     """
 
-    head_epochs: int = 20
+    head_epochs: int = 12
     head_rate: float = 1e-3
     epochs: float = 0
     frozen_layers: int = 0
@@ -86,7 +91,7 @@ def join_examples(*parts: Examples) -> Examples:
 
     >>> a = Examples(["p"], ["r"], np.array([[1.0]]))
     >>> join_examples(a, Examples(["q"], ["s"], np.array([[0.2]]), np.array([0.5]))).weights.tolist()
-    [1.0, 0.5]
+    [[1.0], [0.5]]
     """
     starts = np.cumsum([0, *map(len, parts)])
     partners = [np.full(len(part), -1) if part.partner is None else np.where(part.partner < 0, -1, part.partner + start)
@@ -94,7 +99,7 @@ def join_examples(*parts: Examples) -> Examples:
     return Examples(
         [p for part in parts for p in part.prompts], [r for part in parts for r in part.responses],
         np.concatenate([part.vectors for part in parts]),
-        np.concatenate([np.ones(len(part)) if part.weights is None else part.weights for part in parts]),
+        np.concatenate([part.weigh_cells() for part in parts]),
         np.concatenate(partners))
 
 
@@ -141,9 +146,8 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
     clock = TrainingClock(settings.max_minutes, "evaluator" if progress else "")
     if not soft.any():
         return clock.table()
-    weights = np.ones(len(train)) if train.weights is None else train.weights
-    rare = weigh_classes(soft * weights[:, None, None], settings.class_power)
-    labels = (soft * rare * weights[:, None, None]).astype(np.float32)
+    weighed = soft * train.weigh_cells()[..., None]
+    labels = (weighed * weigh_classes(weighed, settings.class_power)).astype(np.float32)
     pairs = evaluator.render(train.prompts, train.responses)
     rows = _join(pairs, labels, train.partner)
     fit_heads(evaluator, evaluator.read_all(pairs, progress=progress), labels, train.partner, settings)

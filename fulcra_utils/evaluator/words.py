@@ -51,7 +51,7 @@ class WordExpert(nn.Module):
         return (1 - self.share) * presence + self.share * (said + self.bias)
 
     def fit(self, texts: Sequence[Sequence[int]], labels: np.ndarray, weights: np.ndarray) -> None:
-        """Fit every regression on N token lists, labels (N, D) and weights (N,); one class alone is left to the
+        """Fit every regression on N token lists, labels and weights, both (N, D); one class alone is left to the
         encoder.
 
         A feature that stands in fewer than two texts is not used, unless there are few texts. Inverse document
@@ -72,7 +72,7 @@ class WordExpert(nn.Module):
             if len(np.unique(told[known] != 0)) < 2:
                 continue
             model = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
-            model.fit(scaled[known], told[known] != 0, sample_weight=weights[known])
+            model.fit(scaled[known], told[known] != 0, sample_weight=weights[known, d])
             self.weight[used, d] = torch.from_numpy(model.coef_[0]).to(self.weight)
             self.bias[d], self.share[d] = model.intercept_[0], SHARE
 

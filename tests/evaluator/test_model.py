@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fulcra_utils.alignment.finetuning import align
 from fulcra_utils.alignment.reward import audit_reward
@@ -311,6 +312,11 @@ def test_broken_and_nan_weights(evaluator, folder, tmp_path):
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(EvaluatorError, match="cannot be read"):
+        ValueEvaluator.from_pretrained(tmp_path / "cut")
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    former = load_file(weights)
+    save_file(former | {"reduce.bias": former["reduce.bias"][::2].clone()}, weights, {"format": "pt"})
+    with pytest.raises(EvaluatorError, match="another version made it; train it again"):
         ValueEvaluator.from_pretrained(tmp_path / "cut")
     with torch.no_grad():
         evaluator.heads[0, 0, 0] = float("nan")
