@@ -247,18 +247,23 @@ def show(table: pd.DataFrame, note: str) -> Any:
         return HTML(table.to_html(border=0, float_format=lambda x: f"{x:.3f}"))
 
 
-def claim_bars(summary: pd.DataFrame, aim: str) -> pd.DataFrame:
-    """Return our numbers for the paper's four bars, by a small model and other proxies; nan where missing."""
-    table = summary.set_index("policy") if len(summary) else pd.DataFrame(dtype=float)
-    method = pick_method(table.index, aim)
+def claim_bars(scores: pd.DataFrame, aim: str) -> pd.DataFrame:
+    """Return our numbers for the paper's four bars, with 95 % intervals over prompts, by a small model and other
+    proxies; nan where missing.
+    """
+    own = scores[(scores.by == "judge") & (scores.variant == "reply")] if len(scores) else pd.DataFrame({"policy": []})
+    method = pick_method(own.policy.unique(), aim)
     policies = {"start": "start", "rlhf-5x": f"{method}-rlhf-5x", "rlhf-1x": f"{method}-rlhf-1x",
                 "basealign": f"{method}-{aim}"}
-    table = table.reindex(index=[*policies.values()], columns=["helpful", "harmless"]).set_axis([*policies])
-    why = "a small model and proxies of another scale than the paper's rewards"
-    rows = [(f"alignment/{proxy}/{policy}", value) for proxy in table for policy, value in table[proxy].items()]
-    rows += [(f"alignment/order/{proxy}/basealign-over-{other}", table[proxy]["basealign"] - table[proxy][other])
-             for proxy, other in (("harmless", "rlhf-5x"), ("helpful", "rlhf-1x"))]
-    return pd.DataFrame(rows, columns=["claim_id", "ours"]).assign(low=np.nan, high=np.nan, why=why)
+    rows = []
+    for proxy, other in (("helpful", "rlhf-1x"), ("harmless", "rlhf-5x")):
+        table = own.pivot(index="row", columns="policy", values=proxy) if proxy in own else pd.DataFrame(dtype=float)
+        table = table.reindex(columns=[*policies.values()]).set_axis([*policies], axis=1)
+        named = {f"alignment/{proxy}/{policy}": table[policy] for policy in policies}
+        named[f"alignment/order/{proxy}/basealign-over-{other}"] = table.basealign - table[other]
+        rows += [(claim, *mean_interval(values)) for claim, values in named.items()]
+    return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high"]).assign(
+        why="a small model and proxies of another scale than the paper's rewards")
 
 
 def _gather_candidates(start, plans, prompts, real, folder, settings, seed) -> dict[str, pd.DataFrame]:

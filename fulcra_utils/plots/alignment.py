@@ -190,15 +190,17 @@ def _draw_moves(axes: Axes, means: pd.DataFrame, target: pd.DataFrame) -> None:
 
 
 def plot_bars(claims: pd.DataFrame) -> Figure | None:
-    """Draw the paper's four results (`reported`) next to `ours`, where known, as points, each on its own scale."""
+    """Draw the paper's four results (`reported`) next to `ours`, with intervals, where known, each on its own scale."""
     bars = claims[claims["claim_id"].str.contains(r"^alignment/(?:helpful|harmless)/")]
     if bars["ours"].isna().all():
         return None
     bars = bars.set_index(bars["claim_id"].str.split("/").str[-1])
     bars = bars.rename(name_policy)
-    panels = {f"{proxy},\n{words}": {"": part[column].to_frame("score")}
+    names = "score", "low", "high"
+    panels = {f"{proxy},\n{words}": {"": part.reindex(columns=columns).set_axis(names[:len(columns)], axis=1)}
               for proxy, part in bars.groupby(bars["claim_id"].str.split("/").str[1], sort=False)
-              for column, words in (("reported", "the paper (7 billion weights)"), ("ours", "this run, proxy"))}
+              for columns, words in ((["reported"], "the paper (7 billion weights)"),
+                                     (["ours", "low", "high"], "this run, proxy"))}
     return plot_series(bars.index.unique(), panels, "score", "Helpful and harmless, the paper's and ours", width=2.8,
                        gap="not in this run")
 

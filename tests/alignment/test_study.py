@@ -59,8 +59,11 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     assert not goals["swapped between prompts, replies lose at least 30 % of the fall"]
     against = compare_policies(scores, "moved", ["start", "nothing"], ["distance", "helpful", "harmless"])
     assert against.other.tolist() == ["start", "start"] and against.difference.iloc[0] < 0
-    bars = claim_bars(summary.replace({"policy": {"moved": "dpo-uniform"}}), "uniform").set_index("claim_id")
-    assert bars.loc["alignment/helpful/start", "ours"] == pytest.approx(7.5)
+    bars = claim_bars(scores.replace({"policy": {"moved": "dpo-uniform"}}), "uniform").set_index("claim_id")
+    start = bars.loc["alignment/helpful/start"]
+    assert (start.low, start.ours, start.high) == pytest.approx((7.5 - 2.093 * 0.5 / 19 ** 0.5, 7.5,
+                                                                 7.5 + 2.093 * 0.5 / 19 ** 0.5), abs=1e-3)
+    assert claim_bars(pd.DataFrame(), "uniform").ours.isna().all()
     assert np.isnan(bars.loc["alignment/helpful/rlhf-5x", "ours"])
 
 
