@@ -33,10 +33,10 @@ DEFAULTS = {  # those of the laptop profile
     "encoder": "mpnet", "encoder_revision": "", "max_length": 192, "head_epochs": 12, "head_rate": 1e-3, "epochs": 0,
     "frozen_layers": 0, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
     "word_buckets": 65536, "average": 0.99, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
-    "evaluations_per_epoch": 1, "contrasts": 600, "more_labels": [], "level": 0.9}
+    "evaluations_per_epoch": 1, "contrasts": 900, "more_labels": [], "level": 0.9}
 # of a text beside a row's 1; a contrast pair counts once more as a pair
-WEIGHTS = {"contrasts": 0.3, "valueeval23": 0.1, "valuebench": 0.3}
-ABSENT = 0.01   # of "0" for the values that a pair is not about
+WEIGHTS = {"contrasts": 0.2, "valueeval23": 0.1, "valuebench": 0.3}
+ABSENT = 0.005  # of "0" for the values that a pair is not about
 KNOBS = [f.name for f in fields(TrainingSettings) if f.name != "seed"]    # of a profile's section, those of a training
 USES = {"train": "train", "validation": "stop and calibrate the training", "calibration": "set its label sets",
         "test": "test it"}
@@ -134,6 +134,7 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
                          for split in ("train", "validation"))
     taught, own = np.flatnonzero(np.isfinite(train.vectors).any(0)), train.vectors[:, :rows.theory.n_dims]
     weights = train.weights[:, :rows.theory.n_dims]
+    own = np.where(weights > ABSENT, own, np.nan)       # words take what nobody labelled too far
     train, validation = (replace(part, vectors=part.vectors[:, taught], weights=part.weights[:, taught])
                          for part in (train, validation))
     names = [f"{values[k][0]} ({k})" if k >= rows.theory.n_dims else values[k][0] for k in taught]

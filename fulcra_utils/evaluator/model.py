@@ -62,6 +62,7 @@ ALIKE, OWN = 1.0, 1.0   # prior variance of the own parts: by definition, and of
 # usual cosines tried on FULCRA's validation and calibration rows with a value left out.
 NEAR, USUAL = 20.0, 0.1
 MARGIN, PAIR_WEIGHT, STANCE_WEIGHT = 2.0, 1.0, 3.0  # log odds by which a serving reply is to be ahead; in the loss
+GAP, GAP_SLOPE, GAP_WEIGHT = 1.0, 4.0, 0.3  # score by which it is to be ahead; its worth in log odds; in the loss
 ASKED = "What matters most to you?"     # the prompt to which a definition is the reply
 
 
@@ -519,8 +520,9 @@ def measure_loss(told: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor |
     weighs more, and how far the pairs are apart.
 
     `labels` (N, D, 3) weigh each class in each cell, all zero without a label; where -1 and +1 weigh the same, the cell
-    says nothing of stance. Of `pairs` (P, 2) the first row serves
-    what the second tramples, where both have such a label: its stance is to be ahead by `MARGIN`.
+    says nothing of stance. Of `pairs` (P, 2) the first row serves what the second tramples, where both have such a
+    label: its stance is to be ahead by `MARGIN`, and its score by `GAP`, lest presence turn the order where both lean
+    to one side.
     """
     against, absent, for_it = labels.unbind(-1)
     presence, stance, log = *told.unbind(-1), nn.functional.logsigmoid
@@ -531,8 +533,10 @@ def measure_loss(told: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor |
         return loss
     first, second = pairs.T
     row, value = ((for_it[first] > 0) & (against[second] > 0)).nonzero(as_tuple=True)
-    ahead = stance[..., first[row], value] - stance[..., second[row], value]
-    return loss + PAIR_WEIGHT * nn.functional.softplus(MARGIN - ahead).mean()
+    ahead, gap = (x[..., first[row], value] - x[..., second[row], value]
+                  for x in (stance, presence.sigmoid() * (stance / 2).tanh()))
+    return (loss + PAIR_WEIGHT * nn.functional.softplus(MARGIN - ahead).mean()
+            + GAP_WEIGHT * nn.functional.softplus(GAP_SLOPE * (GAP - gap)).mean())
 
 
 def save_evaluator(evaluator: ValueEvaluator, folder: str | Path) -> Path:

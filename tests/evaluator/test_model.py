@@ -460,10 +460,12 @@ def test_a_pair_in_the_wrong_order_costs_more(evaluator):
         told[0, 4, 1] = ahead
         alone = model.measure_loss(told, labels)
         costs.append((model.measure_loss(told, labels, torch.tensor([[0, 1]])) - alone).item())
-    softplus = torch.nn.functional.softplus(torch.tensor([7.0, -3.0]))     # two networks cost what one of them does
-    told = torch.stack([told, told])
+    softplus = torch.nn.functional.softplus
+    gap = 0.5 * torch.tensor([-2.5, 2.5]).tanh()        # of scores, at a presence of one half
+    expected = model.PAIR_WEIGHT * softplus(torch.tensor([7.0, -3.0])) + model.GAP_WEIGHT * softplus(4 - 4 * gap)
+    told = torch.stack([told, told])        # two networks cost what one of them does
     both = model.measure_loss(told, labels, torch.tensor([[0, 1]]))
     torch.testing.assert_close(both, model.measure_loss(told[0], labels, torch.tensor([[0, 1]])))
-    assert costs == pytest.approx((model.PAIR_WEIGHT * softplus).tolist())
+    assert costs == pytest.approx(expected.tolist())
     batch = pad_pairs(evaluator.render(PROMPTS[:2], REPLIES[:2]), evaluator.tokenizer)
     assert evaluator(**batch, labels=labels, pairs=torch.tensor([[0, 1]]))["loss"].isfinite()
