@@ -5,8 +5,8 @@ length and refusal tell it in fewer than 58 % of the replies, words in fewer tha
 tone misleads: the reply that tramples sounds mild or wise, the one that serves is stern or costly, or deeds alone tell.
 So tone turned round is a cue in them: words that know nothing of the value tell 70 % of hard replies taken alone.
 The pairs were written for this project; those of the test split were read again, twice (`read_readings`). `more` and
-`more_hard` were written later and only teach; of these, hard ones that words told most surely were left out, and a
-language model that had not written them named, blind, the reply that was meant in 4,246 of 4,247.
+`more_hard` were written later and only teach; of these, those that words told most surely were left out, and a
+language model that had not written them named, blind, the reply that was meant in all but one of 5,902.
 """
 
 from collections.abc import Collection

@@ -90,12 +90,12 @@ def pick_own(theory: Theory, labels: pd.DataFrame) -> pd.DataFrame:
     return labels[np.array([key in own for key in keys], dtype=bool)].reset_index(drop=True)
 
 
-def pick_labels(labels: pd.DataFrame, values: list[tuple[str, str]], split: str) -> Examples:
+def pick_labels(labels: pd.DataFrame, values: list[tuple[str, str]], split: str, absent: float = 0) -> Examples:
     """Return the texts of a split of `gather_labels` as examples with a column for each of the values (`list_values`).
 
-    What tramples in a pair is the partner of what serves. In training the texts of a pair are 0 for all values that
+    What tramples in a pair is the partner of what serves. With `absent` the texts of a pair are 0 for all values that
     pairs are about and that are not akin to its own. Nobody labelled these and some are touched, so they weigh
-    `ABSENT`; only in an unrelated reply they weigh as much as a label.
+    `absent`, and as much as a label only in an unrelated reply.
     """
     table = labels[labels.split == split]
     row = table.groupby(["pair", "prompt", "response"], sort=False).ngroup().to_numpy()
@@ -104,12 +104,12 @@ def pick_labels(labels: pd.DataFrame, values: list[tuple[str, str]], split: str)
     vectors = np.full((len(texts), len(values)), np.nan)
     vectors[row, [place[key] for key in zip(table.value, table.definition, strict=True)]] = table.stance
     weights = np.repeat(texts.weight.to_numpy(float)[:, None], len(values), axis=1)
-    pairs = texts[(texts.source == "contrasts") & (split == "train")]
+    pairs = texts[(texts.source == "contrasts") & (absent > 0)]
     asked = dict(zip(pairs.value, zip(pairs.value, pairs.definition, strict=True), strict=True))
     for value, group in pairs.groupby("value"):
         others = [place[key] for other, key in asked.items() if not is_akin(other, {value})]
         vectors[np.ix_(group.index, others)] = 0
-        weights[np.ix_(group.index, others)] = np.where(group.stance == 0, group.weight, ABSENT)[:, None]
+        weights[np.ix_(group.index, others)] = np.where(group.stance == 0, group.weight, absent)[:, None]
     trampling = texts.index[texts.stance == -1]
     partner = texts.pair.map(dict(zip(texts.pair[trampling], trampling, strict=True))).where(texts.stance == 1)
     return Examples(texts.prompt.tolist(), texts.response.tolist(), vectors, weights,
@@ -130,8 +130,9 @@ def fit_evaluator(rows: Rows, settings: dict, seed: int, progress: bool = True,
     """
     labels = gather_labels(settings, without)
     values = list_values(rows.theory, labels)
-    train, validation = (_join_labels(pick_training_rows(rows, split, settings), pick_labels(labels, values, split))
-                         for split in ("train", "validation"))
+    train, validation = (
+        _join_labels(pick_training_rows(rows, split, settings), pick_labels(labels, values, split, absent))
+        for split, absent in (("train", ABSENT), ("validation", 0)))
     taught, own = np.flatnonzero(np.isfinite(train.vectors).any(0)), train.vectors[:, :rows.theory.n_dims]
     weights = train.weights[:, :rows.theory.n_dims]
     own = np.where(weights > ABSENT, own, np.nan)       # words take what nobody labelled too far
