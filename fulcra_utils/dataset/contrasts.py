@@ -50,9 +50,9 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
     """Return one row per reply: pair, value, definition, prompt, response, stance, is_hard, cluster and split.
 
     `stance` is +1 where the reply serves the value, -1 where it tramples it, 0 where it has nothing to do with it.
-    The first `n_pairs` of each value (None = all), hard ones last, then `more` and `more_hard`. Prompts are split as
-    everywhere (60/10/10/20), near-duplicates together; those of the last two lists are in train, or left out where
-    they are much like one that is not. DatasetError names the file, the place and the fault.
+    The first `n_pairs` of each value (None = all), hard ones behind plain ones, then `more` and `more_hard` mixed.
+    Prompts are split as everywhere (60/10/10/20), near-duplicates together; those of the last two lists are in train,
+    or left out where they are much like one that is not. DatasetError names the file, the place and the fault.
 
     >>> table = read_contrasts()
     >>> (table[table.split == "test"].pair.nunique(), table.value.nunique())
@@ -67,8 +67,10 @@ def read_contrasts(folder: str | Path = CONTRASTS, seed: int = 2023, n_pairs: in
             raise DatasetError(f"{path}, {place}: {why}") from None
         except ValueError as error:
             raise DatasetError(f"{path}: {error}") from None
-        lists = [(pair, is_hard, is_more) for is_more, found in enumerate(((file.pairs, file.hard), (
-            file.more, file.more_hard))) for is_hard, pairs in enumerate(found) for pair in pairs]
+        lists = [(pair, is_hard, False) for is_hard, pairs in enumerate((file.pairs, file.hard)) for pair in pairs]
+        late = [(k / len(pairs), is_hard, pair) for is_hard, pairs in enumerate((file.more, file.more_hard))
+                for k, pair in enumerate(pairs)]
+        lists += [(pair, is_hard, True) for _, is_hard, pair in sorted(late, key=lambda pair: pair[:2])]
         rows += [(f"{file.value}-{k}", file.value, file.definition, pair.prompt, reply, stance, bool(is_hard), is_more)
                  for k, (pair, is_hard, is_more) in enumerate(lists)
                  for reply, stance in ((pair.served, 1), (pair.trampled, -1), (pair.unrelated, 0)) if reply]
