@@ -57,15 +57,17 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     """Copy a run's pictures and its tables of numbers to figures/<run>/, replacing what its notebooks showed there.
 
     Only numbers and pictures are taken: captions, reproduction.csv, metrics.json, manifest.json and the tables below
-    `published/` of the run, named by the notebook's number; no file above 1 MB. Notebooks this run has not executed
-    keep what an earlier run of the same name published, so that a long profile can be published part by part; the
-    manifest says for each notebook which code and settings made it. The README's table is renewed. Returns the files
-    written; a run without a report is a ValueError.
+    `published/` of the run, named by the notebook's number; no file above 1 MB. Notebooks this run has not executed, or
+    that stopped in it, keep what an earlier run of the same name published, so that a long profile can be published
+    part by part; the manifest says for each notebook which code and settings made it. The README's table is renewed.
+    Returns the files written; a run without a report is a ValueError.
     """
     if not (run.folder / "report" / "index.html").is_file():
         raise ValueError(f"{run.folder} has no report yet: run `fulcra reproduce --profile {run.profile}` first")
     folder = target / run.folder.name
-    numbers = {path.stem[:2] for path in run.folder.glob("manifest/*.json")}
+    numbers, stopped = ({path.name[:2] for path in run.folder.glob(names)}
+                        for names in ("manifest/*.json", "notebooks/*.failed.ipynb"))
+    numbers -= stopped
     for path in folder.glob("*"):
         if path.name[:2] in numbers:
             path.unlink()

@@ -104,6 +104,11 @@ def test_publishing_a_part_keeps_what_other_notebooks_showed(finished, tmp_path)
     assert list(manifest["notebooks"]) == ["02_value_analysis", "03_value_evaluator"]
     assert json.loads((shown / "metrics.json").read_text())["03_value_evaluator"] == {"code": "earlier"}
     assert pd.read_csv(shown / "reproduction.csv").claim_id.tolist() == [other, claims.claim_id[0]]
+    stood = (shown / "02_x.png").read_bytes()
+    finished.path("figures/02_x.png").write_bytes(b"half a run")
+    finished.path("notebooks/02_value_analysis.failed.ipynb").write_text("{}")
+    publish(finished, tmp_path / "figures")
+    assert (shown / "02_x.png").read_bytes() == stood       # a run that stopped may have drawn some of its pictures
 
 
 def test_headlines_take_each_line_from_its_run(tmp_path):
