@@ -49,7 +49,8 @@ def test_the_word_that_decides_has_the_greatest_weight_and_moves_the_score_most(
         evaluator.heads.zero_()
         evaluator.heads[:, :, 1, -1] = 3.0      # for it, whatever is said: words decide whether it is touched
     replies = ["kind one", "kind two", "plain one", "plain two"]
-    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims), np.ones(4))
+    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims),
+                        np.ones((4, toy.n_dims)))
     words, weights = weigh_words(evaluator, "q", "kind one plain two")
     assert words == ["kind", "one", "plain", "two"]
     assert (weights[0] > weights[2]).all()

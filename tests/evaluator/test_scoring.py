@@ -581,7 +581,7 @@ def test_scores_by_definition_are_those_of_each_theory_alone(toy):
     torch.nn.init.normal_(evaluator.heads, std=3.0, generator=torch.Generator().manual_seed(0))
     evaluator.temperature[:] = torch.linspace(0.5, 2, 10)
     texts = [f"question {k}?" for k in range(8)], ["be kind", "win at any price"] * 4
-    evaluator.fit_words(*texts, np.tile([[1.0], [-1.0]], (4, 10)), np.ones(8))
+    evaluator.fit_words(*texts, np.tile([[1.0], [-1.0]], (4, 10)), np.ones((8, 10)))
     rows = pd.DataFrame({"model": "m", "prompt": texts[0], "response": texts[1]})
     theories = [load_theory("schwartz19"), load_theory("moral_foundations"), load_theory("schwartz10"), toy]
     tables = score_theories(rows, theories, evaluator)

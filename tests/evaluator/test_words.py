@@ -26,7 +26,7 @@ def join(expert, texts, logits=None):
 @pytest.fixture(scope="module")
 def expert():
     made = WordExpert(10, 4096, 2)
-    made.fit(TEXTS, LABELS, np.ones(len(TEXTS)))
+    made.fit(TEXTS, LABELS, np.ones_like(LABELS))
     return made
 
 
@@ -60,7 +60,7 @@ def test_words_travel_with_the_evaluator_and_to_another_theory(tmp_path):
     prompts, replies = ["q"] * 6, ["be kind", "be kind", "be cruel", "be cruel", "so what", "so what"]
     labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims)
     before = evaluator.predict_proba(["q"], ["be kind"])
-    evaluator.fit_words(prompts, replies, labels, np.ones(6))
+    evaluator.fit_words(prompts, replies, labels, np.ones_like(labels))
     after = evaluator.predict_proba(["q"], ["be kind"])
     assert (after[..., 1] < before[..., 1] - 0.05).all()     # touched: "be" stands in what is touched alone
     evaluator.save_pretrained(tmp_path / "e")
