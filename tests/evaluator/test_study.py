@@ -46,7 +46,7 @@ def test_training_rows_hold_no_unseen_model_and_no_other_split(rows):
     test_prompts = set(rows.table.prompt[rows.where(split="test")])
     assert not set(train.prompts) & test_prompts
     assert set(train.weights.flat) == {1.0, 0.5}
-    assert set(experiments.pick_training_rows(rows, "train", {**SETTINGS, "scored_weight": 0}).weights) == {1.0}
+    assert set(experiments.pick_training_rows(rows, "train", {**SETTINGS, "scored_weight": 0}).weights.flat) == {1.0}
 
 
 def test_fitting_sets_cuts_and_temperatures_from_validation(rows):
