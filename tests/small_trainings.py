@@ -8,7 +8,7 @@ SETTINGS = {"encoder": "tiny", "encoder_revision": "", "max_length": 32, "epochs
             "encoder_rate": 1e-3, "head_rate": 1e-3, "class_power": 0.3, "head_epochs": 2, "word_buckets": 512,
             "scored_weight": 0.5, "unseen_models": ["m2"], "patience": 3, "evaluations_per_epoch": 1,
             "recipe_rate": 1e-3, "recipe_epochs": 1, "recipe_minutes": -1, "recipe_rows": 5, "workers": 1, "folds": 2,
-            "left_out": ["model", "scores"], "left_out_epochs": 1, "n_draws": 20, "contrasts": 3, "more_labels": [],
+            "left_out": ["model", "scores"], "n_draws": 20, "contrasts": 3, "more_labels": [],
             "recipe_encoder": "", "setfit_encoder": "tiny", "setfit_pairs": 0}
 
 

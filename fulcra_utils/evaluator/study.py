@@ -295,8 +295,7 @@ def leave_out(rows: Rows, settings: dict, seed: int, folder: str | Path,
     encoder, left, jobs = load_run_encoder(settings, seed), _list_left_out(rows, settings["left_out"]), []
     for what, name in left:
         is_scored = (rows.table.kind[rows.table.model == name] == "scored").any()
-        used = settings | {"unseen_models": [], "epochs": settings["left_out_epochs"],
-                           "scored_weight": settings["scored_weight"] if is_scored else 0}
+        used = settings | {"unseen_models": [], "scored_weight": settings["scored_weight"] if is_scored else 0}
         key = describe_piece("left out", used, seed, encoder, rows.theory, what, name,
                               tell_rows(rows, *[what] * (what == "query_source")))
         slug = hashlib.sha256(f"{what}/{name}".encode()).hexdigest()[:12]

@@ -204,11 +204,16 @@ def fit_heads(evaluator: ValueEvaluator, features: torch.Tensor, labels: np.ndar
 
 
 def freeze_encoder(encoder: torch.nn.Module, n_layers: int) -> None:
-    """Freeze the embeddings and the lowest layers of an encoder; -1 = nothing."""
+    """Freeze all of an encoder but the layers above the lowest `n_layers`, without dropout there; -1 = nothing."""
+    if n_layers < 0:
+        return
     layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layer
-    if n_layers >= 0:
-        for part in (getattr(encoder, "embeddings", encoder.get_input_embeddings()), *layers[:n_layers]):
-            part.requires_grad_(False)
+    encoder.requires_grad_(False)
+    layers[n_layers:].requires_grad_(True)
+    learning = set(layers[n_layers:].modules())
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Dropout) and part not in learning:
+            part.p = 0.0
 
 
 class TrainingClock(TrainerCallback):

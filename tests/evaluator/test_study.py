@@ -265,7 +265,7 @@ OTHER = {
     "encoder": "elsewhere", "max_length": 31, "epochs": 2, "batch_size": 9, "encoder_rate": 2e-3, "head_rate": 2e-3,
     "class_power": 0.4, "head_epochs": 3, "word_buckets": 256, "scored_weight": 0.4, "unseen_models": ["s-m1"],
     "patience": 4, "evaluations_per_epoch": 2, "average": 0.8, "frozen_layers": 0, "recipe_rate": 2e-3,
-    "recipe_epochs": 2, "recipe_minutes": 1.0, "folds": 3, "left_out_epochs": 2, "recipe_rows": 6, "workers": 2,
+    "recipe_epochs": 2, "recipe_minutes": 1.0, "folds": 3, "recipe_rows": 6, "workers": 2,
     "n_draws": 30, "threads": 2, "level": 0.8, "speed_replies": 9, "explained_replies": 5, "recipe_whole_epochs": 1,
     "contrasts": 4, "more_labels": ["valuebench"], "recipe_encoder": "elsewhere", "setfit_encoder": "elsewhere",
     "setfit_pairs": 8}
@@ -278,7 +278,7 @@ SHAPED_BY = {
     "setfit": {"encoder", "max_length", "setfit_pairs"},
     "fold": LEARNING | {"epochs", "scored_weight", "unseen_models", "recipe_rate", "recipe_epochs", "recipe_minutes",
                         "recipe_encoder", "setfit_encoder", "setfit_pairs", "folds"},
-    "left out": LEARNING | {"left_out_epochs"},    # the first one is judged by labels and learns from labels alone
+    "left out": LEARNING | {"epochs"},    # the first one is judged by labels and learns from labels alone
 }
 
 

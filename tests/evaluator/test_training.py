@@ -107,6 +107,17 @@ def test_frozen_layers_stay(tiny, causal, toy, which, frozen):
     assert any(lowest in name for name in moved) == (frozen < 1) and moved
 
 
+def test_what_all_layers_share_is_frozen_with_the_lowest_ones():
+    from transformers import MPNetConfig, MPNetModel
+    config = MPNetConfig(vocab_size=30, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    encoder = MPNetModel(config, add_pooling_layer=False)
+    training.freeze_encoder(encoder, 2)
+    learning = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert learning and all("layer.2." in name for name in learning), "a shared bias would lead through every layer"
+    rates = {("layer.2." in name, m.p) for name, m in encoder.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {(True, 0.1), (False, 0.0)}
+
+
 def test_the_heads_alone_learn_and_leave_the_encoder(tiny, toy):
     examples, found = make_examples(toy), []
     for _ in range(2):
