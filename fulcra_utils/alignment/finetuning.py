@@ -252,12 +252,16 @@ def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Seq
     """
     if not hasattr(model.config, "mlp_bias"):
         raise PolicyError(f"steering needs a model that can have biases, as Llama; {model.config.model_type} cannot.")
-    layer = max(1, round(STEERED * model.config.num_hidden_layers))
+    layer, config = max(1, round(STEERED * model.config.num_hidden_layers)), copy.deepcopy(model.config)
+    config.num_hidden_layers = layer + 1    # what lies above is not read; the state of the last one would be normed
+    lower = type(model.base_model)(config).to(model.device).eval()
+    lower.load_state_dict(model.base_model.state_dict(), strict=False)
     heads, means = encode_prompts(tokenizer, [pair["prompt"][0]["content"] for pair in pairs]), {}
     for side in ("chosen", "rejected"):
         said = tokenizer([pair[side][0]["content"] for pair in pairs], add_special_tokens=False)["input_ids"]
-        texts = [(head + tail, len(head)) for head, tail in zip(heads, said, strict=True) if tail]
-        parts = [_average_states(model, texts[k:k + 32], layer) for k in range(0, len(texts), 32)]
+        texts = sorted(((head + tail, len(head)) for head, tail in zip(heads, said, strict=True) if tail),
+                       key=lambda text: len(text[0]))
+        parts = [_average_states(lower, texts[k:k + 32], layer) for k in range(0, len(texts), 32)]
         means[side] = torch.cat(parts).mean(0)
     config = copy.deepcopy(model.config)
     config.mlp_bias = True

@@ -50,8 +50,9 @@ MIN_ROWS = 8
 class Trial:
     """What the runs of a plan showed: tables of `summarise_policies` and `score_policy`, replies on the same prompts.
 
-    `shown` are replies to prompts of this project, to be looked at; `constants` what one reply to everything gets;
-    `stopped` says which runs ended early and why, `skipped` which had too few rows for their reward.
+    `shown` are replies to prompts of this project, to be looked at, of the start model, the system prompt and what is
+    trained to the target; `constants` what one reply to everything gets; `stopped` says which runs ended early and why,
+    `skipped` which had too few rows for their reward.
     """
 
     summary: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
@@ -99,10 +100,11 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
     orders rightly (with a 95 % interval over prompts).
 
     Half A of the training prompts trains the reward evaluator as notebook 03 trains its own (its settings are
-    `evaluator`), half B the judges: one on another encoder, one that reads as the reward does, one that counts words.
-    Contrast pairs and the rows that stop and calibrate are the same for all. The scalar baselines take a fifth of the
-    scored training rows (1x, within half A) and all of them (5x), sizes after the paper; the harmless proxy has half B.
-    Without scored rows the annotated rows and their rating stand in. Evaluators are kept in `folder`.
+    `evaluator`, but for `epochs` and `contrasts`), half B the judges: one on another encoder, one that reads as the
+    reward does, one that counts words. Contrast pairs and the rows that stop and calibrate are the same for all. The
+    scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x), sizes after the
+    paper; the harmless proxy has half B. Without scored rows the annotated rows and their rating stand in. Evaluators
+    are kept in `folder`.
     """
     if not settings["train"]:
         return {}, pd.DataFrame()
@@ -119,7 +121,8 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
     def teach(name: str, own: dict[str, Any], rows: pd.DataFrame) -> Any:
         rows = pd.concat([rows, labelled[labelled["split"] == "validation"]], ignore_index=True)
         tables = {kind: rows[rows["kind"] == kind] for kind in ("annotated", "scored")}
-        return keep_evaluator(Path(folder) / name, collect_rows(tables, theory), evaluator | own, seed)[0]
+        own = evaluator | {name: settings[name] for name in ("contrasts", "epochs")} | own
+        return keep_evaluator(Path(folder) / name, collect_rows(tables, theory), own, seed)[0]
 
     scalar, other = partial(fit.fit_reward_model, memory, seed=seed), {"encoder": settings["encoder"]}
     todo = {"reward": (partial(teach, "reward", {}), half["A"]), "judge": (partial(teach, "judge", other), half["B"]),
@@ -164,8 +167,9 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     found = _gather_candidates(start, plans, asked["train"], real, folder, settings, seed)
     plain = SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name)
     in_turn = [*sorted(plans, key=lambda p: p.way not in TRAINED), plain]       # long ones first, so that no core waits
-    jobs = [(start, _place_scorer(panel, p.reward), p, known[p.target], theory, asked, found.get(p.way), folder,
-             settings) for p in in_turn]
+    shown = {"start", *(f"{way}-{aim.name}" for way in ("system-prompt", *TRAINED))}
+    jobs = [(start, _place_scorer(panel, p.reward), p, known[p.target], theory,
+             asked if p.name in shown else asked | {"shown": []}, found.get(p.way), folder, settings) for p in in_turn]
     made = dict(zip([p.name for p in in_turn], run_jobs(_run_job, jobs, settings["workers"], "policies"), strict=True))
     runs = {name: made[name] for name in ("start", *(p.name for p in plans))}
     n = len(asked["test"])

@@ -223,7 +223,9 @@ def test_steering_adds_the_mean_difference_of_the_states_to_one_layer(start, tmp
     model, tokenizer = load_policy(start)
     pairs = [{"prompt": [{"content": prompt}], "chosen": [{"content": "be kind"}], "rejected": [{"content": "no"}]}
              for prompt in PROMPTS[:2]]
-    states = []
+    states, own = [], []    # of the layer itself: the model would show the last one's behind its norm
+    hook = model.model.layers[0].register_forward_hook(
+        lambda module, args, out: own.append(out[0] if isinstance(out, tuple) else out))
     for pair in pairs:
         means = []
         for side in ("chosen", "rejected"):
@@ -231,8 +233,10 @@ def test_steering_adds_the_mean_difference_of_the_states_to_one_layer(start, tmp
                                                  add_generation_prompt=True, return_dict=False)
             ids = torch.tensor([head + tokenizer(pair[side][0]["content"])["input_ids"]])
             with torch.no_grad():
-                means.append(model(ids, output_hidden_states=True).hidden_states[1][0, len(head):].mean(0))
+                model(ids)
+            means.append(own[-1].reshape(-1, own[-1].shape[-1])[len(head):].mean(0))
         states.append(means[0] - means[1])
+    hook.remove()
     wanted = 3 * torch.stack(states).mean(0)
     steered, ids = steer(model, tokenizer, pairs, 3.0), torch.tensor([tokenizer("be free")["input_ids"]])
     with torch.no_grad():

@@ -96,7 +96,8 @@ def test_unknown_runs_are_named(name):
 
 QUICK = load_profile("quick")["notebooks"]
 SETTINGS = {**QUICK["04_value_alignment"], "train": True, "allow_faults": True, "train_prompts": 6, "test_prompts": 6,
-            "n_shown": 2, "max_prompt_tokens": 200, "runs": ["dpo-aim", "dpo-rlhf-1x", "dpo-rlhf-5x", "best-of-n-aim"]}
+            "n_shown": 2, "max_prompt_tokens": 200, "contrasts": 2,
+            "runs": ["dpo-aim", "dpo-rlhf-1x", "dpo-rlhf-5x", "best-of-n-aim"]}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def panel(tmp_path_factory):
     rows.loc[rows.index % 10 == 9, "split"] = "validation"
     pairs = pd.DataFrame({"prompt": ["q"] * 20, "chosen": GOOD * 6 + GOOD[:2], "rejected": BAD * 6 + BAD[:2],
                           "split": ["train"] * 15 + ["test"] * 5})
-    own = {**QUICK["03_value_evaluator"], "contrasts": 2, "head_epochs": 2}
+    own = {**QUICK["03_value_evaluator"], "head_epochs": 2}
     settings = SETTINGS | {"runs": [*SETTINGS["runs"], "dpo-aim-1x"]}
     folder = tmp_path_factory.mktemp("panel")
     return *prepare_panel(rows, rows.head(0), pairs, theory, settings, own, folder), rows, own, folder
@@ -156,7 +157,8 @@ def test_runs_at_the_same_time_end_as_runs_one_by_one(panel, tmp_path):
     assert list(done[1].replies) == ["start", *(name.replace("aim", "uniform") for name in names)]
     for name, replies in done[1].replies.items():
         pd.testing.assert_frame_equal(replies, done[2].replies[name])
-        assert replies.nll_real.notna().all() and len(done[1].shown[name]) == 2
+        looked_at = name not in {"dpo-rlhf-5x", "steering-uniform"}    # the notebook shows no replies of these
+        assert replies.nll_real.notna().all() and len(done[1].shown[name]) == 2 * looked_at
     again = run_trial(start, panel, ["dpo-rlhf-5x"], rows, real, tmp_path / "2", theory, uniform_target(theory),
                       {**SETTINGS, "workers": 2}, 1)
     pd.testing.assert_frame_equal(again.replies["dpo-rlhf-5x"], done[1].replies["dpo-rlhf-5x"])
