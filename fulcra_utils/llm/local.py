@@ -211,10 +211,16 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
         beyond = 0, max(width - ids.shape[1], 0)
         ids = torch.nn.functional.pad(ids, beyond, value=tokenizer.pad_token_id).to(model.device)
         labels = torch.nn.functional.pad(labels, beyond, value=-100).to(model.device)
+        # no logits of what stands before every reply; in bfloat16 another number of them would move the last digits
+        first = 0 if is_half else max(min(texts[r][1] for r in rows) - 1, 0)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=is_half):      # of this thread alone
-            logits = model(input_ids=ids, attention_mask=(ids != -1).long()).logits[:, :-1].float() / temperature
-        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")  # (B, T - 1)
-        return -loss.sum(dim=1).cpu().numpy()
+            logits = model(input_ids=ids, attention_mask=(ids != -1).long(),
+                           logits_to_keep=ids.shape[1] - first).logits[:, :-1]
+        labels = labels[:, first + 1:]
+        is_reply = labels != -100
+        loss = torch.nn.functional.cross_entropy(logits[is_reply].float() / temperature, labels[is_reply],
+                                                 reduction="none")
+        return -torch.zeros(labels.shape, device=loss.device).masked_scatter(is_reply, loss).sum(dim=1).cpu().numpy()
 
     batches = shape_batches(lengths) if is_half else [(order[k:k + 32], 0) for k in range(0, len(order), 32)]
     for (rows, _), found in map_batches(read, batches):
