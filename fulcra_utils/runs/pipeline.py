@@ -6,6 +6,7 @@ through the files of that folder; each leaves its part of the metrics, the manif
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -219,7 +220,7 @@ def _execute(source: Path, target: Path, values: dict[str, Any], progress: bool,
     except PapermillExecutionError as error:
         raise StepError(f"{source.stem} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
     except RuntimeError as error:  # a kernel that died, or did not start, its port taken by another: nothing ran yet
-        if tries <= 1 or "died before replying" not in str(error):
+        if tries <= 1 or not re.search("died before replying|didn't respond in", str(error)):
             raise StepError(f"{source.stem} stopped: {error} (out of memory?)") from None
         _execute(source, target, values, progress, tries - 1)
 

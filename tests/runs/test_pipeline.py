@@ -37,6 +37,22 @@ def test_failure_names_the_cell_and_keeps_the_old_result(tmp_path):
     assert sorted(p.name for p in done.parent.iterdir()) == ["99_try.failed.ipynb", "99_try.ipynb"]
 
 
+@pytest.mark.parametrize(("said", "n_tries"), [("Kernel died before replying to kernel_info", 3),
+                                                ("Kernel didn't respond in 60 seconds", 3), ("Kernel died", 1)])
+def test_a_kernel_that_did_not_start_is_started_again(tmp_path, monkeypatch, said, n_tries):
+    import papermill
+    tried = []
+
+    def fail(*args, **options):
+        tried.append(1)
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    with pytest.raises(StepError, match="99_try stopped: Kernel"):
+        run_it(make_notebook(tmp_path, "1 + 1"), tmp_path)
+    assert len(tried) == n_tries, "what ran in part is not run again"
+
+
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({"profile": "fast"}, PipelineError, "no profile 'fast'; there are laptop"),
     ({"theory": "nothing"}, TheoryError, "no such theory"),
