@@ -31,7 +31,7 @@ from fulcra_utils.theory.theory import Theory, load_theory
 
 DEFAULTS = {  # those of the laptop profile
     "encoder": "mpnet", "encoder_revision": "", "max_length": 192, "head_epochs": 12, "head_rate": 1e-3, "epochs": 0,
-    "frozen_layers": 6, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
+    "frozen_layers": 0, "batch_size": 16, "encoder_rate": 7e-5, "class_power": 0.5,
     "word_buckets": 65536, "average": 0.99, "scored_weight": 0.0, "unseen_models": [], "patience": 3,
     "evaluations_per_epoch": 1, "contrasts": 900, "more_labels": [], "level": 0.9}
 # of a text beside a row's 1; a contrast pair counts once more as a pair

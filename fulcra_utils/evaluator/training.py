@@ -26,7 +26,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from fulcra_utils.common.labels import CLASSES, TOUCHED, labels_of, scores_to_labels
 from fulcra_utils.evaluator.encoder import has_bf16
-from fulcra_utils.evaluator.model import ValueEvaluator, join_odds, measure_loss
+from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, join_odds, measure_loss
 from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.stats.classification import macro_f1
 
@@ -204,10 +204,16 @@ def fit_heads(evaluator: ValueEvaluator, features: torch.Tensor, labels: np.ndar
 
 
 def freeze_encoder(encoder: torch.nn.Module, n_layers: int) -> None:
-    """Freeze all of an encoder but the layers above the lowest `n_layers`, without dropout there; -1 = nothing."""
+    """Freeze all of an encoder but the layers above the lowest `n_layers`, without dropout there; -1 = nothing.
+
+    EvaluatorError when no layer is left to learn.
+    """
     if n_layers < 0:
         return
     layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layer
+    if n_layers >= len(layers):
+        raise EvaluatorError(f"frozen_layers is {n_layers}, but the encoder has {len(layers)} layers: none is left to "
+                             "learn (epochs: 0 trains the heads alone)")
     encoder.requires_grad_(False)
     layers[n_layers:].requires_grad_(True)
     learning = set(layers[n_layers:].modules())

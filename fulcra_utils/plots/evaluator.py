@@ -30,7 +30,7 @@ def plot_training(history: pd.DataFrame) -> Figure:
                                                (right, "validation_f1", BLUE, "s", "validation")):
         points = history[["epoch", column]].dropna()
         axes.plot(points.epoch, points[column], color=colour, marker=marker, markersize=4, label=name)
-    left.set(xlabel="epoch", ylabel="cross-entropy per cell")
+    left.set(xlabel="epoch", ylabel="loss")
     right.set(xlabel="epoch", ylabel="macro-F1", ylim=(0, 1))
     left.legend()
     for best in points.nlargest(1, "validation_f1").itertuples():

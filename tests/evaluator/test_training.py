@@ -19,7 +19,7 @@ from fulcra_utils.common.labels import NEAREST, TOUCHED, labels_of, scores_to_la
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import ValueEvaluator, make_evaluator, measure_loss, save_evaluator
+from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, measure_loss, save_evaluator
 from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.evaluator.training import (
     Examples,
@@ -116,6 +116,8 @@ def test_what_all_layers_share_is_frozen_with_the_lowest_ones():
     assert learning and all("layer.2." in name for name in learning), "a shared bias would lead through every layer"
     rates = {("layer.2." in name, m.p) for name, m in encoder.named_modules() if isinstance(m, torch.nn.Dropout)}
     assert rates == {(True, 0.1), (False, 0.0)}
+    with pytest.raises(EvaluatorError, match="frozen_layers is 3, but the encoder has 3 layers: none is left to learn"):
+        training.freeze_encoder(encoder, 3)
 
 
 def test_the_heads_alone_learn_and_leave_the_encoder(tiny, toy):
