@@ -53,8 +53,11 @@ class Run:
         return settings
 
     def settings_of(self, notebook: str) -> dict[str, Any]:
-        """Return the settings with which an earlier notebook of this run was executed, from its manifest."""
-        return json.loads(self.require(f"manifest/{notebook}.json").read_text(encoding="utf-8"))["settings"]
+        """Return the settings that an earlier notebook of this run had, or those of the profile where it did not run."""
+        manifest = self.folder / f"manifest/{notebook}.json"
+        if not manifest.exists():
+            return load_profile(self.profile)["notebooks"][notebook]
+        return json.loads(manifest.read_text(encoding="utf-8"))["settings"]
 
     @property
     def seed(self) -> int:
