@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from os.path import commonprefix
 from pathlib import Path
 from threading import Lock
 
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fulcra_utils.llm.tiny import save_policy
 
 LEAST = 50_000_000      # parameters of a model that is worth the seconds of its conversion
+SHARED = 64             # tokens with which all texts of a batch begin, from which they are read once
 BATCH = 48              # replies at once on a core: enough batches for several cores
 KINDS = ("llama",)      # of models whose conversion is tested here
 
@@ -57,10 +59,14 @@ class FastSampler:
         import ctranslate2
 
         texts = [self.tokenizer.convert_ids_to_tokens(list(one)) for one in ids]
+        n = len(commonprefix([text[:-1] for text in texts]))
+        n = n if n >= SHARED else 0     # a long system prompt is read once
         options = {"sampling_topk": 0, "sampling_temperature": temperature, "include_prompt_in_result": False,
                    "end_token": [self.tokenizer.eos_token], "return_end_token": True}
         with self.seeding:      # a worker is born with its first text and keeps the seed that stands then
             ctranslate2.set_random_seed(seed)
             worker = ctranslate2.Generator(str(self.folder / "converted"), compute_type="float32", intra_threads=1)
             worker.generate_batch([texts[0][:1]], max_length=1, **options)
-        return [one.sequences_ids[0] for one in worker.generate_batch(texts, max_length=max_new_tokens, **options)]
+        options["static_prompt"] = texts[0][:n] or None
+        made = worker.generate_batch([text[n:] for text in texts], max_length=max_new_tokens, **options)
+        return [one.sequences_ids[0] for one in made]

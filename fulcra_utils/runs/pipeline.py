@@ -53,7 +53,7 @@ class Run:
         return settings
 
     def settings_of(self, notebook: str) -> dict[str, Any]:
-        """Return the settings that an earlier notebook of this run had, or those of the profile where it did not run."""
+        """Return the settings with which an earlier notebook of this run ran; the profile's where it did not run."""
         manifest = self.folder / f"manifest/{notebook}.json"
         if not manifest.exists():
             return load_profile(self.profile)["notebooks"][notebook]

@@ -31,12 +31,12 @@ def test_first_tokens_are_drawn_as_often_as_their_probability(model, tokenizer):
     assert wanted.max() > 0.05      # a uniform draw would not do
 
 
-@pytest.mark.parametrize("steered", [False, True])
-def test_greedy_replies_are_torchs(model, tokenizer, steered):
+@pytest.mark.parametrize(("steered", "system"), [(False, None), (True, None), (False, "be kind " * fast.SHARED)])
+def test_greedy_replies_are_torchs(model, tokenizer, steered, system):
     if steered:     # adds biases, which plain models of this kind lack
         pair = {"prompt": TEXTS[0], "chosen": "be bold", "rejected": "keep the peace"}
         model = steer(model, tokenizer, [{side: [{"content": text}] for side, text in pair.items()}], 9.0)
-    ids = encode_prompts(tokenizer, TEXTS)
+    ids = encode_prompts(tokenizer, TEXTS, system)
     found = FastSampler(model, tokenizer).sample(ids, 6, 0.001, seed=1)
     wanted = local.generate(model, tokenizer, ids, do_sample=False, max_new_tokens=6)
     for ours, theirs in zip(found, wanted, strict=True):
