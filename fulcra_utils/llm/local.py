@@ -199,8 +199,8 @@ def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     """Return the log probability (N,) of each reply given its prompt: natural, summed over the reply's tokens.
 
     `texts` are token ids of prompt and reply with the place where the reply begins; `temperature` is that of the
-    sampling. What all prompts begin with is read once. `is_half` takes products in bfloat16 (`is_read_in_half`): faster,
-    some tenths of a nat off, and every prompt is read whole.
+    sampling. What all prompts begin with is read once. `is_half` takes products in bfloat16 (`is_read_in_half`): faster
+    and some tenths of a nat off, and every prompt is read whole.
     """
     model.eval()
     sums = np.zeros(len(texts))
