@@ -16,7 +16,7 @@ def load_reported(folder: str | Path = DATA / "reported") -> pd.DataFrame:
     tables = [pd.read_csv(path, comment="#") for path in sorted(Path(folder).glob("*.csv"))]
     table = pd.concat(tables, ignore_index=True)
     twice = table.claim_id[table.claim_id.duplicated()].unique()
-    if len(twice) or not set(table.kind) <= {"recomputed", "replicated", "other population"}:
+    if len(twice) or not set(table.kind) <= {"recomputed", "replicated", "direction", "other population"}:
         raise ValueError(f"{folder}: claims given twice: {list(twice)}; kinds found: {sorted(set(table.kind))}")
     return table
 
@@ -30,7 +30,8 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
 
     *recomputed* (the same rows): reproduced if |ours - reported| <= tolerance, the rounding of the reported number,
     else differs. *replicated* (new rows): reproduced if our whole interval lies within reported ± tolerance, differs if
-    it lies wholly outside, else not comparable. *other population*: always not comparable.
+    it lies wholly outside, else not comparable. *direction*: the same, of a band that stands for words; no number was
+    reported, so none is shown. *other population*: always not comparable.
 
     >>> reported = pd.DataFrame({"claim_id": ["a", "b"], "kind": ["recomputed", "replicated"],
     ...                          "reported": [0.5, 0.5], "tolerance": [0.005, 0.1]})
@@ -47,7 +48,10 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     rows = table.astype(dict.fromkeys(("ours", "low", "high"), float)).itertuples()  # None is nan
     judged = pd.DataFrame(map(_judge, rows), table.index, ["verdict", "reason"], dtype=object)
     why = table["why"].where(table["why"].fillna("") != "", judged.reason) if "why" in table else judged.reason
-    return table.assign(verdict=judged.verdict, why=why)[COLUMNS]
+    is_band = table.kind == "direction"
+    ends = [(table.reported + sign * table.tolerance).map("{:.3g}".format) for sign in (-1, 1)]
+    why = why.where(~is_band, why + ": expected in words, " + ends[0] + " to " + ends[1])
+    return table.assign(verdict=judged.verdict, why=why, reported=table.reported.mask(is_band))[COLUMNS]
 
 
 def _judge(row: Any) -> tuple[str, str]:

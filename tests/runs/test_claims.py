@@ -41,3 +41,10 @@ def test_a_number_of_the_other_sign_says_so():
     ours = pd.DataFrame({"claim_id": ["a"], "ours": [0.02], "low": [0.01], "high": [0.03]})
     judged = judge_claims(ours.assign(why=""), reported.assign(notebook="", source="", claim=""))
     assert judged.verdict.item() == "reproduced" and judged.why.item().endswith("but of the other sign")
+
+
+def test_words_without_a_number_are_judged_by_their_band_and_show_none():
+    reported = pd.DataFrame({"claim_id": ["a"], "kind": ["direction"], "reported": [-0.5], "tolerance": [0.499]})
+    judged = judge_claims(pd.DataFrame({"claim_id": ["a"], "ours": [-0.2], "low": [-0.3], "high": [-0.1]}), reported)
+    assert judged.verdict.item() == "reproduced" and judged.reported.isna().item()
+    assert judged.why.item().endswith("expected in words, -0.999 to -0.001")
