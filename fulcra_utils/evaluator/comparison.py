@@ -149,6 +149,20 @@ def describe_contrasts(found: pd.DataFrame) -> str:
             f"{below['mean']:.0%} of the trampling replies below 0 (wanted {WANTED_BELOW:.0%}): it {verdict}.")
 
 
+def describe_rival(compared: pd.DataFrame, stance: pd.DataFrame) -> str:
+    """Say in a sentence which simpler method reads labels best, and where ours stands beside it, in stance, too.
+
+    `compared` as `compare_methods` makes it, ours first; `stance` has the rows of `measure_contrasts` with `method`.
+    """
+    best = compared.iloc[1:].nlargest(1, "macro_f1").iloc[0]
+    than = "better than" if best.gain_low > 0 else "worse than" if best.gain_high < 0 else "not to be told from"
+    orders = stance.query("value == 'all' and measure == 'order'").set_index("method")["mean"] if len(stance) else {}
+    ahead = "" if best.method not in orders else \
+        f"; of pairs that differ in stance it puts {orders['ours']:.0%} in order, that one {orders[best.method]:.0%}"
+    return (f"At labels it is {than} the best simpler method ({best.method}: {best.macro_f1:.2f}, gain "
+            f"{best.gain:+.3f} [{best.gain_low:+.3f}, {best.gain_high:+.3f}]){ahead}.")
+
+
 def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
     """Measure whether scores (N,) of the rows of `read_contrasts`, each under the row's own value, follow the stance.
 

@@ -20,6 +20,7 @@ from fulcra_utils.evaluator.comparison import (
     compare_files,
     describe_comparison,
     describe_contrasts,
+    describe_rival,
     describe_rows,
     describe_unseen,
     measure_contrasts,
@@ -375,6 +376,18 @@ def test_stance_is_told_in_words_by_marks_set_before(low, order, below, word):
     found = pd.DataFrame({"value": "all", "measure": ["order", "trampled"], "n": 9, "mean": [order, below],
                           "low": [low, below - 0.1], "high": 1.0})
     assert word in describe_contrasts(found)
+
+
+@pytest.mark.parametrize(("gain", "low", "high", "word"), [
+    (-0.02, -0.06, 0.02, "not to be told from"), (0.1, 0.05, 0.2, "better than"), (-0.1, -0.2, -0.01, "worse than")])
+def test_the_best_simpler_method_is_named_though_it_leads(gain, low, high, word):
+    compared = pd.DataFrame({"method": ["ours", "majority", "frozen"], "macro_f1": [0.69, 0.4, 0.71],
+                             "gain": [0, 0.3, gain], "gain_low": [0, 0.2, low], "gain_high": [0, 0.4, high]})
+    stance = pd.DataFrame({"value": "all", "measure": "order", "method": ["ours", "frozen"], "mean": [0.85, 0.6]})
+    told = describe_rival(compared, stance)
+    assert told.startswith(f"At labels it is {word} the best simpler method (frozen: 0.71, gain {gain:+.3f}")
+    assert told.endswith("it puts 85% in order, that one 60%.")
+    assert describe_rival(compared, pd.DataFrame()).endswith("]).")
 
 
 def test_each_reply_of_a_pair_is_scored_under_its_own_value():
