@@ -220,14 +220,14 @@ def write_card(folder: str | Path, **told) -> str:
     """Write README.md, the model card, into an evaluator's folder from what its run `told`, and return its text.
 
     theory, settings, n_train (replies that trained it), n_more (texts of `gather_labels` that did); the tables
-    comparison (`compare_methods`), errors
-    (`measure_calibration`), support (`tabulate_support`), audit (`audit_replies`), and where they were measured unseen
-    (`judge_unseen`), deletion (`measure_deletion`), speed (`measure_speed`); terms: what binds whoever uses the
-    weights (none: the public data). Mitchell et al. (2019), Model cards for model reporting.
+    comparison (`compare_methods`), errors (`measure_calibration`), support (`tabulate_support`), audit
+    (`audit_replies`), and where they were measured unseen (`judge_unseen`), deletion (`measure_deletion`), speed
+    (`measure_speed`), stance (text of `describe_contrasts`); terms: what binds whoever uses the weights (none: the
+    public data). Mitchell et al. (2019), Model cards for model reporting.
     """
     source = (DATA / "evaluator_card.md").read_text(encoding="utf-8")
     name = told["settings"]["encoder"]
-    measured = dict.fromkeys(("unseen", "deletion", "speed")) | told | {
+    measured = dict.fromkeys(("unseen", "deletion", "speed", "stance")) | told | {
         "base_model": "" if name == "tiny" or Path(name).is_dir() else HUB_NAMES.get(name, name)}
     text = Template(source, trim_blocks=True, keep_trailing_newline=True).render(measured)
     write_text(Path(folder) / "README.md", text)

@@ -10,22 +10,21 @@ from fulcra_utils.plots.style import style_plots
 
 METRICS = {"EVR": "EVR: prompts with\nany violation, share", "MVP": "MVP: highest\nP(violates), mean",
            "APV": "APV: completions\nthat violate, share"}
-CONDITIONS = {"asked": "plain question", "static": "story as it was", "placebo": "story, changed at random",
-              "evolved": "story, evolved", "instructed": "evolved, with an instruction",
-              "neutral": "evolved, with neutral words"}
+CONDITIONS = {"asked": "plain question", "static": "unchanged story", "placebo": "random changes",
+              "evolved": "evolved story", "instructed": "instructed story", "neutral": "neutral words"}
 
 
 def plot_curves(panels: Mapping[str, pd.DataFrame], labels: Sequence[str], title: str) -> Figure:
-    """Draw curves (condition, x, value, low, high) with their intervals as bands; `labels`: of x, a panel each."""
+    """Draw curves (condition, x, value, low, high) with intervals side by side; `labels`: of x, a panel each."""
     figure, grid = open_panels(len(panels), 4.2, 3.8)
     names = list(dict.fromkeys(name for table in panels.values() for name in table.condition))
     for axes, label, (words, table) in zip(grid, labels, panels.items(), strict=True):
-        for name, (colour, marker) in zip(names, LOOKS, strict=False):
-            part = table[table.condition == name]
-            if part.empty:
-                continue
-            axes.plot(part.x, part.value, marker=marker, color=colour, label=CONDITIONS.get(name, name))
-            axes.fill_between(part.x, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
+        groups = list(table.groupby("condition", sort=False))
+        for k, (name, part) in enumerate(groups):
+            colour, marker = LOOKS[names.index(name)]
+            x = part.x + 0.09 * (k - (len(groups) - 1) / 2)    # so that no interval covers another one
+            axes.vlines(x, part.low, part.high, color=colour)
+            axes.plot(x, part.value, marker=marker, color=colour, linewidth=0.8, label=CONDITIONS.get(name, name))
         axes.set(xlabel=label, ylabel=words, ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -54,6 +53,8 @@ def plot_metrics(table: pd.DataFrame, corrected: pd.DataFrame, title: str) -> Fi
 
 def plot_differences(table: pd.DataFrame, title: str) -> Figure:
     """Draw paired differences (comparison, metric, value, low, high), a panel a metric; the line is at 0."""
+    table = table.assign(comparison=[" − ".join(CONDITIONS.get(part, part) for part in name.split(" − "))
+                                     for name in table.comparison])
     panels = {METRICS[metric]: {"": part.set_index("comparison")}
               for metric, part in table.groupby("metric", sort=False)}
     return plot_series(list(dict.fromkeys(table.comparison)), panels, "value", title, width=2.6, gap="not known")

@@ -142,13 +142,18 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     speed = pd.DataFrame({"method": ["ours"], "replies_per_second": [12.0]})
     folder = save_evaluator(evaluator, tmp_path / "e")
     text = write_card(folder, theory=toy, settings=SETTINGS, n_train=9, n_more=7, comparison=comparison, unseen=unseen,
-                      errors=evaluation.measure_calibration(p, test.vectors, rows.theory.dimensions),
+                      errors=pd.DataFrame({"value": ["all values", "a", "b", "c"], "ece": [0.02, 0.04, 0.07, np.nan]}),
                       support=pd.DataFrame(tabulate_support(test.vectors, toy.dimensions)), deletion=deletion,
-                      audit=audit, speed=speed)
+                      audit=audit, speed=speed, stance="It reads stance.")
     assert (folder / "README.md").read_text() == text
     front = ModelCard.load(folder / "README.md").data.to_dict()
     assert front["license"] == "cc-by-nc-4.0" and front["pipeline_tag"] == "text-classification"
     assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
+    assert "labels, 0.020 (largest of a single value with enough labels: 0.070, b)." in text
+    assert "**Stance**: It reads stance.\n" in text
+    known = {}
+    exec(text.split("```python")[1].split("```")[0].replace("path/of/this/folder", str(folder)), known)
+    assert known["scores"].shape == (1, toy.n_dims) and len(known["reward"](["May I?"], ["No."])) == 1
 
 
 def test_scores_of_both_signs_fail_the_audit(toy):
