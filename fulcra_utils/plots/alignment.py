@@ -108,15 +108,24 @@ def plot_shares(histories: pd.DataFrame) -> Figure | None:
 def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """Draw each policy's distance (`summarise_policies`) by the reward evaluator and by each judge, with its controls.
 
-    References (response_source, by, distance; may be empty) are real models, in rows of their own.
+    A policy's bar is the 95 % interval of its change against the start model. References (response_source, by,
+    distance, low, high; may be empty) are real models, in rows of their own.
     """
     kinds = {"distance": "the policy's replies", "swapped": "swapped between prompts", "shuffled": "words shuffled"}
-    real = references.pivot(index="response_source", columns="by", values="distance").add_prefix("distance_")
-    table = pd.concat([summary.set_index("policy").rename(name_policy), real.rename("{}, real replies".format)])
-    panels = {f"L1 distance by {name}": {
-        words: table[f"{kind}_{by}"].to_frame("distance") for kind, words in kinds.items() if f"{kind}_{by}" in table}
-        for by, name in JUDGES.items() if f"distance_{by}" in table}
-    return plot_series(table.index, panels, "distance", "Distance on held-out prompts", np.nan, spread=0, width=3.4,
+    own, panels = summary.set_index("policy"), {}
+    for by, name in JUDGES.items():
+        if f"distance_{by}" not in own:
+            continue
+        series = {words: own[f"{kind}_{by}"].rename(name_policy).to_frame("distance")
+                  for kind, words in kinds.items() if f"{kind}_{by}" in own}
+        bars = own[[f"low_{by}", f"high_{by}"]].set_axis(["low", "high"], axis=1) + own[f"distance_{by}"].get("start")
+        real = references[references.by == by].set_index("response_source").rename("{}, real replies".format)
+        series[kinds["distance"]] = pd.concat([series[kinds["distance"]].join(bars.rename(name_policy)), real])
+        panels[f"L1 distance by {name}"] = series
+    drawn = pd.concat([table for series in panels.values() for table in series.values()])
+    reach = drawn.filter(["distance", "low", "high"]).to_numpy(float)
+    return plot_series(drawn.index.unique(), panels, "distance", "Distance on held-out prompts", np.nan, spread=0,
+                       width=3.4, limits=(np.nanmin(reach) - 0.1, np.nanmax(reach) + 0.1),
                        looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x")))
 
 

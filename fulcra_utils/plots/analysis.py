@@ -239,13 +239,13 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     left.spines[:].set_visible(False)
     left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
     rows = np.arange(len(tested))
-    right.scatter(tested.fit, rows, color=[BLUE if p <= 0.05 else "white" for p in tested.fit_p], s=30, zorder=3,
-                  edgecolor=BLUE, label="fit (filled: p ≤ 0.05)")
+    right.scatter(tested.fit, rows, color=[BLUE if p <= 0.05 else "white" for p in tested.p_adjusted], s=30,
+                  zorder=3, edgecolor=BLUE, label="fit (filled: fit and order beat chance, corrected for all rows)")
     right.scatter(tested.fit_null, rows, marker="|", color=BLACK, s=60, label="95 % of shuffled names")
     name_rows(right, tested.subset + ", " + tested.variant + np.where(tested.centred, ", centred", ""),
               "Procrustes fit (R²)")
     right.set_xlim(0, 1)
-    right.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2)
+    right.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1))
     label_points(left, places[["x", "y"]].to_numpy(float), places.value.tolist())
     return figure
 

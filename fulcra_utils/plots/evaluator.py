@@ -61,14 +61,18 @@ def plot_stance(table: pd.DataFrame) -> Figure:
 
 def plot_teachers(table: pd.DataFrame, wanted: dict[str, float | None]) -> Figure:
     """Draw every measure of `compare_teachers`, a panel each with what was wanted, if anything, by what taught."""
-    figure, panels = open_panels(len(wanted), 3, 3.2)
-    for axes, (measure, line) in zip(panels, wanted.items(), strict=True):
+    figure, grid = plt.subplots(-(-len(wanted) // 3), 3, figsize=(11, 2.9 * -(-len(wanted) // 3)), squeeze=False)
+    for axes in grid.flat[len(wanted):]:
+        axes.remove()
+    for axes, (measure, line) in zip(grid.flat, wanted.items(), strict=False):
         part = table[table.measure == measure]
         places = range(len(part))[::-1]
         axes.errorbar(part.value, places, xerr=[part.value - part.low, part.high - part.value], fmt="o", color=BLUE)
         if line is not None:
             axes.axvline(line, color=GREY, linewidth=1)
-        names = part.teachers.str.replace("+", "+\n") if axes is panels[0] else [""] * len(part)
+            axes.annotate("wanted", (line, 1), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=8,
+                          color=GREY, rotation=90)
+        names = part.teachers.str.replace("+", "+\n") if axes in grid[:, 0] else [""] * len(part)
         axes.set(title=MEASURES.get(measure, measure), yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
     return figure
 
@@ -124,10 +128,12 @@ def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> 
 def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     """Draw how often the label sets hold the true label (`measure_sets`), against the promised level."""
     known = table[table.calibrated & (table.n > 0)].set_index("value")
-    label = f"share of test cells whose set holds the true label (line: promised, {level:.0%}); no mark: few cases"
-    series = {name: known[known.label == sign] for sign, (_, _, name) in LABEL_STYLES.items()}
+    label = (f"share of test cells whose set holds the true label (line: promised, {level:.0%})\n"
+             f"no mark: too few cases; {(~table.calibrated).sum()} of {len(table)} labels can never be ruled out")
+    looks = {sign: look for sign, look in LABEL_STYLES.items() if (known.label == sign).any()} or LABEL_STYLES
+    series = {name: known[known.label == sign] for sign, (_, _, name) in looks.items()}
     return plot_series(table.value.unique(), {label: series}, "coverage", line=level,
-                       looks=[look[:2] for look in LABEL_STYLES.values()], limits=(0.4, 1.02))
+                       looks=[look[:2] for look in looks.values()], limits=(0.4, 1.02))
 
 
 def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> Figure:

@@ -136,6 +136,8 @@ def test_figures_take_any_number_of_dimensions(name):
     figures = [plots_alignment.plot_targets(tabulate_targets([target])), plots_alignment.plot_training(history),
                plots_alignment.plot_proof(done.summary, references), plots_alignment.plot_frontier(done.summary, "x"),
                plots_alignment.plot_moves(average_vectors(done.scores, theory.dimensions), tabulate_targets([target]))]
+    proof = figures[2].axes
+    assert len({axes.get_xlim() for axes in proof}) == 1 and all(len(axes.collections) > 0 for axes in proof)
     repeated = history.assign(policy="dpo-x-s1")
     assert len(plots_alignment.plot_training(pd.concat([history, repeated])).legends[0].texts) == 1
     means = pd.DataFrame(0.1, index=["start", "dpo-a", "dpo-b", "dpo-rlhf-1x"], columns=theory.dimensions)

@@ -28,7 +28,18 @@ def test_sets_draw_the_intervals_of_the_table():
     table = pd.DataFrame({"value": ["a", "a", "b"], "label": [1, 0, 1], "n": [10, 10, 0],
                           "coverage": [0.9, 0.8, np.nan], "low": [0.6, 0.5, np.nan], "high": [0.97, 0.95, np.nan],
                           "calibrated": [True, False, True]})
-    assert spans(plots.plot_sets(table, 0.9).axes[0]) == [(0.6, 0.97)]   # neither the uncalibrated nor the empty one
+    figure = plots.plot_sets(table, 0.9)
+    assert spans(figure.axes[0]) == [(0.6, 0.97)]   # neither the uncalibrated nor the empty one
+    assert "1 of 3 labels can never be ruled out" in figure.axes[0].get_xlabel()
+    assert [line.get_label() for line in figure.axes[0].lines[:1]] == ["supported (+1)"]    # no word without a mark
+
+
+def test_teachers_show_what_was_wanted_in_two_rows():
+    table = pd.DataFrame({"teachers": "none", "measure": ["macro_f1", "order", "key", "ratings"], "value": 0.5,
+                          "low": 0.4, "high": 0.6})
+    figure = plots.plot_teachers(table, dict.fromkeys(table.measure, 0.9) | {"ratings": None})
+    assert len(figure.axes) == 4 and len({round(axes.get_position().y0, 2) for axes in figure.axes}) == 2
+    assert all((axes.get_xlim()[1] > 0.9) == (len(axes.texts) == 1) for axes in figure.axes)
 
 
 def test_left_out_has_a_row_for_each_thing_and_its_judges():
