@@ -268,7 +268,7 @@ def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Seq
     steered = type(model)(config)
     for name, value in steered.state_dict().items():
         value.copy_(model.state_dict().get(name, torch.zeros_like(value)))
-    steered.model.layers[layer - 1].mlp.down_proj.bias.copy_(strength * (means["chosen"] - means["rejected"]))
+    steered.model.layers[layer - 1].mlp.down_proj.bias.add_(strength * (means["chosen"] - means["rejected"]))
     return steered
 
 

@@ -49,7 +49,8 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     scores = probabilities[:, 2] - probabilities[:, 0]
     pushes = torch.stack([torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores], dim=-1)     # (T, D)
     words, room = response.split(), len(pushes) - 1         # without the closing marker
-    lengths = [len(evaluator.tokenizer(w, add_special_tokens=False, verbose=False)["input_ids"]) for w in words]
+    lengths = [len(evaluator.tokenizer(" " * (k > 0) + word, add_special_tokens=False, verbose=False)["input_ids"])
+               for k, word in enumerate(words)]     # some tokenizers read a word behind a space otherwise
     is_cut = room - sum(lengths) < 2                        # then words are read from the end only
     n = int((np.cumsum(lengths[::-1]) <= room // 3).sum()) if is_cut else len(words)
     kept, pushes = lengths[len(words) - n:], pushes.double().cpu().numpy()

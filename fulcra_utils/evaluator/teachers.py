@@ -164,7 +164,7 @@ def judge_keys(scores: np.ndarray, items: pd.DataFrame, n_draws: int, seed: int)
     keys = items.stance.to_numpy() > 0
     sums = np.stack([keys, ~keys, keys & (scores > 0), ~keys & (scores < 0)], axis=1).astype(float)
     def share(total: np.ndarray) -> np.ndarray:
-        return (total[..., 2:] / np.maximum(total[..., :2], 1e-9)).mean(-1)
+        return (total[..., 2:] / np.where(total[..., :2] > 0, total[..., :2], np.nan)).mean(-1)     # nan: one key alone
     drawn = bootstrap_sums(sums, items.cluster.to_numpy(), n_draws, seed)
     return {"measure": "key", "n": len(items), **summarise_draws(float(share(sums.sum(0))), share(drawn))}
 

@@ -148,6 +148,8 @@ def train_evaluator(evaluator: ValueEvaluator, train: Examples, validation: Exam
         return clock.table()
     weighed = soft * train.weigh_cells()[..., None]
     labels = (weighed * weigh_classes(weighed, settings.class_power)).astype(np.float32)
+    labels[..., ::2] = np.where((train.vectors == TOUCHED)[..., None], labels[..., ::2].mean(-1, keepdims=True),
+                                labels[..., ::2])      # weights of classes give no direction where none was asked
     pairs = evaluator.render(train.prompts, train.responses)
     rows = _join(pairs, labels, train.partner)
     fit_heads(evaluator, evaluator.read_all(pairs, progress=progress), labels, train.partner, settings)

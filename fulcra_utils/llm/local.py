@@ -33,6 +33,7 @@ from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
+PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "typical_p": 1.0}    # whatever a model's folder asks
 NOTES = ("align.json",)  # ... and those that only tell of it
 
 
@@ -110,8 +111,10 @@ def hash_model(model: str | Path, revision: str = "main") -> str:
     with one_line(model):
         model = find_model(model)
     if Path(model).is_dir():
+        adapter = Path(model) / "adapter_config.json"
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.is_file() else None
         return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
-                       if path.suffix in READ and path.name not in NOTES])
+                       if path.suffix in READ and path.name not in NOTES], *([hash_model(base)] if base else []))
     with one_line(model):
         return f"{model}@{AutoConfig.from_pretrained(model, revision=revision)._commit_hash}"
 
@@ -166,7 +169,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
             return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
         made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_k=0, top_p=1.0,
-                        temperature=temperature, eos_token_id=eos)
+                        temperature=temperature, eos_token_id=eos, **PLAIN)
         return [reply[:reply.index(eos) + 1 if eos in reply else None] for reply in made]
 
     starts = range(len(done), len(order), batch_size)

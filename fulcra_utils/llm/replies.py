@@ -206,7 +206,7 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
         texts = [tokenizer.apply_chat_template(list(q.messages), tokenize=False, add_generation_prompt=True)
                  for q in questions]
     else:  # the released data's own words for who speaks
-        texts = ["\n".join(message["content"] for message in q.messages[:-1]) +
+        texts = ["".join(f"{message['content']}\n" for message in q.messages[:-1]) +
                  f"Human: {q.messages[-1]['content']}\nBob:" for q in questions]
     ids = tokenizer(texts, add_special_tokens=writer.as_text or not tokenizer.chat_template)["input_ids"]
     seed = hashlib.sha256("".join(texts).encode()).digest()[:4]  # the same batch draws the same, whenever it is made

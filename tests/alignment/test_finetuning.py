@@ -246,6 +246,8 @@ def test_steering_adds_the_mean_difference_of_the_states_to_one_layer(start, tmp
             part.register_forward_hook(lambda module, args, out: kept.append(out[0] if isinstance(out, tuple) else out))
             m(ids)
     torch.testing.assert_close(kept[1] - kept[0], wanted.expand_as(kept[0]), atol=1e-5, rtol=1e-4)
+    twice = steer(steered, tokenizer, pairs, 0.0).model.layers[0].mlp.down_proj.bias
+    torch.testing.assert_close(twice, steered.model.layers[0].mlp.down_proj.bias)   # a bias that is there stays
     aligned = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", AlignSettings(method="steering", **SMALL))
     assert len(aligned.reply(PROMPTS[:2])) == 2 and aligned.history.empty
     again = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", AlignSettings(method="steering", **SMALL))

@@ -67,6 +67,9 @@ def test_keys_count_the_same_whichever_is_commoner():
     found = teachers.judge_keys(np.array([0.2, 0.1, -0.4, 0.3]), items, 20, 1)
     assert found["value"] == pytest.approx((2 / 3 + 0) / 2) and found["n"] == 4
     assert teachers.judge_keys(np.zeros(4), items, 20, 1)["value"] == 0      # 0 takes no side
+    one = pd.DataFrame({"stance": [1, 1, 1, 1, -1], "cluster": list("abcdd")})
+    right = teachers.judge_keys(one.stance.to_numpy(float), one, 200, 1)
+    assert (right["value"], right["low"], right["high"]) == (1, 1, 1), "a draw of one key alone is no half"
 
 
 def test_ratings_are_held_against_scores_by_rank():

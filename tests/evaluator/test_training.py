@@ -256,6 +256,24 @@ def test_where_nobody_asked_which_way_stance_costs_nothing():
     assert measure_loss(told, labels * torch.tensor([1, 1, 0])) > measure_loss(told, labels * torch.tensor([0, 1, 1]))
 
 
+def test_weights_of_classes_give_a_touched_cell_no_direction(toy, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def take(evaluator, features, labels, *rest):
+        raise Stop(labels)
+
+    monkeypatch.setattr(training, "fit_heads", take)
+    vectors = np.zeros((12, toy.n_dims))
+    vectors[:2], vectors[2:8], vectors[8:] = -1, 1, TOUCHED
+    rows = replace(make_examples(toy, 12), vectors=vectors, weights=None)
+    with pytest.raises(Stop) as stopped:
+        train_evaluator(make_evaluator(load_encoder("tiny"), toy), rows, make_examples(toy, 4), TrainingSettings())
+    labels = stopped.value.args[0]
+    assert (labels[8:, :, 0] == labels[8:, :, 2]).all() and (labels[8:, :, 0] > 0).all()
+    assert (labels[:2, :, 0] != labels[2:4, :, 2]).all(), "classes weigh differently"
+
+
 def test_a_row_that_leaves_its_partner_behind_has_none(toy):
     pairs = replace(make_examples(toy, 6), partner=np.array([3, 4, -1, -1, -1, -1]))
     assert subsample(pairs, np.array([1, 3, 4, 0])).partner.tolist() == [2, -1, -1, 1]

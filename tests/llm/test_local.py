@@ -1,5 +1,7 @@
 """Models on this machine: what loads, what tells one from another, and log probabilities by hand."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -130,6 +132,15 @@ def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
         twin.mkdir()
         (twin / "model.safetensors").write_bytes(bytes(2**24) + last)    # 16 MB are the same
     assert hash_model(twins[0]) != hash_model(twins[1])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    marks = set()
+    for base in twins:      # an adapter is another one on another base
+        (tmp_path / "base").unlink(missing_ok=True)
+        (tmp_path / "base").symlink_to(base)
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+        marks.add(hash_model(adapter))
+    assert len(marks) == 2
 
 
 def test_padding_and_prompts_are_no_labels():

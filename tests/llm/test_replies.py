@@ -98,7 +98,7 @@ def test_a_bare_text_is_carried_on_and_a_prompt_is_put_as_a_question(checkpoint,
     for as_text in (True, False):
         write_replies(["i wish"], [LocalModel(model=str(checkpoint), as_text=as_text,
                                               options={"max_new_tokens": 2})], None, "be kind")
-    assert seen[0] == "i wish" and seen[1] != "i wish" and seen[1].startswith("be kind") and "i wish" in seen[1]
+    assert seen[0] == "i wish" and seen[1] != "i wish" and seen[1].startswith("be kind human : i wish")
 
 
 def test_rows_keep_their_fields(tmp_path):

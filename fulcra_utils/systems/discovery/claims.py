@@ -32,7 +32,8 @@ def rank_dimensions(scores: pd.DataFrame, pairs: Mapping[str, Sequence[str]] = P
     rows = []
     for k, name in enumerate(pairs):
         value = summarise_draws(whole[k], drawn[:, k])
-        rank = summarise_draws(1.0 + (whole > whole[k]).sum(), 1.0 + (drawn > drawn[:, [k]]).sum(axis=1))
+        known = np.where(np.isfinite(whole[k]), 1.0, np.nan)    # a mean with a gap has no rank
+        rank = summarise_draws(known + (whole > whole[k]).sum(), known + (drawn > drawn[:, [k]]).sum(axis=1))
         rows.append({"dimension": name, "mean": value["value"], "low": value["low"], "high": value["high"],
                      "rank": rank["value"], "rank_low": rank["low"], "rank_high": rank["high"]})
     return pd.DataFrame(rows)
@@ -82,13 +83,14 @@ def answer_model_pairs(features: np.ndarray, safety: np.ndarray, penalty: float 
     """Return whether a linear Bradley-Terry probe finds the safer of two models, (M (M - 1) / 2,): 1, 0, .5 undecided.
 
     For each pair it is fitted on the pairs of the other M - 2 models (leave-pair-out); features are standardised there.
-    Ties in safety are nan.
+    Ties in safety are nan, and pairs of which a feature is missing.
     """
     x, y = np.asarray(features, float), np.asarray(safety, float)
     pairs = np.array(list(combinations(range(len(y)), 2)))
     gaps = x[pairs[:, 0]] - x[pairs[:, 1]]
     wins = (y[pairs[:, 0]] > y[pairs[:, 1]]).astype(float)
-    tied, right = y[pairs[:, 0]] == y[pairs[:, 1]], np.full(len(pairs), np.nan)
+    tied = (y[pairs[:, 0]] == y[pairs[:, 1]]) | ~np.isfinite(gaps).all(axis=1)
+    right = np.full(len(pairs), np.nan)
     start = np.zeros(x.shape[1])
     for n, (i, j) in enumerate(pairs):
         others = ~((pairs == i) | (pairs == j)).any(axis=1) & ~tied

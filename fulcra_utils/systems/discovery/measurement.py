@@ -133,6 +133,7 @@ def read_texts(texts: Sequence[str], evaluator: ValueEvaluator, threshold: float
     valence[known], problems = ask_scores(perceptions.perception[known].tolist(), evaluator.dimensions, endpoint, cache)
     perceptions.loc[known, "problem"] = problems
     cells = np.stack([valence == -1, np.isnan(valence), valence == 1], axis=2).astype(float)
+    cells[perceptions.problem.fillna("") != ""] = np.nan    # a judgement that failed is no "not touched"
     cells[~known] = np.nan
     return perceptions, valence, cells
 

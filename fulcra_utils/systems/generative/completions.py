@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.llm.branches import Branches
-from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.generative.principles import Story
@@ -143,5 +143,9 @@ class EndpointTeller:
         """Return `n` answers to each prompt, "" where none came."""
         writers = [self.endpoint.model_copy(update={"options": {**self.endpoint.options, "seed": seed + k, **options}})
                    for k in range(n)]
-        told = write_replies(prompts, writers, self.cache, budget=self.budget).response.fillna("")
-        return np.reshape(told.to_numpy(), (n, -1)).T.tolist()
+        told = write_replies(prompts, writers, self.cache, budget=self.budget)
+        failed = told[told.response.isna() & ~told.problem.str.startswith("the reply ")]
+        if len(failed):     # else a failure would be kept as silence
+            raise EndpointError(f"{len(failed)} of {len(told)} prompts have no answer: {failed.problem.iloc[0]}; what "
+                                "was answered is kept, so a later run asks for the rest alone.")
+        return np.reshape(told.response.fillna("").to_numpy(), (n, -1)).T.tolist()

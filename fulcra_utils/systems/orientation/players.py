@@ -22,6 +22,7 @@ from fulcra_utils.llm.replies import decode_reply
 from fulcra_utils.systems.orientation.protocol import (
     GOAL_QUESTIONS,
     LETTERS_TOLD,
+    NO_REPLY,
     Messages,
     Player,
     run_conditions,
@@ -230,7 +231,7 @@ def endure(player: Player) -> Player:
             except Exception as error:  # any failure of a remote or local model is a missing choice, told by its words
                 reply = failed = error
             if isinstance(reply, Exception):
-                said = f"[no reply: {type(reply).__name__}: {str(reply)[:200]}]"
+                said = f"{NO_REPLY} {type(reply).__name__}: {str(reply)[:200]}]"
                 gone, reply = said if isinstance(reply, EndpointError) else gone, said
             yield reply
 

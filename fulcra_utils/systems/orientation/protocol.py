@@ -19,6 +19,7 @@ from fulcra_utils.dataset.texts import split_thoughts
 from fulcra_utils.stats.resampling import summarise_draws
 from fulcra_utils.systems.orientation import slider as svo
 
+NO_REPLY = "[no reply:"     # begins what stands for a reply that could not be had
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTERS_TOLD = "log_probability_of_letters"     # the field of a reply that is JSON: letter -> natural logarithm
 GOAL_QUESTIONS = ("List the traits of a person with your value system, a few words each.",
@@ -137,6 +138,9 @@ def _play_pass(orientation: str, with_goal: bool, repeat: int, orders: Sequence[
         reply, = yield [talk]
         talk = [*talk, {"role": "assistant", "content": split_thoughts(reply)[1]}]
         goal = " ".join(talk[-1]["content"].split())
+        if not goal or goal.startswith(NO_REPLY):       # without a goal there is no choice with one
+            return [{"orientation": orientation, "with_goal": True, "repeat": repeat, "item": item + 1,
+                     "order": order.tolist(), "goal": "", "reply": goal} for item, order in enumerate(orders)]
     replies = yield [[*talk, {"role": "user", "content": render_choice(item, order, goal)}]
                      for item, order in enumerate(orders)]
     return [{"orientation": orientation, "with_goal": with_goal, "repeat": repeat, "item": item + 1,

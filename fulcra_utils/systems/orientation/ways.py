@@ -65,11 +65,11 @@ def ask_chosen(chat: tuple, theory: Theory, n_pairs: int = 0, seed: int = 2023) 
 def ask_slider(player: Player, n_passes: int = 6, seed: int = 2023) -> tuple[float, float, float]:
     """Return the angle of social value orientation, degrees, of a player that is told no value system, and its ends.
 
-    95 % interval over passes, each with its own order of options.
+    95 % interval over passes, each with its own order of options; one with an unreadable choice is left out.
     """
     table = run_protocol(player, "", n_passes, with_goal=False, seed=seed)
     angles = svo_angle(*take_payoffs(table.choice.to_numpy().reshape(n_passes, -1)))
-    return tuple(mean_interval("angle", angles, N_DRAWS, seed).values())
+    return tuple(mean_interval("angle", angles[np.isfinite(angles)], N_DRAWS, seed).values())
 
 
 def _ask_both(chat: tuple, questions: Sequence[tuple], answers: tuple[str, str]) -> np.ndarray:

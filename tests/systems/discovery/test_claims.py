@@ -20,6 +20,9 @@ def test_ranks_and_pairings_of_a_made_structure():
     assert len(table) == 15 and table.published[0] and (own["value"], own["low"], own["best"]) == (1, 1, 1)
     crossed = scores.rename(columns={NAMES[1]: NAMES[2], NAMES[2]: NAMES[1]})
     assert claims.rank_pairings(crossed, n_draws=50)[1]["value"] > 1
+    gaps = (scores.index == 3)[:, None] & scores.columns.isin(NAMES[4:])
+    holed = claims.rank_dimensions(scores.mask(gaps), n_draws=9)
+    assert holed["rank"].tolist()[:2] == [1, 2] and holed.iloc[2, 1:].isna().all(), "a mean with a gap has no rank"
     flat = claims.rank_pairings(scores * 0 + 1, n_draws=5)[1]
     assert np.isnan(flat["value"]) and flat["best"] == 0
 
@@ -36,6 +39,9 @@ def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():
 def test_ties_are_left_out_and_a_flat_profile_is_undecided():
     right = claims.answer_model_pairs(np.ones((5, 2)), [1, 1, 2, 3, 4])
     assert np.isnan(right).sum() == 1 and (right[np.isfinite(right)] == 0.5).all()
+    told = np.arange(6.0)[:, None]
+    whole, holed = (claims.answer_model_pairs(x, told[:, 0]) for x in (told, np.where(told == 5, np.nan, told)))
+    assert whole.mean() == 1 and np.isnan(holed).sum() == 5 and np.nanmean(holed) == 1
 
 
 def test_released_scores_as_an_outside_look_had_them(mirror):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fault_server import FaultServer, complete
 
-from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.local import PolicyError
 from fulcra_utils.systems.generative.completions import EndpointTeller, LocalTeller, cut_sentence
 from fulcra_utils.systems.generative.principles import TASK, begin_stories, read_principles
@@ -84,6 +84,13 @@ def test_an_endpoint_completes_with_a_seed_each_and_rewrites(tmp_path):
         before = server.requests
         assert teller.rewrite(stories[1:], 2, seed=1) == [second] and server.requests == before, "kept"
     assert teller.label != EndpointTeller(teller.endpoint.model_copy(update={"model": "n"}), None).label
+
+
+def test_a_failure_is_not_kept_as_silence(tmp_path):
+    with FaultServer((), rate=0, script=lambda request: (400, {"error": {"message": "too long"}})) as server:
+        teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=1), tmp_path)
+        with pytest.raises(EndpointError, match="2 of 2 prompts have no answer: .*too long"):
+            teller.complete([(TASK, "Ann decided to")], 2, seed=5)
 
 
 def test_an_endpoints_texts_are_scored_by_its_reader(teller, one_thread):

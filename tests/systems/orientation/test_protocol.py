@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fulcra_utils.runs.claims import load_reported
-from fulcra_utils.systems.orientation.players import run_players, scripted_player
+from fulcra_utils.systems.orientation.players import endure, run_players, scripted_player
 from fulcra_utils.systems.orientation.protocol import (
     claim_orientation,
     compare_goal,
@@ -59,6 +59,21 @@ def test_the_goal_is_asked_for_and_stands_in_the_choices():
     assert table.goal.unique().tolist() == ["fair shares"] and seen[2][-1].startswith("Your goal: fair shares")
     run_protocol(player, "prosocial", n_repeats=1, with_goal=False)
     assert len(seen) == 8 + 6 and "goal" not in seen[-1][-1]
+
+
+@pytest.mark.parametrize("fault", ["", "error"])
+def test_without_a_goal_there_is_no_choice_with_one(fault):
+    def player(messages):
+        if "option" in messages[-1]["content"].lower():
+            return "A"
+        if fault:
+            raise ValueError("the model refuses")
+        return ""
+
+    table = run_protocol(endure(player), "prosocial", n_repeats=1)
+    assert len(table) == 6 and table.choice.isna().all() and (table.goal == "").all()
+    assert summarise_protocol(table).iloc[0].n_unread == 6
+    assert run_protocol(endure(player), "prosocial", n_repeats=1, with_goal=False).choice.notna().all()
 
 
 def test_unread_choices_are_counted_and_make_a_gap():

@@ -57,6 +57,9 @@ def test_the_slider_without_a_value_system_shows_a_players_own_angle():
     angle, low, high = ways.ask_slider(scripted_player("random"))
     assert low < angle < high
     assert np.isnan(ways.ask_slider(lambda talk: "I cannot choose.")).all()
+    asked = iter(range(36))
+    angle, low, high = ways.ask_slider(lambda talk: altruist(talk) if next(asked) else "I cannot choose.")
+    assert (round(angle, 2), round(low, 2), round(high, 2)) == (61.39, 61.39, 61.39), "five of six passes are whole"
 
 
 def test_a_real_model_is_asked_in_both_ways(tmp_path, toy):
