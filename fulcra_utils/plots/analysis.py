@@ -226,8 +226,11 @@ def plot_differences(table: pd.DataFrame, theory: Theory) -> Figure:
     return plot_series(theory.dimensions, panels, "mean", "Difference of the mean value scores", width=3)
 
 
-def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Draw the values where scaling puts them, turned onto the theory's circle, and the fits (`examine_circle`)."""
+def plot_circle(places: pd.DataFrame, table: pd.DataFrame, theory: Theory) -> Figure:
+    """Draw the values where scaling puts them, turned onto the theory's circle, and the fits (`examine_circle`).
+
+    Values of the theory without a place are named.
+    """
     tested = table[table.fit.notna()].reset_index(drop=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, max(4.6, 1 + 0.26 * len(tested))), width_ratios=(1.1, 1))
     left.add_patch(plt.Circle((0, 0), 1, fill=False, color=GREY, linewidth=0.8, linestyle=":"))
@@ -236,6 +239,8 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame) -> Figure:
     left.scatter(places.x, places.y, color=BLUE, s=32, zorder=3, label="scaling of the replies")
     left.set(aspect="equal", xticks=[], yticks=[])
     left.margins(0.22)
+    if rare := [name for name in theory.dimensions if name not in set(places.value)]:
+        left.set_title(f"too rare for a place: {', '.join(rare)}")
     left.spines[:].set_visible(False)
     left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
     rows = np.arange(len(tested))

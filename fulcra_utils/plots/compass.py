@@ -48,11 +48,14 @@ def plot_matches(matches: pd.DataFrame, title: str) -> Figure:
                        limits=(-1.05, 1.05))
 
 
-def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: int, title: str) -> Figure:
+def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: int, title: str) -> Figure | None:
     """Draw maps (name of the method → places (K, 2), nan = no place) of models and countries side by side.
 
-    `labels` (K,) name the models first, then the countries; a hub name stands without its owner.
+    `labels` (K,) name the models first, then the countries; a hub name stands without its owner. Fewer than eight
+    points make no map: None.
     """
+    if len(labels) < 8:
+        return None
     size = 5 + 0.07 * len(labels)
     figure, grid = open_panels(len(maps), size, size)
     for axes, (name, places) in zip(grid, maps.items(), strict=True):

@@ -31,7 +31,8 @@ def plot_lexicon(table: pd.DataFrame, title: str) -> Figure:
     disks = [axes.scatter([], [], s=30 + 500 * share, color=GREY, label=f"{share:.0%} of the replies")
              for share in (table.share.max(), table.share.min())]
     axes.legend(handles=disks, loc="upper right", frameon=False, labelspacing=1.2)
-    label_points(axes, table[["x", "y"]].to_numpy(), table.value.tolist(), 7)
+    label_points(axes, table[["x", "y"]].to_numpy(), table.value.tolist(), 7,
+                 0.71 * np.sqrt(30 + 500 * table.share.to_numpy()))     # half the diagonal of a mark
     return figure
 
 
@@ -80,21 +81,23 @@ def plot_probe(table: pd.DataFrame, title: str) -> Figure:
 def plot_factors(places: np.ndarray, values: Sequence[str], factors: pd.DataFrame, title: str) -> Figure:
     """Draw a theory's circle, values at `places` (D, 2), and each factor where its correlations point.
 
-    `factors` has a row a factor and a column a value, correlations. The longest arrow ends short of the circle and its
-    names, the others are shorter in proportion; the legend gives each one's length, the amplitude of the best wave
-    round the circle: .3 says that the correlations go from about .3 on one side to -.3 on the other.
+    `factors` has a row a factor and a column a value, correlations. The legend gives each arrow's length, the amplitude
+    of the best wave round the circle: .3 says that the correlations go from about .3 on one side to -.3 on the other.
+    The scale is fixed: an arrow that ends on the circle has .5, so a stronger one crosses it.
     """
     figure, axes = plt.subplots(figsize=(8, 7))
-    axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#cccccc"))
+    for radius, line in ((1, "-"), (0.5, ":")):
+        axes.add_patch(plt.Circle((0, 0), radius, fill=False, color="#cccccc", linestyle=line))
     axes.scatter(*places.T, color=BLACK, s=18)
-    ends = factors.to_numpy() @ places / len(values) * 2
-    size = np.linalg.norm(ends, axis=1)
-    ends = 0.85 * ends / (size.max() or 1)
+    ends = factors.to_numpy() @ places / len(values) * 2 / 0.5
+    size = np.linalg.norm(ends, axis=1) * 0.5
+    reach = max([1, *2.2 * size])
     names = [f"{name} ({one:.2f})" for name, one in zip(factors.index, size, strict=True)]
     for (name, end), (colour, marker) in zip(zip(names, ends, strict=True), LOOKS * 3, strict=False):
         axes.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2})
-        axes.plot(*end, marker, color=colour, label=name, markersize=7)
-    axes.set(title=title, xlim=(-1.35, 1.35), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
+        axes.plot(*end, marker, color=colour, label=name, markersize=6)
+    axes.set(title=title, xlabel="an arrow to the circle has the length .5, to the dotted ring .25", xticks=[],
+             yticks=[], xlim=(-1.35 * reach, 1.35 * reach), ylim=(-1.2 * reach, 1.2 * reach), aspect="equal")
     axes.spines[:].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, title="factor (length of its arrow)")
     label_points(axes, places, values)

@@ -128,8 +128,11 @@ def plot_validity(matrix: np.ndarray, dimensions: Sequence[str], title: str) -> 
 def plot_sets(table: pd.DataFrame, level: float) -> Figure:
     """Draw how often the label sets hold the true label (`measure_sets`), against the promised level."""
     known = table[table.calibrated & (table.n > 0)].set_index("value")
-    label = (f"share of test cells whose set holds the true label (line: promised, {level:.0%})\n"
-             f"no mark: too few cases; {(~table.calibrated).sum()} of {len(table)} labels can never be ruled out")
+    limited = table.groupby("label").calibrated.any()
+    never = " and ".join(f"all {LABEL_STYLES[sign][2]}" for sign in limited.index[~limited] if limited.any())
+    never = f", {never} among them," * bool(never)
+    label = (f"share of test cells whose set holds the true label (line: promised, {level:.0%})\nno mark: too few "
+             f"cases; {(~table.calibrated).sum()} of {len(table)} labels{never} can never be ruled out")
     looks = {sign: look for sign, look in LABEL_STYLES.items() if (known.label == sign).any()} or LABEL_STYLES
     series = {name: known[known.label == sign] for sign, (_, _, name) in looks.items()}
     return plot_series(table.value.unique(), {label: series}, "coverage", line=level,
@@ -179,7 +182,9 @@ def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.D
     models = means["model"].unique() if len(means) else ()
     for name, look in zip(models, ((GREEN, "s", 7), (PINK, "^", 8)), strict=False):
         part = means[(means.model == name) & (means.rows == "all")].set_index("quantity")
-        series[f"{name}, mean of {part.n.iloc[0]:,} (bar: 95 %)"] = part.rename(columns={"mean": "score"}), *look
+        reach = part[["low", "high"]].sub(part["mean"], axis=0).reindex(order).abs().max(axis=None)
+        series[f"{name}, mean of {part.n.iloc[0]:,} (95 %: within {reach:.2f})"] = part.rename(
+            columns={"mean": "score"}), *look
     for k, (name, (table, colour, marker, size)) in enumerate(series.items()):
         places, table = step * (np.arange(len(order)) + (0, 0.19, -0.19)[k]), table.reindex(order)
         axes.vlines(places, table.low, table.high, color=colour, alpha=1 if k else 0.3, linewidth=2 if k else 5)

@@ -123,22 +123,25 @@ def plot_matrix(values: pd.DataFrame, title: str, label: str, words: pd.DataFram
     return figure
 
 
-def label_points(axes: Axes, places: np.ndarray, labels: Sequence[str], size: float = 8, **words) -> None:
+def label_points(axes: Axes, places: np.ndarray, labels: Sequence[str], size: float = 8,
+                 marks: float | np.ndarray = 4, **words) -> None:
     """Write each label at the nearest free spot around its point (K, 2); a thin line leads to one further away.
 
-    Call it last: it settles the figure's layout. nan places and empty labels stay without.
+    Call it last: it settles the figure's layout. nan places and empty labels stay without. `marks` is how far the
+    marks reach, in points: one number, or (K,).
     """
     axes.figure.draw_without_rendering()   # so that places in points are known
     points = axes.transData.transform(places) * 72 / axes.figure.dpi
+    marks = np.broadcast_to(marks, len(points))
     left, bottom, right, top = axes.bbox.extents * 72 / axes.figure.dpi
     taken = [(left - 999, bottom, left, top), (right, bottom, right + 999, top),   # beside the axes no label stands
-             *((x - 4, y - 4, x + 4, y + 4) for x, y in points if np.isfinite(x))]
-    for place, point, label in zip(places, points, labels, strict=True):
+             *((x - r, y - r, x + r, y + r) for (x, y), r in zip(points, marks, strict=True) if np.isfinite(x))]
+    for place, point, label, mark in zip(places, points, labels, marks, strict=True):
         if not label or not np.isfinite(place).all():
             continue
         half, height = 0.3 * size * len(label) + 1, 0.62 * size
         spots = [(radius * np.cos(t) + np.sign(round(np.cos(t), 6)) * half, radius * np.sin(t))
-                 for radius in range(10, 250, 10) for t in np.radians((90, 270, 0, 180, 45, 135, 225, 315))]
+                 for radius in mark + np.arange(6, 246, 10) for t in np.radians((90, 270, 0, 180, 45, 135, 225, 315))]
         boxes = [(x - half, y - height, x + half, y + height) for x, y in point + spots]
         best = int(np.argmax([not any(box[0] < other[2] and other[0] < box[2] and box[1] < other[3]
                                       and other[1] < box[3] for other in taken) for box in boxes]))

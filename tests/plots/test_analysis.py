@@ -33,7 +33,7 @@ def draw_all(theory):
     yield "radar", plots.plot_radar(analysis.average_models(replies, 10).table, theory)
     yield "differences", plots.plot_differences(analysis.compare_models(replies, with_mixed=False).table, theory)
     circle = examine_circle(replies, 0, 9)
-    yield "circle", plots.plot_circle(circle.extra.get("places", circle.table), circle.table)
+    yield "circle", plots.plot_circle(circle.extra.get("places", circle.table), circle.table, theory)
 
 
 def overlapping_ticks(figure):
@@ -109,6 +109,17 @@ def test_the_large_panel_of_the_space_is_by_risk_and_names_the_poles(toy):
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["safe", "unsafe"]
     sizes = [axes.get_position().width for axes in figure.axes[:2]]
     assert sizes[0] > 2 * sizes[1]
+
+
+def test_circle_fills_by_corrected_p_and_names_what_has_no_place():
+    theory = load_theory("schwartz10")
+    found = examine_circle(make_example(theory, 60), 0, 9)
+    table = found.table.head(2).assign(fit=0.5, fit_p=0.01, p_adjusted=[0.04, 0.3])
+    places = found.extra["places"]
+    left, right = plots.plot_circle(places[places.value != "tradition"], table, theory).axes
+    assert left.get_title() == "too rare for a place: tradition"
+    assert (right.collections[0].get_facecolors() == 1).all(axis=1).tolist() == [False, True]     # white: not sure
+    assert plots.plot_circle(places, table, theory).axes[0].get_title() == ""
 
 
 def test_radar_follows_the_circle():

@@ -57,11 +57,13 @@ def test_thirty_models_on_a_map_have_labels_that_do_not_overlap():
 
 
 def test_labels_of_points_that_lie_close_do_not_overlap():
-    places = np.array([[0, 0], [0.01, 0.01], [0.02, 0], [1, 1], [np.nan, np.nan]])
-    figure = plots_compass.plot_maps({"MDS": places}, ["owner/first", "second", "third", "country", "gap"], 3, "t")
+    places = np.array([[0, 0], [0.01, 0.01], [0.02, 0], [1, 1], [np.nan, np.nan], [1, 0], [0, 1], [1, 0.5]])
+    names = ["owner/first", "second", "third", "country", "gap", *"abc"]
+    assert plots_compass.plot_maps({"MDS": places[:7]}, names[:7], 3, "t") is None     # too few for a map
+    figure = plots_compass.plot_maps({"MDS": places}, names, 3, "t")
     figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in figure.axes[0].texts]
-    assert texts(figure) == ["first", "second", "third", "country"]
+    assert texts(figure) == ["first", "second", "third", "country", *"abc"]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1:])
 
 

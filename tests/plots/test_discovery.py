@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from fulcra_utils.plots import discovery as plots
 
@@ -16,6 +18,17 @@ def test_every_value_of_the_lexicon_has_its_word_and_factor():
     figure = plots.plot_lexicon(table, "t")
     assert texts(figure) == ["care", "fame"]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["1: care", "no factor"]
+
+
+def test_no_name_of_the_lexicon_lies_on_a_mark():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"value": [f"value number {k}" for k in range(20)], "x": rng.random(20), "y": rng.random(20),
+                          "share": 0.6, "factor": ["1", "2"] * 10})
+    axes = plots.plot_lexicon(table, "t").axes[0]
+    points, reach = axes.transData.transform(table[["x", "y"]]), np.sqrt(330) / 2 * axes.figure.dpi / 72
+    axes.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(t) for t in axes.texts]
+    assert not any(box.overlaps(Bbox([point - reach, point + reach])) for box in boxes for point in points)
 
 
 def test_loadings_stand_factor_by_factor_with_their_intervals():
@@ -52,5 +65,7 @@ def test_probe_draws_the_null():
 def test_factors_point_to_what_they_go_with():
     ring = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     figure = plots.plot_factors(ring, list("abcd"), pd.DataFrame([[1.0, 0, -1, 0]], ["f"], list("abcd")), "t")
-    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.85, 0.0]]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[2.0, 0.0]] and figure.axes[0].get_xlim()[1] > 2
+    half = plots.plot_factors(ring, list("abcd"), pd.DataFrame([[0.25, 0, -0.25, 0]], ["f"], list("abcd")), "t").axes[0]
+    assert half.lines[0].get_xydata().tolist() == [[0.5, 0.0]] and "the length .5" in half.get_xlabel()
     assert {"a", "b", "c", "d"} <= set(texts(figure))

@@ -30,8 +30,9 @@ def test_sets_draw_the_intervals_of_the_table():
                           "calibrated": [True, False, True]})
     figure = plots.plot_sets(table, 0.9)
     assert spans(figure.axes[0]) == [(0.6, 0.97)]   # neither the uncalibrated nor the empty one
-    assert "1 of 3 labels can never be ruled out" in figure.axes[0].get_xlabel()
+    assert "1 of 3 labels, all no connection (0) among them, can never be ruled out" in figure.axes[0].get_xlabel()
     assert [line.get_label() for line in figure.axes[0].lines[:1]] == ["supported (+1)"]    # no word without a mark
+    assert "3 of 3 labels can" in plots.plot_sets(table.assign(calibrated=False), 0.9).axes[0].get_xlabel()
 
 
 def test_teachers_show_what_was_wanted_in_two_rows():
@@ -81,8 +82,8 @@ def test_a_reply_stands_on_the_circle_or_side_by_side_with_two_models(any_theory
     assert [t.get_text().replace("\n", "") for t in axes.get_xticklabels()] == order
     drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert np.allclose(drawn["this reply (bar: span of its 90 % label set)"], profile.score[order])
-    assert {f"{name}, mean of 99 (bar: 95 %)" for name in "abc"} & drawn.keys() == {
-        f"{name}, mean of 99 (bar: 95 %)" for name in "ab"}
+    assert {f"{name}, mean of 99 (95 %: within 0.10)" for name in "abc"} & drawn.keys() == {
+        f"{name}, mean of 99 (95 %: within 0.10)" for name in "ab"}
     assert ("this reply's label, by a reader" in drawn) == has_labels
     assert all((path.vertices[:, 1] == [-1, 1]).all() for path in axes.collections[0].get_paths())
 
