@@ -146,6 +146,5 @@ class EndpointTeller:
         told = write_replies(prompts, writers, self.cache, budget=self.budget)
         failed = told[told.response.isna() & ~told.problem.str.startswith("the reply ")]
         if len(failed):     # else a failure would be kept as silence
-            raise EndpointError(f"{len(failed)} of {len(told)} prompts have no answer: {failed.problem.iloc[0]}; what "
-                                "was answered is kept, so a later run asks for the rest alone.")
+            raise EndpointError(f"{len(failed)} of {len(told)} prompts have no answer: {failed.problem.iloc[0]}.")
         return np.reshape(told.response.fillna("").to_numpy(), (n, -1)).T.tolist()
