@@ -23,7 +23,7 @@ from fulcra_utils.alignment import measures
 from fulcra_utils.alignment.finetuning import AlignSettings, align, draw_candidates, draw_replies
 from fulcra_utils.alignment.measures import JUDGES
 from fulcra_utils.alignment.reward import scalar_reward, value_reward
-from fulcra_utils.common.digests import digest
+from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import write_folder, write_table
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.dataset.contrasts import read_contrasts
@@ -281,7 +281,8 @@ def _gather_candidates(start, plans, prompts, real, folder, settings, seed) -> d
     model, tokenizer = load_policy(start, settings["chat_template"])
     how = AlignSettings("dpo", seed=seed, replies_per_prompt=settings["candidates"],
                         max_new_tokens=settings["max_new_tokens"], temperature=settings["temperature"])
-    mark = digest(hash_model(start), tokenizer.chat_template, prompts, how, name_engine())[:12]
+    mark = digest(hash_model(start), tokenizer.chat_template, prompts, how, name_engine(),
+                  digest_code(draw_candidates))[:12]
     own = draw_candidates((model, tokenizer), prompts, how, folder / f"candidates-{mark}.jsonl")[["prompt", "response"]]
     known = real[real["prompt"].isin(prompts)][["prompt", "response"]]
     cut = tokenizer([*known["response"], "."], add_special_tokens=False)["input_ids"][:-1]

@@ -33,7 +33,8 @@ from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
-PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "typical_p": 1.0}    # whatever a model's folder asks
+# of sampling, whatever a model's folder asks for: else replies are not drawn from what `score_tokens` reads
+PLAIN = {"top_k": 0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "typical_p": 1.0}
 NOTES = ("align.json",)  # ... and those that only tell of it
 
 
@@ -168,7 +169,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         if fast:
             return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
-        made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_k=0, top_p=1.0,
+        made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_p=1.0,
                         temperature=temperature, eos_token_id=eos, **PLAIN)
         return [reply[:reply.index(eos) + 1 if eos in reply else None] for reply in made]
 

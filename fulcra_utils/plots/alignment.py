@@ -118,7 +118,7 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
             continue
         series = {words: own[f"{kind}_{by}"].rename(name_policy).to_frame("distance")
                   for kind, words in kinds.items() if f"{kind}_{by}" in own}
-        bars = own[[f"low_{by}", f"high_{by}"]].set_axis(["low", "high"], axis=1) + own[f"distance_{by}"].get("start")
+        bars = own[[f"low_{by}", f"high_{by}"]].set_axis(["low", "high"], axis=1) + own.loc["start", f"distance_{by}"]
         real = references[references.by == by].set_index("response_source").rename("{}, real replies".format)
         series[kinds["distance"]] = pd.concat([series[kinds["distance"]].join(bars.rename(name_policy)), real])
         panels[f"L1 distance by {name}"] = series

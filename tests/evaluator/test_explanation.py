@@ -9,11 +9,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from small_trainings import SETTINGS
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.evaluator import comparison as evaluation
 from fulcra_utils.evaluator import study as experiments
-from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.evaluator.encoder import Encoder, load_encoder
 from fulcra_utils.evaluator.explanation import (
     add_typos,
     audit_replies,
@@ -41,6 +43,20 @@ def test_words_of_a_reply_get_one_weight_each(evaluator):
     long_words, long_weights = weigh_words(evaluator, "Why?", "one two three " * 200)
     assert 0 < len(long_words) < 600 and len(long_weights) == len(long_words)
     assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
+
+
+def test_words_keep_their_tokens_where_a_space_belongs_to_the_token(causal, toy):
+    reply = " ".join(["never", "harm", "strangers", "without", "reason"] * 4)
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.train_from_iterator([f" {reply}"] * 9, trainers.BpeTrainer(
+        special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<|im_start|>",
+                                        eos_token="<|im_end|>", chat_template=causal.tokenizer.chat_template)
+    config = type(causal.model.config)(**causal.model.config.to_dict() | {"vocab_size": len(tokenizer)})
+    model = type(causal.model)(config)
+    words, weights = weigh_words(make_evaluator(Encoder(model.eval(), tokenizer), toy, 128), "Why?", reply)
+    assert words == reply.split() and len(weights) == 20     # a word alone takes several tokens, which would not fit
 
 
 def test_the_word_that_decides_has_the_greatest_weight_and_moves_the_score_most(toy):

@@ -126,6 +126,13 @@ def test_missing_pad_token_is_replaced(start, tmp_path):
     assert load_policy(tmp_path / "padless")[1].pad_token == tokenizer.eos_token
 
 
+def test_a_folders_own_penalties_do_not_shape_what_is_sampled(tokenizer):
+    model = make(tokenizer)
+    plain = local.sample_replies(model, tokenizer, TEXTS, max_new_tokens=8, seed=1)
+    model.generation_config.repetition_penalty, model.generation_config.no_repeat_ngram_size = 9.0, 1
+    assert plain.equals(local.sample_replies(model, tokenizer, TEXTS, max_new_tokens=8, seed=1))
+
+
 def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):
     twins = [tmp_path / name for name in "ab"]
     for twin, last in zip(twins, (b"0", b"1"), strict=True):

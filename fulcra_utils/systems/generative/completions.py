@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
-from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy
+from fulcra_utils.llm.local import PLAIN, PolicyError, encode_talk, generate, hash_model, load_policy
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.generative.principles import Story
 
@@ -73,7 +73,7 @@ class LocalTeller:
         for start in range(0, len(order), size):
             rows = order[start:start + size]
             torch.manual_seed(seed + start)
-            texts = generate(model, tokenizer, [ids[row] for row in rows for _ in range(n)], do_sample=True, top_k=0,
+            texts = generate(model, tokenizer, [ids[row] for row in rows for _ in range(n)], do_sample=True, **PLAIN,
                              temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens,
                              eos_token_id=tokenizer.eos_token_id, past_key_values=self._read([ids[k] for k in rows], n))
             for k, text in enumerate(tokenizer.batch_decode(texts, skip_special_tokens=True)):
