@@ -3,13 +3,14 @@
 Settings are chosen on validation rows; `judge_arguments` alone reads labels of ValueEval's test set.
 """
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.common.digests import digest_code
+from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.dataset.benchmarks import measure_official_f1, read_part, score_sums
@@ -38,33 +39,39 @@ def compare_teachers(rows: Rows, settings: dict, seed: int, folder: str | Path) 
     ratings of six models' replies to them. An evaluator that a set did not teach answers for its values by their
     definitions alone. A set that cannot be had is left out.
     """
-    encoder, jobs, found = load_run_encoder(settings, seed), [], []
+    encoder, jobs, found, public = load_run_encoder(settings, seed), [], [], _read_public()
+    asked = digest({name: part.to_dict("list") for name, part in public.items()}, _pick_pairs(rows).to_dict("list"))
     for names in settings["teachers"]:
         used = settings | {"more_labels": names.split("+") if names != "none" else []}
         key = study.describe_piece("evaluator", used, seed, encoder, rows.theory, study.tell_rows(rows))
-        jobs.append((folder, f"teachers-{names}", key | {"code": digest_code(_answer_all)},
-                     partial(_answer_all, rows, used, seed)))
+        jobs.append((folder, f"teachers-{names}", key | {"code": digest_code(_answer_all), "asked": asked},
+                     partial(_answer_all, rows, used, seed, public)))
     for names, piece in zip(settings["teachers"], run_jobs(study.keep_piece, jobs, 1, "teachers"), strict=True):
         found += [{"teachers": "FULCRA, pairs" + (f" + {names}" if names != "none" else ""), **row}
                   for row in _judge_all(rows, piece, settings["n_draws"], seed)]
     return pd.DataFrame(found, columns=["teachers", "measure", "n", "value", "low", "high"])
 
 
-def _answer_all(rows: Rows, settings: dict, seed: int) -> dict[str, list]:
+def _read_public() -> dict[str, pd.DataFrame]:
+    """Return the public rows that every evaluator is asked about; a set that cannot be had is left out."""
+    found = {}
+    for name, read in {"validation": partial(read_part, "valueeval23-validation"), "ratings": pick_rated,
+                       "test": partial(read_part, "valueeval23-test"), "items": _pick_items}.items():
+        with suppress(SourceError):
+            found[name] = read()
+    return found
+
+
+def _answer_all(rows: Rows, settings: dict, seed: int, public: dict[str, pd.DataFrame]) -> dict[str, list]:
     """Train an evaluator and return what it says of the rows of all kinds."""
     evaluator, _ = fit_evaluator(rows, settings, seed)
     test = rows.take(rows.labelled("annotated", "test"))
     pairs, said = _pick_pairs(rows), {"annotated": test.predict(evaluator)}
     said["pairs"] = comparison.score_contrasts(evaluator, pairs, rows.theory.dimensions)
-    try:
-        judge = evaluator.for_theory("valueeval20")
-        for split in ("validation", "test"):
-            part = read_part(f"valueeval23-{split}")
-            said[split] = 1 - judge.predict_proba(part.prompt.tolist(), part.response.tolist())[..., 1]
-        said["items"] = score_items(evaluator, _pick_items())
-        said["ratings"] = score_items(evaluator, pick_rated())
-    except SourceError:
-        pass
+    judge = evaluator.for_theory("valueeval20")
+    for name, part in public.items():
+        said[name] = score_items(evaluator, part) if name in ("items", "ratings") else \
+            1 - judge.predict_proba(part.prompt.tolist(), part.response.tolist())[..., 1]
     return {name: np.round(numbers, 6).tolist() for name, numbers in said.items()}
 
 
@@ -100,8 +107,9 @@ def _judge_all(rows: Rows, piece: dict[str, list], n_draws: int, seed: int) -> l
     if len(pairs):
         order = comparison.measure_contrasts(np.array(piece["pairs"]), pairs, n_draws, seed).iloc[0]
         found.append({"measure": "order", "n": order.n, "value": order["mean"], "low": order.low, "high": order.high})
-    if "items" in piece:
+    if {"validation", "test"} <= piece.keys():
         found += judge_arguments(np.array(piece["validation"]), np.array(piece["test"]), n_draws, seed)
+    if "items" in piece:
         found.append(judge_keys(np.array(piece["items"]), _pick_items(), n_draws, seed))
     if "ratings" in piece:
         found.append(judge_ratings(np.array(piece["ratings"]), pick_rated(), n_draws, seed))

@@ -90,6 +90,10 @@ def test_every_choice_of_teachers_is_judged_on_all_kinds(rows, public_sets, tmp_
     pd.testing.assert_frame_equal(teachers.compare_teachers(rows, settings, 1, tmp_path), found)
     lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9, "ratings": None})
     assert lines.count("wanted") == 1 and lines.count("no goal was set") == 1 and "organisers' BERT 0.42" in lines
+    some = teachers._pick_items().head(2)
+    monkeypatch.setattr(teachers, "_pick_items", lambda: some)      # other items are other questions
+    with pytest.raises(TypeError, match="not callable"):
+        teachers.compare_teachers(rows, settings, 1, tmp_path)
     alone = found[(found.measure == "presence_auc") & (found.teachers == "FULCRA, pairs")].value.item()
     assert f"presence_auc: {alone:.3f}" in teachers.describe_teachers(found, {"presence_auc": 0.75})    # the untaught
 
