@@ -166,7 +166,8 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     asked["real"] = [told.get(p, "") for p in asked["test"]]
     found = _gather_candidates(start, plans, asked["train"], real, folder, settings, seed)
     plain = SimpleNamespace(name="start", way="", seed=seed, reward="", target=aim.name)
-    in_turn = [*sorted(plans, key=lambda p: p.way not in TRAINED), plain]       # long ones first, so that no core waits
+    in_turn = [*sorted(plans, key=lambda p: (p.way not in ("rloo", "grpo"), p.way not in TRAINED)), plain]
+    # long ones first, so that no core waits
     shown = {"start", *(f"{way}-{aim.name}" for way in ("system-prompt", *TRAINED))}
     jobs = [(start, _place_scorer(panel, p.reward), p, known[p.target], theory,
              asked if p.name in shown else asked | {"shown": []}, found.get(p.way), folder, settings) for p in in_turn]
@@ -214,16 +215,22 @@ def pick_best(summary: pd.DataFrame, aim: str) -> str | None:
 
 
 def pick_method(names: Sequence[str], aim: str) -> str:
-    """Return the method by which the paper's claims are tested: "rloo" where it was run, else "dpo"."""
-    return "rloo" if f"rloo-{aim}" in names else "dpo"
+    """Return the method by which the paper's claims are tested: "rloo" where its rival has it too, else "dpo"."""
+    return "rloo" if {f"rloo-{aim}", "rloo-rlhf-5x"} <= set(names) else "dpo"
 
 
-def compare_targets(means: pd.DataFrame, trained: Sequence[Target], method: str) -> pd.DataFrame:
-    """Say for each target that was trained for which policy's mean vector is nearest; empty below two targets."""
-    if len(trained) < 2:
-        return pd.DataFrame()
-    means = means.loc[[f"{method}-{t.name}" for t in trained]].set_axis([t.name for t in trained])
-    return measures.confuse_targets(means, trained, measures.group_targets(trained))
+def compare_targets(means: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
+    """Say for each way and target that was trained for which policy of that way is nearest (`confuse_targets`).
+
+    Ways with fewer than two targets are left out.
+    """
+    tables = {}
+    for way in TRAINED:
+        trained = [t for t in targets if f"{way}-{t.name}" in means.index]
+        if len(trained) > 1:
+            own = means.loc[[f"{way}-{t.name}" for t in trained]].set_axis([t.name for t in trained])
+            tables[way] = measures.confuse_targets(own, trained, measures.group_targets(trained))
+    return pd.concat(tables, names=["way", "policy"]) if tables else pd.DataFrame()
 
 
 def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,8 @@ def test_the_best_is_the_trained_policy_to_the_target_that_the_reward_sees_neare
     summary = pd.DataFrame({"policy": names, "distance_reward": [4.0, 1, 3, 2, 0, 0]})
     assert pick_best(summary, "ideal") == "dpo-real-ideal"
     assert pick_best(summary.head(2), "ideal") is None and pick_best(pd.DataFrame(), "ideal") is None
-    assert pick_method(names, "ideal") == "dpo" and pick_method([*names, "rloo-ideal"], "ideal") == "rloo"
+    rloo = [*names, "rloo-ideal"]
+    assert pick_method(rloo, "ideal") == "dpo" and pick_method([*rloo, "rloo-rlhf-5x"], "ideal") == "rloo"
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -176,8 +177,10 @@ def test_several_targets():
              for name in ("start", "dpo-ideal", "dpo-uk")}
     done = make_trial(texts, targets[0])
     means = average_vectors(done.scores, theory.dimensions)
-    assert compare_targets(means, targets[:2], "dpo").loc["nearest"].index.tolist() == ["ideal", "uk"]
-    assert compare_targets(means, targets[:1], "dpo").empty
+    assert compare_targets(means, targets).xs("nearest", level="policy").columns.tolist() == ["ideal", "uk"]
+    both = pd.concat([means, means.rename(index=lambda name: name.replace("dpo", "rloo"))])
+    assert compare_targets(both, targets).index.levels[0].tolist() == ["dpo", "rloo"]
+    assert compare_targets(means, targets[:1]).empty
     assert group_targets(targets) == {"ideal": "ideal", "uk": "uk", "france": "uk"}
 
 
