@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.dataset.texts import split_thoughts
-from fulcra_utils.stats.resampling import summarise_draws
+from fulcra_utils.stats.resampling import mean_interval, wilson_interval
 from fulcra_utils.systems.orientation import slider as svo
 
 NO_REPLY = "[no reply:"     # begins what stands for a reply that could not be had
@@ -208,12 +208,12 @@ def tabulate_letters(table: pd.DataFrame) -> pd.DataFrame:
         index=player.unique(), columns=list(LETTERS[:len(table.order.iloc[0])])).fillna(0)
 
 
-def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
-    """Return one row per player, orientation and condition, with intervals over the complete repeats (ours).
+def summarise_protocol(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per player, orientation and condition, with 95 % intervals over the complete repeats (ours).
 
-    n_repeats, n_complete (all six choices readable), n_unread (choices that could not be read), angle, rationality,
-    class_match, inequality_aversion, the first three with _low and _high. nan where no repeat is complete; with one
-    complete repeat the interval is nan, because nothing varies.
+    n_repeats, n_complete (all six choices readable), n_unread (choices that could not be read), angle, rationality (t
+    intervals, nan with one complete repeat), class_match (a share, Wilson's), inequality_aversion; the first three with
+    _low and _high. nan where no repeat is complete.
 
     >>> mute = run_protocol(lambda messages: "I cannot choose.", "competitive", n_repeats=3)
     >>> summarise_protocol(mute)[["n_complete", "n_unread", "angle"]].values.tolist()
@@ -226,19 +226,17 @@ def summarise_protocol(table: pd.DataFrame, n_draws: int = 2000, seed: int = 202
         done = ~np.isnan(angle)
         rows.append({**dict(zip(keys, names, strict=True)), "n_repeats": len(angle), "n_complete": int(done.sum()),
                      "n_unread": int(np.isnan(choices).sum())})
-        for name, values in (("angle", angle), ("rationality", svo.value_rationality(angle, orientation)),
-                             ("class_match", np.equal(svo.classify_angle(angle), orientation).astype(float))):
-            rows[-1] |= mean_interval(name, values[done], n_draws, seed)
+        right = np.equal(svo.classify_angle(angle), orientation)[done]
+        rows[-1] |= {**_tell("angle", *mean_interval(angle)),
+                     **_tell("rationality", *mean_interval(svo.value_rationality(angle, orientation))),
+                     **_tell("class_match", right.mean() if done.any() else np.nan,
+                             *wilson_interval(right.sum(), done.sum()))}
         rows[-1]["inequality_aversion"] = pd.Series(svo.inequality_aversion(choices)).mean()
     return pd.DataFrame(rows)
 
 
-def mean_interval(name: str, values: np.ndarray, n_draws: int, seed: int) -> dict[str, float]:
-    """Return the mean with an interval over draws of the passes, which are independent of each other."""
-    random, n = np.random.default_rng(seed), len(values)
-    found = summarise_draws(values.mean() if n else np.nan,
-                            random.choice(values, (n_draws, n)).mean(axis=1) if n > 1 else np.empty(0))
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found.values(), strict=True))
+def _tell(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def describe_summary(summary: pd.DataFrame) -> str:
@@ -256,20 +254,20 @@ def describe_summary(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def compare_goal(table: pd.DataFrame, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
+def compare_goal(table: pd.DataFrame) -> pd.DataFrame:
     """Compare value rationality with and without a goal, pass by pass under the same order of options.
 
     player, orientation, n (pairs of passes complete in both conditions), difference (with minus without, degrees; above
-    0: the goal helps), difference_low, difference_high; nan without a pair. Ablation of arXiv 2305.17147; intervals are
-    ours.
+    0: the goal helps), difference_low, difference_high (95 %, t); nan without a pair. Ablation of arXiv 2305.17147; the
+    intervals are ours.
     """
     rows = []
     for (player, orientation), part in table.groupby(["player", "orientation"], sort=False):
         picks = (side.pivot(index="repeat", columns="item", values="choice") for _, side in part.groupby("with_goal"))
         without, helped = (svo.value_rationality(svo.svo_angle(*svo.take_payoffs(p)), orientation) for p in picks)
-        gain = (helped - without)[np.isfinite(helped - without)]
-        rows.append({"player": player, "orientation": orientation, "n": len(gain),
-                     **mean_interval("difference", gain, n_draws, seed)})
+        gain = helped - without
+        rows.append({"player": player, "orientation": orientation, "n": int(np.isfinite(gain).sum()),
+                     **_tell("difference", *mean_interval(gain))})
     return pd.DataFrame(rows)
 
 

@@ -18,8 +18,8 @@ from fulcra_utils.llm.endpoints import Endpoint
 from fulcra_utils.llm.local import choose
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.stats.comparison import correlate
-from fulcra_utils.stats.resampling import draw_rows, mean_known, take_interval
-from fulcra_utils.systems.orientation.protocol import Player, mean_interval, run_protocol
+from fulcra_utils.stats.resampling import draw_rows, mean_interval, mean_known, take_interval
+from fulcra_utils.systems.orientation.protocol import Player, run_protocol
 from fulcra_utils.systems.orientation.slider import svo_angle, take_payoffs
 from fulcra_utils.theory.theory import Theory
 
@@ -27,7 +27,6 @@ STATED = "Think of what guides you in life. Is this important to you: {}? Answer
 CHOSEN = "Think of what guides you in life. Which is more important to you?\nA: {}\nB: {}\nAnswer {} or {}."
 BLANK = "N/A"
 N_SPLITS = 50       # random halves behind a reliability
-N_DRAWS = 2000      # of the passes of the slider
 
 
 def ask_stated(chat: tuple, theory: Theory) -> np.ndarray:
@@ -65,11 +64,10 @@ def ask_chosen(chat: tuple, theory: Theory, n_pairs: int = 0, seed: int = 2023) 
 def ask_slider(player: Player, n_passes: int = 6, seed: int = 2023) -> tuple[float, float, float]:
     """Return the angle of social value orientation, degrees, of a player that is told no value system, and its ends.
 
-    95 % interval over passes, each with its own order of options; one with an unreadable choice is left out.
+    95 % t interval over passes, each with its own order of options; one with an unreadable choice is left out.
     """
     table = run_protocol(player, "", n_passes, with_goal=False, seed=seed)
-    angles = svo_angle(*take_payoffs(table.choice.to_numpy().reshape(n_passes, -1)))
-    return tuple(mean_interval("angle", angles[np.isfinite(angles)], N_DRAWS, seed).values())
+    return mean_interval(svo_angle(*take_payoffs(table.choice.to_numpy().reshape(n_passes, -1))))
 
 
 def _ask_both(chat: tuple, questions: Sequence[tuple], answers: tuple[str, str]) -> np.ndarray:

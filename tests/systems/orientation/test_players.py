@@ -105,7 +105,7 @@ def test_a_local_model_plays_every_pass_by_the_probabilities_of_its_letters(tmp_
     assert list(players) == ["local model random"] and len(left_out) == 1
     table = run_players(players, 2, seed=1)
     assert table.choice.notna().all() and set(json.loads(table.reply[0])[LETTERS_TOLD]) == set("ABCDEFGHI")
-    own = summarise_protocol(table, n_draws=50)
+    own = summarise_protocol(table)
     assert own.n_unread.sum() == 0 and own.angle.notna().all()
     again = run_players({"local model random": local_player(tmp_path / "random", seed=2023)}, 2, seed=1)
     assert again.reply.tolist() == table.reply.tolist(), "seeded"
