@@ -107,7 +107,7 @@ def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, 
     counts = np.array([count_inversions(places, ideal[o]) for o in orders])
     single, *shuffled = (scale_values(measure_dissimilarity(x, centre), 0)[1] for x in
                          (vectors, *(rng.permuted(vectors, axis=0) for _ in range(max(19, n_permutations // 4)))))
-    return {"places": turned * np.linalg.norm(ideal - ideal.mean(axis=0)), "stress": stress,
+    return {"places": turned * np.linalg.norm(ideal - ideal.mean(axis=0)) + ideal.mean(axis=0), "stress": stress,
             "stress_p": _p_value(np.array(shuffled) <= single), "fit": fit, "fit_null": float(np.quantile(fits, 0.95)),
             "fit_p": _p_value(fits >= fit - 1e-12), "inversions": inversions,
             "inversions_null": float(np.median(counts)), "inversions_p": _p_value(counts <= inversions)}
