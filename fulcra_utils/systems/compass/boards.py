@@ -168,7 +168,9 @@ def describe_ranking(table: pd.DataFrame) -> str:
     if known.empty:
         return "No model has a score on every value that has weight, so there is no ranking."
     first = known.iloc[0]
-    rivals = known.model[(known.model != first.model) & (known.rank_low == 1)]
+    if known.rank_low.isna().all():
+        return f"First: **{first.model}**; how sure that is cannot be told, as one prompt has no interval."
+    rivals = known.model[(known.model != first.model) & ~(known.rank_low > 1)]
     span = "" if np.isnan(first.rank_high) else f", rank {first.rank_low:.0f} to {first.rank_high:.0f}"
     return f"First: **{first.model}**{span}. Models that may also be first: {', '.join(rivals) or 'none'}."
 

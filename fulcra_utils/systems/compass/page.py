@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
+from fulcra_utils.alignment.study import WAYS
 from fulcra_utils.common.files import make_plain, write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.evaluator.reliability import assess_reliability, describe_noise
@@ -43,7 +44,8 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     notes += [f"Prompts and scoring are the same for all {len(models)} models ({len(scores.prompts)} prompts)."
               ] * scores.same_prompts
     notes += [f"{start} is a model before alignment; a longer name that begins so is the same model, aligned, and says "
-              "how and to what." for start in models if any(name.startswith(f"{start} ") for name in models)]
+              "how and to what." for start in models
+              if any(name.startswith(f"{start} {way}-") for name in models for way in WAYS)]
     notes += [describe_noise(assess_reliability(replies, replies[[*theory.dimensions]].to_numpy(float),
                                                 theory.dimensions, 0))] if replies.prompt.nunique() > 1 else []
     if people:

@@ -168,13 +168,13 @@ def rank_models(scores: ModelScores, weights: np.ndarray | None = None,
     return table.sort_values(["rank", "model"], na_position="last", ignore_index=True)
 
 
-def rank_descending(values: np.ndarray) -> np.ndarray:
-    """Rank along the last axis, 1 = largest; ties share the smallest rank, nan keeps nan and takes no place.
+def rank_descending(values: np.ndarray, ties: str = "min") -> np.ndarray:
+    """Rank along the last axis, 1 = largest; ties share the smallest rank (or "max", "average"), nan takes no place.
 
     >>> rank_descending(np.array([0.5, np.nan, 0.9, 0.5]))
     array([ 2., nan,  1.,  2.])
     """
-    return sps.rankdata(-np.asarray(values, float), method="min", axis=-1, nan_policy="omit").astype(float)
+    return sps.rankdata(-np.asarray(values, float), method=ties, axis=-1, nan_policy="omit").astype(float)
 
 
 def _tabulate(values: np.ndarray, drawn: np.ndarray) -> dict[str, np.ndarray]:
@@ -195,17 +195,18 @@ def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str]
     """Say where each value stands within the models: mean place (1 = strongest), how often first or last.
 
     `means` (M, D), `draws` (B, M, D); the shares (first, last) are of the models, each with _low and _high over the
-    draws.
+    draws. Tied values share the mean of their places, and all of them are first or last where one could be.
 
     >>> means = np.array([[0.9, 0.1, 0.5]])
     >>> place_values(means, means[None], ["a", "b", "c"], n_ends=1)[["place", "share_last"]].values.tolist()
     [[1.0, 0.0], [3.0, 1.0], [2.0, 0.0]]
     """
     table = {"dimension": list(dimensions)}
-    for name, of in (("place", lambda place, n: place), ("share_first", lambda place, n: place <= n_ends),
-                     ("share_last", lambda place, n: place > n - n_ends)):
+    for name, ties, of in (("place", "average", lambda place, n: place),
+                           ("share_first", "min", lambda place, n: place <= n_ends),
+                           ("share_last", "max", lambda place, n: place > n - n_ends)):
         values = [np.where(np.isfinite(place), of(place, np.isfinite(place).sum(-1, keepdims=True)), np.nan)
-                  for place in (rank_descending(means), rank_descending(draws))]
+                  for place in (rank_descending(means, ties), rank_descending(draws, ties))]
         table[name] = mean_known(values[0], axis=0)
         table[f"{name}_low"], table[f"{name}_high"] = take_interval(average_draws(values[1], np.isfinite(values[0])))
     return pd.DataFrame(table)

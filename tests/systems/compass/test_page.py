@@ -444,6 +444,9 @@ def test_a_policy_is_told_from_the_model_that_it_came_from(toy):
     board = make_board("toy, evaluator", toy, rows, "x", n_draws=5)
     notes = make_section(board, load_countries(), choose_presets(toy, {}, {}, load_countries()), 0)["notes"]
     assert sum(note.startswith("small is a model before alignment") for note in notes) == 1
+    others = make_board("toy, evaluator", toy, rows.replace({"model": {"small dpo-ideal": "small 2"}}), "x", n_draws=5)
+    notes_2 = make_section(others, load_countries(), choose_presets(toy, {}, {}, load_countries()), 0)["notes"]
+    assert not any("before alignment" in note for note in notes_2), "another model whose name begins alike"
     assert sum("more than noise" in note and "small dpo-ideal" in note for note in notes) == 1
 
 

@@ -199,6 +199,13 @@ def test_a_draw_without_a_model_is_no_draw():
     assert (table.place["competence"], table.place_low["competence"], table.place_high["competence"]) == (2, 2, 2)
 
 
+def test_values_that_tie_are_all_last_and_share_a_place():
+    means = np.array([[0.9, 0.5, 0.4, 0, 0, 0]])
+    table = place_values(means, means[None], list("abcdef"), n_ends=2)
+    assert table.place.tolist() == [1, 2, 3, 5, 5, 5]
+    assert table.share_first.tolist() == [1, 1, 0, 0, 0, 0] and table.share_last.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def test_the_leaderboard_gives_the_released_means(mirror):
     theory, rows = load_theory("schwartz10"), []
     files = {"gpt-4": "harmless_test_openai_gpt-4.jsonl", "gpt-3.5-turbo": "harmless_test_openai_gpt-35-turbo.jsonl"}
