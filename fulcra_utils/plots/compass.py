@@ -72,10 +72,15 @@ def plot_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str], n_models: i
 
 
 def plot_cross(table: pd.DataFrame, title: str) -> Figure:
-    """Draw the correlations r between the dimensions of two theories; bold where the interval leaves out 0."""
-    r, low, high = (table.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
-                    for name in ("r", "low", "high"))
-    return plot_matrix(r, title, "correlation", bold=((low > 0) | (high < 0)).to_numpy())
+    """Draw the correlations r between the dimensions of two theories; bold where sure to differ from 0.
+
+    Sure is p_adjusted below 5 % where the table has it, else an interval that leaves out 0.
+    """
+    sure = table.p_adjusted < 0.05 if "p_adjusted" in table else (table.low > 0) | (table.high < 0)
+    told = table.assign(sure=sure.astype(float))
+    r, bold = (told.pivot_table(index="first", columns="second", values=name, sort=False, dropna=False)
+               for name in ("r", "sure"))
+    return plot_matrix(r, title, "correlation", bold=bold.fillna(0).to_numpy(bool))
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
+from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, correlate
 from fulcra_utils.stats.probes import answer_pairs, assign_folds, pair_replies, probe_preference
 from fulcra_utils.stats.resampling import bootstrap_means, summarise_draws, take_interval
 
@@ -22,21 +22,22 @@ def cross_dimensions(first: pd.DataFrame, second: pd.DataFrame, clusters: np.nda
     """Correlate every dimension of one theory with every dimension of the other, on replies complete under both.
 
     `first` (N, D), `second` (N, E), a column a dimension, nan = not scored; `clusters` (N,) the prompt of each reply.
-    Returns first, second, r (Pearson), low, high (bootstrap over prompts), n: nan where a dimension does not vary, no
-    interval with fewer than 10 prompts.
+    Returns first, second, r (Pearson), low, high (bootstrap over prompts), p_adjusted (robust over prompts, by Holm's
+    rule over all pairs), n: nan where a dimension does not vary, no interval and no p with fewer than 10 prompts.
 
     >>> x = pd.DataFrame({"a": [1.0, 0.0, -1.0, 0.5]})
     >>> cross_dimensions(x, -x, np.arange(4), n_draws=50).r.tolist()
     [-1.0]
     """
     x, y, prompts = _complete(first, second, clusters)
-    r, _ = correlate(x, y)
+    r, p = correlate(x, y, prompts)
     low = high = np.full_like(r, np.nan)
     if len(np.unique(prompts)) >= MIN_PROMPTS:
         low, high = take_interval(bootstrap_correlations(x, y, prompts, n_draws, seed))
+    p = adjust_p(p.ravel(), "holm") if np.isfinite(low).any() else low.ravel()
     index = pd.MultiIndex.from_product([first.columns, second.columns], names=["first", "second"])
-    return pd.DataFrame({"r": r.ravel(), "low": low.ravel(), "high": high.ravel(), "n": len(x)},
-                        index=index).reset_index()
+    return pd.DataFrame({"r": r.ravel(), "low": low.ravel(), "high": high.ravel(), "p_adjusted": p,
+                         "n": len(x)}, index=index).reset_index()
 
 
 def correlate_canonically(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, n_draws: int = 1000,

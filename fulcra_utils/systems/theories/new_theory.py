@@ -98,9 +98,9 @@ def describe_cross(table: pd.DataFrame) -> str:
     if known.low.isna().all():
         return (f"Most alike: {top['first']} and {top['second']} ({top.r:.2f}), on too few prompts for an interval: no "
                 "pair can be said to differ from 0.")
-    sure = ((known.low > 0) | (known.high < 0)).sum()
+    sure = (known.p_adjusted < 0.05).sum()
     return (f"Most alike: {top['first']} and {top['second']} ({top.r:.2f}, {top.low:.2f} to {top.high:.2f}). Sure to "
-            f"differ from 0: {sure} of {len(known)} pairs.")
+            f"differ from 0, corrected for their number: {sure} of {len(known)} pairs.")
 
 
 def check_scores(scores: np.ndarray, labels: np.ndarray, splits: pd.Series, theory: Theory) -> pd.DataFrame:

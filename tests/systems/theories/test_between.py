@@ -26,6 +26,16 @@ def test_cross_correlations_agree_with_scipy_and_leave_gaps_out():
     assert len(empty) == 6 and empty.r.isna().all()
 
 
+def test_noise_is_not_sure_to_differ_from_0():
+    """By single intervals 1 to 3 of 50 pairs of noise were said to be sure."""
+    random = np.random.default_rng(0)
+    first, second = (pd.DataFrame(random.normal(size=(200, d))).add_prefix(name) for d, name in ((10, "v"), (5, "m")))
+    second["m5"] = second.m0 + first.v9
+    table = between.cross_dimensions(first, second, np.arange(200) // 2, n_draws=200).set_index(["first", "second"])
+    assert list(table.index[table.p_adjusted < 0.05]) == [("v9", "m5")]
+    assert "1 of 60 pairs" in new_theory.describe_cross(table.reset_index())
+
+
 def test_canonical_correlation_finds_what_is_shared_and_nothing_else():
     from sklearn.cross_decomposition import CCA
     random = np.random.default_rng(1)

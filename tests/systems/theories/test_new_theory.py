@@ -266,9 +266,10 @@ def test_scores_are_checked_on_seen_and_unseen_rows():
 
 
 def test_what_goes_together_is_said_with_its_doubt():
-    row = {"first": ["a"], "second": ["b"], "r": [0.5], "low": [0.4], "high": [0.6]}
+    row = {"first": ["a"], "second": ["b"], "r": [0.5], "low": [0.4], "high": [0.6], "p_adjusted": [0.01]}
     assert new_theory.describe_cross(pd.DataFrame(row)) == (
-        "Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0: 1 of 1 pairs.")
+        "Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0, corrected for their number: 1 of 1 pairs.")
+    assert "0 of 1 pairs" in new_theory.describe_cross(pd.DataFrame(row | {"p_adjusted": [0.2]}))
     assert "too few prompts" in new_theory.describe_cross(pd.DataFrame(row | {"low": [np.nan], "high": [np.nan]}))
     assert "nothing can be correlated" in new_theory.describe_cross(pd.DataFrame(row | {"r": [np.nan]}))
     assert "cannot be compared here" in between.describe_prediction(pd.DataFrame(), pd.DataFrame())
