@@ -452,7 +452,9 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     """Let models reply to prompts, ready to be annotated: endpoints and local transformers models, resumable.
 
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
-    limit cut off is kept and has `cut_off: true`. Exit 1 when some rows have no reply; their `problem` says why.
+    limit cut off is kept and has `cut_off: true`. Rows of one prompt share a reply, unless a field `draw` (1, 2, …)
+    tells them apart; what a row says of another reply (scores, labels, `model`) gets "input_" before its name. Exit 1
+    when some rows have no reply; their `problem` says why.
     """
     from fulcra_utils.annotation.labelling import ROWS, write_rows
     from fulcra_utils.common.files import check_outputs, lock_output
@@ -461,9 +463,10 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     cache = cache or f"{input}.cache"
     check_outputs([(output, ROWS), (Path(cache) / "answers.sqlite", ())], [input, writers])
     if dry_run:
-        _, prompts, bad = read_reply_prompts(input, prompt_field)
+        rows, prompts, bad = read_reply_prompts(input, prompt_field)
         store = AnswerCache(cache if Path(cache).exists() else None)
-        typer.echo(plan_replies(prompts, load_writers(writers), store, system).to_string(index=False))
+        plan = plan_replies(prompts, load_writers(writers), store, system, draws=[row.get("draw") for row in rows])
+        typer.echo(plan.to_string(index=False))
         problems = (row["problem"] for row in bad[:10])
         typer.echo("\n  ".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))
         return int(bool(bad))

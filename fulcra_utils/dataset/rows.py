@@ -237,9 +237,7 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
         with suppress(ValueError):
             value = json.loads(value)
     elif isinstance(value, str):
-        if name == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
-            value = f"{value}\n\n{row['input']}"
-        return [(role, value)]
+        return [(role, _join_input(row, name, value))]
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise RowError(name, "is neither text nor a list of messages", value)
     turns = []
@@ -254,6 +252,12 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
     return turns
 
 
+def _join_input(row: dict, name: str, text: str) -> str:
+    """Return an instruction with its input behind it, as Alpaca's rows have them apart; any other text as it is."""
+    more = row.get("input") if name == "instruction" else None
+    return f"{text}\n\n{more}" if isinstance(more, str) and more.strip() else text
+
+
 def read_text(row: dict, name: str) -> str:
     """Return a field as text; set the row aside when there is none."""
     text = row.get(name)
@@ -261,7 +265,7 @@ def read_text(row: dict, name: str) -> str:
         raise RowError(name, "is missing") if text is None else RowError(name, "is not text", text)
     if not has_words(text):
         raise RowError(name, "is empty")
-    return text
+    return _join_input(row, name, text)
 
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ from fulcra_utils.dataset.texts import CHANNEL_MARK, THOUGHT_MARK, DatasetError,
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
 
+TURN = re.compile(r"(?:^|\n)(?:Human|Bob):")
+REPLY = "reply"      # what a question is about; a draw has its name behind it
 COLUMNS = ["prompt", "response", "response_source", "problem", "row", "thoughts", "cut_off"]
 OWN = ("response", "response_source", "problem", "thoughts", "cut_off")
+OF_THE_REPLY = ("model", "value_vector", "value_low", "value_high", "value_items", "value_types", "not_annotated",
+                "looks_english", "annotator", "annotators", "reasons", "decided_by", "vote_margin", "form_items")
 
 
 class LocalModel(BaseModel):
@@ -69,10 +75,11 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
 
 def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path | None,
                   system: str = "", progress: bool = False, budget: float | None = None,
-                  before: Sequence[dict[str, str]] = ()) -> pd.DataFrame:
+                  before: Sequence[dict[str, str]] = (), draws: Sequence[Any] = ()) -> pd.DataFrame:
     """Let every writer answer every prompt, after a `system` message; what the `cache` folder holds is not asked.
 
-    `before` are chat messages between the two.
+    `before` are chat messages between the two. Equal prompts get one reply, unless `draws` names a draw for each (None
+    for none): every draw of a prompt is a reply of its own.
 
     `budget` is in dollars for all replies of all endpoints to these prompts, what earlier calls paid for them included.
     The table has prompt, response (None when there is none), response_source, problem, row (number of the prompt),
@@ -87,7 +94,7 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
     ['prompt', 'response', 'response_source']
     """
     prompts, rows = list_texts(prompts, "Prompt"), []
-    questions = _ask_for_replies(prompts, system, before)
+    questions = _ask_for_replies(prompts, system, before, draws)
     with closing(AnswerCache(cache)) as store:
         for writer in writers:
             if isinstance(writer, LocalModel):
@@ -95,7 +102,8 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
                 outcomes = [Outcome(*_take_text(0, answer)[:2]) for answer in answers]
             else:
                 others = [other for other in writers if other is not writer]
-                paid = 0.0 if budget is None else plan_replies(prompts, others, store, system, before).paid_before.sum()
+                paid = 0.0 if budget is None else plan_replies(
+                    prompts, others, store, system, before, draws).paid_before.sum()
                 price = load_price(writer.model, is_local=writer.is_local)
                 outcomes = ask_all(writer, questions, _take_text, store, price, budget, progress, paid)
             rows += [{"response": None, "thoughts": "", "cut_off": False, **(outcome.value or {}), "prompt": prompts[n],
@@ -105,9 +113,9 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
 
 
 def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache,
-                 system: str = "", before: Sequence[dict[str, str]] = ()) -> pd.DataFrame:
+                 system: str = "", before: Sequence[dict[str, str]] = (), draws: Sequence[Any] = ()) -> pd.DataFrame:
     """Return what replies would take (see `plan_questions`), one row an endpoint; a local model costs nothing."""
-    questions = _ask_for_replies(prompts, system, before)
+    questions = _ask_for_replies(prompts, system, before, draws)
     columns = ["writer", "prompts", "requests", "stored", "tokens_in", "tokens_out", "cost", "paid_before"]
     return pd.DataFrame([
         {"writer": writer.name or writer.model, "prompts": len(prompts), **plan_questions(
@@ -115,9 +123,12 @@ def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel
         for writer in writers if isinstance(writer, Endpoint)], columns=columns)
 
 
-def _ask_for_replies(prompts: Sequence[str], system: str, before: Sequence[dict[str, str]] = ()) -> list[Question]:
+def _ask_for_replies(prompts: Sequence[str], system: str, before: Sequence[dict[str, str]],
+                     draws: Sequence[Any]) -> list[Question]:
     first = ({"role": "system", "content": system},) if system else ()
-    return [Question((*first, *before, {"role": "user", "content": prompt}), context="reply") for prompt in prompts]
+    return [Question((*first, *before, {"role": "user", "content": prompt}),
+                     context=REPLY if draw is None else f"{REPLY} {draw}")
+            for prompt, draw in zip(prompts, draws or [None] * len(prompts), strict=True)]
 
 
 def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalModel], cache: str | Path,
@@ -125,9 +136,11 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
                      budget: float | None = None) -> list[dict[str, Any]]:
     """Return the rows of a prompt file (.jsonl, .jsonl.gz or .parquet), once for each writer, with its replies.
 
-    All fields of the input are kept, those of `OWN` with "input_" before their names. `response`, `response_source` and
-    `problem` are added, `thoughts` and `cut_off` (True) where there are any. A row without a usable prompt comes once,
-    with its problem. DatasetError when the file cannot be read, EndpointError when nobody can be asked.
+    All fields of the input are kept, those that tell of another reply (`OWN`, `OF_THE_REPLY`) with "input_" before
+    their names. Rows of one prompt share a reply, unless their field `draw` tells them apart. `response`,
+    `response_source` and `problem` are added, `thoughts` and `cut_off` (True) where there are any. A row without a
+    usable prompt comes once, with its problem. DatasetError when the file cannot be read, EndpointError when nobody
+    can be asked.
 
     Examples
     --------
@@ -141,9 +154,10 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     (7, 'Hi', 'tiny')
     """
     fields, prompts, bad = read_reply_prompts(input_path, prompt_field)
-    replies = write_replies(prompts, writers, cache, system, progress, budget)
-    made = [keep_fields(fields[reply["row"]], {"response": reply["response"],
-                                               **{name: reply[name] for name in OWN[1:] if reply[name]}}, OWN)
+    draws = [row.get("draw") for row in fields]
+    replies = write_replies(prompts, writers, cache, system, progress, budget, draws=draws)
+    made = [keep_fields(fields[reply["row"]], {"response": reply["response"], **{
+        name: reply[name] for name in OWN[1:] if reply[name]}}, OWN + OF_THE_REPLY)
             for reply in replies.to_dict("records")]
     return made + bad
 
@@ -153,7 +167,8 @@ def read_reply_prompts(path: str | Path, prompt_field: str = "prompt") -> tuple[
     rows, prompts, bad = [], [], []
     for line, row, prompt, fault in pick_rows(path, lambda row: read_text(row, prompt_field)):
         if fault:
-            bad.append(keep_fields(row, {"response": None, "problem": f"line {line}: {fault}"}, OWN))
+            bad.append(keep_fields(row, {"response": None, "problem": f"line {line}: {fault}"},
+                                   OWN + OF_THE_REPLY))
         else:
             rows.append(row)
             prompts.append(prompt)
@@ -180,7 +195,7 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
         weights = hash_model(writer.model, writer.revision) if questions else ""
         # which prompts share its batch only moves the draw of a reply, so they are not part of its name
         shape = weights, writer.options, writer.seed, writer.as_text, digest_code(_generate)
-        keys = [digest(*shape, q.messages) for q in questions]
+        keys = [digest(*shape, q.messages, *_tell_draw(q)) for q in questions]
         known = {key: answer for key in keys if (answer := store.get(key)) is not None}
         first = {key: n for n, key in reversed(list(enumerate(keys))) if key not in known}
         chat = load_policy(writer.model, revision=writer.revision, is_bare=True) if first else ()
@@ -209,12 +224,22 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
         texts = ["".join(f"{message['content']}\n" for message in q.messages[:-1]) +
                  f"Human: {q.messages[-1]['content']}\nBob:" for q in questions]
     ids = tokenizer(texts, add_special_tokens=writer.as_text or not tokenizer.chat_template)["input_ids"]
-    seed = hashlib.sha256("".join(texts).encode()).digest()[:4]  # the same batch draws the same, whenever it is made
+    told = "".join([*texts, *(draw for q in questions for draw in _tell_draw(q))])
+    seed = hashlib.sha256(told.encode()).digest()[:4]  # the same batch draws the same, whenever it is made
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
     ends = writer.options.get("eos_token_id") or model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    return [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
+    made = [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
             for reply, text in zip(generate(model, tokenizer, ids, **writer.options), texts, strict=True)]
+    if writer.as_text or tokenizer.chat_template:
+        return made
+    ended = [TURN.split(one.text, maxsplit=1) for one in made]    # a base model goes on with the talk by itself
+    return [replace(one, text=part[0].strip(), finish_reason="stop") if part[1:] else one
+            for one, part in zip(made, ended, strict=True)]
+
+
+def _tell_draw(question: Question) -> list[str]:
+    return [question.context] * (question.context != REPLY)
 
 
 def decode_reply(ids: list[int], prompt: str, tokenizer: Any) -> str:

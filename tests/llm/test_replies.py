@@ -109,6 +109,45 @@ def test_rows_keep_their_fields(tmp_path):
     assert [row["problem"].partition(":")[0] for row in rows[1:]] == ["line 2", "line 3"]
 
 
+def test_draws_of_one_prompt_are_replies_of_their_own(tmp_path, checkpoint):
+    rows = [{"prompt": PROMPTS[0], "draw": draw} for draw in (1, 2, 2)] + [{"prompt": PROMPTS[0]}] * 2
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with FaultServer(rate=0) as server:
+        write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path)
+        assert server.requests == 3
+    writer = LocalModel(model=str(checkpoint), batch_size=1, options={"max_new_tokens": 9, "do_sample": True})
+    made = [row["response"] for row in write_reply_rows(tmp_path / "in.jsonl", [writer], tmp_path)]
+    assert len(set(made)) == 3 and made[1] == made[2] and made[3] == made[4]
+    alone = write_replies(PROMPTS[:1], [writer], None).response[0]
+    assert made[3] == alone, "no draw is what it was"
+
+
+def test_what_was_said_of_another_reply_does_not_pass_to_the_new_one(tmp_path):
+    row = {"prompt": "Hi?", "response": "Old.", "value_vector": {"care": 1}, "value_types": ["care: +1"],
+           "model": "old"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    with FaultServer(rate=0) as server:
+        made, = write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path)
+    assert made == {"prompt": "Hi?", **{f"input_{name}": row[name] for name in list(row)[1:]}, "response": "m: Hi?",
+                    "response_source": "m"}
+
+
+def test_an_instruction_is_asked_with_its_input(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"instruction": "Sum up.", "input": "Ann left.", "output": "old"}')
+    with FaultServer(rate=0) as server:
+        row, = write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path,
+                                "instruction")
+    assert row["response"] == "m: Sum up.\n\nAnn left."
+
+
+def test_a_base_models_own_next_turns_are_no_reply(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "decode_reply", lambda *_: "I rest.\nHuman: And you?\nBob: So do I.")
+    plain = shutil.copytree(checkpoint, tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    table = write_replies(["What now?"], [LocalModel(model=str(plain))], None)
+    assert table.response.tolist() == ["I rest."] and not table.cut_off[0]
+
+
 def test_command(tmp_path, monkeypatch, capfd):
     (tmp_path / "in.jsonl").write_text('{"prompt": "Hi?"}\n')
     with FaultServer(rate=0) as server:
