@@ -100,7 +100,12 @@ def ask_lists(talks: Sequence[tuple[str, str]], item: dict[str, Any], name: str,
         try:
             text = answer.split()[1]
             found = json.loads(text[text.index("{"):text.rindex("}") + 1])[name]
-            return (found, [], 1.0) if isinstance(found, list) else (None, [f"{name} is no list"], 0.0)
+            if not isinstance(found, list):
+                return None, [f"{name} is no list"], 0.0
+            good = [one for one in found if _is_of(one, item)]
+            lost = len(found) - len(good)
+            return good if good or not lost else None, [f"{lost} of {len(found)} {name} have another form"] * (
+                lost > 0), 1 - lost / max(1, len(found))
         except (ValueError, KeyError, TypeError):
             return None, [f"the answer is no JSON with {name}"], 0.0
 
@@ -112,6 +117,12 @@ def ask_lists(talks: Sequence[tuple[str, str]], item: dict[str, Any], name: str,
         price = load_price(endpoint.model, is_local=endpoint.is_local)
         outcomes = ask_all(endpoint, questions, check, store, price, budget)
     return [(outcome.value, outcome.error or "; ".join(outcome.faults)) for outcome in outcomes]
+
+
+def _is_of(value: Any, schema: dict[str, Any]) -> bool:
+    """Return whether an element is what was asked for: a text, or an object that has the first name it needs."""
+    return isinstance(value, str) if schema["type"] == "string" else \
+        isinstance(value, dict) and schema["required"][0] in value
 
 
 def plan_questions(questions: Iterable[Question], endpoint: Endpoint, cache: AnswerCache, price: Price,

@@ -81,13 +81,21 @@ def serve(says):
 
 def test_an_endpoint_parses_and_its_failures_are_no_silence(tmp_path):
     says = {"Good": reply(json.dumps({"perceptions": ["I am kind.", " "]})), "None": reply('{"perceptions": []}'),
-            "Prose": reply("Well, this person is kind."), "Down": (400, {"error": {"message": "too long a context"}})}
+            "Prose": reply("Well, this person is kind."),
+            "Odd": reply(json.dumps({"perceptions": [{"perception": "I am kind."}]})),
+            "Down": (400, {"error": {"message": "too long a context"}})}
     with serve(says) as server:
         endpoint = Endpoint(model="m", base_url=server.url, backoff=0.01)
         found = measurement.ask_perceptions(list(says), endpoint, cache=str(tmp_path))
-    assert found.perception[0] == "I am kind." and found.perception[1:].isna().all() and len(found) == 4
-    assert found.problem.tolist()[:3] == ["", "none found", "the answer is no JSON with perceptions"]
-    assert "too long a context" in found.problem[3]
+    assert found.perception[0] == "I am kind." and found.perception[1:].isna().all() and len(found) == 5
+    assert found.problem.tolist()[:4] == ["", "none found", "the answer is no JSON with perceptions",
+                                          "1 of 1 perceptions have another form"]
+    assert "too long a context" in found.problem[4]
+
+
+def test_a_title_ends_no_sentence():
+    found = measurement.split_perceptions(["I think Mr. Smith should not be trusted. I respect the U.S. Constitution."])
+    assert found.perception.tolist() == ["I think Mr. Smith should not be trusted.", "I respect the U.S. Constitution."]
 
 
 def test_an_endpoint_judges_with_gaps():
