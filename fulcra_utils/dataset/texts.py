@@ -12,6 +12,8 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.theory.theory import split_words
 
 ENGLISH = set((DATA / "prompts" / "english.txt").read_text(encoding="utf-8").split())
+NO_ABBREVIATION = "".join(rf"(?<!\b{re.escape(word)}\.)" for word in (   # before what may end a sentence
+    "Mr", "Mrs", "Ms", "Dr", "Prof", "e.g", "i.e", "U.S", "U.K"))
 
 
 class DatasetError(ValueError):

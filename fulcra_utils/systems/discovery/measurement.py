@@ -16,7 +16,7 @@ import yaml
 
 from fulcra_utils.common.labels import score_valence
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.texts import has_words, looks_english
+from fulcra_utils.dataset.texts import NO_ABBREVIATION, has_words, looks_english
 from fulcra_utils.evaluator.model import ASKED, ValueEvaluator
 from fulcra_utils.llm.asking import ask_lists
 from fulcra_utils.llm.endpoints import Endpoint
@@ -25,7 +25,7 @@ from fulcra_utils.stats.resampling import share_interval
 WORDS = yaml.safe_load((DATA / "discovery.yaml").read_text(encoding="utf-8"))
 JUDGES = re.compile("|".join(WORDS["perception"]), re.I)
 GOES_ON = re.compile(WORDS["pronoun"], re.I)
-SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)]*\s+|\n+")
+SENTENCE = re.compile(rf"{NO_ABBREVIATION}(?<=[.!?])[\"'”’)]*\s+|\n+")
 COLUMNS = ["text", "subject", "perception", "problem"]
 
 

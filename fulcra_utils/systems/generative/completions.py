@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.dataset.texts import NO_ABBREVIATION
 from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.local import PLAIN, PolicyError, encode_talk, generate, hash_model, load_policy
@@ -35,9 +36,11 @@ def cut_sentence(text: str) -> str:
 
     >>> cut_sentence(' said, "Wait!" and left. Then it rained.')
     'said, "Wait!" and left.'
+    >>> cut_sentence("tells Mrs. Lee nothing. Then it rained.")
+    'tells Mrs. Lee nothing.'
     """
     line = next(iter(text.strip().splitlines()), "")
-    found = re.match(r".*?[.!?][\"'”’)]*(?=\s+[\"“]?[A-Z]|\s*$)", line)
+    found = re.match(rf".*?[.!?]{NO_ABBREVIATION}[\"'”’)]*(?=\s+[\"“]?[A-Z]|\s*$)", line)
     return (found[0] if found else line).strip()
 
 
