@@ -23,7 +23,7 @@ from fulcra_utils.common.files import lock_output, write_atomic, write_json, wri
 from fulcra_utils.common.paths import ROOT, SHIPPED
 from fulcra_utils.runs import profiles
 from fulcra_utils.runs.profiles import DEFAULT_THEORY, PipelineError, StepError, load_profile, name_theory, open_theory
-from fulcra_utils.theory.theory import Theory
+from fulcra_utils.theory.theory import THEORIES, Theory, list_theories, load_theory
 
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
@@ -157,6 +157,9 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     """
     load_profile(profile)
     loaded = open_theory(theory)
+    if loaded.path.parent != THEORIES and loaded.name in list_theories() and loaded != load_theory(loaded.name):
+        raise PipelineError(f"{theory} is another theory than the one that comes with this project as {loaded.name!r}: "
+                            "give it a name of its own")
     folder = ROOT / run_dir if run_dir else profiles.RUNS / profiles.name_run(profile, loaded)
     mark, mine = folder / "run.json", {"profile": profile, "theory": loaded.name}
     if not mark.is_file():
@@ -203,6 +206,11 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
         raise
     unfinished.replace(target)
     target.with_name(f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
+    note = run.path(f"manifest/{path.stem}.json")
+    if parameters and note.is_file():
+        told, given = json.loads(note.read_text(encoding="utf-8")), {name: values[name] for name in parameters}
+        own = {name: value for name, value in given.items() if name in told["settings"]}
+        write_json(note, told | {"settings": told["settings"] | own, "given": given})
     return target
 
 
@@ -238,6 +246,7 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
     run = open_run("", profile, theory)
     with lock_output(run.folder):
         _fetch(run, mirror)
+        _drop_given(run)
         page = run.folder / "report" / "index.html"
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
                    "--cores", "all", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input",
@@ -249,6 +258,15 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
             raise StepError("the pipeline stopped (the reason stands above); finished steps are kept, and the same "
                             "command goes on from there")
     return page
+
+
+def _drop_given(run: Run) -> None:
+    """Have the notebooks run again that were last run with other parameters than the profile's."""
+    for path in sorted(run.folder.glob("manifest/*.json")):
+        given = json.loads(path.read_text(encoding="utf-8")).get("given", {})
+        if (done := run.folder / f"notebooks/{path.stem}.ipynb").is_file() and given:
+            print(f"  {path.stem} runs again: it was run with {given}", flush=True)
+            done.unlink()
 
 
 def _fetch(run: Run, mirror: str | Path | None) -> None:

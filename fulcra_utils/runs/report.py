@@ -78,18 +78,25 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
             with write_atomic(folder / path.name) as tmp:
                 shutil.copyfile(path, tmp)
             written.append(folder / path.name)
-    written += _join_published(run.folder, folder)
+    written += _join_published(run.folder, folder, stopped)
     if target == FIGURES and (FIGURES / README_RUN).is_dir():
         _update_readme()
     return written
 
 
-def _join_published(source: Path, folder: Path) -> list[Path]:
-    """Join a run's metrics, manifest and claims to those in `folder`: its own win, claims made no more fall away."""
-    metrics = read_json(folder / "metrics.json") | read_json(source / "metrics.json")
+def _join_published(source: Path, folder: Path, stopped: set[str]) -> list[Path]:
+    """Join a run's metrics, manifest and claims to those in `folder`: its own win, claims made no more fall away.
+
+    Of notebooks that `stopped`, told by their numbers, nothing is taken.
+    """
+    metrics, notebooks = ({name: part for name, part in parts.items() if name[:2] not in stopped} for parts in (
+        read_json(source / "metrics.json"), read_json(source / "manifest.json")["notebooks"]))
     manifest, stood = read_json(source / "manifest.json"), read_json(folder / "manifest.json")
-    notebooks = dict(sorted((stood.get("notebooks", {}) | manifest["notebooks"]).items()))
+    metrics = read_json(folder / "metrics.json") | metrics
+    notebooks = dict(sorted((stood.get("notebooks", {}) | notebooks).items()))
     claims = pd.read_csv(source / "reproduction.csv")
+    late = [pd.read_csv(path).claim_id for path in source.glob("reproduction/*.csv") if path.name[:2] in stopped]
+    claims = claims[~claims["claim_id"].isin(pd.concat(late) if late else [])]
     if (folder / "reproduction.csv").is_file():
         old = pd.read_csv(folder / "reproduction.csv")
         is_open = old["claim_id"].isin(load_reported()["claim_id"]) & ~old["claim_id"].isin(claims["claim_id"])

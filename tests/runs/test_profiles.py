@@ -76,6 +76,32 @@ def test_names_that_stand_for_nothing_are_said_before_anything_runs(tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_says_with_which_parameters_it_was_made(tmp_path, monkeypatch):
+    def execute(source, target, values, progress):
+        target.write_text("{}")
+        pipeline.open_run(source.stem, run_dir=tmp_path / "run").finish()
+
+    monkeypatch.setattr(pipeline, "_execute", execute)
+    done = run_notebook("02_value_analysis", run_dir=tmp_path / "run", parameters={"n_draws": "7"})
+    run = pipeline.open_run("03_value_evaluator", run_dir=tmp_path / "run")
+    assert run.settings_of("02_value_analysis")["n_draws"] == 7
+    pipeline._drop_given(run)
+    assert not done.exists(), "the whole pipeline makes it again by the profile"
+    done = run_notebook("02_value_analysis", run_dir=tmp_path / "run")
+    pipeline._drop_given(run)
+    assert done.exists() and run.settings_of("02_value_analysis") == pipeline.open_run("02_value_analysis").settings
+
+
+def test_a_theory_that_borrows_a_name_is_refused(tmp_path):
+    theory = load_theory("schwartz10")
+    own = tmp_path / "mine.yaml"
+    own.write_text(theory.path.read_text())
+    assert pipeline.open_run("02_value_analysis", theory=own, run_dir=tmp_path / "run").theory == theory
+    own.write_text(theory.path.read_text().replace(theory.title, "Another"))
+    with pytest.raises(PipelineError, match="give it a name of its own"):
+        pipeline.open_run("02_value_analysis", theory=own, run_dir=tmp_path / "run")
+
+
 def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
     theory = load_theory("schwartz10")
     for profile in list_profiles():

@@ -107,8 +107,14 @@ def test_publishing_a_part_keeps_what_other_notebooks_showed(finished, tmp_path)
     stood = (shown / "02_x.png").read_bytes()
     finished.path("figures/02_x.png").write_bytes(b"half a run")
     finished.path("notebooks/02_value_analysis.failed.ipynb").write_text("{}")
+    told = [(shown / name).read_text() for name in ("metrics.json", "reproduction.csv")]
+    (finished.folder / "metrics.json").write_text(json.dumps({"02_value_analysis": {"late": 1}}))
+    late = pd.read_csv(finished.folder / "reproduction.csv").assign(ours=99)
+    late.to_csv(finished.folder / "reproduction.csv", index=False)
+    late.to_csv(finished.path("reproduction/02_value_analysis.csv"), index=False)
     publish(finished, tmp_path / "figures")
     assert (shown / "02_x.png").read_bytes() == stood       # a run that stopped may have drawn some of its pictures
+    assert [(shown / name).read_text() for name in ("metrics.json", "reproduction.csv")] == told, "nor are its numbers"
 
 
 def test_headlines_take_each_line_from_its_run(tmp_path):
