@@ -286,7 +286,7 @@ class Reader:
 
     def read_labels(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         """Return the value vector (D,) and the item labels (I,) of a row's label fields."""
-        theory, told, self.lost = self.theory, row.get("decided_by"), set()
+        theory, told, self.lost, self.of_parent = self.theory, row.get("decided_by"), set(), False
         items, types = self.count_signs(row, "value_items"), self.count_signs(row, "value_types")
         labels = np.sign(items[1] - items[-1])
         summed, given, both = items_to_vectors(labels, theory), types[1:].any(axis=0), types[1:].all(axis=0)
@@ -295,6 +295,8 @@ class Reader:
             self.tell("value_types", theory.dimensions[d], reason)
         typed = np.where(both, summed, np.sign(types[1] - types[-1]))
         vector = typed.copy() if given.any() and theory.parent is None else summed
+        if theory.parent is not None and types.any() and not items.any():     # labels of dimensions alone
+            vector = np.where(types.any(axis=0), typed, np.nan if self.of_parent else 0)
         if not items.any() and not types.any() and (self.lost or row.get("not_annotated") is None):
             self.tell("value_types", "", "row has no label: kept, all values not annotated")
             return np.full(theory.n_dims, np.nan), labels
@@ -320,6 +322,8 @@ class Reader:
                 self.lost.add(index if index is None or name == "value_types" else int(self.theory.item_dims[index]))
             elif index is not None:
                 counts[sign, index] += 1
+            else:
+                self.of_parent = True
         return counts
 
     def _parse(self, entry: str, name: str) -> tuple[int | None, int, str]:
@@ -333,7 +337,7 @@ class Reader:
         if index is None:
             parent = theory.parent_theory if what == "dimension" else None
             if parent and parent.find_dimension(text) is not None:
-                return None, 0, ""  # a label of the parent theory: the vectors come from the items
+                return None, 0, ""  # of the parent theory: vectors come from items, or are unknown without
             return None, 0, f"is no {what} of {theory.name}, label dropped"
         reasons = [f"sign written {sign!r}, read as {SIGNS[sign]:+d}"] if sign not in ("+1", "-1", "0") else []
         reasons += [f"read as {names[index]!r}"] if text != names[index] else []

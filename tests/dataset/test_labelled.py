@@ -80,6 +80,22 @@ def test_finer_theory_takes_its_vectors_from_the_items(tmp_path):
     assert data.problems.empty  # a label of the parent theory is no fault
 
 
+@pytest.mark.parametrize(("types", "expected"), [
+    (["universalism-concern: +1", "humility: -1"], {"universalism-concern": 1, "humility": -1}),
+    (["humility: 0"], {})])
+def test_labels_of_a_finer_theorys_values_alone_are_its_labels(tmp_path, types, expected):
+    nineteen = load_theory("schwartz19")
+    data = read_dataset(write(tmp_path, row(types=types)), nineteen)
+    assert labels(data, nineteen) == expected and np.isfinite(data.vectors).all() and data.problems.empty
+
+
+def test_a_label_of_the_parent_leaves_what_it_may_mean_open(tmp_path):
+    nineteen = load_theory("schwartz19")
+    data = read_dataset(write(tmp_path, row(types=["conformity: +1", "hedonism: -1"])), nineteen)
+    known = np.isfinite(data.vectors[0])
+    assert [nineteen.dimensions[d] for d in np.flatnonzero(known)] == ["hedonism"] and data.vectors[0, known] == -1
+
+
 def test_nul_and_half_characters_are_replaced_and_counted(tmp_path):
     path = write(tmp_path, '{"prompt": "a\\u0000b", "response": "c\\ud800", "value_types": ["power: +1"]}')
     data = read_dataset(path, TEN)
