@@ -15,6 +15,7 @@ import pandas as pd
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset import labelled
 from fulcra_utils.dataset.labelled import Reader, ValueDataset, read_dataset
+from fulcra_utils.dataset.rows import Dialogue
 from fulcra_utils.dataset.sources import Fetched, load_sources
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
 from fulcra_utils.dataset.texts import is_refusal
@@ -241,6 +242,10 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
     preferences = _stack_tables(pairs, ["prompt", "chosen", "rejected", "line"])
     keep = ~dialogues.duplicated(["prompt", "response"])
     told["sources"]["duplicates_dropped"] = int((~keep).sum())
+    clash = dialogues[~keep & find_clashes(dialogues, dims)]
+    told["problems"] = pd.concat([told["problems"], clash[["source", "line"]].assign(
+        field="prompt, response", text="", reason="the reply stands above with other labels: row dropped")],
+        ignore_index=True)
     dialogues, items = (table[keep].reset_index(drop=True) for table in (dialogues, items))
 
     every = pd.concat([t.prompt for t in (dialogues, scores, prompts, preferences)], ignore_index=True)
@@ -255,13 +260,25 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
         preferences=preferences[["prompt", "chosen", "rejected", "cluster", "split"]])
 
 
+def find_clashes(rows: pd.DataFrame, dimensions: Sequence[str]) -> pd.Series:
+    """Return which rows hold a reply to a prompt that another row labels otherwise."""
+    groups = rows[list(dimensions)].fillna(np.inf).groupby([rows.prompt, rows.response])
+    return (groups.transform("max") != groups.transform("min")).any(axis=1)
+
+
 def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of several files as one table with source, row_id and value vectors, and their item labels."""
+    """Return the rows of several files as one table with source, row_id and value vectors, and their item labels.
+
+    A row of a pinned file is known by its line, of any other file, which may change, by its text.
+    """
     tables, items, sources = [], [], load_sources()
     for name, data in datasets.items():
         model = name in sources and sources[name].model or "a model without name"  # of a reply whose row names none
+        texts = zip(data.table.prompt, data.table.response, strict=True)
+        ids = data.table.line if name in sources else [
+            Dialogue((("user", str(prompt)), ("assistant", str(reply)))).row_id for prompt, reply in texts]
         table = data.table.assign(
-            prompt=data.table.prompt.astype(str), source=name, row_id=[f"{name}:{line}" for line in data.table.line],
+            prompt=data.table.prompt.astype(str), source=name, row_id=[f"{name}:{id_}" for id_ in ids],
             response_source=data.table.response_source.fillna(model))
         tables.append(pd.concat([table, pd.DataFrame(data.vectors, columns=theory.dimensions)], axis=1))
         items.append(pd.concat([table[["row_id"]], pd.DataFrame(data.item_labels, columns=theory.items)], axis=1))

@@ -16,6 +16,7 @@ import torch
 from fulcra_utils.common.files import check_output, lock_output, write_folder
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.benchmarks import read_more_labels
+from fulcra_utils.dataset.construction import find_clashes
 from fulcra_utils.dataset.contrasts import is_akin, read_contrasts
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
@@ -252,7 +253,12 @@ def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> 
         why = ", ".join(f"line {p.line}: {p.reason}" for p in data.problems.head(1).itertuples()) or "it holds none"
         raise FittingError(f"{source}: no row can be used ({why})")
     table = data.table.astype({"prompt": object, "response": object})
-    table = table.join(pd.DataFrame(data.vectors, columns=theory.dimensions)).drop_duplicates(["prompt", "response"])
+    table = table.join(pd.DataFrame(data.vectors, columns=theory.dimensions))
+    if (clash := find_clashes(table, theory.dimensions)).any():
+        lines = ", ".join(map(str, table.line[clash].head(3)))
+        raise FittingError(f"{source}: {clash.sum()} rows (first: lines {lines}) label a reply otherwise than another "
+                           "row does: give each reply one row with all its labels")
+    table = table.drop_duplicates(["prompt", "response"])
     codes, unique = pd.factorize(table.prompt)
     splits = assign_splits(table.prompt, group_prompts(unique)[codes], seed)
     # a prompt between two clusters stands in no split

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -199,6 +200,19 @@ def test_decisions_reach_the_dialogues_and_survive(tmp_path):
     assert rows[0]["decided_by"] == {"sanctity": "Ann"}
     again = read_dataset(write_rows(tmp_path / "x.jsonl", rows), THEORY, strict=True)
     assert again.vectors[0, THEORY.dimensions.index("sanctity")] == -1
+
+
+def test_a_decision_stays_with_its_text_when_a_row_above_it_goes(toy, tmp_path):
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    theory, name = load_theory(tmp_path / "mine.yaml"), toy.dimensions[0]
+    lines = [json.dumps({"prompt": f"{word}?", "response": "Yes.", "value_types": [f"{name}: +1"]})
+             for word in ("one", "two", "three", "four")]
+    theory.labels_path.write_text("\n".join(lines))
+    before = build_run_data(theory).dialogues
+    append_decisions(tmp_path / "d.csv", decisions((before.row_id[2], name, -1.0, "Ann")))
+    theory.labels_path.write_text("\n".join(lines[1:]))
+    decided = decide_dialogues(build_run_data(theory).dialogues, tmp_path / "d.csv", theory)[0]
+    assert decided.prompt[decided[name] == -1].tolist() == ["three?"]
 
 
 def test_a_decision_on_no_dialogue_is_a_warning(tmp_path):

@@ -239,3 +239,14 @@ def test_claims_are_missing_without_their_file():
     trustworthy = table[table.index.str.startswith("dataset/trustworthy")]
     assert len(trustworthy) == 2 + 2 * 10 and trustworthy.ours.isna().all(), "the rule of another file is no answer"
     assert table.low.equals(table.ours.rename("low")) and table.high.equals(table.ours.rename("high"))
+
+
+def test_a_reply_that_is_labelled_twice_otherwise_is_told(toy, tmp_path):
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    theory = load_theory(tmp_path / "mine.yaml")
+    theory.labels_path.write_text("\n".join(json.dumps(
+        {"prompt": prompt, "response": "So.", "value_types": [f"{toy.dimensions[0]}: {sign}"]})
+        for prompt, sign in (("Why?", "+1"), ("Why?", "-1"), ("How?", "+1"), ("How?", "+1"))))
+    data = build_run_data(theory)
+    told = data.problems[data.problems.reason.str.contains("other labels")]
+    assert told.line.tolist() == [2] and data.sources["duplicates_dropped"] == 2 and len(data.dialogues) == 2

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -124,6 +125,15 @@ def test_a_file_without_a_usable_row_is_named(tmp_path, text, said):
     with pytest.raises(fitting.FittingError, match="rows.jsonl: no row can be used") as error:
         fitting.read_labelled_rows(tmp_path / "rows.jsonl", load_theory("schwartz10"))
     assert said in str(error.value)
+
+
+def test_rows_of_several_raters_are_refused(toy, tmp_path):
+    rows = [{"prompt": "Why?", "response": "So.", "value_types": [f"{toy.dimensions[0]}: {sign}"]}
+            for sign in ("+1", "-1")]
+    for chosen, is_fine in ((rows, False), (rows[:1] * 2, True)):
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, chosen)))
+        with nullcontext() if is_fine else pytest.raises(fitting.FittingError, match=r"2 rows \(first: lines 1, 2\)"):
+            assert len(fitting.read_labelled_rows(tmp_path / "rows.jsonl", toy)[0].table) == 1
 
 
 @pytest.mark.parametrize(("n", "label", "words"), [
