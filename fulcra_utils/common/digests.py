@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import sysconfig
 from dis import get_instructions
 from functools import cache
 from importlib import import_module
@@ -87,8 +88,11 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
     if isinstance(thing, FunctionType):
         codes, cells = _list_codes(thing.__code__), thing.__closure__ or ()
         names = dict.fromkeys(name for code in codes for name in code.co_names)
-        inner = [import_module(name) for name in names if name.startswith(f"{_PACKAGE}.")]   # imported in the function
+        wanted = dict.fromkeys(i.argval for c in codes for i in get_instructions(c) if i.opname == "IMPORT_NAME")
+        inner = [x for n in wanted if (x := _find_module(n)) and _is_own(x)]     # imported in the function
         inner += [x for n in names if isinstance(x := thing.__globals__.get(n), ModuleType) and _is_own(x)]
+        for module in inner:    # a.b.f() reaches b as well
+            inner += [x for n in names if (x := sys.modules.get(f"{module.__name__}.{n}")) and x not in inner]
         loaded = {i.argval for c in codes for i in get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
         known = {n: thing.__globals__[n] for n in loaded & thing.__globals__.keys()} | {
             n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
@@ -117,6 +121,14 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
     return None
 
 
+def _find_module(name: str) -> ModuleType | None:
+    """Return a module by name, imported where it can be; None else."""
+    try:
+        return import_module(name) if name else None
+    except Exception:
+        return None     # an optional one, which the function may do without
+
+
 def _list_codes(code: CodeType) -> list[CodeType]:
     """Return a code object and those of the functions inside it."""
     return [code, *(c for part in code.co_consts if isinstance(part, CodeType) for c in _list_codes(part))]
@@ -126,7 +138,10 @@ def _is_own(thing: Any) -> bool:
     """Return whether code is of this project or of a user: neither built in nor of an installed package."""
     module = str(getattr(thing, "__module__", None) or getattr(thing, "__name__", ""))
     top, file = module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
-    return top == _PACKAGE or not (top in sys.stdlib_module_names or "-packages" in file or top.startswith("_cython"))
+    if top in sys.stdlib_module_names:      # a user's file may have such a name, too: profile.py
+        file = getattr(getattr(thing, "__code__", None), "co_filename", "")
+        return PurePath(file).is_absolute() and "-packages" not in file and not file.startswith(sysconfig.get_path("stdlib"))
+    return top == _PACKAGE or not ("-packages" in file or top.startswith("_cython"))
 
 
 _PACKAGE = __name__.partition(".")[0]

@@ -15,6 +15,7 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from fulcra_utils.common.digests import digest
+from fulcra_utils.common.loading import load_function
 
 
 def counter(step):
@@ -115,6 +116,32 @@ def test_code_of_ones_own_modules_counts(monkeypatch):
         space = {"__name__": "mine", "helpers": module}
         exec("def f(x):\n    return helpers.count(x)", space)
         return digest(space["f"])
+
+    assert make("x") == make("x") != make("-x")
+
+
+@pytest.mark.parametrize("body", [
+    "from pack_of_mine.words import count\n    return count(x)",
+    "import pack_of_mine.words as w\n    return w.count(x)",
+    "return pack_of_mine.words.count(x)"])
+def test_code_that_is_imported_inside_or_lies_deeper_counts(monkeypatch, body):
+    def make(inner):
+        pack, words = types.ModuleType("pack_of_mine"), types.ModuleType("pack_of_mine.words")
+        exec(f"def count(x):\n    return {inner}", {"__name__": words.__name__}, vars(words))
+        pack.words, pack.__path__ = words, []
+        for module in (pack, words):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        space = {"__name__": "mine", "pack_of_mine": pack}
+        exec(f"def f(x):\n    {body}", space)
+        return digest(space["f"])
+
+    assert make("x") == make("x") != make("-x")
+
+
+def test_a_users_file_may_have_the_name_of_a_standard_module(tmp_path):
+    def make(body):
+        (tmp_path / "profile.py").write_text(f"def reward(x):\n    return {body}\n")
+        return digest(load_function(f"{tmp_path}/profile.py:reward"))
 
     assert make("x") == make("x") != make("-x")
 
