@@ -25,7 +25,8 @@ def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np
                    absence: str = "penalise", threshold: float = WEAK) -> np.ndarray:
     """Return the weighted distance of each value vector to a target, shape (N,): 0 at the target.
 
-    Vectors have shape (N, D), scores in [-1, 1]; columns of a DataFrame are found by the names of a `Target`. A row
+    Vectors have shape (N, D), scores in [-1, 1]; columns of a DataFrame, and weights or a target in a Series, are found
+    by the names of the `Target`, else of the DataFrame. A row
     that misses a dimension with a weight above 0 is nan. The target is one number a dimension, shape (D,), or a
     `Target`, which may hold ranges: within one the distance is 0. Weights are the target's own when None, abs(target)
     for an array.
@@ -48,6 +49,9 @@ def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np
         if missing := [name for name in target.dimensions if name not in vectors]:
             raise ValueError(f"the vectors have no column {missing[0]!r}, which target {target.name} names.")
         vectors = vectors[list(target.dimensions)]
+    names = list(target.dimensions if isinstance(target, Target) else getattr(vectors, "columns", ()))
+    target, weights = (given.reindex(names).to_numpy() if names and isinstance(given, pd.Series) else given
+                       for given in (target, weights))
     vectors, target = np.asarray(vectors, dtype=float), resolve_target(target, weights)
     if vectors.ndim != 2 or vectors.shape[1] != len(target.low):
         raise ValueError(f"the vectors have shape {vectors.shape}, but the target has {len(target.low)} dimensions.")
@@ -86,6 +90,7 @@ def resolve_weights(weights: Mapping[str, float] | Sequence[float] | None, theor
     array([0.5 , 0.25, 0.25, 0.  , 0.  ])
     """
     theory = load_theory(theory)
+    weights = weights.to_dict() if isinstance(weights, pd.Series) else weights
     if isinstance(weights, Mapping):
         if unknown := [name for name in weights if name not in theory.dimensions]:
             raise ValueError(f"weight for {unknown[0]!r}, which is no dimension of {theory.name}.")

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fulcra_utils.theory.distance import resolve_weights, value_distance
@@ -41,6 +42,18 @@ def test_distance_by_hand():
     np.testing.assert_allclose(value_distance(vectors, target, weights=np.ones(3), absence="zero"), [1.0, 0.5])
     np.testing.assert_allclose(value_distance(vectors, target, weights=np.ones(3), absence="mask"), [1.0, 0.0])
     np.testing.assert_allclose(value_distance(vectors, target, absence="mask", threshold=0.6), [0.25, 0.0])
+
+
+def test_a_series_goes_by_its_names():
+    rows = pd.DataFrame({"care": [1.0, 0.0], "fairness": [0.0, -1.0], "loyalty": [0.5, 0.5]})
+    target, weights = pd.Series({"loyalty": 1.0, "care": 0.0, "fairness": 0.5}), pd.Series(
+        {"fairness": 2.0, "loyalty": 0.0, "care": 1.0})
+    expected = [1 * 1 + 2 * 0.5, 0 + 2 * 1.5]
+    for turned in (rows, rows[["loyalty", "fairness", "care"]]):
+        assert value_distance(turned, target, weights).tolist() == expected
+    with pytest.raises(ValueError, match="finite"):
+        value_distance(rows, target.drop("care"))
+    assert resolve_weights(weights.reindex(["fairness", "loyalty"]), "moral_foundations").tolist() == [0, 1, 0, 0, 0]
 
 
 def test_masked_distance_equals_the_released_training_reward():
