@@ -170,9 +170,10 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
 
     With field names of one's own, those two. Left at their defaults: the first of `prompt`, `question`, `instruction`
-    (with `input`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or a list of
-    messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or ShareGPT's
-    [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). NUL characters and half characters are
+    (with `input` or `context`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or
+    a list of messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or
+    ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). A text in `system` or
+    `system_prompt` stands before them. NUL characters and half characters are
     replaced; thoughts of the assistant are left out. RowError names the field in one line.
 
     Examples
@@ -185,6 +186,9 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     fields = _find_fields(row, prompt_field, response_field)
     turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
              for turn in _read_turns(row, name, role)]
+    system = next((row[name] for name in SYSTEMS if isinstance(row.get(name), str) and has_words(row[name])), None)
+    if system and turns and turns[0][0] != "system":
+        turns = [("system", system), *turns]
     thought = bool(turns and has_words(turns[-1][1]))
     turns = [(role, split_thoughts(text)[1] if role == "assistant" else text) for role, text in turns]
     if not turns or turns[-1][0] != "assistant":
@@ -201,6 +205,7 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
 
 
 PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
+SYSTEMS = ("system", "system_prompt")
 WHOLE = ("messages", "conversations", "conversation", "dialogue")
 TOOLS = ("tool", "function")
 ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
@@ -253,9 +258,9 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
 
 
 def _join_input(row: dict, name: str, text: str) -> str:
-    """Return an instruction with its input behind it, as Alpaca's rows have them apart; any other text as it is."""
-    more = row.get("input") if name == "instruction" else None
-    return f"{text}\n\n{more}" if isinstance(more, str) and more.strip() else text
+    """Return an instruction with its input (Alpaca) or context (Dolly) behind it; any other text as it is."""
+    found = (row.get(more) for more in ("input", "context")) if name == "instruction" else ()
+    return "\n\n".join([text, *(more for more in found if isinstance(more, str) and more.strip())])
 
 
 def read_text(row: dict, name: str) -> str:

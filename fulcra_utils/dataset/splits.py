@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -27,7 +28,8 @@ def group_prompts(prompts: Sequence[str], threshold: float = 0.8, batch_size: in
     >>> group_prompts(["How do I bake bread?", "how do i bake bread", "Why is the sky blue?"]).tolist()
     [0, 0, 1]
     """
-    plain = [" ".join(re.findall(r"\w+", p.casefold())) or p for p in list_texts(prompts, "Prompt")]
+    plain = [" ".join(re.findall(r"\w+", unicodedata.normalize("NFC", p).casefold())) or p
+             for p in list_texts(prompts, "Prompt")]
     codes, keys = pd.factorize(np.array(plain, dtype=object))
     own = np.arange(len(keys))
     for row, near in _find_near(keys, threshold, batch_size):

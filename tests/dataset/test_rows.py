@@ -8,7 +8,7 @@ import pytest
 from row_files import TEN, row, write
 
 from fulcra_utils.dataset.labelled import read_dataset, read_scored
-from fulcra_utils.dataset.rows import iter_rows, list_pairs
+from fulcra_utils.dataset.rows import iter_rows, list_pairs, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
 
 BAD = [
@@ -179,3 +179,15 @@ def test_a_file_of_parquet_gives_the_same_pairs(tmp_path):
     told = [[(row.dialogue, row.problem) for row in read_rows(tmp_path / f"rows.{kind}")]
             for kind in ("parquet", "jsonl")]
     assert told[0] == told[1] and sum(bool(problem) for _, problem in told[0]) == 2
+
+
+@pytest.mark.parametrize(("row", "prompt"), [
+    ({"instruction": "Sum up.", "context": "Ann left.", "response": "Gone."}, "Sum up.\n\nAnn left."),
+    ({"system_prompt": "Be kind.", "question": "Hi", "response": "Hello."}, "[system] Be kind.\n[user] Hi"),
+    ({"system": "Be kind.", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]},
+     "[system] Be kind.\n[user] Hi"),
+    ({"system": "Be kind.", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+                                         {"role": "assistant", "content": "Yes."}]},
+     "[system] Be brief.\n[user] Hi")])
+def test_what_stands_beside_a_prompt_is_part_of_it(row, prompt):
+    assert read_dialogue(row).prompt == prompt

@@ -94,3 +94,8 @@ def test_released_prompts_leak_is_caught(mirror):
     again = assign_splits(few, group_prompts(few)).set_index("prompt").split.dropna()
     alone = table.set_index("prompt").split[again.index].dropna()
     assert (again[alone.index] != alone).sum() <= 1
+
+
+def test_one_prompt_in_two_spellings_of_unicode_is_one():
+    codes = group_prompts(["Wie geht es Jos\u00e9?", "Wie geht es Jose\u0301?", "What is a prime?"])
+    assert codes[0] == codes[1] != codes[2]
