@@ -140,7 +140,8 @@ def _is_own(thing: Any) -> bool:
     top, file = module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
     if top in sys.stdlib_module_names:      # a user's file may have such a name, too: profile.py
         file = getattr(getattr(thing, "__code__", None), "co_filename", "")
-        return PurePath(file).is_absolute() and "-packages" not in file and not file.startswith(sysconfig.get_path("stdlib"))
+        installed = "-packages" in file or file.startswith(sysconfig.get_path("stdlib"))
+        return PurePath(file).is_absolute() and not installed
     return top == _PACKAGE or not ("-packages" in file or top.startswith("_cython"))
 
 
