@@ -40,8 +40,7 @@ def cut_sentence(text: str) -> str:
     'tells Mrs. Lee nothing.'
     """
     line = next(iter(text.strip().splitlines()), "")
-    found = re.match(rf".*?[.!?]{NO_ABBREVIATION}[\"'”’)]*(?=\s+[\"“]?[A-Z]|\s*$)", line)
-    return (found[0] if found else line).strip()
+    return (re.match(rf".*?[.!?]{NO_ABBREVIATION}[\"'”’)]*(?=\s+[\"“]?[A-Z]|\s*$)", line) or [line])[0].strip()
 
 
 @dataclass(frozen=True)
