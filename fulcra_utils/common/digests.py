@@ -7,6 +7,7 @@ import sysconfig
 from dis import get_instructions
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import PurePath
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -122,9 +123,13 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
 
 
 def _find_module(name: str) -> ModuleType | None:
-    """Return a module by name, imported where it can be; None else."""
+    """Return a module of ours or of a user by name, imported where it can be; None else."""
+    if name in sys.modules:
+        return sys.modules[name]
+    top = name.partition(".")[0]
     try:
-        return import_module(name) if name else None
+        found = None if not top or top in sys.stdlib_module_names else find_spec(top)
+        return None if found is None or "-packages" in str(found.origin) else import_module(name)
     except Exception:
         return None     # an optional one, which the function may do without
 
