@@ -173,8 +173,8 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     (with `input` or `context`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or
     a list of messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or
     ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). A text in `system` or
-    `system_prompt` stands before them. NUL characters and half characters are
-    replaced; thoughts of the assistant are left out. RowError names the field in one line.
+    `system_prompt` stands before them. NUL characters and half characters are replaced; thoughts of the assistant are
+    left out. RowError names the field in one line.
 
     Examples
     --------

@@ -26,10 +26,9 @@ def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np
     """Return the weighted distance of each value vector to a target, shape (N,): 0 at the target.
 
     Vectors have shape (N, D), scores in [-1, 1]; columns of a DataFrame, and weights or a target in a Series, are found
-    by the names of the `Target`, else of the DataFrame. A row
-    that misses a dimension with a weight above 0 is nan. The target is one number a dimension, shape (D,), or a
-    `Target`, which may hold ranges: within one the distance is 0. Weights are the target's own when None, abs(target)
-    for an array.
+    by the names of the `Target`, else of the DataFrame. A row that misses a dimension with a weight above 0 is nan. The
+    target is one number a dimension, shape (D,), or a `Target`, which may hold ranges: within one the distance is 0.
+    Weights are the target's own when None, abs(target) for an array.
 
     With order 1 the distance is sum(w · |v - t|), with 2 sqrt(sum(w · (v - t)²)). `absence` says what becomes of a
     weakly expressed value, |v| <= threshold: "penalise" takes it as it is, "zero" sets it to 0, "mask" drops the

@@ -9,7 +9,9 @@ from asked_rows import PROMPTS
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
 
+from fulcra_utils.annotation import labelling
 from fulcra_utils.cli import main
+from fulcra_utils.evaluator import scoring
 from fulcra_utils.llm import replies as generation
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.replies import LocalModel, load_writers, write_replies, write_reply_rows
@@ -128,6 +130,8 @@ def test_what_was_said_of_another_reply_does_not_pass_to_the_new_one(tmp_path):
     (tmp_path / "in.jsonl").write_text(json.dumps(row))
     with FaultServer(rate=0) as server:
         made, = write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path)
+    steps = {*scoring.OWN, *labelling.OWN} - {*generation.OWN}
+    assert steps <= {*generation.OF_THE_REPLY}, "whatever a step tells of a reply is told of that reply"
     assert made == {"prompt": "Hi?", **{f"input_{name}": row[name] for name in list(row)[1:]}, "response": "m: Hi?",
                     "response_source": "m"}
 

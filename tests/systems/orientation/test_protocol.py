@@ -1,6 +1,7 @@
 """Social value orientation: the reading of replies, and the protocol with known players."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fulcra_utils.runs.claims import load_reported
@@ -116,10 +117,10 @@ def test_the_goal_is_compared_pass_by_pass():
 
 
 def test_a_goal_without_effect_is_seldom_said_to_have_one():
-    """A bootstrap of three passes put its interval beside 0 in three of ten cases."""
-    players = {f"random {k}": scripted_player("random") for k in range(15)}
-    effect = compare_goal(run_players(players, 3))
-    assert len(effect) == 60 and ((effect.difference_low > 0) | (effect.difference_high < 0)).mean() < 0.15
+    """A bootstrap of three passes put its interval beside 0 in 22 of 100 cases, t in 5 or 6."""
+    effect = pd.concat([compare_goal(run_players({"random": scripted_player("random")}, 3, seed=k)) for k in range(50)])
+    assert effect.difference.nunique() > 150
+    assert ((effect.difference_low > 0) | (effect.difference_high < 0)).mean() < 0.1
 
 
 def test_claims_name_only_what_was_played():
