@@ -48,13 +48,14 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     probabilities = evaluator(**batch, gates=gates)["logits"].softmax(-1)[0]                   # (D, 3)
     scores = probabilities[:, 2] - probabilities[:, 0]
     pushes = torch.stack([torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores], dim=-1)     # (T, D)
-    words, room = response.split(), len(pushes) - 1         # without the closing marker
+    words, n_pair = response.split(), len(pushes) - 1       # without the closing marker
+    n_reply = int(batch["token_type_ids"].sum()) - 1
     lengths = [len(evaluator.tokenizer(" " * (k > 0) + word, add_special_tokens=False, verbose=False)["input_ids"])
                for k, word in enumerate(words)]     # some tokenizers read a word behind a space otherwise
-    is_cut = room - sum(lengths) < 2                        # then words are read from the end only
-    n = int((np.cumsum(lengths[::-1]) <= room // 3).sum()) if is_cut else len(words)
+    is_cut = n_pair + 1 >= evaluator.config.max_length and sum(lengths) > n_reply   # then words of the end alone
+    n = int((np.cumsum(lengths[::-1]) <= n_reply // 2).sum()) if is_cut else len(words)
     kept, pushes = lengths[len(words) - n:], pushes.double().cpu().numpy()
-    ends = room - sum(kept) + np.cumsum(kept).astype(int)
+    ends = n_pair - sum(kept) + np.cumsum(kept).astype(int)
     sums = [pushes[end - length:end].sum(0) for end, length in zip(ends, kept, strict=True)]
     return words[len(words) - n:], np.array(sums).reshape(n, pushes.shape[1])
 

@@ -128,6 +128,7 @@ class ValueEvaluator(PreTrainedModel):
         self.register_buffer("temperature", torch.ones(n_dims))
         self.words = WordExpert(encoder_config.vocab_size, config.word_buckets, n_dims) if config.word_buckets else None
         self.tokenizer = self._theory_path = self.kept = None
+        self.known: dict = {}       # `_remember` of the evaluator from which this one was switched
         self.post_init()
 
     @property
@@ -344,28 +345,25 @@ class ValueEvaluator(PreTrainedModel):
         at.
 
         A dimension that was taught under the same name and definition keeps its heads, and its calibration if it had
-        one; any other is scored from its definition alone.
+        one, also on the way back from another theory; any other is scored from its definition alone.
 
         >>> from fulcra_utils.evaluator.encoder import load_encoder
         >>> evaluator = make_evaluator(load_encoder("tiny"), load_theory("schwartz10"))
         >>> evaluator.for_theory("schwartz19").score(["May I lie?"], ["Better not."]).shape
         (1, 19)
         """
-        theory, config = load_theory(theory), copy.deepcopy(self.config)
-        own = list(zip(self.dimensions, self.config.definitions, strict=True))
-        places = [own.index(key) if key in own else None
-                  for key in zip(theory.dimensions, theory.definitions, strict=True)]
-        there, here = [d for d, k in enumerate(places) if k is not None], [k for k in places if k is not None]
+        theory, config, known = load_theory(theory), copy.deepcopy(self.config), self._remember()
+        found = [known.get(key, {}) for key in zip(theory.dimensions, theory.definitions, strict=True)]
         config.update(_describe_theory(theory))
         for name, neutral in NEUTRAL.items():
-            if values := getattr(self.config, name):
-                setattr(config, name, [neutral if k is None else values[k] for k in places])
+            setattr(config, name, [one.get(name, neutral) for one in found])
         other, mine = ValueEvaluator(config), self.state_dict()
         other._attach(theory, self.tokenizer)
-        other.kept = self.kept
+        other.kept, other.known = self.kept, known
         for name, theirs in other.state_dict().items():
             if name in PER_VALUE:
-                theirs.movedim(PER_VALUE[name], 0)[there] = mine[name].cpu().movedim(PER_VALUE[name], 0)[here]
+                for d, one in enumerate(found):
+                    theirs.movedim(PER_VALUE[name], 0)[d] = one.get(name, theirs.movedim(PER_VALUE[name], 0)[d])
             elif name != "mixture":
                 theirs.copy_(mine[name])
         other = other.to(self.device).eval()
@@ -378,6 +376,14 @@ class ValueEvaluator(PreTrainedModel):
                 warnings.warn(f"{theory.name}: {' and '.join(sorted(same))} have one definition, so only their names "
                               "tell their scores apart", stacklevel=2)
         return other
+
+    def _remember(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what each value has beside its heads, of this theory and of those from which it was switched."""
+        state, told = self.state_dict(), {name: getattr(self.config, name) for name in NEUTRAL}
+        return self.known | {
+            key: {name: state[name].movedim(axis, 0)[d].cpu().clone() for name, axis in PER_VALUE.items()
+                  if name in state} | {name: values[d] for name, values in told.items() if values}
+            for d, key in enumerate(zip(self.dimensions, self.config.definitions, strict=True))}
 
     @torch.no_grad()
     def learn_definitions(self) -> None:

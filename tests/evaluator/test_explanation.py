@@ -45,6 +45,23 @@ def test_words_of_a_reply_get_one_weight_each(evaluator):
     assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
 
 
+def test_words_of_a_cut_pair_are_those_of_its_reply_and_end(toy):
+    """A long prompt leaves the reply little room: what is shown is read off the reply's last tokens."""
+    evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
+    with torch.no_grad():
+        evaluator.heads.zero_()
+        evaluator.heads[:, :, 1, -1] = 3.0
+    replies = ["kind one", "kind two", "plain one", "plain two"]
+    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims),
+                        np.ones((4, toy.n_dims)))
+    for n_prompt, n_reply, most in ((300, 60, 16), (300, 44, 16), (3, 300, 29), (300, 12, 14)):
+        reply = ["one", "two"] * (n_reply // 2 + 1)
+        reply[-2] = "kind"
+        words, weights = weigh_words(evaluator, "plain " * n_prompt, " ".join(reply))
+        assert words == reply[-len(words):] and 3 <= len(words) <= most
+        assert (weights.argmax(0) == len(words) - 2).all()
+
+
 def test_words_keep_their_tokens_where_a_space_belongs_to_the_token(causal, toy):
     reply = " ".join(["never", "harm", "strangers", "without", "reason"] * 4)
     bpe = Tokenizer(models.BPE())
