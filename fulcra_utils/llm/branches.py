@@ -66,13 +66,14 @@ class Branches:
         return sums
 
     @torch.inference_mode()
-    def sample(self, max_new_tokens: int, eos: int, temperature: float = 1.0, seed: int = 0) -> list[list[int]]:
-        """Go on in each text until `eos`, which is part of the reply, or the limit; temperature 0 takes the likeliest.
+    def sample(self, max_new_tokens: int, ends: Sequence[int], temperature: float = 1.0,
+               seed: int = 0) -> list[list[int]]:
+        """Go on in each text until one of `ends`, which is part of the reply, or the limit.
 
-        The same seed gives the same replies.
+        Temperature 0 takes the likeliest token. The same seed gives the same replies.
         """
         draw, made = torch.Generator().manual_seed(seed), {row: [] for row in self.lengths if row != SHARED}
-        while rows := [row for row, ids in made.items() if len(ids) < max_new_tokens and ids[-1:] != [eos]]:
+        while rows := [row for row, ids in made.items() if len(ids) < max_new_tokens and not {*ids[-1:]} & {*ends}]:
             self.read({row: made[row][-1:] for row in rows})
             logits = self.model.get_output_embeddings()(torch.cat([self.ends[row] for row in rows])).float().cpu()
             told = (logits / (temperature or 1.0)).softmax(-1)

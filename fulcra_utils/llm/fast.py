@@ -40,12 +40,12 @@ def can_sample_fast(model: PreTrainedModel) -> bool:
 
 
 class FastSampler:
-    """A model converted into a folder of its own, which goes when the sampler goes."""
+    """A model converted into a folder of its own, which goes when the sampler goes; `ends` end a reply."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]):
         from ctranslate2.converters import TransformersConverter
 
-        self.tokenizer, self.folder = tokenizer, Path(tempfile.mkdtemp(prefix="fulcra-"))
+        self.tokenizer, self.ends, self.folder = tokenizer, list(ends), Path(tempfile.mkdtemp(prefix="fulcra-"))
         self.seeding = Lock()   # the library's seed is one for the whole process
         weakref.finalize(self, shutil.rmtree, self.folder, True)
         saved, converted = self.folder / "saved", self.folder / "converted"
@@ -55,14 +55,14 @@ class FastSampler:
 
     def sample(self, ids: Sequence[Sequence[int]], max_new_tokens: int, temperature: float,
                seed: int) -> list[list[int]]:
-        """Return sampled tokens behind each text, eos included; the same batch and seed give the same, on one core."""
+        """Return sampled tokens behind each text, end included; the same batch and seed give the same, on one core."""
         import ctranslate2
 
         texts = [self.tokenizer.convert_ids_to_tokens(list(one)) for one in ids]
         n = len(commonprefix([text[:-1] for text in texts]))
         n = n if n >= SHARED else 0     # a long system prompt is read once
         options = {"sampling_topk": 0, "sampling_temperature": temperature, "include_prompt_in_result": False,
-                   "end_token": [self.tokenizer.eos_token], "return_end_token": True}
+                   "end_token": self.ends, "return_end_token": True}
         with self.seeding:      # a worker is born with its first text and keeps the seed that stands then
             ctranslate2.set_random_seed(seed)
             worker = ctranslate2.Generator(str(self.folder / "converted"), compute_type="float32", intra_threads=1)

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     """Sample one reply for each prompt; the same seed gives the same replies.
 
     Temperature 1 samples from the model itself, as training does. The N rows, in the order of the prompts, have prompt,
-    response (text without special tokens), prompt_ids, reply_ids (eos included) and is_finished (the reply ended by
+    response (text without special tokens), prompt_ids, reply_ids (end included) and is_finished (the reply ended by
     itself within `max_new_tokens`). `keep` is a file for this very sampling: each batch is written there when it is
     made, and what stands there is not sampled again, so one that was stopped goes on and ends as it would have.
 
@@ -156,12 +157,12 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     (['Hi', 'Why?'], True)
     """
     model.eval()
-    prompts, eos = list_texts(prompts, "Prompt"), tokenizer.eos_token_id
+    prompts, ends = list_texts(prompts, "Prompt"), list_ends(model, tokenizer)
     ids, done = encode_prompts(tokenizer, prompts, system), _read_batches(keep)
     order = np.argsort([len(i) for i in ids], kind="stable")
     bar = tqdm(total=len(order), initial=len(done), desc="sample", unit="reply", leave=False)
     n_tokens, began = 0, time.monotonic()
-    fast = FastSampler(model, tokenizer) if len(order) > len(done) and can_sample_fast(model) else None
+    fast = FastSampler(model, tokenizer, ends) if len(order) > len(done) and can_sample_fast(model) else None
     batch_size = min(batch_size, BATCH) if fast else batch_size
 
     def draw(start: int) -> list[list[int]]:
@@ -170,8 +171,9 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
             return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
         made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_p=1.0,
-                        temperature=temperature, eos_token_id=eos, **PLAIN)
-        return [reply[:reply.index(eos) + 1 if eos in reply else None] for reply in made]
+                        temperature=temperature, eos_token_id=ends, **PLAIN)
+        lengths = [next((n for n, token in enumerate(reply, 1) if token in ends), None) for reply in made]
+        return [reply[:n] for reply, n in zip(made, lengths, strict=True)]
 
     starts = range(len(done), len(order), batch_size)
     for _, made in map_batches(draw, starts) if fast else ((start, draw(start)) for start in starts):
@@ -185,8 +187,24 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     bar.close()
     replies = [done[place] for place in np.argsort(order)]
     return pd.DataFrame({
-        "prompt": prompts, "response": [tokenizer.decode(r, skip_special_tokens=True).strip() for r in replies],
-        "prompt_ids": ids, "reply_ids": replies, "is_finished": [r[-1:] == [eos] for r in replies]})
+        "prompt": prompts, "response": [read_reply(tokenizer, r, ends) for r in replies],
+        "prompt_ids": ids, "reply_ids": replies, "is_finished": [bool({*r[-1:]} & {*ends}) for r in replies]})
+
+
+def list_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end a reply: the tokenizer's, and others that the model's own settings name.
+
+    Models often end a turn by another token than a text, and behind it write the next turn themselves.
+    """
+    own = model.generation_config.eos_token_id
+    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])])
+            if end is not None]
+
+
+def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
+    """Return the text of a reply up to its first end, without special tokens."""
+    told = takewhile(lambda token: token not in ends, ids)
+    return tokenizer.decode(list(told), skip_special_tokens=True).strip()
 
 
 def _read_batches(keep: str | Path | None) -> list[list[int]]:

@@ -213,7 +213,7 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
 def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: LocalModel) -> list[Answer]:
     import torch
 
-    from fulcra_utils.llm.local import generate
+    from fulcra_utils.llm.local import generate, list_ends
 
     if writer.as_text:
         texts = [q.messages[-1]["content"] for q in questions]
@@ -227,8 +227,8 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
     told = "".join([*texts, *(draw for q in questions for draw in _tell_draw(q))])
     seed = hashlib.sha256(told.encode()).digest()[:4]  # the same batch draws the same, whenever it is made
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
-    ends = writer.options.get("eos_token_id") or model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    own = writer.options.get("eos_token_id") or list_ends(model, tokenizer)
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
     made = [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
             for reply, text in zip(generate(model, tokenizer, ids, **writer.options), texts, strict=True)]
     if writer.as_text or tokenizer.chat_template:

@@ -37,15 +37,15 @@ def test_likelihoods_are_those_of_each_text_alone(model, tokenizer, texts):
     alone = score_tokens(model, tokenizer, whole)
     assert read.score(tails) == pytest.approx(alone, abs=1e-4) and alone[2] == 0
     assert read.score(tails) == pytest.approx(alone, abs=1e-4)      # the first time left nothing behind
-    assert read.sample(5, tokenizer.eos_token_id, 0) == Branches(model, texts).sample(5, tokenizer.eos_token_id, 0)
+    assert read.sample(5, [tokenizer.eos_token_id], 0) == Branches(model, texts).sample(5, [tokenizer.eos_token_id], 0)
 
 
 def test_greedy_tokens_are_those_of_each_text_alone(model, tokenizer, texts):
     eos = tokenizer.eos_token_id
-    together = Branches(model, texts).sample(12, eos, temperature=0)
+    together = Branches(model, texts).sample(12, [eos], temperature=0)
     for ids, reply in zip(texts, together, strict=True):
         alone = generate(model, tokenizer, [ids], max_new_tokens=12, do_sample=False, eos_token_id=eos)[0]
-        assert reply == alone and Branches(model, [ids]).sample(12, eos, 0) == [alone]
+        assert reply == alone and Branches(model, [ids]).sample(12, [eos], 0) == [alone]
 
 
 def test_texts_that_share_nothing_or_are_equal(model, tokenizer):
@@ -59,23 +59,23 @@ def test_texts_that_share_nothing_or_are_equal(model, tokenizer):
 
 
 def test_a_reply_ends_at_its_eos_and_the_others_go_on(model, tokenizer, texts):
-    likeliest = Branches(model, texts).sample(1, -1, 0)
+    likeliest = Branches(model, texts).sample(1, [], 0)
     end = likeliest[0][0]
-    made = Branches(model, texts).sample(6, end, 0)
+    made = Branches(model, texts).sample(6, [end], 0)
     assert made[0] == [end] and all(len(reply) == 6 or reply[-1] == end for reply in made)
     for ids, reply in zip(texts, made, strict=True):
-        assert reply == Branches(model, [ids]).sample(6, end, 0)[0]
+        assert reply == Branches(model, [ids]).sample(6, [end], 0)[0]
 
 
 def test_sampling_follows_the_probabilities_and_the_seed(model, texts):
     read = Branches(model, [texts[0]] * 1500)
     with torch.inference_mode():
         told = model.get_output_embeddings()(read.ends[0])[0].div(0.5).softmax(-1).numpy()
-    drawn = np.array(read.sample(1, -1, 0.5, seed=3))[:, 0]
+    drawn = np.array(read.sample(1, [], 0.5, seed=3))[:, 0]
     shares = np.bincount(drawn, minlength=len(told)) / len(drawn)
     assert np.abs(shares - told).max() < 4 * np.sqrt(0.25 / len(drawn))
-    again = Branches(model, [texts[0]] * 1500).sample(1, -1, 0.5, seed=3)
-    other = Branches(model, [texts[0]] * 1500).sample(1, -1, 0.5, seed=4)
+    again = Branches(model, [texts[0]] * 1500).sample(1, [], 0.5, seed=3)
+    other = Branches(model, [texts[0]] * 1500).sample(1, [], 0.5, seed=4)
     assert np.array(again)[:, 0].tolist() == drawn.tolist() != np.array(other)[:, 0].tolist()
 
 

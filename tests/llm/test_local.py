@@ -112,6 +112,23 @@ def test_same_seed_same_replies_in_the_order_of_the_prompts(tokenizer):
     assert len(sample_replies(model, tokenizer, [], 6)) == 0
 
 
+def test_a_reply_ends_at_every_end_token_of_the_model(tokenizer, tmp_path, monkeypatch):
+    """Behind its end of turn a model goes on with the next turn by itself."""
+    torch.manual_seed(1)
+    model = make(tokenizer)
+    free = sample_replies(model, tokenizer, TEXTS * 4, max_new_tokens=8)
+    end = next(ids[2] for ids in free.reply_ids if len(ids) == 8 and ids[2] not in ids[:2])
+    model.generation_config.eos_token_id = [end]
+    assert local.list_ends(model, tokenizer) == [tokenizer.eos_token_id, end]
+    ended = sample_replies(model, tokenizer, TEXTS * 4, max_new_tokens=8)
+    is_cut = [end in ids for ids in ended.reply_ids]
+    assert any(is_cut) and all(ids.index(end) == len(ids) - 1 for ids in ended.reply_ids[is_cut])
+    assert ended.is_finished[is_cut].all() and not ended.is_finished[ended.reply_ids.str.len().eq(8) & ~np.array(
+        is_cut) & (ended.reply_ids.str[-1] != tokenizer.eos_token_id)].any()
+    said = local.read_reply(tokenizer, [*tokenizer("be bold")["input_ids"], end, 9], [end])
+    assert said == "be bold"
+
+
 def test_a_pickled_model_is_not_read(tokenizer, tmp_path):
     save_policy(make(tokenizer), tokenizer, tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

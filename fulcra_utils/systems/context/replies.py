@@ -14,7 +14,7 @@ from fulcra_utils.common.files import write_table
 from fulcra_utils.evaluator.encoder import has_bf16
 from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
-from fulcra_utils.llm.local import PolicyError, encode_talk, hash_model, load_policy
+from fulcra_utils.llm.local import PolicyError, encode_talk, hash_model, list_ends, load_policy, read_reply
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.context.examples import WORDS, Context
 
@@ -53,8 +53,9 @@ def _draw(model, tokenizer, context, asked, max_new_tokens, temperature, seed) -
     real = [tokenizer(text, add_special_tokens=False)["input_ids"][:max_new_tokens] for text in asked["response"]]
     read = Branches(model, texts)
     costs = -read.score(real) / [len(ids) or np.nan for ids in real]
-    made = read.sample(max_new_tokens, tokenizer.eos_token_id, temperature, seed + context.repeat)
-    said = [text.strip() for text in tokenizer.batch_decode(made, skip_special_tokens=True)]
+    ends = list_ends(model, tokenizer)
+    made = read.sample(max_new_tokens, ends, temperature, seed + context.repeat)
+    said = [read_reply(tokenizer, ids, ends) for ids in made]
     return pd.DataFrame({"row": range(len(said)), "response": said, "nll_real": costs})
 
 
