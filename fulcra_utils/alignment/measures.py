@@ -15,7 +15,7 @@ import pandas as pd
 from fulcra_utils.alignment.judges import shuffle_words
 from fulcra_utils.dataset.texts import STOCK_REFUSAL
 from fulcra_utils.stats.resampling import draw_rows, mean_interval, take_interval
-from fulcra_utils.theory.distance import Scorer, value_distance
+from fulcra_utils.theory.distance import Scorer, score_towards, value_distance
 from fulcra_utils.theory.targets import Target
 
 JUDGES, PROXIES = ("reward", "judge", "twin", "words"), ("harmless", "helpful")  # of a panel, those that measure
@@ -67,7 +67,8 @@ def find_constant(scorer: Scorer, prompts: Sequence[str], candidates: Sequence[s
     The prompts are of the training, never of the test; a stock refusal is always a candidate.
     """
     candidates = list(dict.fromkeys([STOCK_REFUSAL, *candidates]))
-    vectors = scorer.score([p for _ in candidates for p in prompts], [c for c in candidates for _ in prompts])
+    vectors = score_towards(scorer, [p for _ in candidates for p in prompts],
+                            [c for c in candidates for _ in prompts], target)
     distance = value_distance(vectors, target).reshape(len(candidates), len(prompts)).mean(axis=1)
     return candidates[int(np.argmin(distance))]
 
@@ -83,7 +84,7 @@ def score_policy(replies: pd.DataFrame, panel: dict[str, Any], target: Target, s
     for name in (name for name in JUDGES if name in panel):
         for variant, texts in controls.items():
             if variant != "shuffled" or name == "judge":
-                vectors = panel[name].score(prompts, texts)
+                vectors = score_towards(panel[name], prompts, texts, target)
                 parts.append(pd.DataFrame(vectors, columns=list(target.dimensions)).assign(
                     row=range(len(prompts)), by=name, variant=variant, distance=value_distance(vectors, target)))
     table, own = pd.concat(parts, ignore_index=True), {}
@@ -107,7 +108,8 @@ def measure_constants(scores: pd.DataFrame, replies: dict[str, pd.DataFrame], pa
         nearest = part.nsmallest(n_candidates, "distance")
         texts = [replies[r.policy]["response"].iloc[r.row] for r in nearest.itertuples()]
         best = find_constant(panel[by], train_prompts[:10], texts, target)
-        rows += [(by, kind, *mean_interval(value_distance(panel[by].score(prompts, [text] * len(prompts)), target)))
+        rows += [(by, kind, *mean_interval(value_distance(
+            score_towards(panel[by], prompts, [text] * len(prompts), target), target)))
                  for kind, text in (("empty", ""), ("constant", best))]
     return pd.DataFrame(rows, columns=["by", "kind", "distance", "low", "high"])
 

@@ -18,7 +18,7 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import ROLES, pick_rows
 from fulcra_utils.dataset.texts import ENGLISH, list_texts, read_content, split_thoughts, write_degenerate_replies
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
-from fulcra_utils.theory.distance import Scorer, resolve_target, value_distance
+from fulcra_utils.theory.distance import Scorer, resolve_target, score_towards, value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 
@@ -31,7 +31,8 @@ def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.nda
                  absence: str = "penalise", threshold: float = 0.3, common_weight: float = 0.0) -> Reward:
     """Make a reward function for TRL: minus the distance to the target, minus a price of sameness.
 
-    `evaluator.score` is called once a batch; target, weights, order, absence and threshold as in `value_distance`.
+    `evaluator.score` is called once a batch; target, weights, order, absence and threshold as in `value_distance`,
+    values by name as in `score_towards`.
     `common_weight` is the price of saying what every other reply of the batch says (`measure_commonness`): without it a
     policy can answer every prompt with the one reply that the evaluator likes best.
 
@@ -51,11 +52,14 @@ def value_reward(evaluator: Scorer, target: np.ndarray | Target, weights: np.nda
     >>> [round(r, 2) for r in reward(["q", "q"], ["a", "a"])]
     [-0.1, -0.1]
     """
-    aim = resolve_target(target, weights)  # what shapes the reward: numbers, not names
-    names = target.dimensions if isinstance(target, Target) and target.dimensions else range(len(aim.weights))
+    known = getattr(target, "dimensions", None) or getattr(evaluator, "dimensions", None)
+    target, weights = (one.reindex(list(known)).to_numpy() if known and isinstance(one, pd.Series) else one
+                       for one in (target, weights))
+    aim = resolve_target(target, weights)  # what shapes the reward: no title, no source
+    names = aim.dimensions or range(len(aim.weights))
 
     def measure(prompts: list[str], replies: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        vectors = np.asarray(evaluator.score(prompts, replies), dtype=float)
+        vectors = score_towards(evaluator, prompts, replies, aim)
         reward = -value_distance(vectors, aim, None, order, absence, threshold)
         parts = {f"distance/{name}": value_distance(vectors, aim, own, 1, absence, threshold)
                  for name, own in zip(names, np.diag(aim.weights), strict=True) if own.any()}

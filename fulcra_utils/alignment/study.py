@@ -35,7 +35,7 @@ from fulcra_utils.evaluator.study import keep_evaluator
 from fulcra_utils.llm.fast import name_engine
 from fulcra_utils.llm.local import hash_model, keep_short_prompts, load_policy, load_tokenizer
 from fulcra_utils.stats.resampling import mean_interval
-from fulcra_utils.theory.distance import value_distance
+from fulcra_utils.theory.distance import score_towards, value_distance
 from fulcra_utils.theory.targets import Target, list_targets, load_target, write_system_prompt
 from fulcra_utils.theory.theory import Theory
 
@@ -203,7 +203,7 @@ def measure_references(scored: pd.DataFrame, panel: dict[str, Any], target: Targ
     rows = []
     for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
         for by in [name for name in JUDGES if name in panel]:
-            vectors = panel[by].score(*fit.read_texts(part.head(100)))
+            vectors = score_towards(panel[by], *fit.read_texts(part.head(100)), target)
             rows.append((source, by, len(vectors), *mean_interval(value_distance(vectors, target))))
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 

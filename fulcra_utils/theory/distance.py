@@ -21,6 +21,29 @@ class Scorer(Protocol):
         ...
 
 
+def score_towards(scorer: Scorer, prompts: Sequence[str], responses: Sequence[str],
+                  target: np.ndarray | Target) -> np.ndarray:
+    """Return scores (N, D) of N replies in the order of a target's dimensions.
+
+    They go by name where both the scorer (`dimensions`) and the target have names, else by place; a dimension of the
+    target that the scorer lacks is a ValueError.
+
+    >>> from fulcra_utils.theory.targets import uniform_target
+    >>> from types import SimpleNamespace
+    >>> backwards = uniform_target("moral_foundations").dimensions[::-1]
+    >>> scorer = SimpleNamespace(dimensions=backwards, score=lambda prompts, responses: [range(5)])
+    >>> score_towards(scorer, ["q"], ["a"], uniform_target("moral_foundations")).tolist()
+    [[4.0, 3.0, 2.0, 1.0, 0.0]]
+    """
+    vectors = np.asarray(scorer.score(prompts, responses), dtype=float)
+    known, wanted = (tuple(getattr(one, "dimensions", None) or ()) for one in (scorer, target))
+    if not known or not wanted or known == wanted:
+        return vectors
+    if missing := [name for name in wanted if name not in known]:
+        raise ValueError(f"the target asks for {missing[0]!r}, and the evaluator scores {', '.join(known)}.")
+    return vectors[:, [known.index(name) for name in wanted]]
+
+
 def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np.ndarray | None = None, order: int = 1,
                    absence: str = "penalise", threshold: float = WEAK) -> np.ndarray:
     """Return the weighted distance of each value vector to a target, shape (N,): 0 at the target.
@@ -67,16 +90,18 @@ def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np
 
 
 def resolve_target(target: np.ndarray | Target, weights: np.ndarray | None) -> Target:
-    """Return the numbers of a target, without its names; `weights`, where there are any, instead of its own."""
+    """Return the numbers of a target and the names of its dimensions; `weights`, where there are any, instead of its
+    own.
+    """
     if isinstance(target, Target):
-        low, high, own = target.low, target.high, target.weights
+        low, high, own, known = target.low, target.high, target.weights, target.dimensions
     else:
         low = high = np.asarray(target, dtype=float)
-        own = np.abs(low)
+        own, known = np.abs(low), ()
     if low.ndim != 1 or not np.isfinite([low, high]).all():
         raise ValueError("the target must be one row of finite numbers, one for each dimension.")
     names = [f"dimension {d}" for d in range(len(low))]
-    return Target("", "", "", (), low, high, _check_weights(own if weights is None else weights, names))
+    return Target("", "", "", known, low, high, _check_weights(own if weights is None else weights, names))
 
 
 def resolve_weights(weights: Mapping[str, float] | Sequence[float] | None, theory: Theory | str) -> np.ndarray:

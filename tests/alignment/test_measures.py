@@ -76,6 +76,26 @@ def test_constant_is_found_on_training_prompts():
     assert find_constant(Lexicon(5), ["a", "b"], ["hurt", "kind", "well"], target) == "kind"
 
 
+class Named:
+    """A scorer that tells of each value whether a reply names it."""
+
+    def __init__(self, dimensions):
+        self.dimensions = dimensions
+
+    def score(self, prompts, responses):
+        return np.array([[float(name in text) for name in self.dimensions] for text in responses])
+
+
+def test_scores_stand_under_their_own_names_whatever_the_scorers_order():
+    target = load_target("harmless", load_theory("schwartz10"))
+    replies = make_replies(["security first", "power and hedonism"])
+    same, turned = ({"reward": Named(names)} for names in (target.dimensions, target.dimensions[::-1]))
+    scores = score_policy(replies, turned, target)
+    pd.testing.assert_frame_equal(scores, score_policy(replies, same, target))
+    assert scores.security.tolist()[:2] == [1, 0] and scores.power.tolist()[:2] == [0, 1]
+    assert find_constant(turned["reward"], ["q"], ["power", "security"], target) == "security"
+
+
 def test_the_best_constant_and_silence_are_measured_by_each_judge():
     target, panel = uniform_target("moral_foundations"), {"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}
     replies = {"start": make_replies(["hurt him", "so what", "be kind"])}

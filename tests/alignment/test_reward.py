@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fulcra_utils.alignment import (
@@ -64,6 +65,26 @@ def test_what_the_values_cost_and_sameness_add_up_to_the_reward_in_the_trainers_
     aimed = [f"distance/{d}" for d, weight in zip(target.dimensions, target.weights, strict=True) if weight]
     assert list(told) == [*aimed, "sameness"]
     assert reward(prompts=["q"] * 2, completions=["stay calm", "win, stay calm"]) == found
+
+
+def test_values_of_another_order_go_by_their_names():
+    """An evaluator and a target of one size may hold their values in another order, or other values."""
+    scorer, target = WordScorer(10, {"calm": (0, 1.0), "win": (3, 0.5)}), load_target("ideal", "schwartz10")
+    names, texts = target.dimensions, ["stay calm", "win"]
+    wanted = value_reward(scorer, target)(["q"] * 2, texts)
+    scorer.dimensions = names
+    assert value_reward(scorer, target)(["q"] * 2, texts) == wanted
+    turned = WordScorer(10, {"calm": (9, 1.0), "win": (6, 0.5)})
+    turned.dimensions = names[::-1]
+    told = {}
+    found = value_reward(turned, target)(["q"] * 2, texts, log_metric=told.__setitem__)
+    assert found == pytest.approx(wanted) and sum(told.values()) == pytest.approx(-np.mean(wanted))
+    as_series = pd.Series(target.values, names)
+    assert value_reward(turned, as_series[::-1], pd.Series(target.weights, names))(["q"] * 2, texts) == pytest.approx(
+        value_reward(turned, as_series.to_numpy()[::-1], target.weights[::-1])(["q"] * 2, texts))
+    scorer.dimensions = (*names[:-1], "thrift")
+    with pytest.raises(ValueError, match="universalism"):
+        value_reward(scorer, target)(["q"], ["calm"])
 
 
 def test_reward_refuses_nan():

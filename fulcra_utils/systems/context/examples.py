@@ -16,7 +16,7 @@ import yaml
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.dataset.texts import DatasetError, is_refusal
-from fulcra_utils.theory.distance import Scorer, value_distance
+from fulcra_utils.theory.distance import Scorer, score_towards, value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import load_theory
 
@@ -76,7 +76,7 @@ def rank_examples(questions: pd.DataFrame, scorer: Scorer, target: Target, n_wor
     """
     rows = questions[questions["split"].eq("train") & questions["response"].str.split().str.len().between(*n_words)]
     rows = rows[~is_refusal(rows["response"])]
-    vectors = scorer.score(rows["prompt"].tolist(), rows["response"].tolist())
+    vectors = score_towards(scorer, rows["prompt"].tolist(), rows["response"].tolist(), target)
     return rows.assign(distance=value_distance(vectors, target)).nsmallest(n_most, "distance")
 
 

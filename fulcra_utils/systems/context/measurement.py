@@ -16,7 +16,7 @@ from fulcra_utils.dataset.texts import ENGLISH
 from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.stats.comparison import adjust_p
 from fulcra_utils.stats.resampling import bootstrap_crossed, bootstrap_means, summarise_draws, take_interval
-from fulcra_utils.theory.distance import Scorer, value_distance
+from fulcra_utils.theory.distance import Scorer, score_towards, value_distance
 from fulcra_utils.theory.targets import Target
 
 Cells = Mapping[tuple[str, int], np.ndarray]    # (kind, k) → (P, R, M)
@@ -30,7 +30,7 @@ def score_values(replies: pd.DataFrame, prompts: Sequence[str], scorer: Scorer, 
     Missing replies are left out.
     """
     table = replies.dropna(subset="response").reset_index(drop=True)
-    vectors = scorer.score([prompts[row] for row in table["row"]], table["response"].tolist())
+    vectors = score_towards(scorer, [prompts[row] for row in table["row"]], table["response"].tolist(), target)
     return table.assign(nearness=-value_distance(vectors, target),
                         **dict(zip(target.dimensions, vectors.T, strict=True)))
 
