@@ -17,7 +17,7 @@ import pandas as pd
 from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
 from fulcra_utils.dataset.rows import pick_rows, read_dialogue
 from fulcra_utils.dataset.splits import SPLITS
-from fulcra_utils.evaluator.scoring import ScoringError
+from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError
 from fulcra_utils.stats import classification
 from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
 from fulcra_utils.stats.resampling import bootstrap_means, mean_known, summarise_draws
@@ -28,6 +28,7 @@ from fulcra_utils.theory.theory import Theory
 if TYPE_CHECKING:
     from fulcra_utils.evaluator.training import Examples
 
+MODELS = ("model", "response_source")   # columns that may name who replied
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
 WANTED_ORDER, WANTED_BELOW = 0.92, 0.75     # of contrast pairs, set before the first was scored
 KINDS = {"plain pairs": False, "hard pairs": True}      # does tone mislead in them?
@@ -363,7 +364,9 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     Returns value (and "distance", the `value_distance` to `target`), n (prompts), first, second (means), difference
     (second - first), low, high, sd of the paired differences, clear (the interval excludes 0), clear_holm (still so
     with all rows of the table corrected together; Holm 1979). With fewer than 5 prompts low and high are nan. `.attrs`:
-    only_first, only_second (prompts), unscored_first, unscored_second (rows). `n_draws` and `seed` are without effect.
+    only_first, only_second (prompts), unscored_first, unscored_second, foreign_first, foreign_second (rows; those that
+    `fulcra score` marked as not English count), models_first, models_second (names found). `n_draws` and `seed` are
+    without effect.
 
     The interval (Student 1908) holds its level where two files that do not differ have differences alike to both sides:
     3 to 8 % are called clear from 5 prompts on. Where they are as skewed as an exponential distribution, it is 11, 10,
@@ -387,7 +390,8 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     if not len(shared):
         raise ScoringError(f"{first} and {second} share no prompt that is scored in both.")
     left = {"only_first": len(a) - len(shared), "only_second": len(b) - len(shared),
-            "unscored_first": a.attrs["unscored"], "unscored_second": b.attrs["unscored"]}
+            **{f"{name}_{place}": one.attrs[name] for name in ("unscored", "foreign", "models")
+               for place, one in (("first", a), ("second", b))}}
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
     b = b.reindex(shared)
     table = compare_averages(a, b, level)
@@ -417,7 +421,15 @@ def _compare_column(first: pd.Series, second: pd.Series, level: float) -> dict[s
 
 def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
     """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes."""
-    prompts, scores, dimensions = read_scores(path)
+    models, n_foreign = set(), 0
+
+    def tell(prompt: str, row: dict) -> int:
+        nonlocal n_foreign
+        models.update([row[name] for name in MODELS if isinstance(row.get(name), str)][:1])
+        n_foreign += row.get("problem") == FOREIGN
+        return hash(prompt)
+
+    prompts, scores, dimensions = read_scores(path, tell)
     table, scored = pd.DataFrame(scores, columns=dimensions, copy=False), np.isfinite(scores).any(axis=1)
     if target is not None:
         if set(target.dimensions) != set(dimensions) or "distance" in table:
@@ -427,7 +439,7 @@ def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
         table["distance"] = np.concatenate([  # in parts, for a file may have millions of rows
             value_distance(scores[k:k + 65536, order], target) for k in range(0, len(scores), 65536)])
     means = table[scored].groupby(np.array(prompts)[scored], sort=False).mean()
-    means.attrs["unscored"] = int((~scored).sum())
+    means.attrs = {"unscored": int((~scored).sum()), "foreign": n_foreign, "models": len(models)}
     return means
 
 
@@ -469,7 +481,11 @@ def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: f
     told = (f"t intervals over prompts ({table.n.max():,}), replies to one averaged; below {MIN_PROMPTS} there is "
             "none.\nclear: by its own interval; of 20 rows without a difference one may be clear. clear_holm: all rows "
             "together.")
-    if any(table.attrs.values()):
+    told += "".join(f"\nThe {place} file holds {n} models; their replies to a prompt are averaged, too."
+                    for place in ("first", "second") if (n := table.attrs.get(f"models_{place}", 0)) > 1)
+    told += "".join(f"\n{n:,} rows of the {place} file do not look English, and count: their scores are no measurement."
+                    for place in ("first", "second") if (n := table.attrs.get(f"foreign_{place}", 0)))
+    if any(n for name, n in table.attrs.items() if name.startswith(("only", "unscored"))):
         told += ("\nLeft out: {only_first:,} prompts scored in the first file only, {only_second:,} in the second "
                  "only; rows without scores: {unscored_first:,} and {unscored_second:,}.").format(**table.attrs)
     return "\n\n".join([table.round(4).to_string(index=False), told,

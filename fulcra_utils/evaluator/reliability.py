@@ -19,9 +19,9 @@ import yaml
 
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.rows import RowError, read_dialogue
+from fulcra_utils.dataset.rows import SYSTEMS, RowError, read_dialogue
 from fulcra_utils.dataset.texts import is_refusal
-from fulcra_utils.evaluator.comparison import MIN_PROMPTS, compare_averages, plan_prompts, read_scores
+from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
 from fulcra_utils.stats import generalisability as components
 from fulcra_utils.stats.comparison import adjust_difference, fit_mixed
@@ -31,7 +31,7 @@ from fulcra_utils.theory.theory import Theory
 
 WORDS = yaml.safe_load((DATA / "reliability.yaml").read_text(encoding="utf-8"))
 FEW, MANY = 5, 20      # models: fewer are a fixed effect; so many are compared two by two
-FACETS = {"model": ("model", "response_source"), "prompt": ("prompt_id", "prompt"), "paraphrase": ("paraphrase",),
+FACETS = {"model": MODELS, "prompt": ("prompt_id", "prompt"), "paraphrase": ("paraphrase",),
           "draw": ("draw",), "seed": ("seed",)}     # and the columns that may hold each
 SOURCES = {"model": ("model",), "seed": ("seed",), "model × seed": ("model", "seed"), "prompt": ("prompt",),
            "prompt × seed": ("prompt", "seed"), "model × prompt": ("model", "prompt"),
@@ -98,7 +98,8 @@ def read_facets(by: str = "") -> dict[str, tuple[str, ...]]:
 def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[pd.DataFrame, np.ndarray, tuple]:
     """Read a scored file: a row a row with a column a facet that it has, is_refusal and words; scores (N, D); values.
 
-    What has no reply has no words. ScoringError when a column named by the user is not there, or nothing is scored.
+    What has no reply has no words. Other words, or another system prompt, under one prompt are paraphrases, though no
+    column says so. ScoringError when a column named by the user is not there, or nothing is scored.
     """
     codes, told = {name: {} for name in facets}, array("i")      # no list: a file may have millions of rows
 
@@ -107,17 +108,28 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
         found = [next((row[c] for c in columns if row.get(c) is not None), None) for columns in facets.values()]
         told.extend([-1 if x is None else code.setdefault(str(x), len(code))
                      for x, code in zip(found, codes.values(), strict=True)])
-        told.extend(_look(row))
+        told.extend([*_look(row), hash((prompt, *(str(row.get(name)) for name in SYSTEMS))) % 2**31])
 
     _, scores, dimensions = read_scores(path, tell)
-    columns = [*facets, "is_refusal", "words"]
+    columns = [*facets, "is_refusal", "words", "wording"]
     table = pd.DataFrame(np.reshape(told, (-1, len(columns))), columns=columns)
     for name, columns in facets.items():
         if not codes[name] and columns != FACETS[name]:
             raise ScoringError(f"{path} has no column {columns[0]!r} (--by)")
     if "model" in table:
         table["model"] = pd.Categorical.from_codes(table["model"], list(codes["model"]))
-    return table.drop(columns=[name for name in facets if not codes[name]]), scores, dimensions
+    is_asked = facets.get("paraphrase") == FACETS["paraphrase"] and codes["prompt"]
+    table = table.drop(columns=[name for name in facets if not codes[name]])
+    return (_tell_wordings(table) if is_asked else table).drop(columns="wording"), scores, dimensions
+
+
+def _tell_wordings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a paraphrase for each wording of a prompt, where some are not told apart so far."""
+    known = [name for name in ("prompt", "paraphrase") if name in table]
+    if table.groupby(known).wording.nunique().max() < 2:
+        return table
+    own = table.groupby([*known, "wording"], sort=False).ngroup().groupby(table.prompt).rank("dense").astype(int) - 1
+    return table.assign(paraphrase=own.where(table.get("paraphrase", own) >= 0, -1))
 
 
 def _look(row: dict) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from fulcra_utils.evaluator.comparison import (
     plan_prompts,
     score_contrasts,
 )
-from fulcra_utils.evaluator.scoring import ScoringError, score_file
+from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError, score_file
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target, list_targets, load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
@@ -208,7 +208,8 @@ def test_left_out_prompts_and_rows_are_counted(tmp_path):
     a = write_scored(tmp_path / "a.jsonl", rows(range(12)))
     b = write_scored(tmp_path / "b.jsonl", odd + rows(range(3, 20)))
     table = compare_files(a, b)
-    assert table.attrs == {"only_first": 3, "only_second": 8, "unscored_first": 0, "unscored_second": 6}
+    assert table.attrs == {"only_first": 3, "only_second": 8, "unscored_first": 0, "unscored_second": 6,
+                           **dict.fromkeys(("foreign_first", "foreign_second", "models_first", "models_second"), 0)}
     assert table.n.tolist() == [9, 4] and (table.difference == 0).all()
     assert table.low.notna().tolist() == [True, False]
     out = call_command("compare", a, b)[1]
@@ -218,6 +219,20 @@ def test_left_out_prompts_and_rows_are_counted(tmp_path):
     mixed = write_scored(tmp_path / "c.jsonl", [("p0", {"v": 0.1}), ("p1", {"v": 0.1, "w": 0.2})])
     with pytest.raises(ScoringError, match=r"c.jsonl, line 2: value_vector names other values"):
         compare_files(mixed, a)
+
+
+def test_several_models_and_foreign_rows_are_told(tmp_path):
+    rows = [{"prompt": f"p{k}", "response": "r", "value_vector": {"v": k / 20}, "model": name} for k in range(8)
+            for name in ("a", "b")]
+    rows[3] |= {"problem": FOREIGN}
+    both, one = tmp_path / "both.jsonl", tmp_path / "one.jsonl"
+    both.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    one.write_text("".join(f"{json.dumps(row)}\n" for row in rows[::2]))
+    out = call_command("compare", both, one)[1]
+    assert "The first file holds 2 models" in out and "The second file" not in out
+    assert "1 rows of the first file do not look English" in out and "Left out" not in out
+    found = json.loads(call_command("compare", one, both, "--json")[1])
+    assert [found[f"{name}_{place}"] for name in ("models", "foreign") for place in ("first", "second")] == [1, 2, 0, 1]
 
 
 def test_prompts_of_other_shapes_are_prompts(tmp_path):

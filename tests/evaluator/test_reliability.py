@@ -174,6 +174,33 @@ def test_columns_are_found_or_named(tmp_path):
     assert read_scored(path, read_facets())[0].model.nunique() == 2
 
 
+def test_other_words_and_system_prompts_under_one_prompt_are_paraphrases(tmp_path):
+    """Else what the wording does is taken for chance."""
+    table = make_table()
+    scores = make_scores(table)
+    with_column = write_scored(tmp_path / "column.jsonl", table, scores)
+    wanted, *_ = read_scored(with_column, read_facets())
+    without, *_ = read_scored(write_scored(tmp_path / "words.jsonl", table.drop(columns="paraphrase"), scores),
+                              read_facets())
+    assert "paraphrase" not in without      # the same words: draws
+    lines = [json.loads(line) for line in with_column.read_text().splitlines()]
+    for row in lines:
+        row.pop("paraphrase")
+    by_words, by_system = tmp_path / "by_words.jsonl", tmp_path / "by_system.jsonl"
+    by_words.write_text("\n".join(map(json.dumps, lines)))
+    by_system.write_text("\n".join(json.dumps(row | {"system": row["prompt"][-1], "prompt": f"p{row['prompt_id']}"})
+                                   for row in lines))
+    of_both = write_scored(tmp_path / "both.jsonl", table, scores)
+    rows = [json.loads(line) for line in of_both.read_text().splitlines()]
+    of_both.write_text("\n".join(json.dumps(row | {"system_prompt": "Be brief." if k % 2 else None})
+                                 for k, row in enumerate(rows)))
+    for path in (by_words, by_system):
+        assert read_scored(path, read_facets())[0].paraphrase.tolist() == wanted.paraphrase.tolist()
+        assert "paraphrase" not in read_scored(path, read_facets("model,prompt,draw"))[0]
+    found = read_scored(of_both, read_facets())[0]
+    assert found.paraphrase.nunique() == 4 and (found.groupby(["prompt", "paraphrase"]).size() == 2).all()
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["fulcra", "reliability", *map(str, arguments)])
     with pytest.raises(SystemExit) as done:
