@@ -20,7 +20,7 @@ from fulcra_utils.dataset.texts import NO_ABBREVIATION, has_words, looks_english
 from fulcra_utils.evaluator.model import ASKED, ValueEvaluator
 from fulcra_utils.llm.asking import ask_lists
 from fulcra_utils.llm.endpoints import Endpoint
-from fulcra_utils.stats.resampling import share_interval
+from fulcra_utils.stats.resampling import mean_known, share_interval
 
 WORDS = yaml.safe_load((DATA / "discovery.yaml").read_text(encoding="utf-8"))
 JUDGES = re.compile("|".join(WORDS["perception"]), re.I)
@@ -77,7 +77,7 @@ def ask_perceptions(texts: Sequence[str], endpoint: Endpoint, subjects: Sequence
 
 def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endpoint, cache: str | None = None,
                budget: float | None = None) -> tuple[np.ndarray, list[str]]:
-    """Let a model judge perceptions: scores (P, D) of -1 or +1, nan where a value is not touched or not read.
+    """Let a model judge perceptions: scores (P, D) of -1 or +1, 0 where a value is not touched, nan where not read.
 
     Beside them what went wrong with each perception, "" where nothing did; a value that the answer leaves out counts.
     """
@@ -91,7 +91,7 @@ def ask_scores(perceptions: Sequence[str], values: Sequence[str], endpoint: Endp
         answers = {str(entry.get("value")).casefold(): entry.get("score") for entry in found or []
                    if isinstance(entry, dict)}
         for name in places.keys() & answers.keys():
-            scores[row, places[name]] = answers[name] if answers[name] in (-1, 1) else np.nan
+            scores[row, places[name]] = answers[name] if answers[name] in (-1, 0, 1) else np.nan
         lost = sum(answers.get(name) not in (-1, 0, 1) for name in places)
         problems.append(error or f"{lost} of {len(places)} values without an answer" * (lost > 0))
     return scores, problems
@@ -129,13 +129,12 @@ def read_texts(texts: Sequence[str], evaluator: ValueEvaluator, threshold: float
         cells = measure_texts(perceptions, evaluator, prompts)
         return perceptions, score_valence(cells, threshold), cells
     perceptions = ask_perceptions(texts, endpoint, subjects, cache)
-    known, valence = perceptions.perception.notna(), np.full((len(perceptions), len(evaluator.dimensions)), np.nan)
-    valence[known], problems = ask_scores(perceptions.perception[known].tolist(), evaluator.dimensions, endpoint, cache)
+    known, scores = perceptions.perception.notna(), np.full((len(perceptions), len(evaluator.dimensions)), np.nan)
+    scores[known], problems = ask_scores(perceptions.perception[known].tolist(), evaluator.dimensions, endpoint, cache)
     perceptions.loc[known, "problem"] = problems
-    cells = np.stack([valence == -1, np.isnan(valence), valence == 1], axis=2).astype(float)
-    cells[perceptions.problem.fillna("") != ""] = np.nan    # a judgement that failed is no "not touched"
-    cells[~known] = np.nan
-    return perceptions, valence, cells
+    cells = np.stack([scores == label for label in (-1, 0, 1)], axis=2).astype(float)
+    cells[np.isnan(scores)] = np.nan        # a judgement that failed is no "not touched"
+    return perceptions, np.where(scores == 0, np.nan, scores), cells
 
 
 def average_scores(scores: np.ndarray, keys: Sequence, min_scores: int = 1) -> pd.DataFrame:
@@ -162,7 +161,7 @@ def describe_perceptions(perceptions: pd.DataFrame, scores: np.ndarray, probabil
             **{f"perceptions with: {why}": int(n) for why, n in
                perceptions.problem[known & (perceptions.problem != "")].value_counts().items()},
             "share of cells with a score": float(np.isfinite(scores[known]).mean()) if known.any() else np.nan,
-            "touched in the mean": float((1 - probabilities[known, :, 1]).mean()) if known.any() else np.nan}
+            "touched in the mean": float(mean_known(1 - probabilities[known, :, 1]))}
     return pd.DataFrame({"what": rows.keys(), "number": rows.values()})
 
 

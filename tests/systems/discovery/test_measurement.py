@@ -104,7 +104,7 @@ def test_an_endpoint_judges_with_gaps():
     with serve(says) as server:
         scores, problems = measurement.ask_scores(["a", "b"], ["care", "thrift"],
                                                   Endpoint(model="m", base_url=server.url))
-    assert scores[0] == pytest.approx([1, np.nan], nan_ok=True) and np.isnan(scores[1]).all()
+    assert scores[0].tolist() == [1, 0] and np.isnan(scores[1]).all()
     assert problems == ["", "the answer is no JSON with scores"]
 
 
@@ -118,9 +118,11 @@ def test_texts_are_read_by_an_endpoint_from_end_to_end(evaluator):
         endpoint = Endpoint(model="m", base_url=server.url, backoff=0.01)
         found, valence, cells = measurement.read_texts(["Text", "Down"], evaluator, 0.5, endpoint=endpoint)
     assert valence[0, :2].tolist() == [1, -1] and np.isnan(valence[0, 2:]).all() and np.isnan(valence[2]).all()
-    assert cells[0, :3].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]] and np.isnan(cells[1:]).all()
+    assert cells[0, :3].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    assert cells[1, 0].tolist() == [0, 0, 1] and np.isnan(cells[1, 1:]).all() and np.isnan(cells[2]).all()
     assert found.problem.tolist() == ["", "9 of 10 values without an answer",
                                       "the answer is no JSON with perceptions"]
     told = measurement.describe_perceptions(found, valence, cells).set_index("what").number
+    assert told["touched in the mean"] == pytest.approx(3 / 11)     # of the cells that were answered
     assert told["perceptions with: 9 of 10 values without an answer"] == 1
     assert told["texts without: the answer is no JSON with perceptions"] == 1 and told["texts"] == 2
