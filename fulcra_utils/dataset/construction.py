@@ -240,7 +240,7 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
     scores = _stack(scored, theory)[0] if scored else dialogues.head(0)
     prompts = _stack_tables(pools, ["prompt", "safety_issues", "line"]).drop_duplicates("prompt")
     preferences = _stack_tables(pairs, ["prompt", "chosen", "rejected", "line"])
-    keep = ~dialogues.duplicated(["prompt", "response"])
+    keep = ~find_doubles(dialogues, dims)
     told["sources"]["duplicates_dropped"] = int((~keep).sum())
     clash = dialogues[~keep & find_clashes(dialogues, dims)]
     told["problems"] = pd.concat([told["problems"], clash[["source", "line"]].assign(
@@ -260,10 +260,18 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
         preferences=preferences[["prompt", "chosen", "rejected", "cluster", "split"]])
 
 
+def find_doubles(rows: pd.DataFrame, dimensions: Sequence[str]) -> pd.Series:
+    """Return which rows repeat a reply to a prompt; of those the first that has labels is none."""
+    labelled_first = rows[list(dimensions)].isna().all(axis=1).sort_values(kind="stable").index
+    return rows.loc[labelled_first].duplicated(["prompt", "response"])[rows.index]
+
+
 def find_clashes(rows: pd.DataFrame, dimensions: Sequence[str]) -> pd.Series:
-    """Return which rows hold a reply to a prompt that another row labels otherwise."""
-    groups = rows[list(dimensions)].fillna(np.inf).groupby([rows.prompt, rows.response])
-    return (groups.transform("max") != groups.transform("min")).any(axis=1)
+    """Return which rows hold a reply to a prompt that another row labels otherwise; one without labels does not."""
+    told = rows[list(dimensions)]
+    told = told.fillna(np.inf).where(told.notna().any(axis=1))
+    groups = told.groupby([rows.prompt, rows.response])
+    return (groups.transform("max") != groups.transform("min")).where(told.notna()).eq(True).any(axis=1)
 
 
 def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -170,11 +170,11 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
 
     With field names of one's own, those two. Left at their defaults: the first of `prompt`, `question`, `instruction`
-    (with `input` or `context`), `input`, and the first of `response`, `completion`, `output`, `answer`; each is text or
-    a list of messages. Else all turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or
-    ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). A text in `system` or
-    `system_prompt` stands before them. NUL characters and half characters are replaced; thoughts of the assistant are
-    left out. RowError names the field in one line.
+    (with `input` or `context`, behind the pairs in `history`), `input`, and the first of `response`, `completion`,
+    `output`, `answer`; each is text or a list of messages. Else all turns in `messages`, `conversations` or
+    `conversation` ([{"role", "content"}], or ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human:
+    …\\nBob: …"). A text in `system` or `system_prompt` stands before them. NUL characters and half characters are
+    replaced; thoughts of the assistant are left out. RowError names the field in one line.
 
     Examples
     --------
@@ -242,7 +242,7 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
         with suppress(ValueError):
             value = json.loads(value)
     elif isinstance(value, str):
-        return [(role, _join_input(row, name, value))]
+        return [*_read_history(row, name), (role, _join_input(row, name, value))]
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise RowError(name, "is neither text nor a list of messages", value)
     turns = []
@@ -255,6 +255,17 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
             raise RowError(name, f"has no usable role and content in message {number}", message)
         turns.append((speaker, text if isinstance(text, str) and said != "function_call" else ""))
     return turns
+
+
+def _read_history(row: dict, name: str) -> list[tuple[str, str]]:
+    """Return the turns before an instruction, pairs of question and answer (LLaMA-Factory)."""
+    before = row.get("history") if name == "instruction" else None
+    if not isinstance(before, list):
+        return []
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(
+            isinstance(text, str) for text in pair) for pair in before):
+        raise RowError("history", "is no list of pairs of question and answer", before)
+    return [turn for pair in before for turn in zip(("user", "assistant"), pair, strict=True)]
 
 
 def _join_input(row: dict, name: str, text: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from fulcra_utils.common.files import check_output, lock_output, write_folder
 from fulcra_utils.common.labels import scores_to_labels
 from fulcra_utils.dataset.benchmarks import read_more_labels
-from fulcra_utils.dataset.construction import find_clashes
+from fulcra_utils.dataset.construction import find_clashes, find_doubles
 from fulcra_utils.dataset.contrasts import is_akin, read_contrasts
 from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
 from fulcra_utils.dataset.splits import assign_splits, group_prompts
@@ -258,7 +258,7 @@ def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> 
         lines = ", ".join(map(str, table.line[clash].head(3)))
         raise FittingError(f"{source}: {clash.sum()} rows (first: lines {lines}) label a reply otherwise than another "
                            "row does: give each reply one row with all its labels")
-    table = table.drop_duplicates(["prompt", "response"])
+    table = table[~find_doubles(table, theory.dimensions)]
     codes, unique = pd.factorize(table.prompt)
     splits = assign_splits(table.prompt, group_prompts(unique)[codes], seed)
     # a prompt between two clusters stands in no split

@@ -436,7 +436,12 @@ class ValueEvaluator(PreTrainedModel):
         folder = Path(folder)
         config = read_config(folder)
         wanted = theory and load_theory(theory)
-        if wanted and tuple(config["dimensions"]) != wanted.dimensions:
+        if wanted and tuple(config["dimensions"]) == wanted.dimensions:
+            told = zip(wanted.dimensions, wanted.definitions, config["definitions"], strict=True)
+            if other := [name for name, now, then in told if now != then]:
+                warnings.warn(f"The evaluator in {folder} was taught other definitions of {', '.join(other)} than "
+                              f"{wanted.name} has now, and scores by those.", stacklevel=2)
+        elif wanted:
             raise EvaluatorError(f"The evaluator in {folder} scores the theory {config['theory_name']!r}, not "
                                  f"{wanted.name!r}; use evaluator.for_theory to score by definitions alone.")
         try:

@@ -15,6 +15,8 @@ from fulcra_utils.dataset.construction import (
     build_run_data,
     compare_vector_rules,
     count_claims,
+    find_clashes,
+    find_doubles,
     load_published_prevalence,
     locate_labels,
     locate_sample,
@@ -239,6 +241,13 @@ def test_claims_are_missing_without_their_file():
     trustworthy = table[table.index.str.startswith("dataset/trustworthy")]
     assert len(trustworthy) == 2 + 2 * 10 and trustworthy.ours.isna().all(), "the rule of another file is no answer"
     assert table.low.equals(table.ours.rename("low")) and table.high.equals(table.ours.rename("high"))
+
+
+def test_a_row_without_labels_beside_the_same_reply_is_no_clash():
+    rows = pd.DataFrame({"prompt": list("aabbc"), "response": ["r"] * 5, "x": [np.nan, 1, 1, -1, np.nan],
+                         "y": [np.nan, np.nan, 0, 0, np.nan]})
+    assert find_clashes(rows, ["x", "y"]).tolist() == [False, False, True, True, False]
+    assert find_doubles(rows, ["x", "y"]).tolist() == [True, False, False, True, False]     # labels are kept
 
 
 def test_a_reply_that_is_labelled_twice_otherwise_is_told(toy, tmp_path):

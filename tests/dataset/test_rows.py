@@ -8,7 +8,7 @@ import pytest
 from row_files import TEN, row, write
 
 from fulcra_utils.dataset.labelled import read_dataset, read_scored
-from fulcra_utils.dataset.rows import iter_rows, list_pairs, read_dialogue
+from fulcra_utils.dataset.rows import RowError, iter_rows, list_pairs, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
 
 BAD = [
@@ -183,6 +183,9 @@ def test_a_file_of_parquet_gives_the_same_pairs(tmp_path):
 
 @pytest.mark.parametrize(("row", "prompt"), [
     ({"instruction": "Sum up.", "context": "Ann left.", "response": "Gone."}, "Sum up.\n\nAnn left."),
+    ({"instruction": "And then?", "input": "", "output": "Home.", "history": [["Where was she?", "At work."]]},
+     "[user] Where was she?\n[assistant] At work.\n[user] And then?"),
+    ({"instruction": "And then?", "output": "Home.", "history": []}, "And then?"),
     ({"system_prompt": "Be kind.", "question": "Hi", "response": "Hello."}, "[system] Be kind.\n[user] Hi"),
     ({"system": "Be kind.", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]},
      "[system] Be kind.\n[user] Hi"),
@@ -191,3 +194,8 @@ def test_a_file_of_parquet_gives_the_same_pairs(tmp_path):
      "[system] Be brief.\n[user] Hi")])
 def test_what_stands_beside_a_prompt_is_part_of_it(row, prompt):
     assert read_dialogue(row).prompt == prompt
+
+
+def test_a_history_of_another_form_is_named():
+    with pytest.raises(RowError, match="history"):
+        read_dialogue({"instruction": "And then?", "output": "Home.", "history": [["Where was she?"]]})

@@ -300,6 +300,13 @@ def test_definitions_that_say_nothing_are_weak_and_equal_ones_told(evaluator):
     assert evaluator.for_theory(replace(mine, dimensions=("d", "e"), definitions=mine.definitions[2:])).untaught == ()
 
 
+def test_definitions_reworded_since_the_training_are_told(folder):
+    now = load_theory("schwartz10")
+    reworded = replace(now, definitions=("Being free.", *now.definitions[1:]))
+    with pytest.warns(UserWarning, match=f"other definitions of {now.dimensions[0]} than"):
+        assert ValueEvaluator.from_pretrained(folder, theory=reworded).config.definitions == list(now.definitions)
+
+
 def test_evaluator_of_another_theory_is_refused(folder):
     with pytest.raises(EvaluatorError, match="scores the theory 'schwartz10', not 'moral_foundations'"):
         ValueEvaluator.from_pretrained(folder, theory=load_theory("moral_foundations"))
