@@ -456,7 +456,8 @@ def claim_models(means: Finding, reported: pd.DataFrame, kind: str) -> pd.DataFr
 def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     """Compare every two models on the prompts that both answered, value by value, with and without the controls.
 
-    Columns: first, second, value, n, difference, low, high, p, p_adjusted (Holm over the table), effect (d_z), adjusted
+    Several replies of a model to one prompt are averaged, and answer it where none of them refuses. Columns: first,
+    second, value, n, difference, low, high, p, p_adjusted (Holm over the table), effect (d_z), adjusted
     with its ends (refusal and length alike), from_controls (the part that refusal + length account for), n_both_answer,
     both_answer with its ends (neither reply is a refusal). `with_mixed` also fits mixed models with the prompt as
     random effect (seconds a value) into `extra["mixed"]`: value, model (against the first), controls, effect, low,
@@ -488,16 +489,20 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
 
 def _compare_two(replies: Replies, first: str, second: str) -> pd.DataFrame | None:
     """Return the paired table of two models, or None with fewer than 20 shared prompts."""
-    table = replies.table[["model", "prompt"]].reset_index(names="row").drop_duplicates(["model", "prompt"])
-    shared = table[table.model == first].merge(table[table.model == second], on="prompt")
+    told, keys = replies.table, [replies.table.model, replies.table.prompt]
+    shared = told.prompt[told.model == first].drop_duplicates()
+    shared = shared[shared.isin(told.prompt[told.model == second])]
     if len(shared) < MIN_ROWS:
         return None
-    i, j = shared.row_x.to_numpy(), shared.row_y.to_numpy()
-    x, controls, clusters = replies.vectors, replies.controls, replies.clusters[i]
-    both = ~replies.refusals[i] & ~replies.refusals[j]
-    raw = comparison.compare_paired(x[i], x[j], clusters=clusters)
-    adjusted = comparison.adjust_difference(x[i] - x[j], controls[i] - controls[j], clusters)
-    answered = comparison.compare_paired(x[i][both], x[j][both], clusters=clusters[both])
+    clusters = pd.Series(replies.clusters).groupby(told.prompt.to_numpy()).first()[shared].to_numpy()
+    (x, y), (controls, others), (refused, too) = (
+        [means.loc[model].loc[shared].to_numpy() for model in (first, second)]
+        for means in (pd.DataFrame(part, told.index).groupby(keys).mean() for part in (
+            replies.vectors, replies.controls, replies.refusals.astype(float))))
+    both = (refused + too)[:, 0] == 0
+    raw = comparison.compare_paired(x, y, clusters=clusters)
+    adjusted = comparison.adjust_difference(x - y, controls - others, clusters)
+    answered = comparison.compare_paired(x[both], y[both], clusters=clusters[both])
     ends = {"": "difference", "_low": "low", "_high": "high"}
     return pd.DataFrame({
         "first": first, "second": second, "value": replies.theory.dimensions,

@@ -22,6 +22,7 @@ from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.theory.theory import Theory, load_theory
 
 SAMPLES = DATA / "sample"
+TEXT = ("prompt", "response")
 REPLY = ("row_id", "prompt", "response", "query_source", "response_source", "safety_issues", "reward")
 PLACE = ("source", "line", "cluster", "split", "half", "is_refusal")
 LEADING = (*REPLY, *PLACE)
@@ -240,9 +241,13 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
     scores = _stack(scored, theory)[0] if scored else dialogues.head(0)
     prompts = _stack_tables(pools, ["prompt", "safety_issues", "line"]).drop_duplicates("prompt")
     preferences = _stack_tables(pairs, ["prompt", "chosen", "rejected", "line"])
-    keep = ~find_doubles(dialogues, dims)
+    reply = [*TEXT, "response_source"]      # two models may say the same
+    keep = ~find_doubles(dialogues, dims, reply)
     told["sources"]["duplicates_dropped"] = int((~keep).sum())
-    clash = dialogues[~keep & find_clashes(dialogues, dims)]
+    for name, n in dialogues.source[~keep].value_counts().items():
+        had = told["sources"]["had"][name]
+        had |= {"kept": had["kept"] - int(n), "remark": f"{n:,} rows repeat a reply of the same model"}
+    clash = dialogues[~keep & find_clashes(dialogues, dims, reply)]
     told["problems"] = pd.concat([told["problems"], clash[["source", "line"]].assign(
         field="prompt, response", text="", reason="the reply stands above with other labels: row dropped")],
         ignore_index=True)
@@ -260,17 +265,17 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
         preferences=preferences[["prompt", "chosen", "rejected", "cluster", "split"]])
 
 
-def find_doubles(rows: pd.DataFrame, dimensions: Sequence[str]) -> pd.Series:
-    """Return which rows repeat a reply to a prompt; of those the first that has labels is none."""
+def find_doubles(rows: pd.DataFrame, dimensions: Sequence[str], reply: Sequence[str] = TEXT) -> pd.Series:
+    """Return which rows repeat a reply, known by these columns; of those the first that has labels is none."""
     labelled_first = rows[list(dimensions)].isna().all(axis=1).sort_values(kind="stable").index
-    return rows.loc[labelled_first].duplicated(["prompt", "response"])[rows.index]
+    return rows.loc[labelled_first].duplicated(list(reply))[rows.index]
 
 
-def find_clashes(rows: pd.DataFrame, dimensions: Sequence[str]) -> pd.Series:
-    """Return which rows hold a reply to a prompt that another row labels otherwise; one without labels does not."""
+def find_clashes(rows: pd.DataFrame, dimensions: Sequence[str], reply: Sequence[str] = TEXT) -> pd.Series:
+    """Return which rows hold a reply that another row labels otherwise; one without labels does not."""
     told = rows[list(dimensions)]
     told = told.fillna(np.inf).where(told.notna().any(axis=1))
-    groups = told.groupby([rows.prompt, rows.response])
+    groups = told.groupby([rows[name] for name in reply])
     return (groups.transform("max") != groups.transform("min")).where(told.notna()).eq(True).any(axis=1)
 
 
@@ -288,6 +293,8 @@ def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFr
         table = data.table.assign(
             prompt=data.table.prompt.astype(str), source=name, row_id=[f"{name}:{id_}" for id_ in ids],
             response_source=data.table.response_source.fillna(model))
+        shared = table.groupby("row_id").response_source.transform("nunique") > 1   # by several models
+        table["row_id"] = table.row_id.where(~shared, table.row_id + ":" + table.response_source)
         tables.append(pd.concat([table, pd.DataFrame(data.vectors, columns=theory.dimensions)], axis=1))
         items.append(pd.concat([table[["row_id"]], pd.DataFrame(data.item_labels, columns=theory.items)], axis=1))
     return pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True)

@@ -186,7 +186,7 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     fields = _find_fields(row, prompt_field, response_field)
     turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
              for turn in _read_turns(row, name, role)]
-    system = next((row[name] for name in SYSTEMS if isinstance(row.get(name), str) and has_words(row[name])), None)
+    system = find_system(row)
     if system and turns and turns[0][0] != "system":
         turns = [("system", system), *turns]
     thought = bool(turns and has_words(turns[-1][1]))
@@ -211,6 +211,11 @@ TOOLS = ("tool", "function")
 ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
     "human": "user", "function_response": "tool", "observation": "tool", "ipython": "tool",
     **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "ai", "function_call"), "assistant")}
+
+
+def find_system(row: dict[str, Any]) -> str:
+    """Return the system message that stands beside a row's prompt, "" where there is none."""
+    return next((row[name] for name in SYSTEMS if isinstance(row.get(name), str) and has_words(row[name])), "")
 
 
 def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) -> tuple[str, ...]:

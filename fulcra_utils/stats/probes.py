@@ -25,7 +25,9 @@ def assign_folds(clusters: np.ndarray, n_folds: int = 5, seed: int = 0) -> np.nd
 def permute_clusters(clusters: np.ndarray, n_permutations: int, seed: int = 0) -> np.ndarray:
     """Shuffle whole clusters among clusters of the same size: row indices (n_permutations, N).
 
-    Row n gets what row `indices[p, n]` had; the rows of one prompt stay together, in mixed order.
+    Row n gets what row `indices[p, n]` had; the rows of one prompt stay together, in mixed order. Clusters whose size
+    occurs once are shuffled among each other, and a single one gets any cluster's: as many rows as it has are drawn,
+    with replacement where the other has fewer.
     """
     codes, rng = code_clusters(clusters)[0], np.random.default_rng(seed)
     order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
@@ -34,6 +36,11 @@ def permute_clusters(clusters: np.ndarray, n_permutations: int, seed: int = 0) -
         blocks = order[sizes[codes[order]] == size].reshape(-1, size)
         for p in range(n_permutations):
             moved[p, blocks] = rng.permuted(rng.permutation(blocks), axis=1)
+    rows, alone = np.split(order, np.cumsum(sizes)[:-1]), np.flatnonzero(np.bincount(sizes)[sizes] == 1)
+    for p in range(n_permutations if len(sizes) > 1 else 0):
+        others = rng.permutation(alone) if len(alone) > 1 else rng.integers(len(sizes), size=len(alone))
+        for mine, other in zip(alone, others, strict=True):
+            moved[p, rows[mine]] = rng.choice(rows[other], sizes[mine], replace=sizes[mine] > sizes[other])
     return moved
 
 

@@ -58,6 +58,21 @@ def test_everything_runs_under_every_theory(replies):
         assert finding.is_left_out or "n = " in finding.caption or "pairs" in finding.caption
 
 
+def test_all_draws_of_a_prompt_count_in_the_comparison_of_models(toy):
+    """Not the first alone, which would make the result hang on the order of the file."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame([(f"p{p}", model, draw) for p in range(25) for model in "ab" for draw in range(4)],
+                        columns=["prompt", "response_source", "draw"])
+    rows = rows.assign(row_id=rows.index.astype(str), response="so it is", reward=0.0, safety_issues=None,
+                       is_refusal=rows.draw == 3, **dict.fromkeys(toy.dimensions, 0.0))
+    is_for_it = (rows.response_source == "a") & (rows.draw > 0)
+    rows[toy.dimensions[0]] = is_for_it * 0.8 + 0.01 * rng.normal(size=len(rows))
+    found = [analysis.compare_models(make_replies(part, toy, "scored"), with_mixed=False).table.iloc[0]
+             for part in (rows, rows[::-1])]
+    for row in found:
+        assert abs(row.difference) == pytest.approx(0.6, abs=0.01) and row.n == 25 and row.n_both_answer == 0
+
+
 def test_without_labels_everything_is_left_out(nothing):
     for finding in run_all(nothing, make_items(nothing)):
         assert finding.is_left_out

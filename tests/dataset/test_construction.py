@@ -84,7 +84,8 @@ def test_public_files_become_tables(small_world):
 
 def test_rows_read_are_rows_kept_and_set_aside(small_world):
     table = summarise_sources(build_run_data(load_theory("schwartz10"), small_world)).set_index("source")
-    assert table.loc["second", ["read", "kept"]].tolist() == [16, 15]
+    assert table.loc["second", ["read", "kept"]].tolist() == [16, 10]
+    assert table.loc["second", "remark"] == "5 rows repeat a reply of the same model"
     assert table.loc["gone", "remark"] == "missing: network not reachable"
 
 
@@ -248,6 +249,18 @@ def test_a_row_without_labels_beside_the_same_reply_is_no_clash():
                          "y": [np.nan, np.nan, 0, 0, np.nan]})
     assert find_clashes(rows, ["x", "y"]).tolist() == [False, False, True, True, False]
     assert find_doubles(rows, ["x", "y"]).tolist() == [True, False, False, True, False]     # labels are kept
+
+
+def test_two_models_that_say_the_same_are_two_rows(toy, tmp_path):
+    """Else all stock refusals would be the first model's."""
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    theory = load_theory(tmp_path / "mine.yaml")
+    theory.labels_path.write_text("\n".join(json.dumps(
+        {"prompt": prompt, "response": "No.", "response_source": model, "value_types": [f"{toy.dimensions[0]}: +1"]})
+        for prompt in ("Why?", "How?") for model in ("a", "b", "b")))
+    data = build_run_data(theory)
+    assert data.dialogues.response_source.value_counts().to_dict() == {"a": 2, "b": 2}
+    assert data.dialogues.row_id.is_unique and data.sources["duplicates_dropped"] == 2
 
 
 def test_a_reply_that_is_labelled_twice_otherwise_is_told(toy, tmp_path):

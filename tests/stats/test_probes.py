@@ -101,12 +101,23 @@ def test_folds_and_permutations_keep_prompts_together():
     folds = probes.assign_folds(clusters, 3)
     assert all(len(set(folds[clusters == c])) == 1 for c in range(5))
     for moved in probes.permute_clusters(clusters, 20):
-        assert sorted(moved) == list(range(10))
-        for c in (0, 1, 2):
-            assert len(set(clusters[moved[clusters == c]])) == 1
-        assert moved[6] == 6
+        assert sorted(moved[:6]) == list(range(6))
+        assert all(len(set(clusters[moved[clusters == c]])) == 1 for c in range(5))
+        assert len(set(moved[7:])) == 3 or set(moved[7:]) == {6}      # three rows from the prompt that has one
+    assert len({tuple(moved[6:]) for moved in probes.permute_clusters(clusters, 20)}) > 1
+    assert probes.permute_clusters([0, 0], 3).tolist()[0] in ([0, 1], [1, 0])       # nothing to exchange it with
     with pytest.raises(ValueError, match="cannot be dealt"):
         probes.assign_folds([1, 1], 2)
+
+
+def test_prompts_of_unequal_size_have_a_null_too():
+    """Exchanged only with prompts of their own size none would move, and perfect features look like chance."""
+    clusters = np.repeat(np.arange(24), np.arange(3, 27))
+    labels = np.arange(24)[clusters] % 2
+    found = probes.probe_category(labels[:, None].astype(float), labels, clusters, n_permutations=99)
+    assert found["accuracy"] == pytest.approx(1) and found["null"] < 0.8 and found["p"] < 0.05
+    assert probes.probe_number(labels[:, None].astype(float), labels + 0.1 * np.sin(np.arange(len(labels))), clusters,
+                               n_permutations=99)["p"] < 0.05
 
 
 def test_pairs_by_hand():

@@ -21,7 +21,15 @@ from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.stats.resampling import take_interval
 from fulcra_utils.systems.compass.countries import Countries, compare_regions
-from fulcra_utils.systems.compass.scores import Board, draw_means, make_board, place_values, rank_models, score_cells
+from fulcra_utils.systems.compass.scores import (
+    MIN_PROMPTS,
+    Board,
+    draw_means,
+    make_board,
+    place_values,
+    rank_models,
+    score_cells,
+)
 from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -98,8 +106,12 @@ def read_models(folder: str | Path, theory: Theory | str) -> tuple[pd.DataFrame,
             continue
         if data.n_set_aside:
             problems.append(f"{path.name}: {data.n_set_aside} of {data.n_read} rows have no readable prompt or reply.")
-        table = data.table[["prompt", "response"]].astype(object).assign(model=name)
-        tables[name.casefold()] = table.assign(**dict(zip(theory.dimensions, data.vectors.T, strict=True)))
+        table = data.table[["prompt", "response"]].astype(object).assign(
+            model=name, **dict(zip(theory.dimensions, data.vectors.T, strict=True)))
+        if (sources := data.table.response_source.dropna()).nunique() > 1:
+            table["model"] = f"{name}: " + data.table.response_source.astype(object).fillna("without a name")
+            problems.append(f"{path.name} holds replies of {sources.nunique()} models; each stands for itself.")
+        tables[name.casefold()] = table
     return pd.concat(tables.values(), ignore_index=True), problems
 
 
@@ -111,7 +123,7 @@ def _group_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str
                  for model in added["model"][taken].unique()]
     clusters = replies.drop_duplicates("prompt").set_index("prompt")["cluster"]
     added = added.loc[~taken, ["model", "prompt", "response"]].reset_index(drop=True)
-    fresh = pd.Series(-1 - np.arange(len(added)))   # a prompt of its own is its own cluster
+    fresh = min(0, replies["cluster"].min()) - 1 - pd.Series(pd.factorize(added["prompt"])[0])   # clusters of their own
     added["cluster"] = added["prompt"].map(clusters).fillna(fresh).astype(int)
     is_shared = added["prompt"].isin(clusters.index)
     n_shared = added[is_shared].groupby("model")["prompt"].nunique()
@@ -169,7 +181,7 @@ def describe_ranking(table: pd.DataFrame) -> str:
         return "No model has a score on every value that has weight, so there is no ranking."
     first = known.iloc[0]
     if known.rank_low.isna().all():
-        return f"First: **{first.model}**; how sure that is cannot be told, as one prompt has no interval."
+        return f"First: **{first.model}**; how sure that is cannot be told from fewer than {MIN_PROMPTS} prompts."
     rivals = known.model[(known.model != first.model) & ~(known.rank_low > 1)]
     span = "" if np.isnan(first.rank_high) else f", rank {first.rank_low:.0f} to {first.rank_high:.0f}"
     return f"First: **{first.model}**{span}. Models that may also be first: {', '.join(rivals) or 'none'}."

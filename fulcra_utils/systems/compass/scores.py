@@ -16,6 +16,8 @@ from scipy import stats as sps
 from fulcra_utils.stats.resampling import bootstrap_means, mean_known, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
+MIN_PROMPTS = 5     # clusters of them: below, the percentiles of a bootstrap cover far less than they say
+
 
 class CompassError(ValueError):
     """Scores, weights or a file of replies cannot be used; the message is one sentence with the place."""
@@ -28,7 +30,7 @@ class ModelScores:
     `values` (M, P, D), nan = no reply or not scored; `clusters` (P,), prompts with one number are near-duplicates and
     resampled together; `same_prompts`, whether every model answered every prompt; `notes`, what a reader must know.
 
-    >>> ModelScores(("a",), ("x", "y"), ("care",), np.array([[[1.0], [0.0]]]), np.arange(2)).means.tolist()
+    >>> ModelScores(("a",), tuple("vwxyz"), ("care",), np.array([[[1.0], [0.0]]]), np.arange(2)).means.tolist()
     [[0.5]]
     """
 
@@ -133,14 +135,17 @@ def make_board(name: str, theory: Theory, replies: pd.DataFrame, scored_by: str,
 def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np.ndarray:
     """Draw the mean scores again over prompts, the same prompts for every model: (B, M, D).
 
-    nan where a draw holds no score, and everywhere with fewer than two clusters of prompts. Source: cluster bootstrap,
+    nan where a draw holds no score, and everywhere with fewer than `MIN_PROMPTS` clusters of prompts: percentiles of so
+    few are far too narrow. Source: cluster bootstrap,
     Davison & Hinkley (1997), section 3.8; one matrix product for all models.
 
-    >>> scores = ModelScores(("a",), ("x", "y"), ("care",), np.ones((1, 2, 1)), np.arange(2))
+    >>> scores = ModelScores(("a",), ("x", "y"), ("care",), np.ones((1, 5, 1)), np.arange(5))
     >>> draw_means(scores, n_draws=3).ravel()
     array([1., 1., 1.])
     """
     n_models, n_prompts, n_dims = scores.values.shape
+    if len(np.unique(scores.clusters)) < MIN_PROMPTS:
+        return np.full((n_draws, n_models, n_dims), np.nan)
     flat = scores.values.transpose(1, 0, 2).reshape(n_prompts, -1)
     return bootstrap_means(flat, scores.clusters, n_draws, seed).reshape(n_draws, n_models, n_dims)
 
@@ -152,10 +157,10 @@ def rank_models(scores: ModelScores, weights: np.ndarray | None = None,
     `scores` come from `stack_scores`, `weights` (D,) sum to 1 (None weighs all values alike), `draws` (B, M, D) come
     from `draw_means` (None draws here). Columns: model, score, low, high, rank (1 = highest, ties share the smallest),
     rank_low, rank_high, n_prompts; all nan for a model that lacks a dimension with weight, the intervals nan with fewer
-    than two clusters of prompts. Source: Value Compass (arXiv 2501.07071) for the aggregate; the intervals are ours.
+    than `MIN_PROMPTS` clusters of prompts. Source: Value Compass (arXiv 2501.07071) for the aggregate; intervals ours.
 
-    >>> values = np.array([[[1.0], [0.0]], [[0.5], [-0.5]]])
-    >>> scores = ModelScores(("a", "b"), ("x", "y"), ("care",), values, np.arange(2))
+    >>> values = np.array([[[1.0], [0.0], [0.5], [1.0], [0.0]], [[0.5], [-0.5], [0.0], [0.5], [-0.5]]])
+    >>> scores = ModelScores(("a", "b"), tuple("vwxyz"), ("care",), values, np.arange(5))
     >>> rank_models(scores)[["model", "score", "rank_low", "rank_high"]]
       model  score  rank_low  rank_high
     0     a    0.5       1.0        1.0

@@ -60,8 +60,8 @@ def ask_perceptions(texts: Sequence[str], endpoint: Endpoint, subjects: Sequence
                     cache: str | None = None, budget: float | None = None) -> pd.DataFrame:
     """Let a model behind an endpoint parse texts, as `split_perceptions` does by rule.
 
-    A text whose answer cannot be read, or that got none, has one row with its problem; "none found" is the model's own
-    empty list.
+    A text whose answer cannot be read, or that got none, has one row with its problem; where an answer is usable in
+    part, each of its rows has it. "None found" is the model's own empty list.
     """
     whose = list(subjects) if subjects is not None else [""] * len(texts)
     rows = []
@@ -70,7 +70,7 @@ def ask_perceptions(texts: Sequence[str], endpoint: Endpoint, subjects: Sequence
              for text, name in zip(texts, whose, strict=True)], {"type": "string"}, "perceptions", endpoint, cache,
             budget)):
         found = [said.strip() for said in told or [] if isinstance(said, str) and has_words(said)]
-        why = "" if found else error or "none found"
+        why = error or ("" if found else "none found")
         rows += [(number, whose[number], said, why) for said in found or [None]]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -131,7 +131,8 @@ def read_texts(texts: Sequence[str], evaluator: ValueEvaluator, threshold: float
     perceptions = ask_perceptions(texts, endpoint, subjects, cache)
     known, scores = perceptions.perception.notna(), np.full((len(perceptions), len(evaluator.dimensions)), np.nan)
     scores[known], problems = ask_scores(perceptions.perception[known].tolist(), evaluator.dimensions, endpoint, cache)
-    perceptions.loc[known, "problem"] = problems
+    before = perceptions.problem[known]
+    perceptions.loc[known, "problem"] = ["; ".join(filter(None, pair)) for pair in zip(before, problems, strict=True)]
     cells = np.stack([scores == label for label in (-1, 0, 1)], axis=2).astype(float)
     cells[np.isnan(scores)] = np.nan        # a judgement that failed is no "not touched"
     return perceptions, np.where(scores == 0, np.nan, scores), cells

@@ -174,7 +174,7 @@ def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathL
     """Return the language models that can play by name, and one line for each that cannot.
 
     `endpoints` are model names behind OPENAI_BASE_URL, `local` folders or hub names; a local model is named by its
-    folder.
+    folder, and by its whole path where another of that name plays.
     """
     players, left_out = {}, []
     wanted = [(str(name), name, endpoint_player) for name in endpoints]
@@ -182,7 +182,7 @@ def gather_players(endpoints: Sequence[str] = (), local: Sequence[str | os.PathL
                for folder in local]
     for title, name, open_player in wanted:
         try:
-            players[title] = open_player(name)
+            players[f"local model {name}" if title in players else title] = open_player(name)
         except (OSError, ValueError, TemplateError) as error:
             left_out.append(f"{name}: {str(error).splitlines()[0].removeprefix(f'{name}: ')}")
     return players, left_out

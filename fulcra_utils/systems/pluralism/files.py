@@ -94,8 +94,9 @@ def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: i
                 yield dict.fromkeys(SCHEMA.names) | {"problem": str(fault)}
                 continue
             found = next(told) if named is None else describe_situation(pair[0], named, weigher)
-            yield found | ({"problem": FOREIGN} if not all(map(looks_english, filter(None, pair))) else
-                           {"problem": LONG} if weigher.is_cut(*pair) else {})
+            marks = [str(fault)] * bool(fault) + (
+                [FOREIGN] if not all(map(looks_english, filter(None, pair))) else [LONG] * weigher.is_cut(*pair))
+            yield found | ({"problem": "; ".join(marks)} if marks else {})
 
 
 def _list_rows(table: pd.DataFrame) -> list[dict]:

@@ -14,6 +14,7 @@ from fulcra_utils.systems.compass.boards import (
     describe_ranking,
     least_without,
     rank_by_presets,
+    read_models,
 )
 from fulcra_utils.systems.compass.countries import load_countries
 from fulcra_utils.systems.compass.page import publish_page
@@ -56,7 +57,7 @@ def test_leading_and_trailing_values_are_named():
 
 
 def test_the_worst_model_counts_for_saturation():
-    made = board({"a": [(-1, 0, 0), (1, 0, 0)], "b": [(1, 0, 0), (1, 0, 0)]}, "valuelex")
+    made = board({"a": [(-1, 0, 0), (1, 0, 0)] * 3, "b": [(1, 0, 0), (1, 0, 0)] * 3}, "valuelex")
     share, low, high = least_without(made, "competence")
     assert share == 0.5 and 0 <= low <= share <= high <= 1
 
@@ -119,6 +120,24 @@ def test_a_model_with_other_prompts_spoils_no_board(tmp_path):
     assert boards["evaluator"].models == ("large", "larger", "SmolLM2") and boards["evaluator"].same_prompts
     assert boards["evaluator, other prompts"].models == ("large", "larger", "stranger")
     assert left_out == ["large: a model of this name stands already among the run's; rename the file."]
+
+
+def test_draws_of_an_added_models_own_prompt_are_one_cluster(tmp_path):
+    drop(tmp_path, "stranger", [f"own {k}" for k in range(6)] * 20)
+    boards, _ = collect(tmp_path, 50)
+    scores, = boards.values()
+    is_own = np.array([prompt.startswith("own ") for prompt in scores.prompts])
+    assert is_own.any() and len(np.unique(scores.clusters[is_own])) == 6
+    assert set(scores.clusters[is_own]).isdisjoint(scores.clusters[~is_own])
+
+
+def test_several_models_in_one_file_stand_each_for_itself(tmp_path):
+    rows = pd.DataFrame({"prompt": ["p", "p", "q"], "response": list("abc"), "response_source": ["gpt", "llama", None]})
+    rows.to_parquet(tmp_path / "both.parquet")
+    drop(tmp_path, "one", ["p"])
+    table, problems = read_models(tmp_path, "valuelex")
+    assert table.model.tolist() == ["both: gpt", "both: llama", "both: without a name", "one"]
+    assert problems == ["both.parquet holds replies of 2 models; each stands for itself."]
 
 
 def test_without_added_models_the_boards_hold_the_runs(tmp_path):

@@ -52,7 +52,7 @@ def test_maps_keep_plane_distances_and_survive_few_models():
 
 def test_a_model_that_ranks_as_one_region_is_nearer_to_it():
     countries = load_countries()
-    made = board({"m": np.repeat(-countries.ranks[:1], 2, axis=0)}, "schwartz10")
+    made = board({"m": np.repeat(-countries.ranks[:1], 5, axis=0)}, "schwartz10")
     assert [round(number, 2) for number in compare_regions(made, countries)] == [0.44] * 3
     assert compare_regions(board(TWO), countries) is None
 

@@ -108,6 +108,12 @@ def test_an_endpoint_judges_with_gaps():
     assert problems == ["", "the answer is no JSON with scores"]
 
 
+def test_perceptions_that_were_read_in_part_say_so(monkeypatch):
+    monkeypatch.setattr(measurement, "ask_lists", lambda *_: [(["I am kind."], "1 of 2 perceptions has another form")])
+    found = measurement.ask_perceptions(["Text"], None)
+    assert found[["perception", "problem"]].values.tolist() == [["I am kind.", "1 of 2 perceptions has another form"]]
+
+
 def test_texts_are_read_by_an_endpoint_from_end_to_end(evaluator):
     values = evaluator.dimensions
     full = [{"value": name, "score": (k == 0) - (k == 1)} for k, name in enumerate(values)]

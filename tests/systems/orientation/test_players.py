@@ -103,6 +103,8 @@ def test_a_local_model_plays_every_pass_by_the_probabilities_of_its_letters(tmp_
     folders = [make_random_model(tmp_path / "random"), tmp_path / "none"]
     players, left_out = gather_players(local=folders)
     assert list(players) == ["local model random"] and len(left_out) == 1
+    twins = [make_random_model(tmp_path / name / "start", seed) for seed, name in enumerate("ab")]
+    assert list(gather_players(local=twins)[0]) == ["local model start", f"local model {twins[1]}"]
     table = run_players(players, 2, seed=1)
     assert table.choice.notna().all() and set(json.loads(table.reply[0])[LETTERS_TOLD]) == set("ABCDEFGHI")
     own = summarise_protocol(table)

@@ -84,6 +84,14 @@ def test_an_endpoint_names_candidates_and_says_why(weigher, tmp_path, monkeypatc
     assert faults == ["line 3: the answer is no JSON with candidates"] and third["problem"] in faults[0]
 
 
+def test_a_situation_whose_candidates_were_read_in_part_says_so(weigher, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"situation": "Baking bread"}')
+    files.weigh_file(lambda: weigher, tmp_path / "in.jsonl", tmp_path / "out.jsonl",
+                     ask=lambda _: [({"Craft": None}, "2 of 3 candidates have another form")])
+    row, = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert row["values"] is not None and row["problem"] == "2 of 3 candidates have another form"
+
+
 def test_a_file_is_asked_about_at_once_so_that_one_budget_holds(weigher, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "SHARD", 2)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"situation": f"Baking bread {k}"}) + "\n" for k in range(5)))
