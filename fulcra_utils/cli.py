@@ -453,11 +453,12 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
 
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
     limit cut off is kept and has `cut_off: true`. Rows of one prompt share a reply, unless a field `draw` (1, 2, …)
-    tells them apart; what a row says of another reply (scores, labels, `model`) gets "input_" before its name. Exit 1
-    when some rows have no reply; their `problem` says why.
+    tells them apart; a row's own system message is sent. What a row says of another reply (scores, labels, `model`)
+    gets "input_" before its name. Exit 1 when some rows have no reply; their `problem` says why.
     """
     from fulcra_utils.annotation.labelling import ROWS, write_rows
     from fulcra_utils.common.files import check_outputs, lock_output
+    from fulcra_utils.dataset.rows import find_system
     from fulcra_utils.llm.endpoints import AnswerCache
     from fulcra_utils.llm.replies import load_writers, plan_replies, read_reply_prompts, write_reply_rows
     cache = cache or f"{input}.cache"
@@ -465,7 +466,8 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
     if dry_run:
         rows, prompts, bad = read_reply_prompts(input, prompt_field)
         store = AnswerCache(cache if Path(cache).exists() else None)
-        plan = plan_replies(prompts, load_writers(writers), store, system, draws=[row.get("draw") for row in rows])
+        plan = plan_replies(prompts, load_writers(writers), store, [find_system(row) or system for row in rows],
+                            draws=[row.get("draw") for row in rows])
         typer.echo(plan.to_string(index=False))
         problems = (row["problem"] for row in bad[:10])
         typer.echo("\n  ".join([f"{len(prompts)} prompts, {len(bad)} rows without one", *problems]))

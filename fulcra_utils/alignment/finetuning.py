@@ -13,6 +13,7 @@ import copy
 import gc
 import json
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -266,6 +267,8 @@ def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Seq
     config = copy.deepcopy(model.config)
     config.mlp_bias = True
     steered = type(model)(config)
+    if lost := [name for name in steered.state_dict().keys() - model.state_dict().keys() if not name.endswith(".bias")]:
+        raise PolicyError(f"steering needs a plain model; this one has no weights {min(lost)!r}.")
     for name, value in steered.state_dict().items():
         value.copy_(model.state_dict().get(name, torch.zeros_like(value)))
     steered.model.layers[layer - 1].mlp.down_proj.bias.add_(strength * (means["chosen"] - means["rejected"]))
@@ -304,7 +307,8 @@ def draw_replies(policy: Aligned | str | Path, start: str | Path, prompts: Seque
     policy = policy if isinstance(policy, Aligned) else Aligned(
         Path(policy), AlignSettings(temperature=temperature), pd.DataFrame(), chat_template=chat_template)
     tokenizer, temperature = load_tokenizer(policy.folder, chat_template), policy.settings.temperature
-    n, chooser = policy.n_drawn, _identify(policy.reward)[0] if policy.n_drawn > 1 else ""
+    n, (chooser, fault) = policy.n_drawn, _identify(policy.reward) if policy.n_drawn > 1 else ("", "")
+    chooser = secrets.token_hex() if fault else chooser     # a reward that cannot be told from others: nothing is read
     key = digest(hash_model(policy.folder), hash_model(start), tokenizer.chat_template, list(prompts), list(real),
                  max_new_tokens, seed, temperature, policy.system, n, chooser, name_engine(), has_bf16() and SHAPE,
                  digest_code(draw_replies))
@@ -387,6 +391,7 @@ def _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, setting
     model.config._name_or_path = str(find_model(start))  # TRL loads the reference model from here
     lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
                       target_modules="all-linear", task_type="CAUSAL_LM") if settings.lora_rank else None
+    model = model if lora else model.float()    # small steps would be rounded away in bfloat16; LoRA's are float32
     common = {"model": model, "processing_class": tokenizer, "callbacks": [watch], "peft_config": lora}
     if settings.method == "dpo":
         data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings, candidates))

@@ -142,11 +142,13 @@ def judge_pairs(pairs: pd.DataFrame, endpoint: Endpoint, criterion: str = "harml
 def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
     """Fit Bradley-Terry strengths to judged pairs (first, second, result); a tie is half a win for both.
 
-    name, n (games), won (share), strength (log odds, mean 0) with low and high (95 %, from the information matrix), elo
-    (1500 + 400 / ln 10 x strength); nan where the wins do not connect all players in both directions. `prior` wins and
-    losses are added against every other player. Rows without a result are left out.
+    name, n (games), won (share), strength (log odds, mean 0) with low and high (95 %), elo (1500 + 400 / ln 10 x
+    strength). The interval is the wider one of the information matrix's and of that in which all games on one prompt
+    count as one draw (sandwich, t over prompts); rows without a prompt count each for itself. nan where the wins do not
+    connect all players in both directions. `prior` wins and losses are added against every other player. Rows without a
+    result are left out.
 
-    Source: Bradley and Terry (1952); by Newton's method.
+    Source: Bradley and Terry (1952); by Newton's method. Liang and Zeger (1986) for the sandwich.
 
     Examples
     --------
@@ -157,6 +159,7 @@ def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
     """
     from scipy.sparse.csgraph import connected_components
     from scipy.special import expit
+    from scipy.stats import t
 
     names, known = sorted({*judged["first"], *judged["second"]}), judged.dropna(subset="result")
     first, second = (pd.Categorical(known[side], names).codes for side in ("first", "second"))
@@ -176,7 +179,13 @@ def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
             strength += step / max(1.0, np.abs(step).max())
             if np.abs(step).max() < 1e-12:
                 break
-        half = 1.96 * np.sqrt(np.diag(covariance))
+        asked = pd.factorize(known["prompt"])[0] if "prompt" in known else np.arange(len(known))
+        n_asked, missed = len(np.unique(asked)), known["result"].to_numpy() - p[first, second]
+        pulls = np.zeros((n_asked, len(names)))
+        np.add.at(pulls, (asked, first), missed)
+        np.add.at(pulls, (asked, second), -missed)
+        robust = np.square(pulls @ covariance).sum(axis=0) * n_asked / max(n_asked - 1, 1)
+        half = np.maximum(1.96 * np.sqrt(np.diag(covariance)), t.ppf(0.975, max(n_asked - 1, 1)) * np.sqrt(robust))
     share = np.divide(wins, n_games, out=np.full(len(names), np.nan), where=n_games > 0)
     return pd.DataFrame({"name": names, "n": n_games.astype(int), "won": share, "strength": strength,
                          "low": strength - half, "high": strength + half, "elo": 1500 + 400 / np.log(10) * strength})

@@ -1,5 +1,6 @@
 """Why a score is what it is and what moves it: words, deletions, replies that try to fool, typos; the model card."""
 
+import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +19,7 @@ from fulcra_utils.dataset.construction import SAMPLES
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.texts import list_texts, write_degenerate_replies
 from fulcra_utils.evaluator.model import ValueEvaluator
-from fulcra_utils.evaluator.rendering import pad_pairs
+from fulcra_utils.evaluator.rendering import choose_tokens, find_frame, pad_pairs, prepare_text
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import bootstrap_macro_f1, macro_f1
 from fulcra_utils.stats.resampling import bootstrap_means, mean_known, summarise_draws
@@ -32,7 +33,8 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     """Return the T words of a reply, and how much each pushes each value's score up (+) or down, (T, D).
 
     The gradient of the score by how much of a word is there, summed over a word's tokens: gradient times input,
-    Shrikumar et al. (2016). The words of a long reply's cut middle are missing.
+    Shrikumar et al. (2016). The words of a long reply's cut middle are missing. Tokens are known by their place in the
+    text, so the tokenizer must be a fast one.
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.evaluator.model import make_evaluator
@@ -48,16 +50,18 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     probabilities = evaluator(**batch, gates=gates)["logits"].softmax(-1)[0]                   # (D, 3)
     scores = probabilities[:, 2] - probabilities[:, 0]
     pushes = torch.stack([torch.autograd.grad(s, gates, retain_graph=True)[0][0] for s in scores], dim=-1)     # (T, D)
-    words, n_pair = response.split(), len(pushes) - 1       # without the closing marker
-    n_reply = int(batch["token_type_ids"].sum()) - 1
-    lengths = [len(evaluator.tokenizer(" " * (k > 0) + word, add_special_tokens=False, verbose=False)["input_ids"])
-               for k, word in enumerate(words)]     # some tokenizers read a word behind a space otherwise
-    is_cut = n_pair + 1 >= evaluator.config.max_length and sum(lengths) > n_reply   # then words of the end alone
-    n = int((np.cumsum(lengths[::-1]) <= n_reply // 2).sum()) if is_cut else len(words)
-    kept, pushes = lengths[len(words) - n:], pushes.double().cpu().numpy()
-    ends = n_pair - sum(kept) + np.cumsum(kept).astype(int)
-    sums = [pushes[end - length:end].sum(0) for end, length in zip(ends, kept, strict=True)]
-    return words[len(words) - n:], np.array(sums).reshape(n, pushes.shape[1])
+    text, n_end = prepare_text(response, evaluator.config.max_length), len(find_frame(evaluator.tokenizer)[2])
+    n_reply = int(batch["token_type_ids"].sum()) - n_end
+    words, owners = text.split(), np.full(len(text) + 1, -1)        # which word each character, or none, is of
+    for k, found in enumerate(re.finditer(r"\S+", text)):
+        owners[found.start():found.end()] = k
+    offsets = evaluator.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    every = owners[[end - 1 for _, end in offsets["offset_mapping"]]] if text else owners[:0]   # and each token
+    kept, sums = every[choose_tokens(len(every), n_reply)], np.zeros((len(words), pushes.shape[1]))
+    of_reply = pushes.double().cpu().numpy()[len(pushes) - n_end - n_reply:len(pushes) - n_end]
+    np.add.at(sums, kept[kept >= 0], of_reply[kept >= 0])       # a line break's token is no word's
+    whole = np.equal(*(np.bincount(part[part >= 0], minlength=len(words)) for part in (kept, every)))
+    return [word for word, is_whole in zip(words, whole, strict=True) if is_whole], sums[whole]
 
 
 def list_samples(theory: Theory, most_words: int = 50) -> pd.DataFrame:

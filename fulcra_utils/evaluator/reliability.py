@@ -124,10 +124,18 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
 
 
 def _tell_wordings(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a paraphrase for each wording of a prompt, where some are not told apart so far."""
+    """Return the rows with a paraphrase for each wording of a prompt, where some are not told apart so far.
+
+    Not where most wordings are one model's own: what they do cannot be told from what the models do.
+    """
     known = [name for name in ("prompt", "paraphrase") if name in table]
     if table.groupby(known).wording.nunique().max() < 2:
         return table
+    if "model" in table:
+        n_sharing, n_all = (table.groupby(parts).model.transform("nunique") for parts in ([*known, "wording"], known))
+        if (n_sharing < n_all).mean() > 0.5:
+            table.attrs["notes"] = [WORDS["own_words"]]
+            return table
     own = table.groupby([*known, "wording"], sort=False).ngroup().groupby(table.prompt).rank("dense").astype(int) - 1
     return table.assign(paraphrase=own.where(table.get("paraphrase", own) >= 0, -1))
 
@@ -215,7 +223,7 @@ def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, 
     facets, notes = [name for name in FACETS if name in table], []
     if "prompt" not in facets:
         raise ScoringError("No row names its prompt, and without prompts nothing can be said of noise.")
-    notes += [f"{name}: no column, left out" for name in FACETS if name not in facets]
+    notes += [f"{name}: no column, left out" for name in FACETS if name not in facets] + table.attrs.get("notes", [])
     is_told = table[facets].notna().all(axis=1) & ~(table[facets].select_dtypes("number") == -1).any(axis=1)
     is_scored = np.isfinite(scores).any(axis=1)
     twice = table[is_told & is_scored].duplicated(facets).reindex(table.index, fill_value=False) & ("draw" in facets)

@@ -35,7 +35,7 @@ def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict
     >>> tokenizer.decode(pair["input_ids"])
     '[CLS] be kind [SEP] one two five six [SEP]'
     """
-    start, between, end = _frame(tokenizer)
+    start, between, end = find_frame(tokenizer)
     room = max_length - len(start) - len(between) - len(end)
     first = _fit(prompt, tokenizer, max_length, max(room // 2, 1))
     second = _fit(response, tokenizer, max_length, max(room - len(first), 1))
@@ -44,7 +44,7 @@ def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict
             "token_type_ids": [0] * len(left) + [1] * len(right)}
 
 
-def _frame(tokenizer) -> tuple[list[int], list[int], list[int]]:
+def find_frame(tokenizer) -> tuple[list[int], list[int], list[int]]:
     """Return the ids before the prompt, between prompt and reply, and behind it: of the chat template, if there is one.
 
     The template's own system message is left out: it says nothing and costs time.
@@ -66,11 +66,19 @@ def _marker(tokenizer, *names: str) -> list[int]:
 
 def _fit(text: str, tokenizer, max_length: int, room: int) -> list[int]:
     """Return at most `room` token ids of a text, its middle left out."""
+    ids = tokenizer(prepare_text(text, max_length), add_special_tokens=False, verbose=False)["input_ids"]
+    return [ids[k] for k in choose_tokens(len(ids), room)]
+
+
+def prepare_text(text: str, max_length: int) -> str:
+    """Return the cleaned text that is made into tokens: of a very long one start and end."""
     text, reach = clean_text(text.strip()), CHARS_PER_TOKEN * max_length
-    if len(text) > 2 * reach:
-        text = f"{text[:reach]} {text[-reach:]}"
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids if len(ids) <= room else ids[:(room + 1) // 2] + ids[len(ids) - room // 2:]
+    return text if len(text) <= 2 * reach else f"{text[:reach]} {text[-reach:]}"
+
+
+def choose_tokens(n: int, room: int) -> list[int]:
+    """Return the places of the tokens that fit: all of n, or the first and the last ones."""
+    return [*range(n)] if n <= room else [*range((room + 1) // 2), *range(n - room // 2, n)]
 
 
 def pad_pairs(pairs: Sequence[dict[str, list[int]]], tokenizer, device: torch.device | str = "cpu",

@@ -47,9 +47,10 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
                 is_bare: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, by `SMOLLM2`, folder or hub name (and revision), to be aligned.
 
-    Weights are read from safetensors alone. The tokenizer pads on the left; a missing pad token is replaced by the eos
-    token, a missing chat template by `chat_template` (Jinja). PolicyError when it is no causal language model, has no
-    eos token, or no chat template and none is given; one that `is_bare`, only to be sampled, may lack all three.
+    Weights are read from safetensors alone; a folder's adapter (PEFT) is merged into its base. The tokenizer pads on
+    the left; a missing pad token is replaced by the eos token, a missing chat template by `chat_template` (Jinja).
+    PolicyError when it is no causal language model, has no eos token, or no chat template and none is given; one that
+    `is_bare`, only to be sampled, may lack all three.
 
     Examples
     --------
@@ -63,8 +64,19 @@ def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None =
     tokenizer = load_tokenizer(model, chat_template, revision, is_bare)
     with quiet_loading(), one_line(model):
         model = find_model(model)
-        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, use_safetensors=not is_bare or None)
+        base = _find_base(model)
+        loaded = AutoModelForCausalLM.from_pretrained(find_model(base or model), revision=revision,
+                                                      use_safetensors=not is_bare or None)
+        if base:
+            from peft import PeftModel
+            loaded = PeftModel.from_pretrained(loaded, str(model)).merge_and_unload()
     return loaded.eval(), tokenizer
+
+
+def _find_base(model: str | Path) -> str:
+    """Return the model to which a folder with an adapter (PEFT) belongs, "" for any other model."""
+    adapter = Path(model) / "adapter_config.json"
+    return json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.is_file() else ""
 
 
 def load_tokenizer(model: str | Path, chat_template: str | None = None, revision: str = "main",
@@ -113,8 +125,7 @@ def hash_model(model: str | Path, revision: str = "main") -> str:
     with one_line(model):
         model = find_model(model)
     if Path(model).is_dir():
-        adapter = Path(model) / "adapter_config.json"
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.is_file() else None
+        base = _find_base(model)
         return digest([(path.name, hash_file(path)) for path in sorted(Path(model).iterdir())
                        if path.suffix in READ and path.name not in NOTES], *([hash_model(base)] if base else []))
     with one_line(model):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import keep_fields
-from fulcra_utils.dataset.rows import pick_rows, read_text
+from fulcra_utils.dataset.rows import find_system, pick_rows, read_text
 from fulcra_utils.dataset.texts import CHANNEL_MARK, THOUGHT_MARK, DatasetError, list_texts
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
@@ -74,10 +74,11 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
 
 
 def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: str | Path | None,
-                  system: str = "", progress: bool = False, budget: float | None = None,
+                  system: str | Sequence[str] = "", progress: bool = False, budget: float | None = None,
                   before: Sequence[dict[str, str]] = (), draws: Sequence[Any] = ()) -> pd.DataFrame:
     """Let every writer answer every prompt, after a `system` message; what the `cache` folder holds is not asked.
 
+    `system` is one for all, or one for each prompt ("" for none).
     `before` are chat messages between the two. Equal prompts get one reply, unless `draws` names a draw for each (None
     for none): every draw of a prompt is a reply of its own.
 
@@ -113,7 +114,8 @@ def write_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalMode
 
 
 def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel], cache: AnswerCache,
-                 system: str = "", before: Sequence[dict[str, str]] = (), draws: Sequence[Any] = ()) -> pd.DataFrame:
+                 system: str | Sequence[str] = "", before: Sequence[dict[str, str]] = (),
+                 draws: Sequence[Any] = ()) -> pd.DataFrame:
     """Return what replies would take (see `plan_questions`), one row an endpoint; a local model costs nothing."""
     questions = _ask_for_replies(prompts, system, before, draws)
     columns = ["writer", "prompts", "requests", "stored", "tokens_in", "tokens_out", "cost", "paid_before"]
@@ -123,12 +125,13 @@ def plan_replies(prompts: Sequence[str], writers: Sequence[Endpoint | LocalModel
         for writer in writers if isinstance(writer, Endpoint)], columns=columns)
 
 
-def _ask_for_replies(prompts: Sequence[str], system: str, before: Sequence[dict[str, str]],
+def _ask_for_replies(prompts: Sequence[str], system: str | Sequence[str], before: Sequence[dict[str, str]],
                      draws: Sequence[Any]) -> list[Question]:
-    first = ({"role": "system", "content": system},) if system else ()
-    return [Question((*first, *before, {"role": "user", "content": prompt}),
+    systems = [system] * len(prompts) if isinstance(system, str) else system
+    first = [({"role": "system", "content": words},) if words else () for words in systems]
+    return [Question((*first[n], *before, {"role": "user", "content": prompt}),
                      context=REPLY if draw is None else f"{REPLY} {draw}")
-            for prompt, draw in zip(prompts, draws or [None] * len(prompts), strict=True)]
+            for n, (prompt, draw) in enumerate(zip(prompts, draws or [None] * len(prompts), strict=True))]
 
 
 def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalModel], cache: str | Path,
@@ -137,10 +140,10 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     """Return the rows of a prompt file (.jsonl, .jsonl.gz or .parquet), once for each writer, with its replies.
 
     All fields of the input are kept, those that tell of another reply (`OWN`, `OF_THE_REPLY`) with "input_" before
-    their names. Rows of one prompt share a reply, unless their field `draw` tells them apart. `response`,
-    `response_source` and `problem` are added, `thoughts` and `cut_off` (True) where there are any. A row without a
-    usable prompt comes once, with its problem. DatasetError when the file cannot be read, EndpointError when nobody
-    can be asked.
+    their names. Rows of one prompt share a reply, unless their field `draw` tells them apart. A row's own system
+    message (`find_system`) is sent in the place of `system`. `response`, `response_source` and `problem` are added,
+    `thoughts` and `cut_off` (True) where there are any. A row without a usable prompt comes once, with its problem.
+    DatasetError when the file cannot be read, EndpointError when nobody can be asked.
 
     Examples
     --------
@@ -155,7 +158,8 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     """
     fields, prompts, bad = read_reply_prompts(input_path, prompt_field)
     draws = [row.get("draw") for row in fields]
-    replies = write_replies(prompts, writers, cache, system, progress, budget, draws=draws)
+    systems = [find_system(row) or system for row in fields]
+    replies = write_replies(prompts, writers, cache, systems, progress, budget, draws=draws)
     made = [keep_fields(fields[reply["row"]], {"response": reply["response"], **{
         name: reply[name] for name in OWN[1:] if reply[name]}}, OWN + OF_THE_REPLY)
             for reply in replies.to_dict("records")]
@@ -228,9 +232,10 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
     seed = hashlib.sha256(told.encode()).digest()[:4]  # the same batch draws the same, whenever it is made
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
     own = writer.options.get("eos_token_id") or list_ends(model, tokenizer)
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    options = writer.options | ({"eos_token_id": sorted(ends)} if ends else {})
     made = [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
-            for reply, text in zip(generate(model, tokenizer, ids, **writer.options), texts, strict=True)]
+            for reply, text in zip(generate(model, tokenizer, ids, **options), texts, strict=True)]
     if writer.as_text or tokenizer.chat_template:
         return made
     ended = [TURN.split(one.text, maxsplit=1) for one in made]    # a base model goes on with the talk by itself

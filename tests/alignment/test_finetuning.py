@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_policies import PROMPTS, TEXTS, make
 from transformers import AutoConfig
 
@@ -217,6 +219,32 @@ def test_candidates_of_other_models_make_the_pairs_and_are_part_of_the_run(start
     assert len(made) == 1, "a finished run is only read"
     with pytest.raises(PolicyError, match="belongs to another run"):
         train(start, reward, PROMPTS, tmp_path / "p", settings, candidates=real[::-1])
+
+
+def test_rewards_that_cannot_be_told_apart_share_no_kept_replies(start, tmp_path):
+    """One that holds a lock, as clients of endpoints do, has no name of its own."""
+    def choose(sign):
+        lock = threading.Lock()
+
+        def by_length(prompts, completions, **_):
+            with lock:
+                return [sign * float(len(text)) for text in completions]
+
+        return by_length
+
+    settings, told = AlignSettings(method="best-of-n", **SMALL), []
+    for sign in (1, -1):
+        policy = train(start, choose(sign), PROMPTS, tmp_path / f"p{sign}", settings)
+        told.append(draw_replies(policy, start, PROMPTS, 6, 0, keep=tmp_path / "kept.parquet").response.str.len().sum())
+    assert told[0] > told[1]
+
+
+def test_steering_refuses_a_model_whose_weights_go_by_other_names(start):
+    model, tokenizer = load_policy(start)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM")).base_model.model
+    pairs = [{"prompt": [{"content": "be"}], "chosen": [{"content": "be kind"}], "rejected": [{"content": "no"}]}]
+    with pytest.raises(PolicyError, match="plain model"):
+        steer(adapted, tokenizer, pairs, 1.0)
 
 
 def test_steering_adds_the_mean_difference_of_the_states_to_one_layer(start, tmp_path):

@@ -104,6 +104,18 @@ def test_strengths_equal_a_logistic_regression():
     assert (table.low < table.strength).all() and table.low["a"] > table.high["c"]
 
 
+def test_many_games_on_one_prompt_are_no_more_prompts():
+    """Draws and sources make many pairs of a prompt's replies; how sure a strength is hangs on the prompts."""
+    rng, missed = np.random.default_rng(1), 0
+    for _ in range(100):
+        lean = rng.normal(size=30)      # of each prompt towards one of the two, none in the mean
+        won = [float(rng.random() < 1 / (1 + np.exp(-x))) for x in np.repeat(lean, 25)]
+        table = fit_strengths(pd.DataFrame({"prompt": np.repeat(np.arange(30), 25), "first": "a", "second": "b",
+                                            "result": won}))
+        missed += not table.low[0] <= 0 <= table.high[0]
+    assert missed <= 12     # 5 expected; as single games they would be some 50
+
+
 def test_a_player_who_never_lost_has_no_finite_strength():
     judged = pd.DataFrame({"first": ["a", "b", "a"], "second": ["b", "a", "b"], "result": [1.0, 0.0, 1.0]})
     assert fit_strengths(judged).strength.isna().all()

@@ -29,6 +29,7 @@ from fulcra_utils.evaluator.explanation import (
     write_card,
 )
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.evaluator.training import Examples
 from fulcra_utils.stats.classification import tabulate_support
 from fulcra_utils.theory.theory import load_theory
@@ -45,8 +46,34 @@ def test_words_of_a_reply_get_one_weight_each(evaluator):
     assert weigh_words(evaluator, "Why?", "")[1].shape == (0, 3)
 
 
-def test_words_of_a_cut_pair_are_those_of_its_reply_and_end(toy):
-    """A long prompt leaves the reply little room: what is shown is read off the reply's last tokens."""
+def test_line_breaks_shift_no_weight(causal, toy):
+    """A line break is a token of some tokenizers, and of no word."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.train_from_iterator(["be kind and be brave"] * 9, trainers.BpeTrainer(
+        special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<|im_start|>",
+                                        eos_token="<|im_end|>", chat_template=causal.tokenizer.chat_template)
+    config = type(causal.model.config)(**causal.model.config.to_dict() | {"vocab_size": len(tokenizer)})
+    evaluator = make_evaluator(Encoder(type(causal.model)(config).eval(), tokenizer), toy, 128)
+    words, weights = weigh_words(evaluator, "Why?", "be\n\nkind and\nbe brave")
+    pair, = evaluator.render(["Why?"], ["be\n\nkind and\nbe brave"])
+    batch = pad_pairs([pair], tokenizer)
+    gates = torch.ones(batch["input_ids"].shape, requires_grad=True)
+    told = evaluator(**batch, gates=gates)["logits"].softmax(-1)[0]
+    told = torch.autograd.grad(told[0, 2] - told[0, 0], gates)[0][0].numpy()
+    texts = [tokenizer.decode([token]) for token in pair["input_ids"]]
+    of_brave = [n for n, text in enumerate(texts) if n > len(texts) - 8 and text.strip() in "brave" and text.strip()]
+    assert words == ["be", "kind", "and", "be", "brave"]
+    assert weights[-1, 0] == pytest.approx(told[of_brave].sum(), abs=1e-7)
+    breaks = [n for n, text in enumerate(texts) if "\n" in text and not text.strip()]
+    start = len(texts) - 1 - len(tokenizer("be\n\nkind and\nbe brave", add_special_tokens=False)["input_ids"])
+    assert weights[:, 0].sum() == pytest.approx(
+        told[start:-1].sum() - sum(told[n] for n in breaks if n >= start), abs=1e-6)
+
+
+def test_words_of_a_cut_pair_are_those_at_its_replys_start_and_end(toy):
+    """A long prompt leaves the reply little room: what is shown is what was read."""
     evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
     with torch.no_grad():
         evaluator.heads.zero_()
@@ -54,11 +81,11 @@ def test_words_of_a_cut_pair_are_those_of_its_reply_and_end(toy):
     replies = ["kind one", "kind two", "plain one", "plain two"]
     evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims),
                         np.ones((4, toy.n_dims)))
-    for n_prompt, n_reply, most in ((300, 60, 16), (300, 44, 16), (3, 300, 29), (300, 12, 14)):
+    for n_prompt, n_reply, n_read in ((300, 60, 31), (300, 44, 31), (3, 300, 58), (300, 12, 14)):
         reply = ["one", "two"] * (n_reply // 2 + 1)
         reply[-2] = "kind"
         words, weights = weigh_words(evaluator, "plain " * n_prompt, " ".join(reply))
-        assert words == reply[-len(words):] and 3 <= len(words) <= most
+        assert words == reply[:(n_read + 1) // 2] + reply[len(reply) - n_read // 2:]
         assert (weights.argmax(0) == len(words) - 2).all()
 
 

@@ -201,6 +201,19 @@ def test_other_words_and_system_prompts_under_one_prompt_are_paraphrases(tmp_pat
     assert found.paraphrase.nunique() == 4 and (found.groupby(["prompt", "paraphrase"]).size() == 2).all()
 
 
+def test_a_wording_of_each_models_own_is_told_not_divided(tmp_path):
+    """A system prompt for each model: what it does and what the model does are one."""
+    table = make_table(n_wordings=1).drop(columns="paraphrase")
+    plain = write_scored(tmp_path / "plain.jsonl", table, make_scores(table))
+    rows = map(json.loads, plain.read_text().splitlines())
+    rows = [json.dumps(row | {"system": f"You are {row['model']}."}) for row in rows]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows))
+    found, wanted = (assess_file(path, n_draws=20) for path in (tmp_path / "own.jsonl", plain))
+    pd.testing.assert_frame_equal(found.sources, wanted.sources)
+    assert any("worded otherwise for each model" in note for note in found.notes)
+    assert not any("worded otherwise" in note for note in wanted.notes)
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["fulcra", "reliability", *map(str, arguments)])
     with pytest.raises(SystemExit) as done:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_policies import TEXTS, make
 
 from fulcra_utils.common.weights import WeightsError
@@ -171,6 +172,23 @@ def test_padding_and_prompts_are_no_labels():
     ids, labels = pad_texts([([5, 6, 7, 8], 2), ([5, 9], 1)], 0)
     assert ids.tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
     assert labels.tolist() == [[-100, -100, 7, 8], [-100, 9, -100, -100]]
+
+
+def test_an_adapter_is_merged_into_its_base(start, tmp_path):
+    """Else its layers go by other names, and what copies weights by name finds none."""
+    model, tokenizer = load_policy(start)
+    names, (ids,) = list(model.state_dict()), local.encode_prompts(tokenizer, ["be kind"])
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM",
+                                               init_lora_weights=False))
+    with torch.no_grad():
+        wanted = adapted.eval()(torch.tensor([ids])).logits
+    adapted.peft_config["default"].base_model_name_or_path = str(start)
+    adapted.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    merged = load_policy(tmp_path)[0]
+    assert list(merged.state_dict()) == names
+    with torch.no_grad():
+        torch.testing.assert_close(merged(torch.tensor([ids])).logits, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_start_model_is_placed_whole_or_stays_where_it_is(start, tmp_path, monkeypatch):

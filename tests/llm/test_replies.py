@@ -111,6 +111,17 @@ def test_rows_keep_their_fields(tmp_path):
     assert [row["problem"].partition(":")[0] for row in rows[1:]] == ["line 2", "line 3"]
 
 
+def test_each_rows_own_system_message_is_sent(tmp_path):
+    rows = [{"prompt": "Hi?", "system": "Be brief."}, {"prompt": "Hi?", "system_prompt": "Be kind."}, {"prompt": "Hi?"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with FaultServer(rate=0) as server:
+        made = write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path,
+                                system="Be honest.")
+        told = sorted([message["content"] for message in body["messages"]] for body in server.bodies)
+    assert told == [["Be brief.", "Hi?"], ["Be honest.", "Hi?"], ["Be kind.", "Hi?"]]
+    assert [row.get("system") or row.get("system_prompt") for row in made] == ["Be brief.", "Be kind.", None]
+
+
 def test_draws_of_one_prompt_are_replies_of_their_own(tmp_path, checkpoint):
     rows = [{"prompt": PROMPTS[0], "draw": draw} for draw in (1, 2, 2)] + [{"prompt": PROMPTS[0]}] * 2
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
