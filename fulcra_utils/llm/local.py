@@ -182,7 +182,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
             return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
         made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_p=1.0,
-                        temperature=temperature, eos_token_id=ends, **PLAIN)
+                        temperature=temperature, **PLAIN)
         lengths = [next((n for n, token in enumerate(reply, 1) if token in ends), None) for reply in made]
         return [reply[:n] for reply, n in zip(made, lengths, strict=True)]
 
@@ -198,7 +198,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     bar.close()
     replies = [done[place] for place in np.argsort(order)]
     return pd.DataFrame({
-        "prompt": prompts, "response": [read_reply(tokenizer, r, ends) for r in replies],
+        "prompt": prompts, "response": [read_reply(model, tokenizer, r) for r in replies],
         "prompt_ids": ids, "reply_ids": replies, "is_finished": [bool({*r[-1:]} & {*ends}) for r in replies]})
 
 
@@ -212,8 +212,9 @@ def list_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> lis
             if end is not None]
 
 
-def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
+def read_reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of a reply up to its first end, without special tokens."""
+    ends = list_ends(model, tokenizer)
     told = takewhile(lambda token: token not in ends, ids)
     return tokenizer.decode(list(told), skip_special_tokens=True).strip()
 
@@ -358,7 +359,10 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
 @torch.no_grad()
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]],
              **options: Any) -> list[list[int]]:
-    """Return the tokens that a model adds to each text, padding after the end included; the texts pad on the left."""
+    """Return the tokens that a model adds to each text, padding after the end (`list_ends`, unless `options` names
+    others) included; the texts pad on the left.
+    """
+    options = {"eos_token_id": list_ends(model, tokenizer) or None} | options
     width, pad = max(map(len, ids)), tokenizer.pad_token_id
     rows = torch.tensor([[pad] * (width - len(i)) + i for i in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids], device=model.device)

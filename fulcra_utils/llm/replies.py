@@ -233,7 +233,7 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
     own = writer.options.get("eos_token_id") or list_ends(model, tokenizer)
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    options = writer.options | ({"eos_token_id": sorted(ends)} if ends else {})
+    options = writer.options | {"eos_token_id": sorted(ends) or None}
     made = [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
             for reply, text in zip(generate(model, tokenizer, ids, **options), texts, strict=True)]
     if writer.as_text or tokenizer.chat_template:

@@ -126,7 +126,7 @@ def test_a_reply_ends_at_every_end_token_of_the_model(tokenizer, tmp_path, monke
     assert any(is_cut) and all(ids.index(end) == len(ids) - 1 for ids in ended.reply_ids[is_cut])
     assert ended.is_finished[is_cut].all() and not ended.is_finished[ended.reply_ids.str.len().eq(8) & ~np.array(
         is_cut) & (ended.reply_ids.str[-1] != tokenizer.eos_token_id)].any()
-    said = local.read_reply(tokenizer, [*tokenizer("be bold")["input_ids"], end, 9], [end])
+    said = local.read_reply(model, tokenizer, [*tokenizer("be bold")["input_ids"], end, 9])
     assert said == "be bold"
 
 

@@ -53,9 +53,8 @@ def _draw(model, tokenizer, context, asked, max_new_tokens, temperature, seed) -
     real = [tokenizer(text, add_special_tokens=False)["input_ids"][:max_new_tokens] for text in asked["response"]]
     read = Branches(model, texts)
     costs = -read.score(real) / [len(ids) or np.nan for ids in real]
-    ends = list_ends(model, tokenizer)
-    made = read.sample(max_new_tokens, ends, temperature, seed + context.repeat)
-    said = [read_reply(tokenizer, ids, ends) for ids in made]
+    made = read.sample(max_new_tokens, list_ends(model, tokenizer), temperature, seed + context.repeat)
+    said = [read_reply(model, tokenizer, ids) for ids in made]
     return pd.DataFrame({"row": range(len(said)), "response": said, "nll_real": costs})
 
 

@@ -19,16 +19,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.dataset.texts import NO_ABBREVIATION
 from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
-from fulcra_utils.llm.local import (
-    PLAIN,
-    PolicyError,
-    encode_talk,
-    generate,
-    hash_model,
-    list_ends,
-    load_policy,
-    read_reply,
-)
+from fulcra_utils.llm.local import PLAIN, PolicyError, encode_talk, generate, hash_model, load_policy, read_reply
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.generative.principles import Story
 
@@ -78,17 +69,16 @@ class LocalTeller:
 
         A talk is read once for all of them. PolicyError names a talk that does not fit into the model's context.
         """
-        (model, tokenizer), ends = self.chat, list_ends(*self.chat)
         ids, made = [self._encode(talk) for talk in talks], [[] for _ in talks]
         order, size = sorted(range(len(ids)), key=lambda row: len(ids[row])), max(1, BATCH // n)
         for start in range(0, len(order), size):
             rows = order[start:start + size]
             torch.manual_seed(seed + start)
-            texts = generate(model, tokenizer, [ids[row] for row in rows for _ in range(n)], do_sample=True, **PLAIN,
+            texts = generate(*self.chat, [ids[row] for row in rows for _ in range(n)], do_sample=True, **PLAIN,
                              temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens,
-                             eos_token_id=ends, past_key_values=self._read([ids[k] for k in rows], n))
+                             past_key_values=self._read([ids[k] for k in rows], n))
             for k, text in enumerate(texts):
-                made[rows[k // n]].append(cut_sentence(read_reply(tokenizer, text, ends)))
+                made[rows[k // n]].append(cut_sentence(read_reply(*self.chat, text)))
         return made
 
     def _read(self, ids: Sequence[list[int]], n: int) -> Any:

@@ -94,8 +94,8 @@ def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: i
                 yield dict.fromkeys(SCHEMA.names) | {"problem": str(fault)}
                 continue
             found = next(told) if named is None else describe_situation(pair[0], named, weigher)
-            marks = [str(fault)] * bool(fault) + (
-                [FOREIGN] if not all(map(looks_english, filter(None, pair))) else [LONG] * weigher.is_cut(*pair))
+            is_read = all(map(looks_english, filter(None, pair)))
+            marks = [str(fault)] * bool(fault) + ([LONG] * weigher.is_cut(*pair) if is_read else [FOREIGN])
             yield found | ({"problem": "; ".join(marks)} if marks else {})
 
 
