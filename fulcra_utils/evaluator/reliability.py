@@ -19,7 +19,7 @@ import yaml
 
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.dataset.rows import SYSTEMS, RowError, read_dialogue
+from fulcra_utils.dataset.rows import RowError, find_system, read_dialogue
 from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
@@ -108,7 +108,7 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
         found = [next((row[c] for c in columns if row.get(c) is not None), None) for columns in facets.values()]
         told.extend([-1 if x is None else code.setdefault(str(x), len(code))
                      for x, code in zip(found, codes.values(), strict=True)])
-        told.extend([*_look(row), hash((prompt, *(str(row.get(name)) for name in SYSTEMS))) % 2**31])
+        told.extend([*_look(row), hash((prompt, find_system(row))) % 2**31])
 
     _, scores, dimensions = read_scores(path, tell)
     columns = [*facets, "is_refusal", "words", "wording"]

@@ -37,6 +37,30 @@ from fulcra_utils.theory.theory import load_theory
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def make_byte_level(causal, theory, text):
+    """Return an evaluator whose tokenizer, taught by a text, takes spaces and line breaks into its tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.train_from_iterator([text] * 9, trainers.BpeTrainer(
+        special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<|im_start|>",
+                                        eos_token="<|im_end|>", chat_template=causal.tokenizer.chat_template)
+    config = type(causal.model.config)(**causal.model.config.to_dict() | {"vocab_size": len(tokenizer)})
+    return make_evaluator(Encoder(type(causal.model)(config).eval(), tokenizer), theory, 128)
+
+
+def make_fond_of_kind(theory):
+    """Return an evaluator in which the word "kind" alone decides whether a reply touches a value."""
+    evaluator = make_evaluator(load_encoder("tiny"), theory, 64, word_buckets=512)
+    with torch.no_grad():
+        evaluator.heads.zero_()
+        evaluator.heads[:, :, 1, -1] = 3.0      # for it, whatever is said
+    replies = ["kind one", "kind two", "plain one", "plain two"]
+    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims),
+                        np.ones((4, theory.n_dims)))
+    return evaluator
+
+
 def test_words_of_a_reply_get_one_weight_each(evaluator):
     words, weights = weigh_words(evaluator, "Why?", "Be kind and never lie to anyone.")
     assert words == ["Be", "kind", "and", "never", "lie", "to", "anyone."] and weights.shape == (7, 3)
@@ -48,14 +72,8 @@ def test_words_of_a_reply_get_one_weight_each(evaluator):
 
 def test_line_breaks_shift_no_weight(causal, toy):
     """A line break is a token of some tokenizers, and of no word."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    bpe.train_from_iterator(["be kind and be brave"] * 9, trainers.BpeTrainer(
-        special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<|im_start|>",
-                                        eos_token="<|im_end|>", chat_template=causal.tokenizer.chat_template)
-    config = type(causal.model.config)(**causal.model.config.to_dict() | {"vocab_size": len(tokenizer)})
-    evaluator = make_evaluator(Encoder(type(causal.model)(config).eval(), tokenizer), toy, 128)
+    evaluator = make_byte_level(causal, toy, "be kind and be brave")
+    tokenizer = evaluator.tokenizer
     words, weights = weigh_words(evaluator, "Why?", "be\n\nkind and\nbe brave")
     pair, = evaluator.render(["Why?"], ["be\n\nkind and\nbe brave"])
     batch = pad_pairs([pair], tokenizer)
@@ -74,13 +92,7 @@ def test_line_breaks_shift_no_weight(causal, toy):
 
 def test_words_of_a_cut_pair_are_those_at_its_replys_start_and_end(toy):
     """A long prompt leaves the reply little room: what is shown is what was read."""
-    evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
-    with torch.no_grad():
-        evaluator.heads.zero_()
-        evaluator.heads[:, :, 1, -1] = 3.0
-    replies = ["kind one", "kind two", "plain one", "plain two"]
-    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims),
-                        np.ones((4, toy.n_dims)))
+    evaluator = make_fond_of_kind(toy)
     for n_prompt, n_reply, n_read in ((300, 60, 31), (300, 44, 31), (3, 300, 58), (300, 12, 14)):
         reply = ["one", "two"] * (n_reply // 2 + 1)
         reply[-2] = "kind"
@@ -91,26 +103,12 @@ def test_words_of_a_cut_pair_are_those_at_its_replys_start_and_end(toy):
 
 def test_words_keep_their_tokens_where_a_space_belongs_to_the_token(causal, toy):
     reply = " ".join(["never", "harm", "strangers", "without", "reason"] * 4)
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    bpe.train_from_iterator([f" {reply}"] * 9, trainers.BpeTrainer(
-        special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<|im_start|>",
-                                        eos_token="<|im_end|>", chat_template=causal.tokenizer.chat_template)
-    config = type(causal.model.config)(**causal.model.config.to_dict() | {"vocab_size": len(tokenizer)})
-    model = type(causal.model)(config)
-    words, weights = weigh_words(make_evaluator(Encoder(model.eval(), tokenizer), toy, 128), "Why?", reply)
+    words, weights = weigh_words(make_byte_level(causal, toy, f" {reply}"), "Why?", reply)
     assert words == reply.split() and len(weights) == 20     # a word alone takes several tokens, which would not fit
 
 
 def test_the_word_that_decides_has_the_greatest_weight_and_moves_the_score_most(toy):
-    evaluator = make_evaluator(load_encoder("tiny"), toy, 64, word_buckets=512)
-    with torch.no_grad():
-        evaluator.heads.zero_()
-        evaluator.heads[:, :, 1, -1] = 3.0      # for it, whatever is said: words decide whether it is touched
-    replies = ["kind one", "kind two", "plain one", "plain two"]
-    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(toy.n_dims),
-                        np.ones((4, toy.n_dims)))
+    evaluator = make_fond_of_kind(toy)
     words, weights = weigh_words(evaluator, "q", "kind one plain two")
     assert words == ["kind", "one", "plain", "two"]
     assert (weights[0] > weights[2]).all()

@@ -17,19 +17,12 @@ from fulcra_utils.common.loading import hash_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import read_scored
 from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.evaluator.comparison import MIN_PROMPTS
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
 from fulcra_utils.stats.resampling import take_interval
 from fulcra_utils.systems.compass.countries import Countries, compare_regions
-from fulcra_utils.systems.compass.scores import (
-    MIN_PROMPTS,
-    Board,
-    draw_means,
-    make_board,
-    place_values,
-    rank_models,
-    score_cells,
-)
+from fulcra_utils.systems.compass.scores import Board, draw_means, make_board, place_values, rank_models, score_cells
 from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 

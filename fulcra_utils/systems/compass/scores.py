@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
+from fulcra_utils.evaluator.comparison import MIN_PROMPTS
 from fulcra_utils.stats.resampling import bootstrap_means, mean_known, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
-
-MIN_PROMPTS = 5     # clusters of them: below, the percentiles of a bootstrap cover far less than they say
 
 
 class CompassError(ValueError):
@@ -30,7 +29,7 @@ class ModelScores:
     `values` (M, P, D), nan = no reply or not scored; `clusters` (P,), prompts with one number are near-duplicates and
     resampled together; `same_prompts`, whether every model answered every prompt; `notes`, what a reader must know.
 
-    >>> ModelScores(("a",), tuple("vwxyz"), ("care",), np.array([[[1.0], [0.0]]]), np.arange(2)).means.tolist()
+    >>> ModelScores(("a",), ("x", "y"), ("care",), np.array([[[1.0], [0.0]]]), np.arange(2)).means.tolist()
     [[0.5]]
     """
 
@@ -139,7 +138,7 @@ def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np
     few are far too narrow. Source: cluster bootstrap,
     Davison & Hinkley (1997), section 3.8; one matrix product for all models.
 
-    >>> scores = ModelScores(("a",), ("x", "y"), ("care",), np.ones((1, 5, 1)), np.arange(5))
+    >>> scores = ModelScores(("a",), tuple("vwxyz"), ("care",), np.ones((1, 5, 1)), np.arange(5))
     >>> draw_means(scores, n_draws=3).ravel()
     array([1., 1., 1.])
     """
