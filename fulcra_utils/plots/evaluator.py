@@ -70,10 +70,9 @@ def plot_teachers(table: pd.DataFrame, wanted: dict[str, float | None]) -> Figur
         axes.errorbar(part.value, places, xerr=[part.value - part.low, part.high - part.value], fmt="o", color=BLUE)
         if line is not None:
             axes.axvline(line, color=GREY, linewidth=1)
-            axes.annotate("wanted", (line, 1), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=8,
-                          color=GREY, rotation=90)
         names = part.teachers.str.replace("+", "+\n") if axes in grid[:, 0] else [""] * len(part)
-        axes.set(title=MEASURES.get(measure, measure), yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
+        title = MEASURES.get(measure, measure) + ("" if line is None else f" (wanted: {line:.2f})")
+        axes.set(title=title, yticks=places, yticklabels=names, ylim=(-0.6, len(part) - 0.4))
     return figure
 
 

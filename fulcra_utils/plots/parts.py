@@ -69,7 +69,7 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
                 limits: tuple = (None, None), width: float = 6.5, gap: str = "", line_word: str = "") -> Figure:
     """Draw numbers (`column`) with their intervals (low, high, if any): panels of label → words → table by names.
 
-    A pale bar spans p10 to p90, where a table has these.
+    A pale bar spans p10 to p90, where a table has these; an arrow at the edge says that an interval goes on.
 
     Series lie `spread` rows apart, or nearer where there are many, and nan is not drawn. `line` is at chance, of all
     panels or of each, and in the legend where there is a `line_word`; `null` is in words what the tables' column of
@@ -86,6 +86,9 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
             if "p10" in table:
                 axes.hlines(rows, table.p10, table.p90, color=colour, alpha=0.2, linewidth=5)
             axes.hlines(rows, numbers.low, numbers.high, color=colour)
+            for edge, arrow, runs_off in (limits[0], "<", numbers.low.lt), (limits[1], ">", numbers.high.gt):
+                if edge is not None and (off := runs_off(edge)).any():
+                    axes.plot([edge] * sum(off), rows[off], arrow, color=colour, markersize=5.5, clip_on=False)
             axes.plot(numbers[column], rows, marker, color=colour, markersize=5.5, label=words, zorder=3)
             if null:
                 axes.plot(table.null, rows, "|", color=BLACK, markersize=10, label="" if k else null)

@@ -37,6 +37,13 @@ def test_one_series_needs_no_legend_and_each_panel_has_its_chance_line():
     assert figure.legends == [] and [axes.lines[-1].get_xdata()[0] for axes in figure.axes] == [0, 0.5]
 
 
+def test_an_interval_that_runs_off_the_panel_has_an_arrow_at_its_edge():
+    table = pd.DataFrame({"r": [0.5, 0.9], "low": [-0.2, 0.8], "high": [1.3, 1.0]}, ["a", "b"])
+    axes, = parts.plot_series(["a", "b"], {"x": {"ours": table}}, "r", limits=(0, 1)).axes
+    edges = [line for line in axes.lines if line.get_marker() in ("<", ">")]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in edges] == [(0, 0), (1, 0)]
+
+
 def test_a_matrix_writes_its_numbers_and_leaves_gaps_empty():
     values = pd.DataFrame([[0.8, np.nan], [-0.704, 0.7]], index=["a", "b"], columns=["x", "y"])
     bold = np.array([[False, True], [True, False]])
