@@ -18,6 +18,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ class AlignSettings:
     best-of-n the second is n, for DPO and steering the best and the worst of so many replies make a pair, and DPO reads
     its pairs again when the steps ask for more than there are. `strength` is how many times steering adds what tells
     better replies from worse ones. Lengths are in tokens: longer prompts are left out beforehand, longer replies are
-    cut. `beta` is the price of one nat of KL to the start model; training stops when a step's KL per token exceeds
-    `max_kl`. `lora_rank` 0 trains every weight. Settings that cannot work raise PolicyError.
+    cut. `beta` is the price of one nat of KL to the start model; RLOO and GRPO stop when a step's KL per token
+    exceeds `max_kl`. `lora_rank` 0 trains every weight. Settings that cannot work raise PolicyError.
 
     Examples
     --------
@@ -267,6 +268,7 @@ def steer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Seq
     config = copy.deepcopy(model.config)
     config.mlp_bias = True
     steered = type(model)(config)
+    steered.generation_config = copy.deepcopy(model.generation_config)     # its ends are those of the start model
     if lost := [name for name in steered.state_dict().keys() - model.state_dict().keys() if not name.endswith(".bias")]:
         raise PolicyError(f"steering needs a plain model; this one has no weights {min(lost)!r}.")
     for name, value in steered.state_dict().items():
@@ -387,6 +389,7 @@ def _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, setting
     from datasets import Dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     model.config._name_or_path = str(find_model(start))  # TRL loads the reference model from here
     lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
@@ -397,13 +400,32 @@ def _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, setting
         data = Dataset.from_list(_make_pairs(model, tokenizer, reward, prompts, settings, candidates))
         args = DPOConfig(**_arguments(checkpoints, settings, settings.prompts_per_step), precompute_ref_log_probs=True,
                          max_length=settings.max_prompt_tokens + settings.max_new_tokens)
-        return DPOTrainer(args=args, train_dataset=data, **common)
-    data = Dataset.from_list([{"prompt": _say("user", p)} for p in prompts])
+        collate = _cut_replies(DataCollatorForPreference(tokenizer.pad_token_id), settings.max_new_tokens)
+        return DPOTrainer(args=args, train_dataset=data, data_collator=collate, **common)
+    rng, n = np.random.default_rng(settings.seed), settings.steps * settings.prompts_per_step
+    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(-(-n // len(prompts)))])[:n]
+    data = Dataset.from_list([{"prompt": _say("user", prompts[k])} for k in order])   # the trainer leaves none out then
     make, configure = (GRPOTrainer, GRPOConfig) if settings.method == "grpo" else (RLOOTrainer, RLOOConfig)
     args = configure(**_arguments(checkpoints, settings, settings.prompts_per_step * settings.replies_per_prompt),
                      num_generations=settings.replies_per_prompt, max_completion_length=settings.max_new_tokens,
-                     temperature=settings.temperature, num_iterations=1)
-    return make(reward_funcs=reward, args=args, train_dataset=data, **common)
+                     temperature=settings.temperature, num_iterations=1, shuffle_dataset=False)
+    return make(reward_funcs=_read_texts(reward), args=args, train_dataset=data, **common)
+
+
+def _read_texts(reward: Reward) -> Reward:
+    """Return a reward that takes the trainer's messages and is given texts, as the audit and DPO give them."""
+    @wraps(reward)
+    def read(prompts, completions, **given):
+        return reward(prompts=[talk[-1]["content"] for talk in prompts],
+                      completions=[talk[0]["content"] for talk in completions], **given)
+    return read
+
+
+def _cut_replies(collate, n: int):
+    """Return a collator that reads n tokens of a reply: TRL writes an end behind replies that were cut there."""
+    def cut(pairs):
+        return collate([pair | {side: pair[side][:n] for side in ("chosen_ids", "rejected_ids")} for pair in pairs])
+    return cut
 
 
 def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:
@@ -419,15 +441,23 @@ def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict
         "lr_scheduler_type": "constant", "seed": settings.seed, "logging_steps": 1, "save_steps": settings.save_every,
         "save_total_limit": 1, "report_to": "none", "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(), "bf16": has_bf16(), "gradient_checkpointing": False,
-        "beta": settings.beta, "disable_dropout": True,
+        "beta": settings.beta or 1e-9,     # at no price TRL measures no KL, which `max_kl` needs
+        "disable_dropout": True,
     }
 
 
 def _make_pairs(model, tokenizer, reward, prompts, settings, candidates) -> list[dict]:
     if candidates is None:
         candidates = draw_candidates((model, tokenizer), prompts[:settings.steps * settings.prompts_per_step], settings)
-    asked, said = candidates["prompt"].tolist(), candidates["response"].tolist()
-    return rank_pairs(candidates, reward(prompts=asked, completions=said))
+    said = cut_texts(tokenizer, candidates["response"], settings.max_new_tokens)
+    rewards = reward(prompts=candidates["prompt"].tolist(), completions=said)
+    return rank_pairs(candidates.assign(response=said), rewards)
+
+
+def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], n: int) -> list[str]:
+    """Return each text, or its first n tokens where it is longer."""
+    ids = tokenizer([*texts, "."], add_special_tokens=False)["input_ids"][:-1]
+    return [tokenizer.decode(own[:n]) if len(own) > n else text for text, own in zip(texts, ids, strict=True)]
 
 
 def draw_candidates(chat: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompts: Sequence[str],

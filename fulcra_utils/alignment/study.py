@@ -7,6 +7,7 @@ baselines with a scalar reward model. `dpo-real` finds its pairs among real mode
 policy and its replies in a folder, so that a later start goes on with the next one.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -20,11 +21,11 @@ import pandas as pd
 
 from fulcra_utils.alignment import judges as fit
 from fulcra_utils.alignment import measures
-from fulcra_utils.alignment.finetuning import AlignSettings, align, draw_candidates, draw_replies
+from fulcra_utils.alignment.finetuning import AlignSettings, align, cut_texts, draw_candidates, draw_replies
 from fulcra_utils.alignment.measures import JUDGES
 from fulcra_utils.alignment.reward import scalar_reward, value_reward
 from fulcra_utils.common.digests import digest, digest_code
-from fulcra_utils.common.files import write_folder, write_table
+from fulcra_utils.common.files import write_json, write_table
 from fulcra_utils.common.workers import run_jobs
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.evaluator.comparison import collect_rows, measure_contrasts
@@ -51,8 +52,8 @@ class Trial:
     """What the runs of a plan showed: tables of `summarise_policies` and `score_policy`, replies on the same prompts.
 
     `shown` are replies to prompts of this project, to be looked at, of the start model, the system prompt and what is
-    trained to the target; `constants` what one reply to everything gets; `stopped` says which runs ended early and why,
-    `skipped` which had too few rows for their reward.
+    trained to the target; `constants` what one reply to everything gets; `targets` the plan's; `stopped` says which
+    runs ended early and why, `skipped` which had too few rows for their reward.
     """
 
     summary: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
@@ -61,6 +62,7 @@ class Trial:
     shown: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     constants: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     histories: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    targets: Sequence[Target] = ()
     stopped: dict[str, str] = field(default_factory=dict)
     skipped: Sequence[str] = ()
 
@@ -149,15 +151,19 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     are taken, those to the training prompts join the candidates of `dpo-real`, and what those to the test prompts cost
     the model says what it has unlearnt.
     """
+    folder, plan = Path(folder), Path(folder) / "plan.json"     # what `list_policies` reads
     if not settings["train"]:
+        if folder.is_dir():
+            write_json(plan, [])
         return Trial(skipped=names)
-    folder, tokenizer = Path(folder), load_tokenizer(start, settings["chat_template"])
+    plans = [read_plan(name, aim.name, seed, settings["common_weight"]) for name in names]
+    write_json(plan, [p.name for p in plans])
+    tokenizer = load_tokenizer(start, settings["chat_template"])
     known_prompts = prompts[prompts["prompt"].isin(real["prompt"])]
     asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(
         known_prompts if (known_prompts["split"] == split).any() else prompts, split, settings[n], seed),
         settings["max_prompt_tokens"]) for split, n in (("train", "train_prompts"), ("test", "test_prompts"))}
     asked["shown"] = pick_shown(settings["n_shown"])
-    plans = [read_plan(name, aim.name, seed, settings["common_weight"]) for name in names]
     known = {name: load_target(name, theory) for name in list_targets(theory)} | {aim.name: aim}
     skipped = [p.name for p in plans if p.reward not in panel or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
@@ -178,7 +184,8 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
                       for rows in (lambda t: t[:n], lambda t: t[n:]))
     histories = pd.concat([pd.DataFrame(), *(history.assign(policy=name) for name, (history, _, _) in runs.items())])
     scores, summary, constants = measure_trial(replies, panel, aim, asked["train"], seed)
-    return Trial(summary, scores, replies, shown, constants, histories.reset_index(drop=True),
+    targets = [known[name] for name in dict.fromkeys((aim.name, *(p.target for p in plans)))]
+    return Trial(summary, scores, replies, shown, constants, histories.reset_index(drop=True), targets,
                  {name: stopped for name, (_, stopped, _) in runs.items() if stopped}, skipped)
 
 
@@ -241,11 +248,18 @@ def list_seeds(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def save_models(replies: dict[str, pd.DataFrame], start: str, folder: str | Path) -> None:
-    """Leave the replies of start model and policies to notebook 06, one file a model; what an earlier run left goes."""
-    with write_folder(folder) as new:
-        for name, table in replies.items():
-            title = start if name == "start" else f"{start} {name}"
-            write_table(new / f"{title}.parquet", table[["prompt", "response"]])
+    """Leave the replies of start model and policies to notebook 06, one file a model, in place of an earlier run's.
+
+    Files of one's own in the folder stay.
+    """
+    folder, start = Path(folder), Path(start).name
+    note = folder / ".of_notebook_04.json"
+    for name in json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ():
+        (folder / name).unlink(missing_ok=True)
+    files = {f"{start if name == 'start' else f'{start} {name}'}.parquet": table for name, table in replies.items()}
+    write_json(note, [*files])
+    for name, table in files.items():
+        write_table(folder / name, table[["prompt", "response"]])
 
 
 def show(table: pd.DataFrame, note: str) -> Any:
@@ -292,8 +306,7 @@ def _gather_candidates(start, plans, prompts, real, folder, settings, seed) -> d
                   digest_code(draw_candidates))[:12]
     own = draw_candidates((model, tokenizer), prompts, how, folder / f"candidates-{mark}.jsonl")[["prompt", "response"]]
     known = real[real["prompt"].isin(prompts)][["prompt", "response"]]
-    cut = tokenizer([*known["response"], "."], add_special_tokens=False)["input_ids"][:-1]
-    known = known.assign(response=tokenizer.batch_decode([ids[:settings["max_new_tokens"]] for ids in cut]))
+    known = known.assign(response=cut_texts(tokenizer, known["response"], settings["max_new_tokens"]))
     return {way: pd.concat([own, known], ignore_index=True) if way == "dpo-real" else own for way in sorted(ways)}
 
 

@@ -104,6 +104,12 @@ def split_dimensions(table: pd.DataFrame, theory: Theory) -> np.ndarray:
     return table[list(theory.dimensions)].to_numpy(dtype=float)
 
 
+def list_risky(tables: Sequence[pd.DataFrame]) -> set[str]:
+    """Return the prompts of a run's tables that are tagged with a risk in one of them, or are alike to one that is."""
+    rows = pd.concat([table[["prompt", "cluster", "safety_issues"]] for table in tables])
+    return set(rows["prompt"][rows["cluster"].isin(rows["cluster"][rows["safety_issues"].str.len() > 0])])
+
+
 def summarise_sources(data: RunData) -> pd.DataFrame:
     """Return one row per file: what was read, what was kept, or why it is missing."""
     rows = [{"source": name, "remark": "", **counts} for name, counts in data.sources["had"].items()]

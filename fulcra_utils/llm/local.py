@@ -98,6 +98,17 @@ def find_model(model: str | Path) -> str | Path:
     return find_smollm2() if str(model) == SMOLLM2 else model
 
 
+def list_policies(plan: Path) -> list[Path]:
+    """Return the folders of the models that notebook 04 aligned to their end, in the order of its plan.
+
+    Folders that another plan left beside them do not count; without a plan all do, in the order of the alphabet.
+    """
+    names = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else sorted(
+        path.parent.name for path in plan.parent.glob("*/align.json"))
+    folders = [plan.parent / name for name in names]
+    return [path for path in folders if (path / "align.json").is_file() and (path / "config.json").is_file()]
+
+
 def place_start(model: str | Path, folder: str | Path, seed: int = 0) -> Path | str:
     """Put the model from which alignment starts into a run's folder, and return where it lies.
 

@@ -205,7 +205,7 @@ def plot_radar(table: pd.DataFrame, theory: Theory) -> Figure:
                       markersize=4, label=model)
             axis.fill_between(angles[close], part.low, part.high, alpha=0.2, color=COLOURS[k % 10], linewidth=0)
         name_spokes(axis, order, 8)
-        low = min(-0.25, table.low.min())
+        low = np.nanmin([-0.25, *table["mean"], *table.low])
         axis.set(ylim=(max(-1, low), 1), yticks=[v for v in (-0.5, 0, 0.5, 1) if v >= low])
         axis.plot(np.linspace(0, 2 * np.pi, 100), np.zeros(100), color=BLACK, linewidth=0.8)
         axis.set_title(panels[rows], pad=16)

@@ -134,8 +134,9 @@ def plot_sets(table: pd.DataFrame, level: float) -> Figure:
              f"cases; {(~table.calibrated).sum()} of {len(table)} labels{never} can never be ruled out")
     looks = {sign: look for sign, look in LABEL_STYLES.items() if (known.label == sign).any()} or LABEL_STYLES
     series = {name: known[known.label == sign] for sign, (_, _, name) in looks.items()}
+    left = np.nanmin([0.4, *known.coverage - 0.02])
     return plot_series(table.value.unique(), {label: series}, "coverage", line=level,
-                       looks=[look[:2] for look in looks.values()], limits=(0.4, 1.02))
+                       looks=[look[:2] for look in looks.values()], limits=(left, 1.02))
 
 
 def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> Figure:
@@ -150,7 +151,8 @@ def plot_learning(curve: pd.DataFrame, wanted: dict[tuple[str, str], float]) -> 
             axes.axhline(line, color=GREEN, linestyle="--", linewidth=1)
             axes.annotate(f"wanted: {line:.2f}", (part.n_train.min(), line), xytext=(0, 3),
                           textcoords="offset points", fontsize=8, color=GREEN)
-        axes.set(xscale="log", ylim=(0, 1), xlabel="training replies", ylabel=titles[measure], title=kind)
+        axes.set(xscale="log", xlabel="training replies", ylabel=titles[measure], title=kind,
+                 ylim=(np.nanmin([0, *curve.value, *curve.low]), 1))
         axes.set_xticks(part.n_train, [f"{n:,}" for n in part.n_train])
         axes.minorticks_off()
     return figure

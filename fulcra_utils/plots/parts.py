@@ -86,8 +86,8 @@ def plot_series(names: Sequence[str], panels: Mapping[str, Mapping[str, pd.DataF
             if "p10" in table:
                 axes.hlines(rows, table.p10, table.p90, color=colour, alpha=0.2, linewidth=5)
             axes.hlines(rows, numbers.low, numbers.high, color=colour)
-            for edge, arrow, runs_off in (limits[0], "<", numbers.low.lt), (limits[1], ">", numbers.high.gt):
-                if edge is not None and (off := runs_off(edge)).any():
+            for edge, arrow, runs_off in (limits[0], "<", numbers.lt), (limits[1], ">", numbers.gt):
+                if edge is not None and (off := runs_off(edge).any(axis=1)).any():
                     axes.plot([edge] * sum(off), rows[off], arrow, color=colour, markersize=5.5, clip_on=False)
             axes.plot(numbers[column], rows, marker, color=colour, markersize=5.5, label=words, zorder=3)
             if null:

@@ -27,8 +27,10 @@ from fulcra_utils.alignment.study import (
     save_models,
 )
 from fulcra_utils.dataset.contrasts import read_contrasts
+from fulcra_utils.llm.local import list_policies
 from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.runs.profiles import load_profile
+from fulcra_utils.systems.compass.boards import read_models
 from fulcra_utils.theory.targets import load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
 
@@ -163,11 +165,24 @@ def test_runs_at_the_same_time_end_as_runs_one_by_one(panel, tmp_path):
     again = run_trial(start, panel, ["dpo-rlhf-5x"], rows, real, tmp_path / "2", theory, uniform_target(theory),
                       {**SETTINGS, "workers": 2}, 1)
     pd.testing.assert_frame_equal(again.replies["dpo-rlhf-5x"], done[1].replies["dpo-rlhf-5x"])
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "old.parquet").write_text("of an earlier run")
-    save_models(done[1].replies, "tiny", tmp_path / "models")
-    assert {p.stem for p in (tmp_path / "models").iterdir()} == {"tiny"} | {f"tiny {n}" for n in done[1].replies} - {
-        "tiny start"}
+    assert [t.name for t in done[1].targets] == ["uniform"]
+    folders = [path.name for path in list_policies(tmp_path / "1" / "plan.json")]
+    assert folders == ["dpo-uniform", "dpo-real-uniform", "dpo-rlhf-5x", "steering-uniform", "rloo-uniform"]
+    assert [path.name for path in list_policies(tmp_path / "2" / "plan.json")] == ["dpo-rlhf-5x"]    # of the last plan
+    run_trial(start, panel, names, rows, real, tmp_path / "2", theory, uniform_target(theory), {"train": False}, 1)
+    assert list_policies(tmp_path / "2" / "plan.json") == []
+    (tmp_path / "2" / "plan.json").unlink()
+    assert [path.name for path in list_policies(tmp_path / "2" / "plan.json")] == sorted(folders)
+
+
+def test_models_for_the_boards_take_the_place_of_an_earlier_runs_and_of_no_others(tmp_path):
+    table = pd.DataFrame({"prompt": ["Hi"], "response": ["Hello there."]})
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "Hi", "response": "Hello."}\n')
+    save_models({"start": table, "dpo-uk": table}, "/somewhere/tiny", tmp_path)
+    save_models({"start": table, "dpo-ideal": table}, "org/tiny", tmp_path)
+    assert set(read_models(tmp_path, "schwartz10")[0].model) == {"mine", "tiny", "tiny dpo-ideal"}
+    save_models({}, "tiny", tmp_path)
+    assert set(read_models(tmp_path, "schwartz10")[0].model) == {"mine"}
 
 
 def test_several_targets():

@@ -127,6 +127,8 @@ def test_radar_follows_the_circle():
     means = analysis.average_models(make_example(theory, 60), 10).table
     axes = plots.plot_radar(means, theory).axes[0]
     assert [t.get_text().replace("\n", "") for t in axes.get_xticklabels()] == list(theory.circle)
+    one = means.assign(mean=-0.8, low=np.nan, high=np.nan)    # a single prompt has no interval
+    assert plots.plot_radar(one, theory).axes[0].get_ylim()[0] == -0.8
 
 
 def widths(axes):

@@ -32,6 +32,8 @@ def test_sets_draw_the_intervals_of_the_table():
     assert spans(figure.axes[0]) == [(0.6, 0.97)]   # neither the uncalibrated nor the empty one
     assert "1 of 3 labels, all no connection (0) among them, can never be ruled out" in figure.axes[0].get_xlabel()
     assert [line.get_label() for line in figure.axes[0].lines[:1]] == ["supported (+1)"]    # no word without a mark
+    low = plots.plot_sets(table.assign(coverage=[0.2, 0.8, np.nan], low=0.1), 0.9).axes[0]
+    assert low.get_xlim()[0] < 0.2 and "<" in [line.get_marker() for line in low.lines]    # a mark, and more
     assert "3 of 3 labels can" in plots.plot_sets(table.assign(calibrated=False), 0.9).axes[0].get_xlabel()
 
 

@@ -20,6 +20,7 @@ from jinja2 import Template
 from fulcra_utils.common.files import write_folder, write_json, write_table
 from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.common.paths import DATA, SHIPPED
+from fulcra_utils.dataset.construction import list_risky
 from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.runs.profiles import list_notebooks
 from fulcra_utils.runs.report import publish, read_json
@@ -85,8 +86,7 @@ def read_harmless(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Of most of the first it is not known: `unknown` says so.
     """
     parts = [pd.read_parquet(folder / "data" / f"{name}.parquet") for name in ("dialogues", "scored", "prompts")]
-    every = pd.concat([part[["cluster", "safety_issues"]] for part in parts])
-    tagged = parts[0].cluster.isin(every.cluster[every.safety_issues.str.len() > 0])
+    tagged = parts[0].prompt.isin(list_risky(parts))
     rows = parts[0].assign(unknown=parts[0].safety_issues.isna())
     return rows[~tagged], rows[tagged]
 

@@ -37,7 +37,7 @@ def export_boards(folder: Path, output: Path) -> None:
 def _write_model(base: Path, folder: Path, cells: list[dict[str, Any]], replies: pd.DataFrame) -> None:
     """Write record and samples of a model on a board."""
     board, model = cells[0]["board"], cells[0]["model"]
-    is_own = any((folder / "models").glob(f"{model}.*"))
+    is_own = model in {re.sub(r"\.(jsonl(\.gz)?|parquet)$", "", path.name) for path in (folder / "models").glob("*")}
     developer, _, name = model.rpartition("/")
     developer = developer or ("this-run" if is_own else "unknown")
     collection = "fulcra-" + re.sub(r"\W+", "-", board)

@@ -191,6 +191,8 @@ def describe_places(places: pd.DataFrame) -> str:
     order = places.dropna(subset=["place"]).sort_values("place").dimension.tolist()
     if not order:
         return "No value is scored, so none leads."
+    if len(order) < LEADING + TRAILING:     # ends that overlap tell nothing
+        return f"Values over the models, the strongest first: {', '.join(order)}."
     return (f"Strongest values over the models: {', '.join(order[:LEADING])}. "
             f"Weakest: {', '.join(order[::-1][:TRAILING])}.")
 

@@ -25,6 +25,7 @@ from fulcra_utils.evaluator.encoder import Encoder, embed, has_bf16
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.study import keep_piece
 from fulcra_utils.llm.endpoints import Endpoint
+from fulcra_utils.llm.local import list_policies
 from fulcra_utils.stats.probes import fit_logistic
 from fulcra_utils.stats.resampling import mean_known
 from fulcra_utils.systems.generative.completions import EndpointTeller, LocalTeller
@@ -137,14 +138,14 @@ def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits:
 
     The table has a row a principle and iteration (0: as it was): principle, iteration, tried, best (mean P(violates)
     among K completions of the start tried, and of the best so far), is_kept, n_calls (completions until then).
-    Iterations that would exceed `max_calls` are left out; PrincipleError when not even the first fits. Completions are
+    Iterations that would exceed `max_calls` are left out; PrincipleError when the first does not fit. Completions are
     kept in `folder` under all that shaped them. The placebo is offered the same rewrites. A start after which the model
     says nothing has nan, and gives way to any other.
     """
     n_round = len(principles) * n_completions
-    if max_calls < n_round:
+    if max_calls < n_round * (1 + bool(n_iterations)):
         raise PrincipleError(f"{len(principles)} principles with {n_completions} completions take {n_round} calls, and "
-                             f"max_calls is {max_calls}")
+                             f"as many in each iteration, and max_calls is {max_calls}")
     tried = begin_stories(principles)
     best, rows = [Told(one, [], np.array([])) for one in tried], []
     for step in range(min(n_iterations, max_calls // n_round - 1) + 1):
@@ -191,7 +192,7 @@ def gather_tellers(start: str | Path, settings: Mapping[str, Any], cache: str | 
     start model reads for them.
     """
     sampling = {name: settings[name] for name in ("max_new_tokens", "temperature", "top_p")}
-    folders = [Path(start), *(path.parent for path in sorted(Path(start).parent.glob("*/align.json")))]
+    folders = [Path(start), *list_policies(Path(start).parent / "plan.json")]
     local = {folder.name: LocalTeller(folder, **sampling) for folder in folders[:1 + settings["n_policies"]]}
     options = {"max_tokens": 2 * sampling["max_new_tokens"], "temperature": sampling["temperature"]}
     return local | {name: EndpointTeller(Endpoint(model=name, options=options), cache, settings["budget"],

@@ -157,7 +157,8 @@ def test_what_is_like_a_prompt_with_a_risk_is_left_out_and_what_is_not_known_is_
     rows["safety_issues"] = [None if cluster in (alike, unknown) else [] for cluster in rows.cluster]
     write_table(run / "data" / "dialogues.parquet", rows)
     for name, issues in (("scored", ["privacy"]), ("prompts", [])):
-        write_table(run / "data" / f"{name}.parquet", pd.DataFrame({"cluster": [alike], "safety_issues": [issues]}))
+        write_table(run / "data" / f"{name}.parquet", pd.DataFrame(
+            {"prompt": ["like it"], "cluster": [alike], "safety_issues": [issues]}))
     tasks = json.loads((export_run(run, "label-studio", tmp_path / "out") / "tasks.json").read_text())
     whys = {task["data"]["row_id"]: task["data"]["why"] for task in tasks}
     assert set(whys) == set(rows.row_id[rows.cluster != alike])

@@ -51,8 +51,9 @@ def test_a_ranking_is_said_with_its_doubt():
 
 
 def test_leading_and_trailing_values_are_named():
-    places = pd.DataFrame({"dimension": list("abcde"), "place": [1, 2, 3, 4, 5.0]})
-    assert describe_places(places) == "Strongest values over the models: a, b, c, d. Weakest: e, d, c."
+    places = pd.DataFrame({"dimension": list("abcdefg"), "place": [1, 2, 3, 4, 5, 6, 7.0]})
+    assert describe_places(places) == "Strongest values over the models: a, b, c, d. Weakest: g, f, e."
+    assert describe_places(places.head(6)) == "Values over the models, the strongest first: a, b, c, d, e, f."
     assert "none leads" in describe_places(places.assign(place=np.nan))
 
 

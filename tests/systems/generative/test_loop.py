@@ -127,8 +127,9 @@ def test_calls_are_bounded(tmp_path):
     teller = Teller()
     _, trace = run(tmp_path, teller, n_iterations=9, max_calls=30)
     assert teller.n_calls == 24 and trace.iteration.max() == 1
-    with pytest.raises(PrincipleError, match="3 principles with 4 completions take 12 calls, and max_calls is 11"):
-        run(tmp_path, max_calls=11)
+    with pytest.raises(PrincipleError, match="3 principles with 4 completions take 12 calls, and as many in each"):
+        run(tmp_path, max_calls=23)    # the start alone would fit, and a loop without an iteration finds nothing
+    assert run(tmp_path, n_iterations=0, max_calls=12)[1].iteration.max() == 0
 
 
 def test_one_completion_is_enough_and_silence_is_a_gap(tmp_path):
