@@ -16,7 +16,7 @@ class CountingEvaluator:
     def score(self, prompts, responses, batch_size=32, intervals=False):
         self.n_scored += len(prompts)
         lengths = np.array([len(r) for r in responses], dtype=float)
-        scores = np.column_stack([np.tanh(lengths / 10), -np.tanh(lengths / 20)]) + self.shift
+        scores = 0.9 * np.column_stack([np.tanh(lengths / 10), -np.tanh(lengths / 20)]) + self.shift
         return np.stack([scores, scores - 1, scores + 1]) if intervals else scores
 
 

@@ -356,6 +356,6 @@ def _measure_scorer(name, scorer, dims, labelled, rated, pairs, seed) -> list[tu
     if len(contrasts):
         scores = scorer.score(contrasts["prompt"].tolist(), contrasts["response"].tolist())
         own = scores[np.arange(len(contrasts)), [dims.index(value) for value in contrasts["value"]]]
-        order = measure_contrasts(own, contrasts, seed=seed).iloc[0]
+        order = measure_contrasts(own, contrasts).iloc[0]
         found.append((int(order["n"]), "contrast pairs in order", order["mean"], order["low"], order["high"]))
     return found

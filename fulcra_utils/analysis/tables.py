@@ -17,8 +17,9 @@ from fulcra_utils.analysis.replies import INTERVAL, MIN_ROWS, REFUSALS, Finding,
 from fulcra_utils.analysis.space import RiskMap
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats import comparison
+from fulcra_utils.stats.generalisability import mean_ends
 from fulcra_utils.stats.probes import fit_preference, measure_gain, probe_category, probe_number, probe_preference
-from fulcra_utils.stats.resampling import bootstrap_means, draw_rows, share_interval, take_interval
+from fulcra_utils.stats.resampling import draw_rows, share_interval, take_interval
 from fulcra_utils.theory.theory import Theory
 
 PRIMARY = {"measure": "strength", "prompts": "single risk", "rows": "all", "coefficient": "point-biserial"}
@@ -299,8 +300,10 @@ def make_features(replies: Replies) -> dict[str, np.ndarray]:
 
 
 def _mark_models(replies: Replies) -> np.ndarray:
-    """Return a column of 0 and 1 for each model but the first."""
-    return (replies.table.model.to_numpy()[:, None] == np.array(replies.models)[1:]).astype(float)
+    """Return a column of 0 and 1 for each model but the first, and for rows that name none, if there are any."""
+    named = replies.table.model
+    marks = (named.to_numpy()[:, None] == np.array(replies.models)[1:]).astype(float)
+    return np.hstack([marks, named.isna().to_numpy(float)[:, None]]) if named.isna().any() else marks
 
 
 def _list_tasks(replies: Replies, risks: RiskMap) -> Iterator[tuple[str, float, Replies, Callable[..., dict]]]:
@@ -431,7 +434,7 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
             if rows != "all" and not 2 <= len(part) < len(mine):
                 continue
             x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
-            low, high = take_interval(bootstrap_means(x, part.clusters, n_draws, seed))
+            low, high = mean_ends(x, part.clusters, n_draws, seed)
             tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
                                         "mean": pd.DataFrame(x).mean(), "low": low, "high": high, "n": len(part),
                                         "n_prompts": part.n_prompts}))

@@ -20,7 +20,7 @@ from fulcra_utils.dataset.splits import SPLITS
 from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError
 from fulcra_utils.stats import classification
 from fulcra_utils.stats.comparison import adjust_p, bootstrap_correlations, compare_paired, correlate
-from fulcra_utils.stats.resampling import bootstrap_means, mean_known, summarise_draws
+from fulcra_utils.stats.resampling import mean_known, share_interval, summarise_draws
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
@@ -141,7 +141,8 @@ def describe_contrasts(found: pd.DataFrame) -> str:
     whole = found[found.value == "all"].set_index("measure")
     order, below = whole.loc["order"], whole.loc["trampled"]
     is_enough = order["mean"] >= WANTED_ORDER and below["mean"] >= WANTED_BELOW
-    verdict = "does not tell stance from topic" if not order.low > 0.5 else \
+    verdict = "is told by too few pairs" if order.n < MIN_PROMPTS else \
+        "does not tell stance from topic" if not order.low > 0.5 else \
         f"reads stance{'' if is_enough else ', but less surely than was wanted'}"
     kinds = found[found.measure == "order"].set_index("value")["mean"].reindex(list(KINDS)).dropna()
     told = f" ({', '.join(f'{share:.0%} of {name}' for name, share in kinds.items())})" if len(kinds) else ""
@@ -164,12 +165,13 @@ def describe_rival(compared: pd.DataFrame, stance: pd.DataFrame) -> str:
             f"{best.gain:+.3f} [{best.gain_low:+.3f}, {best.gain_high:+.3f}]){ahead}.")
 
 
-def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 1000, seed: int = 2023) -> pd.DataFrame:
+def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
     """Measure whether scores (N,) of the rows of `read_contrasts`, each under the row's own value, follow the stance.
 
-    Returns value (first "all", then `KINDS` where both are there), measure, n, mean, low, high (95 % over prompt
-    clusters). The measures are shares: `order` of pairs whose serving reply scores higher (a tie counts half; chance
-    .5), `served` and `trampled` of replies on the right side of 0, `unrelated` of replies nearer to 0 than to 1 or -1.
+    Returns value (first "all", then `KINDS` where both are there), measure, n, mean, low, high (95 %, `share_interval`
+    over prompt clusters). The measures are shares: `order` of pairs whose serving reply scores higher (a tie counts
+    half; chance .5), `served` and `trampled` of replies on the right side of 0, `unrelated` of replies nearer to 0 than
+    to 1 or -1.
 
     >>> pairs = pd.DataFrame({"pair": "a", "value": "care", "stance": [1, -1], "cluster": 0})
     >>> measure_contrasts(np.array([0.2, 0.1]), pairs).set_index("measure")["mean"].head(3).to_dict()
@@ -187,10 +189,10 @@ def measure_contrasts(scores: np.ndarray, pairs: pd.DataFrame, n_draws: int = 10
         hard = table.groupby(["pair", "value"]).is_hard.first().reindex(wide.index).to_numpy()
         groups |= {name: hard == kind for name, kind in KINDS.items()}
     for value, chosen in (groups | {value: told == value for value in dict.fromkeys(told)}).items():
-        draws = bootstrap_means(found[chosen], clusters[chosen], n_draws, seed)
-        parts += [{"value": value, "measure": name, "n": int(found[name][chosen].notna().sum()),
-                   **_name_ends(["mean", "low", "high"], found[name][chosen].mean(), draws[:, k])}
-                  for k, name in enumerate(found)]
+        own, known = found[chosen].fillna(0), found[chosen].notna()
+        ends = share_interval(own.to_numpy(), known.to_numpy(float), clusters[chosen])
+        parts += [{"value": value, "measure": name, "n": int(known[name].sum()), "mean": mean, "low": low, "high": high}
+                  for name, mean, low, high in zip(found, *ends, strict=True)]
     return pd.DataFrame(parts)
 
 
@@ -392,25 +394,33 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     left = {"only_first": len(a) - len(shared), "only_second": len(b) - len(shared),
             **{f"{name}_{place}": one.attrs[name] for name in ("unscored", "foreign", "models")
                for place, one in (("first", a), ("second", b))}}
+    known = a.attrs["groups"]
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
     b = b.reindex(shared)
-    table = compare_averages(a, b, level)
+    groups = np.array([known.get(prompt, prompt) for prompt in shared])
+    left |= {"groups": n} if (n := len(np.unique(groups))) < len(shared) else {}
+    table = compare_averages(a, b, level, groups)
+    table["clear_holm"] = adjust_p(table.pop("p").to_numpy(), "holm") < 1 - level
     table.attrs = left
     return table
 
 
-def compare_averages(first: pd.DataFrame, second: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Compare mean scores of the same prompts, a row a prompt and a column a value, as `compare_files` does."""
-    table = pd.DataFrame([{"value": name, **_compare_column(first[name], second[name], level)} for name in first])
-    table["clear_holm"] = adjust_p(table.pop("p").to_numpy(), "holm") < 1 - level
-    return table
+def compare_averages(first: pd.DataFrame, second: pd.DataFrame, level: float = 0.95,
+                     groups: np.ndarray | None = None) -> pd.DataFrame:
+    """Compare mean scores of the same prompts, a row a prompt and a column a value, as `compare_files` does, with p.
+
+    `groups` are wordings of one prompt.
+    """
+    groups = np.arange(len(first)) if groups is None else groups
+    return pd.DataFrame([{"value": name, **_compare_column(first[name], second[name], level, groups)}
+                         for name in first])
 
 
-def _compare_column(first: pd.Series, second: pd.Series, level: float) -> dict[str, Any]:
-    known = first.notna() & second.notna()
+def _compare_column(first: pd.Series, second: pd.Series, level: float, groups: np.ndarray) -> dict[str, Any]:
+    known = (first.notna() & second.notna()).to_numpy()
     x, y = first[known].to_numpy(), second[known].to_numpy()
-    found = {name: column[0] for name, column in compare_paired(y, x, level).items()}
-    if len(x) < MIN_PROMPTS:
+    found = {name: column[0] for name, column in compare_paired(y, x, level, groups[known]).items()}
+    if len(np.unique(groups[known])) < MIN_PROMPTS:
         found |= {"low": np.nan, "high": np.nan, "p": np.nan}
     clear = bool(found["low"] > 0 or found["high"] < 0)
     return {"n": len(x), "first": x.mean() if len(x) else np.nan, "second": y.mean() if len(x) else np.nan,
@@ -420,13 +430,18 @@ def _compare_column(first: pd.Series, second: pd.Series, level: float) -> dict[s
 
 
 def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
-    """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes."""
-    models, n_foreign = set(), 0
+    """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes.
+
+    `.attrs` has groups, the same number for wordings of one prompt, which a row's `prompt_id` tells.
+    """
+    models, groups, n_foreign = set(), {}, 0
 
     def tell(prompt: str, row: dict) -> int:
         nonlocal n_foreign
         models.update([row[name] for name in MODELS if isinstance(row.get(name), str)][:1])
         n_foreign += row.get("problem") == FOREIGN
+        if row.get("prompt_id") is not None:
+            groups.setdefault(hash(prompt), hash(("id", str(row["prompt_id"]))))
         return hash(prompt)
 
     prompts, scores, dimensions = read_scores(path, tell)
@@ -435,11 +450,14 @@ def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
         if set(target.dimensions) != set(dimensions) or "distance" in table:
             raise ScoringError(f"The target is for other values than those of {path} ({', '.join(dimensions)}); "
                                "name the theory of the file (--theory).")
+        if (most := np.nanmax(np.abs(scores), initial=0)) > 1 + 1e-6:
+            raise ScoringError(f"{path} holds a score of {most:g}, and a target lies between -1 and 1: bring the "
+                               "scores to that scale first.")
         order = [dimensions.index(name) for name in target.dimensions]
         table["distance"] = np.concatenate([  # in parts, for a file may have millions of rows
             value_distance(scores[k:k + 65536, order], target) for k in range(0, len(scores), 65536)])
     means = table[scored].groupby(np.array(prompts)[scored], sort=False).mean()
-    means.attrs = {"unscored": int((~scored).sum()), "foreign": n_foreign, "models": len(models)}
+    means.attrs = {"groups": groups, "unscored": int((~scored).sum()), "foreign": n_foreign, "models": len(models)}
     return means
 
 
@@ -481,6 +499,8 @@ def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: f
     told = (f"t intervals over prompts ({table.n.max():,}), replies to one averaged; below {MIN_PROMPTS} there is "
             "none.\nclear: by its own interval; of 20 rows without a difference one may be clear. clear_holm: all rows "
             "together.")
+    if "groups" in table.attrs:
+        told += f"\nWordings with one prompt_id count as one prompt ({table.attrs['groups']:,}) in the intervals."
     told += "".join(f"\nThe {place} file holds {n} models; their replies to a prompt are averaged, too."
                     for place in ("first", "second") if (n := table.attrs.get(f"models_{place}", 0)) > 1)
     told += "".join(f"\n{n:,} rows of the {place} file do not look English, and count: their scores are no measurement."

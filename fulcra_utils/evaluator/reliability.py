@@ -24,9 +24,9 @@ from fulcra_utils.dataset.texts import is_refusal
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
 from fulcra_utils.stats import generalisability as components
-from fulcra_utils.stats.comparison import adjust_difference, fit_mixed
+from fulcra_utils.stats.comparison import adjust_difference, adjust_p, fit_mixed
 from fulcra_utils.stats.factors import bootstrap_fit
-from fulcra_utils.stats.resampling import bootstrap_means, take_interval
+from fulcra_utils.stats.resampling import take_interval
 from fulcra_utils.theory.theory import Theory
 
 WORDS = yaml.safe_load((DATA / "reliability.yaml").read_text(encoding="utf-8"))
@@ -154,7 +154,8 @@ def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]
     """Return the level (N,) of each row for each source of variance that can be told apart, and what cannot.
 
     Of two sources with the same levels the coarser is kept; the last one, of a level a row, is called "rest", or "draw"
-    where it is nothing else.
+    where it is nothing else. What repeats in fewer than `MIN_PROMPTS` prompts, as where one reply was drawn twice, is
+    rest.
     """
     levels, same, rest = {}, [], []
     for name, parts in SOURCES.items():
@@ -163,9 +164,11 @@ def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]
             continue
         level = table.groupby(own, sort=False, observed=True).ngroup().to_numpy()
         n = level.max() + 1
+        n_again = table.prompt[pd.Series(level).duplicated().to_numpy()].nunique()     # prompts where it repeats
+        is_seldom = parts != ("prompt",) and "prompt" in parts and n_again < min(MIN_PROMPTS, table.prompt.nunique())
         twin = next((other for other, held in levels.items()
                      if held.max() + 1 == n and {*SOURCES[other]} < {*parts}), "")
-        if n == len(table):
+        if n == len(table) or is_seldom:
             rest.append(name)
         elif twin:
             same.append(f"{name} cannot be told from {twin}")
@@ -261,7 +264,8 @@ def _assess_values(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str
     sources = [{"value": value, "source": name, "variance": drawn[0, k, d], "share": shares[0, k, d],
                 "low": low[k, d], "high": high[k, d]} for d, value in enumerate(values) for k, name in enumerate(names)]
     shares_prompts = "model" in names and not any(note.startswith("model × prompt cannot") for note in notes)
-    told = {name: _take_ends(one, level) for name, one in _derive(shares, names, n_prompts, shares_prompts).items()}
+    overlap = _count_overlap(table) if shares_prompts else (0, 0)
+    told = {name: _take_ends(one, level) for name, one in _derive(shares, names, overlap, shares_prompts).items()}
     told |= _measure_signs(table, scores, clusters) | _explain(table, scores, clusters, n_draws, seed, level)
     noise = drawn[0, [k for k, name in enumerate(names) if name in NOISE]].sum(axis=0)
     sd = np.sqrt(2 * noise) if shares_prompts else np.nan
@@ -275,7 +279,17 @@ def _take_ends(drawn: np.ndarray, level: float) -> tuple[np.ndarray, ...]:
     return drawn[0], *take_interval(drawn[1:], level)
 
 
-def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int, shares_prompts: bool) -> dict[str, np.ndarray]:
+def _count_overlap(table: pd.DataFrame) -> tuple[float, float]:
+    """Return 1 over the prompts of a model, in mean, and what prompts that two models do not share add to it."""
+    held = (pd.crosstab(table.model, table.prompt) > 0).to_numpy(float)
+    held = held / held.sum(axis=1, keepdims=True)
+    both = held @ held.T
+    one = both.trace() / len(both)
+    return one, one - (both.sum() - both.trace()) / (both.size - len(both))
+
+
+def _derive(shares: np.ndarray, names: Sequence[str], overlap: tuple[float, float],
+            shares_prompts: bool) -> dict[str, np.ndarray]:
     """Return what follows from shares (1 + B, K, D): correlations of two replies, generalisability; (1 + B, D)."""
     part = {name: shares[:, k] for k, name in enumerate(names)}
     within, nothing = sum(part.get(name, 0) for name in WITHIN), np.full(shares[:, 0].shape, np.nan)
@@ -285,7 +299,9 @@ def _derive(shares: np.ndarray, names: Sequence[str], n_prompts: int, shares_pro
         1 - within - wordings, 0, 1) if has_draws and "paraphrase" in part else nothing,
              "generalisability": nothing}
     if shares_prompts:      # else what is asked and who answers are one
-        noise = sum(share for name, share in part.items() if name in NOISE) / n_prompts + part.get("model × seed", 0)
+        per_prompt, apart = overlap
+        noise = sum(share for name, share in part.items() if name in NOISE) * per_prompt + part.get("model × seed", 0)
+        noise += part.get("prompt", 0) * apart
         with np.errstate(invalid="ignore"):
             found["generalisability"] = part["model"] / (part["model"] + noise)
     return found
@@ -346,7 +362,10 @@ def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]
         shown = np.where(found.n >= MIN_PROMPTS, components.detect_difference(found.sd, found.n), np.nan)
         parts.append(found.assign(first_model=first, second_model=second, **alike, shown=shown))
     notes += [f"{', '.join(apart[:5])}{', …' * (len(apart) > 5)} answered no prompt both"] * bool(apart)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), notes
+    if not parts:
+        return pd.DataFrame(), notes
+    pairs = pd.concat(parts, ignore_index=True)
+    return pairs.assign(clear_holm=adjust_p(pairs.pop("p").to_numpy(), "holm") < 0.05), notes    # all pairs together
 
 
 def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str, second: str) -> dict[str, np.ndarray]:
@@ -419,7 +438,7 @@ def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray
     found, shared = [], [t for t in np.unique(topics) if min((topics[is_people] == t).sum(),
                                                              (topics[~is_people] == t).sum()) >= 5]
     for who, own in (("people", is_people), ("models", ~is_people)):
-        low, high = take_interval(bootstrap_means(scores[own], np.asarray(clusters)[own], n_draws, seed))
+        low, high = components.mean_ends(scores[own], np.asarray(clusters)[own], n_draws, seed)
         spread = np.quantile(scores[own], (0.1, 0.9), axis=0)
         found += [{"value": value, "who": who, "n": int(own.sum()), "mean": m, "low": a, "high": b, "p10": p, "p90": q}
                   for value, m, a, b, p, q in zip(values, scores[own].mean(axis=0), low, high, *spread, strict=True)]
@@ -440,7 +459,7 @@ def compare_raters(rated: pd.DataFrame, n_draws: int = 500, seed: int = 0) -> pd
     found = []
     for who, column in (("a large judge's rating", rated.rating / 5 - 1), ("our score", rated.score)):
         for model, part in column.groupby(rated.model):
-            low, high = take_interval(bootstrap_means(part, rated.cluster[part.index], n_draws, seed)[:, 0])
+            low, high = (x[0] for x in components.mean_ends(part, rated.cluster[part.index], n_draws, seed))
             found.append({"value": model, "who": who, "n": len(part), "mean": part.mean(), "low": low, "high": high})
     return pd.DataFrame(found)
 

@@ -105,7 +105,7 @@ def _judge_all(rows: Rows, piece: dict[str, list], n_draws: int, seed: int) -> l
     found = [{"measure": "macro_f1", "n": len(test.table), "value": whole.macro_f1, "low": whole.low,
               "high": whole.high}]
     if len(pairs):
-        order = comparison.measure_contrasts(np.array(piece["pairs"]), pairs, n_draws, seed).iloc[0]
+        order = comparison.measure_contrasts(np.array(piece["pairs"]), pairs).iloc[0]
         found.append({"measure": "order", "n": order.n, "value": order["mean"], "low": order.low, "high": order.high})
     if {"validation", "test"} <= piece.keys():
         found += judge_arguments(np.array(piece["validation"]), np.array(piece["test"]), n_draws, seed)

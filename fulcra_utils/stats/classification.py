@@ -281,10 +281,9 @@ def tabulate_support(labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFr
     rows = []
     for name, column in zip(dimensions, labels.T, strict=True):
         minus, zero, plus = ((column == label).sum() for label in CLASSES)
-        reading = "enough for figures of its own"
+        few = " and ".join(f"{sign} ({n})" for sign, n in (("-1", minus), ("+1", plus)) if n < MIN_CONFORMAL)
+        reading = f"enough for figures of its own, too few {few} for sets" if few else "enough for figures of its own"
         if minus + plus < MIN_CELLS:
             reading = f"too few labels to say anything ({minus + plus} touched, {MIN_CELLS} needed)"
-        elif minus < MIN_CONFORMAL:
-            reading = f"enough for +1, too few -1 ({minus}) for sets"
         rows.append((name, minus, zero, plus, reading))
     return pd.DataFrame(rows, columns=["value", "n_minus", "n_zero", "n_plus", "reading"])

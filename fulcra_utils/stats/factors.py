@@ -244,6 +244,8 @@ def bootstrap_fit(rows: np.ndarray, groups: Sequence[int], clusters: np.ndarray,
     draws = np.array(draws).reshape(-1, len(FITS))
     if len(draws):
         draws = draws - np.nanmean(draws, axis=0) + [found[name] for name in FITS]
+        ends = {"cfi": (-np.inf, 1), "rmsea": (0, np.inf), "srmr": (0, np.inf)}     # no fit lies beyond these
+        draws = np.clip(draws, *np.transpose([ends.get(name, (-np.inf, np.inf)) for name in FITS]))
     bounds = zip(FITS, *take_interval(draws), strict=True)
     return found | {f"{name}_{side}": float(x) for name, *pair in bounds for side, x in zip(("low", "high"), pair,
                                                                                              strict=True)}

@@ -9,7 +9,14 @@ import numpy as np
 from scipy import stats as sps
 
 from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
-from fulcra_utils.stats.resampling import code_clusters, draw_sums, share_interval, sum_by_cluster
+from fulcra_utils.stats.resampling import (
+    bootstrap_means,
+    code_clusters,
+    draw_sums,
+    share_interval,
+    sum_by_cluster,
+    take_interval,
+)
 
 MOST_CLUSTERS = 2_000     # more prompts than these are drawn in bundles of prompts
 
@@ -98,6 +105,17 @@ def widen_level(n_clusters: int, level: float = 0.95) -> float:
     """
     half = np.sqrt(n_clusters / (n_clusters - 1)) * sps.t.ppf((1 + level) / 2, n_clusters - 1)
     return float(1 - 2 * sps.norm.sf(half))
+
+
+def mean_ends(values: np.ndarray, clusters: Sequence, n_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends (K,) of a 95 % bootstrap interval of column means (N, K), widened where prompts are few.
+
+    >>> low, high = mean_ends(np.arange(8.0)[:, None], np.arange(8), 200, 0)
+    >>> bool(low[0] < 2.2 and high[0] > 4.8)
+    True
+    """
+    n = len(np.unique(np.asarray(clusters)))
+    return take_interval(bootstrap_means(values, clusters, n_draws, seed), widen_level(n) if n > 1 else 0.95)
 
 
 def detect_difference(sd: np.ndarray, n: np.ndarray, power: float = 0.8) -> np.ndarray:

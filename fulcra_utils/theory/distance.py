@@ -80,7 +80,7 @@ def value_distance(vectors: np.ndarray, target: np.ndarray | Target, weights: np
     for name, given, known in (("order", order, (1, 2)), ("absence", absence, ABSENCES)):
         if given not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {given!r}.")
-    weak = np.abs(vectors) <= threshold
+    weak = np.abs(vectors) <= max(threshold, np.float32(threshold))     # 0.3 in 32 bits lies a little above it
     values = np.where(weak, 0.0, vectors) if absence == "zero" else vectors
     gaps = np.abs(values - np.clip(values, target.low, target.high))  # (N, D)
     if absence == "mask":

@@ -231,7 +231,7 @@ def check_theory(path: str | Path) -> list[str]:
 def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | None:
     """Return scores (..., D) under `theory` as scores under `other`: themselves, or the mean of each one's children.
 
-    None when `other` is neither the theory nor its parent; nan for a dimension without children.
+    None when `other` is neither the theory nor its parent; nan for a dimension without children that are known.
 
     >>> lift_to(np.arange(19.0), load_theory("schwartz19"), load_theory("schwartz10"))[:2].tolist()
     [0.5, 2.0]
@@ -241,8 +241,9 @@ def lift_to(values: np.ndarray, theory: Theory, other: Theory) -> np.ndarray | N
     if theory.parent != other.name:
         return None
     children = np.array([[p == d for d in other.dimensions] for p in theory.parents], dtype=float)   # (D, D')
-    n = children.sum(axis=0)
-    return np.asarray(values) @ children / np.where(n, n, np.nan)
+    values = np.asarray(values, dtype=float)
+    n = np.isfinite(values) @ children
+    return np.nan_to_num(values) @ children / np.where(n, n, np.nan)
 
 
 def _read(path: Path) -> tuple[_TheoryFile | None, list[str]]:

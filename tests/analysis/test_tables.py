@@ -58,6 +58,20 @@ def test_everything_runs_under_every_theory(replies):
         assert finding.is_left_out or "n = " in finding.caption or "pairs" in finding.caption
 
 
+def test_rows_without_a_model_name_are_no_model(toy):
+    """They are not counted as the first."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame([(f"p{p}", model) for p in range(40) for model in ("a", "b", None)],
+                        columns=["prompt", "response_source"])
+    rows = rows.assign(row_id=rows.index.astype(str), response="so it is", reward=0.0, safety_issues=None,
+                       is_refusal=False, **dict.fromkeys(toy.dimensions, 0.0))
+    said = rows.response_source.map({"a": 0.0, "b": 0.5}).fillna(1)
+    rows[toy.dimensions[0]] = said - 0.5 + 0.05 * rng.normal(size=120)
+    mixed = analysis.compare_models(make_replies(rows, toy, "scored")).extra["mixed"]
+    row = mixed[mixed.value == toy.dimensions[0]].iloc[0]
+    assert (row.model, row.against) == ("b", "a") and row.effect == pytest.approx(0.5, abs=0.05)
+
+
 def test_all_draws_of_a_prompt_count_in_the_comparison_of_models(toy):
     """Not the first alone, which would make the result hang on the order of the file."""
     rng = np.random.default_rng(0)

@@ -97,6 +97,38 @@ def write_scored(path, rows):
     return path
 
 
+def test_the_same_rows_in_another_order_differ_in_nothing(tmp_path):
+    rng, theory = np.random.default_rng(0), load_theory("schwartz10")
+    scores = rng.uniform(-1, 1, (36, 10)).tolist()
+    rows = [(f"{k // 3}?", dict(zip(theory.dimensions, row, strict=True))) for k, row in enumerate(scores)]
+    files = write_scored(tmp_path / "a.jsonl", rows), write_scored(tmp_path / "b.jsonl", rows[::-1])
+    table = compare_files(*files, target=load_target("ideal", theory))
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None) and pass_gate(table)
+    assert not table.clear.any() and not table.clear_holm.any()
+
+
+def test_wordings_of_one_prompt_are_no_prompts_of_their_own(tmp_path):
+    rng, files = np.random.default_rng(3), []
+    for name in "ab":
+        scores = np.repeat(rng.uniform(-0.5, 0.5, 12), 3)     # a prompt's wordings are answered alike
+        rows = [{"prompt": f"{k // 3}, said {k % 3}", "prompt_id": k // 3, "value_vector": {"v": float(x)}}
+                for k, x in enumerate(scores)]
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("\n".join(map(json.dumps, rows)))
+    table = compare_files(*files)
+    x, y = ([json.loads(line)["value_vector"]["v"] for line in path.read_text().splitlines()][::3] for path in files)
+    low, high = stats.ttest_rel(y, x).confidence_interval()
+    assert table.n[0] == 36 and np.allclose([table.low[0], table.high[0]], [low, high])
+    assert "count as one prompt (12)" in describe_comparison(table)
+
+
+def test_a_target_needs_scores_of_its_scale(tmp_path):
+    theory = load_theory("schwartz10")
+    path = write_scored(tmp_path / "likert.jsonl", [(f"{k}?", dict.fromkeys(theory.dimensions, 4.0)) for k in range(6)])
+    with pytest.raises(ScoringError, match="a score of 4, and a target lies between -1 and 1"):
+        compare_files(path, path, target=load_target("ideal", theory))
+
+
 def draw_targets(theory, rng):
     """Return the theory's published targets and one with ranges, points and weights for each order of magnitude."""
     names = rng.permutation(theory.dimensions)[:3].tolist()
@@ -366,7 +398,7 @@ CONTRASTS = pd.DataFrame({"pair": ["a"] * 3 + ["b"] * 2 + ["c"] * 2, "value": ["
 
 
 def test_contrasts_are_measured_as_by_hand():
-    found = measure_contrasts(np.array([0.4, -0.2, 0.6, 0.1, 0.3, 0.2, 0.2]), CONTRASTS, n_draws=50)
+    found = measure_contrasts(np.array([0.4, -0.2, 0.6, 0.1, 0.3, 0.2, 0.2]), CONTRASTS)
     told = found.set_index(["value", "measure"])["mean"]
     assert told["all"].to_dict() == pytest.approx({"order": 0.5, "served": 1, "trampled": 1 / 3, "unrelated": 0})
     assert told["care"].to_dict() == pytest.approx({"order": 0.5, "served": 1, "trampled": 0.5, "unrelated": 0})
@@ -376,12 +408,12 @@ def test_contrasts_are_measured_as_by_hand():
 
 def test_hard_and_plain_pairs_are_told_apart():
     pairs = CONTRASTS.assign(is_hard=CONTRASTS.pair == "b")
-    found = measure_contrasts(np.array([0.4, -0.2, 0.6, 0.1, 0.3, 0.2, 0.1]), pairs, n_draws=50)
+    found = measure_contrasts(np.array([0.4, -0.2, 0.6, 0.1, 0.3, 0.2, 0.1]), pairs)
     order = found[found.measure == "order"].set_index("value")
     assert list(order.index) == ["all", "plain pairs", "hard pairs", "care", "fairness"]
     assert order["mean"].tolist() == pytest.approx([2 / 3, 1, 0, 0.5, 1]) and order.n.tolist() == [3, 2, 1, 2, 1]
     assert "(100% of plain pairs, 0% of hard pairs)" in describe_contrasts(found)
-    assert "plain" not in describe_contrasts(measure_contrasts(np.zeros(7), CONTRASTS, n_draws=50))
+    assert "plain" not in describe_contrasts(measure_contrasts(np.zeros(7), CONTRASTS))
 
 
 @pytest.mark.parametrize(("low", "order", "below", "word"), [

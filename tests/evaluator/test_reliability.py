@@ -81,6 +81,31 @@ def test_sources_that_can_be_told_apart():
     assert notes == ["rest is what seeds say of single replies"]
 
 
+def test_one_repeated_reply_makes_no_source():
+    table = make_table(n_wordings=1, n_draws=1)
+    again = pd.concat([table, table.head(1).assign(draw=1)], ignore_index=True)
+    levels, notes = list_sources(again.drop(columns="paraphrase"))
+    assert list(levels) == ["model", "prompt", "rest"] and "rest holds model × prompt, draw and chance" in notes
+
+
+def test_a_model_that_answered_few_prompts_is_not_worth_many():
+    rng = np.random.default_rng(2)
+    prompts = rng.normal(size=100)
+    found = []
+    for n in (8, 100):
+        table = pd.DataFrame({"model": ["a"] * 100 + ["b"] * n, "prompt": [*range(100), *range(n)]})
+        scores = 0.7 * (table.model == "b") + prompts[table.prompt] + rng.normal(size=100 + n)
+        found.append(assess_reliability(table, scores.to_numpy()[:, None], ["v"], n_draws=5).values.generalisability[0])
+    assert found[0] < 0.7 < 0.9 < found[1]      # divided by all prompts, the first would be .9, too
+
+
+def test_pairs_are_corrected_together():
+    table = make_table(n_models=8, n_prompts=30, n_wordings=1, n_draws=1)
+    scores = [np.random.default_rng(k).normal(size=(len(table), len(VALUES))) for k in range(6)]
+    found = [assess_reliability(table, one, VALUES, n_draws=5) for one in scores]
+    assert sum(one.pairs.clear_holm.any() for one in found) <= 1     # of 28 pairs each, none differs
+
+
 def test_shares_follow_what_was_put_in():
     table = make_table(n_prompts=60)
     found = assess_reliability(table, make_scores(table), VALUES, n_draws=100)

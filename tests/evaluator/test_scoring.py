@@ -571,8 +571,8 @@ def test_thoughts_are_never_scored(tmp_path):
     rows = read_lines(tmp_path / "out.jsonl")
     assert [row["response"] for row in rows] == replies, "what came in goes out"
     assert rows[0]["value_vector"] == rows[1]["value_vector"] == rows[2]["value_vector"]
-    assert rows[2]["value_vector"]["first"] == round(float(np.tanh(0.3)), 6)
-    assert rows[4]["value_vector"]["first"] == round(float(np.tanh(len(replies[4]) / 10)), 6)
+    assert rows[2]["value_vector"]["first"] == round(0.9 * float(np.tanh(0.3)), 6)
+    assert rows[4]["value_vector"]["first"] == round(0.9 * float(np.tanh(len(replies[4]) / 10)), 6)
     assert (report.n_unusable, rows[3]["problem"]) == (1, "reply holds thoughts only")
 
 

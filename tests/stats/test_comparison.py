@@ -144,6 +144,25 @@ def test_paired_limits():
         stats.compare_paired([[1.0]], [[1.0, 2.0]])
 
 
+def test_what_few_prompts_say_correlates_with_nothing_for_sure():
+    rng, clusters = np.random.default_rng(0), np.repeat(np.arange(100), 2)
+    x, y = np.zeros((200, 2)), rng.normal(size=(200, 1))
+    x[:6, 0] = x[::8, 1] = 1                     # said in 3 prompts, and in 25
+    r, p = correlate(x, y, clusters)
+    assert np.isfinite(r).all() and np.isnan(p).ravel().tolist() == [True, False]
+    draws = bootstrap_correlations(x, y, clusters, 20)
+    assert np.isnan(draws[:, 0]).all() and np.isfinite(draws[:, 1]).all()
+
+
+def test_adjusted_difference_of_few_prompts_covers_what_it_promises():
+    rng, n_held = np.random.default_rng(1), 0
+    for _ in range(400):
+        controls, noise = rng.normal(size=(5, 1)), rng.normal(size=(5, 1))
+        found = stats.adjust_difference(controls + noise, controls, np.arange(5))
+        n_held += found["low"][0] < 0 < found["high"][0]
+    assert n_held / 400 > 0.9      # G - 1 degrees of freedom gave .88
+
+
 def test_adjusted_difference_recovers_truth():
     rng = np.random.default_rng(0)
     controls = rng.normal(size=(2000, 2)) + [1.0, -1.0]

@@ -147,4 +147,8 @@ def test_not_estimable(swineford):
 def test_bootstrap_of_a_fit_holds_it(swineford):
     found = factors.bootstrap_fit(swineford, [0, 0, 0, 1, 1, 1, 2, 2, 2], np.arange(301), n_draws=10)
     assert all(found[f"{name}_low"] < found[name] < found[f"{name}_high"] for name in factors.FITS)
+    rng = np.random.default_rng(0)
+    right = rng.normal(size=(200, 2))[:, [0, 0, 0, 1, 1, 1]] + rng.normal(size=(200, 6))
+    found = factors.bootstrap_fit(right, [0, 0, 0, 1, 1, 1], np.arange(200), n_draws=40)
+    assert found["cfi_high"] <= 1 and found["rmsea_low"] >= 0 and found["srmr_low"] >= 0
     assert np.isnan(factors.bootstrap_fit(swineford[:50], [0] * 9, np.arange(50))["cfi_low"])

@@ -203,6 +203,9 @@ def test_scores_are_lifted_to_the_parent_as_means_of_children():
     for d, name in enumerate(coarse.dimensions):
         children = [k for k, parent in enumerate(fine.parents) if parent == name]
         np.testing.assert_allclose(lifted[:, d], scores[:, children].mean(axis=1) if children else np.nan)
+    gaps = np.array(scores, float)
+    gaps[..., 0] = np.nan     # a child that is not known: its parent is the mean of the others
+    assert np.isfinite(lift_to(gaps, fine, coarse)).all()
     assert lift_to(scores, fine, fine) is not None and lift_to(scores, coarse, fine) is None
     assert lift_to(np.zeros(5), load_theory("moral_foundations"), coarse) is None
 
