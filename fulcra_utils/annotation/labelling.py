@@ -6,6 +6,7 @@ in `not_annotated` ([{"item", "reason"}]) and is read back as nan.
 
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fulcra_utils.annotation import questions
 from fulcra_utils.annotation.review import NONE_DECIDED, apply_decisions
 from fulcra_utils.common.files import check_output, json_line, keep_fields, write_atomic
 from fulcra_utils.dataset.labelled import items_to_vectors
-from fulcra_utils.dataset.rows import Dialogue, pick_rows, read_dialogue
+from fulcra_utils.dataset.rows import DIALOGUE_FIELDS, Dialogue, RowError, pick_rows, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError, looks_english
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, Price, Question
@@ -204,17 +205,27 @@ def build_output(row: Row, labels: np.ndarray, theory: Theory, open_items: dict[
                  extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a labelled row in the released shape: the input's fields, then dialogue, labels and what stays open.
 
-    Input fields with a name of `OWN`, and a `dialogue` that reads otherwise, are kept with "input_" before it.
+    Input fields with a name of `OWN`, and a `dialogue` that reads otherwise, are kept with "input_" before it; all that
+    a dialogue may be read from is, where the row would not read as the one that is labelled (under own field names).
     """
-    given = row.fields.get("dialogue")
+    said, given = row.dialogue and row.dialogue.released, row.fields.get("dialogue")
     out = {name: None for name in ("query_source", "response_source") if name not in row.fields}
-    out |= {"dialogue": row.dialogue.released if row.dialogue else given,
-            "value_items": write_labels(theory.items, labels), "value_types": items_to_types(labels, theory),
+    out |= {"dialogue": said or given, "value_items": write_labels(theory.items, labels),
+            "value_types": items_to_types(labels, theory),
             "not_annotated": [{"item": item, "reason": why} for item, why in open_items.items()]}
-    own = OWN if given in (None, out["dialogue"]) else (*OWN, "dialogue")
     if row.dialogue is not None:
         out["looks_english"] = looks_english(row.dialogue.response)
-    return keep_fields(row.fields, out | ({"problem": row.problem} if row.problem else {}) | (extra or {}), own)
+    out |= ({"problem": row.problem} if row.problem else {}) | (extra or {})
+    made = keep_fields(row.fields, out, OWN if given in (None, out["dialogue"]) else (*OWN, "dialogue"))
+    if _read_released(made) != said:
+        return keep_fields(row.fields, out | {"dialogue": said}, OWN + DIALOGUE_FIELDS)
+    return made
+
+
+def _read_released(fields: dict[str, Any]) -> str | None:
+    """Return the dialogue that a row is read back as, None where none can be read."""
+    with suppress(RowError):
+        return read_dialogue(fields).released
 
 
 def write_labels(names: Sequence[str], labels: np.ndarray) -> list[str]:

@@ -207,6 +207,7 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
 PROMPTS, REPLIES = ("prompt", "question", "instruction", "input"), ("response", "completion", "output", "answer")
 SYSTEMS = ("system", "system_prompt")
 WHOLE = ("messages", "conversations", "conversation", "dialogue")
+DIALOGUE_FIELDS = (*PROMPTS, *REPLIES, *WHOLE, *SYSTEMS, "history")  # from which a row is read
 TOOLS = ("tool", "function")
 ROLES = {role: role for role in ("system", "developer", "user", "assistant", *TOOLS)} | {
     "human": "user", "function_response": "tool", "observation": "tool", "ipython": "tool",

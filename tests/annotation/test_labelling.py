@@ -47,6 +47,22 @@ def read_rows_of(fields):
     return Row(fields, read_dialogue(fields))
 
 
+@pytest.mark.parametrize(("fields", "prompt", "reply"), [
+    ({"prompt": "May I?", "response": "Old.", "mine": "New."}, "prompt", "mine"),
+    ({"question": "May I?", "answer": "Gold.", "mine": "New."}, "question", "mine"),
+    ({"ask": "May I?", "mine": "New.", "messages": [{"role": "user", "content": "x"},
+                                                    {"role": "assistant", "content": "Old."}]}, "ask", "mine"),
+    ({"ask": "May I?", "mine": "New.", "system": "Be kind."}, "ask", "mine"),
+    ({"dialogue": "Human: May I?\nBob: New.", "system": "Be kind."}, "prompt", "response"),
+    ({"prompt": "May I?", "response": "Old.", "mine": None}, "prompt", "mine")])
+def test_a_labelled_row_reads_back_as_the_reply_that_was_judged(tmp_path, fields, prompt, reply):
+    row, = read_rows(write_rows(tmp_path / "in.jsonl", [fields]), prompt, reply)
+    out = build_output(row, np.eye(THEORY.n_items)[0], THEORY, {})
+    again, = read_rows(write_rows(tmp_path / "out.jsonl", [out]))
+    assert (again.dialogue and again.dialogue.released) == (row.dialogue and row.dialogue.released)
+    assert {name.removeprefix("input_") for name in out} >= {*fields}
+
+
 def test_labelled_dialogues_read_back_the_same(any_theory, tmp_path):
     data = build_run_data(any_theory)
     path = write_rows(tmp_path / "x.jsonl", label_rows(data.dialogues, data.items, any_theory))
