@@ -150,7 +150,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     ['drug']
     """
     return Reader(path).list_plain(lambda row: {"prompt": read_text(row, "prompt"),
-                                                "safety_issues": _read_list(row, "safety_issues")})
+                                                "safety_issues": read_list(row, "safety_issues")})
 
 
 def read_preferences(path: str | Path) -> pd.DataFrame:
@@ -263,7 +263,7 @@ class Reader:
 
     def _read_list(self, row: dict, name: str) -> list | None:
         try:
-            return _read_list(row, name)
+            return read_list(row, name)
         except RowError as fault:
             self.tell(name, fault.text, f"{fault.reason}, dropped")
             self.lost.add(None)
@@ -385,7 +385,7 @@ def _order_scores(scores: Any, theory: Theory) -> np.ndarray:
     return vector
 
 
-def _read_list(row: dict, name: str) -> list | None:
+def read_list(row: dict, name: str) -> list | None:
     """Return a list field that may be a stringified list; None when absent, RowError when it is no list."""
     value = row.get(name)
     if isinstance(value, str):

@@ -14,8 +14,9 @@ from jinja2 import Template
 from fulcra_utils.common.files import write_atomic, write_table, write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.contrasts import find_example
-from fulcra_utils.dataset.labelled import ValueDataset, read_dataset
-from fulcra_utils.dataset.texts import is_refusal
+from fulcra_utils.dataset.labelled import ValueDataset, read_dataset, read_list
+from fulcra_utils.dataset.rows import RowError, iter_rows
+from fulcra_utils.dataset.texts import clean_text, is_refusal
 from fulcra_utils.theory.theory import Theory
 
 
@@ -46,7 +47,7 @@ def write_release(folder: str | Path, labelled: str | Path, theory: Theory, made
           write_atomic(folder / "data" / "train.jsonl") as tmp):
         tmp.write_bytes(rows.read())
     with write_atomic(folder / "data" / "train.parquet") as tmp:
-        pq.write_table(_tabulate(data, theory), tmp)
+        pq.write_table(_tabulate(data, theory, labelled), tmp)
     if annotators is not None:
         write_table(folder / "data" / "annotators.csv", annotators.dropna(how="all").astype("Int8").reset_index())
     write_guide(folder / "ANNOTATION.md", theory)
@@ -78,13 +79,42 @@ def _describe(data: ValueDataset, theory: Theory, title: str, made: dict[str, An
         n_open=int(np.isnan(data.vectors).any(axis=1).sum()), n_refused=int(is_refusal(data.table.response).sum()))
 
 
-def _tabulate(data: ValueDataset, theory: Theory) -> pa.Table:
+def _tabulate(data: ValueDataset, theory: Theory, labelled: str | Path) -> pa.Table:
+    """Return the rows with their labels, as `read_dataset` reads them from the labelled file, and what they come to."""
     texts = {name: pa.array(data.table[name].astype(object), pa.string(), from_pandas=True)
              for name in ("prompt", "response", "query_source", "response_source")}
-    items = [[f"{theory.items[i]}: {int(row[i]):+d}" for i in np.flatnonzero(row)] for row in data.item_labels]
+    kept, text = set(data.table.line), pa.string()
+    rows = [row for line, row, _ in iter_rows(labelled) if line in kept]
+    labels = {name: pa.array([_list_texts(row, name) or [] for row in rows], pa.list_(text))
+              for name in ("value_items", "value_types")}
     vectors = [pa.array(column, from_pandas=True) for column in data.vectors.T]  # nan becomes null
-    lists = pa.list_(pa.string())
     return pa.table({
-        **texts, "safety_issues": pa.array(data.table.safety_issues.tolist(), lists),
-        "value_items": pa.array(items, lists), "value_vector": pa.StructArray.from_arrays(vectors, theory.dimensions),
+        **texts, "safety_issues": pa.array(data.table.safety_issues.tolist(), pa.list_(text)), **labels,
+        "value_vector": pa.StructArray.from_arrays(vectors, theory.dimensions),
+        "not_annotated": pa.array(map(_list_open, rows), pa.list_(pa.struct({"item": text, "reason": text}))),
+        "decided_by": pa.array([_name_people(row, theory) for row in rows],
+                               pa.struct(dict.fromkeys(theory.dimensions, text))),
         "is_refusal": is_refusal(data.table.response)})
+
+
+def _list_texts(row: dict[str, Any], name: str) -> list[str] | None:
+    try:
+        found = read_list(row, name)
+    except RowError:
+        found = [row[name]]     # no list: no label here either
+    return found and [clean_text(str(entry)) for entry in found]
+
+
+def _list_open(row: dict[str, Any]) -> list[dict[str, str]] | None:
+    """Return what a row leaves open, None where it does not say."""
+    if (value := row.get("not_annotated")) is None:
+        return None
+    entries = [entry if isinstance(entry, dict) else {"item": entry}
+               for entry in (value if isinstance(value, list) else [value])]
+    return [{name: clean_text(str(entry.get(name))) for name in ("item", "reason")} for entry in entries]
+
+
+def _name_people(row: dict[str, Any], theory: Theory) -> dict[str, str] | None:
+    told = row.get("decided_by")
+    return {name: clean_text(str(told[name])) for name in theory.dimensions if told.get(name)} if isinstance(
+        told, dict) else None

@@ -27,6 +27,7 @@ def test_data_set_folder_opens_and_its_card_is_true(tmp_path, any_theory):
     truth = data.dialogues[list(any_theory.dimensions)].to_numpy()
     assert np.array_equal(vectors, truth, equal_nan=True)
     assert np.array_equal(read_dataset(folder / "data" / "train.jsonl", any_theory, strict=True).vectors, truth, True)
+    assert np.array_equal(read_dataset(folder / "data" / "train.parquet", any_theory, True).vectors, truth, True)
     card = (folder / "README.md").read_text()
     assert f"{len(truth)} rows: {data.dialogues.prompt.nunique()} different prompts" in card
     first = any_theory.dimensions[0]
@@ -44,6 +45,24 @@ def test_rows_are_released_byte_for_byte_and_items_by_name(tmp_path):
     assert table.num_rows == len(data.table) and all(item.endswith((": +1", ": -1")) for row in
                                                      table["value_items"].to_pylist() for item in row)
     assert [len(row) for row in table["value_items"].to_pylist()] == (data.item_labels != 0).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("theory", [load_theory("moral_foundations"), load_theory("schwartz19")], ids=lambda t: t.name)
+def test_both_files_give_the_same_labels(tmp_path, theory):
+    first, second, *_ = theory.dimensions
+    item = theory.items[theory.item_dims.tolist().index(1)]
+    said = [{"value_items": [f"{item}: +1"], "not_annotated": [{"item": first, "reason": "HTTP 503"}]},
+            {"value_items": [f"{item}: +1"], "value_types": [], "not_annotated": [], "decided_by": {second: "Ann"}},
+            {"value_items": [f"{item}: 0"]}, {"value_types": [f"{first}: 1+", f"{second}: 2"]},
+            {"value_types": {"a": 1}}, {"value_items": ["of another theory: +1"], "not_annotated": "*"},
+            {"value_items": [], "not_annotated": []},
+            {"value_items": f"['{item}: -1', 3]", "decided_by": "Ann", "not_annotated": [first, {"item": None}]}]
+    rows = [{"prompt": "Why?", "response": f"So {n}."} | labels for n, labels in enumerate(said)]
+    files = write_release(tmp_path / "set", write_rows(tmp_path / "x.jsonl", rows), theory) / "data"
+    vectors = [read_dataset(files / f"train.{kind}", theory).vectors for kind in ("jsonl", "parquet")]
+    np.testing.assert_array_equal(*vectors)
+    assert np.isnan(vectors[0]).any() and (vectors[0][1] == 0).all()
+    assert pq.read_table(files / "train.parquet")["not_annotated"].to_pylist()[0][0]["reason"] == "HTTP 503"
 
 
 def test_a_card_without_costs_names_the_model(tmp_path):
