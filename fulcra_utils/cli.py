@@ -453,8 +453,9 @@ def reply(input: Annotated[str, typer.Option("--input", help="Prompts: .jsonl, .
 
     Thoughts (<think> and the like) go to the field `thoughts`; thoughts alone are no reply. A reply that the length
     limit cut off is kept and has `cut_off: true`. Rows of one prompt share a reply, unless a field `draw` (1, 2, …)
-    tells them apart; a row's own system message is sent. What a row says of another reply (scores, labels, `model`)
-    gets "input_" before its name. Exit 1 when some rows have no reply; their `problem` says why.
+    tells them apart; a row's own system message is sent. `prompt` and `system` hold what was asked; what a row says of
+    another prompt or reply (scores, labels, `model`) gets "input_" before its name. Exit 1 when some rows have no
+    reply; their `problem` says why.
     """
     from fulcra_utils.annotation.labelling import ROWS, write_rows
     from fulcra_utils.common.files import check_outputs, lock_output

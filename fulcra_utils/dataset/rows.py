@@ -281,12 +281,14 @@ def _join_input(row: dict, name: str, text: str) -> str:
 
 
 def read_text(row: dict, name: str) -> str:
-    """Return a field as text; set the row aside when there is none."""
+    """Return a field as text; set the row aside when there is none, or turns stand before it."""
     text = row.get(name)
     if not isinstance(text, str):
         raise RowError(name, "is missing") if text is None else RowError(name, "is not text", text)
     if not has_words(text):
         raise RowError(name, "is empty")
+    if _read_history(row, name):
+        raise RowError("history", "cannot be asked, a single prompt can")
     return _join_input(row, name, text)
 
 

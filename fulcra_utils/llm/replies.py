@@ -139,10 +139,11 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
                      budget: float | None = None) -> list[dict[str, Any]]:
     """Return the rows of a prompt file (.jsonl, .jsonl.gz or .parquet), once for each writer, with its replies.
 
-    All fields of the input are kept, those that tell of another reply (`OWN`, `OF_THE_REPLY`) with "input_" before
-    their names. Rows of one prompt share a reply, unless their field `draw` tells them apart. A row's own system
-    message (`find_system`) is sent in the place of `system`. `response`, `response_source` and `problem` are added,
-    `thoughts` and `cut_off` (True) where there are any. A row without a usable prompt comes once, with its problem.
+    All fields of the input are kept, those that tell of another reply (`OWN`, `OF_THE_REPLY`) or prompt with "input_"
+    before their names. Rows of one prompt share a reply, unless their field `draw` tells them apart. A row's own system
+    message (`find_system`) is sent in the place of `system`. `prompt` is what was asked, `system` what was sent before
+    it; `response`, `response_source` and `problem` are added, `thoughts` and `cut_off` (True) where there are any. A
+    row without a usable prompt, or with a `history` before it, comes once, with its problem.
     DatasetError when the file cannot be read, EndpointError when nobody can be asked.
 
     Examples
@@ -158,11 +159,15 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
     """
     fields, prompts, bad = read_reply_prompts(input_path, prompt_field)
     draws = [row.get("draw") for row in fields]
-    systems = [find_system(row) or system for row in fields]
-    replies = write_replies(prompts, writers, cache, systems, progress, budget, draws=draws)
-    made = [keep_fields(fields[reply["row"]], {"response": reply["response"], **{
-        name: reply[name] for name in OWN[1:] if reply[name]}}, OWN + OF_THE_REPLY)
-            for reply in replies.to_dict("records")]
+    own = [find_system(row) for row in fields]
+    replies = write_replies(prompts, writers, cache, [one or system for one in own], progress, budget, draws=draws)
+    made = []
+    for reply in replies.to_dict("records"):
+        row, asked = fields[reply["row"]], {"prompt": reply["prompt"]}
+        asked |= {"system": system} if system and not own[reply["row"]] else {}
+        other = tuple(name for name in asked if row.get(name) not in (None, asked[name]))
+        made.append(keep_fields(row, asked | {"response": reply["response"]} | {
+            name: reply[name] for name in OWN[1:] if reply[name]}, OWN + OF_THE_REPLY + other))
     return made + bad
 
 

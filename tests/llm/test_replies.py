@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fulcra_utils.annotation import labelling
 from fulcra_utils.cli import main
+from fulcra_utils.dataset.rows import read_dialogue
 from fulcra_utils.evaluator import scoring
 from fulcra_utils.llm import replies as generation
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
@@ -119,7 +120,7 @@ def test_each_rows_own_system_message_is_sent(tmp_path):
                                 system="Be honest.")
         told = sorted([message["content"] for message in body["messages"]] for body in server.bodies)
     assert told == [["Be brief.", "Hi?"], ["Be honest.", "Hi?"], ["Be kind.", "Hi?"]]
-    assert [row.get("system") or row.get("system_prompt") for row in made] == ["Be brief.", "Be kind.", None]
+    assert [row.get("system") or row.get("system_prompt") for row in made] == ["Be brief.", "Be kind.", "Be honest."]
 
 
 def test_draws_of_one_prompt_are_replies_of_their_own(tmp_path, checkpoint):
@@ -153,6 +154,26 @@ def test_an_instruction_is_asked_with_its_input(tmp_path):
         row, = write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path,
                                 "instruction")
     assert row["response"] == "m: Sum up.\n\nAnn left."
+
+
+@pytest.mark.parametrize(("row", "field"), [
+    ({"prompt": "Plain?", "attack": "Twisted?"}, "attack"), ({"prompt": "Plain?", "system": 3}, "prompt"),
+    ({"instruction": "Sum up.", "input": "Ann left.", "prompt": "Plain?"}, "instruction")])
+def test_a_reply_reads_back_with_what_was_asked(tmp_path, row, field):
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    with FaultServer(rate=0) as server:
+        made, = write_reply_rows(tmp_path / "in.jsonl", [Endpoint(model="m", base_url=server.url)], tmp_path, field,
+                                 "Be kind.")
+        system, asked = (message["content"] for message in server.bodies[0]["messages"])
+    assert read_dialogue(made).turns == (("system", system), ("user", asked), ("assistant", f"m: {asked}"))
+    assert all(value in (made[name], made.get(f"input_{name}")) for name, value in row.items())
+
+
+def test_a_prompt_with_turns_before_it_is_not_asked_alone(tmp_path):
+    row = {"instruction": "And then?", "history": [["Where was she?", "At work."]]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    made, = write_reply_rows(tmp_path / "in.jsonl", [], tmp_path, "instruction")
+    assert made == row | {"response": None, "problem": "line 1: history cannot be asked, a single prompt can"}
 
 
 def test_a_base_models_own_next_turns_are_no_reply(checkpoint, tmp_path, monkeypatch):
