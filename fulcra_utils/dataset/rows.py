@@ -184,8 +184,8 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     'Hello.'
     """
     fields = _find_fields(row, prompt_field, response_field)
-    turns = [turn for name, role in zip(fields, ("user", "assistant"), strict=False)
-             for turn in _read_turns(row, name, role)]
+    *asked, told = (_read_turns(row, name, role) for name, role in zip(fields, ("user", "assistant"), strict=False))
+    turns = [*_drop_doubles(asked[0], told), *told] if asked else told
     system = find_system(row)
     if system and turns and turns[0][0] != "system":
         turns = [("system", system), *turns]
@@ -261,6 +261,14 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
             raise RowError(name, f"has no usable role and content in message {number}", message)
         turns.append((speaker, text if isinstance(text, str) and said != "function_call" else ""))
     return turns
+
+
+def _drop_doubles(asked: list[tuple[str, str]], told: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the turns of a prompt, of which its system message alone where the reply's field holds the whole talk."""
+    said = {text.strip() for role, text in asked if role == "user"}
+    if not said or not said <= {text.strip() for role, text in told if role == "user"}:
+        return asked
+    return [turn for turn in asked if turn[0] in ("system", "developer") and turn not in told]
 
 
 def _read_history(row: dict, name: str) -> list[tuple[str, str]]:

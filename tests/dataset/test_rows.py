@@ -196,6 +196,17 @@ def test_what_stands_beside_a_prompt_is_part_of_it(row, prompt):
     assert read_dialogue(row).prompt == prompt
 
 
+@pytest.mark.parametrize(("asked", "system", "prompt"), [
+    ("Hi", [], "Hi"), ([{"role": "user", "content": "Hi"}], [], "Hi"), ("Ho", [], "[user] Ho\n[user] Hi"),
+    ([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}], [],
+     "[system] Be kind.\n[user] Hi"),
+    ("Hi", [{"role": "system", "content": "Be kind."}], "[system] Be kind.\n[user] Hi")])
+def test_a_reply_field_that_holds_the_whole_talk_does_not_double_the_prompt(asked, system, prompt):
+    talk = [*system, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    found = read_dialogue({"prompt": asked, "chosen": talk}, response_field="chosen")
+    assert (found.prompt, found.response) == (prompt, "Hello.")
+
+
 def test_a_history_of_another_form_is_named():
     with pytest.raises(RowError, match="history"):
         read_dialogue({"instruction": "And then?", "output": "Home.", "history": [["Where was she?"]]})
