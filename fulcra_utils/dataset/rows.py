@@ -1,6 +1,7 @@
 """Rows of files, read one way: any usual shape in, a dialogue out, or the reason why there is none.
 
-A field that is null counts as one that is missing, in every kind of file.
+A field that is null counts as one that is missing, in every kind of file; a reply that is null is not looked for
+elsewhere in the row where other rows of the file hold theirs there.
 """
 
 from __future__ import annotations
@@ -48,18 +49,23 @@ def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[
         rows = pd.DataFrame({name: pd.Series(list(column), dtype=object) for name, column in rows.items()})
     if isinstance(rows, pd.DataFrame):
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    found = []
+    found, rows = [], [_name_fields(row) for row in rows]
+    filled = _find_filled(row for row in rows if isinstance(row, Mapping | pd.Series))
     for place, row in enumerate(rows):
-        if (names := getattr(row, "_fields", None) or getattr(getattr(row, "dtype", None), "names", None)) is not None:
-            row = dict(zip(names, row, strict=True))  # a named tuple, or a record of an array
         try:
-            dialogue = read_dialogue(dict(row)) if isinstance(row, Mapping | pd.Series) else None
+            dialogue = read_dialogue(_drop_unused(dict(row), filled)) if isinstance(row, Mapping | pd.Series) else None
         except RowError as fault:
             raise error(f"Row {place}: {fault}.") from None
         if dialogue is None and (isinstance(row, str | bytes | Set) or not isinstance(row, Iterable) or len(row) != 2):
             raise error(f"Row {place} is no pair of prompt and response but {shorten(row)!r}.")
         found.append((dialogue.prompt, dialogue.response) if dialogue else tuple(row))
     return [prompt for prompt, _ in found], [response for _, response in found]
+
+
+def _name_fields(row: Any) -> Any:
+    """Return a named tuple, or a record of an array, as a row; anything else as it is."""
+    names = getattr(row, "_fields", None) or getattr(getattr(row, "dtype", None), "names", None)
+    return row if names is None else dict(zip(names, row, strict=True))
 
 
 def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
@@ -100,16 +106,33 @@ def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, st
 
 def pick_rows(path: str | Path, pick: Callable[[dict[str, Any]], Any] | None = None
               ) -> Iterator[tuple[int, dict[str, Any], Any, RowError | None]]:
-    """Yield (line, row, what `pick`, by default `read_dialogue`, makes of it, None), or the RowError that it raises."""
+    """Yield (line, row, what `pick`, by default `read_dialogue`, makes of it, None), or the RowError that it raises.
+
+    A row lacks the fields for a reply that are null in every row, as a table has them for rows of other files.
+    """
+    filled = None
     for line, row, reason in iter_rows(path):
         picked = fault = None
         try:
             if row is None:
                 raise RowError("the line", f"is {reason}")
+            if any(row.get(name, "") is None for name in REPLIES):
+                filled = _find_filled(row for _, row, _ in iter_rows(path) if row) if filled is None else filled
+                row = _drop_unused(row, filled)
             picked = (pick or read_dialogue)(row)
         except RowError as error:
             fault = error
         yield line, row or {}, picked, fault
+
+
+def _find_filled(rows: Iterable[Mapping]) -> set[str]:
+    """Return the fields for a reply that hold one in some row, or the reason why there is none (`fulcra reply`)."""
+    return {name for row in rows for name in REPLIES
+            if row.get(name) is not None or name == "response" and row.get("problem")}
+
+
+def _drop_unused(row: dict[str, Any], filled: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None or name not in REPLIES or name in filled}
 
 
 def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -167,14 +190,15 @@ class RowError(ValueError):
 
 def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response",
                   clean: Callable[[str], str] = clean_text) -> Dialogue:
-    """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
+    """Return the dialogue of a row, whatever of the usual shapes it has.
 
     With field names of one's own, those two. Left at their defaults: the first of `prompt`, `question`, `instruction`
     (with `input` or `context`, behind the pairs in `history`), `input`, and the first of `response`, `completion`,
-    `output`, `answer`; each is text or a list of messages. Else all turns in `messages`, `conversations` or
-    `conversation` ([{"role", "content"}], or ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human:
-    …\\nBob: …"). A text in `system` or `system_prompt` stands before them. NUL characters and half characters are
-    replaced; thoughts of the assistant are left out. RowError names the field in one line.
+    `output`, `answer` that the row has (null there: no reply was got); each is text or a list of messages. Else, or
+    beside an `answer`, which may be a reference, all turns in `messages`, `conversations` or `conversation` ([{"role",
+    "content"}], or ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). A text in
+    `system` or `system_prompt` stands before them. NUL characters and half characters are replaced; thoughts of the
+    assistant are left out. RowError names the field in one line.
 
     Examples
     --------
@@ -222,12 +246,13 @@ def find_system(row: dict[str, Any]) -> str:
 def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) -> tuple[str, ...]:
     """Return the fields that hold a row's prompt and reply, or the one that holds both."""
     own = (prompt_field, response_field) != ("prompt", "response")
-    prompts, replies = ((prompt_field,), (response_field,)) if own else (PROMPTS, REPLIES)
-    found = [next((name for name in names if row.get(name) is not None), "") for names in (prompts, replies)]
-    if not own and row.get("response", "") is None and row.get("problem"):
-        # `fulcra reply` got none, and an `answer` beside it is another's
-        raise RowError("response", "is missing")
-    if not all(found) and not own and (whole := next((name for name in WHOLE if row.get(name) is not None), "")):
+    prompts = (prompt_field,) if own else PROMPTS
+    prompt = next((name for name in prompts if row.get(name) is not None), "")
+    reply = response_field if own else next((name for name in REPLIES if name in row), "")
+    whole = "" if own else next((name for name in WHOLE if row.get(name) is not None), "")
+    found = [prompt, reply if row.get(reply) is not None else ""]
+    failed = not found[1] and reply == "response" and row.get("problem")     # `fulcra reply` got none
+    if whole and not failed and (not all(found) or reply == "answer" and str(row[whole]) not in ("", "[]")):
         return (whole,)
     if lost := [name for name, had in zip((prompt_field, response_field), found, strict=True) if not had]:
         raise RowError(" and ".join(lost), "is missing" if len(lost) == 1 else "are missing")
@@ -236,7 +261,7 @@ def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) ->
 
 def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, str]]:
     """Return the turns of a field that holds a text or a list of messages."""
-    value = row[name]
+    value = row[name].tolist() if hasattr(row[name], "tolist") else row[name]
     if name == "dialogue" and isinstance(value, str):
         prompt, bob, reply = value.partition("\nBob:")
         if not bob or not prompt.startswith("Human:"):

@@ -8,7 +8,7 @@ import pytest
 from row_files import TEN, row, write
 
 from fulcra_utils.dataset.labelled import read_dataset, read_scored
-from fulcra_utils.dataset.rows import RowError, iter_rows, list_pairs, read_dialogue
+from fulcra_utils.dataset.rows import RowError, iter_rows, list_pairs, pick_rows, read_dialogue
 from fulcra_utils.dataset.texts import DatasetError
 
 BAD = [
@@ -205,6 +205,39 @@ def test_a_reply_field_that_holds_the_whole_talk_does_not_double_the_prompt(aske
     talk = [*system, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     found = read_dialogue({"prompt": asked, "chosen": talk}, response_field="chosen")
     assert (found.prompt, found.response) == (prompt, "Hello.")
+
+
+TALK = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "Mine."}]
+
+
+def test_a_reference_answer_is_not_the_reply_of_a_model(tmp_path):
+    rows = [{"prompt": "Q?", "response": "Mine.", "answer": "Gold.", "messages": None},
+            {"prompt": "Q?", "response": None, "answer": "Gold.", "messages": None},
+            {"prompt": "Q?", "response": None, "answer": "Gold.", "messages": TALK}]
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    files = [[fault or dialogue.response for _, _, dialogue, fault in pick_rows(path)]
+             for path in (write(tmp_path, *rows), tmp_path / "rows.parquet")]
+    assert [list(map(str, replies)) for replies in files] == [["Mine.", "response is missing", "Mine."]] * 2
+    plain = {"question": "Q?", "answer": "Gold."}
+    for given, reply in ((plain, "Gold."), (plain | {"messages": TALK}, "Mine."), (plain | {"messages": []}, "Gold."),
+                         (plain | {"messages": np.array(TALK)}, "Mine."), (plain | {"problem": "2?"}, "Gold.")):
+        assert read_dialogue(given).response == list_pairs([given])[1][0] == reply
+    with pytest.raises(DatasetError, match="Row 1: response is missing"):
+        list_pairs(pd.DataFrame(rows[:2]))
+
+
+@pytest.mark.parametrize("file", ["rows.csv", "rows.xlsx"])
+def test_the_way_out_of_a_table_keeps_a_reply_of_none(tmp_path, file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).write_bytes(b"prompt,response\nMany?,None\nMore?,\n" if file == "rows.csv" else b"PK\x03\x04")
+    with pytest.raises(DatasetError) as error:
+        list(iter_rows(file))
+    call = str(error.value)[str(error.value).index("pandas."):].partition(" exports")[0].replace("pandas.", "pd.")
+    if file == "rows.xlsx":     # no sheet is made here: the same words read a file of commas
+        (tmp_path / file).write_bytes(b"prompt,response\nMany?,None\nMore?,\n")
+        call = call.replace("read_excel", "read_csv")
+    eval(call)
+    assert [row["response"] for _, row, _ in iter_rows("rows.jsonl")] == ["None", None]
 
 
 def test_a_history_of_another_form_is_named():
