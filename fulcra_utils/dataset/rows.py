@@ -6,6 +6,7 @@ elsewhere in the row where other rows of the file hold theirs there.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import json
@@ -261,7 +262,7 @@ def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) ->
 
 def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, str]]:
     """Return the turns of a field that holds a text or a list of messages."""
-    value = row[name].tolist() if hasattr(row[name], "tolist") else row[name]
+    value = _load_messages(row[name].tolist() if hasattr(row[name], "tolist") else row[name])
     if name == "dialogue" and isinstance(value, str):
         prompt, bob, reply = value.partition("\nBob:")
         if not bob or not prompt.startswith("Human:"):
@@ -269,10 +270,7 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
         if "\nBob:" in reply.partition("\nHuman:")[2]:
             raise RowError(name, "has several turns; give them as messages", value)
         return [("user", prompt.removeprefix("Human:").strip()), ("assistant", reply.strip())]
-    if isinstance(value, str) and name in WHOLE:  # as JSON, which is how a Parquet file may hold it
-        with suppress(ValueError):
-            value = json.loads(value)
-    elif isinstance(value, str):
+    if isinstance(value, str) and name not in WHOLE:
         return [*_read_history(row, name), (role, _join_input(row, name, value))]
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise RowError(name, "is neither text nor a list of messages", value)
@@ -286,6 +284,17 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
             raise RowError(name, f"has no usable role and content in message {number}", message)
         turns.append((speaker, text if isinstance(text, str) and said != "function_call" else ""))
     return turns
+
+
+def _load_messages(value: Any) -> Any:
+    """Return the messages of a text that is JSON, as Parquet may hold it, or Python, as CSV does; all else as it is."""
+    if isinstance(value, str) and re.match(r"\s*\[\s*\{", value) and ("role" in value or "from" in value):
+        for load in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, AttributeError, MemoryError, RecursionError):
+                found = load(value.strip())
+                if all(str(one.get("role") or one.get("from")).lower() in ROLES for one in found):
+                    return found
+    return value
 
 
 def _drop_doubles(asked: list[tuple[str, str]], told: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -315,7 +324,7 @@ def _join_input(row: dict, name: str, text: str) -> str:
 
 def read_text(row: dict, name: str) -> str:
     """Return a field as text; set the row aside when there is none, or turns stand before it."""
-    text = row.get(name)
+    text = _load_messages(row.get(name))
     if not isinstance(text, str):
         raise RowError(name, "is missing") if text is None else RowError(name, "is not text", text)
     if not has_words(text):

@@ -8,7 +8,7 @@ import pytest
 from row_files import TEN, row, write
 
 from fulcra_utils.dataset.labelled import read_dataset, read_scored
-from fulcra_utils.dataset.rows import RowError, iter_rows, list_pairs, pick_rows, read_dialogue
+from fulcra_utils.dataset.rows import RowError, iter_rows, list_pairs, pick_rows, read_dialogue, read_text
 from fulcra_utils.dataset.texts import DatasetError
 
 BAD = [
@@ -238,6 +238,17 @@ def test_the_way_out_of_a_table_keeps_a_reply_of_none(tmp_path, file, monkeypatc
         call = call.replace("read_excel", "read_csv")
     eval(call)
     assert [row["response"] for _, row, _ in iter_rows("rows.jsonl")] == ["None", None]
+
+
+@pytest.mark.parametrize("say", [json.dumps, repr])
+def test_messages_that_are_kept_as_text_are_messages(say):
+    for given in ({"prompt": say(TALK[:1]), "completion": say(TALK[1:])}, {"messages": say(TALK)},
+                  {"prompt": say(TALK[:1]), "response": say(TALK)}):
+        assert read_dialogue(given).turns == (("user", "Q?"), ("assistant", "Mine."))
+    with pytest.raises(RowError, match="prompt is not text"):
+        read_text({"prompt": say(TALK[:1])}, "prompt")
+    people = say([{"name": "Ann", "role": "engineer"}])
+    assert read_dialogue({"prompt": "[{role", "response": people}).turns[1] == ("assistant", people)
 
 
 def test_a_history_of_another_form_is_named():
