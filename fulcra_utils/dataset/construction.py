@@ -2,7 +2,8 @@
 
 Rules: one split over all files, by clusters of near-duplicate prompts; a dialogue that stands in two files is taken
 once, from the first; an annotated row takes the risk categories of its prompt from the prompt pools; a theory is
-given the public labels when it is theirs or refines theirs, else its labelled sample, else dialogues without labels.
+given the labels beside its file and the public ones when it is theirs or refines theirs, else its labelled sample, else
+dialogues without labels.
 """
 
 from collections.abc import Sequence
@@ -203,15 +204,15 @@ def _pick_files(fetched: Fetched, role: str, *theories: str | None) -> dict[str,
 def _read_annotated(theory: Theory, fetched: Fetched) -> tuple[dict[str, ValueDataset], str]:
     """Return the annotated files by name and, in words, where their labels come from."""
     public = _pick_files(fetched, "annotated", theory.name, theory.parent)
-    if public:
-        return {name: read_dataset(path, theory) for name, path in public.items()}, f"public files: {', '.join(public)}"
     path, has_labels = locate_sample(theory)
-    if has_labels:
-        data = read_dataset(path, theory)
-        if data.table.empty:
+    own = {"sample": path} if has_labels and (not public or path == theory.labels_path) else {}
+    if files := own | public:     # a row of one's own comes first
+        found = {name: read_dataset(file, theory) for name, file in files.items()}
+        if own and (data := found["sample"]).table.empty:
             why = next((f"line {p.line}, {p.field}: {p.reason}" for p in data.problems.itertuples()), "it is empty")
             raise ValueError(f"{path}: no row could be read; {why}")
-        return {"sample": data}, f"the embedded sample {path.name}"
+        told = [f"the embedded sample {path.name}"] * bool(own) + [f"public files: {', '.join(public)}"] * bool(public)
+        return found, " and ".join(told)
     bare, nothing = _pick_files(fetched, "annotated"), (np.full(theory.n_dims, np.nan), np.zeros(theory.n_items))
     return {name: Reader(path, theory).gather(lambda row: nothing)
             for name, path in (bare or {"sample": path}).items()}, "nowhere: dialogues without labels"

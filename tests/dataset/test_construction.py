@@ -263,6 +263,18 @@ def test_two_models_that_say_the_same_are_two_rows(toy, tmp_path):
     assert data.dialogues.row_id.is_unique and data.sources["duplicates_dropped"] == 2
 
 
+def test_labels_beside_a_theory_of_ones_own_are_read_with_the_public_ones(small_world, tmp_path):
+    """Its items are those of the public files, too, which say nothing of its own rows."""
+    text = load_theory("schwartz19").path.read_text().replace("name: schwartz19", "name: mine")
+    (tmp_path / "mine.yaml").write_text(text)
+    theory = load_theory(tmp_path / "mine.yaml")
+    n_public = len(build_run_data(theory, small_world).dialogues)
+    theory.labels_path.write_text(json.dumps({"prompt": "Why?", "response": "So.", "value_items": ["be polite: +1"]}))
+    data = build_run_data(theory, small_world)
+    assert data.dialogues.source.value_counts()["sample"] == 1 and len(data.dialogues) == n_public + 1
+    assert data.sources["labels_from"] == "the embedded sample mine.jsonl and public files: first, second"
+
+
 def test_a_reply_that_is_labelled_twice_otherwise_is_told(toy, tmp_path):
     (tmp_path / "mine.yaml").write_text(toy.path.read_text())
     theory = load_theory(tmp_path / "mine.yaml")
