@@ -69,10 +69,11 @@ def list_texts(texts: Iterable[str], name: str = "Text", error: type[ValueError]
 def split_thoughts(text: str) -> tuple[str, str]:
     """Return (thoughts, answer) of a language model's text; an answer of "" means that it never got beyond thinking.
 
-    Thoughts are blocks in <think>, <thinking>, <thought>, <reasoning> (any case, nested, several) or [THINK] that open
-    the text, or follow the end of a line or sentence; all that follows a block without an end, and what stands before
-    it; all that stands before an end without a beginning (a template put that into the prompt); and every channel but
-    "final" of <|channel|> text. Marks in code or quotes, within a sentence, or announced by ":" are part of the answer.
+    Thoughts are blocks in <think>, <thinking>, <thought>, <reasoning>, <scratchpad> (any case, nested, several),
+    [THINK] or <|begin_of_thought|>, and what else `THOUGHT_MARK` holds, that open the text, or follow the end of a line
+    or sentence; all that follows a block without an end, and what stands before it; all that stands before an end
+    without a beginning (a template put that into the prompt); and every channel but "final" of <|channel|> text. Marks
+    in code or quotes, within a sentence, or announced by ":" are part of the answer.
 
     >>> split_thoughts("<think>A? No.</think> B"), split_thoughts("A? No.</think>B"), split_thoughts("<think>A?")
     (('A? No.', 'B'), ('A? No.', 'B'), ('A?', ''))
@@ -81,7 +82,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
     if finals or _CHANNEL.match(text):
         end = finals[-1].end() if finals else len(text)
         return CHANNEL_MARK.sub(" ", text[:end]).strip(), CHANNEL_MARK.split(text[end:])[0].strip()
-    thoughts, kept, start, depth, named = [], [], 0, 0, set()
+    text, thoughts, kept, start, depth, named = _WRAPPER.sub("", text), [], [], 0, 0, set()
     for mark in THOUGHT_MARK.finditer(text):
         if _is_quoted(text, mark, start):
             continue
@@ -123,9 +124,12 @@ def read_content(message: dict[str, Any]) -> tuple[str, str]:
             "".join(text for text in texts if isinstance(text, str)))
 
 
-_NAMES = "(?:think|thinking|thoughts?|reasoning)"
-THOUGHT_MARK = re.compile(rf"(?P<open><\s*{_NAMES}(?:\s[^<>]*)?>|(?-i:\[THINK\]))|"
-                          rf"<\s*/\s*{_NAMES}\s*>|(?-i:\[/THINK\])", re.IGNORECASE)
+_NAMES = "(?:think|thinking|thoughts?|reasoning|scratchpad(?:_reasoning)?|seed:think)"
+THOUGHT_MARK = re.compile(
+    rf"(?P<open><\s*{_NAMES}(?:\s[^<>]*)?>|(?-i:\[THINK\])|<\|(?:begin_of_thought|start_thinking)\|>|◁think▷)|"
+    rf"<\s*/\s*{_NAMES}\s*>|(?-i:\[/THINK\])|<\|(?:end_of_thought|end_thinking)\|>|◁/think▷", re.IGNORECASE)
+_WRAPPER = re.compile(r"(?:\A|(?<=\|>))\s*<\|(?:begin_of_solution|START_RESPONSE)\|>\s*|"
+                      r"\s*<\|(?:end_of_solution|END_RESPONSE)\|>\s*\Z")
 _BEFORE_BLOCK = re.compile(r"(?:\A|[.!?…]\s|\n)\s*\Z")  # a line or a sentence ends here
 _CHANNEL = re.compile(r"\s*(?:<\|start\|>|<\|channel\|>|analysis(?=[A-Z]))")  # the last: decoded without its marks
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>|\Aanalysis(?=\S).*?assistantfinal", re.DOTALL)

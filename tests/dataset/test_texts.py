@@ -7,6 +7,9 @@ from fulcra_utils.dataset.texts import is_refusal, measure_rouge, read_content, 
 
 PAIRS = [("<think>", "</think>"), ("<Thinking>", "</THINKING>"), ("<reasoning>", "</reasoning>"),
          ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"), ("<think >", "</ think>"),
+         ("<scratchpad>", "</scratchpad>"), ("<SCRATCHPAD_REASONING>", "</SCRATCHPAD_REASONING>"),
+         ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|START_THINKING|>", "<|END_THINKING|>"),
+         ("◁think▷", "◁/think▷"), ("<seed:think>", "</seed:think>"),
          ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")]
 
 
@@ -34,6 +37,9 @@ def test_thoughts_are_told_apart_in_every_writing(begin, end):
     ("<think>a</thinking>C", "a", "C"), ("<think></think>C", "", "C"), ("\ufeff\u200b<think>a</think>C", "a", "C"),
     ("<think>\n\n</think>\n\nC", "", "C"),
     ("<think>a</think><answer> C </answer>", "a", "C"),
+    ("<|begin_of_thought|>\na\n<|end_of_thought|>\n\n<|begin_of_solution|>\nC\n<|end_of_solution|>", "a", "C"),
+    ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>C", "a", "C"),
+    ("<|START_RESPONSE|>C<|END_RESPONSE|>", "", "C"),
     ("about <think>, hm\n</think>\nC", "about <think>, hm", "C"),
     ("analysisHm.assistantfinalC", "analysisHm.assistantfinal", "C"),
     ("analysisHm", "analysisHm", ""), ("<|channel|>commentary<|message|>a<|end|>", "a", "")])
