@@ -219,7 +219,9 @@ def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_fi
     if not turns or turns[-1][0] != "assistant":
         raise RowError(fields[-1], "does not end in a reply of the assistant")
     start = 1 + max((n for n, (role, _) in enumerate(turns) if role not in ("assistant", *TOOLS)), default=-1)
-    reply = "\n".join(text for role, text in turns[start:] if role == "assistant" and has_words(text))
+    said = [text for role, text in turns[start:] if role == "assistant" and has_words(text)]
+    last = "".join(said[-1:])     # may begin with the words of a step before it
+    reply = "\n".join([*(text for text in said[:-1] if not f"{last}\n".startswith(f"{text.strip()}\n")), last])
     before = [(role, text) for n, (role, text) in enumerate(turns)
               if role != "assistant" or n < start and has_words(text)]
     if not has_words(reply):
@@ -279,6 +281,9 @@ def _read_turns(row: dict[str, Any], name: str, role: str) -> list[tuple[str, st
         said = message.get("role") or message.get("from")
         speaker = ROLES.get(str(said).lower())
         text = message.get("value") if message.get("content") is None else message["content"]
+        if speaker == "user" and isinstance(text, list) and {
+                part.get("type") if isinstance(part, dict) else "" for part in text} == {"tool_result"}:
+            speaker = "tool"    # as Anthropic has it
         text = read_content({"content": text})[1] if isinstance(text, list) else text
         if speaker is None or not isinstance(text, str) and speaker != "assistant":
             raise RowError(name, f"has no usable role and content in message {number}", message)

@@ -251,6 +251,18 @@ def test_messages_that_are_kept_as_text_are_messages(say):
     assert read_dialogue({"prompt": "[{role", "response": people}).turns[1] == ("assistant", people)
 
 
+@pytest.mark.parametrize(("last", "reply"), [
+    ("It is 42.", "Let me look.\nIt is 42."), ("Let me look.\n\n42", "Let me look.\n\n42"),
+    ("Let me look.", "Let me look.")])
+@pytest.mark.parametrize("result", [
+    {"role": "tool", "content": "42"},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "42"}]}])
+def test_a_tools_result_is_no_turn_of_the_user(result, last, reply):
+    talk = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "Let me look."}, result,
+            {"role": "assistant", "content": last}]
+    assert (read_dialogue({"messages": talk}).prompt, read_dialogue({"messages": talk}).response) == ("Q?", reply)
+
+
 def test_a_history_of_another_form_is_named():
     with pytest.raises(RowError, match="history"):
         read_dialogue({"instruction": "And then?", "output": "Home.", "history": [["Where was she?"]]})

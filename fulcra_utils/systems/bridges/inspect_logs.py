@@ -20,7 +20,7 @@ import pandas as pd
 from fulcra_utils.common.files import json_line, write_folder
 from fulcra_utils.dataset.rows import RowError, pick_rows, read_dialogue, read_text
 from fulcra_utils.dataset.splits import group_prompts
-from fulcra_utils.dataset.texts import DatasetError
+from fulcra_utils.dataset.texts import DatasetError, shorten
 from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.stats.resampling import bootstrap_means, take_interval
 from fulcra_utils.theory.distance import value_distance
@@ -45,8 +45,8 @@ def unpack_log(path: str) -> Iterator[str | Path]:
 def read_inspect_log(path: str | Path) -> list[dict[str, Any]]:
     """Return a row for each sample of an Inspect log: prompt, response, id, epoch and the model as response_source.
 
-    A sample without a reply has response None and its `problem`. DatasetError in one line: no log, another format
-    version, no sample, no reply in any sample.
+    A sample without a reply, or with an error, has response None and its `problem`. DatasetError in one line: no log,
+    another format version, no sample, no reply in any sample.
     """
     log = _read_log(Path(path))
     if not isinstance(log, dict) or not isinstance(log.get("eval"), dict):
@@ -56,7 +56,7 @@ def read_inspect_log(path: str | Path) -> list[dict[str, Any]]:
     if not (samples := log.get("samples")):
         raise DatasetError(f"{path}: the log holds no samples")
     try:
-        rows = [{**_read_reply(_list_messages(sample)), "id": sample.get("id"), "epoch": sample.get("epoch", 1),
+        rows = [{**_read_sample(sample), "id": sample.get("id"), "epoch": sample.get("epoch", 1),
                  "response_source": log["eval"].get("model")} for sample in samples]
         called = any(message.get("tool_calls") for sample in samples for message in sample.get("messages") or ())
     except (AttributeError, TypeError) as error:
@@ -78,6 +78,15 @@ def _read_log(path: Path) -> Any:
     except Exception as error:  # a zip, a codec or a model of Inspect's own may fail
         why = [*str(error).splitlines(), type(error).__name__][0]
         raise DatasetError(f"{path}: cannot be read as a log: {why}") from error
+
+
+def _read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return prompt and response of a sample; one that ended in an error says something, but not its reply."""
+    row = _read_reply(_list_messages(sample))
+    if not (error := sample.get("error")):
+        return row
+    why = error.get("message") if isinstance(error, Mapping) else error
+    return row | {"response": None, "problem": f"the sample ended in an error: {shorten(why)}"}
 
 
 def _list_messages(sample: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -96,6 +96,16 @@ def test_a_reply_is_read_where_it_stands(tmp_path):
         ("May I lie?", "Never."), ("May I lie?", "No.")]
 
 
+def test_what_was_said_before_an_error_is_no_reply(tmp_path):
+    path = write_log(tmp_path / "log.json", ["Let me look.", "Better not."])
+    log = json.loads(path.read_text())
+    log["samples"][0]["error"] = {"message": "Timed out", "traceback": ""}
+    path.write_text(json.dumps(log))
+    first, second = read_inspect_log(path)
+    assert (first["response"], first["problem"]) == (None, "the sample ended in an error: Timed out")
+    assert second["response"] == "Better not." and "problem" not in second
+
+
 def test_broken_files_are_one_line(tmp_path):
     for name in ("log.json", "log.eval"):
         (tmp_path / name).write_text("{")
