@@ -18,7 +18,7 @@ from fulcra_utils.alignment import finetuning
 from fulcra_utils.alignment.finetuning import AlignSettings, align, draw_replies, rank_pairs, steer
 from fulcra_utils.alignment.reward import RewardAuditError, scalar_reward, value_reward
 from fulcra_utils.common.files import write_json
-from fulcra_utils.llm.local import PolicyError, hash_model, load_policy, sample_replies
+from fulcra_utils.llm.local import PolicyError, hash_model, list_ends, load_policy, sample_replies
 from fulcra_utils.llm.tiny import save_policy, train_tokenizer
 
 SMALL = {"steps": 4, "prompts_per_step": 2, "replies_per_prompt": 4, "max_new_tokens": 8, "max_prompt_tokens": 32,
@@ -59,14 +59,15 @@ def test_rloo_raises_its_reward(start, tmp_path):
     assert after > before + 1
 
 
-def test_an_interrupted_run_ends_as_it_would_have(start, tmp_path):
-    settings = AlignSettings(**SMALL)
+@pytest.mark.parametrize("changes", [{}, {"steps": 6, "prompts_per_step": 3}], ids=["once", "prompts come round again"])
+def test_an_interrupted_run_ends_as_it_would_have(start, tmp_path, changes):
+    settings = AlignSettings(**SMALL | changes)
     whole = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "whole", settings)
     calls = {"n": 0}
 
     def breaks(prompts, responses):
         calls["n"] += 1
-        if calls["n"] > 5 + 3:  # five calls of the audit, then the fourth step
+        if calls["n"] > 5 + settings.steps - 1:  # five calls of the audit, then the last step
             raise KeyboardInterrupt
         return count_e(prompts, responses)
 
@@ -76,6 +77,47 @@ def test_an_interrupted_run_ends_as_it_would_have(start, tmp_path):
     again = train(start, scalar_reward(count_e, "e"), PROMPTS, tmp_path / "cut", settings)
     assert same(weights(again.folder), weights(whole.folder))
     pd.testing.assert_frame_equal(again.history, whole.history)
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dpo"])
+def test_training_gives_a_reward_texts_as_the_audit_does(start, tmp_path, method):
+    kinds = set()
+
+    def reward(prompts, completions, **columns):
+        kinds.update(map(type, [*prompts, *completions]))
+        return [float(c.count("e")) for c in completions]
+
+    reward.label = "e"
+    aligned = train(start, reward, PROMPTS, tmp_path / "p", AlignSettings(method, **SMALL))
+    assert kinds == {str} and (method == "dpo" or aligned.history.reward.gt(0).any())
+
+
+def test_fewer_prompts_than_a_step_asks_for_come_round_again(start, tmp_path):
+    settings = AlignSettings(**SMALL | {"steps": 2, "prompts_per_step": 8})
+    aligned = train(start, scalar_reward(count_e), PROMPTS[:3], tmp_path / "p", settings)
+    assert aligned.history.step.tolist() == [1, 2] and not same(weights(aligned.folder), weights(start))
+
+
+def test_dpo_reads_an_end_behind_whole_replies_alone(start, tmp_path):
+    model, tokenizer = load_policy(start)
+    settings = AlignSettings("dpo", **SMALL | {"max_new_tokens": 4})
+    said = ["be", "e" * 4, "e" * 9, "x"]    # each letter a token; of both prompts the second reply is cut
+    candidates = pd.DataFrame({"prompt": np.repeat(PROMPTS[:2], 2), "response": said})
+    trainer = finetuning._make_trainer(model, tokenizer, start, scalar_reward(count_e), PROMPTS[:2], tmp_path, settings,
+                                       candidates, finetuning._Watch(1.0))
+    batch = next(iter(trainer.get_train_dataloader()))
+    read = sorted(tokenizer.decode(ids[mask == 1])
+                  for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True))
+    assert read == ["be<|end|>", "eeee", "eeee", "x<|end|>"]
+
+
+def test_a_steered_model_ends_as_its_start(start, tmp_path):
+    model, tokenizer = load_policy(start)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")]
+    save_policy(model, tokenizer, tmp_path / "start")
+    aligned = train(tmp_path / "start", scalar_reward(count_e), PROMPTS, tmp_path / "p",
+                    AlignSettings("steering", **SMALL))
+    assert list_ends(*load_policy(aligned.folder)) == list_ends(model, tokenizer) != [tokenizer.eos_token_id]
 
 
 def test_a_finished_run_is_read_and_another_is_refused(start, tmp_path):
@@ -96,8 +138,9 @@ def test_a_finished_run_is_read_and_another_is_refused(start, tmp_path):
         train(start, scalar_reward(count_e), PROMPTS, tmp_path / "q", AlignSettings(**SMALL))
 
 
-def test_training_stops_when_kl_runs_away(start, tmp_path):
-    settings = AlignSettings(**SMALL | {"steps": 30, "learning_rate": 5e-2, "max_kl": 0.05})
+@pytest.mark.parametrize("beta", [0.05, 0.0])
+def test_training_stops_when_kl_runs_away(start, tmp_path, beta):
+    settings = AlignSettings(**SMALL | {"steps": 30, "learning_rate": 5e-2, "max_kl": 0.05, "beta": beta})
     aligned = train(start, scalar_reward(count_e), PROMPTS, tmp_path / "p", settings)
     assert len(aligned.history) < 30 and "exceeded 0.05" in aligned.stopped
 
