@@ -413,7 +413,8 @@ def audit_reward(function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTIO
     language, the best real reply to every prompt (constant), the prompt itself (echo), and real replies swapped between
     prompts, with shuffled words, or 20 times over (long). A row a kind: mean reward with low and high (95 % over
     prompts), beats (share of the real replies that it beats on the same prompt), fault: it earns at least as much as
-    the good ones, the best quarter of the real replies; swapped and shuffled: as the replies that they are made of.
+    the good ones, the best quarter of the real replies, or beats nine in ten of all; swapped and shuffled: it earns at
+    least as much as the replies that they are made of.
 
     Exit 0: no fault. Exit 1: a kind has a fault; the last line says which. Exit 2: a function or rows that cannot be
     used, or an infinite reward (None and nan, "does not apply", are left out).

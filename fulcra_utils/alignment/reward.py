@@ -23,7 +23,8 @@ from fulcra_utils.theory.targets import Target
 from fulcra_utils.theory.theory import Theory
 
 Reward = Callable[..., list[float]]
-SCRAMBLED = ("shuffled", "swapped")     # must lose against the replies that they are made of, others against good ones
+SCRAMBLED = ("shuffled", "swapped")     # must lose against the replies that they are made of, others against good ...
+MOST = 0.9      # ... and must not beat so many of the real replies, each on its own prompt
 NO_COLUMNS = ("prompt", "prompts", "response", "completion", "completions", "completion_ids")
 
 
@@ -108,7 +109,7 @@ def scalar_reward(predict: Callable[[list[str], list[str]], np.ndarray | tuple[n
 
 
 class RewardAuditError(ValueError):
-    """A degenerate reply earns more reward than the good ones, so training would learn it."""
+    """A degenerate reply earns as much reward as good ones, or more than nearly all, so training would learn it."""
 
 
 def audit_reward(evaluator: Scorer, prompts: Sequence[str], responses: Sequence[str], target: Target, theory: Theory,
@@ -210,8 +211,8 @@ def compare_rewards(prompts: Sequence[str], real: np.ndarray, degenerate: dict[s
 
     One row a kind: real, good (the best quarter of the real ones), then the degenerate ones: reward (mean), low, high
     (95 % over prompts), beats (share of the real replies to which it is preferred on the same prompt), is_fault (it
-    earns at least as much as the good replies; shuffled and swapped: as the replies that they are made of). nan is left
-    out; beats is nan for real and good.
+    earns at least as much as the good replies, or beats nine in ten real ones; shuffled and swapped: it earns at least
+    as much as the replies that they are made of). nan is left out; beats is nan for real and good.
 
     >>> compare_rewards(["p", "q"], [0.0, 1.0], {"empty": [0.5, 0.5]}).drop(columns="is_fault").round(1)
         kind  reward  low  high  beats
@@ -224,8 +225,9 @@ def compare_rewards(prompts: Sequence[str], real: np.ndarray, degenerate: dict[s
         raise ValueError("the reward applies to none of the real replies.")
     table = pd.DataFrame({"real": real, "good": real[real >= real.quantile(0.75)], **degenerate})
     mean, gaps, (low, high) = table.mean(), table.sub(real, axis=0), take_interval(bootstrap_means(table, prompts))
-    excess = (mean - mean["good"]).mask(table.columns.isin(SCRAMBLED), gaps.mean())
-    beats, is_fault = (gaps > 0).sum() / gaps.notna().sum(), excess > -1e-9 * max(1.0, abs(mean["good"]))
+    is_made, beats = table.columns.isin(SCRAMBLED), (gaps > 0).sum() / gaps.notna().sum()
+    excess = (mean - mean["good"]).mask(is_made, gaps.mean())
+    is_fault = (excess > -1e-9 * max(1.0, abs(mean["good"]))) | ((beats >= MOST) & ~is_made)
     beats[:2], is_fault[:2] = np.nan, False
     found = pd.DataFrame({"reward": mean, "low": low, "high": high, "beats": beats, "is_fault": is_fault})
     return found.rename_axis("kind").reset_index()
@@ -234,7 +236,8 @@ def compare_rewards(prompts: Sequence[str], real: np.ndarray, degenerate: dict[s
 def describe_faults(audit: pd.DataFrame) -> str:
     """Say in words which degenerate replies earn too much; "" when none do."""
     faults = ", ".join(audit.loc[audit["is_fault"], "kind"])
-    return faults and f"the reward pays degenerate replies as much as good ones: {faults}; training would learn them."
+    return faults and ("the reward pays degenerate replies as much as good ones, or more than nearly every real one to "
+                       f"the same prompt: {faults}; training would learn them.")
 
 
 def describe_audit(audit: pd.DataFrame) -> str:

@@ -376,6 +376,16 @@ def test_faults_are_held_against_good_replies_or_their_own():
     assert same.low.isna().all(), "one prompt has no interval"
 
 
+def test_what_wins_on_every_prompt_is_a_fault_though_prompts_differ_in_level():
+    """Reward models pay for easy prompts; the best quarter of the real replies is then that of the easiest prompts."""
+    level = np.arange(40.0)
+    found = compare_rewards([f"q{k}" for k in range(40)], level, {
+        "empty": level + 2, "echo": level + np.where(level < 35, 2, -2), "long": level - 1,
+        "swapped": level + np.where(level < 39, 0.1, -9)}).set_index("kind")
+    assert found.reward["empty"] < found.reward["good"] and found.beats["empty"] == 1
+    assert found.is_fault[found.is_fault].index.tolist() == ["empty"] and found.beats["echo"] == 0.875
+
+
 def test_the_worked_example(audit, tmp_path, monkeypatch):
     from fulcra_utils.evaluator.encoder import load_encoder
     from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
