@@ -181,6 +181,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
         if settings.method == "system-prompt" and not system:
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         system = system if settings.method == "system-prompt" else None
+        encode_prompts(tokenizer, prompts[:1], system)      # a template that leaves it out is refused
         return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
     context = getattr(model.config, "max_position_embeddings", None) or 10**9
     room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)

@@ -337,8 +337,7 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
 def encode_talk(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talk: Sequence[dict[str, str]],
                 room: int = 1) -> list[int]:
     """Return the token ids of a talk up to where the reply begins; PolicyError unless `room` tokens fit behind it."""
-    text = tokenizer.apply_chat_template(list(talk), tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(render_talk(tokenizer, talk), add_special_tokens=False, verbose=False)["input_ids"]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     if len(ids) + room > context:
         raise PolicyError(f"the talk has {len(ids)} tokens and the reply up to {room}, but the model's context holds "
@@ -362,9 +361,22 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
                    system: str | None = None) -> list[list[int]]:
     """Return the token ids of each prompt under the chat template, up to where the reply begins."""
     before = [{"role": "system", "content": system}] if system else []
-    texts = [tokenizer.apply_chat_template([*before, {"role": "user", "content": prompt}], tokenize=False,
-                                           add_generation_prompt=True) for prompt in prompts]
+    texts = [render_talk(tokenizer, [*before, {"role": "user", "content": prompt}]) for prompt in prompts]
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def render_talk(tokenizer: PreTrainedTokenizerBase, talk: Sequence[dict[str, str]]) -> str:
+    """Return a talk under the chat template, up to where the reply begins; PolicyError where it says no system message.
+
+    >>> from fulcra_utils.llm.tiny import train_tokenizer
+    >>> render_talk(train_tokenizer(["be kind"], 300), [{"role": "user", "content": "Hi"}])
+    '<|user|>Hi<|assistant|>'
+    """
+    text = tokenizer.apply_chat_template(list(talk), tokenize=False, add_generation_prompt=True)
+    if any(turn["role"] == "system" and turn["content"].strip() not in text for turn in talk):
+        raise PolicyError(f"{tokenizer.name_or_path or 'a model'}: the chat template leaves out system messages; put "
+                          "the words before the prompt, or give another template.")
+    return text
 
 
 @torch.no_grad()

@@ -208,27 +208,26 @@ def _generate_all(questions: list[Question], writer: LocalModel, store: AnswerCa
         known = {key: answer for key in keys if (answer := store.get(key)) is not None}
         first = {key: n for n, key in reversed(list(enumerate(keys))) if key not in known}
         chat = load_policy(writer.model, revision=writer.revision, is_bare=True) if first else ()
+        open_ = sorted(first.values(), key=lambda n: len(questions[n].messages[-1]["content"]))
+        for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress or not open_):
+            batch = open_[start:start + writer.batch_size]
+            made = _generate([questions[n] for n in batch], *chat, writer)
+            for n, known[keys[n]] in zip(batch, made, strict=True):
+                store.put(keys[n], known[keys[n]])
     except PolicyError as error:
         raise EndpointError(f"local model {error}") from None
-    open_ = sorted(first.values(), key=lambda n: len(questions[n].messages[-1]["content"]))
-    for start in tqdm(range(0, len(open_), writer.batch_size), unit="batch", disable=not progress or not open_):
-        batch = open_[start:start + writer.batch_size]
-        made = _generate([questions[n] for n in batch], *chat, writer)
-        for n, known[keys[n]] in zip(batch, made, strict=True):
-            store.put(keys[n], known[keys[n]])
     return [known[key] for key in keys]
 
 
 def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: LocalModel) -> list[Answer]:
     import torch
 
-    from fulcra_utils.llm.local import generate, list_ends
+    from fulcra_utils.llm.local import generate, list_ends, render_talk
 
     if writer.as_text:
         texts = [q.messages[-1]["content"] for q in questions]
     elif tokenizer.chat_template:
-        texts = [tokenizer.apply_chat_template(list(q.messages), tokenize=False, add_generation_prompt=True)
-                 for q in questions]
+        texts = [render_talk(tokenizer, q.messages) for q in questions]
     else:  # the released data's own words for who speaks
         texts = ["".join(f"{message['content']}\n" for message in q.messages[:-1]) +
                  f"Human: {q.messages[-1]['content']}\nBob:" for q in questions]

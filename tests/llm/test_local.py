@@ -1,5 +1,6 @@
 """Models on this machine: what loads, what tells one from another, and log probabilities by hand."""
 
+import copy
 import json
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_policies import TEXTS, make
 
+from fulcra_utils.alignment.finetuning import AlignSettings, align
 from fulcra_utils.common.weights import WeightsError
 from fulcra_utils.llm import local
+from fulcra_utils.llm.endpoints import EndpointError
 from fulcra_utils.llm.local import (
     SMOLLM2,
     TINY,
@@ -23,6 +26,7 @@ from fulcra_utils.llm.local import (
     sample_replies,
     score_tokens,
 )
+from fulcra_utils.llm.replies import LocalModel, write_replies
 from fulcra_utils.llm.tiny import save_policy
 
 
@@ -86,6 +90,25 @@ def test_a_choice_is_the_next_token_and_padding_changes_nothing(tokenizer):
         choose(model, tokenizer, talks, ["k", "k"])
     with pytest.raises(PolicyError, match="but the model's context holds 8."):
         choose(make(tokenizer, context=8), tokenizer, talks, ["k", "b"])
+
+
+@pytest.mark.parametrize("call", ["encode_prompts", "encode_talk", "align", "write_replies"])
+def test_a_system_message_that_the_template_leaves_out_is_told(tokenizer, tmp_path, call):
+    """Else a system prompt would be measured that no model read."""
+    deaf = copy.deepcopy(tokenizer)
+    deaf.chat_template = "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% endfor %}"
+    model, talk = make(tokenizer), [{"role": "system", "content": " be bold "}, {"role": "user", "content": "be kind"}]
+    save_policy(model, deaf, tmp_path)
+    calls = {"encode_prompts": lambda: local.encode_prompts(deaf, ["be kind"], " be bold "),
+             "align": lambda: align(tmp_path, len, ["be kind"], "", AlignSettings("system-prompt"), "be bold"),
+             "encode_talk": lambda: local.encode_talk(model, deaf, talk),
+             "write_replies": lambda: write_replies(["be kind"], [LocalModel(model=str(tmp_path))], None, "be bold")}
+    with pytest.raises((PolicyError, EndpointError), match="the chat template leaves out system messages"):
+        calls[call]()
+    assert local.encode_prompts(deaf, ["be kind"]) and local.encode_talk(model, deaf, talk[1:])
+    trimmed = copy.deepcopy(tokenizer)
+    trimmed.chat_template = "{% for m in messages %}{{ m['content'] | trim }}{% endfor %}"
+    assert trimmed.decode(local.encode_talk(model, trimmed, talk)) == "be boldbe kind"
 
 
 def test_the_bundled_model_goes_by_its_name(monkeypatch, start):
