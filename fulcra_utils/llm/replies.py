@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -235,10 +236,11 @@ def _generate(questions: list[Question], model: Any, tokenizer: Any, writer: Loc
     told = "".join([*texts, *(draw for q in questions for draw in _tell_draw(q))])
     seed = hashlib.sha256(told.encode()).digest()[:4]  # the same batch draws the same, whenever it is made
     torch.manual_seed(writer.seed + int.from_bytes(seed, "big"))
-    own = writer.options.get("eos_token_id") or list_ends(model, tokenizer)
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    own = list_ends(model, tokenizer)
+    asked = writer.options.get("eos_token_id") or own
+    ends = {tokenizer.eos_token_id, *(asked if isinstance(asked, list) else [asked])} - {None}
     options = writer.options | {"eos_token_id": sorted(ends) or None}
-    made = [Answer(decode_reply(reply, text, tokenizer), "stop" if ends & set(reply) else "length")
+    made = [Answer(decode_reply(reply, text, tokenizer, ends & {*own}), "stop" if ends & set(reply) else "length")
             for reply, text in zip(generate(model, tokenizer, ids, **options), texts, strict=True)]
     if writer.as_text or tokenizer.chat_template:
         return made
@@ -251,10 +253,12 @@ def _tell_draw(question: Question) -> list[str]:
     return [question.context] * (question.context != REPLY)
 
 
-def decode_reply(ids: list[int], prompt: str, tokenizer: Any) -> str:
-    """Return the text of generated ids with the marks of its thoughts, also one that the prompt ends in."""
-    hidden = {number for number, token in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-              if not THOUGHT_MARK.fullmatch(token) and not CHANNEL_MARK.fullmatch(token)}
+def decode_reply(ids: list[int], prompt: str, tokenizer: Any, ends: Collection[int] = ()) -> str:
+    """Return the text of ids up to an end, with the marks of its thoughts, also one that the prompt ends in."""
+    added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    kept = [number for number in takewhile(lambda number: number not in ends, ids) if number not in special
+            or THOUGHT_MARK.fullmatch(special[number]) or CHANNEL_MARK.fullmatch(special[number])]
     opened = [mark[0] for mark in THOUGHT_MARK.finditer(prompt) if mark["open"] and not prompt[mark.end():].strip()]
-    text = tokenizer.decode([number for number in ids if number not in hidden], skip_special_tokens=False)
+    text = tokenizer.decode(kept, skip_special_tokens=False)
     return "".join([*opened, text]).strip()

@@ -8,6 +8,7 @@ import pytest
 from asked_rows import PROMPTS
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
 
 from fulcra_utils.annotation import labelling
 from fulcra_utils.cli import main
@@ -282,6 +283,25 @@ def test_local_thoughts_keep_their_marks():
     assert split_thoughts(decode_reply(ids, "<assistant><think>\n", tokenizer)) == ("a b", "yes")
     assert split_thoughts(decode_reply(ids[:2], "<assistant><think>\n", tokenizer)) == ("a b", "")
     assert split_thoughts(decode_reply(ids[:2], "<think></think>", tokenizer)) == ("", "a b")
+
+
+def test_a_local_reply_shows_no_end_of_turn(checkpoint, monkeypatch):
+    """Neither a special token that has no role, nor an end of the model's own that is an ordinary token."""
+    import fulcra_utils.llm.local as local
+    from fulcra_utils.evaluator.encoder import make_tiny_tokenizer
+    from fulcra_utils.llm.replies import decode_reply
+
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken("<end_of_turn>", special=True), AddedToken("<think>", special=True)])
+    end, mark = tokenizer.convert_tokens_to_ids(["<end_of_turn>", "<think>"])
+    ids = tokenizer("be kind", add_special_tokens=False)["input_ids"]
+    assert end not in tokenizer.all_special_ids and decode_reply([*ids, end], "", tokenizer) == "be kind"
+    assert decode_reply([mark, *ids], "", tokenizer) == "<think> be kind"
+    monkeypatch.setattr(local, "list_ends", lambda *_: ids[1:])
+    monkeypatch.setattr(local, "generate", lambda model, tokenizer, asked, **_: [[*ids, *ids]] * len(asked))
+    for options, text in (({}, "be"), ({"eos_token_id": end}, "be kind be kind")):      # one's own ends are no turns
+        table = write_replies(["Why?"], [LocalModel(model=str(checkpoint), options=options)], None)
+        assert table.response.tolist() == [text]
 
 
 def test_replies_are_planned_checked_and_stay_in_their_budget(tmp_path, monkeypatch, capfd):

@@ -165,7 +165,8 @@ class _LocalPlayer(ManyPlayer):
             for part in (talks[start:start + TOGETHER] for start in range(0, len(talks), TOGETHER)):
                 made = self.local.generate(*self.chat, part, max_new_tokens=self.longest, do_sample=True,
                                            temperature=1.0)
-                yield from (decode_reply(reply, self.chat[1].decode(ids), self.chat[1])
+                ends = self.local.list_ends(*self.chat)
+                yield from (decode_reply(reply, self.chat[1].decode(ids), self.chat[1], ends)
                             for ids, reply in zip(part, made, strict=True))
 
 
