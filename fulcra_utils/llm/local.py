@@ -20,7 +20,14 @@ import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from fulcra_utils.common.digests import digest
 from fulcra_utils.common.files import write_folder, write_text
@@ -34,8 +41,6 @@ from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
-# of sampling, whatever a model's folder asks for: else replies are not drawn from what `score_tokens` reads
-PLAIN = {"top_k": 0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "typical_p": 1.0}
 NOTES = ("align.json",)  # ... and those that only tell of it
 
 
@@ -192,8 +197,8 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         if fast:
             return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
-        made = generate(model, tokenizer, some, do_sample=True, max_new_tokens=max_new_tokens, top_p=1.0,
-                        temperature=temperature, **PLAIN)
+        with sample_plainly(model):
+            made = generate(model, tokenizer, some, max_new_tokens=max_new_tokens, temperature=temperature)
         lengths = [next((n for n, token in enumerate(reply, 1) if token in ends), None) for reply in made]
         return [reply[:n] for reply, n in zip(made, lengths, strict=True)]
 
@@ -377,6 +382,18 @@ def render_talk(tokenizer: PreTrainedTokenizerBase, talk: Sequence[dict[str, str
         raise PolicyError(f"{tokenizer.name_or_path or 'a model'}: the chat template leaves out system messages; put "
                           "the words before the prompt, or give another template.")
     return text
+
+
+@contextmanager
+def sample_plainly(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model be sampled as it is, not as its folder asks for: else replies are not drawn from what is scored."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=True, top_k=0, **{
+        name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @torch.no_grad()

@@ -98,6 +98,15 @@ def test_fewer_prompts_than_a_step_asks_for_come_round_again(start, tmp_path):
     assert aligned.history.step.tolist() == [1, 2] and not same(weights(aligned.folder), weights(start))
 
 
+def test_a_starts_own_way_of_sampling_shapes_no_training(start, tmp_path):
+    model, tokenizer = load_policy(start)
+    model.generation_config.update(do_sample=True, min_p=0.99)
+    save_policy(model, tokenizer, tmp_path / "start")
+    plain, own = (train(folder, scalar_reward(count_e), PROMPTS, tmp_path / name, AlignSettings(**SMALL)).folder
+                  for folder, name in ((start, "p"), (tmp_path / "start", "q")))
+    assert same(weights(plain), weights(own)) and load_policy(own)[0].generation_config.min_p == 0.99
+
+
 def test_dpo_reads_an_end_behind_whole_replies_alone(start, tmp_path):
     model, tokenizer = load_policy(start)
     settings = AlignSettings("dpo", **SMALL | {"max_new_tokens": 4})

@@ -167,11 +167,16 @@ def test_missing_pad_token_is_replaced(start, tmp_path):
     assert load_policy(tmp_path / "padless")[1].pad_token == tokenizer.eos_token
 
 
-def test_a_folders_own_penalties_do_not_shape_what_is_sampled(tokenizer):
+@pytest.mark.parametrize("own", [
+    {"repetition_penalty": 9.0}, {"no_repeat_ngram_size": 1}, {"min_p": 0.9}, {"top_p": 0.1}, {"top_h": 0.1},
+    {"epsilon_cutoff": 0.9}, {"eta_cutoff": 0.9}, {"suppress_tokens": [*range(2, 290)]}, {"min_new_tokens": 8},
+    {"begin_suppress_tokens": [*range(2, 290)]}, {"exponential_decay_length_penalty": (1, 9.0)}], ids=min)
+def test_a_folders_own_sampling_does_not_shape_what_is_sampled(tokenizer, own):
     model = make(tokenizer)
-    plain = local.sample_replies(model, tokenizer, TEXTS, max_new_tokens=8, seed=1)
-    model.generation_config.repetition_penalty, model.generation_config.no_repeat_ngram_size = 9.0, 1
-    assert plain.equals(local.sample_replies(model, tokenizer, TEXTS, max_new_tokens=8, seed=1))
+    plain = local.sample_replies(model, tokenizer, TEXTS * 9, max_new_tokens=8, seed=1)
+    model.generation_config.update(**own)
+    assert plain.equals(local.sample_replies(model, tokenizer, TEXTS * 9, max_new_tokens=8, seed=1))
+    assert model.generation_config.to_dict().items() >= own.items(), "it is as it was"
 
 
 def test_the_last_byte_of_a_large_weight_file_counts(start, tmp_path):

@@ -31,6 +31,10 @@ def test_the_same_seed_gives_the_same_completions(teller, start, one_thread):
     texts = teller.complete(TALKS, 3, seed=1)
     assert [len(row) for row in texts] == [3, 3]
     assert texts == teller.complete(TALKS, 3, seed=1) != teller.complete(TALKS, 3, seed=2)
+    model = teller.chat[0]
+    model.generation_config.min_p = 0.9     # what a folder asks for does not count
+    assert texts == teller.complete(TALKS, 3, seed=1)
+    model.generation_config.min_p = None
     again, other = LocalTeller(start, max_new_tokens=6), LocalTeller(start, max_new_tokens=7)
     assert again.label == teller.label != other.label
 
