@@ -9,6 +9,14 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
 SHARED = -1     # number of what all texts begin with
+HEADS = ("logit_scale", "logits_scaling", "final_logit_softcapping")    # of Cohere, Granite, Gemma 2
+
+
+def read_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """Return the logits (N, V) of last states (N, H), in float32, scaled and capped as the model itself does it."""
+    up, down, cap = (getattr(model.config.get_text_config(), name, None) for name in HEADS)
+    logits = model.get_output_embeddings()(states).float() * (up or 1.0) / (down or 1.0)
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 class Branches:
@@ -16,8 +24,8 @@ class Branches:
 
     Their keys and values stand in one sequence. A token sees what all texts share and what its own text holds, at the
     places they have there, so all numbers are those of the text alone. `ends` has the last state (1, H) of each text by
-    its number. For models whose layers see everything before a token; memory grows with the square of what is read at
-    once.
+    its number. For models whose layers see everything before a token, so PolicyError for a text that is longer than
+    their sliding window; memory grows with the square of what is read at once.
 
     >>> import tempfile
     >>> from fulcra_utils.llm.local import load_policy
@@ -43,6 +51,11 @@ class Branches:
             return {}
         own = torch.tensor([row for row, ids in tails.items() for _ in ids])
         places = [self.lengths[row] + k for row, ids in tails.items() for k in range(len(ids))]
+        config = self.model.config.get_text_config()
+        window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+        if window and max(places) >= window and (kinds is None or "sliding_attention" in kinds):
+            from fulcra_utils.llm.local import PolicyError
+            raise PolicyError(f"a text has {max(places) + 1} tokens, but the layers see only the last {window}.")
         self.owners = torch.cat([self.owners, own])
         sees = ((self.owners == SHARED) | (self.owners == own[:, None])).tril(n)    # (new tokens, all tokens)
         mask = torch.where(sees, 0.0, torch.finfo(self.model.dtype).min).to(device, self.model.dtype)
@@ -59,7 +72,7 @@ class Branches:
         """Return the log probability (N,), natural, of each continuation, summed over its tokens; none is kept."""
         before, n, sums = (self.ends.copy(), self.lengths.copy()), len(self.owners), np.zeros(len(tails))
         for row, part in self.read(dict(enumerate(tails))).items():
-            logits = self.model.get_output_embeddings()(torch.cat([before[0][row], part[:-1]])).float()
+            logits = read_logits(self.model, torch.cat([before[0][row], part[:-1]]))
             sums[row] = -cross_entropy(logits, torch.tensor(tails[row], device=logits.device), reduction="sum")
         self.kept.crop(n - len(self.owners))    # so many are removed
         (self.ends, self.lengths), self.owners = before, self.owners[:n]
@@ -75,7 +88,7 @@ class Branches:
         draw, made = torch.Generator().manual_seed(seed), {row: [] for row in self.lengths if row != SHARED}
         while rows := [row for row, ids in made.items() if len(ids) < max_new_tokens and not {*ids[-1:]} & {*ends}]:
             self.read({row: made[row][-1:] for row in rows})
-            logits = self.model.get_output_embeddings()(torch.cat([self.ends[row] for row in rows])).float().cpu()
+            logits = read_logits(self.model, torch.cat([self.ends[row] for row in rows])).cpu()
             told = (logits / (temperature or 1.0)).softmax(-1)
             drawn = torch.multinomial(told, 1, generator=draw)[:, 0] if temperature else told.argmax(-1)
             for row, token in zip(rows, drawn.tolist(), strict=True):

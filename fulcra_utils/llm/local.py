@@ -35,7 +35,7 @@ from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.common.workers import map_batches, shape_batches
 from fulcra_utils.dataset.texts import list_texts
-from fulcra_utils.llm.branches import Branches, Reader
+from fulcra_utils.llm.branches import Branches, Reader, read_logits
 from fulcra_utils.llm.fast import BATCH, FastSampler, can_sample_fast
 from fulcra_utils.llm.tiny import make_random_model
 
@@ -334,8 +334,8 @@ def choose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, talks: Se
     for start in range(0, len(asked), batch_size):
         some = asked[start:start + batch_size]
         ends = [*map(reader.read, some)] if reader else [*Branches(model, some).ends.values()]
-        logits = model.get_output_embeddings()(torch.cat(ends)).float().log_softmax(-1)
-        found[start:start + batch_size] = logits[:, places].double().cpu().numpy()
+        logs = read_logits(model, torch.cat(ends)).log_softmax(-1)
+        found[start:start + batch_size] = logs[:, places].double().cpu().numpy()
     return found
 
 

@@ -3,13 +3,22 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_policies import TEXTS, make
 
 from fulcra_utils.llm import branches
 from fulcra_utils.llm.branches import Branches, Reader
-from fulcra_utils.llm.local import encode_prompts, generate, score_tokens
+from fulcra_utils.llm.local import PolicyError, choose, encode_prompts, generate, score_tokens
 
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+         "intermediate_size": 64, "initializer_range": 0.5}
 BEFORE = "be kind be bold never hurt people at home "
+
+
+def build(tokenizer, kind, **own):
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **SMALL, **special, **own)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +99,33 @@ def test_one_after_the_other_is_as_alone_and_reads_less(model, texts, monkeypatc
     for state, ids in zip(found, (*texts, texts[0][:5], texts[0]), strict=True):
         assert state.numpy() == pytest.approx(Reader(model).read(ids).numpy(), abs=1e-4)
         assert state.numpy() == pytest.approx(Branches(model, [ids]).ends[0].numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "own"), [("Granite", {"logits_scaling": 8.0}), ("Cohere", {"logit_scale": 0.0625}),
+                                           ("Gemma2", {"final_logit_softcapping": 1.0, "head_dim": 16})])
+def test_a_head_that_scales_or_caps_is_read_as_the_model_reads_it(tokenizer, kind, own):
+    torch.manual_seed(0)
+    model = build(tokenizer, kind, **own)
+    ids, tail = encode_prompts(tokenizer, TEXTS[:1])[0], [7, 8]
+    with torch.no_grad():
+        logs = model(torch.tensor([ids + tail])).logits[0].log_softmax(-1)
+    told = choose(model, tokenizer, [[{"role": "user", "content": TEXTS[0]}]], ["k", "b"])
+    places = tokenizer.convert_tokens_to_ids(["k", "b"])
+    assert told[0] == pytest.approx(logs[len(ids) - 1, places].numpy(), abs=1e-4)
+    read, n = Branches(model, [ids]), len(ids)
+    assert read.score([tail])[0] == pytest.approx((logs[n - 1, 7] + logs[n, 8]).item(), abs=1e-4)
+    drawn = np.array(Branches(model, [ids] * 1500).sample(1, [], 1.0))[:, 0]
+    assert (drawn == logs[n - 1].argmax().item()).mean() == pytest.approx(logs[n - 1].max().exp().item(), abs=0.05)
+
+
+def test_a_text_beyond_a_sliding_window_is_refused(tokenizer):
+    model = build(tokenizer, "Mistral", sliding_window=8)
+    ids = encode_prompts(tokenizer, TEXTS[:1])[0]
+    with torch.no_grad():
+        state = model.base_model(torch.tensor([ids])).last_hidden_state[0, -1:].numpy()
+    assert len(ids) > 8 and Reader(model).read(ids).numpy() == pytest.approx(state, abs=1e-4)
+    read = Branches(model, [ids[:7]])
+    for call in (lambda: Branches(model, [ids]), lambda: read.score([[7, 8]]), lambda: read.sample(4, [])):
+        with pytest.raises(PolicyError, match="layers see only the last 8."):
+            call()
+    assert Branches(build(tokenizer, "Qwen2", sliding_window=8), [ids]).ends, "a window that no layer uses"
