@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -54,6 +56,7 @@ from fulcra_utils.theory.theory import Theory, find_twins, load_theory, says_onl
 
 NEUTRAL = {"cuts": [-NEAREST, NEAREST], "conformal": [None] * len(CLASSES)}  # of a value without calibration
 PER_VALUE = {"temperature": 0, "words.weight": 1, "words.bias": 0, "words.share": 0}  # an axis of values, and which
+KNOWN = "known.safetensors"     # what a switched evaluator knows of values of other theories
 DEPTHS = [k / 8 for k in range(3, 9)]    # of the layers that are read, as shares of the encoder's depth
 MEMBERS, HIDDEN, DROPOUT = 4, 256, 0.5   # couples of networks that answer together, units of each network
 OWN_DROPOUT = 0.3       # share of steps in which a value's own part is left out
@@ -422,7 +425,13 @@ class ValueEvaluator(PreTrainedModel):
         with quiet_loading():
             super().save_pretrained(folder, **kwargs)
         self.tokenizer.save_pretrained(folder)
-        target = Path(folder) / "theory.yaml"
+        target, known = Path(folder) / "theory.yaml", Path(folder) / KNOWN
+        known.unlink(missing_ok=True)
+        if self.known:
+            told = [[*key, {name: one[name] for name in NEUTRAL if name in one}] for key, one in self.known.items()]
+            pieces = {f"{k} {name}": one[name] for k, one in enumerate(self.known.values()) for name in PER_VALUE
+                      if name in one}
+            save_file(pieces, known, {"values": json.dumps(told)})
         if self._theory_path.is_file() and self._theory_path != target:
             shutil.copyfile(self._theory_path, target)
 
@@ -448,6 +457,7 @@ class ValueEvaluator(PreTrainedModel):
             with quiet_loading():
                 model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
             model.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model.known = _read_known(folder / KNOWN)
         except Exception as error:
             why = ("its weights have other shapes, so another version made it; train it again"
                    if "ignore_mismatched_sizes" in str(error) else str(error).splitlines()[0])
@@ -457,6 +467,15 @@ class ValueEvaluator(PreTrainedModel):
             raise EvaluatorError(f"The evaluator in {folder} has weights that are not finite numbers ({bad}).")
         model._theory_path = folder / "theory.yaml"
         return model.eval()
+
+
+def _read_known(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    with safe_open(path, "pt") as file:
+        told, pieces = json.loads(file.metadata()["values"]), load_file(path)
+    return {(name, definition): own | {piece: pieces[f"{k} {piece}"] for piece in PER_VALUE if f"{k} {piece}" in pieces}
+            for k, (name, definition, own) in enumerate(told)}
 
 
 def _describe_theory(theory: Theory) -> dict:

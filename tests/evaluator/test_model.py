@@ -257,7 +257,7 @@ def test_for_theory_keeps_what_is_the_same(evaluator, folder):
     assert not (other.mixture == 1).any()       # no value of it was taught
 
 
-def test_a_theory_and_back_keeps_the_calibration(tiny, toy):
+def test_a_theory_and_back_keeps_the_calibration(tiny, toy, tmp_path):
     own = make_evaluator(tiny, toy, word_buckets=64)
     own.fit_words(PROMPTS, REPLIES, np.arange(len(REPLIES))[:, None] % 2 * np.ones(toy.n_dims),
                   np.ones((len(REPLIES), toy.n_dims)))
@@ -265,9 +265,13 @@ def test_a_theory_and_back_keeps_the_calibration(tiny, toy):
     own.config.cuts, own.config.conformal = [[-0.1, 0.1]] * toy.n_dims, [[0.9, 0.8, 0.7]] * toy.n_dims
     other = own.for_theory("moral_foundations")
     assert other.config.cuts == [[-0.5, 0.5]] * 5 and (other.temperature == 1).all()
-    back = other.for_theory(toy)
-    np.testing.assert_allclose(back.predict_proba(PROMPTS, REPLIES), own.predict_proba(PROMPTS, REPLIES), atol=1e-6)
-    assert (back.config.cuts, back.config.conformal) == (own.config.cuts, own.config.conformal)
+    other.save_pretrained(tmp_path)
+    for one in (ValueEvaluator.from_pretrained(tmp_path), other):
+        back = one.for_theory(toy)
+        np.testing.assert_allclose(back.predict_proba(PROMPTS, REPLIES), own.predict_proba(PROMPTS, REPLIES), atol=1e-6)
+        assert (back.config.cuts, back.config.conformal) == (own.config.cuts, own.config.conformal)
+    own.save_pretrained(tmp_path)
+    assert ValueEvaluator.from_pretrained(tmp_path).known == own.known == {}
     own.temperature.fill_(2.0)
     assert (back.temperature == 0.5).all()      # a copy of its own
 
