@@ -97,7 +97,8 @@ def _name_parts(thing: Any) -> dict[str, Any] | None:
         loaded = {i.argval for c in codes for i in get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
         known = {n: thing.__globals__[n] for n in loaded & thing.__globals__.keys()} | {
             n: getattr(module, n) for module in inner for n in names if hasattr(module, n)}
-        told = [[c.co_code, [n for n in c.co_names if n not in known and not n.startswith(f"{_PACKAGE}.")],
+        told = [[c.co_code, c.co_varnames[:c.co_argcount + c.co_kwonlyargcount],    # it may be called by these names
+                 [n for n in c.co_names if n not in known and not n.startswith(f"{_PACKAGE}.")],
                  [x for x in c.co_consts if not isinstance(x, CodeType) and (x is None or x != thing.__doc__)]]
                 for c in codes]
         return {"code": [told, thing.__defaults__, thing.__kwdefaults__, vars(thing)],

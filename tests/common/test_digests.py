@@ -39,6 +39,7 @@ PAIRS = [
     ({1, 2}, {1, 3}), (np.zeros(3), np.zeros(4)), (np.zeros(3), np.zeros(3, np.float32)),
     (np.zeros((2, 3)), np.zeros((3, 2))), (np.array(["a"], object), np.array(["b"], object)),
     (np.eye(100), np.eye(100) + 1e-12), (counter(1), counter(2)), (lambda x: x + 1, lambda x: x - 1),
+    (lambda said, asked: len(said), lambda asked, said: len(asked)),
     (partial(pow, 2), partial(pow, 3)), ([].append, [1].append), (len, max), (re.compile("a"), re.compile("b")),
     (Thing(a=1), Thing(a=2)), (Thing(a=1), Other(a=1)), (Thing(a=1).__init__, Thing(a=2).__init__),
     (Thing(a=[Thing(b=1)]), Thing(a=[Thing(b=2)])), (Path("a"), Path("b")),
@@ -68,7 +69,7 @@ def test_a_digest_is_the_same_in_another_process():
 
 def test_words_about_code_are_no_code():
     sources = ['def f(x):\n    """One."""\n    return x + 1',
-               'def f(y):\n    """Two."""\n\n    # why\n    return y + 1', "def f(x):\n    return x + 2"]
+               'def f(x):\n    """Two."""\n\n    # why\n    return x + 1', "def f(x):\n    return x + 2"]
     made = []
     for number, source in enumerate(sources):
         space = {"__name__": "mine"}
