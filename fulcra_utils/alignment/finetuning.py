@@ -45,7 +45,7 @@ from fulcra_utils.llm.local import (
     load_policy,
     load_tokenizer,
     pad_texts,
-    sample_plainly,
+    sample_plain,
     sample_replies,
     score_tokens,
 )
@@ -366,7 +366,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, candidate
         warnings.simplefilter("ignore")  # of third parties: experimental or pinned-memory notices
         trainer = _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, candidates, watch)
         trainer.remove_callback(PrinterCallback)  # `_Watch` shows the progress
-        with (sample_plainly(model), tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}",
+        with (sample_plain(model), tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}",
                                           disable=not _is_main()) as watch.bar):
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).rename(columns=HISTORY)

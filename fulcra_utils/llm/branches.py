@@ -12,6 +12,10 @@ SHARED = -1     # number of what all texts begin with
 HEADS = ("logit_scale", "logits_scaling", "final_logit_softcapping")    # of Cohere, Granite, Gemma 2
 
 
+class PolicyError(ValueError):
+    """A language model, its tokenizer or its texts cannot be used; the message is one sentence."""
+
+
 def read_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """Return the logits (N, V) of last states (N, H), in float32, scaled and capped as the model itself does it."""
     up, down, cap = (getattr(model.config.get_text_config(), name, None) for name in HEADS)
@@ -54,7 +58,6 @@ class Branches:
         config = self.model.config.get_text_config()
         window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
         if window and max(places) >= window and (kinds is None or "sliding_attention" in kinds):
-            from fulcra_utils.llm.local import PolicyError
             raise PolicyError(f"a text has {max(places) + 1} tokens, but the layers see only the last {window}.")
         self.owners = torch.cat([self.owners, own])
         sees = ((self.owners == SHARED) | (self.owners == own[:, None])).tril(n)    # (new tokens, all tokens)

@@ -35,17 +35,13 @@ from fulcra_utils.common.loading import hash_file, quiet_loading
 from fulcra_utils.common.weights import WeightsError, find_smollm2
 from fulcra_utils.common.workers import map_batches, shape_batches
 from fulcra_utils.dataset.texts import list_texts
-from fulcra_utils.llm.branches import Branches, Reader, read_logits
+from fulcra_utils.llm.branches import Branches, PolicyError, Reader, read_logits
 from fulcra_utils.llm.fast import BATCH, FastSampler, can_sample_fast
 from fulcra_utils.llm.tiny import make_random_model
 
 SMOLLM2, TINY = "smollm2-135m", "tiny"
 READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # files of a model's folder that shape it, ...
 NOTES = ("align.json",)  # ... and those that only tell of it
-
-
-class PolicyError(ValueError):
-    """A language model, its tokenizer or its texts cannot be used; the message is one sentence."""
 
 
 def load_policy(model: str | Path | PreTrainedModel, chat_template: str | None = None, revision: str = "main",
@@ -197,7 +193,7 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         if fast:
             return fast.sample(some, max_new_tokens, temperature, seed + start)
         torch.manual_seed(seed + start)
-        with sample_plainly(model):
+        with sample_plain(model):
             made = generate(model, tokenizer, some, max_new_tokens=max_new_tokens, temperature=temperature)
         lengths = [next((n for n, token in enumerate(reply, 1) if token in ends), None) for reply in made]
         return [reply[:n] for reply, n in zip(made, lengths, strict=True)]
@@ -385,7 +381,7 @@ def render_talk(tokenizer: PreTrainedTokenizerBase, talk: Sequence[dict[str, str
 
 
 @contextmanager
-def sample_plainly(model: PreTrainedModel) -> Iterator[None]:
+def sample_plain(model: PreTrainedModel) -> Iterator[None]:
     """Let a model be sampled as it is, not as its folder asks for: else replies are not drawn from what is scored."""
     own = model.generation_config
     model.generation_config = GenerationConfig(do_sample=True, top_k=0, **{

@@ -51,8 +51,7 @@ def _draw(model, tokenizer, context, asked, max_new_tokens, temperature, seed) -
     if context.k and texts[0] == encode_talk(model, tokenizer, talks[0]):
         raise PolicyError("the chat template leaves out all before the last message, so it can hold no context.")
     real = [tokenizer(text, add_special_tokens=False)["input_ids"][:max_new_tokens] for text in asked["response"]]
-    read = Branches(model, texts)
-    costs = -read.score(real) / [len(ids) or np.nan for ids in real]
+    costs = -(read := Branches(model, texts)).score(real) / [len(ids) or np.nan for ids in real]
     made = read.sample(max_new_tokens, list_ends(model, tokenizer), temperature, seed + context.repeat)
     said = [read_reply(model, tokenizer, ids) for ids in made]
     return pd.DataFrame({"row": range(len(said)), "response": said, "nll_real": costs})

@@ -19,15 +19,7 @@ from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.dataset.texts import NO_ABBREVIATION
 from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
-from fulcra_utils.llm.local import (
-    PolicyError,
-    encode_talk,
-    generate,
-    hash_model,
-    load_policy,
-    read_reply,
-    sample_plainly,
-)
+from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy, read_reply, sample_plain
 from fulcra_utils.llm.replies import write_replies
 from fulcra_utils.systems.generative.principles import Story
 
@@ -82,7 +74,7 @@ class LocalTeller:
         for start in range(0, len(order), size):
             rows = order[start:start + size]
             torch.manual_seed(seed + start)
-            with sample_plainly(self.chat[0]):
+            with sample_plain(self.chat[0]):
                 texts = generate(*self.chat, [ids[row] for row in rows for _ in range(n)], top_p=self.top_p,
                                  temperature=self.temperature, max_new_tokens=self.max_new_tokens,
                                  past_key_values=self._read([ids[k] for k in rows], n))

@@ -144,8 +144,7 @@ def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits:
     """
     n_round = len(principles) * n_completions
     if max_calls < n_round * (1 + bool(n_iterations)):
-        raise PrincipleError(f"{len(principles)} principles with {n_completions} completions take {n_round} calls, and "
-                             f"as many in each iteration, and max_calls is {max_calls}")
+        raise PrincipleError(f"{n_round} calls for the start, and for each iteration: beyond max_calls ({max_calls})")
     tried = begin_stories(principles)
     best, rows = [Told(one, [], np.array([])) for one in tried], []
     for step in range(min(n_iterations, max_calls // n_round - 1) + 1):

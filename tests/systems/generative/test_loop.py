@@ -127,7 +127,7 @@ def test_calls_are_bounded(tmp_path):
     teller = Teller()
     _, trace = run(tmp_path, teller, n_iterations=9, max_calls=30)
     assert teller.n_calls == 24 and trace.iteration.max() == 1
-    with pytest.raises(PrincipleError, match="3 principles with 4 completions take 12 calls, and as many in each"):
+    with pytest.raises(PrincipleError, match="12 calls for the start, and for each iteration: beyond max_calls"):
         run(tmp_path, max_calls=23)    # the start alone would fit, and a loop without an iteration finds nothing
     assert run(tmp_path, n_iterations=0, max_calls=12)[1].iteration.max() == 0
 
