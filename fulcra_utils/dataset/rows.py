@@ -1,7 +1,7 @@
 """Rows of files, read one way: any usual shape in, a dialogue out, or the reason why there is none.
 
-A field that is null counts as one that is missing, in every kind of file; a reply that is null is not looked for
-elsewhere in the row where other rows of the file hold theirs there.
+A field that is null counts as one that is missing, in every kind of file; an `answer` is no reply where the row's own
+is null and other rows of the file have theirs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def list_pairs(rows: Any, error: type[ValueError] = DatasetError) -> tuple[list[
     filled = _find_filled(row for row in rows if isinstance(row, Mapping | pd.Series))
     for place, row in enumerate(rows):
         try:
-            dialogue = read_dialogue(_drop_unused(dict(row), filled)) if isinstance(row, Mapping | pd.Series) else None
+            dialogue = read_dialogue(Row(dict(row), filled)) if isinstance(row, Mapping | pd.Series) else None
         except RowError as fault:
             raise error(f"Row {place}: {fault}.") from None
         if dialogue is None and (isinstance(row, str | bytes | Set) or not isinstance(row, Iterable) or len(row) != 2):
@@ -107,10 +107,7 @@ def iter_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None, st
 
 def pick_rows(path: str | Path, pick: Callable[[dict[str, Any]], Any] | None = None
               ) -> Iterator[tuple[int, dict[str, Any], Any, RowError | None]]:
-    """Yield (line, row, what `pick`, by default `read_dialogue`, makes of it, None), or the RowError that it raises.
-
-    A row lacks the fields for a reply that are null in every row, as a table has them for rows of other files.
-    """
+    """Yield (line, row, what `pick`, by default `read_dialogue`, makes of it, None), or the RowError that it raises."""
     filled = None
     for line, row, reason in iter_rows(path):
         picked = fault = None
@@ -119,7 +116,7 @@ def pick_rows(path: str | Path, pick: Callable[[dict[str, Any]], Any] | None = N
                 raise RowError("the line", f"is {reason}")
             if any(row.get(name, "") is None for name in REPLIES):
                 filled = _find_filled(row for _, row, _ in iter_rows(path) if row) if filled is None else filled
-                row = _drop_unused(row, filled)
+                row = Row(row, filled)
             picked = (pick or read_dialogue)(row)
         except RowError as error:
             fault = error
@@ -132,8 +129,12 @@ def _find_filled(rows: Iterable[Mapping]) -> set[str]:
             if row.get(name) is not None or name == "response" and row.get("problem")}
 
 
-def _drop_unused(row: dict[str, Any], filled: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if value is not None or name not in REPLIES or name in filled}
+class Row(dict):
+    """A row that knows in which fields other rows of its file hold a reply."""
+
+    def __init__(self, row: dict[str, Any], filled: set[str]):
+        super().__init__(row)
+        self.filled = filled
 
 
 def _iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -191,15 +192,15 @@ class RowError(ValueError):
 
 def read_dialogue(row: dict[str, Any], prompt_field: str = "prompt", response_field: str = "response",
                   clean: Callable[[str], str] = clean_text) -> Dialogue:
-    """Return the dialogue of a row, whatever of the usual shapes it has.
+    """Return the dialogue of a row, whatever of the usual shapes it has; a field that is null counts as missing.
 
     With field names of one's own, those two. Left at their defaults: the first of `prompt`, `question`, `instruction`
     (with `input` or `context`, behind the pairs in `history`), `input`, and the first of `response`, `completion`,
-    `output`, `answer` that the row has (null there: no reply was got); each is text or a list of messages. Else, or
-    beside an `answer`, which may be a reference, all turns in `messages`, `conversations` or `conversation` ([{"role",
-    "content"}], or ShareGPT's [{"from", "value"}]), or the released `dialogue` ("Human: …\\nBob: …"). A text in
-    `system` or `system_prompt` stands before them. NUL characters and half characters are replaced; thoughts of the
-    assistant are left out. RowError names the field in one line.
+    `output`, `answer`; each is text or a list of messages. Else, or beside an `answer`, which may be a reference, all
+    turns in `messages`, `conversations` or `conversation` ([{"role", "content"}], or ShareGPT's [{"from", "value"}]),
+    or the released `dialogue` ("Human: …\\nBob: …"). A text in `system` or `system_prompt` stands before them. NUL
+    characters and half characters are replaced; thoughts of the assistant are left out. RowError names the field in
+    one line.
 
     Examples
     --------
@@ -249,13 +250,14 @@ def find_system(row: dict[str, Any]) -> str:
 def _find_fields(row: dict[str, Any], prompt_field: str, response_field: str) -> tuple[str, ...]:
     """Return the fields that hold a row's prompt and reply, or the one that holds both."""
     own = (prompt_field, response_field) != ("prompt", "response")
-    prompts = (prompt_field,) if own else PROMPTS
-    prompt = next((name for name in prompts if row.get(name) is not None), "")
-    reply = response_field if own else next((name for name in REPLIES if name in row), "")
+    names = ((prompt_field,), (response_field,)) if own else (PROMPTS, REPLIES)
+    found = [next((name for name in some if row.get(name) is not None), "") for some in names]
     whole = "" if own else next((name for name in WHOLE if row.get(name) is not None), "")
-    found = [prompt, reply if row.get(reply) is not None else ""]
-    failed = not found[1] and reply == "response" and row.get("problem")     # `fulcra reply` got none
-    if whole and not failed and (not all(found) or reply == "answer" and str(row[whole]) not in ("", "[]")):
+    if not own and row.get("response", "") is None and row.get("problem"):     # `fulcra reply` got none
+        found[1], whole = "", ""
+    elif found[1] == "answer" and not own and any(name in row for name in getattr(row, "filled", set()) - {"answer"}):
+        found[1] = ""     # nor is a reference that stands beside it a reply
+    if whole and (not all(found) or found[1] == "answer" and str(row[whole]) not in ("", "[]")):
         return (whole,)
     if lost := [name for name, had in zip((prompt_field, response_field), found, strict=True) if not had]:
         raise RowError(" and ".join(lost), "is missing" if len(lost) == 1 else "are missing")
