@@ -175,10 +175,11 @@ def plot_moves(means: pd.DataFrame, targets: pd.DataFrame) -> Figure:
     n_rows, n_columns = -(-len(aims) // 2), min(2, len(aims))
     size = ((1 + 0.6 * n_dims) * n_columns, 1.9 + 2.6 * n_rows)
     figure, grid = plt.subplots(n_rows, n_columns, sharey=True, squeeze=False, figsize=size)
-    for axes, (name, target) in zip(grid.flat, aims, strict=False):
-        rows = means[~means.index.str.contains(REPEAT.pattern)]
-        if len(aims) > 1:
-            rows = rows[(rows.index == "start") | rows.index.str.endswith(f"-{name}")]
+    means = means[~means.index.str.contains(REPEAT.pattern)]
+    own = {name: (means.index == "start") | means.index.str.endswith(f"-{name}") | (len(aims) == 1) for name, _ in aims}
+    known = np.any(list(own.values()), axis=0)
+    for axes, (name, target) in zip(grid.flat, aims, strict=False):     # a run has its colour in every panel
+        rows = means.where(np.tile(own[name][:, None], n_dims))[known]
         _draw_moves(axes, rows.rename(name_policy), target.set_index("dimension"))
         axes.set_title(f"to {name}")
     for axes in grid.flat[len(aims):]:

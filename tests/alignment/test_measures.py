@@ -163,7 +163,11 @@ def test_figures_take_any_number_of_dimensions(name):
     means = pd.DataFrame(0.1, index=["start", "dpo-a", "dpo-b", "dpo-rlhf-1x"], columns=theory.dimensions)
     several = pd.concat([tabulate_targets([target]).assign(target=name) for name in "ab"])
     panels = plots_alignment.plot_moves(means, several).axes
-    assert [axes.get_title() for axes in panels] == ["to a", "to b"] and all(len(a.lines) == 4 for a in panels)
+    assert [axes.get_title() for axes in panels] == ["to a", "to b"] and all(len(a.lines) == 5 for a in panels)
+    drawn = [{line.get_label(): line.get_color() for line in axes.lines[:3] if np.isfinite(line.get_ydata()).all()}
+             for axes in panels]
+    assert [len(one) for one in drawn] == [2, 2] and len({*drawn[0].values(), *drawn[1].values()}) == 3
+    assert {*drawn[0], *drawn[1]} <= {t.get_text() for t in panels[0].figure.legends[0].get_texts()}
     for figure in figures:
         figure.canvas.draw()
         assert figure.axes[0].has_data()
