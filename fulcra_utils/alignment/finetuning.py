@@ -367,7 +367,7 @@ def _train(model, tokenizer, start, reward, prompts, folder, settings, candidate
         trainer = _make_trainer(model, tokenizer, start, reward, prompts, checkpoints, settings, candidates, watch)
         trainer.remove_callback(PrinterCallback)  # `_Watch` shows the progress
         with (sample_plain(model), tqdm(total=settings.steps, desc=f"{settings.method} {folder.name}",
-                                          disable=not _is_main()) as watch.bar):
+                                        disable=not _is_main()) as watch.bar):
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).rename(columns=HISTORY)
     history = history.filter(items=[*HISTORY.values(), *sorted(name for name in history if name.startswith(LOGGED))])

@@ -394,7 +394,7 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     left = {"only_first": len(a) - len(shared), "only_second": len(b) - len(shared),
             **{f"{name}_{place}": one.attrs[name] for name in ("unscored", "foreign", "models")
                for place, one in (("first", a), ("second", b))}}
-    known = a.attrs["groups"]
+    known = a.attrs["groups"] or b.attrs["groups"]
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
     b = b.reindex(shared)
     groups = np.array([known.get(prompt, prompt) for prompt in shared])

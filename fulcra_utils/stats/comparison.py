@@ -169,11 +169,10 @@ def _standardise(x: np.ndarray) -> np.ndarray:
 
 def bootstrap_correlations(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, n_draws: int = 2000,
                            seed: int = 0) -> np.ndarray:
-    """Draw the correlations of `correlate` again over prompts: (B, D, R), nan where a column becomes constant.
+    """Draw the correlations of `correlate` again over prompts: (B, D, R).
 
-    All draws are nan where a column is `_is_rare`.
-
-    For Spearman give ranks; they are then taken once, on all rows.
+    nan where a column becomes constant, in all draws where it `_is_rare`. For Spearman give ranks; they are then taken
+    once, on all rows.
 
     >>> x = np.arange(8.0)[:, None]
     >>> draws = bootstrap_correlations(x, x, np.arange(8), n_draws=50)
