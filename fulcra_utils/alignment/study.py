@@ -157,7 +157,7 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
             write_json(plan, [])
         return Trial(skipped=names)
     plans = [read_plan(name, aim.name, seed, settings["common_weight"]) for name in names]
-    write_json(plan, [p.name for p in plans])
+    write_json(plan, [p.name for p in sorted(plans, key=lambda p: p.way not in TRAINED)])     # the trained ones first
     tokenizer = load_tokenizer(start, settings["chat_template"])
     known_prompts = prompts[prompts["prompt"].isin(real["prompt"])]
     asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(

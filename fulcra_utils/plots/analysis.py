@@ -251,7 +251,8 @@ def plot_circle(places: pd.DataFrame, table: pd.DataFrame, theory: Theory) -> Fi
               "Procrustes fit (R²)")
     right.set_xlim(0, 1)
     right.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1))
-    label_points(left, places[["x", "y"]].to_numpy(float), places.value.tolist())
+    marks = np.vstack([places[["x", "y"]], places[["ideal_x", "ideal_y"]]]).astype(float)
+    label_points(left, marks, [*places.value, *[""] * len(places)])     # no name lies on a hollow mark
     return figure
 
 

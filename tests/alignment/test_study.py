@@ -167,7 +167,7 @@ def test_runs_at_the_same_time_end_as_runs_one_by_one(panel, tmp_path):
     pd.testing.assert_frame_equal(again.replies["dpo-rlhf-5x"], done[1].replies["dpo-rlhf-5x"])
     assert [t.name for t in done[1].targets] == ["uniform"]
     folders = [path.name for path in list_policies(tmp_path / "1" / "plan.json")]
-    assert folders == ["dpo-uniform", "dpo-real-uniform", "dpo-rlhf-5x", "steering-uniform", "rloo-uniform"]
+    assert folders == ["dpo-uniform", "dpo-real-uniform", "dpo-rlhf-5x", "rloo-uniform", "steering-uniform"]
     assert [path.name for path in list_policies(tmp_path / "2" / "plan.json")] == ["dpo-rlhf-5x"]    # of the last plan
     run_trial(start, panel, names, rows, real, tmp_path / "2", theory, uniform_target(theory), {"train": False}, 1)
     assert list_policies(tmp_path / "2" / "plan.json") == []
