@@ -99,7 +99,8 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
     """Read a scored file: a row a row with a column a facet that it has, is_refusal and words; scores (N, D); values.
 
     What has no reply has no words. Other words, or another system prompt, under one prompt are paraphrases, though no
-    column says so. ScoringError when a column named by the user is not there, or nothing is scored.
+    column says so; seeds with replies of their own are draws. ScoringError when a column named by the user is not
+    there, or nothing is scored.
     """
     codes, told = {name: {} for name in facets}, array("i")      # no list: a file may have millions of rows
 
@@ -111,7 +112,7 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
         told.extend([*_look(row), hash((prompt, find_system(row))) % 2**31])
 
     _, scores, dimensions = read_scores(path, tell)
-    columns = [*facets, "is_refusal", "words", "wording"]
+    columns = [*facets, "is_refusal", "words", "reply", "wording"]
     table = pd.DataFrame(np.reshape(told, (-1, len(columns))), columns=columns)
     for name, columns in facets.items():
         if not codes[name] and columns != FACETS[name]:
@@ -120,7 +121,21 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
         table["model"] = pd.Categorical.from_codes(table["model"], list(codes["model"]))
     is_asked = facets.get("paraphrase") == FACETS["paraphrase"] and codes["prompt"]
     table = table.drop(columns=[name for name in facets if not codes[name]])
-    return (_tell_wordings(table) if is_asked else table).drop(columns="wording"), scores, dimensions
+    table = _tell_wordings(table) if is_asked else table
+    if facets.get("seed") == FACETS["seed"] and "seed" in table and "draw" in facets and "draw" not in table:
+        table = _tell_draws(table)
+    return table.drop(columns=["reply", "wording"]), scores, dimensions
+
+
+def _tell_draws(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with seeds as draws where most replies are one seed's own: seeds of the models, then."""
+    cells = [name for name in FACETS if name in table and name != "seed"]
+    read = table[(table.words >= 0) & (table.groupby(cells, observed=True).seed.transform("nunique") > 1)]
+    if not (read.groupby([*cells, "reply"], observed=True).seed.nunique() == 1).mean() > 0.5:
+        return table
+    drawn = table.rename(columns={"seed": "draw"})
+    drawn.attrs["notes"] = [*table.attrs.get("notes", []), WORDS["own_replies"]]
+    return drawn
 
 
 def _tell_wordings(table: pd.DataFrame) -> pd.DataFrame:
@@ -140,14 +155,14 @@ def _tell_wordings(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(paraphrase=own.where(table.get("paraphrase", own) >= 0, -1))
 
 
-def _look(row: dict) -> tuple[int, int]:
-    """Return whether a row's reply refuses and how many words it has, -1 where there is none."""
+def _look(row: dict) -> tuple[int, int, int]:
+    """Return whether a row's reply refuses, how many words it has, -1 where there is none, and its hash."""
     text = row.get("response")
     try:
         text = text if isinstance(text, str) else read_dialogue(row).response
     except RowError:
-        return -1, -1
-    return int(is_refusal([text])[0]), len(text.split())
+        return -1, -1, -1
+    return int(is_refusal([text])[0]), len(text.split()), hash(text) % 2**31
 
 
 def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -226,7 +241,9 @@ def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, 
     facets, notes = [name for name in FACETS if name in table], []
     if "prompt" not in facets:
         raise ScoringError("No row names its prompt, and without prompts nothing can be said of noise.")
-    notes += [f"{name}: no column, left out" for name in FACETS if name not in facets] + table.attrs.get("notes", [])
+    own = table.attrs.get("notes", [])
+    notes += [f"{name}: no column, left out" for name in FACETS
+              if name not in facets and not any(note.startswith(f"{name}:") for note in own)] + own
     is_told = table[facets].notna().all(axis=1) & ~(table[facets].select_dtypes("number") == -1).any(axis=1)
     is_scored = np.isfinite(scores).any(axis=1)
     twice = table[is_told & is_scored].duplicated(facets).reindex(table.index, fill_value=False) & ("draw" in facets)

@@ -44,6 +44,12 @@ def render(prompt: str, response: str, tokenizer, max_length: int = 256) -> dict
             "token_type_ids": [0] * len(left) + [1] * len(right)}
 
 
+def is_cut(prompt: str, response: str, tokenizer, max_length: int) -> bool:
+    """Return whether `render` leaves a part of a prompt or of a reply out."""
+    read, whole = (len(render(prompt, response, tokenizer, length)["input_ids"]) for length in (max_length, 10**6))
+    return read < whole
+
+
 def find_frame(tokenizer) -> tuple[list[int], list[int], list[int]]:
     """Return the ids before the prompt, between prompt and reply, and behind it: of the chat template, if there is one.
 

@@ -51,7 +51,7 @@ class ScoreReport:
     …").
 
     `n_resumed` rows had an earlier, interrupted run finished; `notes` name fields that Parquet cannot hold as they are,
-    and count rows that are scored but marked.
+    and count rows that are scored but marked, or longer than what the evaluator reads.
     """
 
     n_rows: int
@@ -118,6 +118,9 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         notes += [f"{len(foreign):,} rows (first: line {foreign[0]}) carry the mark {FOREIGN!r}"] if foreign else []
         if untaught := getattr(evaluator, "untaught", ()):
             notes.append(f"scored by definition alone, without labels: {', '.join(untaught)}")
+        if long := [row["line"] for row in _read_parts(parts) if row.get("is_cut")]:
+            notes.append(f"{len(long):,} rows (first: line {long[0]}) are longer than the evaluator reads "
+                         f"({evaluator.config.max_length} tokens): start and end of prompt and reply were scored")
         n_rows, first = sum(1 for _ in _read_parts(parts)), list(islice(bad, 20))
         report = ScoreReport(n_rows, len(first) + sum(1 for _ in bad), first, n_resumed, notes)
         shutil.rmtree(parts)
@@ -181,9 +184,12 @@ def is_foreign(prompt: str, reply: str) -> bool:
 
 
 def _score_rows(evaluator: Any, rows: Sequence[Sequence], batch_size: int, intervals: bool) -> list[dict]:
-    """Return what each row gains: its line and its value vectors, or the problem that it has."""
+    """Return what each row gains: its value vectors, or the problem that it has; and its line, and is_cut."""
+    from fulcra_utils.evaluator.rendering import is_cut  # with torch, which comparing files does not need
+    tokenizer = getattr(evaluator, "tokenizer", None)
     made = [{"line": line} | ({"value_vector": None, "problem": problem} if problem else {})
             | ({"problem": FOREIGN} if not problem and is_foreign(prompt, reply) else {})
+            | ({"is_cut": True} if tokenizer and is_cut(prompt, reply, tokenizer, evaluator.config.max_length) else {})
             for line, prompt, reply, problem in rows]
     good = [n for n, row in enumerate(rows) if not row[3]]
     texts = [[rows[n][k] for n in good] for k in (1, 2)]
@@ -227,7 +233,7 @@ def _join_parts(source: Path, parts: Path, target: Path, dimensions: Sequence[st
     """Write the input's rows with what the parts add; return what is to be said of fields."""
     scores = pa.struct([(d, pa.float64()) for d in dimensions])
     own = pa.schema({**dict.fromkeys(OWN[:3 if job["intervals"] else 1], scores), "problem": pa.string()})
-    added = ({k: v for k, v in row.items() if k != "line"} for row in _read_parts(parts))
+    added = ({k: v for k, v in row.items() if k not in ("line", "is_cut")} for row in _read_parts(parts))
     return copy_rows(source, added, target, own, OWN, job["shard_size"])
 
 

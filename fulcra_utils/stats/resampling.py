@@ -140,7 +140,7 @@ def wilson_interval(count: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.nd
 def share_interval(hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return a share of rows with Wilson's interval, widened because rows of one prompt resemble each other.
 
-    `counted` (N, K) is 1 (or the row's weight) where a row counts, `hits` the same where it is a hit, 0 elsewhere;
+    `counted` (N, K) is 1 (or a weight above it) where a row counts, `hits` the same where it is a hit, 0 elsewhere;
     share, low and high are (K,), nan where no row counts. n is divided by the design effect: the variance between
     prompts over that of independent rows, at least 1. For it alone, one prompt of hits and one of misses (both of mean
     size) are added, so that it is known at 0 % and 100 % too, where a bootstrap over prompts has no width. With one row

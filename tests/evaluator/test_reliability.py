@@ -288,6 +288,23 @@ def test_rows_are_scored_first_and_evaluators_are_seeds(tmp_path):
     assert "seeds" not in alone.counts and alone.values.text.iloc[0] > 0.8       # it scores the length
 
 
+def test_seeds_with_replies_of_their_own_are_draws_of_the_models(tmp_path):
+    table = make_table(n_wordings=1).drop(columns="paraphrase")
+    scores, path = make_scores(table), tmp_path / "rows.jsonl"
+    for is_own in (True, False):
+        rows = [{"prompt": f"{r.prompt}?", "model": r.model, "seed": 40 + r.draw, "value_vector": {"care": score},
+                 "response": f"reply {r.Index if is_own else r.prompt}"}
+                for r, score in zip(table.itertuples(), scores[:, 0], strict=True)]
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        found = assess_file(path, n_draws=20)
+        assert ("draws" in found.counts) == is_own == ("seeds" not in found.counts)
+        assert [note for note in found.notes if note.startswith("seed")] == [
+            "seed: each seed has replies of its own, so it is the models' seed, and counts as a draw"] * is_own
+        assert ("seed" in {*found.sources.source}) != is_own
+    named = assess_file(path, by="model,prompt,seed", n_draws=20)
+    assert "seeds" in named.counts
+
+
 @pytest.mark.parametrize("name", ["schwartz10", "moral_foundations", "toy"])
 def test_paragraph_and_tables_under_any_theory(name, toy, tmp_path):
     theory, table = toy if name == "toy" else load_theory(name), make_table(n_models=3)

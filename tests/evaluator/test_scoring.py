@@ -69,6 +69,17 @@ def test_a_reply_that_is_no_english_is_scored_and_marked(tmp_path, suffix):
     assert report.n_unusable == 0 and report.notes[0].startswith("4 rows (first: line 2)")
 
 
+def test_rows_longer_than_the_evaluator_reads_are_counted(tmp_path, folder):
+    texts = [("Be kind?", "Yes."), ("Be kind?", "It is good to help the others. " * 9),
+             ("May I ask you for it? " * 9, "No."), ("", "No.")]
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(json.dumps({"prompt": p, "response": r}) for p, r in texts), encoding="utf-8")
+    report = score_file(folder, source, tmp_path / "out.jsonl", shard_size=2)
+    assert report.n_unusable == 1 and report.notes == ["2 rows (first: line 2) are longer than the evaluator reads "
+                                                       "(48 tokens): start and end of prompt and reply were scored"]
+    assert {*read_lines(tmp_path / "out.jsonl")[1]} == {"prompt", "response", "value_vector"}
+
+
 def test_a_sheet_with_merged_and_empty_cells_leaves_marked_gaps(tmp_path, toy, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sheet = openpyxl.Workbook()

@@ -160,11 +160,10 @@ class _LocalPlayer(ManyPlayer):
 
     def _write(self, talks: list[list[int]]) -> Iterator[str]:
         import torch
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), self.local.sample_plain(self.chat[0]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
             for part in (talks[start:start + TOGETHER] for start in range(0, len(talks), TOGETHER)):
-                made = self.local.generate(*self.chat, part, max_new_tokens=self.longest, do_sample=True,
-                                           temperature=1.0)
+                made = self.local.generate(*self.chat, part, max_new_tokens=self.longest)
                 ends = self.local.list_ends(*self.chat)
                 yield from (decode_reply(reply, self.chat[1].decode(ids), self.chat[1], ends)
                             for ids, reply in zip(part, made, strict=True))
