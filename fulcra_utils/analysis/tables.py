@@ -534,11 +534,12 @@ def pick_declared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_metrics(correlations: Finding, probes: Finding) -> dict[str, float]:
-    """Return the headline numbers for metrics.json: the table's agreement and each probe's score."""
+    """Return the headline numbers for metrics.json: the table's agreement, and each probe's score with its interval."""
     main = pick_declared(correlations.extra.get("summary", correlations.table))
     metrics = {f"value_risk_{k}": float(v) for k in ("cell_correlation", "low", "high", "same_sign")
                for v in main.get(k, ())}
-    return metrics | {f"{r.task}/{r.rows}/{r.features}": float(r.score) for r in probes.table.itertuples()}
+    return metrics | {f"{r.task}/{r.rows}/{r.features}{end}": float(value) for r in probes.table.itertuples()
+                      for end, value in (("", r.score), ("/low", r.low), ("/high", r.high))}
 
 
 def summarise_claims(verdicts: pd.DataFrame, correlations: Finding, probes: Finding, unknown: Finding,
