@@ -357,7 +357,8 @@ class _Session:
             text, finish = said, "refusal"
         estimate = question.n_tokens
         tokens_in = _count(known.get("usage"), "prompt_tokens", estimate)
-        tokens_out = _count(known.get("usage"), "completion_tokens", count_tokens(thoughts + text))
+        tokens_out = max(_count(known.get("usage"), "completion_tokens", count_tokens(thoughts + text)),
+                         _count(known.get("usage"), "total_tokens", 0) - tokens_in)     # hidden thoughts are paid, too
         # a count far too small, or too small and the round size of a context (Ollama), shows that a part was dropped;
         # one below 500 says nothing: cached tokens may be left out of it
         if tokens_in >= 500 and estimate > (1.25 if tokens_in % 1024 == 0 else 3) * tokens_in:

@@ -221,6 +221,13 @@ def test_odd_usage_is_estimated(tmp_path, usage):
     assert not report.failed and report.costs.tokens_in[0] > 700
 
 
+def test_hidden_thoughts_are_counted(tmp_path):
+    with FaultServer(rate=0) as server:
+        server.usage = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 331}
+        [outcome] = ask_all(quick(server), [ask("Hi?")], lambda *_: (1, [], 1.0), AnswerCache(None), Price(0, 1e6, ""))
+    assert outcome.new[0].tokens_out == 319 and outcome.new[0].cost == 319
+
+
 def test_a_dead_endpoint_leaves_whole_rows_missing(tmp_path):
     write_input(tmp_path / "in.jsonl", 3)
     with FaultServer(["503"], rate=1) as server:
