@@ -27,8 +27,7 @@ README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcr
 def build_report(run: Run) -> Path:
     """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index."""
     folder, sources = run.folder, read_json(run.folder / "data" / "sources.json")
-    metrics, manifest = ({path.stem: read_json(path) for path in sorted((folder / part).glob("*.json"))}
-                         for part in ("metrics", "manifest"))
+    metrics, manifest = (_gather_parts(folder, part) for part in ("metrics", "manifest"))
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "manifest.json", {
         "profile": run.profile, "theory": run.theory.name, "code": next(iter(manifest.values()), {}).get("code"),
@@ -60,14 +59,16 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     `published/` of the run, named by the notebook's number; no file above 1 MB. Notebooks this run has not executed, or
     that stopped in it, keep what an earlier run of the same name published, so that a long profile can be published
     part by part; the manifest says for each notebook which code and settings made it. The README's table is renewed.
-    Returns the files written; a run without a report is a ValueError.
+    Returns the files written; a run without a report, or with steps that ran after it, is a ValueError.
     """
     if not (run.folder / "report" / "index.html").is_file():
         raise ValueError(f"{run.folder} has no report yet: run `fulcra reproduce --profile {run.profile}` first")
-    folder = target / run.folder.name
-    numbers, stopped = ({path.name[:2] for path in run.folder.glob(names)}
-                        for names in ("manifest/*.json", "notebooks/*.failed.ipynb"))
-    numbers -= stopped
+    folder, stopped = target / run.folder.name, _list_stopped(run.folder)
+    for part, told in (("metrics", read_json(run.folder / "metrics.json")),
+                       ("manifest", read_json(run.folder / "manifest.json").get("notebooks", {}))):
+        if _gather_parts(run.folder, part, stopped) != {name: told[name] for name in told if name[:2] not in stopped}:
+            raise ValueError(f"{run.folder}: steps ran after the report: run `fulcra report` first")
+    numbers = {path.name[:2] for path in run.folder.glob("manifest/*.json")} - stopped
     for path in folder.glob("*"):
         if path.name[:2] in numbers:
             path.unlink()
@@ -82,6 +83,18 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     if target == FIGURES and (FIGURES / README_RUN).is_dir():
         _update_readme()
     return written
+
+
+def _gather_parts(folder: Path, part: str, without: set[str] = frozenset()) -> dict[str, Any]:
+    """Return what the notebooks of a run left in a folder of it, by their names, without those of some numbers."""
+    return {path.stem: read_json(path) for path in sorted((folder / part).glob("*.json"))
+            if path.name[:2] not in without}
+
+
+def _list_stopped(folder: Path) -> set[str]:
+    """Return the numbers of the notebooks of a run that failed, were killed, or run now."""
+    return {path.name.lstrip(".")[:2] for names in ("*.failed.ipynb", ".*.running.ipynb")
+            for path in (folder / "notebooks").glob(names)}
 
 
 def _join_published(source: Path, folder: Path, stopped: set[str]) -> list[Path]:

@@ -117,6 +117,20 @@ def test_publishing_a_part_keeps_what_other_notebooks_showed(finished, tmp_path)
     assert [(shown / name).read_text() for name in ("metrics.json", "reproduction.csv")] == told, "nor are its numbers"
 
 
+@pytest.mark.parametrize("part", ["metrics", "manifest"])
+def test_what_ran_after_the_report_is_not_published(finished, tmp_path, part):
+    build_report(finished)
+    publish(finished, tmp_path / "figures")
+    finished.path(f"{part}/02_value_analysis.json").write_text('{"n": 4}')
+    with pytest.raises(ValueError, match="steps ran after the report: run `fulcra report` first"):
+        publish(finished, tmp_path / "figures")
+    stood = (tmp_path / "figures" / "run" / "02_x.png").read_bytes()
+    finished.path("figures/02_x.png").write_bytes(b"half a run")
+    finished.path("notebooks/.02_value_analysis.running.ipynb").write_text("{}")       # it was killed while it ran
+    publish(finished, tmp_path / "figures")
+    assert (tmp_path / "figures" / "run" / "02_x.png").read_bytes() == stood
+
+
 def test_headlines_take_each_line_from_its_run(tmp_path):
     for run, n in {"laptop": 3, "thorough": 5}.items():
         (tmp_path / run).mkdir()
