@@ -130,7 +130,7 @@ class Run:
 
         What an earlier version of this notebook showed, and this one did not, is removed: it would be published.
         """
-        for folder in ("figures", "published"):
+        for folder in ("figures", "published", "reproduction"):
             for path in set(self.folder.glob(f"{folder}/{self.notebook[:2]}_*")) - self.shown:
                 path.unlink()
         write_json(self.path(f"metrics/{self.notebook}.json"), self.metrics)

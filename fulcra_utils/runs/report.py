@@ -79,7 +79,7 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
             with write_atomic(folder / path.name) as tmp:
                 shutil.copyfile(path, tmp)
             written.append(folder / path.name)
-    written += _join_published(run.folder, folder, stopped)
+    written += _join_published(run.folder, folder, stopped, numbers)
     if target == FIGURES and (FIGURES / README_RUN).is_dir():
         _update_readme()
     return written
@@ -97,10 +97,11 @@ def _list_stopped(folder: Path) -> set[str]:
             for path in (folder / "notebooks").glob(names)}
 
 
-def _join_published(source: Path, folder: Path, stopped: set[str]) -> list[Path]:
+def _join_published(source: Path, folder: Path, stopped: set[str], executed: set[str]) -> list[Path]:
     """Join a run's metrics, manifest and claims to those in `folder`: its own win, claims made no more fall away.
 
-    Of notebooks that `stopped`, told by their numbers, nothing is taken.
+    Notebooks are told by their numbers. Of those that `stopped` nothing is taken; of those `executed` no old claim
+    stays.
     """
     metrics, notebooks = ({name: part for name, part in parts.items() if name[:2] not in stopped} for parts in (
         read_json(source / "metrics.json"), read_json(source / "manifest.json")["notebooks"]))
@@ -112,8 +113,9 @@ def _join_published(source: Path, folder: Path, stopped: set[str]) -> list[Path]
     claims = claims[~claims["claim_id"].isin(pd.concat(late) if late else [])]
     if (folder / "reproduction.csv").is_file():
         old = pd.read_csv(folder / "reproduction.csv")
-        is_open = old["claim_id"].isin(load_reported()["claim_id"]) & ~old["claim_id"].isin(claims["claim_id"])
-        claims = pd.concat([old[is_open], claims])
+        others = (known := load_reported())[~known["notebook"].str[:2].isin(executed)]
+        is_open = old["claim_id"].isin(others["claim_id"]) & ~old["claim_id"].isin(claims["claim_id"])
+        claims = pd.concat([part for part in (old[is_open], claims) if len(part)] or [claims])
     return [write_table(folder / "reproduction.csv", claims),
             write_json(folder / "metrics.json", dict(sorted(metrics.items()))),
             write_json(folder / "manifest.json", manifest | {"notebooks": notebooks})]

@@ -117,6 +117,20 @@ def test_publishing_a_part_keeps_what_other_notebooks_showed(finished, tmp_path)
     assert [(shown / name).read_text() for name in ("metrics.json", "reproduction.csv")] == told, "nor are its numbers"
 
 
+def test_a_claim_that_a_notebook_makes_no_more_falls_away(tmp_path):
+    own, more = load_reported().query("notebook == '02_value_analysis'").claim_id[:2]
+    other = load_reported().query("notebook == '04_value_alignment'").claim_id.iloc[0]
+    for names in ([own, more, other], [own], []):
+        run = open_run("02_value_analysis", run_dir=tmp_path / "run")
+        if names:
+            run.compare(pd.DataFrame({"claim_id": names, "ours": 0.0, "low": 0.0, "high": 0.0}))
+        run.finish()
+        build_report(run)
+        publish(run, tmp_path / "figures")
+        left = pd.read_csv(tmp_path / "figures" / "run" / "reproduction.csv").claim_id
+        assert set(left) == {*names, other}
+
+
 @pytest.mark.parametrize("part", ["metrics", "manifest"])
 def test_what_ran_after_the_report_is_not_published(finished, tmp_path, part):
     build_report(finished)
