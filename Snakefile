@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from fulcra_utils.common.paths import DATA
-from fulcra_utils.runs.profiles import DEFAULT_THEORY, load_profile, modules_of, name_run
+from fulcra_utils.runs.profiles import DEFAULT_THEORY, list_files, load_profile, modules_of, name_run
 from fulcra_utils.theory.theory import load_theory
 
 PROFILE = config.get("profile", "laptop")
@@ -17,9 +17,9 @@ COMMAND = f"python -m fulcra_utils.cli run-notebook {{params.name}} --profile {P
 
 
 def of(name, *more):
-    """Return what the rule of a notebook reads: notebook, modules, theory, words of refusals, and files of the run."""
+    """Return what the rule of a notebook reads: notebook, modules, theory, words of refusals, and files named or made."""
     return [f"notebooks/{name}.ipynb", *map(str, modules_of(name)), str(load_theory(THEORY).path),
-            f"{DATA}/refusals.yaml", *(f"{RUN}/{file}" for file in more)]
+            f"{DATA}/refusals.yaml", *list_files(SETTINGS["notebooks"].get(name)), *(f"{RUN}/{file}" for file in more)]
 
 
 def executed(name):
@@ -36,6 +36,8 @@ def labels():
     return sorted({*map(str, (DATA / "sample").glob("*.jsonl")), *([str(beside)] if beside.is_file() else [])})
 
 
+THEORIES = sorted(map(str, (DATA / "theories").glob("*.yaml")))
+DECISIONS = Path(f"{RUN}/annotation/decisions.csv")     # of people, where there are any
 NAMES = sorted(p.stem for p in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -57,6 +59,7 @@ rule dataset_construction:
         of("01_dataset_construction", "data/fetched.json"),
         labels(),
         f"{DATA}/splits.csv",
+        [str(DECISIONS)] if DECISIONS.is_file() else [],
         [f"{DATA}/dataset_card.md", f"{DATA}/annotation_guide.md"],
         sorted(map(str, (DATA / "contrasts").glob("*.yaml"))),
         sorted(map(str, (DATA / "prompts").iterdir())),
@@ -76,6 +79,7 @@ rule value_analysis:
     input:
         of("02_value_analysis", "data/dialogues.parquet", "data/items.parquet", "data/scored.parquet"),
         f"{DATA}/risks.yaml",
+        f"{DATA}/labels/refusals.csv",
     output:
         executed("02_value_analysis"),
     params:
@@ -123,6 +127,7 @@ rule value_alignment:
 rule new_value_theory:
     input:
         of("05_new_value_theory", "data/dialogues.parquet", "data/scored.parquet"),
+        THEORIES,
         executed("03_value_evaluator"),
     output:
         executed("05_new_value_theory"),
@@ -138,6 +143,7 @@ rule new_value_theory:
 rule value_compass:
     input:
         of("06_value_compass", "data/dialogues.parquet", "data/scored.parquet"),
+        THEORIES,
         sorted(map(str, DATA.glob("countries*.yaml"))),
         sorted(map(str, (DATA / "page").iterdir())),
         executed("03_value_evaluator"),
@@ -173,6 +179,7 @@ rule social_value_orientation:
 rule value_discovery:
     input:
         of("08_value_discovery", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        THEORIES,
         f"{DATA}/discovery.yaml",
         executed("03_value_evaluator"),
         executed("04_value_alignment"),
@@ -189,6 +196,7 @@ rule value_discovery:
 rule value_pluralism:
     input:
         of("09_value_pluralism", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        THEORIES,
         f"{DATA}/pluralism.yaml",
         f"{DATA}/discovery.yaml",
         executed("03_value_evaluator"),

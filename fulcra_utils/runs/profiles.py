@@ -186,6 +186,12 @@ def _check_name(name: str, value: Any, theory: Theory) -> None:
         resolve_weights(value, theory)
 
 
+def list_files(settings: dict[str, Any] | None) -> list[str]:
+    """Return the files that settings name, alone or in lists; a relative path starts at the study's folder."""
+    values = [one for value in (settings or {}).values() for one in (value if isinstance(value, list) else [value])]
+    return sorted({value for value in values if isinstance(value, str) and (ROOT / value).is_file()})
+
+
 def modules_of(notebook: str) -> list[Path]:
     """Return the files of the package that a notebook uses, directly or through others, sorted.
 

@@ -131,9 +131,22 @@ def test_rules_follow_the_modules_a_notebook_uses():
     rules = dict(rule.split(":", 1) for rule in rules)
     assert "refusals.yaml" in head
     for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"),
-                        "reliability": ("attacks.yaml", "svo_slider.yaml"),
+                        "reliability": ("attacks.yaml", "svo_slider.yaml"), "value_analysis": ("refusals.csv",),
+                        **dict.fromkeys(("new_value_theory", "value_compass", "value_discovery", "value_pluralism"),
+                                        ("THEORIES",)),
                         "value_evaluator": ("attacks.yaml", "evaluator_card.md")}.items():
         assert all(text in rules[name] for text in texts)
+
+
+def test_rules_watch_the_files_that_settings_name_and_decisions_of_people(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    (tmp_path / "mine.yaml").write_text("")
+    settings = {"target": str(tmp_path / "mine.yaml"), "theories": ["schwartz19", "mine.yaml"], "file": "", "n": 3}
+    assert profiles.list_files(settings) == sorted([str(tmp_path / "mine.yaml"), "mine.yaml"])
+    assert profiles.list_files(None) == []
+    text = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    assert '*list_files(SETTINGS["notebooks"].get(name))' in text
+    assert "DECISIONS" in text.split("\nrule dataset_construction:")[1].split("output:")[0]
 
 
 @pytest.fixture
