@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from os.path import commonprefix
 from pathlib import Path
@@ -199,11 +199,11 @@ def sample_replies(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         return [reply[:n] for reply, n in zip(made, lengths, strict=True)]
 
     starts = range(len(done), len(order), batch_size)
-    for _, made in map_batches(draw, starts) if fast else ((start, draw(start)) for start in starts):
+    for start, made in map_batches(draw, starts) if fast else ((start, draw(start)) for start in starts):
         if keep:
             Path(keep).parent.mkdir(parents=True, exist_ok=True)
             with Path(keep).open("a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(made)}\n")
+                file.write(f"{json.dumps([start, made])}\n")
         done, n_tokens = done + made, n_tokens + sum(map(len, made))
         bar.update(len(made))
         bar.set_postfix_str(f"{n_tokens / (time.monotonic() - began):.0f} tokens a second")
@@ -232,12 +232,20 @@ def read_reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: 
 
 
 def _read_batches(keep: str | Path | None) -> list[list[int]]:
-    """Return the replies that stand in whole lines of a file; half a line, of a process that was killed, is cut off."""
+    """Return the replies that stand in whole lines of a file, each [number of its first reply, replies].
+
+    Half a line, of a process that was killed, is cut off; a line out of turn, of a second process, is passed over.
+    """
     if not keep or not Path(keep).is_file():
         return []
     whole = Path(keep).read_text(encoding="utf-8").rpartition("\n")
     write_text(keep, whole[0] + whole[1])
-    return [reply for line in whole[0].splitlines() for reply in json.loads(line)]
+    done: list[list[int]] = []
+    for line in whole[0].splitlines():
+        with suppress(ValueError, TypeError):   # no such pair
+            start, made = json.loads(line)
+            done += made if start == len(done) else []
+    return done
 
 
 def score_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[list[int], int]],

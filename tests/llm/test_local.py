@@ -76,6 +76,17 @@ def test_a_sampling_that_was_killed_goes_on_and_ends_as_it_would_have(tokenizer,
     assert asked == [3, 2] and keep.read_text() == "".join(lines)
 
 
+def test_batches_of_two_processes_in_one_file_do_not_mix(tokenizer, tmp_path):
+    model, keep = make(tokenizer), tmp_path / "replies.jsonl"
+    whole = sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3, keep=keep)
+    first, second, third = keep.read_text().splitlines(keepends=True)
+    for text in (first + first + second + second, first + second[:9] + third + "\n" + third, "[[5], [6], [7]]\n" * 3,
+                 "[[5], [6]]\n" * 4):    # the last two as lists without their place
+        keep.write_text(text)
+        again = sample_replies(model, tokenizer, TEXTS * 2, 6, seed=3, batch_size=3, keep=keep)
+        pd.testing.assert_frame_equal(again, whole)
+
+
 def test_a_choice_is_the_next_token_and_padding_changes_nothing(tokenizer):
     model = make(tokenizer, context=200).eval()
     talks = [[{"role": "user", "content": text}] for text in ("be kind", "never hurt people at home, be bold")]
