@@ -27,6 +27,7 @@ from fulcra_utils.theory.theory import THEORIES, Theory, list_theories, load_the
 
 PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "scikit-learn", "torch", "transformers", "trl", "peft",
             "papermill", "snakemake")
+STARTED = "FULCRA_STARTED"      # in the environment of a kernel: the notebook that `run_notebook` executes there
 # Which notebook makes the files below a folder of the run.
 MAKERS = {"data": "01_dataset_construction", "analysis": "02_value_analysis", "evaluator": "03_value_evaluator",
           "alignment": "04_value_alignment"}
@@ -128,8 +129,10 @@ class Run:
     def finish(self) -> None:
         """Write this notebook's parts of metrics.json and manifest.json: the last call of every notebook.
 
-        What an earlier version of this notebook showed, and this one did not, is removed: it would be published.
+        What an earlier version of this notebook showed, and this one did not, is removed: it would be published. The
+        manifest says so where `run_notebook` did not start it: the values in its cell need not be the profile's.
         """
+        by_hand = {} if os.environ.get(STARTED) == self.notebook else {"given": {"run": "by hand"}}
         for folder in ("figures", "published", "reproduction"):
             for path in set(self.folder.glob(f"{folder}/{self.notebook[:2]}_*")) - self.shown:
                 path.unlink()
@@ -137,7 +140,7 @@ class Run:
         write_json(self.path(f"manifest/{self.notebook}.json"), {
             "profile": self.profile, "theory": self.theory.name, "seed": self.seed, "settings": self.settings,
             "seconds": round(time.time() - self.started, 1), "python": sys.version.split()[0],
-            "packages": {name: metadata.version(name) for name in PACKAGES}, "code": _code_version()})
+            "packages": {name: metadata.version(name) for name in PACKAGES}, "code": _code_version(), **by_hand})
 
 
 def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY,
@@ -198,12 +201,15 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
     target = run.path(f"notebooks/{path.stem}.ipynb")
     unfinished = target.with_name(f".{path.stem}.running.ipynb")
     print(f"▶ {path.stem} (profile {run.profile}, theory {run.theory.name})", flush=True)
+    os.environ[STARTED] = path.stem
     try:
         _execute(path, unfinished, values, progress)
     except BaseException:
         if unfinished.exists():
             unfinished.replace(target.with_name(f"{path.stem}.failed.ipynb"))
         raise
+    finally:
+        del os.environ[STARTED]
     unfinished.replace(target)
     target.with_name(f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
     note = run.path(f"manifest/{path.stem}.json")
@@ -261,7 +267,7 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
 
 
 def _drop_given(run: Run) -> None:
-    """Have the notebooks run again that were last run with other parameters than the profile's."""
+    """Have the notebooks run again that were last run by hand, or with other parameters than the profile's."""
     for path in sorted(run.folder.glob("manifest/*.json")):
         given = json.loads(path.read_text(encoding="utf-8")).get("given", {})
         if (done := run.folder / f"notebooks/{path.stem}.ipynb").is_file() and given:

@@ -21,9 +21,10 @@ from fulcra_utils.theory.theory import TheoryError
 
 
 def test_parameters_reach_the_notebook(tmp_path):
-    path = make_notebook(tmp_path, "from pathlib import Path\n(Path(run_dir) / 'out.txt').write_text(f'{n} {theory}')")
+    path = make_notebook(tmp_path, "import os\nfrom pathlib import Path\n(Path(run_dir) / 'out.txt').write_text("
+                                   "f'{n} {theory} ' + os.environ['FULCRA_STARTED'])")
     done = run_it(path, tmp_path, n=7)
-    assert (tmp_path / "run" / "out.txt").read_text() == "7 schwartz10"
+    assert (tmp_path / "run" / "out.txt").read_text() == "7 schwartz10 99_try" and "FULCRA_STARTED" not in os.environ
     assert done == tmp_path / "run" / "notebooks" / "99_try.ipynb"
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"profile": "quick", "theory": "schwartz10"}
 

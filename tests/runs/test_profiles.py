@@ -90,6 +90,9 @@ def test_a_run_says_with_which_parameters_it_was_made(tmp_path, monkeypatch):
     done = run_notebook("02_value_analysis", run_dir=tmp_path / "run")
     pipeline._drop_given(run)
     assert done.exists() and run.settings_of("02_value_analysis") == pipeline.open_run("02_value_analysis").settings
+    pipeline.open_run("02_value_analysis", run_dir=tmp_path / "run").finish()      # a person ran its cells
+    pipeline._drop_given(run)
+    assert not done.exists()
 
 
 def test_a_theory_that_borrows_a_name_is_refused(tmp_path):
