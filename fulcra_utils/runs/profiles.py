@@ -8,8 +8,6 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-import yaml
-
 from fulcra_utils.common.files import write_atomic
 from fulcra_utils.common.paths import PACKAGE, ROOT, SHIPPED
 from fulcra_utils.common.yaml_files import read_yaml
@@ -63,9 +61,12 @@ def load_profile(name: str) -> dict[str, Any]:
     if name not in list_profiles():
         raise PipelineError(f"no profile {name!r}; there are {', '.join(list_profiles())}")
     try:
-        return yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise PipelineError(f"profiles/{name}.yaml: not valid YAML: {error}") from error
+        profile, _, twice = read_yaml(PROFILES / f"{name}.yaml")
+    except ValueError as error:
+        raise PipelineError(f"profiles/{name}.yaml: {error}") from error
+    if twice:
+        raise PipelineError(f"profiles/{name}.yaml: {twice[0]}")
+    return profile
 
 
 def name_run(profile: str, theory: Theory | str = DEFAULT_THEORY) -> str:
@@ -113,12 +114,25 @@ def collect_parameters(path: Path, profile: str, theory: Theory, run_dir: str | 
         raise PipelineError(f"{twice[0]} is no parameter to give with -p: use --{twice[0].replace('_', '-')}")
     asked = {k: read_value(k, v, known[k], f"profiles/{profile}.yaml, {path.stem}: ")
              for k, v in settings.items() if k in known} | {k: read_value(k, v, known[k]) for k, v in given.items()}
+    _check_section(path, profile)
     for name, value in asked.items():
         try:
             _check_name(name, value, theory)
         except ValueError as error:
             raise PipelineError(f"{name}: {error}") from None
     return fixed | asked
+
+
+def _check_section(path: Path, profile: str) -> None:
+    """Refuse a profile's section that lacks a setting of one of our notebooks, or has one that nothing there reads."""
+    settings, ours = (told["notebooks"].get(path.stem) for told in (
+        load_profile(profile), read_yaml(SHIPPED / "profiles" / "quick.yaml")[0]))
+    if settings is not None and ours:
+        text = path.read_text(encoding="utf-8")
+        odd = [f"{name} missing" for name in ours if name not in settings] + [
+            f"{name} unknown" for name in settings if name not in ours and not re.search(rf"\b{name}\b", text)]
+        if odd:
+            raise PipelineError(f"profiles/{profile}.yaml, {path.stem}: {', '.join(odd)}")
 
 
 def read_value(name: str, given: Any, default: Any, place: str = "") -> Any:

@@ -117,6 +117,22 @@ def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
         run_notebook("07_social_value_orientation", run_dir=tmp_path / "run")
 
 
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("    encoder:", "    encodr:", "profiles/mine.yaml, 03_value_evaluator: encoder missing, encodr unknown"),
+    ("    encoder:", "    epochs: 3\n    encoder:", "profiles/mine.yaml: line .*, epochs: key given twice"),
+    ("  03_value_evaluator:", "  98_mine:", ""), ("    encoder:", "    lengths: 3\n    encoder:", "lengths unknown")])
+def test_a_setting_that_is_misspelt_missing_or_doubled_is_named(tmp_path, monkeypatch, old, new, message):
+    head, mark, rest = (ROOT / "profiles" / "quick.yaml").read_text().partition("  03_value_evaluator:")
+    (tmp_path / "mine.yaml").write_text(head + (mark + rest).replace(old, new, 1))
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    asked = NOTEBOOKS / "03_value_evaluator.ipynb", "mine", load_theory("schwartz10"), "", {}
+    if message:
+        with pytest.raises(PipelineError, match=message):
+            collect_parameters(*asked)
+    else:
+        assert "encoder" not in collect_parameters(*asked), "a profile may have no section for a notebook"
+
+
 @pytest.mark.parametrize(("tag", "first", "message"), [
     (None, PARAMETERS, "0 cells carry the tag"), ("parameters", "n = open('x')", "no plain literal")])
 def test_bad_parameters_cell_raises(tmp_path, tag, first, message):
