@@ -4,7 +4,7 @@
 # when its notebook, its settings in the profile, a module it uses, the theory, or an output it reads has changed.
 from pathlib import Path
 
-from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.paths import DATA, PACKAGE
 from fulcra_utils.runs.profiles import DEFAULT_THEORY, list_files, load_profile, modules_of, name_run
 from fulcra_utils.theory.theory import load_theory
 
@@ -45,6 +45,8 @@ rule report:
     input:
         [executed(name) for name in NAMES],
         sorted(map(str, (DATA / "report").iterdir())),
+        sorted(map(str, (DATA / "reported").glob("*.csv"))),        # the report judges claims again
+        str(PACKAGE / "runs" / "claims.py"),
     output:
         f"{RUN}/report/index.html",
     params:

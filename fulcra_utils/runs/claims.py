@@ -54,6 +54,20 @@ def judge_claims(ours: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     return table.assign(verdict=judged.verdict, why=why, reported=table.reported.mask(is_band))[COLUMNS]
 
 
+def judge_again(claims: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
+    """Judge kept claims by what is reported now; a reason stays while its verdict does, an unknown claim as it is."""
+    is_known = claims["claim_id"].isin(reported["claim_id"])
+    if not is_known.any():
+        return claims
+    kept = claims[is_known].reset_index(drop=True)
+    own = kept["kind"].where(kept["kind"] == "other population")    # the only kind that stands over the reported one
+    ours = kept[["claim_id", "ours", "low", "high"]].assign(kind=own)
+    why = kept["why"].fillna("").astype(str).str.partition(": expected in words")[0]
+    ours["why"] = why.where(kept["verdict"] == judge_claims(ours, reported)["verdict"], "")
+    now = judge_claims(ours, reported)
+    return now if is_known.all() else pd.concat([now, claims[~is_known]], ignore_index=True)
+
+
 def _judge(row: Any) -> tuple[str, str]:
     """Return the verdict on one claim and the reason."""
     low, high, is_again = row.reported - row.tolerance, row.reported + row.tolerance, row.kind == "recomputed"

@@ -17,7 +17,8 @@ NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ROOT / "profiles"
 RUNS = ROOT / "runs"
 DEFAULT_THEORY = "schwartz10"
-INFRASTRUCTURE = ("runs", "cli.py", "common/files.py", "common/paths.py")  # a change here changes no result
+# A change here changes no result; verdicts the report judges again.
+INFRASTRUCTURE = ("runs", "cli.py", "common/files.py", "common/paths.py")
 KINDS = {bool: ("true or false", "true"), int: ("a whole number", "10"), float: ("a number", "0.5"),
          str: ("a text", "name"), list: ("a list of names", "[a, b]"),
          dict: ("a mapping of names to numbers", "{a: 1, b: 2}")}

@@ -15,7 +15,7 @@ from jinja2 import Template
 from fulcra_utils.common.files import write_atomic, write_json, write_table, write_text
 from fulcra_utils.common.loading import hash_file
 from fulcra_utils.common.paths import DATA, ROOT
-from fulcra_utils.runs.claims import COLUMNS, load_reported
+from fulcra_utils.runs.claims import COLUMNS, judge_again, load_reported
 from fulcra_utils.runs.pipeline import Run
 
 FIGURES = ROOT / "figures"
@@ -36,6 +36,7 @@ def build_report(run: Run) -> Path:
             f"data/{path.name}": hash_file(path) for path in sorted(folder.glob("data/*.parquet"))}})
     parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
     claims = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
+    claims = judge_again(claims, load_reported())
     write_table(folder / "reproduction.csv", claims)
     books = [_write_page(path, folder / "report", manifest.get(path.stem, {}))
              for path in sorted((folder / "notebooks").glob("[0-9]*_*.ipynb")) if not path.stem.endswith(".failed")]
@@ -112,8 +113,8 @@ def _join_published(source: Path, folder: Path, stopped: set[str], executed: set
     late = [pd.read_csv(path).claim_id for path in source.glob("reproduction/*.csv") if path.name[:2] in stopped]
     claims = claims[~claims["claim_id"].isin(pd.concat(late) if late else [])]
     if (folder / "reproduction.csv").is_file():
-        old = pd.read_csv(folder / "reproduction.csv")
-        others = (known := load_reported())[~known["notebook"].str[:2].isin(executed)]
+        old = judge_again(pd.read_csv(folder / "reproduction.csv"), known := load_reported())
+        others = known[~known["notebook"].str[:2].isin(executed)]
         is_open = old["claim_id"].isin(others["claim_id"]) & ~old["claim_id"].isin(claims["claim_id"])
         claims = pd.concat([part for part in (old[is_open], claims) if len(part)] or [claims])
     return [write_table(folder / "reproduction.csv", claims),

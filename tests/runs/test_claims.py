@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from fulcra_utils.runs.claims import judge_claims, load_reported
+from fulcra_utils.runs.claims import judge_again, judge_claims, load_reported
 
 
 def judge(kind, ours, low, high, reported=0.5, tolerance=0.1):
@@ -48,3 +48,19 @@ def test_words_without_a_number_are_judged_by_their_band_and_show_none():
     judged = judge_claims(pd.DataFrame({"claim_id": ["a"], "ours": [-0.2], "low": [-0.3], "high": [-0.1]}), reported)
     assert judged.verdict.item() == "reproduced" and judged.reported.isna().item()
     assert judged.why.item().endswith("expected in words, -0.999 to -0.001")
+
+
+def test_kept_claims_are_judged_by_what_is_reported_now():
+    reported = pd.DataFrame({"claim_id": ["a", "b", "c", "d"], "tolerance": [0.1, 0.1, 0.2, 0.1],
+                             "kind": ["recomputed", "recomputed", "direction", "replicated"], "reported": [0.5] * 4})
+    ours = pd.DataFrame({"claim_id": [*"abcd"], "ours": [0.45, 0.45, 0.6, 0.5], "low": [0.4, 0.4, 0.55, 0.5],
+                         "high": [0.5, 0.5, 0.65, 0.5], "why": ["", "mine", "in words", ""],
+                         "kind": [None, None, None, "other population"]})
+    kept = judge_claims(ours, reported)
+    pd.testing.assert_frame_equal(judge_again(kept, reported), kept)
+    more = pd.concat([kept, kept[:1].assign(claim_id="gone")])
+    now = judge_again(more, reported.assign(tolerance=[0.1, 0.01, 0.3, 9]))
+    assert now.claim_id.tolist() == [*"abcd", "gone"]
+    assert now.verdict.tolist() == ["reproduced", "differs", "reproduced", "not comparable", "reproduced"]
+    assert now.why[:3].tolist() == ["same rows, equal to rounding", "same rows, another number",
+                                    "in words: expected in words, 0.2 to 0.8"]
