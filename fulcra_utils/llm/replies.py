@@ -71,6 +71,10 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
                             f"{type(error).__name__}") from None
     if not writers:
         raise EndpointError(f"{path}: names neither endpoints nor local_models")
+    names = [writer.name or writer.model for writer in writers]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise EndpointError(f"{path}: two writers are named {twice!r}, and their replies would pass for one model's: "
+                            "give each a name of its own")
     return writers
 
 
