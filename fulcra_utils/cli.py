@@ -27,7 +27,8 @@ def _read_option(text: str) -> tuple[str, object]:
 ModelName = Annotated[str, typer.Option(help="As the endpoint (OPENAI_BASE_URL) knows it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print requests, tokens and cost only.")]
 Budget = Annotated[float | None, typer.Option(
-    help="Most US dollars for all answers to these questions, those of earlier runs included.")]
+    help="Most US dollars for all answers to these questions, those of earlier runs included; each process counts "
+         "for itself.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Most requests at a time.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for one request.")]
 Temperature = Annotated[float | None, typer.Option(

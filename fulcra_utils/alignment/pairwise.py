@@ -124,7 +124,7 @@ def judge_pairs(pairs: pd.DataFrame, endpoint: Endpoint, criterion: str = "harml
     ...                                                              "second_reply"])
     >>> endpoint, cache = Endpoint(model="m", base_url="http://127.0.0.1:9"), AnswerCache(None)
     >>> for question in write_questions(pairs, "harmless"):  # a judge that likes whatever stands first
-    ...     cache.put(question.key(endpoint), Answer('{"first": 7, "second": 3}'))
+    ...     _ = cache.put(question.key(endpoint), Answer('{"first": 7, "second": 3}'))
     >>> judge_pairs(pairs, endpoint, cache=cache)[["result", "first_score"]].values.tolist()
     [[0.5, 5.0]]
     """

@@ -212,7 +212,7 @@ class _Session:
                 if len(outcome.new) >= (CONTENT_ASKS if best <= 0 else max(1, CONTENT_ASKS - len(outcome.old))):
                     break
                 try:
-                    outcome.new.append(await self._pay(question.key(self.endpoint, attempt), question))
+                    outcome.new.append(await self._pay(attempt, question))
                 except _Fault as fault:
                     outcome.error = str(fault) if outcome.value is None else ""
                     break
@@ -229,8 +229,11 @@ class _Session:
                 break
         return outcome
 
-    async def _pay(self, key: str, question: Question) -> Answer:
-        """Get and keep a new answer, once there is a place, and where dollars may be there when others are done."""
+    async def _pay(self, attempt: int, question: Question) -> Answer:
+        """Get and keep a new answer, once there is a place, and where dollars may be there when others are done.
+
+        Where another process kept one under this attempt meanwhile, it is kept as a later one.
+        """
         most = self.options.get("max_tokens") or self.options.get("max_completion_tokens") or question.expected_tokens
         estimate = self.price.cost(question.n_tokens, most)
 
@@ -248,7 +251,8 @@ class _Session:
         self.under_way.append(estimate)
         try:
             answer = await self._send(question)
-            self.cache.put(key, answer)
+            while not self.cache.put(question.key(self.endpoint, attempt), answer):
+                attempt += 1
             cost = answer.find_cost(self.price)
             self.spent, self.dearest = self.spent + cost, max(self.dearest, cost)
             self.n_answered, self.n_failed = self.n_answered + 1, 0

@@ -252,7 +252,7 @@ class AnswerCache:
     Examples
     --------
     >>> cache = AnswerCache(None)
-    >>> cache.put("k", Answer("yes"))
+    >>> is_new = cache.put("k", Answer("yes"))
     >>> cache.get("k").text, cache.get("other"), len(cache)
     ('yes', None, 1)
     """
@@ -280,10 +280,11 @@ class AnswerCache:
         keys = (question.key(endpoint, attempt) for attempt in itertools.count())
         return itertools.takewhile(lambda answer: answer is not None, map(self.get, keys))
 
-    def put(self, key: str, answer: Answer) -> None:
-        """Store an answer; an answer already there stays."""
+    def put(self, key: str, answer: Answer) -> bool:
+        """Store an answer and return whether it was; an answer already there stays."""
         try:
-            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(answer))))
+            told = key, json.dumps(asdict(answer))
+            return self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", told).rowcount > 0
         except sqlite3.Error as error:
             raise EndpointError(f"an answer cannot be stored, so nothing more is asked: {error}") from None
 

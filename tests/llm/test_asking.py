@@ -449,6 +449,20 @@ def test_the_best_of_faulty_answers_is_kept_with_its_faults():
     assert [answer.text for answer in outcome.new] == ["a", "ccc", "bb"] and outcome.old == []
 
 
+def test_an_answer_that_another_process_was_quicker_with_is_kept_too(tmp_path):
+    ours, theirs = AnswerCache(tmp_path), AnswerCache(tmp_path)
+    with FaultServer(rate=0) as server:
+        endpoint = quick(server)
+
+        def script(_):
+            assert theirs.put(ask("Hi?").key(endpoint), Answer("theirs"))
+
+        server.script = script
+        ask_all(endpoint, [ask("Hi?")], lambda *_: (1, [], 1.0), ours)
+        kept = list(ours.list_answers(ask("Hi?"), endpoint))
+    assert kept[0].text == "theirs" and len(kept) == 2 and kept[1].text
+
+
 def test_a_budget_without_a_price_is_refused():
     with pytest.raises(EndpointError, match="^a budget needs a price: m is not in the table$"):
         ask_all(Endpoint(model="m"), [], lambda *_: (None, [], 0.0), AnswerCache(None), budget=1.0)
