@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from collections.abc import Container
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,26 +26,34 @@ README_MARKS = ("<!-- written by `fulcra publish` -->", "<!-- end of what `fulcr
 
 
 def build_report(run: Run) -> Path:
-    """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index."""
+    """Gather a run's parts into metrics.json, manifest.json, reproduction.csv and the HTML report; return its index.
+
+    Of notebooks that stopped nothing is taken: what stands there is of an earlier run, or half of this one.
+    """
     folder, sources = run.folder, read_json(run.folder / "data" / "sources.json")
-    metrics, manifest = (_gather_parts(folder, part) for part in ("metrics", "manifest"))
+    fetched, stopped = folder / "data" / "fetched.json", _list_stopped(folder)
+    metrics, manifest = (_gather_parts(folder, part, stopped) for part in ("metrics", "manifest"))
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "manifest.json", {
-        "profile": run.profile, "theory": run.theory.name, "code": next(iter(manifest.values()), {}).get("code"),
+        "profile": run.profile, "theory": run.theory.name, "code": _join_codes(manifest),
         "sources": sources, "notebooks": manifest,
-        "data_hashes": read_json(folder / "data" / "fetched.json") | {
+        "data_hashes": read_json(fetched) | {
             f"data/{path.name}": hash_file(path) for path in sorted(folder.glob("data/*.parquet"))}})
-    parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))]
+    parts = [pd.read_csv(path) for path in sorted((folder / "reproduction").glob("*.csv"))
+             if path.name[:2] not in stopped]
     claims = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
     claims = judge_again(claims, load_reported())
     write_table(folder / "reproduction.csv", claims)
     books = [_write_page(path, folder / "report", manifest.get(path.stem, {}))
-             for path in sorted((folder / "notebooks").glob("[0-9]*_*.ipynb")) if not path.stem.endswith(".failed")]
-    pictures = sorted(folder.glob("figures/[0-9]*.png"), key=lambda path: (path.name[:2], path.stat().st_mtime_ns))
+             for path in sorted((folder / "notebooks").glob("[0-9]*_*.ipynb")) if path.name[:2] not in stopped]
+    pictures = sorted((path for path in folder.glob("figures/[0-9]*.png") if path.name[:2] not in stopped),
+                      key=lambda path: (path.name[:2], path.stat().st_mtime_ns))
     counts = pd.crosstab(claims["kind"], claims["verdict"]).rename_axis(columns=None).reset_index()
     page = Template((PAGES / "index.html").read_text(encoding="utf-8"), autoescape=True)
     return write_text(folder / "report" / "index.html", page.render(
-        run=run, books=books, noise=metrics.get("12_reliability", {}).get("noise", ""),
+        run=run, books=books, stopped=sorted(stopped.values()),
+        noise=metrics.get("12_reliability", {}).get("noise", ""),
+        is_known=bool(sources) or fetched.is_file() and not read_json(fetched),     # {}: nothing could be had
         had=[name for name in sources.get("had", {}) if name != "sample"],
         missing=list(sources.get("missing", {})), has_compass=(folder / "report" / "compass.html").is_file(),
         verdicts=counts.to_html(border=0, index=False) if len(claims) else "",
@@ -69,7 +78,7 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
                        ("manifest", read_json(run.folder / "manifest.json").get("notebooks", {}))):
         if _gather_parts(run.folder, part, stopped) != {name: told[name] for name in told if name[:2] not in stopped}:
             raise ValueError(f"{run.folder}: steps ran after the report: run `fulcra report` first")
-    numbers = {path.name[:2] for path in run.folder.glob("manifest/*.json")} - stopped
+    numbers = {path.name[:2] for path in run.folder.glob("manifest/*.json")} - stopped.keys()
     for path in folder.glob("*"):
         if path.name[:2] in numbers:
             path.unlink()
@@ -86,19 +95,25 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     return written
 
 
-def _gather_parts(folder: Path, part: str, without: set[str] = frozenset()) -> dict[str, Any]:
+def _gather_parts(folder: Path, part: str, without: Container[str]) -> dict[str, Any]:
     """Return what the notebooks of a run left in a folder of it, by their names, without those of some numbers."""
     return {path.stem: read_json(path) for path in sorted((folder / part).glob("*.json"))
             if path.name[:2] not in without}
 
 
-def _list_stopped(folder: Path) -> set[str]:
-    """Return the numbers of the notebooks of a run that failed, were killed, or run now."""
-    return {path.name.lstrip(".")[:2] for names in ("*.failed.ipynb", ".*.running.ipynb")
-            for path in (folder / "notebooks").glob(names)}
+def _list_stopped(folder: Path) -> dict[str, str]:
+    """Return the notebooks of a run that failed, were killed, or run now: their names by their numbers."""
+    names = (path.name.lstrip(".").partition(".")[0] for pattern in ("*.failed.ipynb", ".*.running.ipynb")
+             for path in (folder / "notebooks").glob(pattern))
+    return {name[:2]: name for name in names}
 
 
-def _join_published(source: Path, folder: Path, stopped: set[str], executed: set[str]) -> list[Path]:
+def _join_codes(manifest: dict[str, Any]) -> str | None:
+    """Return the commits that made a run's notebooks, each once; None where none is told."""
+    return ", ".join(dict.fromkeys(part["code"] for part in manifest.values() if part.get("code"))) or None
+
+
+def _join_published(source: Path, folder: Path, stopped: Container[str], executed: set[str]) -> list[Path]:
     """Join a run's metrics, manifest and claims to those in `folder`: its own win, claims made no more fall away.
 
     Notebooks are told by their numbers. Of those that `stopped` nothing is taken; of those `executed` no old claim
@@ -119,7 +134,7 @@ def _join_published(source: Path, folder: Path, stopped: set[str], executed: set
         claims = pd.concat([part for part in (old[is_open], claims) if len(part)] or [claims])
     return [write_table(folder / "reproduction.csv", claims),
             write_json(folder / "metrics.json", dict(sorted(metrics.items()))),
-            write_json(folder / "manifest.json", manifest | {"notebooks": notebooks})]
+            write_json(folder / "manifest.json", manifest | {"notebooks": notebooks, "code": _join_codes(notebooks)})]
 
 
 def render_headlines(folder: str | Path, headlines: Path = DATA / "reported" / "headlines.yaml") -> str:

@@ -16,6 +16,7 @@ def finished(tmp_path):
     """A run with one notebook, one figure and one claim; its sources are the sample."""
     import matplotlib.pyplot as plt
     run = open_run("02_value_analysis", run_dir=tmp_path / "run")
+    run.path("data/sources.json").write_text('{"had": {"sample": "0"}}')
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Hello <b>reader</b>")])
     nbformat.write(book, run.path("notebooks/02_value_analysis.ipynb"))
     run.save_figure(plt.subplots()[0], "02_x", caption="n = 3 <script>")
@@ -72,6 +73,22 @@ def test_pictures_stand_in_the_notebooks_order_under_headings(finished):
     page = build_report(finished).read_text()
     places = [page.index(f"<h3>{name}</h3><figure>") for name in ("01 z", "02 x", "02 b", "02 a")]
     assert places == sorted(places)
+
+
+def test_the_report_takes_nothing_of_a_notebook_that_stopped_and_names_it(finished):
+    finished.path("manifest/01_dataset_construction.json").write_text('{"code": "abc"}')
+    build_report(finished)
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    assert manifest["code"] == f"abc, {manifest['notebooks']['02_value_analysis']['code']}"
+    finished.path("notebooks/02_value_analysis.failed.ipynb").write_text("{}")
+    finished.path("data/sources.json").unlink()
+    page = build_report(finished).read_text()
+    assert "they stopped or still run: 02 value analysis." in page and "data:image/png" not in page
+    assert "No published number could be compared" in page and "02_value_analysis.html" not in page
+    assert json.loads((finished.folder / "metrics.json").read_text()) == {}
+    assert "is not known" in page and "embedded sample only" not in page
+    finished.path("data/fetched.json").write_text("{}")
+    assert "embedded sample only" in build_report(finished).read_text(), "nothing could be had"
 
 
 def test_publish_needs_a_report_and_takes_no_text(finished, tmp_path):
