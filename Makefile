@@ -4,7 +4,7 @@
 #   make test        unit tests and the quick pipeline        make proofs   the slow tests (kills, servers, browser)
 #   FULCRA_PROOFS=all make proofs    and Label Studio, JupyterLab with all notebooks, a third theory (12 minutes more)
 #   make lint        ruff, and that notebooks carry no output make lab      JupyterLab
-#   make site [PROFILE=laptop]   a finished run as a site, to read without installing: runs/<profile>/site/index.html
+#   make site [PROFILE=laptop] [THEORY=schwartz10]    a finished run as a site, to read without installing: <run>/site
 PROFILE ?= laptop
 THEORY ?= schwartz10
 PYTEST ?= tests fulcra_utils
@@ -63,10 +63,10 @@ lab: $(READY)
 	@$(VENV)/bin/jupyter lab --notebook-dir=. $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
 site: $(READY) $(VENV)/.site
-	@rm -rf runs/$(PROFILE)/site.new
-	@$(VENV)/bin/fulcra export runs/$(PROFILE) --to site --output runs/$(PROFILE)/site.new
-	@rm -rf runs/$(PROFILE)/site && mv runs/$(PROFILE)/site.new runs/$(PROFILE)/site
-	@echo "Open runs/$(PROFILE)/site/index.html"
+	@run=runs/$$($(VENV)/bin/python -c "import sys; from fulcra_utils.runs.profiles import name_run; \
+	  print(name_run(*sys.argv[1:]))" $(PROFILE) $(THEORY)) && rm -rf $$run/site.new && \
+	$(FULCRA) export $$run --to site --output $$run/site.new && \
+	rm -rf $$run/site && mv $$run/site.new $$run/site && echo "Open $$run/site/index.html"
 
 setup: $(READY)
 

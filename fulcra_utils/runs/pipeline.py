@@ -160,14 +160,18 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     """
     load_profile(profile)
     loaded = open_theory(theory)
-    if loaded.path.parent != THEORIES and loaded.name in list_theories() and loaded != load_theory(loaded.name):
+    is_ours = loaded.name in list_theories()
+    if is_ours and loaded.path.parent != THEORIES and _list_words(loaded) != _list_words(load_theory(loaded.name)):
         raise PipelineError(f"{theory} is another theory than the one that comes with this project as {loaded.name!r}: "
                             "give it a name of its own")
     folder = ROOT / run_dir if run_dir else profiles.RUNS / profiles.name_run(profile, loaded)
     mark, mine = folder / "run.json", {"profile": profile, "theory": loaded.name}
-    if not mark.is_file():
-        write_json(mark, mine)
-    elif (owner := json.loads(mark.read_text(encoding="utf-8"))) != mine:
+    owner = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+    file = str(loaded.path.resolve()).removeprefix(f"{ROOT.resolve()}{os.sep}")
+    told = mine | ({} if is_ours else {"theory_file": file})
+    if not owner or owner != told and owner.items() >= mine.items():
+        write_json(mark, told)
+    elif owner != told:
         raise PipelineError(f"{folder} belongs to profile {owner['profile']!r} and theory {owner['theory']!r}, not to "
                             f"{profile!r} and {loaded.name!r}: choose another run_dir")
     return Run(notebook, profile, loaded, folder)
@@ -178,7 +182,13 @@ def find_run(run: str | Path, notebook: str = "") -> Run:
     folder = Path(run) if (Path(run) / "run.json").is_file() else profiles.RUNS / run
     if not (folder / "run.json").is_file():
         raise ValueError(f"{run} is no run folder")
-    return open_run(notebook, run_dir=folder.resolve(), **json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return open_run(notebook, told["profile"], told.get("theory_file", told["theory"]), folder.resolve())
+
+
+def _list_words(theory: Theory) -> list[Any]:
+    """Return all that two theories may differ in, items' dimensions and aliases, too."""
+    return [theory, theory.item_dims.tolist(), theory.item_names, theory.dimension_names]
 
 
 def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT_THEORY, run_dir: str | Path = "",

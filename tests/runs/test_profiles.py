@@ -100,9 +100,23 @@ def test_a_theory_that_borrows_a_name_is_refused(tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text(theory.path.read_text())
     assert pipeline.open_run("02_value_analysis", theory=own, run_dir=tmp_path / "run").theory == theory
-    own.write_text(theory.path.read_text().replace(theory.title, "Another"))
-    with pytest.raises(PipelineError, match="give it a name of its own"):
-        pipeline.open_run("02_value_analysis", theory=own, run_dir=tmp_path / "run")
+    text = theory.path.read_text()
+    alias = next(line for line in text.splitlines() if "aliases: [" in line)
+    for old, new in ((theory.title, "Another"), (alias, alias.replace("[", "[another word, "))):
+        own.write_text(text.replace(old, new, 1))
+        with pytest.raises(PipelineError, match="give it a name of its own"):
+            pipeline.open_run("02_value_analysis", theory=own, run_dir=tmp_path / "run")
+
+
+def test_a_run_of_a_theory_from_outside_is_opened_again(tmp_path, monkeypatch):
+    text = load_theory("moral_foundations").path.read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("name: moral_foundations", "name: mine", 1))
+    pipeline.open_run("02_value_analysis", theory=tmp_path / "mine.yaml", run_dir=tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text('{"profile": "quick", "theory": "mine"}')        # as it was told before
+    pipeline.open_run("02_value_analysis", theory=tmp_path / "mine.yaml", run_dir=tmp_path / "run")
+    assert pipeline.find_run(tmp_path / "run").theory.path == tmp_path / "mine.yaml"
+    with pytest.raises(PipelineError, match="belongs to profile 'quick' and theory 'mine'"):
+        pipeline.open_run("02_value_analysis", run_dir=tmp_path / "run")
 
 
 def test_every_profile_says_values_of_the_right_kind(tmp_path, monkeypatch):
