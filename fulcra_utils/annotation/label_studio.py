@@ -14,6 +14,8 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.release import write_guide
 from fulcra_utils.theory.theory import Theory
 
+NOBODY = "Label Studio"     # who decided, where an export does not say
+
 
 def export_label_studio(folder: str | Path, queue: pd.DataFrame, texts: pd.DataFrame, theory: Theory) -> Path:
     """Write `config.xml` and `tasks.json` for a Label Studio project: one task for each case of a queue.
@@ -105,7 +107,7 @@ def _read_task(task: dict, theory: Theory | Sequence[str]) -> tuple[list[tuple],
             continue
         when, who = annotation.get("updated_at") or annotation.get("created_at"), annotation.get("completed_by")
         who = who.get("email") or who.get("id") if isinstance(who, dict) else who
-        who = f"annotator {who}" if isinstance(who, int) else who or "Label Studio"
+        who = f"annotator {who}" if isinstance(who, int) else who or NOBODY
         try:
             label, note = _read_result(annotation.get("result") or [])
             if label is not None:
@@ -115,7 +117,10 @@ def _read_task(task: dict, theory: Theory | Sequence[str]) -> tuple[list[tuple],
         except ReviewError as error:
             faults.append(f"task {task.get('id')}: {error}")
     truth = any(is_true for is_true, _ in found)
-    return [decision for is_true, decision in found if is_true == truth], faults, n_cancelled
+    counted = [decision for is_true, decision in found if is_true == truth]
+    if (n := sum(decision[3] == NOBODY for decision in counted)) > 1:
+        raise ReviewError(f"completed_by: {n} annotations do not say whose they are")
+    return counted, faults, n_cancelled
 
 
 def _read_result(result: list[dict]) -> tuple[str | None, str]:

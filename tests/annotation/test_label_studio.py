@@ -69,6 +69,8 @@ def test_the_newest_annotation_counts(tmp_path, annotations, label):
       for value in ({"rating": 1}, {"number": 1}, {"taxonomy": [["+1"]]}, {"labels": ["+1"], "text": "a"})),
     (make_task(make_annotation("+1", created_at="yesterday")), "task 7: when: 'yesterday'"),
     ({**make_task(), "data": {"row_id": "r1", "name": "luck"}}, "task 7: name: 'luck' is no item or dimension"),
+    (make_task(make_annotation("+1", completed_by=None), make_annotation("-1", completed_by=None)),
+     "task 7: completed_by: 2 annotations do not say whose they are"),
     (make_task(5), "task 2: is no task"), ({"id": 7, "row_id": "r1", "name": "care", "label": "+1"}, "task 2: is no")])
 def test_an_odd_annotation_is_named(tmp_path, task, why):
     (tmp_path / "e.json").write_text(json.dumps([make_task(make_annotation("+1")), task, task]))
