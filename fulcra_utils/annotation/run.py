@@ -151,11 +151,12 @@ def _decide(annotation: labelling.Annotation, decided: pd.DataFrame, report: Ann
     for n, row in enumerate(annotation.rows):
         labels, who = np.where(np.isnan(of_items[n]), annotation.labels[n], of_items[n]), by_item[n] | by_dimension[n]
         open_items = {name: why for name, why in annotation.open[n].items() if name not in who}
+        stands = dict(zip(theory.items, labels == annotation.labels[n], strict=True))
         if open_items and not row.problem:
             why = next(iter(open_items.values()))
             report.failed[n + 1] = f"{len(open_items)} of {theory.n_items} items open: {why}"
         extra: dict[str, Any] = {"value_types": labelling.items_to_types(labels, theory, told[n]), "annotator": made,
-                                 "reasons": annotation.reasons[n]}
+                                 "reasons": {item: why for item, why in annotation.reasons[n].items() if stands[item]}}
         extra |= {"annotator_thoughts": annotation.thoughts[n]} if annotation.thoughts[n] else {}
         extra |= {"decided_by": who} if who or isinstance(row.fields.get("decided_by"), dict) else {}
         if several:

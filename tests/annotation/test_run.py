@@ -168,6 +168,18 @@ def test_decisions_win_are_attributed_and_survive(tmp_path):
     assert len(rows) == 3
 
 
+def test_the_models_reason_goes_with_a_label_that_a_person_overrules(tmp_path):
+    rows = write_input(tmp_path / "in.jsonl", 1)
+    overruled, confirmed = (places := np.flatnonzero(found := expected_labels(rows)[0]))[:2]
+    (tmp_path / "out.jsonl.decisions.csv").write_text("row_id,name,label,who\n" + "".join(
+        f"r0,{THEORY.items[i]},{sign * found[i]:+.0f},Ann\n" for i, sign in ((overruled, -1), (confirmed, 1))))
+    with FaultServer(rate=0) as server:
+        annotate_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "schwartz10", quick(server))
+    row, = read_output(tmp_path / "out.jsonl")
+    assert row["decided_by"].keys() == {THEORY.items[overruled], THEORY.items[confirmed]}
+    assert row["reasons"].keys() == {THEORY.items[i] for i in places[1:]}
+
+
 def test_a_label_studio_export_is_taken_as_decisions(tmp_path, command):
     write_input(tmp_path / "in.jsonl", 2)
     item, result = THEORY.items[0], [{"from_name": "label", "value": {"choices": ["-1"]}}]
