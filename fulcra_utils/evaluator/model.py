@@ -225,12 +225,13 @@ class ValueEvaluator(PreTrainedModel):
         """Score a batch of rendered pairs, each tensor (B, T): `logits` (B, D, 3) of -1, 0, +1, after the temperature.
 
         `labels` and `pairs` are as for `measure_loss`; with them `loss` is there too. `gates` (B, T) say how much of
-        each token is there, for explanations by gradient. While training the word part, fitted on its own, is left out.
+        each token is there, for explanations by gradient. With labels, that is in training and validation, what
+        the texts themselves say (`add_texts`) is left out of the logits.
         """
         batch = input_ids, attention_mask, token_type_ids, gates
         told = self.answer(self.read(*batch))
         loss = {} if labels is None else {"loss": measure_loss(told, labels, pairs)}
-        told = told.mean(0) if self.training else self.add_texts(told, *batch)
+        told = told.mean(0) if self.training else told if loss else self.add_texts(told, *batch)
         return loss | {"logits": join_odds(told) / self.temperature[:, None]}
 
     def add_texts(self, told: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor,

@@ -19,7 +19,14 @@ from fulcra_utils.common.labels import NEAREST, TOUCHED, labels_of, scores_to_la
 from fulcra_utils.evaluator import training
 from fulcra_utils.evaluator.baselines import fit_paper_recipe, subsample
 from fulcra_utils.evaluator.encoder import load_encoder
-from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, make_evaluator, measure_loss, save_evaluator
+from fulcra_utils.evaluator.model import (
+    EvaluatorError,
+    ValueEvaluator,
+    join_odds,
+    make_evaluator,
+    measure_loss,
+    save_evaluator,
+)
 from fulcra_utils.evaluator.rendering import pad_pairs
 from fulcra_utils.evaluator.training import (
     Examples,
@@ -141,6 +148,14 @@ def test_a_pass_that_only_harms_is_thrown_away(tiny, toy):
     history = train_evaluator(harmed, examples, examples, replace(FAST, epochs=1, encoder_rate=1.0), progress=False)
     assert history.validation_f1.iloc[0] > history.validation_f1.iloc[-1]
     np.testing.assert_array_equal(plain.score(["a"], ["always"]), harmed.score(["a"], ["always"]))
+
+
+def test_every_epoch_is_validated_as_the_encoder_as_it_came_is(tiny, toy):
+    examples, evaluator = make_examples(toy, 8), make_evaluator(tiny, toy, 32)
+    evaluator.config.taught[0] = ["another name", "What a public set calls it."]    # as of a value of another theory
+    rows = training._join(evaluator.render(examples.prompts, examples.responses), soften(examples.vectors), None)
+    told = evaluator(**training._collate(rows, evaluator))
+    torch.testing.assert_close(told["logits"], join_odds(evaluator.answer(evaluator.read_all(rows))))
 
 
 def test_no_labels_trains_nothing(tiny, toy):
