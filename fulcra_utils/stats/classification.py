@@ -15,6 +15,7 @@ from fulcra_utils.common.labels import CLASSES, NEAREST
 from fulcra_utils.stats.resampling import code_clusters, draw_sums, wilson_interval
 
 MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
+MIN_POOLED = 10         # labels that all values together need for a cut
 GRID = np.arange(0.1, 0.91, 0.05)
 BINS = 10               # of equal width, for calibration errors
 MIN_CONFORMAL = 30      # calibration cases a class of a value needs for a conformal limit
@@ -108,7 +109,8 @@ def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Fit the temperature (D,) in [0.1, 10] of each value by likelihood on held-out rows; above 1 flattens.
 
     Logits are (N, D, 3), log-probabilities do as well; labels (N, D), nan = none. A value with fewer than 50
-    labels -1 or +1 takes the temperature of all values together; 1 without any label. Source: Guo et al. (2017).
+    labels -1 or +1 takes the temperature of all values together, 1 where these have fewer as well. Source: Guo et al.
+    (2017).
 
     >>> logits = np.log(np.array([[[0.01, 0.01, 0.98]]] * 100))
     >>> labels = np.array([[1.0]] * 70 + [[0.0]] * 15 + [[-1.0]] * 15)
@@ -116,15 +118,14 @@ def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     3.0
     """
     log_p = log_softmax(logits, axis=-1)
-    pooled = _fit_temperature(log_p.reshape(-1, len(CLASSES)), labels.ravel())
-    return np.array([_fit_temperature(log_p[:, d], column) if (np.abs(column) > 0).sum() >= MIN_CELLS else pooled
-                     for d, column in enumerate(labels.T)])
+    pooled = _fit_temperature(log_p.reshape(-1, len(CLASSES)), labels.ravel(), 1.0)
+    return np.array([_fit_temperature(log_p[:, d], column, pooled) for d, column in enumerate(labels.T)])
 
 
-def _fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
+def _fit_temperature(log_p: np.ndarray, labels: np.ndarray, default: float) -> float:
     known = ~np.isnan(labels)
-    if not known.any():
-        return 1.0
+    if (np.abs(labels) > 0).sum() < MIN_CELLS:
+        return default
     log_p, true = log_p[known], labels[known].astype(int) + 1
 
     def loss(log_t: float) -> float:
@@ -140,14 +141,14 @@ def rescale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
 def fit_cuts(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Fit where a score becomes a label, for the best F1 of -1 and +1 on held-out rows: (D, 2), below and above.
 
-    A side of a value with fewer than 50 labels takes the cut of all values together; ±0.5 without any, which is where
-    the released evaluator cuts.
+    A side of a value with fewer than 50 labels takes the cut of all values together; ±0.5 where these have fewer than
+    10, which is where the released evaluator cuts.
 
-    >>> scores = np.array([[0.2], [0.3], [0.0], [0.1], [-0.9]])
-    >>> fit_cuts(scores, np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]])).round(2).tolist()
+    >>> scores = np.repeat([[0.2], [0.3], [0.0], [0.1], [-0.3]], 5, axis=0)
+    >>> fit_cuts(scores, np.repeat([[1.0], [1.0], [0.0], [0.0], [-1.0]], 5, axis=0)).round(2).tolist()
     [[-0.5, 0.15]]
     """
-    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), [-NEAREST, NEAREST], 1)
+    pooled = _fit_cut_pair(scores.ravel(), labels.ravel(), [-NEAREST, NEAREST], MIN_POOLED)
     return np.array([_fit_cut_pair(scores[:, d], labels[:, d], pooled, MIN_CELLS) for d in range(labels.shape[1])])
 
 

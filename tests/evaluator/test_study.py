@@ -51,6 +51,8 @@ def test_training_rows_hold_no_unseen_model_and_no_other_split(rows):
 
 def test_fitting_sets_cuts_and_temperatures_from_validation(rows):
     """So few labels that one temperature and one pair of cuts serve all values: the best of a fine grid."""
+    table = pd.concat([rows.table] * 5, ignore_index=True)
+    rows = dataclasses.replace(rows, table=table, vectors=np.tile(rows.vectors, (5, 1)))
     evaluator, history = experiments.fit_evaluator(rows, SETTINGS, 1, progress=False)
     assert history.validation_f1.notna().sum() == 2     # of the heads alone, and after one pass
     held_out = rows.examples(rows.where("annotated", "validation", without=["m2"]))

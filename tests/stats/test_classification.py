@@ -44,6 +44,8 @@ def test_value_with_few_labels_takes_the_pooled_temperature():
     found = fit_temperatures(np.log(sharp), labels)
     assert found[0] != found[1] and 1 < found[1] < 4
     assert fit_temperatures(np.log(sharp), np.full_like(labels, np.nan)).tolist() == [1.0, 1.0]
+    few = labels[:20]       # 40 cells at most
+    assert fit_temperatures(np.log(sharp[:20]), few).tolist() == [1.0, 1.0] and (np.abs(few) > 0).sum() > 10
 
 
 def test_error_of_a_constant_guess_is_its_distance_from_the_truth():
@@ -95,6 +97,9 @@ def test_cuts_are_those_of_the_grid_that_win():
         perfect = grid[(grid >= signed[~true].max()) & (grid < signed[true].min())]    # the middle one is taken
         assert fit_cuts(scores, labels)[0, side] == pytest.approx(sign * perfect[len(perfect) // 2])
     assert fit_cuts(labels, np.full_like(labels, np.nan)).tolist() == [[-0.5, 0.5]]
+    for n, cut in ((9, -0.5), (10, -0.2)):
+        few = np.repeat([[0.0], [-1.0]], [50, n], axis=0)
+        assert fit_cuts(0.3 * few, few)[0] == pytest.approx([cut, 0.5])
 
 
 def test_support_says_what_cannot_be_said():
