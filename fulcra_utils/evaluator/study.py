@@ -225,7 +225,9 @@ def cross_validate(rows: Rows, settings: dict, seed: int, folder: str | Path) ->
     fold = divide_folds(table.cluster, (table.split == "test").to_numpy(), settings["folds"], seed)
     people = set(table.model[annotated])
     used = settings | {"unseen_models": [m for m in settings["unseen_models"] if m not in people]}
-    key = describe_piece("fold", used, seed, load_run_encoder(settings, seed), rows.theory, tell_rows(rows))
+    others = [load_run_encoder(settings, seed, settings[name]) for name in ("recipe_encoder", "setfit_encoder")]
+    key = describe_piece("fold", used, seed, load_run_encoder(settings, seed), rows.theory, tell_rows(rows),
+                         [(other.model, other.tokenizer) for other in others])
     jobs = [(folder, f"fold-{k}", key | {"fold": k}, partial(_run_fold, rows, annotated, fold, k, used, seed))
             for k in range(settings["folds"])]
     pieces = run_jobs(keep_piece, jobs, settings["workers"], "folds")

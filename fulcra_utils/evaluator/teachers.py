@@ -43,7 +43,8 @@ def compare_teachers(rows: Rows, settings: dict, seed: int, folder: str | Path) 
     asked = digest({name: part.to_dict("list") for name, part in public.items()}, _pick_pairs(rows).to_dict("list"))
     for names in settings["teachers"]:
         used = settings | {"more_labels": names.split("+") if names != "none" else []}
-        key = study.describe_piece("evaluator", used, seed, encoder, rows.theory, study.tell_rows(rows))
+        key = study.describe_piece("evaluator", used, seed, encoder, rows.theory, study.tell_rows(rows),
+                                   settings["unseen_models"], settings["scored_weight"])
         jobs.append((folder, f"teachers-{names}", key | {"code": digest_code(_answer_all), "asked": asked},
                      partial(_answer_all, rows, used, seed, public)))
     for names, piece in zip(settings["teachers"], run_jobs(study.keep_piece, jobs, 1, "teachers"), strict=True):

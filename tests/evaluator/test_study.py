@@ -370,6 +370,16 @@ def test_a_prompt_source_left_out_is_part_of_the_key(keys, rows):
         assert (keys("left out", settings) != keys("left out", settings, changed)) == moves
 
 
+def test_a_fold_knows_every_encoder_by_its_weights(keys, monkeypatch):
+    for setting in ("recipe_encoder", "setfit_encoder"):
+        found = set()
+        for seed in (1, 2):
+            monkeypatch.setattr(experiments, "load_run_encoder", lambda settings, _, name="", seed=seed: load_encoder(
+                "tiny", seed=seed * (name == "other")))
+            found.add(keys("fold", EVERYTHING | {setting: "other"}))
+        assert len(found) == 2, setting
+
+
 def test_other_code_makes_another_key(keys, monkeypatch):
     found = {kind: keys(kind, EVERYTHING) for kind in SHAPED_BY}
     monkeypatch.setattr(experiments, "digest_code", lambda function: "other")

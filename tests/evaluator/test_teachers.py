@@ -88,6 +88,9 @@ def test_every_choice_of_teachers_is_judged_on_all_kinds(rows, public_sets, tmp_
     assert (taught.official_f1, taught.key) == (40, 3)
     monkeypatch.setattr(teachers, "fit_evaluator", None)      # finished pieces are not made again
     pd.testing.assert_frame_equal(teachers.compare_teachers(rows, settings, 1, tmp_path), found)
+    for other in ({"unseen_models": []}, {"scored_weight": 0.4}):
+        with pytest.raises(TypeError, match="not callable"):
+            teachers.compare_teachers(rows, settings | other, 1, tmp_path)
     lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9, "ratings": None})
     assert lines.count("wanted") == 1 and lines.count("no goal was set") == 1 and "organisers' BERT 0.42" in lines
     some = teachers._pick_items().head(2)
