@@ -440,8 +440,8 @@ class ValueEvaluator(PreTrainedModel):
     def from_pretrained(cls, folder: str | Path, theory: Theory | str | None = None, **kwargs) -> ValueEvaluator:
         """Load an evaluator from a folder, in evaluation mode; with `theory`, one that must score its dimensions.
 
-        EvaluatorError when the folder is no evaluator, holds only pickled weights or weights that are not finite, or
-        the evaluator is one of another theory.
+        EvaluatorError when the folder is no evaluator, holds only pickled weights, other weights than its config names
+        or weights that are not finite, or the evaluator is one of another theory.
         """
         folder = Path(folder)
         config = read_config(folder)
@@ -456,13 +456,17 @@ class ValueEvaluator(PreTrainedModel):
                                  f"{wanted.name!r}; use evaluator.for_theory to score by definitions alone.")
         try:
             with quiet_loading():
-                model = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **kwargs)
+                model, told = super().from_pretrained(folder, use_safetensors=True, trust_remote_code=False,
+                                                      output_loading_info=True, **kwargs)
             model.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model.known = _read_known(folder / KNOWN)
         except Exception as error:
             why = ("its weights have other shapes, so another version made it; train it again"
                    if "ignore_mismatched_sizes" in str(error) else str(error).splitlines()[0])
             raise EvaluatorError(f"The evaluator in {folder} cannot be read: {why}") from error
+        for what in ("missing", "unexpected"):
+            if names := ", ".join(sorted(told[f"{what}_keys"])[:5]):
+                raise EvaluatorError(f"The evaluator in {folder} has not the weights of its config ({what}: {names}).")
         bad = next((n for n, p in model.state_dict().items() if p.is_floating_point() and not p.isfinite().all()), None)
         if bad:
             raise EvaluatorError(f"The evaluator in {folder} has weights that are not finite numbers ({bad}).")

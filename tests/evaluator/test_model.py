@@ -344,6 +344,11 @@ def test_broken_and_nan_weights(evaluator, folder, tmp_path):
     save_file(former | {"reduce.bias": former["reduce.bias"][::2].clone()}, weights, {"format": "pt"})
     with pytest.raises(EvaluatorError, match="another version made it; train it again"):
         ValueEvaluator.from_pretrained(tmp_path / "cut")
+    for given, named in ((former.keys() - {"reduce.bias"}, r"\(missing: reduce.bias\)"),
+                         ([*former, "more"], r"\(unexpected: more\)")):
+        save_file({name: former.get(name, torch.zeros(1)) for name in given}, weights, {"format": "pt"})
+        with pytest.raises(EvaluatorError, match=f"has not the weights of its config {named}"):
+            ValueEvaluator.from_pretrained(tmp_path / "cut")
     with torch.no_grad():
         evaluator.heads[0, 0, 0] = float("nan")
     evaluator.save_pretrained(tmp_path / "nan")
