@@ -242,8 +242,7 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
     told = [f"line {r.line}, {r.field}: {r.reason}" + f" ({r.text})" * bool(r.text) for r in faults[:20].itertuples()]
     foreign = [row.line for row in data.table.itertuples() if is_foreign(row.prompt, row.response)]
     notes = [f"{len(foreign):,} rows (first: line {line}) are marked when scored: {FOREIGN}" for line in foreign[:1]]
-    notes += [f"too few labels, so scored by definition alone: {', '.join(u)}" for u in [evaluator.untaught] if u]
-    return TrainingReport(folder, data.n_read, faults.line.nunique(), told, notes, quality)
+    return TrainingReport(folder, data.n_read, faults.line.nunique(), told, [*notes, *evaluator.borrowed], quality)
 
 
 def read_labelled_rows(source: str | Path, theory: Theory, seed: int = 2023) -> tuple[Rows, ValueDataset]:

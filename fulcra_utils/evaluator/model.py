@@ -152,12 +152,22 @@ class ValueEvaluator(PreTrainedModel):
 
     @property
     def untaught(self) -> tuple[str, ...]:
-        """Return the dimensions that are scored by their definitions alone, for want of labels (`mix`)."""
+        """Return the dimensions whose presence comes from their definitions, for want of labels (`mix`)."""
         return tuple(self.dimensions[d] for d in self._find_untaught())
 
-    def _find_untaught(self) -> list[int]:
-        """Return the places of the untaught dimensions: of two with one name, one may be taught."""
-        taught = [value for value, knows in zip(self.config.taught, self.config.knows, strict=True) if knows[0]]
+    @property
+    def borrowed(self) -> list[str]:
+        """Return notes on which dimensions take presence, stance or both from their definitions, and why."""
+        presence, stance = (np.isin(range(len(self.dimensions)), self._find_untaught(part)) for part in (0, 1))
+        notes = {"scored by definition alone (too few labels, or all alike): {}": presence & stance,
+                 "presence of {} from its definition (too few touched or untouched)": presence & ~stance,
+                 "stance of {} from its definition (too few -1 or +1)": stance & ~presence}
+        return [note.format(", ".join(np.array(self.dimensions)[which])) for note, which in notes.items()
+                if which.any()]
+
+    def _find_untaught(self, part: int = 0) -> list[int]:
+        """Return the places of dimensions untaught in presence (0) or stance (1): of two with one name, one may be."""
+        taught = [value for value, knows in zip(self.config.taught, self.config.knows, strict=True) if knows[part]]
         values = zip(self.dimensions, self.config.definitions, strict=True)
         return [d for d, value in enumerate(values) if list(value) not in (taught or self.config.taught)]
 

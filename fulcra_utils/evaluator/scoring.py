@@ -70,7 +70,7 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
     output a field whose values fit no one type is text, with all that is no text as JSON, see `notes`. `shard_size`
     rows are held in memory, and kept by a killed run. `intervals` adds value_low and value_high, the label sets' ends.
     `workers` score through Ray Data, each with an evaluator of its own from its folder; 0 = here. With `theory`, as
-    `evaluator.for_theory` scores; a note names the values that it knows by their definitions alone. ScoringError,
+    `evaluator.for_theory` scores; notes name the values that it knows by their definitions. ScoringError,
     EvaluatorError, DatasetError in one line: no rows, no evaluator, no Ray, another run writes the target.
 
     >>> import tempfile
@@ -116,8 +116,7 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         bad = (f"line {row['line']}: {row['problem']}" for row in _read_parts(parts) if row["value_vector"] is None)
         foreign = [row["line"] for row in _read_parts(parts) if row.get("problem") == FOREIGN]
         notes += [f"{len(foreign):,} rows (first: line {foreign[0]}) carry the mark {FOREIGN!r}"] if foreign else []
-        if untaught := getattr(evaluator, "untaught", ()):
-            notes.append(f"scored by definition alone, without labels: {', '.join(untaught)}")
+        notes += getattr(evaluator, "borrowed", [])
         if long := [row["line"] for row in _read_parts(parts) if row.get("is_cut")]:
             notes.append(f"{len(long):,} rows (first: line {long[0]}) are longer than the evaluator reads "
                          f"({evaluator.config.max_length} tokens): start and end of prompt and reply were scored")

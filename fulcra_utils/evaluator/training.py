@@ -28,9 +28,9 @@ from fulcra_utils.common.labels import CLASSES, TOUCHED, labels_of, scores_to_la
 from fulcra_utils.evaluator.encoder import has_bf16
 from fulcra_utils.evaluator.model import EvaluatorError, ValueEvaluator, join_odds, measure_loss
 from fulcra_utils.evaluator.rendering import pad_pairs
+from fulcra_utils.evaluator.words import ENOUGH
 from fulcra_utils.stats.classification import macro_f1
 
-ENOUGH = 10     # labels of either end before a value's own part counts as taught
 HEAD_BATCH, HEAD_DECAY = 128, 0.1     # rows of a step, and weight decay, while the heads learn
 
 

@@ -4,7 +4,7 @@ Choices: words tell whether a reply touches a value, not whether it is for it, s
 expert reads the same tokens as the encoder, so one pass gives both; pairs are hashed into buckets, so its size is set;
 each value has a logistic regression fitted to its optimum, which takes seconds and no seed; it is fitted on its own and
 joined to the encoder's head only when scoring, as a mean of log odds, because each is right where the other is not. A
-value that it never saw labelled is left to the encoder alone.
+value with too few labels is left to the encoder alone.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 SHARE = 0.4         # of the word part in the joined log odds, for values it was fitted for; by training rows in folds
+ENOUGH = 10         # labels of either end before a value's own part counts as taught
 STRENGTH = 10.0     # inverse of the penalty (C) of each regression
 
 
@@ -51,8 +52,8 @@ class WordExpert(nn.Module):
         return (1 - self.share) * presence + self.share * (said + self.bias)
 
     def fit(self, texts: Sequence[Sequence[int]], labels: np.ndarray, weights: np.ndarray) -> None:
-        """Fit every regression on N token lists, labels and weights, both (N, D); one class alone is left to the
-        encoder.
+        """Fit every regression on N token lists, labels and weights, both (N, D); a value with fewer than `ENOUGH`
+        labels of either class is left to the encoder.
 
         A feature that stands in fewer than two texts is not used, unless there are few texts. Inverse document
         frequency as in scikit-learn's TfidfTransformer.
@@ -69,7 +70,7 @@ class WordExpert(nn.Module):
         scaled = normalize(features[:, used].multiply(rarity).tocsr())
         for d, told in enumerate(labels.T):
             known = np.isfinite(told)
-            if len(np.unique(told[known] != 0)) < 2:
+            if np.bincount(told[known] != 0, minlength=2).min() < ENOUGH:
                 continue
             model = LogisticRegression(C=STRENGTH, class_weight="balanced", solver="liblinear", random_state=0)
             model.fit(scaled[known], told[known] != 0, sample_weight=weights[known, d])

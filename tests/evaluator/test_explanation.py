@@ -55,9 +55,9 @@ def make_fond_of_kind(theory):
     with torch.no_grad():
         evaluator.heads.zero_()
         evaluator.heads[:, :, 1, -1] = 3.0      # for it, whatever is said
-    replies = ["kind one", "kind two", "plain one", "plain two"]
-    evaluator.fit_words(["q"] * 4, replies, np.repeat([[1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims),
-                        np.ones((4, theory.n_dims)))
+    replies = ["kind one", "kind two"] * 5 + ["plain one", "plain two"] * 5
+    evaluator.fit_words(["q"] * 20, replies, np.repeat([[1.0], [0.0]], 10, axis=0) * np.ones(theory.n_dims),
+                        np.ones((20, theory.n_dims)))
     return evaluator
 
 

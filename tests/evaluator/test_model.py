@@ -180,6 +180,9 @@ def test_a_head_that_labels_did_not_tell_apart_is_mixed_from_those_that_they_did
     assert (presence[:9] == torch.eye(10)[:9]).all() and (stance[1:] == torch.eye(10)[1:]).all()
     assert presence[9, 9] == 0 < presence[9, :9].abs().min() and stance[0, 0] == 0 < stance[0, 1:].abs().min()
     assert evaluator.untaught == theory.dimensions[9:] and evaluator.weak == ()     # its definition says something
+    assert evaluator.borrowed == [
+        f"presence of {theory.dimensions[9]} from its definition (too few touched or untouched)",
+        f"stance of {theory.dimensions[0]} from its definition (too few -1 or +1)"]
 
 
 def test_what_is_kept_on_disk_is_read_again_only_for_the_same_weights(tiny, tmp_path, monkeypatch):
@@ -259,8 +262,8 @@ def test_for_theory_keeps_what_is_the_same(evaluator, folder):
 
 def test_a_theory_and_back_keeps_the_calibration(tiny, toy, tmp_path):
     own = make_evaluator(tiny, toy, word_buckets=64)
-    own.fit_words(PROMPTS, REPLIES, np.arange(len(REPLIES))[:, None] % 2 * np.ones(toy.n_dims),
-                  np.ones((len(REPLIES), toy.n_dims)))
+    own.fit_words(PROMPTS * 10, REPLIES * 10, np.arange(30)[:, None] % 2 * np.ones(toy.n_dims),
+                  np.ones((30, toy.n_dims)))
     own.temperature.fill_(0.5)
     own.config.cuts, own.config.conformal = [[-0.1, 0.1]] * toy.n_dims, [[0.9, 0.8, 0.7]] * toy.n_dims
     other = own.for_theory("moral_foundations")

@@ -12,8 +12,9 @@ from fulcra_utils.evaluator.words import SHARE, STRENGTH, WordExpert, count_feat
 from fulcra_utils.theory.theory import load_theory
 
 TOY = "tests/toy.yaml"
-TEXTS = [[5, 6, 7], [5, 5, 8, 9], [6, 7, 8], [9, 5], [7, 7, 7], [8, 6, 5, 9], [5, 7], [9, 9, 6]]
-LABELS = np.array([[1, 0], [1, 0], [-1, 0], [0, 0], [-1, 0], [1, np.nan], [0, 0], [0, 0]], dtype=float)
+TEXTS = [[5, 6, 7], [5, 5, 8, 9], [6, 7, 8], [9, 5], [7, 7, 7], [8, 6, 5, 9], [5, 7], [9, 9, 6]] * 4
+LABELS = np.array([[1, 0], [1, 0], [-1, 0], [0, 0], [-1, 0], [1, np.nan], [0, 0], [0, 0]] * 4, dtype=float)
+LABELS[:9, 1] = 1       # one label too few
 
 
 def join(expert, texts, logits=None):
@@ -41,7 +42,7 @@ def test_words_equal_scikit_learns_tfidf_and_logistic_regression(expert):
     assert len(set(count_features(TEXTS, 10, 4096).nonzero()[1].tolist())) == len(counts.vocabulary_)
 
 
-def test_a_value_without_two_classes_is_left_to_the_encoder(expert):
+def test_a_value_with_too_few_of_either_class_is_left_to_the_encoder(expert):
     assert expert.share.tolist() == pytest.approx([SHARE, 0.0])
     presence = torch.randn(len(TEXTS), 2)
     joined = join(expert, TEXTS, presence)
@@ -57,8 +58,8 @@ def test_padding_changes_nothing(expert):
 def test_words_travel_with_the_evaluator_and_to_another_theory(tmp_path):
     theory = load_theory(TOY)
     evaluator = make_evaluator(load_encoder("tiny"), theory, 32, word_buckets=512)
-    prompts, replies = ["q"] * 6, ["be kind", "be kind", "be cruel", "be cruel", "so what", "so what"]
-    labels = np.repeat([[1.0], [-1.0], [0.0]], 2, axis=0) * np.ones(theory.n_dims)
+    prompts, replies = ["q"] * 30, ["be kind"] * 10 + ["be cruel"] * 10 + ["so what"] * 10
+    labels = np.repeat([[1.0], [-1.0], [0.0]], 10, axis=0) * np.ones(theory.n_dims)
     before = evaluator.predict_proba(["q"], ["be kind"])
     evaluator.fit_words(prompts, replies, labels, np.ones_like(labels))
     after = evaluator.predict_proba(["q"], ["be kind"])

@@ -120,8 +120,8 @@ def _load_evaluator(folder: str, theory: str) -> Any:
     from fulcra_utils.evaluator.model import ValueEvaluator
     judge = ValueEvaluator.from_pretrained(folder)
     judge = judge.for_theory(theory) if theory else judge
-    if judge.untaught:
-        warnings.warn(f"{folder}: by definition alone are scored: {', '.join(judge.untaught)}", stacklevel=4)
+    for note in judge.borrowed:
+        warnings.warn(f"{folder}: {note}", stacklevel=4)
     return judge
 
 

@@ -205,7 +205,7 @@ def test_another_theory_is_scored_by_definition_and_said(tmp_path, evaluator):
 
     from fulcra_utils.systems.bridges.inspect_logs import value_profile, values
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "May I?"}\n')
-    with pytest.warns(UserWarning, match="by definition alone are scored: care, fairness"):
+    with pytest.warns(UserWarning, match=r"scored by definition alone \(.*\): care, fairness"):
         assert values(str(tmp_path / "prompts.jsonl"), str(evaluator), theory="moral_foundations").scorer
     state = TaskState("mockllm/model", 1, 1, "May I?", [ChatMessageUser(content="May I?"),
                                                         ChatMessageAssistant(content="Better not.")],
