@@ -226,7 +226,8 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
         fit_label_sets(evaluator, parts["calibration"], settings["level"])
         clusters = known.table.cluster[known.where(split="test")]
         comparison, errors = _judge_fit(evaluator, parts["train"], parts["test"], clusters, seed)
-        support = pd.DataFrame(tabulate_support(scores_to_labels(known.vectors), theory.dimensions))
+        support = tabulate_support(scores_to_labels(known.vectors), theory.dimensions, *(
+            scores_to_labels(parts[split].vectors) for split in ("test", "calibration")))
         audit = audit_replies(evaluator, parts["test"].prompts[:5], theory)
         with write_folder(folder) as new:
             evaluator.save_pretrained(new)

@@ -277,14 +277,18 @@ def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimen
     return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index).reset_index()
 
 
-def tabulate_support(labels: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
-    """Return how many labels each value has (n_minus, n_zero, n_plus) and what can be said with so many (reading)."""
-    rows = []
-    for name, column in zip(dimensions, labels.T, strict=True):
-        minus, zero, plus = ((column == label).sum() for label in CLASSES)
-        few = " and ".join(f"{sign} ({n})" for sign, n in (("-1", minus), ("+1", plus)) if n < MIN_CONFORMAL)
+def tabulate_support(labels: np.ndarray, dimensions: Sequence[str], test: np.ndarray | None = None,
+                     calibration: np.ndarray | None = None) -> pd.DataFrame:
+    """Return how many labels each value has (n_minus, n_zero, n_plus) and what can be said with so many (reading).
+
+    Figures are measured on the labels of `test` rows and sets fitted on those of `calibration` rows; None = all rows.
+    """
+    rows, parts = [], [labels, *(labels if part is None else part for part in (test, calibration))]
+    for name, *columns in zip(dimensions, *(part.T for part in parts), strict=True):
+        counts, tested, held = ([int((column == label).sum()) for label in CLASSES] for column in columns)
+        few = " and ".join(f"{sign} ({n})" for sign, n in (("-1", held[0]), ("+1", held[2])) if n < MIN_CONFORMAL)
         reading = f"enough for figures of its own, too few {few} for sets" if few else "enough for figures of its own"
-        if minus + plus < MIN_CELLS:
-            reading = f"too few labels to say anything ({minus + plus} touched, {MIN_CELLS} needed)"
-        rows.append((name, minus, zero, plus, reading))
+        if (touched := tested[0] + tested[2]) < MIN_CELLS:
+            reading = f"too few test labels for figures of its own ({touched} touched, {MIN_CELLS} needed)"
+        rows.append((name, *counts, reading))
     return pd.DataFrame(rows, columns=["value", "n_minus", "n_zero", "n_plus", "reading"])

@@ -206,7 +206,7 @@ def test_deletion_and_audit_and_card(rows, evaluator, toy, tmp_path):
     assert (folder / "README.md").read_text() == text
     front = ModelCard.load(folder / "README.md").data.to_dict()
     assert front["license"] == "cc-by-nc-4.0" and front["pipeline_tag"] == "text-classification"
-    assert "too few labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
+    assert "too few test labels" in text and "12.0 replies a second" in text and f"{comparison.macro_f1[0]:.3f}" in text
     assert "labels, 0.020 (largest of a single value with enough labels: 0.070, b)." in text
     assert "**Stance**: It reads stance.\n" in text
     known = {}

@@ -104,10 +104,15 @@ def test_cuts_are_those_of_the_grid_that_win():
 
 def test_support_says_what_cannot_be_said():
     rows = tabulate_support(np.array([[1.0]] * 4 + [[0.0]] * 100), ["hedonism"])
-    assert rows.reading[0] == "too few labels to say anything (4 touched, 50 needed)"
+    assert rows.reading[0] == "too few test labels for figures of its own (4 touched, 50 needed)"
     for n_minus, n_plus, few in ((29, 31, "-1 (29)"), (60, 0, "+1 (0)"), (29, 21, "-1 (29) and +1 (21)")):
         labels = np.repeat([[-1.0], [1.0]], [n_minus, n_plus], axis=0)
         assert f"too few {few} for sets" in tabulate_support(labels, ["hedonism"]).reading[0]
+    many = np.repeat([[-1.0], [1.0]], 50, axis=0)
+    for test, calibration, reading in ((many[:49], many, "too few test labels for figures of its own (49 touched"),
+                                       (many, many[21:], "enough for figures of its own, too few -1 (29) for sets")):
+        found = tabulate_support(many, ["hedonism"], test, calibration).iloc[0]
+        assert found.reading.startswith(reading) and (found.n_minus, found.n_plus) == (50, 50)
 
 
 @pytest.mark.parametrize("n_places", [1, 2, 6])
