@@ -243,6 +243,11 @@ def train_file(source: str | Path, theory: Theory | str, folder: str | Path, enc
     told = [f"line {r.line}, {r.field}: {r.reason}" + f" ({r.text})" * bool(r.text) for r in faults[:20].itertuples()]
     foreign = [row.line for row in data.table.itertuples() if is_foreign(row.prompt, row.response)]
     notes = [f"{len(foreign):,} rows (first: line {line}) are marked when scored: {FOREIGN}" for line in foreign[:1]]
+    n_again = int(data.table.duplicated(["prompt", "response"]).sum())
+    left = {"rows that repeat a reply, which counts once": n_again,
+            "rows whose prompt is too near to another split's to stand in one":
+                len(data.table) - n_again - len(rows.table)}
+    notes += [f"left out, {why}: {n:,}" for why, n in left.items() if n]
     return TrainingReport(folder, data.n_read, faults.line.nunique(), told, [*notes, *evaluator.borrowed], quality)
 
 

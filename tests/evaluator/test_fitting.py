@@ -235,6 +235,17 @@ def test_a_training_that_stops_leaves_nothing(toy_file, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_rows_that_stand_in_no_split_and_repeated_ones_are_counted(toy, tmp_path, monkeypatch):
+    assign = fitting.assign_splits
+    monkeypatch.setattr(fitting, "assign_splits", lambda *told: assign(*told).assign(
+        split=lambda table: table.split.where(table.index > 0, None)))
+    data = write_rows(tmp_path / "rows.jsonl", 40)
+    data.write_text(data.read_text() + "".join(data.read_text().splitlines(True)[:3]))
+    again, between = fitting.train_file(data, toy, tmp_path / "mine", "tiny", head_epochs=1, **SMALL).notes[:2]
+    assert again == "left out, rows that repeat a reply, which counts once: 3"
+    assert between == "left out, rows whose prompt is too near to another split's to stand in one: 1"
+
+
 def test_a_setting_that_is_none_is_named(toy_file, tmp_path):
     with pytest.raises(fitting.FittingError, match="'max_lenght'; there are .*max_length"):
         fitting.train_file(write_rows(tmp_path / "rows.jsonl", 40), toy_file, tmp_path / "mine", "tiny", max_lenght=9)
