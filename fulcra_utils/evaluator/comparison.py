@@ -367,8 +367,8 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     (second - first), low, high, sd of the paired differences, clear (the interval excludes 0), clear_holm (still so
     with all rows of the table corrected together; Holm 1979). With fewer than 5 prompts low and high are nan. `.attrs`:
     only_first, only_second (prompts), unscored_first, unscored_second, foreign_first, foreign_second (rows; those that
-    `fulcra score` marked as not English count), models_first, models_second (names found). `n_draws` and `seed` are
-    without effect.
+    `fulcra score` marked as not English count), models_first, models_second (names found), has_target. `n_draws` and
+    `seed` are without effect.
 
     The interval (Student 1908) holds its level where two files that do not differ have differences alike to both sides:
     3 to 8 % are called clear from 5 prompts on. Where they are as skewed as an exponential distribution, it is 11, 10,
@@ -399,6 +399,7 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     b = b.reindex(shared)
     groups = np.array([known.get(prompt, prompt) for prompt in shared])
     left |= {"groups": n} if (n := len(np.unique(groups))) < len(shared) else {}
+    left["has_target"] = target is not None
     table = compare_averages(a, b, level, groups)
     table["clear_holm"] = adjust_p(table.pop("p").to_numpy(), "holm") < 1 - level
     table.attrs = left
@@ -465,16 +466,21 @@ def pass_gate(table: pd.DataFrame, tolerance: float = 0.0) -> bool:
     """Return whether the second file may be released: its distance is not clearly (by `tolerance`) larger than the
     first's.
 
-    False when the whole interval of the difference lies above `tolerance`; True without a row "distance", or without an
-    interval, when the gate is undecided.
+    False when the whole interval of the difference lies above `tolerance`; True without a target, whatever a value is
+    called, or without an interval, when the gate is undecided.
 
     >>> pass_gate(pd.DataFrame({"value": ["distance"], "low": [0.02], "high": [0.1]}))
     False
     """
     if np.isnan(tolerance):
         raise ScoringError("The tolerance must be a number.")
-    row = table[table.value == "distance"]
+    row = _find_distance(table)
     return not (len(row) and bool((row.low > tolerance).all()))
+
+
+def _find_distance(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of the distance to a target, none without one; a theory may call a value so."""
+    return table[(table.value == "distance") & table.attrs.get("has_target", True)]
 
 
 def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: float = 0.0) -> str:
@@ -486,14 +492,14 @@ def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: f
     True
     """
     plan, passed = plan_prompts(table), pass_gate(table, tolerance)
-    undecided = bool(table.low[table.value == "distance"].isna().any())
+    undecided = bool(_find_distance(table).low.isna().any())
     if as_json:
         return json.dumps({
             "passed": None if undecided else passed, "undecided": undecided, "tolerance": tolerance,
             "n": int(table.n.max()), "least_n": MIN_PROMPTS, "interval": "t over prompts", **table.attrs,
             "differences": json.loads(table.to_json(orient="records")),
             "prompts_needed": json.loads(plan.to_json(orient="records"))}, indent=1)
-    verdict = "no target, no gate" if "distance" not in set(table.value) else \
+    verdict = "no target, no gate" if _find_distance(table).empty else \
         f"undecided: {table.n.min()} prompts, and an interval needs {MIN_PROMPTS}" if undecided else \
         "passed" if passed else "not passed: the second file is clearly farther from the target"
     told = (f"t intervals over prompts ({table.n.max():,}), replies to one averaged; below {MIN_PROMPTS} there is "

@@ -244,7 +244,8 @@ def test_left_out_prompts_and_rows_are_counted(tmp_path):
     b = write_scored(tmp_path / "b.jsonl", odd + rows(range(3, 20)))
     table = compare_files(a, b)
     assert table.attrs == {"only_first": 3, "only_second": 8, "unscored_first": 0, "unscored_second": 6,
-                           **dict.fromkeys(("foreign_first", "foreign_second", "models_first", "models_second"), 0)}
+                           **dict.fromkeys(("foreign_first", "foreign_second", "models_first", "models_second"), 0),
+                           "has_target": False}
     assert table.n.tolist() == [9, 4] and (table.difference == 0).all()
     assert table.low.notna().tolist() == [True, False]
     out = call_command("compare", a, b)[1]
@@ -348,6 +349,14 @@ def test_memory_of_a_comparison_allows_a_million_prompts(tmp_path):
 def test_tolerance_that_is_no_number_is_refused(pair):
     with pytest.raises(ScoringError, match="tolerance must be a number"):
         pass_gate(compare_files(*pair), float("nan"))
+
+
+def test_a_value_called_distance_is_no_gate_without_a_target(tmp_path):
+    files = [write_scored(tmp_path / f"{x}.jsonl", [(f"{k}?", {"distance": x + k / 1000 * x}) for k in range(9)])
+             for x in (0.1, 0.9)]
+    table = compare_files(*files)
+    assert table.low.item() > 0 and pass_gate(table) and not table.attrs["has_target"]
+    assert describe_comparison(table).endswith("no target, no gate")
 
 
 def test_same_file_shows_no_difference(pair):
