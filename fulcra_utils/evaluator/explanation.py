@@ -33,7 +33,8 @@ def weigh_words(evaluator: ValueEvaluator, prompt: str, response: str) -> tuple[
     """Return the T words of a reply, and how much each pushes each value's score up (+) or down, (T, D).
 
     The gradient of the score by how much of a word is there, summed over a word's tokens: gradient times input,
-    Shrikumar et al. (2016). The words of a long reply's cut middle are missing. Tokens are known by their place in the
+    Shrikumar et al. (2016). The words of a long reply's cut middle are missing, and how near a reply is to the
+    definition of an untaught value plays no part. Tokens are known by their place in the
     text, so the tokenizer must be a fast one.
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
@@ -113,9 +114,9 @@ def measure_deletion(evaluator: ValueEvaluator, examples: Examples, clusters: Se
                      n_draws: int = 1000) -> pd.DataFrame:
     """Delete the heaviest words of each reply, and as many others at random, and compare how far the score moves.
 
-    For each reply of twelve words or more the value with the largest |score| is looked at; three random deletions are
-    averaged. Returns deleted ("heaviest", "random", "difference"), n, moved (mean |change of the score|), low, high (95
-    % over prompt clusters). DeYoung et al. (2020), comprehensiveness.
+    For each reply of twelve words or more that is read whole (`max_length`) the value with the largest |score| is
+    looked at; three random deletions are averaged. Returns deleted ("heaviest", "random", "difference"), n, moved (mean
+    |change of the score|), low, high (95 % over prompt clusters). DeYoung et al. (2020), comprehensiveness.
     """
     rows, moved = _delete_words(evaluator, examples, seed)
     pair = np.column_stack([moved[:, 0], moved[:, 1:].mean(1)])
@@ -127,7 +128,7 @@ def measure_deletion(evaluator: ValueEvaluator, examples: Examples, clusters: Se
 
 
 def _delete_words(evaluator: ValueEvaluator, examples: Examples, seed: int) -> tuple[list[int], np.ndarray]:
-    """Return which R replies are long enough, and how far each deletion moves their strongest score, (R, 1 + 3)."""
+    """Return which R replies are long enough and read whole, and how far each deletion moves each, (R, 1 + 3)."""
     rng, rows, texts = np.random.default_rng(seed), [], []
     plain = evaluator.score(examples.prompts, examples.responses)
     dims = np.abs(plain).argmax(1)

@@ -179,7 +179,7 @@ def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.D
         axes.axhline(0, color=GREY, linewidth=1, zorder=0)
     axes.set(ylim=(-1.5 if theory.circle else -1.12, 1.12), yticks=(-1, 0, 1))
     axes.set_yticklabels(["−1", "0", "+1"], fontsize=12)
-    series = {"this reply (bar: span of its 90 % label set)": (profile, BLACK, "o", 10)}
+    series = {"this reply (bar: span of its label set)": (profile, BLACK, "o", 10)}
     models = means["model"].unique() if len(means) else ()
     for name, look in zip(models, ((GREEN, "s", 7), (PINK, "^", 8)), strict=False):
         part = means[(means.model == name) & (means.rows == "all")].set_index("quantity")

@@ -83,7 +83,7 @@ def test_a_reply_stands_on_the_circle_or_side_by_side_with_two_models(any_theory
     assert axes.name == ("polar" if any_theory.circle else "rectilinear")
     assert [t.get_text().replace("\n", "") for t in axes.get_xticklabels()] == order
     drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
-    assert np.allclose(drawn["this reply (bar: span of its 90 % label set)"], profile.score[order])
+    assert np.allclose(drawn["this reply (bar: span of its label set)"], profile.score[order])
     assert {f"{name}, mean of 99 (95 %: within 0.10)" for name in "abc"} & drawn.keys() == {
         f"{name}, mean of 99 (95 %: within 0.10)" for name in "ab"}
     assert ("this reply's label, by a reader" in drawn) == has_labels
