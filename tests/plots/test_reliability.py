@@ -17,7 +17,7 @@ def test_shares_fill_each_bar_and_name_their_sources():
                 and bar.get_width() == bar.get_width()) for k in (0, 1)]
     assert ends == pytest.approx([1, 1])
     assert [text.get_text() for text in axes.get_yticklabels()] == ["care", "power"]
-    assert [text.get_text() for text in figure.legends[0].texts] == ["model", "prompt", "draw"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["model", "prompt", "another reply (draw)"]
     assert {"30%", "68%", "50%"} == {text.get_text() for text in axes.texts} - {""}
     assert plots.plot_shares(sources.head(0), "") is None
 
@@ -36,21 +36,24 @@ def test_ruler_shows_each_group():
     assert [axes.get_xlabel() for axes in figure.axes] == ["mean score", "people minus models,\nalike"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["people", "models"]
     assert plots.plot_ruler(table.head(0), "") is None
+    assert plots.plot_ruler(table, "", "two scales").axes[0].get_xlabel() == "two scales"
     spread = plots.plot_ruler(table.assign(p10=-0.5, p90=0.9), "Ruler").axes[0].collections[0]
     assert [path.vertices[:, 0].tolist() for path in spread.get_paths()] == [[-0.5, 0.9]]
 
 
 def test_ways_have_a_panel_a_model_and_a_mark_a_way():
-    rows = [(model, way, value, 0.1, 0.0, 0.2) for model in ("start", "dpo") for way in ("stated", "written")
+    rows = [(model, way, value, 0.1, 0.0, 0.2) for model in ("start", "dpo", "wide") for way in ("stated", "written")
             for value in ("care", "power")]
     table = pd.DataFrame(rows, columns=["model", "way", "value", "mean", "low", "high"])
-    agreement = pd.DataFrame({"model": ["start", "dpo"], "first": "stated", "second": "written", "r": [0.5, -0.5],
-                              "low": [0.1, -0.9], "high": [0.8, 0.2], "disattenuated": [0.625, None],
-                              "disattenuated_low": [0.125, None], "disattenuated_high": [1.0, None]}).astype(
+    agreement = pd.DataFrame({"model": ["start", "dpo", "wide"], "first": "stated", "second": "written",
+                              "r": [0.5, -0.5, -0.1], "low": [0.1, -0.9, -0.4], "high": [0.8, 0.2, 0.3],
+                              "disattenuated": [0.625, None, -0.4], "disattenuated_low": [0.125, None, -1.0],
+                              "disattenuated_high": [1.0, None, 1.0]}).astype(
                                   {"disattenuated": float, "disattenuated_low": float, "disattenuated_high": float})
     figure = plots.plot_ways(table, agreement, "Ways")
     assert [axes.get_xlabel().splitlines() for axes in figure.axes] == [
         [name, "(in standard deviations of each way)", f"stated and written: r = {said},", f"without noise {left}"]
         for name, said, left in (("start model", "0.50 [0.10, 0.80]", "0.62 [0.12, 1.00]"),
-                                 ("dpo", "-0.50 [-0.90, 0.20]", "not known"))]
+                                 ("dpo", "-0.50 [-0.90, 0.20]", "not known"),
+                                 ("wide", "-0.10 [-0.40, 0.30]", "not known"))]
     assert [text.get_text() for text in figure.legends[0].texts] == ["stated", "written"]
