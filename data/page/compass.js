@@ -60,9 +60,9 @@ function rankModels() {
   const ranks = ranked(scores), drawn = scores.map(() => []), drawnRanks = scores.map(() => []);
   for (let b = 0; total > 0 && b < section.n_draws; b++) {
     const one = section.models.map((_, m) => weigh(section.decoded, (b * M + m) * D, share) / 10000);
-    ranked(one).forEach((rank, m) => {
+    ranked(one.map((x, m) => Number.isNaN(x) ? scores[m] : x)).forEach((rank, m) => {   // without a draw: the score's place
       if (!Number.isNaN(one[m])) drawn[m].push(one[m]);
-      if (!Number.isNaN(rank)) drawnRanks[m].push(rank);
+      if (!Number.isNaN(one[m]) && !Number.isNaN(rank)) drawnRanks[m].push(rank);
     });
   }
   const ends = (list) => list.length ? (list.sort((a, b) => a - b), [quantile(list, .025), quantile(list, .975)]) : [NaN, NaN];

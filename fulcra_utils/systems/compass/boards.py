@@ -118,6 +118,9 @@ def _group_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str
     added = added.loc[~taken, ["model", "prompt", "response"]].reset_index(drop=True)
     fresh = min(0, replies["cluster"].min()) - 1 - pd.Series(pd.factorize(added["prompt"])[0])   # clusters of their own
     added["cluster"] = added["prompt"].map(clusters).fillna(fresh).astype(int)
+    n_own = added.groupby("model")["cluster"].nunique()
+    left_out += [f"intervals of {model}: it answered {n} prompts, fewer than {MIN_PROMPTS}."
+                 for model, n in n_own[n_own < MIN_PROMPTS].items()]
     is_shared = added["prompt"].isin(clusters.index)
     n_shared = added[is_shared].groupby("model")["prompt"].nunique()
     is_near = added["model"].isin(n_shared.index[n_shared >= max(MIN_SHARED, n_shared.max() / 2)])
@@ -173,10 +176,10 @@ def describe_ranking(table: pd.DataFrame) -> str:
     if known.empty:
         return "No model has a score on every value that has weight, so there is no ranking."
     first = known.iloc[0]
-    if known.rank_low.isna().all():
+    if np.isnan(first.rank_low):
         return f"First: **{first.model}**; how sure that is cannot be told from fewer than {MIN_PROMPTS} prompts."
     rivals = known.model[(known.model != first.model) & ~(known.rank_low > 1)]
-    span = "" if np.isnan(first.rank_high) else f", rank {first.rank_low:.0f} to {first.rank_high:.0f}"
+    span = f", rank {first.rank_low:.0f} to {first.rank_high:.0f}"
     return f"First: **{first.model}**{span}. Models that may also be first: {', '.join(rivals) or 'none'}."
 
 

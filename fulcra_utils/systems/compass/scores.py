@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS
-from fulcra_utils.stats.resampling import bootstrap_means, mean_known, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, code_clusters, mean_known, sum_by_cluster, take_interval
 from fulcra_utils.theory.theory import Theory, load_theory
 
 
@@ -134,19 +134,19 @@ def make_board(name: str, theory: Theory, replies: pd.DataFrame, scored_by: str,
 def draw_means(scores: ModelScores, n_draws: int = 1000, seed: int = 2023) -> np.ndarray:
     """Draw the mean scores again over prompts, the same prompts for every model: (B, M, D).
 
-    nan where a draw holds no score, and everywhere with fewer than `MIN_PROMPTS` clusters of prompts: percentiles of so
-    few are far too narrow. Source: cluster bootstrap,
-    Davison & Hinkley (1997), section 3.8; one matrix product for all models.
+    nan where a draw holds no score, and where a model has fewer than `MIN_PROMPTS` clusters of prompts on a value:
+    percentiles of so few are far too narrow. Source: cluster bootstrap, Davison & Hinkley (1997), section 3.8; one
+    matrix product for all models.
 
     >>> scores = ModelScores(("a",), tuple("vwxyz"), ("care",), np.ones((1, 5, 1)), np.arange(5))
     >>> draw_means(scores, n_draws=3).ravel()
     array([1., 1., 1.])
     """
     n_models, n_prompts, n_dims = scores.values.shape
-    if len(np.unique(scores.clusters)) < MIN_PROMPTS:
-        return np.full((n_draws, n_models, n_dims), np.nan)
     flat = scores.values.transpose(1, 0, 2).reshape(n_prompts, -1)
-    return bootstrap_means(flat, scores.clusters, n_draws, seed).reshape(n_draws, n_models, n_dims)
+    n_clusters = (sum_by_cluster(np.isfinite(flat), *code_clusters(scores.clusters)) > 0).sum(axis=0)
+    draws = bootstrap_means(flat, scores.clusters, n_draws, seed)
+    return np.where(n_clusters < MIN_PROMPTS, np.nan, draws).reshape(n_draws, n_models, n_dims)
 
 
 def rank_models(scores: ModelScores, weights: np.ndarray | None = None,
@@ -155,8 +155,8 @@ def rank_models(scores: ModelScores, weights: np.ndarray | None = None,
 
     `scores` come from `stack_scores`, `weights` (D,) sum to 1 (None weighs all values alike), `draws` (B, M, D) come
     from `draw_means` (None draws here). Columns: model, score, low, high, rank (1 = highest, ties share the smallest),
-    rank_low, rank_high, n_prompts; all nan for a model that lacks a dimension with weight, the intervals nan with fewer
-    than `MIN_PROMPTS` clusters of prompts. Source: Value Compass (arXiv 2501.07071) for the aggregate; intervals ours.
+    rank_low, rank_high, n_prompts; all nan for a model that lacks a dimension with weight, its intervals nan with fewer
+    than `MIN_PROMPTS` clusters of its prompts. Source: Value Compass (arXiv 2501.07071), aggregate; intervals ours.
 
     >>> values = np.array([[[1.0], [0.0], [0.5], [1.0], [0.0]], [[0.5], [-0.5], [0.0], [0.5], [-0.5]]])
     >>> scores = ModelScores(("a", "b"), tuple("vwxyz"), ("care",), values, np.arange(5))
@@ -181,9 +181,15 @@ def rank_descending(values: np.ndarray, ties: str = "min") -> np.ndarray:
     return sps.rankdata(-np.asarray(values, float), method=ties, axis=-1, nan_policy="omit").astype(float)
 
 
+def _rank_draws(drawn: np.ndarray, values: np.ndarray, ties: str = "min") -> np.ndarray:
+    """Rank each draw; one without a score has no rank, but keeps the place of the score itself among the others."""
+    known = np.isfinite(drawn)
+    return np.where(known, rank_descending(np.where(known, drawn, values), ties), np.nan)
+
+
 def _tabulate(values: np.ndarray, drawn: np.ndarray) -> dict[str, np.ndarray]:
     """Return scores (…, M) and their ranks among the M models, with intervals over the draws (B, …, M)."""
-    (low, high), (rank_low, rank_high) = (take_interval(draws) for draws in (drawn, rank_descending(drawn)))
+    (low, high), (rank_low, rank_high) = (take_interval(draws) for draws in (drawn, _rank_draws(drawn, values)))
     return {"score": values, "low": low, "high": high, "rank": rank_descending(values),
             "rank_low": np.floor(rank_low), "rank_high": np.ceil(rank_high)}
 
@@ -205,12 +211,12 @@ def place_values(means: np.ndarray, draws: np.ndarray, dimensions: Sequence[str]
     >>> place_values(means, means[None], ["a", "b", "c"], n_ends=1)[["place", "share_last"]].values.tolist()
     [[1.0, 0.0], [3.0, 1.0], [2.0, 0.0]]
     """
-    table = {"dimension": list(dimensions)}
+    table, n = {"dimension": list(dimensions)}, np.isfinite(means).sum(-1, keepdims=True)
     for name, ties, of in (("place", "average", lambda place, n: place),
                            ("share_first", "min", lambda place, n: place <= n_ends),
                            ("share_last", "max", lambda place, n: place > n - n_ends)):
-        values = [np.where(np.isfinite(place), of(place, np.isfinite(place).sum(-1, keepdims=True)), np.nan)
-                  for place in (rank_descending(means, ties), rank_descending(draws, ties))]
+        values = [np.where(np.isfinite(place), of(place, n), np.nan)
+                  for place in (rank_descending(means, ties), _rank_draws(draws, means, ties))]
         table[name] = mean_known(values[0], axis=0)
         table[f"{name}_low"], table[f"{name}_high"] = take_interval(average_draws(values[1], np.isfinite(values[0])))
     return pd.DataFrame(table)

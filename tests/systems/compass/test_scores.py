@@ -107,6 +107,16 @@ def test_one_prompt_has_no_interval(toy):
     assert table.score.notna().all() and table[["low", "high", "rank_low", "rank_high"]].isna().all(axis=None)
 
 
+def test_a_model_with_few_prompts_of_its_own_has_no_interval_and_keeps_its_place(toy):
+    rows = make_rows(toy, 3, 20)
+    rows.loc[rows.model == "m2", list(toy.dimensions)] = 2
+    few = stack_scores(rows[(rows.model != "m2") | rows.prompt.isin(["p0", "p1", "p2", "p3"])], toy)
+    table = rank_models(few, draws=draw_means(few, 50)).set_index("model")
+    assert table["rank"]["m2"] == 1 and table.loc["m2", ["low", "high", "rank_low", "rank_high"]].isna().all()
+    assert (table.rank_low.drop("m2") >= 2).all(), "the others stay behind it"
+    assert "**m2**; how sure that is cannot be told" in leaderboard.describe_ranking(table.reset_index())
+
+
 def test_near_duplicates_are_drawn_together(toy):
     rows = make_rows(toy, 1, 40)
     both = pd.concat([rows.assign(cluster=rows.prompt), rows.assign(cluster=rows.prompt, prompt=rows.prompt + "'")],
@@ -189,14 +199,15 @@ def test_every_claim_of_the_board_can_fail():
     assert not reported.source.str.contains("itself").any()
 
 
-def test_a_draw_without_a_model_is_no_draw():
+def test_a_mean_over_models_has_no_interval_where_one_of_them_has_none():
     theory = load_theory("valuelex")
     rows = pd.DataFrame({"model": ["a"] + ["b"] * 6, "prompt": list("xxyzuvw"), "response": "r",
                          "competence": [-1.0] + [1.0] * 6, "character": 0.5, "integrity": 0.0})
     board = leaderboard.make_board("b", theory, rows, "hand", n_draws=300)
-    assert leaderboard.least_without(board, "competence") == (0, 0, 0)  # model a, not the best of those that are drawn
+    least, *ends = leaderboard.least_without(board, "competence")   # model a, not the best of those that are drawn
+    assert least == 0 and np.isnan(ends).all()
     table = place_values(board.scores.means, board.draws, theory.dimensions, 1).set_index("dimension")
-    assert (table.place["competence"], table.place_low["competence"], table.place_high["competence"]) == (2, 2, 2)
+    assert table.place["competence"] == 2 and table[["place_low", "place_high"]].isna().all(axis=None)
 
 
 def test_values_that_tie_are_all_last_and_share_a_place():
