@@ -46,13 +46,14 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
     found = [("released scores", "", theory, list_replies(scored, scored)),
              ("annotators' labels", "", theory, list_replies(dialogues, dialogues))]
+    is_labelled = pd.concat([dialogues, scored])[list(theory.dimensions)].notna().any(axis=None)
     for own, replies in _group_models(list_replies(dialogues, scored), added, left_out, n_prompts, seed).items():
         sample = [None, *(label_from_sample(other, replies) for other in theories[1:])]
         unscored = [t for t, table in zip(theories, sample, strict=True) if table is None]
         found += [("sample labels", own, t, table) for t, table in zip(theories, sample, strict=True)
                   if table is not None]
-        found += [("evaluator" if evaluator.is_taught(t) else "by definitions", own, t, table) for t, table in
-                  zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True)]
+        found += [("evaluator" if is_labelled and evaluator.is_taught(t) else "by definitions", own, t, table) for
+                  t, table in zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True)]
     boards = [make_board(f"{t.name}, {how}{own}", t, table, WAYS[how], how == "released scores", n_draws, seed)
               for how, own, t, table in found]
     return [board for board in boards if board is not None], left_out

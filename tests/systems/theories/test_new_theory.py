@@ -227,12 +227,12 @@ def test_other_definitions_under_the_same_names_are_not_called_taught(tmp_path, 
     assert not judge.is_taught(load_theory(tmp_path / "mine.yaml"))
 
 
-def test_a_board_without_labels_is_left_out(tmp_path, sample):
+def test_a_theory_without_labels_is_scored_by_definitions(tmp_path, sample):
     theory = load_theory("schwartz10")
     bare = sample.assign(**dict.fromkeys(theory.dimensions, np.nan))
     boards, left_out = leaderboard.collect_boards(theory, bare, sample.iloc[:0], FakeEvaluator(theory), [], tmp_path,
                                                   n_draws=5)
-    assert [b.name for b in boards] == ["schwartz10, evaluator"] and left_out == []
+    assert [b.name for b in boards] == ["schwartz10, by definitions"] and left_out == []
 
 
 def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
