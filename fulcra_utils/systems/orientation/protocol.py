@@ -212,8 +212,8 @@ def summarise_protocol(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per player, orientation and condition, with 95 % intervals over the complete repeats (ours).
 
     n_repeats, n_complete (all six choices readable), n_unread (choices that could not be read), angle, rationality (t
-    intervals, nan with one complete repeat), class_match (a share, Wilson's), inequality_aversion; the first three with
-    _low and _high. nan where no repeat is complete.
+    intervals, nan with one complete repeat), class_match (a share of all repeats, Wilson's: an incomplete one is in no
+    class), inequality_aversion; the first three with _low and _high. But for class_match, nan where none is complete.
 
     >>> mute = run_protocol(lambda messages: "I cannot choose.", "competitive", n_repeats=3)
     >>> summarise_protocol(mute)[["n_complete", "n_unread", "angle"]].values.tolist()
@@ -226,11 +226,10 @@ def summarise_protocol(table: pd.DataFrame) -> pd.DataFrame:
         done = ~np.isnan(angle)
         rows.append({**dict(zip(keys, names, strict=True)), "n_repeats": len(angle), "n_complete": int(done.sum()),
                      "n_unread": int(np.isnan(choices).sum())})
-        right = np.equal(svo.classify_angle(angle), orientation)[done]
+        right = np.equal(svo.classify_angle(angle), orientation)
         rows[-1] |= {**_tell("angle", *mean_interval(angle)),
                      **_tell("rationality", *mean_interval(svo.value_rationality(angle, orientation))),
-                     **_tell("class_match", right.mean() if done.any() else np.nan,
-                             *wilson_interval(right.sum(), done.sum()))}
+                     **_tell("class_match", right.mean(), *wilson_interval(right.sum(), len(right)))}
         rows[-1]["inequality_aversion"] = pd.Series(svo.inequality_aversion(choices)).mean()
     return pd.DataFrame(rows)
 
@@ -287,9 +286,10 @@ def claim_orientation(summary: pd.DataFrame, models: Sequence[str]) -> pd.DataFr
         rows += [(f"orientation/ideal/{ideal.rule.replace(' ', '-')}{end}", angle, angle, angle, "")
                  for end, angle in zip(ends, (ideal.low, ideal.high), strict=False)]
     real = summary[summary.player.isin(models)]
+    heard = real[real.player.isin(real.player[real.n_complete > 0])]
     why = "other models than the published ones" if len(real) else "no language model played in this run"
     means = real.groupby("orientation").rationality.mean().reindex(svo.load_slider().orientations)
-    rows += [("orientation/best-model", real.groupby("player").class_match.mean().max(), np.nan, np.nan, why),
+    rows += [("orientation/best-model", heard.groupby("player").class_match.mean().max(), np.nan, np.nan, why),
              ("orientation/competitive-worst", means["competitive"] - means.drop("competitive").mean(), np.nan, np.nan,
               why)]
     return pd.DataFrame(rows, columns=["claim_id", "ours", "low", "high", "why"])

@@ -10,6 +10,7 @@ from fulcra_utils.systems.orientation.protocol import (
     claim_orientation,
     compare_goal,
     describe_goal,
+    describe_summary,
     parse_choice,
     render_choice,
     run_protocol,
@@ -83,7 +84,18 @@ def test_unread_choices_are_counted_and_make_a_gap():
     assert (row.n_repeats, row.n_complete, row.n_unread) == (2, 1, 1)
     assert np.isfinite(row.angle) and np.isnan(row.angle_low), "one repeat has no interval"
     mute = summarise_protocol(run_protocol(lambda messages: "I cannot choose.", "altruistic", n_repeats=2)).iloc[0]
-    assert mute.n_unread == 12 and np.isnan(mute.angle) and np.isnan(mute.rationality) and np.isnan(mute.class_match)
+    assert mute.n_unread == 12 and np.isnan(mute.angle) and np.isnan(mute.rationality) and mute.class_match == 0
+
+
+def test_a_player_that_refuses_an_orientation_fits_no_better_for_it():
+    def picky(messages):
+        said = messages[0]["content"]
+        return "No." if "competitive" in said or "individualistic" in said else scripted_player("altruist")(messages)
+
+    summary = summarise_protocol(run_players({"picky": picky}, 2))
+    assert summary.class_match.mean() == 0.25 and summary.n_complete.sum() == 8
+    best = claim_orientation(summary, ["picky"]).set_index("claim_id").ours["orientation/best-model"]
+    assert best == 0.25 and "class match 25 % with a goal" in describe_summary(summary)
 
 
 def test_summary_of_a_player_that_fits_and_one_that_does_not():
