@@ -8,7 +8,7 @@ letters are read, and how likely each letter is on average, whatever stands behi
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -270,12 +270,12 @@ def compare_goal(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def describe_goal(effect: pd.DataFrame) -> str:
-    """Say in words where the goal changes the value rationality."""
-    known = effect[effect.n > 1]
+def describe_goal(effect: pd.DataFrame, players: Iterable[str]) -> str:
+    """Say in words where the goal changes the value rationality of some players, such as those that listen."""
+    known = effect[(effect.n > 1) & effect.player.isin([*players])]
     helps, harms = (known.difference_low > 0).sum(), (known.difference_high < 0).sum()
     return (f"The goal helps in {helps} and harms in {harms} of {len(known)} cases that could be compared "
-            "(interval beside 0).")
+            "(a language model under an orientation; interval beside 0).")
 
 
 def claim_orientation(summary: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:

@@ -123,9 +123,12 @@ def test_the_goal_is_compared_pass_by_pass():
         aim = "competitor" if "Your goal" in messages[-1]["content"] else "altruist"
         return scripted_player(aim)(messages)
 
-    effect = compare_goal(run_players({"minds": minds}, 3)).set_index("orientation")
+    table = run_players({"minds": minds, "deaf": scripted_player("random")}, 3)
+    both = compare_goal(table)
+    assert " of 4 cases" in describe_goal(both, ["minds"]) and " of 0 cases" in describe_goal(both, [])
+    effect = both[both.player == "minds"].set_index("orientation")
     assert effect.difference["competitive"] == pytest.approx(61.39 + 16.26, abs=0.01) and effect.n.eq(3).all()
-    assert effect.difference["altruistic"] < 0 and "helps in" in describe_goal(effect.reset_index())
+    assert effect.difference["altruistic"] < 0
 
 
 def test_a_goal_without_effect_is_seldom_said_to_have_one():
