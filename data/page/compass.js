@@ -249,7 +249,7 @@ function drawMatches() {
   const names = [...new Set(section.matches.map((row) => row.country))];
   const head = make("tr", null);
   head.append(make("th", "model", {scope: "col", class: "left"}), ...names.map((name) => make("th", name, {scope: "col"})),
-    make("th", "nearest in value space", {scope: "col", class: "left"}));
+    make("th", `nearest of ${section.placed.join(", ")}`, {scope: "col", class: "left"}));
   document.querySelector("#matches thead").replaceChildren(...(names.length ? [head] : []));
   document.querySelector("#matches tbody").replaceChildren(...(names.length ? section.models.slice(0, section.n_ranked) : []).map((model) => {
     const tr = make("tr", null);

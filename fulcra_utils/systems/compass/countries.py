@@ -29,6 +29,11 @@ class Countries:
     ranks: np.ndarray = field(repr=False, compare=False)
     vectors: np.ndarray = field(repr=False, compare=False)
 
+    @property
+    def placed(self) -> list[str]:
+        """Return the titles of those with a value vector: no other can be the nearest, or stand on a map."""
+        return self.titles[np.isfinite(self.vectors).all(axis=1)].tolist()
+
 
 def load_countries(path: str | Path = DATA / "countries.yaml") -> Countries:
     """Load country rankings (Value Compass) and value vectors (Value FULCRA) from data/countries.yaml or another file.
@@ -125,7 +130,7 @@ def centre_profiles(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest_countries(board: Board, countries: Countries) -> pd.DataFrame:
-    """Name for each model the country whose value vector is nearest: model, country, distance, share.
+    """Name for each model the nearest of the countries that are `placed`: model, country, distance, share.
 
     The distance (0 to 2) is between centred profiles of length 1; the share is that of the bootstrap draws in which
     this country is the nearest (nan without draws). No rows when the theory does not fit.

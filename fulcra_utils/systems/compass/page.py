@@ -63,7 +63,7 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
             "draws": base64.b64encode(numbers.astype("<i2").tobytes()).decode(),
             "presets": [{"title": title, "weights": (w / w.max()).round(2)} for title, w in presets.items()],
             "matches": match_countries(board, countries).round(3).to_dict("records"),
-            "nearest": nearest_countries(board, countries).round(3).to_dict("records"),
+            "placed": countries.placed, "nearest": nearest_countries(board, countries).round(3).to_dict("records"),
             "map": {"labels": labels} | {name: places.astype(float).round(4) for name, places in maps.items()},
             "replies": pick_replies(replies if with_replies else replies.head(0), theory.dimensions)}
 

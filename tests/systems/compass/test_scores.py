@@ -19,6 +19,7 @@ from fulcra_utils.systems.compass.countries import (
     match_rankings,
     nearest_countries,
 )
+from fulcra_utils.systems.compass.page import make_section
 from fulcra_utils.systems.compass.scores import (
     CompassError,
     ModelScores,
@@ -139,6 +140,14 @@ def test_missing_columns_and_rows_are_named(toy):
         stack_scores(pd.DataFrame({"model": ["a"], "prompt": ["b"]}), toy)
     with pytest.raises(CompassError, match="has no rows"):
         stack_scores(make_rows(toy).iloc[:0], toy)
+
+
+def test_only_a_country_with_a_vector_can_be_the_nearest():
+    countries = load_countries()
+    board = make_board("b", countries.theory, make_rows(countries.theory, 20), "hand", n_draws=5)
+    assert countries.placed == ["France", "United Kingdom", "Netherlands"] and "China" in countries.titles
+    assert set(nearest_countries(board, countries).country) <= set(countries.placed)
+    assert make_section(board, countries, {}, 0)["placed"] == countries.placed
 
 
 def test_everything_takes_every_theory(any_theory):
