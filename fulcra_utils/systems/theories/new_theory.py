@@ -15,6 +15,7 @@ from fulcra_utils.stats.comparison import correlate
 from fulcra_utils.theory.theory import Theory, lift_to
 
 BY_WORDS = "the run's evaluator, without labels of this theory"
+SEEN = ", on replies of which it was trained on some, for the test split has too few prompts"
 
 
 def train_first(theory: Theory, dialogues: pd.DataFrame, encoder: str = "tiny", epochs: float = 8,
@@ -61,7 +62,8 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
     """Put two theories on the same replies, each with the nearest labels that there are.
 
     The embedded sample by its labels under both; annotated replies by their labels and, where the second theory is not
-    refined by the first, its definitions; the run's replies by its evaluator, so that both have the same judge. The
+    refined by the first, its definitions; the run's replies by its evaluator, so that both have the same judge. What it
+    judges are replies to test prompts where these are half of `n_prompts` or more, else any, and `sources` say so. The
     sample is left out when it is not labelled under both, annotated replies when there are none but the sample's.
     """
     theories, found = (first, second), []
@@ -71,16 +73,23 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
         found.append(_pair("embedded sample", theories, sample, (sample, others), ["labels of the sample"] * 2))
     real = dialogues[(dialogues["source"] != "sample") & dialogues[list(first.dimensions)].notna().all(axis=1)]
     if len(real):
-        replies = sample_prompts(list_replies(real, real.iloc[:0]), n_prompts, seed)
+        replies, note = _choose_unseen(list_replies(real, real.iloc[:0]), n_prompts, seed)
         lifted = lift_to(split_dimensions(replies, first), first, second)
-        other, source = (score_theories(replies, [second], evaluator)[0], BY_WORDS) if lifted is None else (
+        other, source = (score_theories(replies, [second], evaluator)[0], BY_WORDS + note) if lifted is None else (
             pd.DataFrame(lifted, columns=second.dimensions), f"means of the {first.name} labels")
         found.append(_pair("annotated replies", theories, replies, (replies, other),
                            ["labels of the annotated dialogues", source]))
-    replies = sample_prompts(list_replies(dialogues, scored), n_prompts, seed)
+    replies, note = _choose_unseen(list_replies(dialogues, scored), n_prompts, seed)
     taught = pd.concat([dialogues, scored])[list(first.dimensions)].notna().any(axis=None)
-    how = ["the run's evaluator" if taught and evaluator.is_taught(t) else BY_WORDS for t in theories]
+    how = [("the run's evaluator" if taught and evaluator.is_taught(t) else BY_WORDS) + note for t in theories]
     return [*found, _pair("replies of the run", theories, replies, score_theories(replies, theories, evaluator), how)]
+
+
+def _choose_unseen(replies: pd.DataFrame, n_prompts: int, seed: int) -> tuple[pd.DataFrame, str]:
+    """Return replies to test prompts where there are half of `n_prompts`, else to any, and what is said then."""
+    test = replies[replies["split"] == "test"]
+    is_enough = test["prompt"].nunique() >= n_prompts / 2
+    return sample_prompts(test if is_enough else replies, n_prompts, seed), "" if is_enough else SEEN
 
 
 def _pair(name: str, theories: Sequence[Theory], replies: pd.DataFrame, tables: Sequence, how: Sequence) -> Pairing:

@@ -245,6 +245,16 @@ def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
     assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.describe_cross(table)
 
 
+@pytest.mark.parametrize(("n_prompts", "is_new"), [(6, True), (10_000, False)])
+def test_theories_are_compared_on_replies_that_trained_nothing_where_there_are_enough(sample, n_prompts, is_new):
+    first, second = load_theory("schwartz10"), load_theory("gpla5")
+    real, tests = sample.assign(source="a file"), set(sample.prompt[sample.split == "test"])
+    assert len(tests) > 3
+    for pairing in new_theory.pair_theories(first, second, real, sample.iloc[:0], FakeEvaluator(first), n_prompts)[-2:]:
+        assert (set(pairing.replies.prompt) <= tests) == is_new
+        assert ("trained on" in pairing.describe()) != is_new
+
+
 def test_annotated_replies_bring_their_own_labels(sample):
     first, real = load_theory("moral_foundations"), sample.head(60).assign(source="a file")
     real = real.assign(**dict.fromkeys(first.dimensions, 1.0))
