@@ -181,12 +181,17 @@ def check_signs(known: pd.DataFrame, means: Mapping[tuple, float]) -> pd.DataFra
 
 
 def measure_agreement(scores: np.ndarray, subjects: Sequence[str], clusters: Sequence) -> tuple[float, float, float]:
-    """Return in which share of single scores (P, D) the sign is that of the subject's mean, low, high (over clusters).
+    """Return in which share of single scores (P, D) the sign is that of the mean of the subject's others, low, high.
+
+    A score without others is left out; the interval is over clusters.
 
     >>> measure_agreement(np.array([[1.0], [1.0], [-0.5]]), ["a"] * 3, [0, 1, 2])[0].round(2)
     np.float64(0.67)
+    >>> measure_agreement(np.array([[1.0], [-0.5], [-2.0]]), ["a", "a", "b"], [0, 1, 2])[0]
+    np.float64(0.0)
     """
-    means = average_scores(scores, subjects).loc[list(subjects)].to_numpy()
-    known = np.isfinite(scores)
-    hits = (known & (np.sign(scores) == np.sign(means))).sum(axis=1)
+    by_subject = pd.DataFrame(scores).groupby(pd.Series(list(subjects)))
+    others, n_others = by_subject.transform("sum") - np.nan_to_num(scores), by_subject.transform("count").to_numpy() - 1
+    known = np.isfinite(scores) & (n_others > 0)
+    hits = (known & (np.sign(scores) == np.sign(others.to_numpy()))).sum(axis=1)
     return tuple(x[0] for x in share_interval(hits, known.sum(axis=1), np.asarray(clusters)))
