@@ -23,6 +23,7 @@ from fulcra_utils.systems.discovery.measurement import WORDS
 from fulcra_utils.theory.theory import FILLERS, list_theories, load_theory, split_words
 
 LONGEST = 3     # words of a value; a longer piece of a list is prose
+OPENERS = {"sure", "certainly", "of course", "absolutely", "yes", "no", "ok", "okay", "thanks", "thank you"}
 NEAR = 0.7      # the least cosine at which two values of like names are one
 
 
@@ -59,14 +60,15 @@ def parse_words(reply: str) -> list[str]:
     []
     """
     pieces = []
-    for line in reply.splitlines():
-        if line.rstrip("* ").endswith(":"):
+    for entry in re.split(r"\n|\s(?=\(?\d+[.)]\s)|\s(?=[*•·]\s)", reply):    # lines, and numbers and bullets within
+        if entry.rstrip("* ").endswith(":"):
             continue
-        line = re.split(r":\s|\s[-–—]\s", re.sub(r"^\s*(?:[-*•·]|\(?\d+[.)])\s*", "", line))[0]
-        pieces += re.split(r"[,;/]|\band\b", line.replace("*", ""))
+        entry = re.split(r":\s|\s[-–—]\s", re.sub(r"^\s*(?:[-*•·]|\(?\d+[.)])\s*", "", entry))[0]
+        pieces += re.split(r"[,;/&]|[.!?](?:\s|$)|\band\b", entry.replace("*", ""))
     words = [re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", piece.casefold()) for piece in pieces]
     return [" ".join([*piece[:-1], simplemma.lemmatize(piece[-1], lang="en")]) for piece in words
-            if 0 < len(piece) <= LONGEST and not {"i", "me", "my", "you", "am", "is", "are", "the", "a"} & set(piece)]
+            if 0 < len(piece) <= LONGEST and not {"i", "me", "my", "you", "am", "is", "are", "the", "a"} & set(piece)
+            and " ".join(piece) not in OPENERS]
 
 
 def count_words(replies: pd.DataFrame) -> tuple[pd.DataFrame, int]:

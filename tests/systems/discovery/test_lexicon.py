@@ -10,6 +10,9 @@ from fulcra_utils.systems.discovery import lexicon
 @pytest.mark.parametrize(("reply", "words"), [
     ("", []), ("Sure! Here is what I, as a model, think about values in general.", []),
     ("honesty, respect, and loyalty", ["honesty", "respect", "loyalty"]),
+    ("Honesty. Kindness. Respect.", ["honesty", "kindness", "respect"]), ("Sure, care.", ["care"]),
+    ("1. Honesty 2. Kindness", ["honesty", "kindness"]), ("Care/fairness & calm", ["care", "fairness", "calm"]),
+    ("Values: 1) Care: I help. Never lie. 2) Joy • Calm", ["care", "joy", "calm"]),
     ("- Duties: what I owe\n* Happiness\n(3) open-mindedness", ["duty", "happiness", "open-mindedness"]),
     ("1) Justice – for all\n2) Virtues", ["justice", "virtue"]), ("My values:\nEthics\n**Words:**", ["ethics"])])
 def test_words_of_a_list_are_read_and_prose_is_not(reply, words):
