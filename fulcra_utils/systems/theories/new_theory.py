@@ -103,8 +103,9 @@ def describe_cross(table: pd.DataFrame) -> str:
     known = table.dropna(subset=["r"])
     if known.empty:
         return "No pair of dimensions varies on these replies, so nothing can be correlated."
-    top = known.loc[known.r.abs().idxmax()]
-    if known.low.isna().all():
+    sized = known.dropna(subset=["low"])
+    top = known.loc[(sized if len(sized) else known).r.abs().idxmax()]
+    if sized.empty:
         return (f"Most alike: {top['first']} and {top['second']} ({top.r:.2f}), on too few prompts for an interval: no "
                 "pair can be said to differ from 0.")
     sure = (known.p_adjusted < 0.05).sum()

@@ -281,6 +281,9 @@ def test_what_goes_together_is_said_with_its_doubt():
         "Most alike: a and b (0.50, 0.40 to 0.60). Sure to differ from 0, corrected for their number: 1 of 1 pairs.")
     assert "0 of 1 pairs" in new_theory.describe_cross(pd.DataFrame(row | {"p_adjusted": [0.2]}))
     assert "too few prompts" in new_theory.describe_cross(pd.DataFrame(row | {"low": [np.nan], "high": [np.nan]}))
+    rare = pd.concat([pd.DataFrame(row), pd.DataFrame(row | {"r": [1.0], "low": [np.nan], "high": [np.nan]})],
+                     ignore_index=True)
+    assert "a and b (0.50, 0.40 to 0.60)" in new_theory.describe_cross(rare), "one with an interval, where there is one"
     assert "nothing can be correlated" in new_theory.describe_cross(pd.DataFrame(row | {"r": [np.nan]}))
     assert "cannot be compared here" in between.describe_prediction(pd.DataFrame(), pd.DataFrame())
 
