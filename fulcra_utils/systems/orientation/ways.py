@@ -117,7 +117,8 @@ def compare_ways(ways: Mapping[str, np.ndarray], values: Sequence[str], n_draws:
                  ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare the profiles of several ways to ask one model: `profiles` and `pairs`, with intervals over units.
 
-    profiles: way, value, mean, low, high, in standard deviations of the way's own profile. pairs: first, second, r,
+    profiles: way, value, mean, low, high (nan for a value of one unit), in standard deviations of the way's own
+    profile. pairs: first, second, r,
     low, high, and disattenuated (r over the root of both reliabilities, at most 1; nan without these) with ends, for
     which the reliabilities count as known (Hunter & Schmidt 2004): where these are low, the interval is too narrow.
     """
@@ -127,7 +128,8 @@ def compare_ways(ways: Mapping[str, np.ndarray], values: Sequence[str], n_draws:
         samples = draw_rows(np.arange(len(units)), n_draws, seed + len(drawn))
         drawn[way] = np.array([mean_known(units[places], 0) for places in samples] or [profile * np.nan] * n_draws)
         reliable[way], known = split_units(units, seed), profile[np.isfinite(profile)]
-        ends, spread = (profile, *take_interval(drawn[way])), (known.std() if len(known) else 0) or np.nan
+        several = np.where(np.isfinite(units).sum(axis=0) > 1, 1, np.nan)     # draws of one unit are all alike
+        ends, spread = (profile, *take_interval(drawn[way] * several)), (known.std() if len(known) else 0) or np.nan
         rows += [(way, *row) for row in zip(values, *((x - known.mean()) / spread if len(known) else x for x in ends),
                                             strict=True)]
     pairs = []

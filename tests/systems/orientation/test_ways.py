@@ -116,6 +116,8 @@ def test_profiles_that_agree_but_for_noise_correlate_1_without_it():
 
 def test_without_values_or_units_there_is_a_gap():
     nothing = np.full((3, 4), np.nan)
+    profiles, _ = ways.compare_ways({"stated": np.array([[1, np.nan, 3], [2, 1, np.nan], [0, np.nan, 4]])}, "abc", 50)
+    assert profiles.low.isna().tolist() == profiles.high.isna().tolist() == [False, True, False]
     _, pairs = ways.compare_ways({"stated": nothing, "chosen": np.ones((1, 4))}, list("abcd"), 5)
     assert pairs.drop(columns=["first", "second"]).isna().all(axis=None)
     assert np.isnan(ways.split_units(np.ones((4, 5))))
