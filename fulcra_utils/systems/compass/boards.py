@@ -54,7 +54,9 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
                   if table is not None]
         found += [("evaluator" if is_labelled and evaluator.is_taught(t) else "by definitions", own, t, table) for
                   t, table in zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True)]
-    boards = [make_board(f"{t.name}, {how}{own}", t, table, WAYS[how], how == "released scores", n_draws, seed)
+    is_public = (dialogues.filter(["source"]) != "sample").any(axis=None)     # else the sample, or a file of one's own
+    told = WAYS | {"annotators' labels": WAYS["public labels" if is_public else "annotators' labels"]}
+    boards = [make_board(f"{t.name}, {how}{own}", t, table, told[how], how == "released scores", n_draws, seed)
               for how, own, t, table in found]
     return [board for board in boards if board is not None], left_out
 

@@ -28,7 +28,7 @@ from fulcra_utils.systems.compass.scores import Board, CompassError, make_board
 
 PAGE = DATA / "page"
 MAX_BYTES = 5_000_000
-LABELS, PEOPLE = "annotators' labels", "annotated replies, by people"   # end of the board's name, its row on others
+LABELS, PEOPLE = "annotators' labels", "annotated replies"   # end of the board's name, its row on others
 
 
 def make_section(board: Board, countries: Countries, presets: Mapping[str, np.ndarray], seed: int,
@@ -69,7 +69,7 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
 
 
 def pool_labels(boards: Sequence[Board], seed: int = 2023) -> Board | None:
-    """Put all replies that people labelled together as one row; None without a board of annotators' labels."""
+    """Put all annotated replies together as one row; None without a board of annotators' labels."""
     labels = next((board for board in boards if board.name.endswith(LABELS)), None)
     return labels and make_board(PEOPLE, labels.theory, labels.replies.assign(model=PEOPLE), labels.scored_by,
                                  n_draws=200, seed=seed)
@@ -89,8 +89,8 @@ def publish_page(path: str | Path, boards: Sequence[Board], countries: Countries
     """Write the page with one section per board (the first is shown at the start), whole or not at all.
 
     `others` are the countries of boards, by name, that have their own: the boards of others, on another scale. Beside
-    ours stand people's labels under the same theory. Replies, if any, are shortened until the page weighs at most 5 MB;
-    a page that is too heavy even so is a CompassError.
+    ours stand annotators' labels under the same theory. Replies, if any, are shortened until the page weighs at most
+    5 MB; a page that is too heavy even so is a CompassError.
     """
     sections, others, people = [], others or {}, pool_labels(boards, seed)
     for board in boards:

@@ -182,6 +182,10 @@ def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
     assert "newcomer" in by_name["schwartz10, evaluator"].scores.models and fake.passes == 1
     assert len(left_out) == 1 and "style-mentor" in left_out[0]
     assert by_name["schwartz10, evaluator"].scores.same_prompts, "compared on the ten shared prompts alone"
+    assert "by people" not in boards[0].scored_by, "who labelled a file is known of the public one alone"
+    public, *_ = leaderboard.collect_boards(theory, sample.assign(source="trustworthy_data"), sample.iloc[:0], fake, [],
+                                            tmp_path / "none", n_draws=20)[0]
+    assert "in the public file by people" in public.scored_by
     boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"],
                                            tmp_path / "none", n_draws=20)
     assert [b.name for b in boards][1:] == ["moral_foundations, sample labels", "schwartz10, evaluator"]
