@@ -39,7 +39,8 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     that of the map; `people` (`pool_labels`) is a last row that has no rank.
     """
     scores, theory, draws = board.scores, board.theory, board.draws[:200]
-    models, means, n_prompts, replies = scores.models, scores.means, scores.n_answered, board.replies
+    models, means, n_prompts = scores.models, scores.means, scores.n_answered
+    replies = board.replies[board.replies.prompt.isin(scores.prompts)]      # the others count for no number
     notes = [board.scored_by, *scores.notes]
     notes += [f"Prompts and scoring are the same for all {len(models)} models ({len(scores.prompts)} prompts)."
               ] * scores.same_prompts

@@ -411,6 +411,14 @@ def test_long_replies_are_cut_and_three_at_most_stand_behind_a_cell():
     assert section["replies"].groupby(["model", "dimension"]).size().max() == 3
 
 
+def test_replies_of_prompts_that_count_for_no_number_are_not_shown(toy):
+    rows = make_replies(toy, 2, 9)
+    rows.loc[rows.prompt == "prompt 0", list(toy.dimensions)] = 1.0
+    board = make_board("mine, made up", toy, rows[~rows.index.isin([0])], "By hand.", n_draws=20)
+    shown = make_section(board, load_countries(), {}, 0)["replies"]
+    assert len(board.scores.prompts) == 8 and "prompt 0" not in set(shown.prompt) and len(shown)
+
+
 def test_replies_behind_a_cell_are_the_strongest(toy):
     rows, name = make_replies(toy, 2, 30), toy.dimensions[0]
     picked = pick_replies(rows, toy.dimensions, n=3)
