@@ -27,7 +27,7 @@ from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
 LEADING, TRAILING = 4, 3   # how many values the published findings call leading and trailing
-MIN_SHARED = 10   # prompts that an added model must share with the run's models to be compared on these alone
+MIN_SHARED = 10   # prompts, or half of the most, that an added model must share with the run's to be compared on these
 WAYS = yaml.safe_load((DATA / "page" / "boards.yaml").read_text(encoding="utf-8"))  # what is said of each
 
 
@@ -38,9 +38,9 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
 
     `dialogues` and `scored` are the run's tables; the evaluator scores the replies to `n_prompts` prompts under the
     run's theory and `theories`, where the sample has no labels for them. `folder` holds files of further models'
-    replies (see `read_models`): those that answered prompts of the run stand beside its models on these prompts alone,
-    others on boards of their own. Released scores come first, then annotators' labels, then labels of the sample, then
-    the evaluator under each theory.
+    replies (see `read_models`): those that answered `MIN_SHARED` prompts of the run, and half as many as the added
+    model with the most, stand beside its models on these prompts alone, others on boards of their own. Released scores
+    come first, then annotators' labels, then labels of the sample, then the evaluator under each theory.
     """
     added, left_out = read_models(folder, theory)
     theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
@@ -127,6 +127,8 @@ def _group_models(replies: pd.DataFrame, added: pd.DataFrame, left_out: list[str
     is_shared = added["prompt"].isin(clusters.index)
     n_shared = added[is_shared].groupby("model")["prompt"].nunique()
     is_near = added["model"].isin(n_shared.index[n_shared >= max(MIN_SHARED, n_shared.max() / 2)])
+    left_out += [f"{model} beside the run's models: it answered {n} of their prompts, another one {n_shared.max()}."
+                 for model, n in n_shared[n_shared >= MIN_SHARED].items() if n < n_shared.max() / 2]
     near, far, groups = added[is_near & is_shared], added[~is_near], {}
     if len(near):
         beside = pd.concat([replies[replies["prompt"].isin(near["prompt"])], near])

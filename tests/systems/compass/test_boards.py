@@ -123,6 +123,20 @@ def test_a_model_with_other_prompts_spoils_no_board(tmp_path):
     assert left_out == ["large: a model of this name stands already among the run's; rename the file."]
 
 
+def test_an_added_model_that_shares_far_fewer_prompts_than_another_is_named(tmp_path):
+    drop(tmp_path, "many", [f"p{k}" for k in range(60)])
+    drop(tmp_path, "some", [f"p{k}" for k in range(12)])
+    boards, left_out = collect(tmp_path, 50)
+    assert boards["evaluator"].models == ("large", "larger", "many")
+    assert boards["evaluator, other prompts"].models == ("large", "larger", "some")
+    assert left_out == ["some beside the run's models: it answered 12 of their prompts, another one 60."]
+
+
+def test_an_added_model_of_few_prompts_is_named_for_want_of_intervals(tmp_path):
+    drop(tmp_path, "tiny", ["p1", "p2"])
+    assert collect(tmp_path, 50)[1] == ["intervals of tiny: it answered 2 prompts, fewer than 5."]
+
+
 def test_draws_of_an_added_models_own_prompt_are_one_cluster(tmp_path):
     drop(tmp_path, "stranger", [f"own {k}" for k in range(6)] * 20)
     boards, _ = collect(tmp_path, 50)
