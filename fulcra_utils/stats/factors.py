@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment, minimize
 from statsmodels.multivariate.factor import Factor
 from statsmodels.multivariate.factor_rotation import rotate_factors
 
+from fulcra_utils.stats.probes import permute_clusters
 from fulcra_utils.stats.resampling import draw_rows, take_interval
 
 CASES = 5       # cases a free parameter: below, a confirmatory fit is not estimated (Bentler & Chou 1987)
@@ -53,11 +54,19 @@ def measure_partials(correlations: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def count_factors(rows: np.ndarray, n_draws: int = 100, seed: int = 0) -> tuple[pd.DataFrame, dict[str, int]]:
+def shuffle_columns(rows: np.ndarray, clusters: Sequence | None, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle each column of rows (N, D) on its own; whole clusters (N,) where given, for their rows are alike."""
+    if clusters is None:
+        return rng.permuted(rows, axis=0)
+    return np.take_along_axis(rows, permute_clusters(np.asarray(clusters), rows.shape[1], rng).T, axis=0)
+
+
+def count_factors(rows: np.ndarray, n_draws: int = 100, seed: int = 0,
+                  clusters: Sequence | None = None) -> tuple[pd.DataFrame, dict[str, int]]:
     """Say how many factors rows (N, D) hold: a row a component (eigenvalue, null, partials), and the three answers.
 
-    `null` is the 95 % quantile of the eigenvalues of as many rows with each column shuffled on its own. parallel: how
-    many eigenvalues from the first on exceed it (Horn 1965, Glorfeld 1995). map: `measure_partials`, 0 where nothing
+    `null` is the 95 % quantile of the eigenvalues of as many rows that `shuffle_columns` gives. parallel: how many
+    eigenvalues from the first on exceed it (Horn 1965, Glorfeld 1995). map: `measure_partials`, 0 where nothing
     but the correlations themselves is smaller. scree: those before the sharpest bend (acceleration factor, Raîche et
     al. 2013), at least 1.
 
@@ -67,7 +76,8 @@ def count_factors(rows: np.ndarray, n_draws: int = 100, seed: int = 0) -> tuple[
     """
     correlations, rng = correlate_values(rows), np.random.default_rng(seed)
     size = np.linalg.eigvalsh(correlations)[::-1]
-    drawn = [np.linalg.eigvalsh(np.corrcoef(rng.permuted(rows, axis=0), rowvar=False))[::-1] for _ in range(n_draws)]
+    drawn = [np.linalg.eigvalsh(np.corrcoef(shuffle_columns(rows, clusters, rng), rowvar=False))[::-1]
+             for _ in range(n_draws)]
     null, partials = np.quantile(drawn, 0.95, axis=0), measure_partials(correlations)
     table = pd.DataFrame({"component": np.arange(1, len(size) + 1), "eigenvalue": size, "null": null,
                           "partials": np.append(partials, np.nan)})

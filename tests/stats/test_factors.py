@@ -89,6 +89,15 @@ def test_noise_holds_no_factor_and_its_first_eigenvalue_is_the_known_one():
     assert table.eigenvalue.sum() == pytest.approx(50)
 
 
+def test_clusters_whose_rows_are_alike_hold_no_factor():
+    """Columns without any connection, but 30 clusters of 20 like rows each: as many subjects as clusters."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.normal(size=(30, 12)), 20, axis=0) + 0.1 * rng.normal(size=(600, 12))
+    single, whole = (factors.count_factors(rows, 40, clusters=clusters)[1]["parallel"]
+                     for clusters in (None, np.repeat(np.arange(30), 20)))
+    assert single >= 3 and whole == 0
+
+
 def test_congruence_by_hand():
     """Σ xy / sqrt(Σ x² Σ y²) of (.8, .6) and (.6, .8) is .96."""
     assert factors.measure_congruence(np.array([[.8], [.6]]), np.array([[.6], [.8]]))[0, 0] == pytest.approx(0.96)

@@ -28,6 +28,7 @@ from fulcra_utils.stats.factors import (
     fit_factors,
     match_factors,
     measure_congruence,
+    shuffle_columns,
 )
 from fulcra_utils.stats.resampling import draw_rows, take_interval
 from fulcra_utils.stats.structure import cronbach_alpha, mcdonald_omega
@@ -170,7 +171,7 @@ def find_system(rows: np.ndarray, values: Sequence[str], clusters: Sequence, n_f
     1
     """
     rows = np.asarray(rows, float)
-    counts, numbers = count_factors(rows, max(n_draws, 20), seed)
+    counts, numbers = count_factors(rows, max(n_draws, 20), seed, clusters)
     n = min(max(n_factors or numbers["parallel"], 1), len(values) - 1)
     factors = fit_factors(rows, n, rotation)
     size = np.abs(factors.loadings)
@@ -185,8 +186,8 @@ def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, gr
     congruence with the one that varimax gives; and what `compare_halves` says for each of `groups`, name to a label a
     row.
 
-    Values that load below 0 are turned. `null` is the 95 % quantile of alpha when rows are shuffled, each value on its
-    own. nan with fewer than two values (alpha) or three (omega).
+    Values that load below 0 are turned. `null` is the 95 % quantile of alpha when whole clusters are shuffled, each
+    value on its own. nan with fewer than two values (alpha) or three (omega).
     """
     z, rng = (rows - rows.mean(axis=0)) / rows.std(axis=0), np.random.default_rng(seed)
     found = []
@@ -195,7 +196,7 @@ def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, gr
         enough = items.shape[1] > 1
         low, high = take_interval([cronbach_alpha(items[places]) for places in
                                    draw_rows(np.asarray(clusters), n_draws, seed)]) if enough else (np.nan, np.nan)
-        null = [cronbach_alpha(rng.permuted(items, axis=0)) for _ in range(n_draws)] if enough else np.nan
+        null = [cronbach_alpha(shuffle_columns(items, clusters, rng)) for _ in range(n_draws)] if enough else np.nan
         found.append((name, items.shape[1], cronbach_alpha(items) if enough else np.nan, low, high,
                       np.quantile(null, 0.95), mcdonald_omega(items)))
     table = pd.DataFrame(found, columns=["factor", "n_values", "alpha", "low", "high", "null", "omega"])
