@@ -59,7 +59,7 @@ def judge_by_evaluator(evaluator: ValueEvaluator, principles: Sequence[Principle
     named = evaluator.for_theory(name_values([one.values[0] for one in principles], rules))
 
     def read(stories: list[Story], texts: list[str]) -> np.ndarray:
-        cells = named.predict_proba([one.setting for one in stories], _end_sentences(stories, texts))
+        cells = named.predict_proba(*_show_stories(stories, texts))
         return cells[np.arange(len(texts)), [rules.index(one.principle.principle) for one in stories], 0]
     label = digest(evaluator, named.config.definitions, has_bf16() and SHAPE, digest_code(judge_by_evaluator))
     return Judge(label, read)
@@ -70,8 +70,8 @@ def judge_by_language_model(teller: LocalTeller, principles: Sequence[Principle]
     judges = {one: LanguageJudge(*teller.chat, name_values(one.values[:1], [one.principle])) for one in principles}
 
     def read(stories: list[Story], texts: list[str]) -> list[float]:
-        return [judges[one.principle].predict_proba([one.setting], [told])[0, 0, 0]
-                for one, told in zip(stories, _end_sentences(stories, texts), strict=True)]
+        return [judges[one.principle].predict_proba([setting], [told])[0, 0, 0]
+                for one, setting, told in zip(stories, *_show_stories(stories, texts), strict=True)]
     return Judge(digest(teller.label, [repr(one) for one in principles], digest_code(judge_by_language_model)), read)
 
 
@@ -94,8 +94,10 @@ def judge_by_example(judge: Judge, encoder: Encoder, stories: Sequence[Story], t
     return Judge(label, lambda stories, texts: fitted.predict_proba(measure(stories, texts))[:, 1])
 
 
-def _end_sentences(stories: Sequence[Story], texts: Sequence[str]) -> list[str]:
-    return [f"{one.opening} {text}".strip() for one, text in zip(stories, texts, strict=True)]
+def _show_stories(stories: Sequence[Story], texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what a judge reads: settings as the principles have them, for an edit is no completion, and sentences."""
+    return ([one.principle.setting if one.opening else one.setting for one in stories],
+            [f"{one.opening} {text}".strip() for one, text in zip(stories, texts, strict=True)])
 
 
 class Told(NamedTuple):

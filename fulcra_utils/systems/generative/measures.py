@@ -65,8 +65,7 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
                                             threshold, k), 0) for _ in range(n_draws if n_places > 1 else 0)]
         ends = *mean_paired(found, n_draws, seed), *take_interval(np.reshape(again, (-1, len(METRICS))))
         n, empty = int(np.isfinite(found[:, 2]).sum()), int(np.isnan(p).sum())
-        rows += [(condition, name, *numbers, n, empty)
-                 for name, *numbers in zip(METRICS, *ends, strict=True)]
+        rows += [(condition, name, *numbers, n, empty) for name, *numbers in zip(METRICS, *ends, strict=True)]
     return pd.DataFrame(rows, columns=["condition", "metric", "value", "low", "high", "low_k", "high_k", "n",
                                        "n_empty"])
 

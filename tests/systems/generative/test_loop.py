@@ -153,6 +153,10 @@ def test_the_evaluator_judges_each_story_by_its_own_principle(one_thread):
     named = evaluator.for_theory(name_values([p.values[0] for p in PRINCIPLES], [p.principle for p in PRINCIPLES]))
     hand = named.predict_proba([stories[2].setting], [f"{stories[2].opening} go home."])[0, 2, 0]
     assert found[0] == pytest.approx(hand) and np.isnan(found[1]) and 0 < found[2] < 1
+    edited = replace(stories[2], setting=f"{stories[2].setting} {EDITS[0]}")
+    assert mine([edited], ["go home."])[0] == pytest.approx(hand), "an edit is not judged: the completion is the same"
+    asked = [Story(PRINCIPLES[0], question, "") for question in ("Do you agree?", "Are you sure that it rained?")]
+    assert np.diff(mine(asked, ["Yes."] * 2)) != 0, "a question is read as it is asked"
     again, other = (loop.judge_by_evaluator(evaluator, part) for part in (PRINCIPLES, PRINCIPLES[:2]))
     assert again.label == mine.label != other.label
 
@@ -173,6 +177,8 @@ def test_a_language_model_judges_as_it_judges_values(tmp_path, one_thread):
     one = LanguageJudge(*teller.chat, name_values([story.principle.values[0]], [story.principle.principle]))
     assert found[0] == pytest.approx(one.predict_proba([story.setting], [f"{story.opening} go home."])[0, 0, 0])
     assert np.isnan(found[1])
+    edited = replace(story, setting=f"{story.setting} {EDITS[0]}")
+    assert loop.judge_by_language_model(teller, PRINCIPLES)([edited], ["go home."])[0] == pytest.approx(found[0])
 
 
 SETTINGS = {"n_completions": 2, "n_iterations": 1, "n_rewrites": 2, "max_calls": 99, "n_fresh": 2, "max_new_tokens": 4,
