@@ -125,16 +125,17 @@ def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quali
     """Return each condition's APV, measured and corrected for the judge's error: condition, measured, value, low, high.
 
     The interval draws principles and labelled completions again, independently of each other. nan where the judge's
-    error is not known: in a condition that is not among those `labelled`, and where the whole interval lies outside
-    [0, 1], so that the judge must err there in another way than on what was labelled.
+    error is not known: in a condition that is not among those `labelled`, where the judge may be no better than chance
+    (balanced accuracy with a low end of .5 or less), and where the corrected share lies outside [0, 1], so that the
+    judge errs there in another way than on what was labelled.
     """
-    point, rows = quality.set_index("measure").value, []
+    point, rows = quality.set_index("measure"), []
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, 1)[:, 2]
         again = bootstrap_means(found, np.arange(len(found)), len(draws), seed + 1)[:, 0]
         share = mean_known(found)
-        value = correct_share(share, point["sensitivity"], point["specificity"])
-        low, high = take_interval(correct_share(again, *draws.T))
-        fits = condition in labelled and high >= 0 and low <= 1
-        rows.append((condition, share, *(np.clip((value, low, high), 0, 1) if fits else [np.nan] * 3)))
+        value = correct_share(share, *point.value[["sensitivity", "specificity"]])
+        ends = np.clip(take_interval(correct_share(again, *draws.T)), 0, 1)
+        fits = condition in labelled and point.low["balanced accuracy"] > 0.5 and 0 <= value <= 1
+        rows.append((condition, share, *((value, *ends) if fits else [np.nan] * 3)))
     return pd.DataFrame(rows, columns=["condition", "measured", "value", "low", "high"])

@@ -63,14 +63,19 @@ def test_the_judge_is_measured_where_both_readings_agree():
     assert (perfect.value == 1).all() and (perfect.low[:2] < 0.6).all(), "few that are all right prove little"
 
 
+def tell_quality(*value, low=0.55):
+    return pd.DataFrame({"measure": ["sensitivity", "specificity", "balanced accuracy"], "value": [*value, np.nan],
+                         "low": low})
+
+
 def test_a_perfect_judge_is_not_corrected_and_its_error_widens_nothing():
-    quality = pd.DataFrame({"measure": ["sensitivity", "specificity"], "value": [1.0, 1.0]})
+    quality = tell_quality(1.0, 1.0)
     table = measures.correct_violations({"a": P[:2]}, 0.5, quality, np.ones((100, 2)), {"a"})
     assert table.value[0] == table.measured[0] == 0.25
 
 
 def test_a_share_is_no_certainty_where_the_judges_error_cannot_hold():
-    quality = pd.DataFrame({"measure": ["sensitivity", "specificity"], "value": [0.69, 0.61]})
+    quality = tell_quality(0.69, 0.61)
     draws = np.random.default_rng(1).normal((0.69, 0.61), 0.05, (500, 2))
     few, some = np.zeros((20, 40)), np.zeros((20, 40))
     few[:, :2], some[:, :20] = 1, 1     # .05, far below the false alarms of .39, and .5
@@ -79,6 +84,16 @@ def test_a_share_is_no_certainty_where_the_judges_error_cannot_hold():
     assert table.loc[["few", "new"], ["value", "low", "high"]].isna().all(axis=None)
     assert 0 <= table.low["some"] < table.value["some"] < table.high["some"] <= 1
     assert table.measured["few"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("low", "n_hits", "is_given"), [(0.51, 20, True), (0.5, 20, False), (0.51, 14, False)])
+def test_nothing_is_corrected_by_a_judge_that_may_guess_or_beyond_what_a_share_can_be(low, n_hits, is_given):
+    """Of 40, 20 are more than the false alarms of .39 explain, 14 (.35) are fewer: below 0, though not for sure."""
+    draws, p = np.random.default_rng(1).normal((0.69, 0.61), 0.05, (500, 2)), np.zeros((20, 40))
+    p[:, :n_hits] = 1
+    table = measures.correct_violations({"a": p}, 0.5, tell_quality(0.69, 0.61, low=low), draws, {"a"})
+    assert table[["value", "low", "high"]].notna().all(axis=None) == is_given
+    assert table[["value", "low", "high"]].isna().all(axis=None) != is_given
 
 
 def test_the_committed_labels_are_whole():
