@@ -2,6 +2,7 @@
 
 import nbformat
 
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.runs.pipeline import run_notebook
 
 PARAMETERS = 'profile = "quick"\ntheory = "schwartz10"\nrun_dir = ""\nn = 1  # rows'
@@ -17,3 +18,11 @@ def make_notebook(folder, *cells, tag="parameters", first=PARAMETERS):
 
 def run_it(path, tmp_path, **parameters):
     return run_notebook(str(path), run_dir=tmp_path / "run", parameters=parameters, progress=False)
+
+
+def run_cell(name, holds, **names):
+    """Run the one code cell of a notebook of ours that holds these words, and return all names after it."""
+    book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    cell, = (cell for cell in book.cells if cell.cell_type == "code" and holds in cell.source)
+    exec(compile(cell.source, name, "exec"), names)
+    return names

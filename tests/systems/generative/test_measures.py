@@ -5,7 +5,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from small_notebooks import run_cell
 
+from fulcra_utils.runs.claims import judge_claims, load_reported
 from fulcra_utils.systems.generative import measures
 from fulcra_utils.systems.generative.principles import read_principles
 
@@ -104,3 +106,20 @@ def test_the_committed_labels_are_whole():
     assert (table.groupby("principle").half.nunique() == 1).all() and set(table.half) == {"tune", "measure"}
     agreed = table[table["first"] == table["second"]]
     assert (agreed.violates == (agreed["first"] == "violates")).all()
+
+
+@pytest.mark.parametrize(("low", "evr", "verdicts", "whys"), [
+    (0.5, 0.9, ["not comparable"] * 3, ["the judge may be no better than chance"] * 3),
+    (0.51, 1.0, ["reproduced", "reproduced", "not comparable"], ["", "", "both shares are 1: nothing can differ"]),
+    (0.51, 0.9, ["reproduced", "reproduced", "differs"], ["", "", ""])])
+def test_notebook_10_gives_no_verdict_by_a_judge_that_may_guess_nor_where_nothing_can_differ(low, evr, verdicts, whys):
+    def compare(ours):
+        table = judge_claims(ours, load_reported())
+        assert table.verdict.tolist() == verdicts and table.ours.tolist() == [0.2] * 3
+        assert all(said.startswith(why) for said, why in zip(table.why, whys, strict=True))
+
+    pairs = [("evolved − static", "APV"), ("evolved − placebo", "APV"), ("instructed − evolved", "EVR")]
+    gains = pd.DataFrame(pairs, columns=["comparison", "metric"]).assign(value=0.2, low=0.1, high=0.3)
+    summary = pd.DataFrame({"condition": ["evolved", "instructed"], "metric": "EVR", "value": evr})
+    run_cell("10_generative_evaluation", "run.compare(", pd=pd, gains=gains, summary=summary, chosen="mine",
+             found=pd.DataFrame({"low": [low]}, ["mine"]), run=type("Run", (), {"compare": staticmethod(compare)}))
