@@ -15,7 +15,7 @@ from fulcra_utils.alignment.selection import measure_commonness
 from fulcra_utils.dataset.texts import ENGLISH
 from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.stats.comparison import adjust_p
-from fulcra_utils.stats.resampling import bootstrap_crossed, bootstrap_means, summarise_draws, take_interval
+from fulcra_utils.stats.resampling import bootstrap_crossed, summarise_draws, take_interval
 from fulcra_utils.theory.distance import Scorer, score_towards, value_distance
 from fulcra_utils.theory.targets import Target
 
@@ -79,9 +79,10 @@ def compare_cells(cells: Cells, pairs: Sequence[tuple], measures: Sequence[str],
 def measure_trend(cells: Cells, place: int, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
     """Test for each kind with two doses or more whether a measure rises with the number of pairs, from "none" on.
 
-    Page's test ranks the doses within each prompt (mean over repeats); p is one-sided, p_holm adjusted over the kinds.
-    rho is the mean over prompts of the rank correlation of dose and measure (-1 to 1), which Page's L is a multiple of,
-    low and high are over prompts. One prompt alone has no p.
+    rho is the mean over prompts and repeats of the rank correlation of dose and measure (-1 to 1), which Page's L of
+    these rows is a multiple of; low and high are over prompts and repeats, `bootstrap_crossed`. p is Page's over the
+    prompts' means, one-sided, and takes no account of what prompts share in a repeat; p_holm is adjusted over the
+    kinds. One prompt alone has no p, one repeat no interval.
 
     >>> cells = {("none", 0): np.zeros((4, 1, 1)), ("a", 1): np.ones((4, 1, 1)), ("a", 2): np.full((4, 1, 1), 2.0)}
     >>> measure_trend(cells, 0).rho.tolist()
@@ -90,12 +91,12 @@ def measure_trend(cells: Cells, place: int, n_draws: int = 2000, seed: int = 202
     rows, kinds = [], pd.Series([kind for kind, _ in cells]).value_counts(sort=False)
     for kind in kinds.index[kinds > 1]:
         keys = [NONE, *sorted(key for key in cells if key[0] == kind)]
-        ranks = rankdata(np.column_stack([cells[key][..., place].mean(axis=1) for key in keys]), axis=1)
+        found = np.stack([cells[key][..., place] for key in keys], axis=-1)     # (P, R, doses)
         steps = np.arange(len(keys)) - (len(keys) - 1) / 2
-        rho = ranks @ steps / (steps @ steps)
-        found = summarise_draws(rho.mean(), bootstrap_means(rho, np.arange(len(rho)), n_draws, seed)[:, 0])
-        p = page_trend_test(ranks, ranked=True, method="asymptotic").pvalue if len(ranks) > 1 else np.nan
-        rows.append((kind, len(ranks), len(keys), *found.values(), p))
+        rho = rankdata(found, axis=-1) @ steps / (steps @ steps)
+        ends = summarise_draws(rho.mean(), bootstrap_crossed(rho[..., None], n_draws, seed)[:, 0])
+        p = page_trend_test(found.mean(axis=1), method="asymptotic").pvalue if len(found) > 1 else np.nan
+        rows.append((kind, len(found), len(keys), *ends.values(), p))
     table = pd.DataFrame(rows, columns=["kind", "n", "n_doses", "rho", "low", "high", "p"])
     return table.assign(p_holm=adjust_p(table["p"], "holm"))
 

@@ -70,13 +70,20 @@ def test_the_trend_is_pages_and_rho_its_multiple():
     found = measure_trend(cells, 0, 200).set_index("kind")
     assert found.index.tolist() == ["a", "b"] and found.n_doses.tolist() == [4, 4]
     for kind in "ab":
-        wide = np.column_stack([cells[key].mean(axis=(1, 2)) for key in (NONE, (kind, 1), (kind, 2), (kind, 4))])
-        page = page_trend_test(wide, method="asymptotic")
-        m, n = wide.shape
-        assert found.p[kind] == pytest.approx(page.pvalue)
+        wide = np.stack([cells[key][..., 0] for key in (NONE, (kind, 1), (kind, 2), (kind, 4))], axis=-1)
+        assert found.p[kind] == pytest.approx(page_trend_test(wide.mean(axis=1), method="asymptotic").pvalue)
+        page = page_trend_test(wide.reshape(-1, 4), method="asymptotic")
+        m, n = wide.reshape(-1, 4).shape
         assert found.rho[kind] == pytest.approx(12 * page.statistic / (m * n * (n**2 - 1)) - 3 * (n + 1) / (n - 1))
         assert found.low[kind] < found.rho[kind] < found.high[kind]
     assert found.p_holm["a"] == pytest.approx(2 * found.p["a"])
+
+
+def test_a_trend_of_one_repeat_alone_is_not_sure():
+    """Every prompt rises behind the examples of one repeat and falls behind those of the other: -1, 0 or 1."""
+    cells = {("a" if k else "none", k): np.tile([[[float(k)], [-float(k)]]], (12, 1, 1)) for k in range(3)}
+    found = measure_trend(cells, 0, 200).iloc[0]
+    assert (found.rho, found.low, found.high) == (0, -1, 1)
 
 
 @pytest.mark.parametrize(("steps", "rho", "is_rise"), [((1, 2), 1, True), ((-1, -2), -1, False), ((0, 0), 0, False)])
