@@ -68,6 +68,7 @@ rule dataset_construction:
     output:
         executed("01_dataset_construction"),
         [f"{RUN}/data/{name}.parquet" for name in ("dialogues", "items", "scored", "prompts", "preferences", "splits")],
+        f"{RUN}/data/queue.csv",
     params:
         name="01_dataset_construction",
         settings=settings("01_dataset_construction"),
@@ -197,7 +198,7 @@ rule value_discovery:
 
 rule value_pluralism:
     input:
-        of("09_value_pluralism", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        of("09_value_pluralism", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet", "data/queue.csv"),
         THEORIES,
         f"{DATA}/pluralism.yaml",
         f"{DATA}/discovery.yaml",

@@ -113,7 +113,7 @@ def tree(tmp_path):
     for part in ("Snakefile", "README.md", "pyproject.toml"):
         shutil.copy2(ROOT / part, copy / part)
     tables = ("dialogues", "items", "scored", "prompts", "preferences", "splits")
-    makes = {"01": [f"data/{name}.parquet" for name in tables], "06": ["report/compass.html"]}
+    makes = {"01": ["data/queue.csv", *(f"data/{name}.parquet" for name in tables)], "06": ["report/compass.html"]}
     for path in copy.glob("notebooks/*.ipynb"):
         book = nbformat.read(path, as_version=4)
         parameters = next(c for c in book.cells if "parameters" in c.metadata.get("tags", []))

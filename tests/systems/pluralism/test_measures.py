@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from small_notebooks import run_cell
 
 from fulcra_utils.systems.pluralism import measures
 
@@ -46,3 +47,16 @@ def test_balanced_accuracy_is_that_of_scikit_learn():
     found = measures.measure_valence(truth[two], told[two], np.arange(two.sum()), 20)
     said = told.loc[two, ["supports", "opposes"]].idxmax(axis=1)
     assert found["value"] == pytest.approx(balanced_accuracy_score(truth[two], said))
+
+
+def test_notebook_09_counts_the_whole_queue_and_no_reply_with_a_gap(tmp_path, toy):
+    """Of six replies one lacks a label, and the last, however far down the queue, is contested."""
+    signs = pd.DataFrame(0.0, range(6), list(toy.dimensions))
+    signs.iloc[0, :2], signs.iloc[1, :3] = [1, -1], [1, -1, np.nan]
+    (tmp_path / "queue.csv").write_text("row_id,name\n" + "0,a\n" * 600 + "5,a\n")
+    run = type("Run", (), {"require": lambda *_: tmp_path / "queue.csv", "save_table": lambda *_: None})
+    rows = signs.assign(row_id=list("012345"), entropy=[9, 8, 1, 1, 1, 7], cluster=range(6))
+    table = run_cell("09_value_pluralism", "ambiguity = ", pd=pd, measures=measures, value_theory=toy, run=run(),
+                     seed=1, rows=rows)["ambiguity"]
+    assert table.rows.tolist() == [5, 6] and table["of them so"].tolist() == [1, 2] and table.value.iloc[0] == 1
+    assert table.value.iloc[1] == (4 + 3) / 8
