@@ -97,6 +97,17 @@ def test_a_failure_is_not_kept_as_silence(tmp_path):
             teller.complete([(TASK, "Ann decided to")], 2, seed=5)
 
 
+@pytest.mark.parametrize(("text", "ends", "said"), [
+    ("<think>They may", "length", "the reply holds thoughts only, cut off"),
+    ("", "length", "the reply is empty, cut off"),
+    ("<think>They may</think>", "stop", "the reply holds thoughts only")])
+def test_a_model_that_was_cut_off_in_its_thoughts_has_not_said_nothing(tmp_path, text, ends, said):
+    with FaultServer((), rate=0, script=lambda request: (200, complete(request, text, ends))) as server:
+        teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=1), tmp_path)
+        with pytest.raises(EndpointError, match=f"1 of 1 prompts have no answer: {said}"):
+            teller.complete([(TASK, "Ann decided to")], 1, seed=5)
+
+
 def test_an_endpoints_texts_are_scored_by_its_reader(teller, one_thread):
     scored = EndpointTeller(None, None, reader=teller).score(TALKS[0], ["go home"])
     assert [x.tolist() for x in scored] == [x.tolist() for x in teller.score(TALKS[0], ["go home"])]
