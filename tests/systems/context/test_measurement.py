@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import page_trend_test
+from small_notebooks import run_cell
 
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.systems.context.measurement import (
@@ -102,3 +103,23 @@ def test_half_the_way_is_half_and_an_unsure_policy_is_a_gap():
     assert found[["share", "low", "high"]].iloc[0].tolist() == pytest.approx([0.5] * 3)
     still = measure_way(cells | {("dpo", 0): base[::-1]}, "dpo", 0, 100)
     assert still[["share", "low", "high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("model", "endpoint_model", "compared"), [
+    ("", "", ["dpo-ideal"]), ("other", "", []), ("", "far", [])])
+def test_notebook_11_puts_policies_next_to_their_own_start_model_alone(tmp_path, model, endpoint_model, compared):
+    (tmp_path / "config.json").touch()
+
+    class Drawn(Exception):
+        """Ends the cell where replies would be drawn."""
+
+    def stop(table, *_):
+        raise Drawn(sorted(set(table.kind) - {"none"}))
+    given = {"model": model, "endpoint_model": endpoint_model, "settings": {"policies": ["dpo-aim"]}, "contexts": [],
+             "aim": type("Aim", (), {"name": "ideal"}), "told": pd.DataFrame({"kind": ["none"]}), "asked": None,
+             "run": type("Run", (), {"path": lambda *_: tmp_path / "config.json"})(), "kept": None, "how": {},
+             "replies": type("R", (), {"draw_in_contexts": lambda *_: pd.DataFrame({"k": [0]})}), "pd": pd,
+             "measurement": type("M", (), {"score_values": stop}), "prompts": [], "evaluator": None}
+    with pytest.raises(Drawn) as end:
+        run_cell("11_values_in_context", "names = [", **given)
+    assert end.value.args == (compared,)
