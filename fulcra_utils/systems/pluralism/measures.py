@@ -32,10 +32,11 @@ def measure_coverage(ranked: Mapping[str, np.ndarray], listed: pd.DataFrame, nam
     """Measure which share of a situation's listed values stands among the k ranked first, and which share of the k is
     listed.
 
-    A row a way: coverage and precision with low and high; and the ratio of the last way's coverage to the first's.
+    The case of names says nothing; `names` holds each once. A row a way: coverage and precision with low and high; and
+    the ratio of the last way's coverage to the first's.
     """
-    texts, counts = list(dict.fromkeys(listed.situation)), pd.crosstab(listed.situation, listed.value)
-    is_listed = counts.reindex(index=texts, columns=names, fill_value=0).to_numpy()
+    texts, counts = list(dict.fromkeys(listed.situation)), pd.crosstab(listed.situation, listed.value.str.casefold())
+    is_listed = counts.clip(upper=1).reindex(index=texts, columns=map(str.casefold, names), fill_value=0).to_numpy()
     clusters = listed.drop_duplicates("situation").cluster.to_numpy()
     hits = {way: np.take_along_axis(is_listed, np.argsort(-scores, axis=1, kind="stable")[:, :k], 1).sum(axis=1)
             for way, scores in ranked.items()}

@@ -47,13 +47,13 @@ DOING = re.compile(r"(?:Not )?\w+ing\b", re.I)      # a situation that is named 
 
 
 class Lists:
-    """Situations with listed values, to be asked what situations like a given one list."""
+    """Situations with listed values, to be asked what situations like a given one list; a name's case says nothing."""
 
     def __init__(self, listed: pd.DataFrame, memory: TextMemory):
         listed = listed.sort_values("situation", kind="stable")
         texts, self.starts = np.unique(listed.situation, return_index=True)
         self.situations, self.values = memory.look_up(texts), memory.look_up(listed.value)
-        self.is_listed = pd.crosstab(listed.situation, listed.value).clip(upper=1)     # (R, names)
+        self.is_listed = pd.crosstab(listed.situation, listed.value.str.casefold()).clip(upper=1)    # (R, names)
         kernel = np.exp(BROAD * (self.situations @ self.situations.T - 1)) + RIDGE * np.eye(len(texts))
         self.weights = np.linalg.solve(kernel, self.is_listed - self.is_listed.mean())
 
@@ -62,7 +62,7 @@ class Lists:
 
         Kernel ridge regression, so the first may lie below 0; 0 and 0 for a name that no situation lists.
         """
-        often = self.is_listed.mean()
+        often, names = self.is_listed.mean(), [name.casefold() for name in names]
         told = pd.DataFrame(self._find_near(situations, BROAD) @ self.weights, columns=often.index) + often
         return told.reindex(columns=names, fill_value=0).to_numpy(), often.reindex(names, fill_value=0).to_numpy()
 
@@ -198,8 +198,8 @@ def draw_pairs(listed: pd.DataFrame, seed: int = 2023) -> pd.DataFrame:
     ['care', 'fame', 'fame', 'care']
     """
     rng, pool, rows = np.random.default_rng(seed), listed.value.to_numpy(object), listed[["situation", "value"]]
-    own = listed.groupby("situation").value.agg(set).to_dict()
-    drawn = [next((value for value in pool[rng.integers(len(pool), size=50)] if value not in own[situation]), None)
-             for situation in listed.situation]
+    own = listed.value.str.casefold().groupby(listed.situation).agg(set).to_dict()
+    drawn = [next((one for one in pool[rng.integers(len(pool), size=50)] if one.casefold() not in own[text]), None)
+             for text in listed.situation]
     return pd.concat([rows.assign(is_listed=True), rows.assign(value=drawn, is_listed=False).dropna()],
                      ignore_index=True)

@@ -17,6 +17,9 @@ def test_coverage_by_hand():
     ranked = {"one": np.array([[9, 0, 8, 0], [9, 0, 8, 0]]), "right": np.array([[9, 8, 0, 0], [0, 0, 1, 9]])}
     table, ratio = measures.measure_coverage(ranked, LISTED, NAMES, k=2, n_draws=50)
     assert table.coverage.tolist() == [0.25, 1] and table.precision.tolist() == [0.25, 0.75] and ratio["value"] == 4
+    twice = pd.concat([LISTED, LISTED.assign(value=LISTED.value.str.title())])
+    again, _ = measures.measure_coverage(ranked, twice, ["CARE", *NAMES[1:]], k=2, n_draws=50)
+    assert again.equals(table), "the case of a name says nothing"
 
 
 def test_frequency_ranks_the_names_listed_most(weigher):

@@ -55,6 +55,16 @@ def test_what_is_foreseen_is_scikit_learns_ridge():
     assert (told[0, 2], *often) == (0, 0.5, 0.5, 0)
 
 
+def test_the_case_of_a_name_says_nothing():
+    memory = Known({"a": [1, 0], "b": [0, 1], "Care": [1, 0], "care": [1, 0], "Fame": [0, 1]})
+    rows = pd.DataFrame({"situation": ["a", "a", "b", "b"], "value": ["Care", "care", "care", "Fame"]})
+    lists = weighing.Lists(rows, memory)
+    told, often = lists.foresee(np.array([[0.6, 0.8]]), ["Care", "CARE", "care", "fame"])
+    assert set(told[0, :3]) == {told[0, 0]} and told[0, 0] > told[0, 3] > 0 and often.tolist() == [1, 1, 1, 0.5]
+    drawn = weighing.draw_pairs(rows)
+    assert drawn.value[~drawn.is_listed].tolist() == ["Fame", "Fame"], "b lists both, in whatever case"
+
+
 def test_relevance_and_valence_are_probabilities(weigher):
     table = weighing.weigh(TEXTS, NAMES, weigher)
     assert table.relevance.between(0, 1).all() and np.isfinite(table.to_numpy()).all()
