@@ -45,8 +45,9 @@ def load_weigher(evaluator: str | Path = "", encoder: str = "bundled", model: st
     except PolicyError as error:
         notes.append(f"valence goes by the evaluator alone: {error}")
     (listed, source), (labelled, taught) = load_situations(), load_labelled()
+    listed = listed[listed.split.notna() & (listed.split != "test")]    # none: it lies between two clusters
     say(f"Fitting relevance to {len(listed):,} listed values, valence to {len(labelled):,} situations: about a minute")
-    return (Weigher(reader, load_encoder(encoder), chat).fit(listed[listed.split != "test"], labelled),
+    return (Weigher(reader, load_encoder(encoder), chat).fit(listed, labelled),
             [f"relevance is fitted on {source}", f"valence on {taught}", *notes])
 
 
@@ -80,8 +81,7 @@ def weigh_file(load: Callable[[], Weigher], source: str | Path, target: str | Pa
     return faults, notes
 
 
-def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: int, faults: list[str]
-                ) -> Iterator[dict]:
+def _weigh_rows(weigher: Weigher, source: Path, offered: Iterator, batch_size: int, faults: list) -> Iterator[dict]:
     """Yield what each row gains, and add to the faults those that have nothing; `offered` are open rows' candidates."""
     rows = pick_rows(source, _pick_pair)
     while shard := list(islice(rows, SHARD)):

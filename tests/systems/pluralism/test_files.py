@@ -127,6 +127,17 @@ def test_without_a_run_the_default_evaluator_is_missed(monkeypatch, tmp_path):
         files.load_weigher()
 
 
+def test_what_lies_between_two_clusters_teaches_nothing(monkeypatch):
+    listed, taught = pd.DataFrame({"situation": ["a", "b", "c"], "split": ["train", None, "test"]}), []
+    for name, found in {"load_situations": (listed, ""), "load_labelled": (listed, ""), "load_encoder": None}.items():
+        monkeypatch.setattr(files, name, lambda *_, found=found: found)
+    monkeypatch.setattr(files, "ValueEvaluator", type("E", (), {"from_pretrained": lambda _: type("E", (), {
+        "keep_features": lambda _: None})()}))
+    monkeypatch.setattr(files, "Weigher", lambda *_: type("W", (), {"fit": lambda _, rows, __: taught.append(rows)})())
+    files.load_weigher("x", model="")
+    assert taught[0].situation.tolist() == ["a"]
+
+
 def test_an_empty_file_is_refused(weigher, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="has no rows"):
