@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from small_notebooks import run_cell
 
+from fulcra_utils.runs.claims import judge_claims, load_reported
 from fulcra_utils.systems.pluralism import measures
 
 LISTED = pd.DataFrame({"situation": ["a", "a", "b"], "value": ["care", "fame", "rest"], "cluster": [0, 0, 1]})
@@ -63,3 +64,19 @@ def test_notebook_09_counts_the_whole_queue_and_no_reply_with_a_gap(tmp_path, to
                      seed=1, rows=rows)["ambiguity"]
     assert table.rows.tolist() == [5, 6] and table["of them so"].tolist() == [1, 2] and table.value.iloc[0] == 1
     assert table.value.iloc[1] == (4 + 3) / 8
+
+
+def test_notebook_09_compares_no_setting():
+    signs = pd.DataFrame({"what": ["accuracy", "coverage"], "share": [0.95, 0.8]}).assign(
+        low=[0.94, 0.8], high=[0.96, 0.8])
+    shots = pd.DataFrame(0.9, range(3), ["relevance", "supports", "opposes"])
+    told = {}
+
+    def compare(_, ours):
+        told.update(judge_claims(ours, load_reported()).set_index("claim_id").T)
+    run_cell("09_value_pluralism", "run.compare(", pd=pd, np=np, weigh=lambda *_: shots, weigher=None, is_public=True,
+             signs=signs, situations=type("S", (), {"find_file": lambda *_: True}),
+             run=type("R", (), {"compare": compare})())
+    assert told["pluralism/stories/accuracy"].verdict == "reproduced"
+    coverage = told["pluralism/stories/coverage"]
+    assert (coverage.verdict, coverage.why) == ("not comparable", "set by scored_share") and np.isnan(coverage.ours)
