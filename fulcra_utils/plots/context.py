@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from fulcra_utils.plots.parts import LOOKS, finish, name_policy, open_panels, plot_series
 from fulcra_utils.plots.style import BLACK, GREY, style_plots
 
-COSTS = {"nll_real": "replies of real models less likely,\nnats a token",
+COSTS = {"nll_real": "preferred replies less likely,\nnats a token",
          "sameness": "word pairs shared with other replies",
          "words": "words a reply", "relevance": "likeness of reply and prompt (cosine)"}
 MOVED = "movement towards the target (L1 distance)"

@@ -123,3 +123,10 @@ def test_notebook_11_puts_policies_next_to_their_own_start_model_alone(tmp_path,
     with pytest.raises(Drawn) as end:
         run_cell("11_values_in_context", "names = [", **given)
     assert end.value.args == (compared,)
+
+
+def test_notebook_11_says_what_falls():
+    trend = pd.DataFrame({"kind": ["target", "neutral", "same length"], "p_holm": [0.01, 1, 0.6],
+                          "low": [0.1, -0.5, -0.2], "high": [0.4, -0.2, 0.2]})
+    said = run_cell("11_values_in_context", "rises = [", trend=trend, Markdown=print, pd=pd)
+    assert [said[name] for name in ("rises", "falls", "flat")] == [["target"], ["neutral"], ["same length"]]
