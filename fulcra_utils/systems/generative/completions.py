@@ -96,9 +96,8 @@ class LocalTeller:
 
         The talk is read once; both are 0 for an empty text.
         """
-        model, tokenizer = self.chat
-        tails = [tokenizer(f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in texts]
-        return Branches(model, [self._encode(talk)] * len(tails)).score(tails), np.array([*map(len, tails)])
+        tails = [self.chat[1](f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in texts]
+        return Branches(self.chat[0], [self._encode(talk)] * len(tails)).score(tails), np.array([*map(len, tails)])
 
     def _encode(self, talk: Talk) -> list[int]:
         asked, begun = talk

@@ -151,8 +151,10 @@ class Weigher:
         return compare_prefixes(*self.chat, *prefixes, texts, READ, is_half)
 
     def is_cut(self, situation: str, value: str | None = None) -> bool:
-        """Return whether only a part of a pair is read: the language model reads the beginning alone."""
-        return len(situation) > 20 * READ or self.chat is not None and (len(value or "") > NAMED or len(self.chat[1](
+        """Return whether only a part of a pair is read: of the encoder's tokens 128, of the language model's fewer."""
+        n_tokens = len(self.memory.encoder.tokenizer(situation, verbose=False)["input_ids"])
+        is_long = max(len(situation) / READ / 20, len(value or "") / NAMED) > 1     # for the language model
+        return n_tokens > 128 or self.chat is not None and (is_long or len(self.chat[1](
             f" {situation}", add_special_tokens=False, verbose=False)["input_ids"]) > READ)
 
     def hold_out(self, labelled: pd.DataFrame, n_folds: int = 5) -> pd.DataFrame:
@@ -180,11 +182,10 @@ def weigh(situations: Sequence[str], values: Sequence[str], weigher: Weigher, ba
 
     `weigher, notes = files.load_weigher("runs/laptop/evaluator")` loads and fits one, in a minute or so.
     """
-    situations, values = list_texts(situations, "Situation"), list_texts(values, "Value")
-    if len(situations) != len(values):
-        raise DatasetError(f"There are {len(situations)} situations but {len(values)} values.")
-    told = weigher.tell_valence(situations, values, batch_size)
-    return pd.DataFrame({"relevance": weigher.rate(situations, values)}).join(told)
+    pairs = list_texts(situations, "Situation"), list_texts(values, "Value")
+    if len(pairs[0]) != len(pairs[1]):
+        raise DatasetError(f"There are {len(pairs[0])} situations but {len(pairs[1])} values.")
+    return pd.DataFrame({"relevance": weigher.rate(*pairs)}).join(weigher.tell_valence(*pairs, batch_size))
 
 
 def _lower(text: str) -> str:

@@ -118,3 +118,11 @@ def test_held_out_valence_hangs_on_other_situations(weigher):
     told = weigher.hold_out(own)
     assert len(told) == len(own)
     np.testing.assert_allclose(told.sum(axis=1), 1)
+
+
+def test_without_a_language_model_the_encoders_tokens_are_counted(weigher):
+    alone = weighing.Weigher(make_evaluator(load_encoder("tiny"), load_theory("moral_foundations")),
+                             weigher.memory.encoder)
+    text = "a b " * 100     # 400 characters, more than 128 tokens
+    assert alone.is_cut(text, "Care") and not alone.is_cut("a b " * 20, "Care") and not alone.is_cut("a", "b" * 300)
+    np.testing.assert_allclose(*weigher.memory.look_up([text, "a b " * 150]), atol=1e-6)    # so the rest is not read
