@@ -23,6 +23,7 @@ def make_finished_run(folder, theory="schwartz10"):
         write_table(run.path(f"data/{name}.parquet"), getattr(data, name))
     rows = data.dialogues
     run.save_table(rows[["prompt", "response"]].head(12), f"models/{OWN}.parquet")
+    write_json(run.path("models/.of_notebook_04.json"), [f"{OWN}.parquet"])
     run.save_table(pd.DataFrame({"row_id": rows.row_id, "name": run.theory.dimensions[-1], "why": "one label only",
                                  "vote": rows[run.theory.dimensions[-1]]}),
                    "annotation/review.csv")

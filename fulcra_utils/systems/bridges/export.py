@@ -20,7 +20,7 @@ from jinja2 import Template
 from fulcra_utils.common.files import write_folder, write_json, write_table
 from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.common.paths import DATA, SHIPPED
-from fulcra_utils.dataset.construction import list_risky
+from fulcra_utils.dataset.construction import SAMPLES, list_risky, locate_sample
 from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.runs.profiles import list_notebooks
 from fulcra_utils.runs.report import publish, read_json
@@ -66,14 +66,20 @@ def fill_template(name: str, folder: Path, **facts: Any) -> dict[str, Any]:
 
 
 def export_croissant(folder: Path, output: Path) -> None:
-    """Write a run's labels as `labels.csv` and `croissant.json`: one record a reply, hashes in place of texts."""
+    """Write a run's labels as `labels.csv` and `croissant.json`: one record a reply, hashes in place of texts.
+
+    Labels beside a theory of one's own have no licence that is known here.
+    """
     from fulcra_utils.dataset.sources import load_sources
     rows, listed = pd.read_parquet(folder / "data" / "dialogues.parquet"), load_sources()
+    if locate_sample(find_run(folder).theory)[0].parent != SAMPLES:
+        rows = rows.replace({"source": {"sample": "own labels"}})
     rows = rows.assign(**{f"{name}_sha256": rows[name].map(hash_text) for name in ("prompt", "response")})
     described = fill_template(
         "croissant.yaml", folder, rows=rows,
         agreement=pd.read_csv(folder / "analysis" / "agreement.csv").query("name == 'overall'"),
-        licences=sorted({listed[name].licence if name in listed else "MIT" for name in rows.source.unique()}))
+        licences=sorted({listed[name].licence if name in listed else "MIT" if name == "sample" else
+                         "not stated" for name in rows.source.unique()}))
     with write_folder(output) as new:
         table = write_table(new / "labels.csv", rows[[field["name"] for field in described["recordSet"][1]["field"]]])
         described["distribution"][0] |= {"contentSize": f"{table.stat().st_size} B", "sha256": hash_file(table)}

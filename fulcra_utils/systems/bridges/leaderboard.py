@@ -18,6 +18,7 @@ import pandas as pd
 from fulcra_utils.common.files import json_line, write_folder, write_json, write_text
 from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.runs.pipeline import find_run
+from fulcra_utils.runs.report import read_json
 from fulcra_utils.systems.bridges.export import fill_template
 from fulcra_utils.theory.theory import Theory
 
@@ -37,7 +38,8 @@ def export_boards(folder: Path, output: Path) -> None:
 def _write_model(base: Path, folder: Path, cells: list[dict[str, Any]], replies: pd.DataFrame) -> None:
     """Write record and samples of a model on a board."""
     board, model = cells[0]["board"], cells[0]["model"]
-    is_own = model in {re.sub(r"\.(jsonl(\.gz)?|parquet)$", "", path.name) for path in (folder / "models").glob("*")}
+    noted = read_json(folder / "models" / ".of_notebook_04.json")    # other files there are a user's own
+    is_own = model in {name.removesuffix(".parquet") for name in noted}
     developer, _, name = model.rpartition("/")
     developer = developer or ("this-run" if is_own else "unknown")
     collection = "fulcra-" + re.sub(r"\W+", "-", board)

@@ -14,6 +14,7 @@ from fulcra_utils.cli import main
 from fulcra_utils.common.files import write_table
 from fulcra_utils.common.loading import hash_file, hash_text
 from fulcra_utils.common.paths import ROOT
+from fulcra_utils.systems.bridges import export
 from fulcra_utils.systems.bridges.export import FORMATS, export_run
 from fulcra_utils.theory.theory import load_theory
 
@@ -218,3 +219,11 @@ def test_a_failing_export_leaves_nothing(finished, tmp_path):
     review.with_suffix(".away").rename(review)
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "new" / "out").exists()
     assert set(FORMATS) == {"every-eval-ever", "croissant", "ro-crate", "label-studio", "inspect", "site"}
+
+
+def test_labels_of_ones_own_have_no_licence_of_ours(tmp_path, finished, monkeypatch):
+    monkeypatch.setattr(export, "locate_sample", lambda theory: (tmp_path / "mine.jsonl", True))
+    folder = export_run(finished, "croissant", tmp_path / "out")
+    told = json.loads((folder / "croissant.json").read_text())
+    assert told["license"] == ["not stated"]
+    assert pd.read_csv(folder / "labels.csv").source.unique().tolist() == ["own labels"]

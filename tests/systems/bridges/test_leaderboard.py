@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from jsonschema import Draft7Validator
-from small_runs import OWN
+from small_runs import OWN, make_finished_run
 
+from fulcra_utils.common.files import write_json
 from fulcra_utils.common.loading import hash_file, hash_text
+from fulcra_utils.systems.bridges.export import export_run
 from fulcra_utils.theory.theory import load_theory
 
 SCHEMAS = Path(__file__).parent / "every_eval_ever"
@@ -88,3 +90,12 @@ def test_the_formats_own_validator_finds_no_error(exported, tmp_path):
     reports = json.loads(done.stdout)
     assert len(reports) == len(files) and all(report["valid"] for report in reports), done.stdout[-3000:]
     assert {warning["loc"] for report in reports for warning in report["warnings"]} <= {"model_info"}  # no developer
+
+
+def test_a_file_of_ones_own_beside_the_models_is_no_policy_of_the_run(tmp_path):
+    run = make_finished_run(tmp_path / "run")
+    write_json(run.path("models/.of_notebook_04.json"), [])
+    export_run(run.folder, "every-eval-ever", tmp_path / "boards")
+    kinds = {record["model_info"]["id"]: record["source_metadata"]["evaluator_relationship"] for record in (
+        json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "boards" / "data").rglob("*.json"))}
+    assert kinds[OWN] == "third_party"
