@@ -38,6 +38,9 @@ def check_gate(before: str | Path, after: str | Path, target: str = "ideal", the
     row = table[table.value == "distance"].iloc[0]
     told = (f"from {before} to {after} the distance to {target} changes by {row.difference:+.3f} [{row.low:+.3f}, "
             f"{row.high:+.3f}] over {row.n} prompts (allowed: {tolerance:g})")
+    known = {name: n for name, n in table.attrs.items() if n and name.startswith(("only", "unscored", "foreign"))}
+    if known:
+        warnings.warn(f"value_gate: of rows that lack a counterpart, scores or English: {known}", stacklevel=2)
     if row.low != row.low:
         warnings.warn(f"value_gate is undecided: {told}", stacklevel=2)
     if not pass_gate(table, tolerance):
@@ -46,9 +49,11 @@ def check_gate(before: str | Path, after: str | Path, target: str = "ideal", the
 
 
 def _score(path: str | Path, evaluator: str | Path, theory: str, output: Path) -> Path:
-    """Score a file of replies; rows that cannot be scored are warned of."""
+    """Score a file of replies; rows that cannot be scored, and all that `notes` say, are warned of."""
     from fulcra_utils.evaluator.scoring import score_file
     report = score_file(evaluator, path, output, theory=theory)
     if report.n_unusable:
         warnings.warn(f"{path}: {report.n_unusable:,} of {report.n_rows:,} rows were not scored", stacklevel=4)
+    for note in report.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=4)
     return output

@@ -129,11 +129,14 @@ def value_profile(evaluator: str = "evaluator", target: str = "", theory: str = 
     """Score the reply of a sample by an evaluator's folder: one number for each value, and its distance to a target.
 
     Under another theory than the evaluator's, values that it was not taught are scored by definition; a warning names
-    them. A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means.
-    The 95 % intervals are bootstrapped over clusters of alike prompts, their epochs among them.
+    them. A sample without a reply is nan in each and says why in its explanation; Inspect leaves it out of the means. A
+    reply that does not look English is scored, and its explanation says so, for it counts in the means. The 95 %
+    intervals are bootstrapped over clusters of alike prompts, their epochs among them.
     """
     from inspect_ai._util.error import PrerequisiteError  # of a ValueError, Inspect does not say the reason
     from inspect_ai.scorer import Score
+
+    from fulcra_utils.evaluator.scoring import FOREIGN, is_foreign
     try:
         judge = _load_evaluator(evaluator, theory)
         aim = load_target(target, load_theory(theory or Path(evaluator) / "theory.yaml")) if target else None
@@ -148,8 +151,9 @@ def value_profile(evaluator: str = "evaluator", target: str = "", theory: str = 
             return Score(value=dict.fromkeys(names, float("nan")), explanation=f"not scored: {row['problem']}")
         scores = pd.DataFrame(judge.score([row["prompt"]], [row["response"]]), columns=list(judge.dimensions))
         added = scores.assign(distance=value_distance(scores, aim)) if aim else scores
+        mark = FOREIGN if is_foreign(row["prompt"], row["response"]) else None
         return Score(value={name: float(x) for name, x in added.iloc[0].items()}, answer=row["response"],
-                     metadata={"prompt": row["prompt"]})
+                     explanation=mark, metadata={"prompt": row["prompt"]})
 
     return score
 

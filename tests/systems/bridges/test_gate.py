@@ -159,18 +159,24 @@ def test_the_recipe_of_the_fixture_passes_noise(folder):
 def test_too_few_prompts_are_a_warning_and_no_verdict(folder):
     lines = (folder / "regression.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "few.jsonl").write_text("".join(lines[:4]), encoding="utf-8")
-    with pytest.warns(UserWarning, match="value_gate is undecided: .* over 4 prompts"):
+    with pytest.warns(UserWarning) as said:
         check_gate(folder / "before.jsonl", folder / "few.jsonl", folder=folder)
+    left_out, undecided = (str(one.message) for one in said)
+    assert "'only_first': 36" in left_out and re.match("value_gate is undecided: .* over 4 prompts", undecided)
 
 
 def test_replies_are_scored_by_an_evaluator_and_those_that_cannot_be_are_told(folder):
     save_evaluator(make_evaluator(load_encoder("tiny"), load_theory("schwartz10")), folder / "evaluator")
-    rows = [{"prompt": f"May I do {k}?", "response": "Ask first."} for k in range(6)] + [{"prompt": "May I?"}]
+    rows = [{"prompt": f"May I do {k}?", "response": "Ask first."} for k in range(5)] + [{"prompt": "May I?"}]
+    rows.append({"prompt": "Que dois-je faire ?", "response": "Je voudrais aller au marché avec ma mère."})
     (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "scored").mkdir()
-    with pytest.warns(UserWarning, match="1 of 7 rows were not scored"):
+    with pytest.warns(UserWarning) as said:
         table = check_gate(folder / "replies.jsonl", folder / "replies.jsonl", evaluator=folder / "evaluator",
                            folder=folder / "scored")
+    told = "\n".join(str(one.message) for one in said)
+    assert "1 of 7 rows were not scored" in told and "1 rows (first: line 7) carry the mark" in told
+    assert "'unscored_first': 1" in told and "'foreign_second': 1" in told
     assert table.n.tolist() == [6] * len(table) and table.difference.abs().max() < 1e-6
 
 

@@ -170,6 +170,12 @@ def test_an_empty_completion_is_not_scored(tmp_path, evaluator):
     export_inspect(run, tmp_path / "out")
     logs = [read_eval_log(str(path)) for path in (tmp_path / "out").glob("*.json")]
     assert logs and all(read_inspect_log(path) for path in (tmp_path / "out").glob("*.json"))
+    foreign, first = logs[1].model_copy(deep=True), logs[1].samples[0]
+    foreign.samples = [first.model_copy(deep=True)]
+    text = foreign.samples[0].messages[-1].content = "Je voudrais aller au marché avec ma mère pour acheter du pain."
+    foreign.samples[0].output.choices[0].message.content = text
+    given, = score(foreign, value_profile(str(evaluator)), action="overwrite").samples[0].scores.values()
+    assert given.explanation.startswith("does not look English") and all(x == x for x in given.value.values())
     logs[0].samples[0].messages.pop()
     logs[0].samples[0].output.choices[0].message.content = ""
     found = score(logs[0], value_profile(str(evaluator), "ideal"), action="overwrite").samples[0].scores
