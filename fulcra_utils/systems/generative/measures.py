@@ -85,8 +85,7 @@ def compare_conditions(judged: Mapping[str, np.ndarray], pairs: Mapping[str, tup
 def summarise_curves(points: Mapping[tuple[str, int], np.ndarray], n_draws: int = 1000,
                      seed: int = 2023) -> pd.DataFrame:
     """Return curves of means over principles: condition, x, value, low, high, from values (N,) by condition and x."""
-    rows = [(*place, *np.ravel(mean_paired(np.reshape(values, (-1, 1)), n_draws, seed)))
-            for place, values in points.items()]
+    rows = [(*place, *np.ravel(mean_paired(np.reshape(one, (-1, 1)), n_draws, seed))) for place, one in points.items()]
     return pd.DataFrame(rows, columns=["condition", "x", "value", "low", "high"])
 
 

@@ -88,19 +88,21 @@ def read_principles(path: str | Path = PRINCIPLES) -> tuple[list[Principle], lis
 def match_values(principles: Sequence[Principle], theory: Theory, encoder: Encoder, least: float = 0.3) -> pd.DataFrame:
     """Return the value of a theory that each principle belongs to: principle, value ("" = none fits), cosine.
 
-    The first value that the principle names counts, by name, alias or, of a finer theory, parent (cosine nan); else
-    that whose definition an encoder finds nearest, if the cosine reaches `least`, our choice.
+    The first value that the principle names counts, by name, alias or, of a finer theory, as the parent whose child is
+    nearest (cosine nan); else that whose definition an encoder finds nearest, if the cosine reaches `least` (ours).
 
     >>> from fulcra_utils.evaluator.encoder import load_encoder
     >>> from fulcra_utils.theory.theory import load_theory
     >>> match_values(read_principles()[0][:1], load_theory("schwartz10"), load_encoder("tiny")).value.tolist()
     ['benevolence']
     """
-    names = {parent: d for d, parent in reversed(list(enumerate(theory.parents)))} | theory.dimension_names
+    names = {name: [d for d, one in enumerate(theory.parents) if one == name] for name in theory.parents}
+    names |= {name: [d] for name, d in theory.dimension_names.items()}
     meanings = embed([describe_value(*one) for one in zip(theory.dimensions, theory.definitions, strict=True)], encoder)
     nearest, rows = embed([one.principle for one in principles], encoder) @ meanings.T, []      # (N, D)
     for one, cosines in zip(principles, nearest, strict=True):
-        d, cosine = next((names[name] for name in map(normalise, one.values) if name in names), None), np.nan
+        named = next((names[name] for name in map(normalise, one.values) if name in names), [])
+        d, cosine = max(named, key=cosines.__getitem__, default=None), np.nan
         if d is None:
             d, cosine = (int(cosines.argmax()) if cosines.max() >= least else None), float(cosines.max())
         rows.append((one.principle, "" if d is None else theory.dimensions[d], cosine))

@@ -1,5 +1,6 @@
 """Principles: what the file must hold, whose fault is named by its line, and which value each belongs to."""
 
+import numpy as np
 import pytest
 
 from fulcra_utils.evaluator.encoder import load_encoder
@@ -62,9 +63,10 @@ def test_a_principle_belongs_to_the_value_it_names_in_any_theory(any_theory):
     matched = rules.match_values(known, any_theory, load_encoder("tiny"), least=2)
     assert set(matched.value) <= {*any_theory.dimensions, ""}
     for one, value in zip(known, matched.value, strict=True):
-        named = [d for name in one.values for d, parent in zip(any_theory.dimensions, any_theory.parents, strict=True)
-                 if name == parent or any_theory.find_dimension(name) == any_theory.dimensions.index(d)]
-        assert value == next(iter(named), "")
+        named = [[d for d, parent in zip(any_theory.dimensions, any_theory.parents, strict=True)
+                  if name == parent or any_theory.find_dimension(name) == any_theory.dimensions.index(d)]
+                 for name in one.values]
+        assert value in next(filter(None, named), [""])
 
 
 def test_a_finer_theory_is_found_through_its_parent():
@@ -73,6 +75,16 @@ def test_a_finer_theory_is_found_through_its_parent():
     matched = rules.match_values(known, theory, load_encoder("tiny"))
     place = next(k for k, one in enumerate(known) if one.values[0] == "universalism")
     assert theory.parents[theory.dimensions.index(matched.value[place])] == "universalism"
+
+
+def test_of_a_values_children_the_one_nearest_to_the_principle_is_taken(monkeypatch):
+    theory = load_theory("schwartz19")
+    parents = [one for one in dict.fromkeys(theory.parents) if one and theory.parents.count(one) > 1]
+    children = [d for d, one in enumerate(theory.parents) if one == parents[0]]
+    known = rules.read_principles()[0][0].model_copy(update={"values": (parents[0],)})
+    monkeypatch.setattr(rules, "embed", lambda texts, _: (
+        np.eye(theory.n_dims) if len(texts) == theory.n_dims else np.eye(theory.n_dims)[children[-1:]]))
+    assert rules.match_values([known], theory, None).value.tolist() == [theory.dimensions[children[-1]]]
 
 
 def test_a_theory_of_ones_own_takes_the_nearest_value_or_leaves_a_gap(toy, tmp_path):
