@@ -196,3 +196,14 @@ _REFUSAL = "<refusal>"
 for _name, _ways in yaml.safe_load((DATA / "refusals.yaml").read_text(encoding="utf-8")).items():
     _REFUSAL = _REFUSAL.replace(f"<{_name}>", f"(?:{'|'.join(_ways)})")
 REFUSAL = re.compile(_REFUSAL, re.IGNORECASE | re.DOTALL)
+
+
+def drop_repeated(begun: str, text: str) -> str:
+    """Return a text without the end of what had begun, two words or more, that it says again first.
+
+    >>> drop_repeated("It rained. Nora saw the boy and", "Nora saw the boy and decided to kneel.")
+    'decided to kneel.'
+    """
+    words, said = begun.casefold().split(), text.casefold().split()
+    n = next((n for n in range(len(words), 1, -1) if words[-n:] == said[:n]), 0)
+    return " ".join(text.split(maxsplit=n)[n:])

@@ -16,7 +16,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fulcra_utils.common.digests import digest, digest_code
-from fulcra_utils.dataset.texts import NO_ABBREVIATION
+from fulcra_utils.dataset.texts import NO_ABBREVIATION, drop_repeated
 from fulcra_utils.llm.branches import Branches
 from fulcra_utils.llm.endpoints import Endpoint, EndpointError
 from fulcra_utils.llm.local import PolicyError, encode_talk, generate, hash_model, load_policy, read_reply, sample_plain
@@ -123,12 +123,13 @@ class EndpointTeller:
     @property
     def label(self) -> str:
         """Return what tells its texts from others'."""
-        return digest(self.endpoint.address, self.endpoint.model, self.endpoint.body, CONTINUE, REWRITE)
+        return digest(self.endpoint.address, self.endpoint.model, self.endpoint.body, CONTINUE, REWRITE,
+                      digest_code(EndpointTeller.complete), digest_code(EndpointTeller._ask))
 
     def complete(self, talks: Sequence[Talk], n: int, seed: int) -> list[list[str]]:
         """Return `n` completions of each talk, as `LocalTeller.complete` does; each is asked with a seed of its own."""
         found = self._ask([CONTINUE.format(*talk) if talk[1] else talk[0] for talk in talks], n, seed)
-        return [[cut_sentence(text) for text in texts] for texts in found]
+        return [[cut_sentence(drop_repeated(talk[1], x)) for x in own] for talk, own in zip(talks, found, strict=True)]
 
     def rewrite(self, stories: Sequence[Story], n: int, seed: int) -> list[list[Story]]:
         """Return each story with `n` settings written anew by the model; as it was where the model says nothing."""

@@ -129,8 +129,7 @@ def offer_edits(story: Story, edits: Sequence[str], n: int, rng: np.random.Gener
 
 def choose_rewrite(teller: Teller, options: Sequence[Story], told: Told) -> int:
     """Return which start makes completions likeliest that violate (the M-step), among those of the best start."""
-    logp = np.array([teller.score(one.talk, told.texts)[0] for one in options])
-    return int((logp @ np.nan_to_num(told.p)).argmax())
+    return int(np.argmax([teller.score(one.talk, told.texts)[0] @ np.nan_to_num(told.p) for one in options]))
 
 
 def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits: Sequence[str], folder: str | Path,
@@ -150,8 +149,7 @@ def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits:
     tried = begin_stories(principles)
     best, rows = [Told(one, [], np.array([])) for one in tried], []
     for step in range(min(n_iterations, max_calls // n_round - 1) + 1):
-        if step:
-            tried = _rewrite_all(teller, best, edits, n_rewrites, (seed, step), is_placebo)
+        tried = _rewrite_all(teller, best, edits, n_rewrites, (seed, step), is_placebo) if step else tried
         name = f"loop-{'placebo' if is_placebo and step else 'evolved'}-{step}"
         told = judge_completions(teller, judge, tried, n_completions, seed + step, folder, name)
         for place, (new, old) in enumerate(zip(told, best, strict=True)):
@@ -160,8 +158,8 @@ def evolve(teller: Teller, judge: Judge, principles: Sequence[Principle], edits:
             best[place] = new if is_kept else old
             rows.append((new.story.principle.principle, step, mean, mean if is_kept else before, is_kept,
                          n_round * (step + 1)))
-    columns = ["principle", "iteration", "tried", "best", "is_kept", "n_calls"]
-    return [one.story for one in best], pd.DataFrame(rows, columns=columns)
+    return [one.story for one in best], pd.DataFrame(
+        rows, columns=["principle", "iteration", "tried", "best", "is_kept", "n_calls"])
 
 
 def _rewrite_all(teller: Teller, best: Sequence[Told], edits: Sequence[str], n: int, seed: tuple[int, int],

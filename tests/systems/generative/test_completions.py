@@ -90,6 +90,15 @@ def test_an_endpoint_completes_with_a_seed_each_and_rewrites(tmp_path):
     assert teller.label != EndpointTeller(teller.endpoint.model_copy(update={"model": "n"}), None).label
 
 
+@pytest.mark.parametrize(("text", "kept"), [
+    ("Nora saw the boy and decided to kneel.", "decided to kneel."), ("the boy and ran.\nThen.", "ran."),
+    ("It rained. Nora saw the boy and", ""), ("and ran.", "and ran."), ("the girl and ran.", "the girl and ran.")])
+def test_a_beginning_that_is_said_again_is_left_out(tmp_path, text, kept):
+    with FaultServer((), rate=0, script=lambda request: (200, complete(request, text))) as server:
+        teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01), tmp_path)
+        assert teller.complete([(TASK, "It rained. Nora saw the boy and")], 1, seed=5) == [[kept]]
+
+
 def test_a_failure_is_not_kept_as_silence(tmp_path):
     with FaultServer((), rate=0, script=lambda request: (400, {"error": {"message": "too long"}})) as server:
         teller = EndpointTeller(Endpoint(model="m", base_url=server.url, backoff=0.01, attempts=1), tmp_path)
