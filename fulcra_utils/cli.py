@@ -261,8 +261,8 @@ def train(data: Annotated[str, typer.Option(help="Labelled rows: .jsonl, .jsonl.
 
 @app.command()
 def score(evaluator: Annotated[str, typer.Option(help="Folder of an evaluator, as notebook 03 writes it.")],
-          input: Annotated[str, typer.Option("--input", help="Rows with prompt and reply: .jsonl(.gz), .parquet; "
-                                      "or a log of Inspect: .eval, .json.")],
+          input: Annotated[str, typer.Option("--input", help="Rows with prompt and response, or messages: .jsonl(.gz), "
+                                      ".parquet; or a log of Inspect: .eval, .json.")],
           output: Annotated[str, typer.Option("--output", help="The same rows with value_vector; same kinds.")],
           theory: Annotated[str, typer.Option(help="Another theory, a name or a YAML file: a value that was not "
                                             "taught is scored by its definition alone; empty: its own.")] = "",
@@ -294,7 +294,10 @@ def compare(first: Annotated[str, typer.Argument(help="A scored file.")],
             theory: TheoryName = "schwartz10",
             tolerance: Annotated[float, typer.Option(help="How much larger the distance may clearly be.")] = 0.0,
             as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> int:
-    """Compare two scored files prompt by prompt; exit 1 when B is clearly farther from the target than A."""
+    """Compare two scored files prompt by prompt: the second minus the first.
+
+    With --target: exit 1 when the second is clearly farther from it than the first.
+    """
     from fulcra_utils.evaluator.comparison import compare_files, describe_comparison, pass_gate
     from fulcra_utils.theory.targets import load_target
     table = compare_files(first, second, load_target(target, theory) if target else None)

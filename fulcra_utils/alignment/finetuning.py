@@ -66,11 +66,11 @@ class AlignSettings:
     """Everything that decides an alignment run besides the model, the reward and the prompts.
 
     `method` is rloo, grpo, dpo, steering, best-of-n or system-prompt. One of `steps` optimiser steps has
-    `prompts_per_step` times `replies_per_prompt` samples, `micro_batch` of them in one forward pass (0 = all); for
-    best-of-n the second is n, for DPO and steering the best and the worst of so many replies make a pair, and DPO reads
-    its pairs again when the steps ask for more than there are. `strength` is how many times steering adds what tells
-    better replies from worse ones. Lengths are in tokens: longer prompts are left out beforehand, longer replies are
-    cut. `beta` is the price of one nat of KL to the start model; RLOO and GRPO stop when a step's KL per token
+    `prompts_per_step` times `replies_per_prompt` samples, at most `micro_batch` of them in one forward pass (0 = all);
+    for best-of-n the second is n, for DPO and steering the best and the worst of so many replies make a pair, and DPO
+    reads its pairs again when the steps ask for more than there are. `strength` is how many times steering adds what
+    tells better replies from worse ones. Lengths are in tokens: longer prompts are left out beforehand, longer replies
+    are cut. `beta` is the price of one nat of KL to the start model; RLOO and GRPO stop when a step's KL per token
     exceeds `max_kl`. `lora_rank` 0 trains every weight. Settings that cannot work raise PolicyError.
 
     Examples
@@ -434,7 +434,8 @@ def _cut_replies(collate, n: int):
 def _arguments(checkpoints: Path, settings: AlignSettings, samples: int) -> dict[str, Any]:
     """Return the trainer arguments that all methods share, for `samples` samples in one step."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = settings.micro_batch or max(1, samples // world)
+    share = max(1, samples // world)
+    micro = min(settings.micro_batch or share, share)
     if samples % (micro * world):
         raise PolicyError(f"{samples} samples a step cannot be split into {world} processes of {micro} at once; change "
                           "prompts_per_step, replies_per_prompt or micro_batch.")

@@ -204,7 +204,8 @@ def judge_goals(summary: pd.DataFrame, verdicts: pd.DataFrame, policy: str) -> p
         ("by the first judge the distance falls by at least 10 %", own.drop_judge, ">=", 0.10),
         ("and the whole interval of the change is below 0", own.high_judge, "<=", 0.0),
         ("the first judge confirms at least 60 % of the fall", own.confirmed_judge, ">=", 0.60),
-        ("swapped between prompts, replies lose at least 30 % of the fall", 1 - own.kept_judge, ">=", 0.30),
+        ("swapped between prompts, replies lose at least 30 % of their lead over the start model's own",
+         1 - own.kept_judge, ">=", 0.30),
         ("replies find their prompt as often as before, less 5 points", own.get("found", np.nan) - first.get(
             "found", np.nan), ">=", -0.05),
         ("distinct-2 at least 80 % of the start model's", own.variety, ">=", 0.80),

@@ -12,8 +12,8 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: s
     """Return `function(*job)` for each job, in order; with two or more workers each job runs in a process of its own.
 
     Then the function stands in a module, and what it takes and returns is picklable. Whatever a job raises is raised,
-    and jobs that have not started by then are dropped. Small models leave cores idle: two at a time take little longer
-    than one.
+    and jobs that have not started by then are dropped; RuntimeError says so when the system ended a process, as it does
+    when memory is short. Small models leave cores idle: two at a time take little longer than one.
 
     >>> run_jobs(pow, [(2, 3), (3, 2)], n_workers=1)
     [8, 9]
@@ -22,6 +22,7 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: s
     if n_workers < 2:
         return [function(*job) for job in jobs]
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     import torch
@@ -32,6 +33,9 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], n_workers: int, label: s
         futures = [pool.submit(function, *job) for job in jobs]
         try:
             return [future.result() for future in tqdm(futures, desc=f"{label}, {n_workers} at a time", unit="run")]
+        except BrokenProcessPool:
+            raise RuntimeError(f"the system ended one of {n_workers} processes, most often for want of memory. What "
+                               "was finished is kept; start again with fewer at a time (`workers`).") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -191,7 +191,8 @@ def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]
             levels[name] = level
     last = "draw" if rest in ([], ["draw"]) and "seed" not in table else "rest"
     if last == "rest":
-        same.append(f"rest holds {', '.join(rest)} and chance" if rest else "rest is what seeds say of single replies")
+        same.append(f"rest holds {', '.join(rest)} and chance" if rest else
+                    "rest is how seeds differ on single replies")
     return levels | {last: np.arange(len(table))}, same
 
 

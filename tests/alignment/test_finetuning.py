@@ -587,14 +587,15 @@ def test_a_given_chat_template_is_used_by_every_method(start, tmp_path, method):
     assert text.endswith("<|user|>be<|assistant|>")
 
 
-@pytest.mark.parametrize(("samples", "micro", "world"), [(2, 0, 4), (8, 3, 1), (6, 0, 4), (8, 0, 3), (4, 8, 1)])
+@pytest.mark.parametrize(("samples", "micro", "world"), [(2, 0, 4), (8, 3, 1), (6, 0, 4), (8, 0, 3)])
 def test_samples_that_cannot_be_split_are_one_line(tmp_path, monkeypatch, samples, micro, world):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     with pytest.raises(PolicyError, match=f"{samples} samples a step cannot be split into {world} processes"):
         finetuning._arguments(tmp_path, AlignSettings(**SMALL | {"micro_batch": micro}), samples)
 
 
-@pytest.mark.parametrize(("samples", "micro", "world"), [(8, 0, 1), (8, 2, 2), (8, 0, 4), (4, 1, 4), (2, 0, 2)])
+@pytest.mark.parametrize(("samples", "micro", "world"), [(8, 0, 1), (8, 2, 2), (8, 0, 4), (4, 1, 4), (2, 0, 2),
+                                                         (4, 8, 1)])
 def test_samples_of_a_step_are_split_evenly(tmp_path, monkeypatch, samples, micro, world):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     found = finetuning._arguments(tmp_path, AlignSettings(**SMALL | {"micro_batch": micro}), samples)

@@ -58,7 +58,7 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     goals = judge_goals(summary, verdicts.reset_index(), "moved").set_index("goal").is_met
     assert goals["by the first judge the distance falls by at least 10 %"]
     assert not goals["the first judge orders at least 85 % of the contrast pairs"]
-    assert not goals["swapped between prompts, replies lose at least 30 % of the fall"]
+    assert not goals[goals.index.str.startswith("swapped between prompts, replies lose at least 30 %")].any()
     against = compare_policies(scores, "moved", ["start", "nothing"], ["distance", "helpful", "harmless"])
     assert against.other.tolist() == ["start", "start"] and against.difference.iloc[0] < 0
     bars = claim_bars(scores.replace({"policy": {"moved": "dpo-uniform"}}), "uniform").set_index("claim_id")

@@ -39,6 +39,12 @@ def test_two_workers_are_processes_of_their_own_and_keep_the_order():
         run_jobs(divmod, [(1, 0), (1, 1)], n_workers=2)
 
 
+@pytest.mark.slow
+def test_a_process_that_the_system_ends_is_said_in_one_line():
+    with pytest.raises(RuntimeError, match="one of 2 processes, most often for want of memory"):
+        run_jobs(os._exit, [(9,), (9,)], n_workers=2)
+
+
 @pytest.fixture()
 def two_threads():
     before = torch.get_num_threads()

@@ -78,7 +78,7 @@ def test_sources_that_can_be_told_apart():
     assert "model × prompt cannot be told from prompt" in list_sources(own)[1]
     both, notes = list_sources(pd.concat([table.assign(seed=k) for k in range(2)], ignore_index=True))
     assert [*both][-2:] == ["draw", "rest"] and "model × seed" in both
-    assert notes == ["rest is what seeds say of single replies"]
+    assert notes == ["rest is how seeds differ on single replies"]
 
 
 def test_one_repeated_reply_makes_no_source():
