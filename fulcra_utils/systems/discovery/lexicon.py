@@ -24,6 +24,7 @@ from fulcra_utils.theory.theory import FILLERS, list_theories, load_theory, spli
 
 LONGEST = 3     # words of a value; a longer piece of a list is prose
 OPENERS = {"sure", "certainly", "of course", "absolutely", "yes", "no", "ok", "okay", "thanks", "thank you"}
+HEADING = re.compile(r"\b(?:values?|words?|principles?|nouns?|answers?|qualities)(?: (?:are|is|include))?\W*$", re.I)
 NEAR = 0.7      # the least cosine at which two values of like names are one
 
 
@@ -60,11 +61,13 @@ def parse_words(reply: str) -> list[str]:
     []
     """
     pieces = []
-    for entry in re.split(r"\n|\s(?=\(?\d+[.)]\s)|\s(?=[*•·]\s)", reply):    # lines, and numbers and bullets within
+    plain = re.sub(r"\*+(?=\S)|(?<=\S)\*+", "", reply)      # without marks of bold type; a bullet stands alone
+    for entry in re.split(r"\n|\s(?=\(?\d+[.)]\s)|\s(?=[*•·]\s)", plain):    # lines, and numbers and bullets within
         if entry.rstrip("* ").endswith(":"):
             continue
-        entry = re.split(r":\s|\s[-–—]\s", re.sub(r"^\s*(?:[-*•·]|\(?\d+[.)])\s*", "", entry))[0]
-        pieces += re.split(r"[,;/&]|[.!?](?:\s|$)|\band\b", entry.replace("*", ""))
+        entry = re.sub(r"^\s*(?:[-*•·]|\(?\d+[.)])\s*", "", entry)
+        head, *rest = re.split(r":\s|\s[-–—]\s", entry, maxsplit=1)
+        pieces += re.split(r"[,;/&]|[.!?](?:\s|$)|\band\b", rest[0] if rest and HEADING.search(head) else head)
     words = [re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", piece.casefold()) for piece in pieces]
     return [" ".join([*piece[:-1], simplemma.lemmatize(piece[-1], lang="en")]) for piece in words
             if 0 < len(piece) <= LONGEST and not {"i", "me", "my", "you", "am", "is", "are", "the", "a"} & set(piece)

@@ -14,7 +14,12 @@ from fulcra_utils.systems.discovery import lexicon
     ("1. Honesty 2. Kindness", ["honesty", "kindness"]), ("Care/fairness & calm", ["care", "fairness", "calm"]),
     ("Values: 1) Care: I help. Never lie. 2) Joy • Calm", ["care", "joy", "calm"]),
     ("- Duties: what I owe\n* Happiness\n(3) open-mindedness", ["duty", "happiness", "open-mindedness"]),
-    ("1) Justice – for all\n2) Virtues", ["justice", "virtue"]), ("My values:\nEthics\n**Words:**", ["ethics"])])
+    ("1) Justice – for all\n2) Virtues", ["justice", "virtue"]), ("My values:\nEthics\n**Words:**", ["ethics"]),
+    ("Values: Honesty, Trust, Care", ["honesty", "trust", "care"]), ("Ten words: honest, kind", ["honest", "kind"]),
+    ("Principles: Truth. Justice. Mercy.", ["truth", "justice", "mercy"]),
+    ("**Values:** Honesty, Trust", ["honesty", "trust"]), ("*Values*: Honesty, Trust", ["honesty", "trust"]),
+    ("My core values are: honesty, integrity, and respect.", ["honesty", "integrity", "respect"]),
+    ("Two values - honesty, care", ["honesty", "care"]), ("* **Care**: I help", ["care"])])
 def test_words_of_a_list_are_read_and_prose_is_not(reply, words):
     assert lexicon.parse_words(reply) == words
 
