@@ -36,6 +36,7 @@ from fulcra_utils.systems.discovery.lexicon import collect_named_values, merge_l
 from fulcra_utils.theory.theory import DRAFT, Theory, check_theory, name_values, split_words
 
 CUT = 0.3       # the least loading with which a value belongs to a factor
+N_NULL = 50     # most draws of the null of alpha, each of which is a fit
 
 
 def centre_rows(rows: np.ndarray) -> np.ndarray:
@@ -174,10 +175,15 @@ def find_system(rows: np.ndarray, values: Sequence[str], clusters: Sequence, n_f
     counts, numbers = count_factors(rows, max(n_draws, 20), seed, clusters)
     n = min(max(n_factors or numbers["parallel"], 1), len(values) - 1)
     factors = fit_factors(rows, n, rotation)
-    size = np.abs(factors.loadings)
-    members = np.where(size.max(axis=1) >= CUT, size.argmax(axis=1), -1)
     return System(tuple(values), counts, numbers, factors,
-                  *bootstrap_loadings(rows, np.asarray(clusters), factors, rotation, n_draws, seed), members)
+                  *bootstrap_loadings(rows, np.asarray(clusters), factors, rotation, n_draws, seed),
+                  assign_values(factors.loadings))
+
+
+def assign_values(loadings: np.ndarray) -> np.ndarray:
+    """Return the factor (V,) to which each value belongs by its loadings (V, K), -1 for none."""
+    size = np.abs(loadings)
+    return np.where(size.max(axis=1) >= CUT, size.argmax(axis=1), -1)
 
 
 def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, groups: Mapping[str, Sequence],
@@ -187,18 +193,23 @@ def measure_reliability(rows: np.ndarray, system: System, clusters: Sequence, gr
     row.
 
     Values that load below 0 are turned. `null` is the 95 % quantile of alpha when whole clusters are shuffled, each
-    value on its own. nan with fewer than two values (alpha) or three (omega).
+    value on its own, and factors and their values sought anew, for alpha is too high where values are chosen on the
+    same rows: of the first factor here and there, of the second, and so on, 50 draws at most. nan with fewer than two
+    values (alpha, in a draw 0) or three (omega).
     """
+    def pick(rows: np.ndarray, loadings: np.ndarray) -> list[np.ndarray]:
+        members = assign_values(loadings)
+        return [rows[:, members == k] * np.sign(loadings[members == k, k]) for k in range(loadings.shape[1])]
+
     z, rng = (rows - rows.mean(axis=0)) / rows.std(axis=0), np.random.default_rng(seed)
-    found = []
-    for k, name in enumerate(system.names):
-        items = z[:, system.members == k] * np.sign(system.factors.loadings[system.members == k, k])
-        enough = items.shape[1] > 1
+    drawn = [[cronbach_alpha(items) for items in pick(again, fit_factors(again, system.n_factors).loadings)]
+             for again in (shuffle_columns(z, clusters, rng) for _ in range(min(n_draws, N_NULL)))]
+    null, found = np.quantile(np.nan_to_num(drawn), 0.95, axis=0), []
+    for name, items, bound in zip(system.names, pick(z, system.factors.loadings), null, strict=True):
         low, high = take_interval([cronbach_alpha(items[places]) for places in
-                                   draw_rows(np.asarray(clusters), n_draws, seed)]) if enough else (np.nan, np.nan)
-        null = [cronbach_alpha(shuffle_columns(items, clusters, rng)) for _ in range(n_draws)] if enough else np.nan
-        found.append((name, items.shape[1], cronbach_alpha(items) if enough else np.nan, low, high,
-                      np.quantile(null, 0.95), mcdonald_omega(items)))
+                                   draw_rows(np.asarray(clusters), n_draws, seed)])
+        found.append((name, items.shape[1], cronbach_alpha(items), low, high,
+                      bound if items.shape[1] > 1 else np.nan, mcdonald_omega(items)))
     table = pd.DataFrame(found, columns=["factor", "n_values", "alpha", "low", "high", "null", "omega"])
     table["varimax"] = match_factors(fit_factors(rows, system.n_factors, "varimax").loadings,
                                      system.factors.loadings)[1]

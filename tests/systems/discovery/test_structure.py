@@ -66,6 +66,22 @@ def test_reliability_of_a_factor_is_that_of_its_values(rows, system):
     assert table.varimax.min() > 0.99 and table["halves: lowest"].min() > 0.9 and len(table) == 2
 
 
+def test_alpha_of_noise_seldom_exceeds_its_null():
+    """Values chosen because they go together go together: alphas of noise are .2 to .4, not about 0."""
+    tables = [np.random.default_rng(seed).normal(size=(200, 20)) for seed in range(1, 5)]
+    systems = [structure.find_system(rows, "abcdefghijklmnopqrst", np.arange(200), 3, n_draws=2) for rows in tables]
+    found = pd.concat([structure.measure_reliability(rows, system, np.arange(200), {}, 20)
+                       for rows, system in zip(tables, systems, strict=True)])
+    assert (found.alpha > found.null).sum() <= 2 and found.alpha.mean() > 0.2
+
+
+def test_a_factor_of_one_value_has_no_alpha(rows):
+    many = structure.find_system(rows, VALUES, np.arange(300), 4, n_draws=2)
+    found = structure.measure_reliability(rows, many, np.arange(300), {}, 4)
+    assert (found.n_values < 2).any()
+    assert found[found.n_values < 2][["alpha", "low", "high", "null", "omega"]].isna().all(axis=None)
+
+
 def test_halves_of_one_population_are_congruent_and_shuffled_ones_are_not(rows, system):
     found = structure.compare_halves(rows, np.arange(300) % 12, system, n_splits=4)
     assert found.congruence.min() > 0.95 and (found.shuffled < 0.8).all()
