@@ -108,11 +108,13 @@ def test_the_committed_labels_are_whole():
     assert (agreed.violates == (agreed["first"] == "violates")).all()
 
 
-@pytest.mark.parametrize(("low", "evr", "verdicts", "whys"), [
-    (0.5, 0.9, ["not comparable"] * 3, ["the judge may be no better than chance"] * 3),
-    (0.51, 1.0, ["reproduced", "reproduced", "not comparable"], ["", "", "both shares are 1: nothing can differ"]),
-    (0.51, 0.9, ["reproduced", "reproduced", "differs"], ["", "", ""])])
-def test_notebook_10_gives_no_verdict_by_a_judge_that_may_guess_nor_where_nothing_can_differ(low, evr, verdicts, whys):
+@pytest.mark.parametrize(("low", "evr", "apv", "verdicts", "whys"), [
+    (0.5, 0.9, 0.2, ["not comparable"] * 3, ["the judge may be no better than chance"] * 3),
+    (0.51, 1.0, 0.2, ["reproduced", "reproduced", "not comparable"], ["", "", "both shares are 1: nothing can differ"]),
+    (0.51, 0.0, 0.0, ["not comparable"] * 3, ["both shares are 0: nothing can differ"] * 3),
+    (0.51, 0.9, 0.2, ["reproduced", "reproduced", "differs"], ["", "", ""])])
+def test_notebook_10_gives_no_verdict_by_a_judge_that_may_guess_nor_where_nothing_can_differ(
+        low, evr, apv, verdicts, whys):
     def compare(ours):
         table = judge_claims(ours, load_reported())
         assert table.verdict.tolist() == verdicts and table.ours.tolist() == [0.2] * 3
@@ -120,6 +122,8 @@ def test_notebook_10_gives_no_verdict_by_a_judge_that_may_guess_nor_where_nothin
 
     pairs = [("evolved − static", "APV"), ("evolved − placebo", "APV"), ("instructed − evolved", "EVR")]
     gains = pd.DataFrame(pairs, columns=["comparison", "metric"]).assign(value=0.2, low=0.1, high=0.3)
-    summary = pd.DataFrame({"condition": ["evolved", "instructed"], "metric": "EVR", "value": evr})
+    told = [("evolved", "EVR", evr), ("instructed", "EVR", evr), ("evolved", "APV", apv), ("static", "APV", apv),
+            ("placebo", "APV", apv)]
+    summary = pd.DataFrame(told, columns=["condition", "metric", "value"])
     run_cell("10_generative_evaluation", "run.compare(", pd=pd, gains=gains, summary=summary, chosen="mine",
              found=pd.DataFrame({"low": [low]}, ["mine"]), run=type("Run", (), {"compare": staticmethod(compare)}))
