@@ -32,8 +32,7 @@ def expect_highest(values: np.ndarray, k: int) -> np.ndarray:
     found = np.full(len(values), np.nan)
     for row, kept in enumerate(np.sort(values, axis=1)):
         if n := np.isfinite(kept).sum():    # nan stands last
-            chosen = min(k, n)
-            found[row] = kept[:n] @ [comb(i, chosen - 1) / comb(n, chosen) for i in range(n)]
+            found[row] = kept[:n] @ [comb(i, min(k, n) - 1) / comb(n, min(k, n)) for i in range(n)]
     return found
 
 
@@ -53,17 +52,16 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
     """Return the metrics of each condition: condition, metric, value, low, high, low_k, high_k, n, n_empty.
 
     `judged` has P(violates) (N, n) of each condition. low to high is over principles (what lies between completions of
-    one is part of it), low_k to high_k over completions of these very principles (drawn with replacement, so of fewer
-    different ones: EVR and MVP are lower there); nan for one principle, or one completion of each. n counts principles
-    with a completion, n_empty completions without a word.
+    one is part of it; at 0 and at 1 it is `mean_share`'s), low_k to high_k over completions of these very principles
+    (drawn with replacement, so of fewer different ones: EVR and MVP are lower there); nan for one principle, or one
+    completion of each. n counts principles with a completion, n_empty completions without a word.
     """
     rows = []
     for condition, p in judged.items():
-        found = measure_prompts(p, threshold, k)
-        rng, n_places = np.random.default_rng(seed), p.shape[1]
+        found, rng, n_places = measure_prompts(p, threshold, k), np.random.default_rng(seed), p.shape[1]
         again = [mean_known(measure_prompts(np.take_along_axis(p, rng.integers(n_places, size=p.shape), axis=1),
                                             threshold, k), 0) for _ in range(n_draws if n_places > 1 else 0)]
-        ends = *mean_paired(found, n_draws, seed), *take_interval(np.reshape(again, (-1, len(METRICS))))
+        ends = *mean_share(found, n_draws, seed), *take_interval(np.reshape(again, (-1, len(METRICS))))
         n, empty = int(np.isfinite(found[:, 2]).sum()), int(np.isnan(p).sum())
         rows += [(condition, name, *numbers, n, empty) for name, *numbers in zip(METRICS, *ends, strict=True)]
     return pd.DataFrame(rows, columns=["condition", "metric", "value", "low", "high", "low_k", "high_k", "n",
@@ -84,8 +82,11 @@ def compare_conditions(judged: Mapping[str, np.ndarray], pairs: Mapping[str, tup
 
 def summarise_curves(points: Mapping[tuple[str, int], np.ndarray], n_draws: int = 1000,
                      seed: int = 2023) -> pd.DataFrame:
-    """Return curves of means over principles: condition, x, value, low, high, from values (N,) by condition and x."""
-    rows = [(*place, *np.ravel(mean_paired(np.reshape(one, (-1, 1)), n_draws, seed))) for place, one in points.items()]
+    """Return curves of means over principles: condition, x, value, low, high, from values (N,) by condition and x.
+
+    The values lie in [0, 1]; low and high are `mean_share`'s.
+    """
+    rows = [(*place, *np.ravel(mean_share(np.reshape(one, (-1, 1)), n_draws, seed))) for place, one in points.items()]
     return pd.DataFrame(rows, columns=["condition", "x", "value", "low", "high"])
 
 
@@ -94,11 +95,17 @@ def mean_paired(values: np.ndarray, n_draws: int, seed: int) -> tuple[np.ndarray
     return (mean_known(values, 0), *take_interval(bootstrap_means(values, np.arange(len(values)), n_draws, seed)))
 
 
+def mean_share(values: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
+    """Return `mean_paired` of values in [0, 1]; at 0 and 1, where it has no width, the ends of `share_interval`."""
+    found = mean_paired(values, n_draws, seed)
+    by_share = share_interval(np.nan_to_num(values), np.isfinite(values), np.arange(len(values)))
+    return np.where(np.isin(found[0].round(9), (0, 1)) & np.isfinite(found[1]), by_share, found)
+
+
 def read_labels() -> pd.DataFrame:
     """Return the labelled completions with `violates`: 1 or 0 where both labels agree on it, nan where they do not."""
     table = pd.read_csv(DATA / "labels" / "completions.csv", keep_default_na=False)
-    first, second = (table[name] == "violates" for name in ("first", "second"))
-    return table.assign(violates=np.where(first == second, first.astype(float), np.nan))
+    return table.assign(violates=table[["first", "second"]].eq("violates").mean(axis=1).replace(0.5, np.nan))
 
 
 def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, threshold: float, n_draws: int = 1000,
@@ -131,8 +138,7 @@ def correct_violations(judged: Mapping[str, np.ndarray], threshold: float, quali
     point, rows = quality.set_index("measure"), []
     for condition, p in judged.items():
         found = measure_prompts(p, threshold, 1)[:, 2]
-        again = bootstrap_means(found, np.arange(len(found)), len(draws), seed + 1)[:, 0]
-        share = mean_known(found)
+        share, again = mean_known(found), bootstrap_means(found, np.arange(len(found)), len(draws), seed + 1)[:, 0]
         value = correct_share(share, *point.value[["sensitivity", "specificity"]])
         ends = np.clip(take_interval(correct_share(again, *draws.T)), 0, 1)
         fits = condition in labelled and point.low["balanced accuracy"] > 0.5 and 0 <= value <= 1

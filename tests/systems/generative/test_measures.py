@@ -43,6 +43,19 @@ def test_one_completion_or_one_principle_has_no_interval_of_that_kind():
     assert alone.low.isna().all() and alone.low_k.notna().all()
 
 
+def test_a_share_of_none_or_all_has_a_width():
+    """Wilson's of 0 in 10: up to z² / (10 + z²) = .278, of 10 in 10 from .722; of the mean of P the bootstrap's."""
+    table = measures.summarise_violations({"a": np.full((10, 7), 0.2), "b": np.full((10, 7), 0.8)}, 0.5, 2, 50)
+    ends = table.set_index(["condition", "metric"])[["value", "low", "high"]].round(3)
+    for metric in ("EVR", "APV"):
+        assert ends.loc["a", metric].tolist() == [0, 0, 0.278] and ends.loc["b", metric].tolist() == [1, 0.722, 1]
+    assert ends.loc["a", "MVP"].tolist() == [0.2] * 3
+    curve = measures.summarise_curves({("a", 1): np.zeros(10), ("b", 1): np.ones(10)}, 50)
+    assert curve[["low", "high"]].round(3).values.tolist() == [[0, 0.278], [0.722, 1]]
+    gaps = measures.compare_conditions({"a": P, "b": P}, {"a − b": ("a", "b")}, 0.5, 4, 50)
+    assert (gaps[["value", "low", "high"]] == 0).all(axis=None), "a difference is no share"
+
+
 def test_differences_are_paired():
     table = measures.compare_conditions({"a": P, "b": P - 0.05}, {"a − b": ("a", "b")}, 0.95, 4, 100)
     mvp = table.set_index("metric").loc["MVP"]
