@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from fulcra_utils.common.files import json_line, write_folder
+from fulcra_utils.common.loading import hash_text
 from fulcra_utils.dataset.rows import RowError, pick_rows, read_dialogue, read_text
 from fulcra_utils.dataset.splits import group_prompts
 from fulcra_utils.dataset.texts import DatasetError, shorten
@@ -194,6 +195,7 @@ def values(prompts: str = "prompts.jsonl", evaluator: str = "evaluator", target:
 def export_inspect(folder: Path, output: Path) -> None:
     """Write a run's replies with their labelled value vectors as logs, `<model>.json`; nan where not labelled.
 
+    A model whose file another one has already, or whose name holds no Latin letter or digit, gets a hash behind it.
     `metadata` of each log counts replies that `read_harmless` leaves out, and those to prompts whose risk is not known.
     """
     from inspect_ai.log import EvalLog, write_eval_log
@@ -202,7 +204,12 @@ def export_inspect(folder: Path, output: Path) -> None:
     theory, (rows, left_out) = find_run(folder).theory, read_harmless(folder)
     created = datetime.fromtimestamp((folder / "manifest.json").stat().st_mtime, UTC).isoformat()
     with write_folder(output) as new:
+        used = set()
         for model, part in rows.groupby("response_source"):
+            stem = re.sub(r"[^-.0-9A-Za-z]+", "_", model)
+            if stem.casefold() in used or not re.search("[0-9A-Za-z]", stem):
+                stem += f"-{hash_text(model)[:8]}"
+            used.add(stem.casefold())
             vectors = part[[*theory.dimensions]].astype(float).to_dict("records")
             samples = [{"id": row.row_id, "epoch": 1, "input": row.prompt, "target": "", "messages": [
                 {"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.response}],
@@ -214,7 +221,7 @@ def export_inspect(folder: Path, output: Path) -> None:
                 "model": f"none/{model}", "config": {},      # none: Inspect has nothing to load
                 "metadata": {"left_out_for_risk": int((left_out.response_source == model).sum()),
                              "risk_unknown": int(part.unknown.sum())}}}
-            write_eval_log(EvalLog.model_validate(log), str(new / f"{re.sub(r'[^-.0-9A-Za-z]+', '_', model)}.json"))
+            write_eval_log(EvalLog.model_validate(log), str(new / f"{stem}.json"))
 
 
 with suppress(ImportError):  # without Inspect, logs in JSON are read all the same

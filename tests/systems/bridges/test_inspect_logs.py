@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
+from fulcra_utils.systems.bridges import export, inspect_logs
 from fulcra_utils.systems.bridges.inspect_logs import read_inspect_log
 from fulcra_utils.theory.theory import load_theory
 
@@ -157,6 +159,24 @@ def test_the_recipe_runs_as_written(tmp_path):
     exported = [row for path in (tmp_path / "replies").glob("*.json") for row in read_inspect_log(path)]
     every = pd.read_parquet(tmp_path / "runs/laptop/data/dialogues.parquet")
     assert exported and {row["id"] for row in exported} < set(every.row_id)    # less those with a risk
+
+
+def test_no_models_log_takes_the_place_of_anothers(tmp_path, monkeypatch):
+    names = ["my model", "my_model", "My-Model", "my-model", "文心一言", "通义千问", "gpt-4"]
+    theory = load_theory("schwartz10")
+    rows = pd.DataFrame({"response_source": names, "row_id": range(7), "prompt": "May I?", "response": "No.",
+                         "unknown": True, **dict.fromkeys(theory.dimensions, 0.0)})
+    log = SimpleNamespace(EvalLog=SimpleNamespace(model_validate=lambda log: log),
+                          write_eval_log=lambda log, path: Path(path).write_text(json.dumps(log), "utf-8"))
+    monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace(log=log))
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", log)
+    monkeypatch.setattr(inspect_logs, "find_run", lambda _: SimpleNamespace(theory=theory))
+    monkeypatch.setattr(export, "read_harmless", lambda _: (rows, rows.head(0)))
+    (tmp_path / "manifest.json").write_text("{}")
+    inspect_logs.export_inspect(tmp_path, tmp_path / "out")
+    found = {path.stem: read_inspect_log(path)[0]["response_source"][5:] for path in (tmp_path / "out").glob("*.json")}
+    assert sorted(found.values()) == sorted(names) and len({stem.casefold() for stem in found}) == 7
+    assert found["my_model"] == "my model" and found["gpt-4"] == "gpt-4", "a name of its own stays as it was"
 
 
 @NEEDS_INSPECT
