@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from small_notebooks import run_cell
 
+from fulcra_utils.dataset.construction import list_risky
 from fulcra_utils.runs.claims import judge_claims, load_reported
 from fulcra_utils.systems.pluralism import measures
 
@@ -80,3 +81,45 @@ def test_notebook_09_compares_no_setting():
     assert told["pluralism/stories/accuracy"].verdict == "reproduced"
     coverage = told["pluralism/stories/coverage"]
     assert (coverage.verdict, coverage.why) == ("not comparable", "set by scored_share") and np.isnan(coverage.ours)
+
+
+@pytest.mark.parametrize(("issues", "shown", "caption"), [
+    ([[], None, ["drugs"]], "a", "An everyday prompt without a risk"),
+    ([None, None, ["drugs"]], "b", "A prompt whose risk is not known"), ([["drugs"]] * 3, "", None)])
+def test_notebook_09_looks_at_a_prompt_that_is_rated_harmless_if_there_is_one(tmp_path, issues, shown, caption):
+    """Two models answered b and c, one a: what most answered comes second to what is known of the risk."""
+    rows = pd.DataFrame({"prompt": ["a", "b", "c"], "cluster": [0, 1, 2], "safety_issues": issues})
+    rows.to_parquet(tmp_path / "prompts.parquet")
+    replies = pd.DataFrame([("m", "a", "x"), *((m, p, "x") for m in "mn" for p in "bc")],
+                           columns=["model", "prompt", "response"])
+    found = pd.DataFrame({"value": ["care"], "relevance": [0.9]})
+    figures, said = [], []
+    run = type("R", (), {"require": lambda _, name: tmp_path / "prompts.parquet", "save_table": lambda *_: None,
+                         "save_figure": lambda _, *given, left_out: figures.append(given)})()
+    told = run_cell("09_value_pluralism", "answered = ", pd=pd, run=run, read_models=lambda *_: (replies.head(0),),
+                    list_replies=lambda *_: replies, list_risky=list_risky, dialogues=rows, scored=rows.head(0),
+                    value_theory=None, nth_prompt=0, candidates=["care"], weigher=None, settings={
+                        "n_most": 1, "touched": 0}, found=found, find_values=lambda *_, **__: found,
+                    Markdown=said.append)
+    assert told["shown"] == shown and (f"*{shown}*" in said[0]) == (caption == "An everyday prompt without a risk")
+    names = told | {"weigh": lambda texts, *_: pd.DataFrame(
+        1.0, range(len(texts)), ["supports", "opposes", "relevance"]), "plots": type("P", (), {
+            "plot_served": lambda *_: "figure"})}
+    served = run_cell("09_value_pluralism", "crossed = ", **names)["served"]
+    assert served.shape[1] == (told["replies"].prompt == shown).sum()
+    (figure, _, told_there), = figures
+    assert figure is None if caption is None else figure == "figure" and told_there.startswith(caption)
+
+
+@pytest.mark.parametrize(("away", "end"), [
+    ([], "b no better than chance (AUC 0.60 [0.40, 0.80])."),
+    (["gpv_stories"], "(our own few stand in for GPV's stories: it shows"),
+    (["kaleido_situations", "gpv_stories"], "(our own few stand in for VITAL and GPV's stories: it shows")])
+def test_notebook_09_says_whose_place_its_own_rows_take(away, end):
+    said, share = [], pd.DataFrame({"share": [0.7], "low": [0.6], "high": [0.8]}, ["accuracy"])
+    run_cell("09_value_pluralism", "divided = ", Markdown=said.append, share=share, items=[], is_public=True,
+             quality=pd.DataFrame({"what": ["our situations, for or against"], "value": [0.6]}),
+             ambiguity=pd.DataFrame({"value": [0.6], "low": [0.4], "high": [0.8]}, ["b"]), settings={"k": 7},
+             auc=pd.DataFrame({"value": [0.8]}, ["relevance"]), ratio={"value": 1.2, "low": 1.1, "high": 1.3},
+             situations=type("S", (), {"find_file": lambda name, _: name not in away}))
+    assert (said[0].endswith(end) if not away else end in said[0]) and "0.600 in our situations" in said[0]
