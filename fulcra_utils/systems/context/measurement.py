@@ -27,9 +27,9 @@ COSTS = ("nll_real", "words", "sameness", "relevance", "detail")
 def score_values(replies: pd.DataFrame, prompts: Sequence[str], scorer: Scorer, target: Target) -> pd.DataFrame:
     """Add each reply's value vector, read with its own prompt and no context, and `nearness`: minus the distance.
 
-    Missing replies are left out.
+    Replies that are missing or empty are left out.
     """
-    table = replies.dropna(subset="response").reset_index(drop=True)
+    table = replies[replies["response"].fillna("").str.strip().ne("")].reset_index(drop=True)
     vectors = score_towards(scorer, [prompts[row] for row in table["row"]], table["response"].tolist(), target)
     return table.assign(nearness=-value_distance(vectors, target),
                         **dict(zip(target.dimensions, vectors.T, strict=True)))

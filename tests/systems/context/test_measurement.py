@@ -24,13 +24,13 @@ def rows(kinds, n_prompts=4, n_repeats=2, **columns):
     return pd.DataFrame(places, columns=["kind", "k", "repeat", "row"]).assign(**columns)
 
 
-def test_nearness_is_minus_the_distance_and_missing_replies_are_left_out(any_theory):
+def test_nearness_is_minus_the_distance_and_replies_without_a_word_are_left_out(any_theory):
     class Scorer:
         def score(self, prompts, responses):
             return np.array([[len(p) / 10, *[len(r) / 10] * (any_theory.n_dims - 1)] for p, r in zip(
                 prompts, responses, strict=True)])
 
-    table = rows([NONE], 2, 1, response=["abc", None])
+    table = rows([NONE], 2, 2, response=["abc", None, "", " \n"])
     found = score_values(table, ["ab", "x"], Scorer(), uniform_target(any_theory))
     assert len(found) == 1 and found[any_theory.dimensions[0]][0] == 0.2
     assert found.nearness[0] == pytest.approx(-(0.8 + 0.7 * (any_theory.n_dims - 1)))
