@@ -1,5 +1,7 @@
 """Differences, trend and way on tables made by hand, with SciPy's page test and formulas beside them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from scipy.stats import page_trend_test
 from small_notebooks import run_cell
 
 from fulcra_utils.evaluator.encoder import load_encoder
+from fulcra_utils.systems.context import measurement
 from fulcra_utils.systems.context.measurement import (
     NONE,
     compare_cells,
@@ -130,3 +133,38 @@ def test_notebook_11_says_what_falls():
                           "low": [0.1, -0.5, -0.2], "high": [0.4, -0.2, 0.2]})
     said = run_cell("11_values_in_context", "rises = [", trend=trend, Markdown=print, pd=pd)
     assert [said[name] for name in ("rises", "falls", "flat")] == [["target"], ["neutral"], ["same length"]]
+
+
+def test_notebook_11_says_what_a_rater_gave_no_number_for():
+    """A rater whose answers cannot be read, one that reads one axis, and none."""
+    table = rows([NONE, ("target", 2)], 3, 2, response="a", relevance=0.5, detail=1.0)
+    changes = pd.DataFrame(columns=["kind", "k", "against", "measure", "n", "difference", "low", "high"])
+    axes, said = ("relevance", "clarity", "detail"), []
+    for rater, known in (("far", {}), ("far", {"clarity": 3.0}), ("", {})):
+        given = {"AXES": axes, "rate_quality": lambda *_, known=known: pd.DataFrame(known, range(12), axes, float)}
+        found = run_cell("11_values_in_context", "left_out = ", rater=rater, table=table, most=2, kept=None,
+                         replies=SimpleNamespace(**given), Endpoint=lambda **_: None, prompts=["x"] * 3, draws={},
+                         measurement=measurement, changes=changes, display=len, Markdown=said.append,
+                         run=SimpleNamespace(save_table=lambda *_: None))
+        assert len(found["quality"]) == (len(known) if rater else 2) and list(found["quality"]) == list(changes)
+    assert said == ["far gave no number for relevance, clarity, detail.", "far gave no number for relevance, detail.",
+                    "Left out, for want of a rater: clarity."]
+
+
+def test_notebook_11_has_no_trend_of_one_dose():
+    cells = {NONE: np.zeros((4, 2, 1)), ("target", 8): np.ones((4, 2, 1)), ("neutral", 8): np.zeros((4, 2, 1))}
+    changes, said = compare_cells(cells, [(("target", 8), NONE), (("neutral", 8), NONE)], ["nearness"], 20), []
+    for trend in (measure_trend(cells, 0, 20), measure_trend(cells | {("target", 4): cells[NONE]}, 0, 20)):
+        run_cell("11_values_in_context", "gone = ", pd=pd, trend=trend, largest=changes, costs=changes, names=[],
+                 shown="{0.difference:+.2f}", beaten={"evaluator": "neutral"}, most=8, Markdown=said.append,
+                 aim=SimpleNamespace(name="ideal"))
+    assert "by +1.00 (no trend of one dose), for sure more" in said[0] and "(trend with the dose: rho +" in said[1]
+
+
+@pytest.mark.parametrize(("measures", "start"), [
+    (["nearness"], "How likely real replies become was not measured."),
+    (["nearness", "nll_real"], "Real replies become more likely behind: nothing.")])
+def test_notebook_11_calls_no_likelihood_unchanged_that_was_not_measured(measures, start):
+    costs, said = pd.DataFrame({"kind": ["target"], "measure": "detail", "high": 1.0}), []
+    run_cell("11_values_in_context", "likelier = ", costs=costs, measures=measures, Markdown=said.append)
+    assert said[0].startswith(start)
