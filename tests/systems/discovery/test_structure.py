@@ -2,10 +2,12 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_notebooks import run_cell
 
 from fulcra_utils.evaluator.encoder import load_encoder
 from fulcra_utils.evaluator.model import make_evaluator, save_evaluator
@@ -173,3 +175,29 @@ def test_from_replies_to_a_theory_on_the_command_line(tmp_path, monkeypatch, cap
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
     code, _, err = discover(monkeypatch, capsys, *given)
     assert code == 2 and "1 replies can be used, where 3 are needed" in err
+
+
+@pytest.mark.parametrize(("n_models", "is_few"), [(19, True), (20, False)])
+def test_notebook_08_calls_models_too_few_where_they_are(n_models, is_few):
+    """Ten for each of two values are twenty."""
+    said, system = [], SimpleNamespace(values=("a", "b"), describe=lambda: "one")
+    run_cell("08_value_discovery", "foretold, ", structure=SimpleNamespace(foretell_correlations=lambda *_: 0.5),
+             scores=None, kept_vectors=None, replies=pd.DataFrame({"model": range(n_models)}), system=system,
+             found={"x": system}, Markdown=said.append)
+    assert ("too few" in said[0]) == is_few and said[0].endswith("factors of what single replies express.")
+
+
+@pytest.mark.parametrize(("rmsea", "word"), [(0.03, "good"), (0.2, "poor")])
+def test_notebook_08_calls_a_fit_good_by_all_three_indices(rmsea, word):
+    fits = pd.DataFrame({"system": ["discovered", "at random"], "cfi": [0.97, 0.3], "rmsea": [rmsea, 0.3],
+                         "srmr": [0.02, 0.3], "bic": [1.0, 2.0]})
+    said = []
+    told = run_cell("08_value_discovery", "by_bic = ", fits=fits, Markdown=said.append)
+    probe = pd.DataFrame({"features": ["Schwartz 10", "one general factor"], "accuracy": 0.6, "low": 0.5, "high": 0.7,
+                          "null_high": 0.6})
+    run_cell("08_value_discovery", "own_fit = ", **told | {
+        "np": np, "probe": probe, "ranked": pd.DataFrame({"rank": [3.0], "rank_low": 2, "rank_high": 3}),
+        "system": SimpleNamespace(n_factors=2, numbers={"parallel": 2}), "foretold": -0.05,
+        "replies": pd.DataFrame({"model": ["m"]}), "material": SimpleNamespace(made_up=[]), "made_up": ""})
+    assert f"the fit to other replies is {word} by three indices" in said[1] and "r = -0.05" in said[1]
+    assert said[0].startswith(f"{int(word == 'good')} of 2 systems")
