@@ -163,16 +163,18 @@ def explain_scores(scores: np.ndarray, controls: np.ndarray, clusters: Sequence,
                    seed: int = 0) -> tuple[float, np.ndarray]:
     """Return which share of the variance of scores (N,) controls (N, C) explain linearly, R² and its draws (B,).
 
-    Controls that do not vary explain nothing.
+    Controls that do not vary explain nothing. A draw is nan where it cannot tell of a control that counts in R²: one
+    that does not vary in it, or that departs from its commonest value in too few prompts (`bootstrap_correlations`).
 
     >>> x = np.arange(6.0)
     >>> round(explain_scores(2 * x, np.column_stack([x, np.ones(6)]), range(6), 5)[0], 6)
     1.0
     """
-    told = np.column_stack([controls[:, np.ptp(controls, axis=0) > 0], scores])
+    told = np.column_stack([controls, scores])
     codes = code_clusters(clusters)[0] % MOST_CLUSTERS
     whole = np.concatenate([correlate(told, told)[0][None], bootstrap_correlations(told, told, codes, n_draws, seed)])
-    is_known, whole = np.isfinite(whole[:, -1, -1]), np.nan_to_num(whole)
+    varies = np.isfinite(whole[0, -1])
+    is_known, whole = varies[-1] & np.isfinite(whole[:, -1, varies]).all(axis=1), np.nan_to_num(whole)
     own, shared = whole[:, :-1, :-1], whole[:, :-1, -1:]
     found = (shared.transpose(0, 2, 1) @ np.linalg.pinv(own, rcond=1e-9, hermitian=True) @ shared)[:, 0, 0]
     found = np.where(is_known, np.clip(found, 0, 1), np.nan)

@@ -151,3 +151,14 @@ def test_explained_share_is_that_of_a_regression():
     constant = np.column_stack([controls[:, 0], np.ones(200)])
     assert explain_scores(y, constant, np.arange(200), 5)[0] == pytest.approx(np.corrcoef(y, controls[:, 0])[0, 1] ** 2)
     assert np.isnan(explain_scores(np.ones(200), controls, np.arange(200), 5)[0])
+
+
+def test_a_control_too_rare_for_an_interval_has_none():
+    """Six refusals in 200 prompts carry the scores: R² is near 1, and no draw may tell of the length alone."""
+    rng, is_refusal = np.random.default_rng(0), np.arange(200) < 6
+    y, length = is_refusal + 0.01 * rng.normal(size=200), rng.normal(size=200)
+    share, draws = explain_scores(y, np.column_stack([is_refusal, length]), np.arange(200), 50)
+    assert share > 0.99 and np.isnan(draws).all()
+    some = np.arange(200) < 20
+    share, draws = explain_scores(y + some, np.column_stack([some, np.zeros(200)]), np.arange(200), 50)
+    assert np.isfinite(draws).all() and draws.min() <= share <= draws.max()
