@@ -256,14 +256,18 @@ def match_decisions(decisions: pd.DataFrame, row_ids: Iterable[str],
 def decide_dialogues(dialogues: pd.DataFrame, path: str | Path, theory: Theory) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return dialogues in which a file's decisions on dimensions have replaced the labels, and those decisions.
 
-    A file that is not there holds none; decisions that belong to no row are named in a warning and left out.
+    A file that is not there holds none; decisions that belong to no row, or on an item, are named in a warning and left
+    out.
     """
     if not Path(path).exists():
         return dialogues, NONE_DECIDED
-    decisions, lost = match_decisions(read_decisions(path, theory), dialogues.row_id)
+    (decisions, lost), dims = match_decisions(read_decisions(path, theory), dialogues.row_id), list(theory.dimensions)
+    is_item = ~decisions["name"].isin(dims)
+    lost += [f"row_id {row.row_id!r} ({row.name}): an item; only dimensions are decided here"
+             for row in decisions[is_item].itertuples(index=False)]
+    decisions = decisions[~is_item].reset_index(drop=True)
     if lost:
         warnings.warn(f"{path}: {len(lost)} decisions are not used: {'; '.join(lost[:5])}", stacklevel=2)
-    dims = list(theory.dimensions)
     labels = apply_decisions(dialogues[dims].to_numpy(dtype=float), dims, dialogues.row_id, decisions)[0]
     return dialogues.assign(**dict(zip(dims, labels.T, strict=True))), decisions
 

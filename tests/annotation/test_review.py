@@ -224,6 +224,15 @@ def test_a_decision_on_no_dialogue_is_a_warning(tmp_path):
     assert len(found) == 1
 
 
+def test_a_decision_on_an_item_is_a_warning_and_not_used(tmp_path):
+    data, item = build_run_data(THEORY), THEORY.items[0]
+    first = data.dialogues.row_id[0]
+    append_decisions(tmp_path / "d.csv", decisions((first, item, 1.0, "Ann"), (first, "sanctity", -1.0, "Ann")))
+    with pytest.warns(UserWarning, match=f"1 decisions are not used: row_id '{first}' .{item}.: an item"):
+        decided, found = decide_dialogues(data.dialogues, tmp_path / "d.csv", THEORY)
+    assert found["name"].tolist() == ["sanctity"] and decided.sanctity[0] == -1
+
+
 def test_texts_of_one_id_must_be_one_text(tmp_path):
     queue = build_queue(np.array([[[1.0]], [[0]]]), ["care"], ["r0"], ["a", "b"])
     for write in (write_review_csv, lambda path, *more: export_label_studio(path, *more, THEORY)):
