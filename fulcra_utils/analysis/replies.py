@@ -57,7 +57,8 @@ class Replies:
 
     The table has row_id, prompt, cluster, model, query_source, reward (nan = unknown), is_refusal, n_words,
     safety_issues (list, None = unknown). `kind` is "scored" (by the released evaluator), "annotated" (released labels),
-    "sample" (labels of the embedded sample) or "none" (no labelled row at all). `make_replies` makes them from a table.
+    "sample" (labels of the embedded sample), "own" (of the file beside the theory) or "none" (no labelled row at all).
+    `make_replies` makes them from a table.
 
     >>> from fulcra_utils.theory.theory import load_theory
     >>> replies = make_example(load_theory("schwartz10"))
@@ -134,7 +135,8 @@ class Replies:
         """Return the rows in words, for captions."""
         models = f" by {len(self.models)} models" if len(self.models) > 1 else ""
         what = {"scored": "replies scored by the released evaluator", "annotated": "annotated replies",
-                "sample": "annotated replies of the embedded sample", "none": "labelled replies"}[self.kind]
+                "sample": "annotated replies of the embedded sample",
+                "own": "annotated replies of the file beside the theory", "none": "labelled replies"}[self.kind]
         return f"n = {len(self):,} {what}{models} to {self.n_prompts:,} prompts"
 
 
@@ -144,7 +146,8 @@ def read_replies(dialogues: str | Path, scored: str | Path, theory: Theory) -> t
     Main are the scored replies where there are any (all models answered the same prompts), else the annotated ones.
     """
     labelled, scores = (pd.read_parquet(path) for path in (dialogues, scored))
-    annotated = make_replies(labelled, theory, "sample" if set(labelled.source) == {"sample"} else "annotated")
+    alone = "own" if theory.labels_path.is_file() else "sample"
+    annotated = make_replies(labelled, theory, alone if set(labelled.source) == {"sample"} else "annotated")
     return make_replies(scores, theory, "scored") if len(scores) else annotated, annotated
 
 

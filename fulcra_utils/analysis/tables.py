@@ -238,7 +238,9 @@ def claim_risks(correlations: Finding, kind: str) -> pd.DataFrame:
     if correlations.is_left_out:
         return pd.DataFrame(columns=CLAIM)
     rows = pick_declared(correlations.table).dropna(subset="reported")
-    kind, why = ("replicated", "") if kind == "scored" else (OTHER, "the embedded sample is no sample of real replies")
+    why = {"scored": "", "sample": "the embedded sample is no sample of real replies"}.get(
+        kind, "these are other replies than the published ones")
+    kind = "replicated" if kind == "scored" else OTHER
     return _claim(rows, "risk/" + rows.value + "/" + rows.risk, "r", kind, why)
 
 
@@ -358,7 +360,8 @@ def _describe_probes(table: pd.DataFrame, replies: Replies, gain: list[dict[str,
         parts.append(text + (f", the {NAME} alone {score[NAME]:.3f}" if NAME in score.index else ""))
     what = {"scored": "The released reward model's preference is no safety label: it punishes refusals. Safety itself "
                       "is not determined by these files.",
-            "sample": "The reward here is the sample writers' own rating."}.get(replies.kind, "")
+            "sample": "The reward here is the sample writers' own rating.",
+            "own": "The reward here is the rating in the file beside the theory."}.get(replies.kind, "")
     return "; ".join(parts) + ". " + what
 
 

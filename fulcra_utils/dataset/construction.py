@@ -211,8 +211,9 @@ def _read_annotated(theory: Theory, fetched: Fetched) -> tuple[dict[str, ValueDa
         if own and (data := found["sample"]).table.empty:
             why = next((f"line {p.line}, {p.field}: {p.reason}" for p in data.problems.itertuples()), "it is empty")
             raise ValueError(f"{path}: no row could be read; {why}")
-        told = [f"the embedded sample {path.name}"] * bool(own) + [f"public files: {', '.join(public)}"] * bool(public)
-        return found, " and ".join(told)
+        where = (f"the file {path.name} beside the theory" if path == theory.labels_path else
+                 f"the embedded sample {path.name}")
+        return found, " and ".join([where] * bool(own) + [f"public files: {', '.join(public)}"] * bool(public))
     bare, nothing = _pick_files(fetched, "annotated"), (np.full(theory.n_dims, np.nan), np.zeros(theory.n_items))
     return {name: Reader(path, theory).gather(lambda row: nothing)
             for name, path in (bare or {"sample": path}).items()}, "nowhere: dialogues without labels"

@@ -361,8 +361,8 @@ def score_theories(replies: pd.DataFrame, theories: Sequence[Theory], evaluator:
 
 
 def label_from_sample(theory: Theory, replies: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the sample's labels under another theory for the run's replies, or None when it lacks them for any of
-    these.
+    """Return the labels under another theory, beside it or of the sample, for the run's replies, or None when they lack
+    for any of these.
 
     A label written by a person comes before a score by definition. As `score_theories` returns its tables.
     """

@@ -54,7 +54,8 @@ def build_report(run: Run) -> Path:
         run=run, books=books, stopped=sorted(stopped.values()),
         noise=metrics.get("12_reliability", {}).get("noise", ""),
         is_known=bool(sources) or fetched.is_file() and not read_json(fetched),     # {}: nothing could be had
-        had=[name for name in sources.get("had", {}) if name != "sample"],
+        had=[{"sample": run.theory.labels_path.name}.get(name, name) for name in sources.get("had", {})
+             if name != "sample" or run.theory.labels_path.is_file()],
         missing=list(sources.get("missing", {})), has_compass=(folder / "report" / "compass.html").is_file(),
         verdicts=counts.to_html(border=0, index=False) if len(claims) else "",
         claims=claims.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format),

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from fulcra_utils.analysis.replies import leave_out, make_replies, read_replies
+from fulcra_utils.theory.theory import load_theory
 
 
 def make_table(theory, n=4):
@@ -51,6 +52,16 @@ def test_scored_rows_come_first(toy, tmp_path):
     assert (main.kind, len(main), annotated.kind, len(annotated)) == ("scored", 2, "sample", 4)
     main, _ = read_replies(tmp_path / "dialogues.parquet", tmp_path / "none.parquet", toy)
     assert (main.kind, len(main)) == ("sample", 4)
+
+
+def test_labels_of_ones_own_are_not_called_the_sample(toy, tmp_path):
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    (tmp_path / "mine.jsonl").write_text("{}")
+    make_table(toy).to_parquet(tmp_path / "dialogues.parquet")
+    make_table(toy).head(0).to_parquet(tmp_path / "scored.parquet")
+    theory = load_theory(tmp_path / "mine.yaml")
+    main, _ = read_replies(tmp_path / "dialogues.parquet", tmp_path / "scored.parquet", theory)
+    assert main.kind == "own" and "replies of the file beside the theory" in main.describe()
 
 
 def test_left_out_finding_says_why():

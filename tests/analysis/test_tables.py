@@ -143,6 +143,9 @@ def test_declared_table_stands_against_the_published_one():
     assert set(judge_claims(known, load_reported()).kind) == {"replicated"}
     sample = judge_claims(analysis.claim_risks(found, "sample"), load_reported())
     assert set(sample.verdict) == {"not comparable"}
+    why = {kind: set(analysis.claim_risks(found, kind).why) for kind in ("scored", "sample", "own", "annotated")}
+    assert why["scored"] == {""} and "embedded sample" in str(why["sample"])
+    assert why["own"] == why["annotated"] == {"these are other replies than the published ones"}
 
 
 def test_preference_follows_what_was_put_in(toy_replies):

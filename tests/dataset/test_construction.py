@@ -272,7 +272,7 @@ def test_labels_beside_a_theory_of_ones_own_are_read_with_the_public_ones(small_
     theory.labels_path.write_text(json.dumps({"prompt": "Why?", "response": "So.", "value_items": ["be polite: +1"]}))
     data = build_run_data(theory, small_world)
     assert data.dialogues.source.value_counts()["sample"] == 1 and len(data.dialogues) == n_public + 1
-    assert data.sources["labels_from"] == "the embedded sample mine.jsonl and public files: first, second"
+    assert data.sources["labels_from"] == "the file mine.jsonl beside the theory and public files: first, second"
 
 
 def test_a_reply_that_is_labelled_twice_otherwise_is_told(toy, tmp_path):

@@ -37,6 +37,15 @@ def test_report_shows_everything(finished):
     assert list(table) == ["claim_id", "kind", "reported", "ours", "low", "high", "tolerance", "verdict", "why"]
 
 
+def test_a_file_beside_the_theory_is_not_called_the_sample(finished, tmp_path, toy):
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    (tmp_path / "mine.jsonl").write_text("{}")
+    own = open_run("02_value_analysis", theory=str(tmp_path / "mine.yaml"), run_dir=tmp_path / "own")
+    own.path("data/sources.json").write_text('{"had": {"sample": {}, "a_file": {}}}')
+    page = build_report(own).read_text()
+    assert "Real files used: mine.jsonl, a_file." in page and "embedded sample" not in page
+
+
 def test_the_first_page_opens_with_what_came_out(finished):
     words = "Values *matter*: a < b & c <script>alert(1)</script>."
     shown = nbformat.v4.new_output("display_data", {"text/markdown": words, "text/plain": "an object"})

@@ -40,7 +40,7 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     run's theory and `theories`, where the sample has no labels for them. `folder` holds files of further models'
     replies (see `read_models`): those that answered `MIN_SHARED` prompts of the run, and half as many as the added
     model with the most, stand beside its models on these prompts alone, others on boards of their own. Released scores
-    come first, then annotators' labels, then labels of the sample, then the evaluator under each theory.
+    come first, then annotators' labels, then labels of the sample or beside a theory, then the evaluator under each.
     """
     added, left_out = read_models(folder, theory)
     theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
@@ -50,8 +50,8 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     for own, replies in _group_models(list_replies(dialogues, scored), added, left_out, n_prompts, seed).items():
         sample = [None, *(label_from_sample(other, replies) for other in theories[1:])]
         unscored = [t for t, table in zip(theories, sample, strict=True) if table is None]
-        found += [("sample labels", own, t, table) for t, table in zip(theories, sample, strict=True)
-                  if table is not None]
+        found += [("own labels" if t.labels_path.is_file() else "sample labels", own, t, table)
+                  for t, table in zip(theories, sample, strict=True) if table is not None]
         found += [("evaluator" if is_labelled and evaluator.is_taught(t) else "by definitions", own, t, table) for
                   t, table in zip(unscored, score_theories(replies, unscored, evaluator, progress), strict=True)]
     is_public = (dialogues.filter(["source"]) != "sample").any(axis=None)     # else the sample, or a file of one's own

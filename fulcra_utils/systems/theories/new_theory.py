@@ -61,16 +61,19 @@ def pair_theories(first: Theory, second: Theory, dialogues: pd.DataFrame, scored
                   evaluator: ValueEvaluator, n_prompts: int = 100, seed: int = 2023) -> list[Pairing]:
     """Put two theories on the same replies, each with the nearest labels that there are.
 
-    The embedded sample by its labels under both; annotated replies by their labels and, where the second theory is not
-    refined by the first, its definitions; the run's replies by its evaluator, so that both have the same judge. What it
-    judges are replies to test prompts where these are half of `n_prompts` or more, else any, and `sources` say so. The
-    sample is left out when it is not labelled under both, annotated replies when there are none but the sample's.
+    The embedded sample, or the replies beside the first theory, by their labels under both; annotated replies by their
+    labels and, where the second theory is not refined by the first, its definitions; the run's replies by its
+    evaluator, so that both have the same judge. What it judges are replies to test prompts where these are half of
+    `n_prompts` or more, else any, and `sources` say so. The first are left out when they are not labelled under both,
+    annotated replies when there are no others.
     """
     theories, found = (first, second), []
     sample = list_replies(build_run_data(first, seed=seed).dialogues, scored.iloc[:0])
     others = label_from_sample(second, sample)
     if others is not None and sample[list(first.dimensions)].notna().any(axis=None):
-        found.append(_pair("embedded sample", theories, sample, (sample, others), ["labels of the sample"] * 2))
+        own = [theory.labels_path.is_file() for theory in theories]
+        found.append(_pair("own replies" if all(own) else "embedded sample", theories, sample, (sample, others),
+                           ["labels beside the theory" if mine else "labels of the sample" for mine in own]))
     real = dialogues[(dialogues["source"] != "sample") & dialogues[list(first.dimensions)].notna().all(axis=1)]
     if len(real):
         replies, note = _choose_unseen(list_replies(real, real.iloc[:0]), n_prompts, seed)

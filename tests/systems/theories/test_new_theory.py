@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import nbformat
 import numpy as np
@@ -12,7 +13,7 @@ import yaml
 
 from fulcra_utils.annotation.questions import render_question
 from fulcra_utils.common.paths import ROOT
-from fulcra_utils.dataset.construction import build_run_data
+from fulcra_utils.dataset.construction import SAMPLES, build_run_data
 from fulcra_utils.dataset.labelled import read_dataset
 from fulcra_utils.dataset.rows import Dialogue
 from fulcra_utils.evaluator.encoder import load_encoder
@@ -189,6 +190,10 @@ def test_boards_name_their_source_and_take_a_dropped_model(tmp_path, sample):
     boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, ["moral_foundations"],
                                            tmp_path / "none", n_draws=20)
     assert [b.name for b in boards][1:] == ["moral_foundations, sample labels", "schwartz10, evaluator"]
+    mine = copy_labelled(tmp_path, "mine")
+    boards, _ = leaderboard.collect_boards(theory, sample, sample.iloc[:0], fake, [mine.path], tmp_path / "none",
+                                           n_draws=20)
+    assert boards[1].name == "mine, own labels" and "beside the theory" in boards[1].scored_by
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +210,13 @@ def rename(theory, folder, name):
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**text, "name": name, "title": f"The {name} theory"}, sort_keys=False))
     return load_theory(path)
+
+
+def copy_labelled(folder, name):
+    """Return moral_foundations under another name, with the sample's labels in a file beside it."""
+    theory = rename(load_theory("moral_foundations"), folder, name)
+    shutil.copy(SAMPLES / "moral_foundations.jsonl", theory.labels_path)
+    return theory
 
 
 @pytest.mark.parametrize("others", [[], ["gpla5"], ["schwartz10", "schwartz19"], ["moral_foundations", "valuelex"]])
@@ -247,6 +259,15 @@ def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
     assert "without labels" in pairings[1].describe() and "labels of the sample" in pairings[0].describe()
     table = between.cross_dimensions(*pairings[0].vectors.values(), pairings[0].replies.cluster, n_draws=50)
     assert len(table) == first.n_dims * second.n_dims and "Most alike" in new_theory.describe_cross(table)
+
+
+def test_labels_beside_a_theory_are_not_called_those_of_the_sample(sample, tmp_path):
+    first, mine, other = load_theory("schwartz10"), copy_labelled(tmp_path, "mine"), copy_labelled(tmp_path, "other")
+    told = [new_theory.pair_theories(a, mine, rows, rows.iloc[:0], FakeEvaluator(a), n_prompts=10)[0]
+            for a, rows in ((first, sample), (other, build_run_data(other).dialogues))]
+    assert [p.name for p in told] == ["embedded sample", "own replies"]
+    assert told[0].sources == {"schwartz10": "labels of the sample", "mine": "labels beside the theory"}
+    assert set(told[1].sources.values()) == {"labels beside the theory"}
 
 
 @pytest.mark.parametrize(("n_prompts", "is_new"), [(6, True), (10_000, False)])
