@@ -418,7 +418,7 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
     """Return each model's mean value vector, reward and released distances, with intervals over prompts.
 
     Columns: model, rows ("all", "non-refusals"), quantity (a value, "reward", "e_distance", "h_distance"), mean, low,
-    high, n, n_prompts. Source: released scored replies; means over the 1,523 test prompts.
+    high (nan below 5 prompts), n, n_prompts. Source: released scored replies; means over the 1,523 test prompts.
 
     >>> from fulcra_utils.analysis.replies import make_example
     >>> from fulcra_utils.theory.theory import load_theory

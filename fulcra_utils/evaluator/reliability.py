@@ -448,7 +448,7 @@ def fit_theory(scores: np.ndarray, groups: dict[str, np.ndarray], clusters: Sequ
 def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray, topics: np.ndarray,
                     clusters: Sequence, values: Sequence[str], n_draws: int = 500, seed: int = 0) -> pd.DataFrame:
     """Put people's texts and models' on one ruler: value, who, n, mean, low, high, and p10 and p90, between which 80 %
-    of the texts lie; and people minus models, alike.
+    of the texts lie; and people minus models, alike. low and high of a mean are nan below 5 clusters.
 
     Alike in length (log words) and topic (N,): a mixed model with the prompt as random intercept, on topics of which
     both speak in at least 5 texts. nan where these are fewer than two.
@@ -472,7 +472,8 @@ def compare_writers(scores: np.ndarray, is_people: np.ndarray, words: np.ndarray
 def compare_raters(rated: pd.DataFrame, n_draws: int = 500, seed: int = 0) -> pd.DataFrame:
     """Put our scores of six models' replies beside a large judge's ratings: value (the model), who, n, mean, low, high.
 
-    `rated` has model, score (in [-1, 1]), rating (0 to 10, here moved to [-1, 1]) and cluster.
+    `rated` has model, score (in [-1, 1]), rating (0 to 10, here moved to [-1, 1]) and cluster; low and high are nan
+    below 5 clusters.
     """
     found = []
     for who, column in (("a large judge's rating", rated.rating / 5 - 1), ("our score", rated.score)):

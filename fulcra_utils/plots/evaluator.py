@@ -184,8 +184,8 @@ def plot_reply(profile: pd.DataFrame, words: pd.Series, prompt: str, means: pd.D
     for name, look in zip(models, ((GREEN, "s", 7), (PINK, "^", 8)), strict=False):
         part = means[(means.model == name) & (means.rows == "all")].set_index("quantity")
         reach = part[["low", "high"]].sub(part["mean"], axis=0).reindex(order).abs().max(axis=None)
-        series[f"{name}, mean of {part.n.iloc[0]:,} (95 %: within {reach:.2f})"] = part.rename(
-            columns={"mean": "score"}), *look
+        said = f"95 %: within {reach:.2f}" if reach == reach else "too few prompts for an interval"
+        series[f"{name}, mean of {part.n.iloc[0]:,} ({said})"] = part.rename(columns={"mean": "score"}), *look
     for k, (name, (table, colour, marker, size)) in enumerate(series.items()):
         places, table = step * (np.arange(len(order)) + (0, 0.19, -0.19)[k]), table.reindex(order)
         axes.vlines(places, table.low, table.high, color=colour, alpha=1 if k else 0.3, linewidth=2 if k else 5)

@@ -10,6 +10,7 @@ from scipy import stats as sps
 
 from fulcra_utils.stats.comparison import bootstrap_correlations, correlate
 from fulcra_utils.stats.resampling import (
+    as_matrix,
     bootstrap_means,
     code_clusters,
     draw_sums,
@@ -19,6 +20,7 @@ from fulcra_utils.stats.resampling import (
 )
 
 MOST_CLUSTERS = 2_000     # more prompts than these are drawn in bundles of prompts
+MIN_PROMPTS = 5           # percentiles of draws of fewer are far too narrow, of two alike values without width
 
 
 def estimate_components(values: np.ndarray, terms: Mapping[str, Sequence], clusters: Sequence, n_draws: int = 500,
@@ -110,12 +112,16 @@ def widen_level(n_clusters: int, level: float = 0.95) -> float:
 def mean_ends(values: np.ndarray, clusters: Sequence, n_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends (K,) of a 95 % bootstrap interval of column means (N, K), widened where prompts are few.
 
+    nan in a column is left out; its ends are nan where fewer than `MIN_PROMPTS` clusters have a number.
+
     >>> low, high = mean_ends(np.arange(8.0)[:, None], np.arange(8), 200, 0)
     >>> bool(low[0] < 2.2 and high[0] > 4.8)
     True
     """
-    n = len(np.unique(np.asarray(clusters)))
-    return take_interval(bootstrap_means(values, clusters, n_draws, seed), widen_level(n) if n > 1 else 0.95)
+    n = (sum_by_cluster(np.isfinite(as_matrix(values)), *code_clusters(clusters)) > 0).sum(axis=0)
+    draws = np.where(n < MIN_PROMPTS, np.nan, bootstrap_means(values, clusters, n_draws, seed))
+    return tuple(np.transpose([take_interval(column, widen_level(max(k, 2))) for column, k in zip(
+        draws.T, n, strict=True)]))
 
 
 def detect_difference(sd: np.ndarray, n: np.ndarray, power: float = 0.8) -> np.ndarray:

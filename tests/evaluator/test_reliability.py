@@ -385,6 +385,9 @@ def test_raters_by_hand():
                           "cluster": [0, 1, 0, 1]})
     found = compare_raters(rated, 50).set_index(["who", "value"])
     assert found["mean"].tolist() == [-0.5, 1, -0.5, 0.5] and found.n.eq(2).all()
+    assert found[["low", "high"]].isna().all(axis=None), "two questionnaires tell nothing of their spread"
+    six = pd.concat([rated.assign(cluster=rated.cluster + 2 * k) for k in range(3)], ignore_index=True)
+    found = compare_raters(six, 50).set_index(["who", "value"])
     assert (found.low <= found["mean"]).all() and found.low["our score", "b"] == found.high["our score", "b"] == 0.5
 
 

@@ -115,3 +115,7 @@ def test_names_around_the_largest_circle_do_not_cover_each_other():
 def test_a_reply_without_known_models_is_drawn_alone(toy):
     _, profile, words = draw_reply(toy)
     assert len(plots.plot_reply(profile, words, "Why?", pd.DataFrame(), toy).axes[1].lines) == 3   # with label, zero
+    means = pd.DataFrame({"model": "a", "rows": "all", "quantity": toy.dimensions, "mean": 0.3, "low": np.nan,
+                          "high": np.nan, "n": 4})
+    figure = plots.plot_reply(profile, words, "Why?", means, toy)
+    assert "a, mean of 4 (too few prompts for an interval)" in figure.axes[1].get_legend_handles_labels()[1]

@@ -10,6 +10,7 @@ from fulcra_utils.stats.generalisability import (
     detect_difference,
     estimate_components,
     explain_scores,
+    mean_ends,
     widen_level,
 )
 from fulcra_utils.stats.resampling import take_interval
@@ -162,3 +163,13 @@ def test_a_control_too_rare_for_an_interval_has_none():
     some = np.arange(200) < 20
     share, draws = explain_scores(y + some, np.column_stack([some, np.zeros(200)]), np.arange(200), 50)
     assert np.isfinite(draws).all() and draws.min() <= share <= draws.max()
+
+
+def test_a_mean_of_few_prompts_has_no_interval():
+    """Two equal values had the interval [1, 1]; one cluster of many rows, or a column known in four, is no better."""
+    for n, clusters in ((2, [0, 1]), (4, range(4)), (8, np.arange(8) // 2), (6, np.zeros(6))):
+        assert np.isnan(mean_ends(np.ones((n, 1)), clusters, 50, 0)).all()
+    values = np.column_stack([np.arange(6.0), [1, 2, 3, 4, np.nan, np.nan], [0, 1, 2, 3, 4, np.nan]])
+    low, high = mean_ends(values, range(6), 2000, 0)
+    assert np.isfinite(low).tolist() == np.isfinite(high).tolist() == [True, False, True]
+    assert low[0] < 2.5 - 1.2 and high[0] > 2.5 + 1.2 and low[2] < 2 < high[2]
