@@ -141,10 +141,11 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
                        n_permutations: int = 99, seed: int = 0) -> Finding:
     """Look for clusters of replies that oppose a value and that no known risk category explains.
 
-    A candidate is (1) denser than the densest cluster of shuffled columns (p <= 0.05 over all clusters), (2) stable
-    (mean Jaccard of at least 0.6), (3) of at least 5 prompts, (4) not enriched in any known category (adjusted p >
-    0.05) nor half filled by one (catch-all categories such as "unethical behaviour" name no risk and explain nothing),
-    and (5) opposed to at least one value (centre below -0.5). Rows whose prompt's categories are unknown are left out.
+    A candidate is (1) denser than the densest cluster of columns shuffled over prompts (p <= 0.05 over all clusters),
+    (2) stable (mean Jaccard of at least 0.6), (3) of at least 5 prompts, (4) not enriched in any known category
+    (adjusted p > 0.05) nor half filled by one (catch-all categories such as "unethical behaviour" name no risk and
+    explain nothing), and (5) opposed to at least one value (centre below -0.5). Rows whose prompt's categories are
+    unknown are left out.
 
     One row a cluster, candidates first, then by density: cluster, size, n_prompts, profile (values beyond ±0.5),
     opposes (number of values), density_p, stability, recurrence (mean best Jaccard when half to one and a half times as
@@ -168,7 +169,7 @@ def find_unknown_risks(replies: Replies, risks: RiskMap, n_clusters: int = 20, n
     explained = clusters.compare_categories(labels, matrix[:, specific], known.clusters, seed=seed)
     table = pd.DataFrame([{"cluster": k, **_describe_cluster(known, labels == k)} for k in range(labels.max() + 1)])
     table = table.assign(
-        density_p=clusters.assess_density(known.vectors, labels, n_clusters, n_permutations, seed),
+        density_p=clusters.assess_density(known.vectors, labels, known.clusters, n_clusters, n_permutations, seed),
         stability=clusters.measure_stability(known.vectors, labels, known.clusters, n_clusters, n_draws, seed),
         recurrence=clusters.measure_recurrence(known.vectors, labels, n_clusters, seed),
         category=[names[specific[c]] if c >= 0 else "" for c in explained["category"]], purity=explained["purity"],

@@ -1,8 +1,8 @@
 """Clusters of value vectors that no known risk category explains.
 
-Three questions, each with its own null: is a cluster denser than independent values would make it (columns shuffled,
-clustered again), does it come back in bootstrap samples of prompts, does a known category explain it (categories
-shuffled over prompts)? Pure functions; axis letters: N rows, D values, C categories, K clusters, G prompts.
+Three questions, each with its own null: is a cluster denser than independent values would make it (columns shuffled
+over prompts, clustered again), does it come back in bootstrap samples of prompts, does a known category explain it
+(categories shuffled over prompts)? Pure functions; axis letters: N rows, D values, C categories, K clusters, G prompts.
 """
 
 import warnings
@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from fulcra_utils.common.labels import NEAREST, scores_to_labels
 from fulcra_utils.stats.comparison import adjust_p
+from fulcra_utils.stats.factors import shuffle_columns
 from fulcra_utils.stats.resampling import code_clusters, draw_rows, sum_by_cluster
 
 
@@ -31,41 +32,44 @@ def cluster_vectors(vectors: np.ndarray, n_clusters: int, seed: int = 0, n_start
     return np.unique(labels, return_inverse=True)[1]
 
 
-def measure_density(vectors: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
+def measure_density(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarray, seed: int = 0) -> np.ndarray:
     """Measure how much denser each cluster is than independent values would make it: (K,), 0 = no denser.
 
     Around each cluster's centre lies a ball with the root mean square distance of its members as radius (at least 0.3).
     The statistic is -log10 of the Poisson chance to find as many rows in it as there are, when the columns are shuffled
-    independently, capped at 300: configural frequency analysis (von Eye 2002) with a ball as configuration.
+    independently, whole prompts (N,) at a time, capped at 300: configural frequency analysis (von Eye 2002) with a ball
+    as configuration.
 
     >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
-    >>> measure_density(rows, np.repeat([0, 1], 20)) > 1.5
+    >>> measure_density(rows, np.repeat([0, 1], 20), np.arange(40)) > 1.5
     array([ True,  True])
     """
     size, rng = np.bincount(labels), np.random.default_rng(seed)
     centres = sum_by_cluster(vectors, labels, len(size)) / size[:, None]
     radius = np.maximum(np.sqrt(np.bincount(labels, ((vectors - centres[labels]) ** 2).sum(axis=1)) / size), 0.3)
     found, *shuffled = ((cdist(rows, centres, "sqeuclidean") <= radius**2 + 1e-9).sum(axis=0)
-                        for rows in (vectors, *(rng.permuted(vectors, axis=0) for _ in range(10))))
+                        for rows in (vectors, *(shuffle_columns(vectors, prompts, rng) for _ in range(10))))
     expected = (np.sum(shuffled, axis=0) + 0.5) / 10
     return np.minimum(-sps.poisson.logsf(found - 1, expected) / np.log(10), 300)
 
 
-def assess_density(vectors: np.ndarray, labels: np.ndarray, n_clusters: int, n_permutations: int = 99,
-                   seed: int = 0) -> np.ndarray:
+def assess_density(vectors: np.ndarray, labels: np.ndarray, prompts: np.ndarray, n_clusters: int,
+                   n_permutations: int = 99, seed: int = 0) -> np.ndarray:
     """Test each cluster's density against the densest cluster of data without any association: p values (K,).
 
     Each permutation shuffles every column, clusters again and keeps its best statistic: the p values hold for all
-    clusters at once (Westfall & Young 1993) and account for the fact that k-means looked for dense places.
+    clusters at once (Westfall & Young 1993) and account for the fact that k-means looked for dense places. Prompts (N,)
+    are shuffled whole, for replies to one are alike, which makes clusters of them in any data.
 
     >>> rows = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 20, axis=0)
-    >>> assess_density(rows, np.repeat([0, 1], 20), 4, n_permutations=19)
+    >>> assess_density(rows, np.repeat([0, 1], 20), np.arange(40), 4, n_permutations=19)
     array([0.05, 0.05])
     """
-    found, best, rng = measure_density(vectors, labels, seed), [], np.random.default_rng(seed)
+    found, best, rng = measure_density(vectors, labels, prompts, seed), [], np.random.default_rng(seed)
     for p in range(n_permutations):
-        shuffled = rng.permuted(vectors, axis=0)
-        best.append(measure_density(shuffled, cluster_vectors(shuffled, n_clusters, seed + p), seed + p).max())
+        shuffled = shuffle_columns(vectors, prompts, rng)
+        again = cluster_vectors(shuffled, n_clusters, seed + p)
+        best.append(measure_density(shuffled, again, prompts, seed + p).max())
     return (1 + (np.array(best)[None, :] >= found[:, None]).sum(axis=1)) / (1 + n_permutations)
 
 

@@ -20,7 +20,7 @@ def test_planted_cluster_is_dense_and_stable(planted):
     rows, is_planted = planted
     labels = clusters.cluster_vectors(rows, 20)
     home = np.bincount(labels[is_planted]).argmax()
-    p = clusters.assess_density(rows, labels, 20, n_permutations=39)
+    p = clusters.assess_density(rows, labels, np.arange(315), 20, n_permutations=39)
     stability = clusters.measure_stability(rows, labels, np.arange(315), 20, n_draws=15)
     assert (labels[is_planted] == home).all()
     assert p[home] == 1 / 40
@@ -34,8 +34,18 @@ def test_noise_has_no_dense_cluster():
     for seed in range(8):
         noise = rng.choice([-1.0, 0, 1], p=[0.1, 0.6, 0.3], size=(100, 6))
         labels = clusters.cluster_vectors(noise, 8, seed)
-        smallest.append(clusters.assess_density(noise, labels, 8, n_permutations=19, seed=seed).min())
+        smallest.append(clusters.assess_density(noise, labels, np.arange(100), 8, 19, seed).min())
     assert np.sum(np.array(smallest) <= 0.05) <= 2
+
+
+def test_like_replies_to_one_prompt_are_no_dense_cluster():
+    """Independent values of 60 prompts, each with six like replies; row by row they would pass for clusters."""
+    rng, prompts = np.random.default_rng(0), np.repeat(np.arange(60), 6)
+    rows = np.repeat(rng.choice([-1.0, 0, 1], p=[0.1, 0.6, 0.3], size=(60, 8)), 6, axis=0)
+    rows = np.where(rng.random(rows.shape) < 0.05, 0, rows)
+    labels = clusters.cluster_vectors(rows, 8)
+    assert (clusters.assess_density(rows, labels, np.arange(360), 8, 19) == 0.05).sum() > 1
+    assert clusters.assess_density(rows, labels, prompts, 8, 19).min() > 0.05
 
 
 def test_categories_explain_what_they_should():
