@@ -50,8 +50,10 @@ def make_section(board: Board, countries: Countries, presets: Mapping[str, np.nd
     notes += [describe_noise(assess_reliability(replies, replies[[*theory.dimensions]].to_numpy(float),
                                                 theory.dimensions, 0))] if replies.prompt.nunique() > 1 else []
     if people:
+        shared = people.replies.prompt.isin(scores.prompts)
+        which = "these" if shared.all() else "these and further" if shared.any() else "other"
         notes.append(f"{people.name}: {people.scored_by} They stand on {len(people.replies):,} replies of several "
-                     "models to other prompts than those above, so this row has no rank.")
+                     f"models to {which} prompts, so this row has no rank.")
         models, replies = (*models, people.name), pd.concat([replies, people.replies], ignore_index=True)
         draws = np.concatenate([draws, people.draws[:len(draws)]], axis=1)
         means, n_prompts = np.vstack([means, people.scores.means]), [*n_prompts, people.replies.prompt.nunique()]

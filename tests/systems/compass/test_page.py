@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from fulcra_utils.systems.compass.page import (
     PEOPLE,
     make_section,
     pick_replies,
+    pool_labels,
     publish_page,
     render_page,
 )
@@ -445,6 +447,17 @@ def test_peoples_row_stands_beside_ours_under_the_same_theory_alone(tmp_path):
     for section in (far, own):
         assert PEOPLE not in section["models"] and section["n_ranked"] == len(section["models"])
     assert near["name"] == "schwartz10, made up"
+
+
+@pytest.mark.parametrize(("prompts", "which"), [
+    ([0, 1, 8], "these"), ([0, 8, 9], "these and further"), ([9, 10, 11], "other")])
+def test_peoples_row_says_to_which_prompts_its_replies_are(toy, prompts, which):
+    board, labels = (make_board(f"toy, {name}", toy, make_replies(toy, 2, 9), "x", n_draws=5)
+                     for name in ("made up", "annotators' labels"))
+    rows = labels.replies.head(3).assign(prompt=[f"prompt {p}" for p in prompts])
+    people = pool_labels([replace(labels, replies=rows)])
+    section = make_section(board, load_countries(), {}, 0, people)
+    assert section["notes"][-1].endswith(f"3 replies of several models to {which} prompts, so this row has no rank.")
 
 
 def test_a_policy_is_told_from_the_model_that_it_came_from(toy):
