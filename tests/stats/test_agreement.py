@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from small_notebooks import run_cell
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
@@ -223,3 +224,13 @@ def test_dawid_and_skene_find_a_known_confusion():
     assert confusion == pytest.approx(known, abs=0.05)
     votes = np.stack([(ratings == label).sum(axis=0) for label in (-1, 0, 1)], axis=1)
     assert np.mean(probable.argmax(axis=1) == truth) > np.mean(votes.argmax(axis=1) == truth) + 0.05
+
+
+@pytest.mark.parametrize(("pooled", "is_higher"), [(0.41, True), (0.40, False), (0.2, False)])
+def test_notebook_01_calls_the_pooled_alpha_higher_only_where_it_is(pooled, is_higher):
+    rows = [(name, "alpha_nominal", value) for name, value in (("care", 0.1), ("duty", 0.4), ("overall", pooled))]
+    rows += [("overall", "ac1", 0.5), ("overall", "observed", 0.6)]
+    table = pd.DataFrame(rows, columns=["name", "statistic", "value"]).assign(low=0.0, high=1.0, n_units=9)
+    said = []
+    run_cell("01_dataset_construction", "Within single values", agreement_table=table, Markdown=said.append)
+    assert "from 0.10 to 0.40" in said[0] and ("pooled one is higher" in said[0]) == is_higher and said[0][-1] == "."
