@@ -103,8 +103,13 @@ def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 5
 
 
 def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
-    """Check per value that the label is the sign of the summed item labels, as in the released data."""
+    """Check per value that the label is the sign of the summed item labels, as in the released data.
+
+    Left out under a theory with a parent, whose labels were made from the items in this way.
+    """
     labels = _align_items(items, replies)
+    if replies.theory.parent is not None:
+        return leave_out("The item-value rule", f"the labels under {replies.theory.title} were made by it")
     if labels is None:
         return leave_out("The item-value rule", "the annotated replies carry no item labels")
     rule = np.sign(labels @ replies.theory.item_matrix)

@@ -50,6 +50,13 @@ def test_rule_holds_where_it_was_put_in(toy_replies):
     assert (found.n, found.agree) == (n, n - wrong)
 
 
+def test_rule_that_made_the_labels_is_not_checked_on_them():
+    theory = load_theory("schwartz19")
+    replies = make_replies(make_rows(theory), theory, "annotated")
+    found = check_items(make_items(replies), replies)
+    assert found.is_left_out and "were made by it" in found.reading
+
+
 def test_adaptability_carries_shared_items():
     ten, nineteen = load_theory("schwartz10"), load_theory("schwartz19")
     replies = make_replies(make_rows(ten), ten, "sample")
