@@ -191,6 +191,8 @@ def describe_ranking(table: pd.DataFrame) -> str:
 def compare_presets(table: pd.DataFrame) -> str:
     """Say in words which weights change the first place, from `rank_by_presets`."""
     first = table[table["rank"] == 1].groupby("model", sort=False).weights.agg(", ".join)
+    if first.empty:
+        return "No model has a rank under any weights."
     return "First by weights: " + "; ".join(f"{model} ({titles})" for model, titles in first.items()) + "."
 
 

@@ -1,9 +1,12 @@
 """Leaderboards: what they hold, which weights they take, and what is said about them in words."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from hand_boards import TWO, board
+from small_notebooks import run_cell
 
 from fulcra_utils.systems.compass.boards import (
     choose_presets,
@@ -48,6 +51,32 @@ def test_a_ranking_is_said_with_its_doubt():
     assert "no ranking" in describe_ranking(table.assign(rank=np.nan))
     assert "cannot be told" in describe_ranking(table.assign(rank_low=np.nan, rank_high=np.nan))
     assert describe_ranking(table.assign(rank_low=[1, np.nan])).endswith("may also be first: b.")
+
+
+def test_without_a_rank_nobody_is_first():
+    table = pd.DataFrame({"weights": ["x", "y"] * 2, "model": list("aabb"), "rank": [1.0, 1, 2, np.nan]})
+    assert compare_presets(table) == "First by weights: a (x, y)."
+    assert compare_presets(table.assign(rank=np.nan)) == "No model has a rank under any weights."
+
+
+@pytest.mark.parametrize(("ranks", "first"), [([1.0, 1, 3], ["a", "b"]), ([np.nan] * 3, [])])
+def test_notebook_06_records_whoever_is_first(ranks, first):
+    told = SimpleNamespace(record=lambda **found: told.__dict__.update(found), finish=lambda: None)
+    page = SimpleNamespace(stat=lambda: SimpleNamespace(st_size=1))
+    run_cell("06_value_compass", "run.record(", run=told, board_table=pd.DataFrame({"board": ["x"], "models": [3]}),
+             ranking=pd.DataFrame({"model": list("abc"), "rank": ranks}), left_out=[], page=page, leans={},
+             matches=pd.DataFrame({"country": ["France"], "rho": [0.5]}),
+             value_places=pd.DataFrame({"dimension": ["care", "duty"], "place": [np.nan, 1]}))
+    assert told.first == first and told.strongest == ["duty"]
+
+
+@pytest.mark.parametrize(("rho", "said"), [
+    ([0.5, np.nan], "France (0.50). If"), ([np.nan] * 2, "No model has an order"), ([], "No country ranking fits")])
+def test_notebook_06_names_only_countries_with_a_match(rho, said):
+    matches = pd.DataFrame({"country": ["France", "China"][:len(rho)], "rho": rho})
+    words = []
+    run_cell("06_value_compass", "mean_match = matches", matches=matches, pd=pd, Markdown=words.append)
+    assert said in words[0] and "nan" not in words[0]
 
 
 def test_leading_and_trailing_values_are_named():
