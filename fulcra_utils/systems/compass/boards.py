@@ -43,7 +43,8 @@ def collect_boards(theory: Theory, dialogues: pd.DataFrame, scored: pd.DataFrame
     come first, then annotators' labels, then labels of the sample or beside a theory, then the evaluator under each.
     """
     added, left_out = read_models(folder, theory)
-    theories = [theory, *(load_theory(name) for name in dict.fromkeys(theories) if name != theory.name)]
+    others = {other.name: other for other in map(load_theory, theories)}
+    theories = [theory, *(other for name, other in others.items() if name != theory.name)]
     found = [("released scores", "", theory, list_replies(scored, scored)),
              ("annotators' labels", "", theory, list_replies(dialogues, dialogues))]
     is_labelled = pd.concat([dialogues, scored])[list(theory.dimensions)].notna().any(axis=None)

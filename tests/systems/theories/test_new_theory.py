@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from small_notebooks import run_cell
 
 from fulcra_utils.annotation.questions import render_question
 from fulcra_utils.common.paths import ROOT
@@ -118,6 +120,19 @@ def test_the_last_command_of_notebook_05_runs_on_labels_that_name_no_model(tmp_p
         assert run_notebook(name, "quick", path, folder, progress=False).is_file()
     splits = pd.read_parquet(folder / "data" / "splits.parquet")
     assert set(splits.split) < {"train", "validation", "calibration", "test"}, "one split has no prompt"
+
+
+@pytest.mark.parametrize(("own", "second", "other"), [
+    ("schwartz10", "moral_foundations", "moral_foundations"), ("schwartz10", "schwartz10", "moral_foundations"),
+    ("schwartz10", load_theory("schwartz10").path, "moral_foundations"),
+    ("gpla5", load_theory("gpla5").path, "schwartz10"), ("moral_foundations", "moral_foundations", "schwartz10")])
+def test_the_second_theory_of_notebook_05_is_never_the_runs_own(own, second, other):
+    run, said = SimpleNamespace(theory=load_theory(own), require=str, seed=0), []
+    found = run_cell("05_new_value_theory", "is_own = ", run=run, second_theory=second, load_theory=load_theory,
+                     DEFAULT_THEORY="schwartz10", pd=SimpleNamespace(read_parquet=str), judge=None,
+                     Markdown=said.append, settings={"n_prompts": 1},
+                     new_theory=SimpleNamespace(pair_theories=lambda *_: []))
+    assert found["other"].name == other and ("takes its place" in said[0]) == (second != other)
 
 
 def test_the_slips_of_notebook_05_are_found(tmp_path):
@@ -249,6 +264,9 @@ def test_a_theory_without_labels_is_scored_by_definitions(tmp_path, sample):
     boards, left_out = leaderboard.collect_boards(theory, bare, sample.iloc[:0], FakeEvaluator(theory), [], tmp_path,
                                                   n_draws=5)
     assert [b.name for b in boards] == ["schwartz10, by definitions"] and left_out == []
+    again = leaderboard.collect_boards(theory, bare, sample.iloc[:0], FakeEvaluator(theory), [theory.path], tmp_path,
+                                       n_draws=5)[0]
+    assert [b.name for b in again] == ["schwartz10, by definitions"], "the run's own theory by its path, once"
 
 
 def test_two_theories_meet_on_the_sample_and_on_the_run(sample):
