@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.common.labels import NEAREST, labels_of, scores_to_labels
-from fulcra_utils.dataset.rows import pick_rows, read_dialogue
+from fulcra_utils.dataset.rows import find_system, pick_rows, read_dialogue
 from fulcra_utils.dataset.splits import SPLITS
 from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError
 from fulcra_utils.stats import classification
@@ -367,8 +367,9 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     (second - first), low, high, sd of the paired differences, clear (the interval excludes 0), clear_holm (still so
     with all rows of the table corrected together; Holm 1979). With fewer than 5 prompts low and high are nan. `.attrs`:
     only_first, only_second (prompts), unscored_first, unscored_second, foreign_first, foreign_second (rows; those that
-    `fulcra score` marked as not English count), models_first, models_second (names found), has_target. `n_draws` and
-    `seed` are without effect.
+    `fulcra score` marked as not English count), models_first, models_second (names found), systems_first,
+    systems_second (system prompts that stand beside the prompts, none counts as one; 0 where there are none),
+    has_target. `n_draws` and `seed` are without effect.
 
     The interval (Student 1908) holds its level where two files that do not differ have differences alike to both sides:
     3 to 8 % are called clear from 5 prompts on. Where they are as skewed as an exponential distribution, it is 11, 10,
@@ -392,7 +393,7 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     if not len(shared):
         raise ScoringError(f"{first} and {second} share no prompt that is scored in both.")
     left = {"only_first": len(a) - len(shared), "only_second": len(b) - len(shared),
-            **{f"{name}_{place}": one.attrs[name] for name in ("unscored", "foreign", "models")
+            **{f"{name}_{place}": one.attrs[name] for name in ("unscored", "foreign", "models", "systems")
                for place, one in (("first", a), ("second", b))}}
     known = a.attrs["groups"] or b.attrs["groups"]
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
@@ -435,10 +436,12 @@ def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
 
     `.attrs` has groups, the same number for wordings of one prompt, which a row's `prompt_id` tells.
     """
-    models, groups, n_foreign = set(), {}, 0
+    models, systems, groups, n_foreign = set(), set(), {}, 0
 
     def tell(prompt: str, row: dict) -> int:
         nonlocal n_foreign
+        if isinstance(row.get("prompt"), str):      # else the system prompt is part of the prompt
+            systems.add(find_system(row))
         models.update([row[name] for name in MODELS if isinstance(row.get(name), str)][:1])
         n_foreign += row.get("problem") == FOREIGN
         if row.get("prompt_id") is not None:
@@ -458,7 +461,8 @@ def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
         table["distance"] = np.concatenate([  # in parts, for a file may have millions of rows
             value_distance(scores[k:k + 65536, order], target) for k in range(0, len(scores), 65536)])
     means = table[scored].groupby(np.array(prompts)[scored], sort=False).mean()
-    means.attrs = {"groups": groups, "unscored": int((~scored).sum()), "foreign": n_foreign, "models": len(models)}
+    means.attrs = {"groups": groups, "unscored": int((~scored).sum()), "foreign": n_foreign, "models": len(models),
+                   "systems": len(systems) * any(systems)}
     return means
 
 
@@ -509,6 +513,9 @@ def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: f
         told += f"\nWordings with one prompt_id count as one prompt ({table.attrs['groups']:,}) in the intervals."
     told += "".join(f"\nThe {place} file holds {n} models; their replies to a prompt are averaged, too."
                     for place in ("first", "second") if (n := table.attrs.get(f"models_{place}", 0)) > 1)
+    told += "".join(f"\nThe {place} file holds {n} system prompts (to have none counts as one); the replies to a "
+                    "prompt under all of them are averaged."
+                    for place in ("first", "second") if (n := table.attrs.get(f"systems_{place}", 0)) > 1)
     told += "".join(f"\n{n:,} rows of the {place} file do not look English, and count: their scores are no measurement."
                     for place in ("first", "second") if (n := table.attrs.get(f"foreign_{place}", 0)))
     if any(n for name, n in table.attrs.items() if name.startswith(("only", "unscored"))):

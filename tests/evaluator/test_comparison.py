@@ -244,7 +244,8 @@ def test_left_out_prompts_and_rows_are_counted(tmp_path):
     b = write_scored(tmp_path / "b.jsonl", odd + rows(range(3, 20)))
     table = compare_files(a, b)
     assert table.attrs == {"only_first": 3, "only_second": 8, "unscored_first": 0, "unscored_second": 6,
-                           **dict.fromkeys(("foreign_first", "foreign_second", "models_first", "models_second"), 0),
+                           **dict.fromkeys((f"{name}_{place}" for name in ("foreign", "models", "systems")
+                                            for place in ("first", "second")), 0),
                            "has_target": False}
     assert table.n.tolist() == [9, 4] and (table.difference == 0).all()
     assert table.low.notna().tolist() == [True, False]
@@ -269,6 +270,22 @@ def test_several_models_and_foreign_rows_are_told(tmp_path):
     assert "1 rows of the first file do not look English" in out and "Left out" not in out
     found = json.loads(call_command("compare", one, both, "--json")[1])
     assert [found[f"{name}_{place}"] for name in ("models", "foreign") for place in ("first", "second")] == [1, 2, 0, 1]
+
+
+def test_several_system_prompts_are_told(tmp_path):
+    """Averaged over without a word they would pass for a difference of the models."""
+    rows = [{"prompt": f"p{k}", "response": "r", "value_vector": {"v": v}, "system": system} for k in range(8)
+            for system, v in (("You are strict.", 0.6), ("", 0.2))]
+    both, plain = tmp_path / "both.jsonl", tmp_path / "plain.jsonl"
+    both.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    plain.write_text("".join(f"{json.dumps(row)}\n" for row in rows[1::2]))
+    table = compare_files(both, plain)
+    assert table.difference.item() == pytest.approx(-0.2) and table.clear.item()     # (.6 + .2) / 2 against .2
+    assert (table.attrs["systems_first"], table.attrs["systems_second"]) == (2, 0)
+    assert "The first file holds 2 system prompts" in describe_comparison(table)
+    assert "The second file holds" not in describe_comparison(table)
+    plain.write_text("".join(f"{json.dumps(row)}\n" for row in rows[::2]))
+    assert "system prompts" not in describe_comparison(compare_files(plain, plain))     # one is no mixture
 
 
 def test_prompts_of_other_shapes_are_prompts(tmp_path):
