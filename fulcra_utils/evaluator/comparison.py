@@ -363,13 +363,14 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
                   level: float = 0.95, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
     r"""Compare two scored files prompt by prompt, by t intervals over prompts; replies to one prompt are averaged.
 
-    Returns value (and "distance", the `value_distance` to `target`), n (prompts), first, second (means), difference
-    (second - first), low, high, sd of the paired differences, clear (the interval excludes 0), clear_holm (still so
-    with all rows of the table corrected together; Holm 1979). With fewer than 5 prompts low and high are nan. `.attrs`:
-    only_first, only_second (prompts), unscored_first, unscored_second, foreign_first, foreign_second (rows; those that
-    `fulcra score` marked as not English count), models_first, models_second (names found), systems_first,
-    systems_second (system prompts that stand beside the prompts, none counts as one; 0 where there are none),
-    has_target. `n_draws` and `seed` are without effect.
+    Returns value (and "distance", the `value_distance` to `target`), n (prompts), groups (the same, wordings with one
+    `prompt_id` counted once; only where there are such), first, second (means), difference (second - first), low, high,
+    sd of the paired differences, clear (the interval excludes 0), clear_holm (still so with all rows of the table
+    corrected together; Holm 1979). With fewer than 5 prompts, or groups, low and high are nan. `.attrs`: groups (of all
+    values together), only_first, only_second (prompts), unscored_first, unscored_second, foreign_first, foreign_second
+    (rows; those that `fulcra score` marked as not English count), models_first, models_second (names found),
+    systems_first, systems_second (system prompts that stand beside the prompts, none counts as one; 0 where there are
+    none), has_target. `n_draws` and `seed` are without effect.
 
     The interval (Student 1908) holds its level where two files that do not differ have differences alike to both sides:
     3 to 8 % are called clear from 5 prompts on. Where they are as skewed as an exponential distribution, it is 11, 10,
@@ -399,9 +400,10 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
     b = b.reindex(shared)
     groups = np.array([known.get(prompt, prompt) for prompt in shared])
-    left |= {"groups": n} if (n := len(np.unique(groups))) < len(shared) else {}
+    is_grouped = (n := len(np.unique(groups))) < len(shared)
+    left |= {"groups": n} if is_grouped else {}
     left["has_target"] = target is not None
-    table = compare_averages(a, b, level, groups)
+    table = compare_averages(a, b, level, groups if is_grouped else None)
     table["clear_holm"] = adjust_p(table.pop("p").to_numpy(), "holm") < 1 - level
     table.attrs = left
     return table
@@ -411,22 +413,23 @@ def compare_averages(first: pd.DataFrame, second: pd.DataFrame, level: float = 0
                      groups: np.ndarray | None = None) -> pd.DataFrame:
     """Compare mean scores of the same prompts, a row a prompt and a column a value, as `compare_files` does, with p.
 
-    `groups` are wordings of one prompt.
+    `groups` are wordings of one prompt; with them a column groups tells how many each value has.
     """
-    groups = np.arange(len(first)) if groups is None else groups
-    return pd.DataFrame([{"value": name, **_compare_column(first[name], second[name], level, groups)}
-                         for name in first])
+    own = np.arange(len(first)) if groups is None else groups
+    table = pd.DataFrame([{"value": name, **_compare_column(first[name], second[name], level, own)} for name in first])
+    return table.drop(columns=["groups"] * (groups is None))
 
 
 def _compare_column(first: pd.Series, second: pd.Series, level: float, groups: np.ndarray) -> dict[str, Any]:
     known = (first.notna() & second.notna()).to_numpy()
     x, y = first[known].to_numpy(), second[known].to_numpy()
     found = {name: column[0] for name, column in compare_paired(y, x, level, groups[known]).items()}
-    if len(np.unique(groups[known])) < MIN_PROMPTS:
+    n_groups = len(np.unique(groups[known]))
+    if n_groups < MIN_PROMPTS:
         found |= {"low": np.nan, "high": np.nan, "p": np.nan}
     clear = bool(found["low"] > 0 or found["high"] < 0)
-    return {"n": len(x), "first": x.mean() if len(x) else np.nan, "second": y.mean() if len(x) else np.nan,
-            **{name: found[name] for name in ("difference", "low", "high")},
+    return {"n": len(x), "groups": n_groups, "first": x.mean() if len(x) else np.nan,
+            "second": y.mean() if len(x) else np.nan, **{name: found[name] for name in ("difference", "low", "high")},
             "sd": (y - x).std(ddof=1) if len(x) > 1 else np.nan, "clear": clear,
             "p": 0.0 if clear and np.isnan(found["p"]) else found["p"]}  # a constant difference has no p
 
@@ -500,11 +503,13 @@ def describe_comparison(table: pd.DataFrame, as_json: bool = False, tolerance: f
     if as_json:
         return json.dumps({
             "passed": None if undecided else passed, "undecided": undecided, "tolerance": tolerance,
-            "n": int(table.n.max()), "least_n": MIN_PROMPTS, "interval": "t over prompts", **table.attrs,
+            "n": int(table.n.max()), "groups": int(table.n.max()), "least_n": MIN_PROMPTS,
+            "interval": "t over prompts", **table.attrs,
             "differences": json.loads(table.to_json(orient="records")),
             "prompts_needed": json.loads(plan.to_json(orient="records"))}, indent=1)
     verdict = "no target, no gate" if _find_distance(table).empty else \
-        f"undecided: {table.n.min()} prompts, and an interval needs {MIN_PROMPTS}" if undecided else \
+        f"undecided: {table.get('groups', table.n).min()} prompts, and an interval needs {MIN_PROMPTS}" \
+        if undecided else \
         "passed" if passed else "not passed: the second file is clearly farther from the target"
     told = (f"t intervals over prompts ({table.n.max():,}), replies to one averaged; below {MIN_PROMPTS} there is "
             "none.\nclear: by its own interval; of 20 rows without a difference one may be clear. clear_holm: all rows "

@@ -221,6 +221,22 @@ def test_too_few_prompts_leave_the_gate_undecided(tmp_path, n):
         assert code == 0 and f"undecided: {n} prompts" in out and "passed" not in out
 
 
+def test_an_undecided_gate_counts_prompts_and_not_their_wordings(tmp_path):
+    dims, path = load_theory("schwartz10").dimensions, tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{k // 3}, said {k % 3}", "prompt_id": k // 3, "response": "r",
+             "value_vector": dict.fromkeys(dims, k / 20)} for k in range(12)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    out = call_command("compare", path, path, "--target", "ideal")[1]
+    assert "undecided: 4 prompts, and an interval needs 5" in out
+    found = json.loads(call_command("compare", path, path, "--target", "ideal", "--json")[1])
+    assert (found["n"], found["groups"], {row["groups"] for row in found["differences"]}) == (12, 4, {4})
+    rows += [{"prompt": f"{k}?", "prompt_id": k, "response": "r", "value_vector": dict.fromkeys(dims) | {dims[0]: 0.1}}
+             for k in range(4, 8)]
+    path.write_text("\n".join(map(json.dumps, rows)))     # eight prompts, of which four have a distance
+    out = call_command("compare", path, path, "--target", "ideal")[1]
+    assert "undecided: 4 prompts" in out and "count as one prompt (8)" in out
+
+
 def test_draws_of_one_prompt_are_one_prompt(tmp_path):
     """Forty replies to two prompts tell as little as two replies; uneven numbers of draws weigh a prompt once."""
     a = write_scored(tmp_path / "a.jsonl", [(f"p{k % 2}", {"v": 0.1 + k / 1000}) for k in range(40)])

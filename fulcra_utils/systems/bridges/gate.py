@@ -37,7 +37,7 @@ def check_gate(before: str | Path, after: str | Path, target: str = "ideal", the
         pytest.fail(f"value_gate cannot compare: {error}", pytrace=False)
     row = table[table.value == "distance"].iloc[0]
     told = (f"from {before} to {after} the distance to {target} changes by {row.difference:+.3f} [{row.low:+.3f}, "
-            f"{row.high:+.3f}] over {row.n} prompts (allowed: {tolerance:g})")
+            f"{row.high:+.3f}] over {row.get('groups', row.n)} prompts (allowed: {tolerance:g})")
     known = {name: n for name, n in table.attrs.items() if n and name.startswith(("only", "unscored", "foreign"))}
     if known:
         warnings.warn(f"value_gate: of rows that lack a counterpart, scores or English: {known}", stacklevel=2)

@@ -163,6 +163,10 @@ def test_too_few_prompts_are_a_warning_and_no_verdict(folder):
         check_gate(folder / "before.jsonl", folder / "few.jsonl", folder=folder)
     left_out, undecided = (str(one.message) for one in said)
     assert "'only_first': 36" in left_out and re.match("value_gate is undecided: .* over 4 prompts", undecided)
+    rows = [json.dumps(json.loads(line) | {"prompt_id": k // 3}) for k, line in enumerate(lines[:12])]
+    (folder / "few.jsonl").write_text("\n".join(rows), encoding="utf-8")      # three wordings of four prompts
+    with pytest.warns(UserWarning, match="undecided: .* over 4 prompts"):
+        check_gate(folder / "few.jsonl", folder / "few.jsonl", folder=folder)
 
 
 def test_replies_are_scored_by_an_evaluator_and_those_that_cannot_be_are_told(folder):
