@@ -154,11 +154,15 @@ def describe_contrasts(found: pd.DataFrame) -> str:
 def describe_rival(compared: pd.DataFrame, stance: pd.DataFrame) -> str:
     """Say in a sentence which simpler method reads labels best, and where ours stands beside it, in stance, too.
 
-    `compared` as `compare_methods` makes it, ours first; `stance` has the rows of `measure_contrasts` with `method`.
+    Without any test label that is said instead. `compared` as `compare_methods` makes it, ours first; `stance` has the
+    rows of `measure_contrasts` with `method`.
     """
+    orders = stance.query("value == 'all' and measure == 'order'").set_index("method")["mean"] if len(stance) else {}
+    if compared.macro_f1.isna().all():
+        return "No test label: nothing is said of labels" + (
+            f"; of pairs that differ in stance ours puts {orders['ours']:.0%} in order." if len(stance) else ".")
     best = compared.iloc[1:].nlargest(1, "macro_f1").iloc[0]
     than = "better than" if best.gain_low > 0 else "worse than" if best.gain_high < 0 else "not to be told from"
-    orders = stance.query("value == 'all' and measure == 'order'").set_index("method")["mean"] if len(stance) else {}
     ahead = "" if best.method not in orders else \
         f"; of pairs that differ in stance it puts {orders['ours']:.0%} in order, that one {orders[best.method]:.0%}"
     return (f"At labels it is {than} the best simpler method ({best.method}: {best.macro_f1:.2f}, gain "

@@ -480,6 +480,10 @@ def test_the_best_simpler_method_is_named_though_it_leads(gain, low, high, word)
     assert told.startswith(f"At labels it is {word} the best simpler method (frozen: 0.71, gain {gain:+.3f}")
     assert told.endswith("it puts 85% in order, that one 60%.")
     assert describe_rival(compared, pd.DataFrame()).endswith("]).")
+    blank = compared.assign(macro_f1=np.nan, gain=np.nan, gain_low=np.nan, gain_high=np.nan)
+    assert describe_rival(blank, pd.DataFrame()) == "No test label: nothing is said of labels."
+    assert describe_rival(blank, stance) == \
+        "No test label: nothing is said of labels; of pairs that differ in stance ours puts 85% in order."
 
 
 def test_each_reply_of_a_pair_is_scored_under_its_own_value():
