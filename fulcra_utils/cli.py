@@ -320,8 +320,8 @@ def reliability(rows: Annotated[str, typer.Argument(help="Scored rows: .jsonl, .
 
     Rows are as `fulcra score` writes them: prompt, value_vector, and what there is of model (or response_source),
     prompt_id, paraphrase, draw, seed. Exit 0: some value tells the models of each pair apart, or there is one model
-    alone. Exit 1: the difference of two models is no more than noise, no prompt is shared, or rows could not be used.
-    Exit 2: unusable rows or arguments.
+    alone. Exit 1: the difference of two models is no more than noise, they share no prompt (or none in the same words),
+    or rows could not be used. Exit 2: unusable rows or arguments.
     """
     from fulcra_utils.common.files import check_outputs, write_json
     from fulcra_utils.evaluator import reliability as worth

@@ -146,13 +146,17 @@ def _tell_wordings(table: pd.DataFrame) -> pd.DataFrame:
     known = [name for name in ("prompt", "paraphrase") if name in table]
     if table.groupby(known).wording.nunique().max() < 2:
         return table
-    if "model" in table:
-        n_sharing, n_all = (table.groupby(parts).model.transform("nunique") for parts in ([*known, "wording"], known))
-        if (n_sharing < n_all).mean() > 0.5:
-            table.attrs["notes"] = [WORDS["own_words"]]
-            return table
+    if "model" in table and _is_unshared(table, known, "wording").mean() > 0.5:
+        table.attrs["notes"] = [WORDS["own_words"]]
+        return table
     own = table.groupby([*known, "wording"], sort=False).ngroup().groupby(table.prompt).rank("dense").astype(int) - 1
     return table.assign(paraphrase=own.where(table.get("paraphrase", own) >= 0, -1))
+
+
+def _is_unshared(table: pd.DataFrame, known: list[str], wording: str) -> pd.Series:
+    """Return which rows have a wording that not all models have that answered the prompt."""
+    n_sharing, n_all = (table.groupby(parts).model.transform("nunique") for parts in ([*known, wording], known))
+    return n_sharing < n_all
 
 
 def _look(row: dict) -> tuple[int, int, int]:
@@ -262,6 +266,9 @@ def _clean_rows(table: pd.DataFrame, scores: np.ndarray) -> tuple[pd.DataFrame, 
         notes += [f"{n:,} rows say what an earlier one says, to the last digit: copies are no draws"] * (n > 0)
     single = [name for name in facets if table[name].nunique() == 1]
     notes += [f"one {name} only: nothing is said of {name}s" for name in single]
+    if {"model", "paraphrase"} <= {*facets} - {*single} and (
+            n := int(_is_unshared(table, ["prompt"], "paraphrase").sum())):
+        notes.append(WORDS["not_crossed"].format(n=n))
     return table.drop(columns=[name for name in single if name != "model"]), scores, notes
 
 
@@ -357,43 +364,52 @@ def _control(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_pairs(table: pd.DataFrame, scores: np.ndarray, values: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Compare the first `MANY` models two by two on prompts both answered, replies to one averaged; see Reliability.
+    """Compare the first `MANY` models two by two on prompts that both answered; see Reliability.
 
-    Returned with pairs that share no prompt, and how many models were left out.
+    Only wordings (`paraphrase`) and seeds that both have count; of these the replies to a prompt are averaged. Returned
+    with pairs that share nothing, and how many models were left out.
     """
     models = list(table["model"].drop_duplicates()) if "model" in table else []
-    parts, apart = [], []
+    parts, apart = [], {False: [], True: []}
     notes = [f"{len(models)} models: the first {MANY} are compared two by two"] * (len(models) > MANY)
     if notes:
         table, scores = (part[table["model"].isin(models[:MANY]).to_numpy()] for part in (table, scores))
-    keys = [table["model"].astype(object), table.prompt] if "model" in table else []
+    keys = [table["model"].astype(object), *(table[name] for name in ("prompt", "paraphrase", "seed") if name in table)
+            ] if "model" in table else []
     means = pd.DataFrame(scores, columns=list(values)).groupby(keys).mean() if keys else None
     texts = _control(table[table.words >= 0]).groupby(keys).mean() if keys and "words" in table else None
     for first, second in combinations(models[:MANY] if len(values) else (), 2):
         shared = means.loc[first].index.intersection(means.loc[second].index)
         if not len(shared):
-            apart.append(f"{first} and {second}")
+            asked, others = (means.loc[name].index.get_level_values("prompt") for name in (first, second))
+            apart[bool(asked.isin(others).any())].append(f"{first} and {second}")
             continue
-        a, b = (means.loc[name].loc[shared] for name in (first, second))
+        a, b = (means.loc[name].reindex(shared) for name in (first, second))
+        a, b = (own.where(other.notna()).groupby(level="prompt").mean() for own, other in ((a, b), (b, a)))
         found = compare_averages(a, b)
-        alike = _hold_alike(b - a, texts, first, second)
+        alike = _hold_alike(b - a, texts, first, second, shared)
         shown = np.where(found.n >= MIN_PROMPTS, components.detect_difference(found.sd, found.n), np.nan)
         parts.append(found.assign(first_model=first, second_model=second, **alike, shown=shown))
-    notes += [f"{', '.join(apart[:5])}{', …' * (len(apart) > 5)} answered no prompt both"] * bool(apart)
+    notes += [f"{', '.join(names[:5])}{', …' * (len(names) > 5)} " + (
+        "share prompts, but never in the same words and for the same seed" if is_asked else "answered no prompt both")
+              for is_asked, names in apart.items() if names]
     if not parts:
         return pd.DataFrame(), notes
     pairs = pd.concat(parts, ignore_index=True)
     return pairs.assign(clear_holm=adjust_p(pairs.pop("p").to_numpy(), "holm") < 0.05), notes    # all pairs together
 
 
-def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str, second: str) -> dict[str, np.ndarray]:
+def _hold_alike(difference: pd.DataFrame, texts: pd.DataFrame | None, first: str, second: str,
+                shared: pd.Index) -> dict[str, np.ndarray]:
     """Return the difference left between replies that are alike in refusal and length, with its ends.
 
+    `shared` are the prompts, and the wordings and seeds, that both models have.
     These are infinite where nothing can be told, as where one model always refuses and the other never.
     """
     found = np.full((3, difference.shape[1]), np.nan)
     if texts is not None and {first, second} <= set(texts.index.levels[0]):
-        controls = (texts.loc[second] - texts.loc[first]).reindex(difference.index)
+        controls = (texts.loc[second] - texts.loc[first]).reindex(shared).groupby(level="prompt").mean()
+        controls = controls.reindex(difference.index)
         had = difference.notna().any(axis=0).to_numpy()
         known = (controls.notna().all(axis=1) & difference.loc[:, had].notna().all(axis=1)).to_numpy()
         left = adjust_difference(difference.loc[known, had].to_numpy(), controls[known].to_numpy(),

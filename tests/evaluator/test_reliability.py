@@ -137,6 +137,27 @@ def test_pairs_are_t_intervals_over_prompts():
     assert alone.values[["sd", "generalisability"]].isna().all(axis=None) and alone.plan["shown by 40"].isna().all()
 
 
+def test_models_are_paired_by_wording_and_seed():
+    """m0 was asked in words that raise every score by .4, too: of the words both have, the models differ by 0."""
+    for facet in ("paraphrase", "seed"):
+        table = pd.DataFrame([(m, p, w) for p in range(20) for m, w in (("m0", 0), ("m0", 1), ("m1", 0))],
+                             columns=["model", "prompt", facet]).assign(is_refusal=0)
+        table["words"] = 10 + table.prompt % 3 + 30 * table[facet]
+        scores = np.array([[0.01 * p + 0.4 * w] for _, p, w in table[["model", "prompt", facet]].to_numpy()])
+        pairs, notes = compare_pairs(table, scores, ["care"])
+        told = pairs.iloc[0][["n", "first", "second", "difference", "low", "high"]].astype(float).tolist()
+        assert told == pytest.approx([20, 0.095, 0.095, 0, 0, 0]) and not notes      # .095: mean of 0, .01, … .19
+        found = assess_reliability(table, scores, ["care"], n_draws=5)
+        assert found.is_noise and (facet == "seed") == (not any("20 rows are to wordings" in n for n in found.notes))
+        gap = scores.copy()
+        gap[0] = np.nan      # m0 has no score of the shared words in prompt 0: the other words are no stand-in
+        assert compare_pairs(table, gap, ["care"])[0][["n", "difference"]].to_numpy().tolist() == [[19, 0]]
+        apart, notes = compare_pairs(table[table[facet] == (table.model == "m0")].reset_index(drop=True),
+                                     scores[(table[facet] == (table.model == "m0")).to_numpy()], ["care"])
+        assert apart.empty and notes == [
+            "m0 and m1 share prompts, but never in the same words and for the same seed"]
+
+
 def test_plan_is_read_both_ways():
     plan = plan_study(pd.DataFrame({"value": ["care"], "sd": [0.5]})).iloc[0]
     assert plan["prompts for 0.1"] == 199       # (2.8016 * .5 / .1)² + 1.92, rounded up
@@ -224,6 +245,17 @@ def test_other_words_and_system_prompts_under_one_prompt_are_paraphrases(tmp_pat
         assert "paraphrase" not in read_scored(path, read_facets("model,prompt,draw"))[0]
     found = read_scored(of_both, read_facets())[0]
     assert found.paraphrase.nunique() == 4 and (found.groupby(["prompt", "paraphrase"]).size() == 2).all()
+
+
+def test_a_system_prompt_of_one_model_alone_makes_no_difference_of_models(tmp_path):
+    rows = [{"prompt": f"p{p}", "model": m, "system": s, "response": "Yes.",
+             "value_vector": {"care": 0.01 * (p % 5) + 0.4 * bool(s)}}
+            for p in range(20) for m, s in (("A", ""), ("A", "Be kind."), ("B", ""))]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = assess_file(path, n_draws=5)
+    assert found.is_noise and found.pairs.difference.tolist() == [0] and found.pairs.n.tolist() == [20]
+    assert describe_noise(found).startswith("No difference between B and A is more than noise")
 
 
 def test_a_wording_of_each_models_own_is_told_not_divided(tmp_path):
