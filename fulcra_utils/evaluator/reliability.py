@@ -20,7 +20,7 @@ import yaml
 from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import RowError, find_system, read_dialogue
-from fulcra_utils.dataset.texts import is_refusal
+from fulcra_utils.dataset.texts import is_refusal, split_thoughts
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import ScoringError, score_file
 from fulcra_utils.stats import generalisability as components
@@ -160,13 +160,16 @@ def _is_unshared(table: pd.DataFrame, known: list[str], wording: str) -> pd.Seri
 
 
 def _look(row: dict) -> tuple[int, int, int]:
-    """Return whether a row's reply refuses, how many words it has, -1 where there is none, and its hash."""
-    text = row.get("response")
+    """Return whether a row's reply refuses, how many words it has, -1 where there is none, and its hash.
+
+    Refusal and words are those of the answer, which is scored; the hash is that of all that was said, thoughts too.
+    """
+    whole = row.get("response")
     try:
-        text = text if isinstance(text, str) else read_dialogue(row).response
+        text = split_thoughts(whole)[1] if isinstance(whole, str) else read_dialogue(row).response
     except RowError:
         return -1, -1, -1
-    return int(is_refusal([text])[0]), len(text.split()), hash(text) % 2**31
+    return int(is_refusal([text])[0]), len(text.split()), hash(str(whole or text)) % 2**31
 
 
 def list_sources(table: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -220,6 +220,18 @@ def test_columns_are_found_or_named(tmp_path):
     assert read_scored(path, read_facets())[0].model.nunique() == 2
 
 
+def test_thoughts_are_no_part_of_refusal_and_length(tmp_path):
+    thought = "<think>I'm sorry, but I can't help with that. Hmm" + " so" * 150 + "</think>"
+    row = {"prompt": "p", "value_vector": {"care": 0.1}}
+    rows = [row | {"response": f"{thought}Be kind."}, row | {"response": "I'm sorry, but I can't help with that."},
+            row | {"dialogue": f"Human: p\nBob: {thought}Be kind."},
+            row | {"response": f"{thought}I'm sorry, but I can't help with that."}, row]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = read_scored(path, read_facets())[0]
+    assert found.is_refusal.tolist() == [0, 1, 0, 1, -1] and found.words.tolist() == [2, 8, 2, 8, -1]
+
+
 def test_other_words_and_system_prompts_under_one_prompt_are_paraphrases(tmp_path):
     """Else what the wording does is taken for chance."""
     table = make_table()
