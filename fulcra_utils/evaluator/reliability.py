@@ -22,7 +22,7 @@ from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import RowError, find_system, read_dialogue
 from fulcra_utils.dataset.texts import is_refusal, split_thoughts
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, plan_prompts, read_scores
-from fulcra_utils.evaluator.scoring import ScoringError, score_file
+from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError, score_file
 from fulcra_utils.stats import generalisability as components
 from fulcra_utils.stats.comparison import adjust_difference, adjust_p, fit_mixed
 from fulcra_utils.stats.factors import bootstrap_fit
@@ -99,12 +99,16 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
     """Read a scored file: a row a row with a column a facet that it has, is_refusal and words; scores (N, D); values.
 
     What has no reply has no words. Other words, or another system prompt, under one prompt are paraphrases, though no
-    column says so; seeds with replies of their own are draws. ScoringError when a column named by the user is not
-    there, or nothing is scored.
+    column says so; seeds with replies of their own are draws. What is to be said of it stands in `attrs["notes"]`, as
+    how many rows are marked as not English, which count. ScoringError when a column named by the user is not there, or
+    nothing is scored.
     """
     codes, told = {name: {} for name in facets}, array("i")      # no list: a file may have millions of rows
+    n_foreign = 0
 
     def tell(prompt: str, row: dict) -> None:
+        nonlocal n_foreign
+        n_foreign += row.get("problem") == FOREIGN
         row = row | {"prompt": prompt or None}
         found = [next((row[c] for c in columns if row.get(c) is not None), None) for columns in facets.values()]
         told.extend([-1 if x is None else code.setdefault(str(x), len(code))
@@ -124,6 +128,8 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
     table = _tell_wordings(table) if is_asked else table
     if facets.get("seed") == FACETS["seed"] and "seed" in table and "draw" in facets and "draw" not in table:
         table = _tell_draws(table)
+    if n_foreign:
+        table.attrs["notes"] = [*table.attrs.get("notes", []), WORDS["foreign"].format(n=n_foreign)]
     return table.drop(columns=["reply", "wording"]), scores, dimensions
 
 
@@ -515,8 +521,9 @@ def assess_file(source: str | Path, evaluators: Sequence = (), by: str = "", n_d
         parts = list(_score_by(source, evaluators, own, progress))
         if len({values for _, _, values in parts}) > 1:
             raise ScoringError("The evaluators score other values: seeds are evaluators of one theory.")
-        found = assess_reliability(pd.concat([part[0] for part in parts], ignore_index=True),
-                                   np.concatenate([part[1] for part in parts]), parts[0][2], n_draws, seed)
+        table = pd.concat([part[0] for part in parts], ignore_index=True)
+        table.attrs["notes"] = list(dict.fromkeys(note for part in parts for note in part[0].attrs["notes"]))
+        found = assess_reliability(table, np.concatenate([part[1] for part in parts]), parts[0][2], n_draws, seed)
     return replace(found, notes=tuple(
         f"{name}: not asked for" if note.startswith(f"{name}: no column") and name not in facets else note
         for note in found.notes for name in [note.partition(":")[0]]))
@@ -526,8 +533,9 @@ def _score_by(source: str | Path, evaluators: Sequence, facets: dict, progress: 
     """Yield table, scores and values of a file by each evaluator, which is its seed where there are several."""
     with tempfile.TemporaryDirectory() as folder:
         for k, evaluator in enumerate(evaluators):
-            score_file(evaluator, source, Path(folder) / f"{k}.jsonl", progress=progress)
+            report = score_file(evaluator, source, Path(folder) / f"{k}.jsonl", progress=progress)
             table, scores, values = read_scored(Path(folder) / f"{k}.jsonl", facets)
+            table.attrs["notes"] = [*table.attrs.get("notes", []), *(n for n in report.notes if FOREIGN not in n)]
             yield table.assign(seed=k) if len(evaluators) > 1 else table, scores, values
 
 

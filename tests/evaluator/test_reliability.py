@@ -34,7 +34,7 @@ from fulcra_utils.evaluator.reliability import (
     read_facets,
     read_scored,
 )
-from fulcra_utils.evaluator.scoring import ScoringError
+from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.theory import load_theory
 
@@ -330,6 +330,28 @@ def test_rows_are_scored_first_and_evaluators_are_seeds(tmp_path):
     assert found.values.value.tolist() == ["first", "second"]
     alone = assess_file(path, [CountingEvaluator()], n_draws=20)
     assert "seeds" not in alone.counts and alone.values.text.iloc[0] > 0.8       # it scores the length
+
+
+def test_rows_in_no_english_and_notes_of_the_scoring_are_told(tmp_path):
+    table = make_table(n_prompts=6, n_wordings=1).drop(columns="paraphrase")
+    path = write_scored(tmp_path / "rows.jsonl", table, make_scores(table))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row | {"response": "You should ask her first, and then" + " wait for a while" * (k % 5),
+                   "system": f"You are {row['model']}."} for k, row in enumerate(rows)]     # which has a note, too
+    said = "Man darf das nicht tun, weil es anderen schadet und niemand davon etwas hat."
+    rows[:3] = [row | {"response": said, "problem": FOREIGN} for row in rows[:3]]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    note = "3 rows do not look English, and count: their scores are no measurement"
+    notes = assess_file(path, n_draws=5).notes
+    assert [n for n in notes if "English" in n] == [note] and WORDS["own_words"] in notes
+
+    class Borrowing(CountingEvaluator):
+        borrowed = ["first is known by its definition alone"]
+
+    path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if k != "problem"}) for row in rows))
+    for evaluators in ([Borrowing()], [CountingEvaluator(), Borrowing(0.1)]):       # of several only one has a note
+        notes = assess_file(path, evaluators, n_draws=5).notes
+        assert [n for n in notes if "English" in n or "definition" in n] == [note, *Borrowing.borrowed]
 
 
 def test_seeds_with_replies_of_their_own_are_draws_of_the_models(tmp_path):
