@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from fulcra_utils.common.labels import CLASSES, NEAREST
-from fulcra_utils.stats.resampling import code_clusters, draw_sums, wilson_interval
+from fulcra_utils.stats.resampling import code_clusters, draw_sums, share_interval
 
 MIN_CELLS = 50          # labels a value needs for temperatures, cuts or a calibration error of its own
 MIN_POOLED = 10         # labels that all values together need for a cut
@@ -261,17 +261,19 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 
     return limits
 
 
-def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimensions: Sequence[str]) -> pd.DataFrame:
+def measure_sets(sets: np.ndarray, labels: np.ndarray, limits: np.ndarray, dimensions: Sequence[str],
+                 clusters: Sequence | None = None) -> pd.DataFrame:
     """Return coverage and size of label sets (N, D, 3) by value and class, and which could not be calibrated.
 
-    Columns: value, label, n (test cells), coverage with its Wilson interval low to high, size (mean labels a set),
-    calibrated.
+    Columns: value, label, n (test cells), coverage with low and high (95 %, `share_interval` over the prompt clusters
+    (N,); without them Wilson's, as if each row had a prompt of its own), size (mean labels a set), calibrated.
     """
     cells = labels[:, :, None] == CLASSES  # (N, D, 3)
-    n, hits, sizes = (x.sum(axis=0) for x in (cells, cells & sets, cells * sets.sum(axis=2, keepdims=True)))
-    low, high = wilson_interval(hits, n)
+    n, sizes = cells.sum(axis=0), (cells * sets.sum(axis=2, keepdims=True)).sum(axis=0)
+    shares = share_interval(*(x.reshape(-1, limits.size).astype(float) for x in (cells & sets, cells)),
+                            np.arange(len(cells)) if clusters is None else clusters)
     with np.errstate(invalid="ignore"):
-        columns = {"n": n, "coverage": hits / n, "low": low, "high": high, "size": sizes / n,
+        columns = {"n": n, **dict(zip(("coverage", "low", "high"), shares, strict=True)), "size": sizes / n,
                    "calibrated": np.isfinite(limits)}
     index = pd.MultiIndex.from_product([dimensions, CLASSES], names=["value", "label"])
     return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index).reset_index()

@@ -88,6 +88,21 @@ def test_too_few_cases_give_no_limit():
     assert (half["coverage"], half["low"], half["high"]) == pytest.approx((10 / 29, *wilson_interval(10, 29)))
 
 
+def test_replies_to_one_prompt_are_no_independent_cover():
+    """Ten prompts with six replies each, which share one outcome, are worth ten replies: 8 of 10 covered."""
+    held = np.repeat(np.arange(10) < 8, 6)[:, None, None] & np.ones((1, 1, 3), bool)
+    labels, limits, prompts = np.ones((60, 1)), np.ones((1, 3)), np.repeat(np.arange(10), 6)
+    once, loose = (measure_sets(held, labels, limits, ["v"], ids).iloc[2] for ids in (prompts, None))
+    assert (loose["n"], loose["coverage"], loose["low"], loose["high"]) == pytest.approx(
+        (60, 0.8, *wilson_interval(48, 60)))
+    assert (once["n"], once["coverage"]) == (60, 0.8)
+    # with one prompt of hits and one of misses added 54 of 72 are covered: squared sums of prompts over those of rows
+    effect = 36 * (9 * 0.25**2 + 3 * 0.75**2) / (72 * 0.75 * 0.25)
+    assert (once["low"], once["high"]) == pytest.approx(wilson_interval(0.8 * 60 / effect, 60 / effect))
+    assert (once["low"], once["high"]) == pytest.approx((0.49, 0.94), abs=0.005)
+    assert measure_sets(held[:0], labels[:0], limits, ["v"], prompts[:0])[["coverage", "low"]].isna().all(axis=None)
+
+
 def test_cuts_are_those_of_the_grid_that_win():
     rng = np.random.default_rng(4)
     labels = rng.integers(-1, 2, size=(500, 1)).astype(float)
