@@ -5,14 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from scored_files import CountingEvaluator
 
 from fulcra_utils import cli
-from fulcra_utils.common.paths import DATA
+from fulcra_utils.common.paths import DATA, ROOT
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.evaluator.reliability import (
     MANY,
@@ -567,6 +570,29 @@ def test_what_is_not_asked_for_and_copies_are_told(tmp_path):
     half = make_scores(table)[(table.draw == 0).to_numpy()]
     notes = assess_reliability(twice, np.concatenate([half, half]), VALUES, n_draws=5).notes
     assert "48 rows say what an earlier one says, to the last digit: copies are no draws" in notes
+
+
+def run_cells(*names, **known):
+    """Run cells of notebook 12 with what they need, and return what they show."""
+    cells, shown = nbformat.read(ROOT / "notebooks" / "12_reliability.ipynb", as_version=4).cells, []
+    known |= {"np": np, "Markdown": shown.append}
+    for name in names:
+        exec(next(c.source for c in cells if c.id == name), known)
+    return shown
+
+
+def test_notebook_12_says_where_nothing_can_be_told():
+    for flips, told in ((np.nan, "One wording or one draw only: nothing to compare."), (0.25, "Here 25% of pairs")):
+        found = SimpleNamespace(flips={"flips_draw": (0.2, 0.1, 0.3), "flips_prompt": (0.4,)})
+        assert run_cells("compare-read", flips=(flips,) * 3, found=found)[0].startswith(told)
+    captions, who = [], "people minus models, alike in length and topic"
+    known = {"arguments": [1] * 5, "both": [1] * 8, "is_people": np.arange(8) < 5, "plots_reliability": MagicMock(),
+             "run": SimpleNamespace(save_figure=lambda figure, name, caption, **_: captions.append(caption))}
+    for low, told in ((np.nan, "whether they differ cannot be told."), (0.1, "they differ in 1 of 1 values.")):
+        ruler = pd.DataFrame({"who": [who] * 2, "mean": [low, np.nan], "low": [low, np.nan], "high": 0.3, "n": 8})
+        assert run_cells("people-figure", "people-read", ruler=ruler, **known)[0].endswith(told)
+    assert captions[0].startswith("Mean scores of 5 arguments of people and 3 replies of models")
+    assert run_cells("people-figure", "people-read", **known | {"arguments": []}) == ["Nothing to read."]
 
 
 def test_a_plan_of_ones_own(tmp_path, monkeypatch, capsys):
