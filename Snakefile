@@ -37,6 +37,7 @@ def labels():
 
 
 THEORIES = sorted(map(str, (DATA / "theories").glob("*.yaml")))
+TARGETS = sorted(map(str, (DATA / "targets").glob("*.yaml")))
 DECISIONS = Path(f"{RUN}/annotation/decisions.csv")     # of people, where there are any
 NAMES = sorted(p.stem for p in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -99,7 +100,8 @@ rule value_evaluator:
         of("03_value_evaluator", "data/dialogues.parquet", "data/scored.parquet", "data/splits.parquet"),
         f"{DATA}/attacks.yaml",
         f"{DATA}/evaluator_card.md",
-        sorted(map(str, (DATA / "contrasts").glob("*.yaml"))),
+        TARGETS,
+        sorted(map(str, (DATA / "contrasts").iterdir())),       # readings.csv, too
     output:
         executed("03_value_evaluator"),
     params:
@@ -114,7 +116,7 @@ rule value_evaluator:
 rule value_alignment:
     input:
         of("04_value_alignment", "data/scored.parquet", "data/preferences.parquet", "data/prompts.parquet"),
-        sorted(map(str, (DATA / "targets").glob("*.yaml"))),
+        TARGETS,
         executed("03_value_evaluator"),
     output:
         executed("04_value_alignment"),
@@ -147,6 +149,7 @@ rule value_compass:
     input:
         of("06_value_compass", "data/dialogues.parquet", "data/scored.parquet"),
         THEORIES,
+        TARGETS,
         sorted(map(str, DATA.glob("countries*.yaml"))),
         sorted(map(str, (DATA / "page").iterdir())),
         executed("03_value_evaluator"),
@@ -236,7 +239,7 @@ rule values_in_context:
         of("11_values_in_context", "data/dialogues.parquet", "data/scored.parquet", "data/prompts.parquet",
            "data/preferences.parquet"),
         f"{DATA}/contexts.yaml",
-        sorted(map(str, (DATA / "targets").glob("*.yaml"))),
+        TARGETS,
         executed("03_value_evaluator"),
         executed("04_value_alignment"),
     output:
@@ -252,6 +255,7 @@ rule values_in_context:
 rule reliability:
     input:
         of("12_reliability", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        TARGETS,
         f"{DATA}/attacks.yaml",
         f"{DATA}/paraphrases.yaml",
         f"{DATA}/reliability.yaml",

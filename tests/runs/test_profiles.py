@@ -162,13 +162,17 @@ def test_rules_follow_the_modules_a_notebook_uses():
     assert users == {"07_social_value_orientation", "12_reliability"}
     head, *rules = (ROOT / "Snakefile").read_text(encoding="utf-8").split("\nrule ")
     rules = dict(rule.split(":", 1) for rule in rules)
-    assert "refusals.yaml" in head
+    assert "refusals.yaml" in head and 'TARGETS = sorted(map(str, (DATA / "targets").glob("*.yaml")))' in head
     for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"),
                         "reliability": ("attacks.yaml", "svo_slider.yaml"), "value_analysis": ("refusals.csv",),
                         **dict.fromkeys(("new_value_theory", "value_compass", "value_discovery", "value_pluralism"),
                                         ("THEORIES",)),
-                        "value_evaluator": ("attacks.yaml", "evaluator_card.md")}.items():
+                        "value_evaluator": ("attacks.yaml", "evaluator_card.md", '"contrasts").iterdir()')}.items():
         assert all(text in rules[name] for text in texts)
+    rule_of = {re.search(r'of\("(\w+)"', rule)[1]: rule for rule in rules.values() if 'of("' in rule}
+    for name, rule in rule_of.items():
+        code = (NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
+        assert ("TARGETS" in rule) == bool(re.search("choose_targets|load_countries", code)), name
 
 
 def test_rules_watch_the_files_that_settings_name_and_decisions_of_people(tmp_path, monkeypatch):
