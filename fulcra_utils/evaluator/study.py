@@ -405,7 +405,8 @@ def correlate_unseen(evaluator: ValueEvaluator, rows: Rows, settings: dict,
 def compare_means(evaluator: ValueEvaluator, rows: Rows, settings: dict, target: Target, seed: int) -> pd.DataFrame:
     """Return the unseen model's mean scores and mean Euclidean distance by our evaluator, as claims with intervals.
 
-    The claims are the means of the authors' evaluator over its released scores; empty without those.
+    The claims are the means of the authors' evaluator over its released scores, whether or not data/reported holds
+    those of this model; empty without released scores.
     """
     found = []
     for model in settings["unseen_models"]:

@@ -1,8 +1,12 @@
 """Reported claims next to ours: verdicts by the written rule, and claims that cannot be judged."""
 
+from types import SimpleNamespace
+
+import nbformat
 import pandas as pd
 import pytest
 
+from fulcra_utils.common.paths import ROOT
 from fulcra_utils.runs.claims import judge_again, judge_claims, load_reported
 
 
@@ -64,3 +68,19 @@ def test_kept_claims_are_judged_by_what_is_reported_now():
     assert now.verdict.tolist() == ["reproduced", "differs", "reproduced", "not comparable", "reproduced"]
     assert now.why[:3].tolist() == ["same rows, equal to rounding", "same rows, another number",
                                     "in words: expected in words, 0.2 to 0.8"]
+
+
+def test_notebook_03_shows_means_of_a_model_without_reported_ones():
+    """Else `unseen_models: [gpt-4]` stops it at its very end."""
+    cells = nbformat.read(ROOT / "notebooks" / "03_value_evaluator.ipynb", as_version=4).cells
+    known, _, shown = next(c.source for c in cells if c.id == "reported").rpartition("\n")
+    names = [f"evaluator/mean/{model}/security" for model in ("gpt-4", "gpt-3.5-turbo")]
+    means = pd.DataFrame({"claim_id": names, "ours": [0.5, 0.761], "low": [0.4, 0.75], "high": [0.6, 0.77]})
+    for part, verdicts in ((means, [None, "reproduced"]), (means[:1], [None]), (means[:0], [])):
+        space = {"study": SimpleNamespace(compare_means=lambda *_, part=part: part), "load_reported": load_reported,
+                 "run": SimpleNamespace(compare=lambda ours: judge_claims(ours, load_reported()), seed=1),
+                 **dict.fromkeys(("evaluator", "rows", "settings", "target"))}
+        exec(known, space)
+        table = eval(shown, space)
+        assert table.ours.tolist() == part.ours.tolist() and table.claim_id.tolist() == part.claim_id.tolist()
+        assert [verdict if isinstance(verdict, str) else None for verdict in table.verdict] == verdicts
