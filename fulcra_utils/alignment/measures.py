@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats as sps
 
 from fulcra_utils.alignment.judges import shuffle_words
 from fulcra_utils.dataset.texts import STOCK_REFUSAL
@@ -144,24 +145,32 @@ def summarise_policies(scores: pd.DataFrame, replies: dict[str, pd.DataFrame], t
 
 def measure_costs(replies: pd.DataFrame, start: pd.DataFrame, vectors: np.ndarray, start_vectors: np.ndarray,
                   n_pairs: int, seed: int = 0) -> dict[str, float]:
-    """Measure what moving costs, each <measure>, low_<measure>, high_<measure> (95 %, prompts drawn again).
+    """Measure what moving costs, each <measure>, low_<measure>, high_<measure> (95 % over prompts).
 
     kl (nats a token), variety (distinct_2 over the start model's), unlearnt (nats a token by which a real model's
     replies became less likely), drift (mean |change| of the values (N, D) without weight, by the first judge).
+    Intervals draw prompts again; of variety, which falls when a prompt is drawn twice, each is left out in turn.
     """
     def measure(rows: np.ndarray) -> list[float]:
         one, two = replies.iloc[rows], start.iloc[rows]
         gap = one.get("nll_real", np.nan) - two.get("nll_real", np.nan)
         moved = vectors[rows].mean(axis=0) - start_vectors[rows].mean(axis=0)
         return [(one["logp"] - one["logp_start"]).sum() / one["n_tokens"].sum(),
-                count_distinct(one["response"], n_pairs) / (count_distinct(two["response"], n_pairs) or np.nan),
                 float(np.nanmean(gap)) if np.isfinite(gap).any() else np.nan,
                 float(np.abs(moved).mean()) if moved.size else np.nan]
 
-    names, every = ("kl", "variety", "unlearnt", "drift"), np.arange(len(replies))
-    low, high = take_interval(np.reshape([measure(rows) for rows in draw_rows(every, N_DRAWS, seed)], (-1, len(names))))
-    return {f"{end}{name}": value for end, values in (("", measure(every)), ("low_", low), ("high_", high))
-            for name, value in zip(names, values, strict=True)}
+    def vary(rows: np.ndarray) -> float:
+        own, first = (count_distinct(table["response"].iloc[rows], n_pairs) for table in (replies, start))
+        return own / (first or np.nan)
+
+    every, n = np.arange(len(replies)), len(replies)
+    low, high = take_interval(np.reshape([measure(rows) for rows in draw_rows(every, N_DRAWS, seed)], (-1, 3)))
+    found = dict(zip(("kl", "unlearnt", "drift"), zip(measure(every), low, high, strict=True), strict=True))
+    variety, others = vary(every), [vary(np.delete(every, i)) for i in every]
+    half = sps.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * np.var(others))
+    found["variety"] = variety, np.maximum(0, variety - half), variety + half
+    return {f"{end}{name}": found[name][k] for k, end in enumerate(("", "low_", "high_"))
+            for name in ("kl", "variety", "unlearnt", "drift")}
 
 
 def count_distinct(texts: Sequence[str], n_pairs: int | None) -> float:

@@ -112,11 +112,20 @@ def test_costs_by_hand():
     zero, one = np.zeros((4, 2)), np.tile([0.5, -0.1], (4, 1))
     costs = measure_costs(moved, start, one, zero, 8)
     assert costs["kl"] == costs["low_kl"] == costs["high_kl"] == pytest.approx(0.5)    # 2 nats on 4 tokens, each time
-    assert costs["variety"] == pytest.approx(6 / 8) and costs["low_variety"] <= 0.75 <= costs["high_variety"]
+    assert costs["variety"] == pytest.approx(6 / 8)
     assert costs["unlearnt"] == pytest.approx(0.5) and costs["drift"] == pytest.approx(0.3)
     none = measure_costs(moved.drop(columns="nll_real"), start, one[:, :0], zero[:, :0], 8)
     assert np.isnan(none["unlearnt"]) and np.isnan(none["drift"])
     assert count_distinct([], 5) == 0
+
+
+def test_the_interval_of_variety_holds_its_number():
+    start = make_replies(["a b c", "d e f", "g h i", "k l m"])
+    costs = measure_costs(start.assign(response=["a b c", "a b c", "g h i", "k l m"]), start, *np.zeros((2, 4, 0)), 8)
+    half = 3.182446 * (3 / 36) ** 0.5   # without each prompt in turn 1, 1, 2/3, 2/3: variance 1/36; t of 3 prompts
+    assert (costs["low_variety"], costs["high_variety"]) == pytest.approx((0, 0.75 + half))
+    alone = measure_costs(start.head(1), start.head(1), *np.zeros((2, 1, 0)), 2)
+    assert alone["variety"] == 1 and np.isnan(alone["low_variety"]) and np.isnan(alone["high_variety"])
 
 
 def test_a_reply_finds_its_prompt(memory):
