@@ -146,7 +146,7 @@ def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
     strength). The interval is the wider one of the information matrix's and of that in which all games on one prompt
     count as one draw (sandwich, t over prompts); rows without a prompt count each for itself. nan where the wins do not
     connect all players in both directions. `prior` wins and losses are added against every other player. Rows without a
-    result are left out.
+    result are left out; a player without any game stands last, n 0 and the rest nan.
 
     Source: Bradley and Terry (1952); by Newton's method. Liang and Zeger (1986) for the sandwich.
 
@@ -161,7 +161,8 @@ def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
     from scipy.special import expit
     from scipy.stats import t
 
-    names, known = sorted({*judged["first"], *judged["second"]}), judged.dropna(subset="result")
+    known = judged.dropna(subset="result")
+    names, everyone = (sorted({*table["first"], *table["second"]}) for table in (known, judged))
     first, second = (pd.Categorical(known[side], names).codes for side in ("first", "second"))
     won = np.zeros((len(names), len(names)))
     np.add.at(won, (first, second), known["result"])
@@ -186,9 +187,10 @@ def fit_strengths(judged: pd.DataFrame, prior: float = 0.0) -> pd.DataFrame:
         np.add.at(pulls, (asked, second), -missed)
         robust = np.square(pulls @ covariance).sum(axis=0) * n_asked / max(n_asked - 1, 1)
         half = np.maximum(1.96 * np.sqrt(np.diag(covariance)), t.ppf(0.975, max(n_asked - 1, 1)) * np.sqrt(robust))
-    share = np.divide(wins, n_games, out=np.full(len(names), np.nan), where=n_games > 0)
-    return pd.DataFrame({"name": names, "n": n_games.astype(int), "won": share, "strength": strength,
-                         "low": strength - half, "high": strength + half, "elo": 1500 + 400 / np.log(10) * strength})
+    table = pd.DataFrame({"n": n_games, "won": wins / n_games, "strength": strength, "low": strength - half,
+                          "high": strength + half, "elo": 1500 + 400 / np.log(10) * strength}, names)
+    table = table.reindex(names + [name for name in everyone if name not in names]).fillna({"n": 0})
+    return table.rename_axis("name").reset_index().astype({"n": int})
 
 
 def _check(number: int, answer: Answer) -> tuple[tuple[float, float] | None, list[str], float]:

@@ -122,6 +122,21 @@ def test_a_player_who_never_lost_has_no_finite_strength():
     assert fit_strengths(judged, prior=0.5).strength.tolist() == pytest.approx([np.log(7) / 2, -np.log(7) / 2])
 
 
+@pytest.mark.parametrize("prior", [0.0, 0.5])
+def test_a_source_that_was_never_judged_has_no_strength_and_moves_nobodys(prior):
+    judged = pd.DataFrame({"first": ["b"] * 4 + ["a"], "second": ["c"] * 4 + ["b"],
+                           "result": [1.0, 1.0, 1.0, 0.0, np.nan]})
+    table = fit_strengths(judged, prior).set_index("name")
+    assert table.index.tolist() == ["b", "c", "a"] and table.n.tolist() == [4, 4, 0]
+    assert table.loc["a"].drop("n").isna().all()
+    odds = np.log((3 + prior) / (1 + prior))    # of the two that were judged, whose mean is 0
+    assert table.strength.tolist()[:2] == pytest.approx([odds / 2, -odds / 2])
+    assert table.elo.tolist()[:2] == pytest.approx([1500 + 200 * np.log10((3 + prior) / (1 + prior)),
+                                                    1500 - 200 * np.log10((3 + prior) / (1 + prior))])
+    nobody = fit_strengths(judged.tail(1), prior)
+    assert nobody.name.tolist() == ["a", "b"] and nobody.n.tolist() == [0, 0] and nobody.strength.isna().all()
+
+
 def test_scores_are_read_after_the_thoughts():
     for text in ('<think>{"first": 1, "second": 9}? No.</think>', '{"first": 1, "second": 9}? No.\n</think>\n', ""):
         assert read_scores(text + '{"first": 7, "second": 3}') == (7, 3)
