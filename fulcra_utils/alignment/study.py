@@ -70,16 +70,24 @@ class Trial:
 def read_plan(name: str, aim: str, seed: int, common_weight: float) -> SimpleNamespace:
     """Read an alignment run from its name; the notebook's target, seed and price stand in where it names none.
 
+    ValueError for an unknown form, an option that would do nothing, and a target whose own name reads as more than it.
+
     >>> read_plan("dpo-rlhf-5x-s7", "ideal", 1, 5.0)
     namespace(name='dpo-rlhf-5x-s7', way='dpo', target='ideal', ..., reward='rlhf-5x', n_prompts=0, seed=7, ...)
     """
+    if NAME.fullmatch(f"dpo-{aim}")[2] != aim or aim.startswith("rlhf-"):
+        raise ValueError(f"target {aim!r} reads as a part or an option of a run's name; give it another name.")
     name = name.replace("-aim", f"-{aim}", 1)
     found = NAME.fullmatch(name)
     if not found:
         raise ValueError(f"run {name!r} is none of <way>-<target>[-mask][-1x], <way>-rlhf-1x, <way>-rlhf-5x, with "
                          f"-p<n>, -w<n>, -s<n>; the ways are {', '.join(WAYS)}.")
     way, target, mask, small, n_prompts, weight, own_seed = found.groups()
-    scalar = target.startswith("rlhf-")
+    scalar, told = target.startswith("rlhf-"), way == "system-prompt"
+    if ((scalar or told) and (mask or small or weight) or mask and weight or told and scalar
+            or n_prompts and way in ("system-prompt", "best-of-n")):
+        raise ValueError(f"run {name!r} asks for what does nothing there: -w with -mask; -mask, -1x or -w with rlhf-…; "
+                         "-p with best-of-n; anything but a target and -s with system-prompt.")
     return SimpleNamespace(
         name=name, way=way, target=aim if scalar else target, absence="mask" if mask else "penalise",
         reward=target if scalar else "values-1x" if small else "reward", n_prompts=int(n_prompts or 0),

@@ -97,6 +97,21 @@ def test_unknown_runs_are_named(name):
         read_plan(name, "ideal", 0, 0.0)
 
 
+@pytest.mark.parametrize("name", ["dpo-rlhf-5x-w5", "dpo-rlhf-5x-1x", "dpo-rlhf-1x-mask", "dpo-ideal-mask-w0",
+                                  "system-prompt-ideal-p9", "system-prompt-rlhf-5x", "best-of-n-ideal-p9"])
+def test_an_option_that_does_nothing_is_refused(name):
+    with pytest.raises(ValueError, match="asks for what does nothing there"):
+        read_plan(name, "ideal", 0, 0.0)
+    assert read_plan("best-of-n-rlhf-5x-s2", "ideal", 0, 0.0).seed == 2
+
+
+@pytest.mark.parametrize("aim", ["uk-w9", "mine-1x", "mine-mask", "mine-s2-p3", "rlhf-1x", "rlhf-mine", "real-mine"])
+def test_a_target_whose_name_is_read_as_more_than_a_target_is_refused(aim):
+    with pytest.raises(ValueError, match=f"target '{aim}' reads as"):
+        read_plan("dpo-aim", aim, 0, 0.0)
+    assert read_plan("dpo-aim", f"my-{aim}-one", 0, 0.0).target == f"my-{aim}-one"
+
+
 QUICK = load_profile("quick")["notebooks"]
 SETTINGS = {**QUICK["04_value_alignment"], "train": True, "allow_faults": True, "train_prompts": 6, "test_prompts": 6,
             "n_shown": 2, "max_prompt_tokens": 200, "contrasts": 2,
