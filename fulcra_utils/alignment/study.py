@@ -165,7 +165,7 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
             write_json(plan, [])
         return Trial(skipped=names)
     plans = [read_plan(name, aim.name, seed, settings["common_weight"]) for name in names]
-    write_json(plan, [p.name for p in sorted(plans, key=lambda p: p.way not in TRAINED)])     # the trained ones first
+    plans = [*{p.name: p for p in plans}.values()]      # dpo-aim may be dpo-uk
     tokenizer = load_tokenizer(start, settings["chat_template"])
     known_prompts = prompts[prompts["prompt"].isin(real["prompt"])]
     asked = {split: keep_short_prompts(tokenizer, measures.take_test_prompts(
@@ -175,6 +175,7 @@ def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: 
     known = {name: load_target(name, theory) for name in list_targets(theory)} | {aim.name: aim}
     skipped = [p.name for p in plans if p.reward not in panel or p.target not in known]
     plans = [p for p in plans if p.name not in skipped]
+    write_json(plan, [p.name for p in sorted(plans, key=lambda p: p.way not in TRAINED)])     # the trained ones first
     real = real.sort_values("response_source", key=lambda names: names != "gpt-4", kind="stable")
     told = real.drop_duplicates("prompt").set_index("prompt")["response"]
     asked["real"] = [told.get(p, "") for p in asked["test"]]

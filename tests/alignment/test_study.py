@@ -1,10 +1,13 @@
 """The proof of alignment: names of runs, who is trained on which rows, and what the runs of a plan showed."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from judged_rows import BAD, GOOD, Length, Lexicon, make_replies, make_rows, make_trial
 
+from fulcra_utils.alignment import study
 from fulcra_utils.alignment.measures import (
     average_vectors,
     compare_policies,
@@ -154,6 +157,28 @@ def test_nothing_is_trained_when_switched_off():
     done = run_trial("nowhere", {}, ["dpo-aim"], pd.DataFrame(), pd.DataFrame(), "nowhere", theory,
                      uniform_target(theory), off, 0)
     assert done.summary.empty and done.skipped == ["dpo-aim"]
+
+
+def test_a_run_named_twice_is_made_once_and_one_that_is_left_out_is_not_in_the_plan(tmp_path, monkeypatch):
+    made = []
+
+    def run(work, jobs, *told):
+        made.extend(job[2].name for job in jobs)
+        return [(pd.DataFrame(), "", pd.DataFrame({"prompt": ["p"]}))] * len(jobs)
+
+    monkeypatch.setattr(study, "load_tokenizer", lambda *told: None)
+    monkeypatch.setattr(study, "keep_short_prompts", lambda tokenizer, prompts, longest: prompts)
+    monkeypatch.setattr(study, "measure_trial", lambda *told: (pd.DataFrame(),) * 3)
+    monkeypatch.setattr(study, "run_jobs", run)
+    theory = load_theory("schwartz10")
+    prompts = pd.DataFrame({"prompt": ["p", "q"], "cluster": [0, 1], "split": ["train", "test"]})
+    real = pd.DataFrame({"prompt": ["p", "q"], "response": "r", "response_source": "gpt-4"})
+    names = ["best-of-n-aim", "rloo-aim", "rloo-uk", "rloo-uk-1x", "rloo-mars"]     # no evaluator is called values-1x
+    done = study.run_trial("start", {"reward": Length()}, names, prompts, real, tmp_path, theory,
+                           load_target("uk", theory), SETTINGS | {"n_shown": 0}, 1)
+    assert made == ["rloo-uk", "best-of-n-uk", "start"] and list(done.replies) == ["start", "best-of-n-uk", "rloo-uk"]
+    assert done.skipped == ["rloo-uk-1x", "rloo-mars"]
+    assert json.loads((tmp_path / "plan.json").read_text("utf-8")) == ["rloo-uk", "best-of-n-uk"]
 
 
 def test_what_is_shown_was_written_here_and_taught_nobody():
