@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from small_notebooks import run_cell
 
 from fulcra_utils.runs.claims import load_reported
 from fulcra_utils.systems.orientation.players import endure, run_players, scripted_player
@@ -158,3 +159,20 @@ def test_thoughts_are_no_goal_and_no_part_of_the_talk():
     table = run_protocol(player, "prosocial", n_repeats=1)
     assert table.goal.unique().tolist() == ["Be fair."] and table.choice.notna().all()
     assert "think" not in str([message["content"] for message in seen[-1]])
+
+
+@pytest.mark.parametrize(("shares", "said"), [
+    ({"b": 0.25, "a": 0.25, "c": 0.2}, "models *a* (letter A in 70% of its choices before any correction) and *b* "
+     "(letter B in 90% of its choices before any correction) fit alike and best, in 25% of the passes;"),
+    ({"b": 0.25, "a": 0.5, "c": 0.2}, "models *a* (letter A in 70% of its choices before any correction) fits best, "
+     "in 50% of the passes;"),
+    ({}, "No language model made six choices")])
+def test_notebook_07_names_every_model_that_fits_best(shares, said, capsys):
+    summary = pd.DataFrame([(name, share) for name, share in {"always-A": 0.25, **shares}.items() for _ in range(8)],
+                           columns=["player", "class_match"])
+    favourite = pd.DataFrame({"idxmax": ["B", "A", "C"], "max": [0.9, 0.7, 0.4]}, ["b", "a", "c"])
+    run_cell("07_social_value_orientation", "scripted_match = ", summary=summary, scripted={"always-A": None},
+             measured=set(shares), favourite=favourite.loc[list(shares)], slider=load_slider(), Markdown=print,
+             verdicts=pd.DataFrame({"claim_id": ["orientation/ideal/x"], "verdict": "reproduced"}),
+             ideals=pd.DataFrame({"rule": ["altruist", "competitor"], "low": [61.39, -16.26]}))
+    assert said in capsys.readouterr().out
