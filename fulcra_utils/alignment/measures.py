@@ -222,8 +222,9 @@ def judge_goals(summary: pd.DataFrame, verdicts: pd.DataFrame, policy: str) -> p
         ("empty replies at most 1 %", own.empty_share, "<=", 0.01),
         ("real replies at most 0.15 nat a token less likely", own.unlearnt, "<=", 0.15),
     ]
-    return pd.DataFrame([(text, value, f"{sign} {bound:g}", bool(value >= bound if sign == ">=" else value <= bound))
-                         for text, value, sign, bound in goals], columns=["goal", "value", "bound", "is_met"])
+    rows = [(text, value, f"{sign} {bound:g}", bool(near >= bound if sign == ">=" else near <= bound))
+            for text, value, sign, bound in goals for near in [round(value, 9)]]     # 0.35 - 0.40 is below -0.05
+    return pd.DataFrame(rows, columns=["goal", "value", "bound", "is_met"])
 
 
 def describe_goals(goals: pd.DataFrame) -> str:

@@ -72,6 +72,17 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     assert np.isnan(bars.loc["alignment/helpful/rlhf-5x", "ours"])
 
 
+@pytest.mark.parametrize(("less", "met"), [(0.0, True), (0.001, False)])
+def test_a_goal_at_its_very_bound_is_met(less, met):
+    names = ["drop_judge", "high_judge", "confirmed_judge", "kept_judge", "found", "variety", "top_share",
+             "empty_share", "unlearnt"]
+    first, own = [0, 0, 0, 0, 0.40, 1, 0.10, 0, 0], [0.1, 0, 0.6, 0.7, 0.35, 0.8, 0.15, 0.01, 0.15]
+    worse = np.array([-1, 1, -1, 1, -1, -1, 1, 1, 1]) * less    # 0.35 - 0.40 as floats is a little below -0.05
+    summary = pd.DataFrame([first, own + worse], columns=names).assign(policy=["start", "moved"])
+    goals = judge_goals(summary, pd.DataFrame({"by": ["judge"], "pairs": [0.85 - less]}), "moved")
+    assert goals.is_met.tolist() == [met] * 10
+
+
 def test_the_best_is_the_trained_policy_to_the_target_that_the_reward_sees_nearest():
     names = ["start", "best-of-n-ideal", "dpo-ideal", "dpo-real-ideal", "dpo-uk", "dpo-ideal-s2"]
     summary = pd.DataFrame({"policy": names, "distance_reward": [4.0, 1, 3, 2, 0, 0]})
