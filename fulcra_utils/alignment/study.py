@@ -235,17 +235,20 @@ def pick_method(names: Sequence[str], aim: str) -> str:
     return "rloo" if {f"rloo-{aim}", "rloo-rlhf-5x"} <= set(names) else "dpo"
 
 
-def compare_targets(means: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
-    """Say for each way and target that was trained for which policy of that way is nearest (`confuse_targets`).
+def compare_targets(scores: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
+    """Say for each way and target that was trained for which policy of that way is nearest, by the first judge.
 
-    Ways with fewer than two targets are left out.
+    Rows of `confuse_targets` and `measure_leads`, ways with fewer than two targets left out. `scores` as in `Trial`.
     """
-    tables = {}
-    for way in TRAINED:
-        trained = [t for t in targets if f"{way}-{t.name}" in means.index]
+    tables, own = {}, scores[(scores.by == "judge") & (scores.variant == "reply")] if len(scores) else None
+    for way in TRAINED if own is not None else ():
+        trained = [t for t in targets if f"{way}-{t.name}" in set(own.policy)]
         if len(trained) > 1:
-            own = means.loc[[f"{way}-{t.name}" for t in trained]].set_axis([t.name for t in trained])
-            tables[way] = measures.confuse_targets(own, trained, measures.group_targets(trained))
+            vectors = {t.name: own.loc[own.policy == f"{way}-{t.name}", list(t.dimensions)] for t in trained}
+            means = pd.DataFrame({name: rows.mean() for name, rows in vectors.items()}).T
+            classes = measures.group_targets(trained)
+            tables[way] = pd.concat([measures.confuse_targets(means, trained, classes),
+                                     measures.measure_leads(vectors, trained, classes)])
     return pd.concat(tables, names=["way", "policy"]) if tables else pd.DataFrame()
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from fulcra_utils.alignment.measures import (
     make_controls,
     measure_constants,
     measure_costs,
+    measure_leads,
     measure_text,
     score_policy,
     summarise_policies,
@@ -146,6 +148,27 @@ def test_confusion_counts_a_class_of_targets_as_one():
     assert table.loc["nearest"].tolist() == ["ideal", "france", "uk"] and table.loc["is_right"].all()
     assert not confuse_targets(means, targets, {}).loc["is_right"].all()
     assert table.loc["ideal", "uk"] == pytest.approx(value_distance(targets[0].values[None], targets[1]).item())
+
+
+def test_a_lead_says_whether_the_nearest_policy_is_so_for_sure():
+    target = uniform_target("moral_foundations")
+    names = [replace(target, name=name) for name in ("near", "far", "same")]
+
+    def reply(scores):
+        return pd.DataFrame(np.tile(np.array(scores)[:, None], 5), columns=list(target.dimensions))
+
+    vectors = {"near": reply([0.5, 0.5, 0.5, 0.5]), "far": reply([0.1, 0.1, 0.1, 0.1])}
+    table = measure_leads(vectors, names[:2], {"near": "near", "far": "far"})
+    assert table.near.tolist() == pytest.approx([2, 2, 2])      # five values each 0.4 nearer, on every prompt
+    assert table.far.tolist() == pytest.approx([-2, -2, -2])
+    unsure = {"near": reply([0.9, 0.1, 0.9, 0.1]), "far": reply([0.1, 0.8, 0.1, 0.8])}
+    lead, low, high = measure_leads(unsure, names[:2], {"near": "near", "far": "far"}).near
+    assert lead == pytest.approx(5 * 0.05) and low < 0 < high
+    alike = measure_leads(vectors | {"same": reply([0, 0, 0, 0])}, names, {"near": "a", "same": "a", "far": "far"})
+    assert alike.loc["lead"].tolist() == pytest.approx([2, -2, 2]), "a class is as near as its nearest policy"
+    assert measure_leads(vectors, names[:2], {"near": "a", "far": "a"}).isna().all(axis=None)
+    one = measure_leads({name: rows.head(1) for name, rows in vectors.items()}, names[:2], {"near": "a", "far": "b"})
+    assert one.near["lead"] == pytest.approx(2) and one.loc[["low", "high"]].isna().all(axis=None)
 
 
 def test_test_prompts_are_one_for_each_cluster():

@@ -34,6 +34,7 @@ from fulcra_utils.llm.local import list_policies
 from fulcra_utils.llm.tiny import make_random_model
 from fulcra_utils.runs.profiles import load_profile
 from fulcra_utils.systems.compass.boards import read_models
+from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import load_target, uniform_target
 from fulcra_utils.theory.theory import load_theory
 
@@ -242,11 +243,13 @@ def test_several_targets():
     texts = {name: make_replies(["be kind" if i % 2 else f"so {i}" for i in range(10)])
              for name in ("start", "dpo-ideal", "dpo-uk")}
     done = make_trial(texts, targets[0])
-    means = average_vectors(done.scores, theory.dimensions)
-    assert compare_targets(means, targets).xs("nearest", level="policy").columns.tolist() == ["ideal", "uk"]
-    both = pd.concat([means, means.rename(index=lambda name: name.replace("dpo", "rloo"))])
+    table, means = compare_targets(done.scores, targets), average_vectors(done.scores, theory.dimensions)
+    assert table.xs("nearest", level="policy").columns.tolist() == ["ideal", "uk"]
+    assert table.loc[("dpo", "ideal"), "uk"] == pytest.approx(value_distance(means, targets[1])[1])
+    assert table.xs("lead", level="policy").values.tolist() == [[0, 0]], "both say the same"
+    both = pd.concat([done.scores, done.scores.replace({"policy": {"dpo-ideal": "rloo-ideal", "dpo-uk": "rloo-uk"}})])
     assert compare_targets(both, targets).index.levels[0].tolist() == ["dpo", "rloo"]
-    assert compare_targets(means, targets[:1]).empty
+    assert compare_targets(done.scores, targets[:1]).empty and compare_targets(pd.DataFrame(), ()).empty
     assert group_targets(targets) == {"ideal": "ideal", "uk": "uk", "france": "uk"}
 
 
