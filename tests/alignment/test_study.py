@@ -1,11 +1,13 @@
 """The proof of alignment: names of runs, who is trained on which rows, and what the runs of a plan showed."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from judged_rows import BAD, GOOD, Length, Lexicon, make_replies, make_rows, make_trial
+from small_notebooks import run_cell
 
 from fulcra_utils.alignment import study
 from fulcra_utils.alignment.measures import (
@@ -16,6 +18,7 @@ from fulcra_utils.alignment.measures import (
     judge_verdicts,
 )
 from fulcra_utils.alignment.study import (
+    Trial,
     claim_bars,
     compare_targets,
     has_labels,
@@ -251,6 +254,18 @@ def test_several_targets():
     assert compare_targets(both, targets).index.levels[0].tolist() == ["dpo", "rloo"]
     assert compare_targets(done.scores, targets[:1]).empty and compare_targets(pd.DataFrame(), ()).empty
     assert group_targets(targets) == {"ideal": "ideal", "uk": "uk", "france": "uk"}
+
+
+def test_notebook_04_counts_what_is_right_where_two_ways_have_different_targets():
+    right = pd.DataFrame({"ideal": [True, True], "uk": [False, np.nan]}, pd.MultiIndex.from_tuples(
+        [("dpo", "is_right"), ("rloo", "is_right")], names=["way", "policy"]), dtype=object)
+    told, empty = {}, pd.DataFrame()
+    audit = pd.DataFrame({"absence": ["mask"], "kind": ["empty"], "is_fault": [True]})
+    chosen = pd.DataFrame({"target": ["ideal"], "distance_mean": [2.0], "distance_chosen": [1.0]})
+    run_cell("04_value_alignment", "right = confusion", confusion=right, selection=chosen, audit=audit, scored=empty,
+             results=Trial(), goals=empty, aligned_name=None, method="dpo", verdicts=empty, comparison=empty,
+             run=SimpleNamespace(record=told.update))
+    assert told["n_right"] == [2, 3]    # no model of rloo was trained to uk
 
 
 def test_training_needs_a_labelled_row_in_both_halves():
