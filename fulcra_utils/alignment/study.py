@@ -231,8 +231,12 @@ def pick_best(summary: pd.DataFrame, aim: str) -> str | None:
 
 
 def pick_method(names: Sequence[str], aim: str) -> str:
-    """Return the method by which the paper's claims are tested: "rloo" where its rival has it too, else "dpo"."""
-    return "rloo" if {f"rloo-{aim}", "rloo-rlhf-5x"} <= set(names) else "dpo"
+    """Return the method by which the paper's claims are tested.
+
+    "rloo" where its rival has it too, or where it alone was trained to the target; else "dpo".
+    """
+    names = set(names)
+    return "rloo" if f"rloo-{aim}" in names and ("rloo-rlhf-5x" in names or f"dpo-{aim}" not in names) else "dpo"
 
 
 def compare_targets(scores: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:

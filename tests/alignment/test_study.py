@@ -9,7 +9,7 @@ import pytest
 from judged_rows import BAD, GOOD, Length, Lexicon, make_replies, make_rows, make_trial
 from small_notebooks import run_cell
 
-from fulcra_utils.alignment import study
+from fulcra_utils.alignment import measures, study
 from fulcra_utils.alignment.measures import (
     average_vectors,
     compare_policies,
@@ -35,6 +35,7 @@ from fulcra_utils.alignment.study import (
 from fulcra_utils.dataset.contrasts import read_contrasts
 from fulcra_utils.llm.local import list_policies
 from fulcra_utils.llm.tiny import make_random_model
+from fulcra_utils.plots import alignment as plots_alignment
 from fulcra_utils.runs.profiles import load_profile
 from fulcra_utils.systems.compass.boards import read_models
 from fulcra_utils.theory.distance import value_distance
@@ -94,6 +95,8 @@ def test_the_best_is_the_trained_policy_to_the_target_that_the_reward_sees_neare
     assert pick_best(summary.head(2), "ideal") is None and pick_best(pd.DataFrame(), "ideal") is None
     rloo = [*names, "rloo-ideal"]
     assert pick_method(rloo, "ideal") == "dpo" and pick_method([*rloo, "rloo-rlhf-5x"], "ideal") == "rloo"
+    assert pick_method(["start", "rloo-ideal"], "ideal") == "rloo" and pick_method(["start"], "ideal") == "dpo"
+    assert pick_method(np.array(["start", "dpo-uk", "rloo-ideal"], object), "ideal") == "rloo"
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -254,6 +257,31 @@ def test_several_targets():
     assert compare_targets(both, targets).index.levels[0].tolist() == ["dpo", "rloo"]
     assert compare_targets(done.scores, targets[:1]).empty and compare_targets(pd.DataFrame(), ()).empty
     assert group_targets(targets) == {"ideal": "ideal", "uk": "uk", "france": "uk"}
+
+
+NONE = "Left out: this run trained no model to ideal with its own seed and settings."
+
+
+@pytest.mark.parametrize(("names", "notes"), [
+    (["dpo-harmless"], [NONE, NONE, "Left out: this run made no dpo-ideal."]),
+    (["dpo-ideal-s7"], [NONE, NONE, "Left out: this run made no dpo-ideal."]),
+    (["best-of-n-ideal"], [NONE, NONE, "Left out: this run made no dpo-ideal."]),
+    (["rloo-ideal"], ["", "", ""]), ([], ["train is off"] * 3)])
+def test_notebook_04_says_why_something_is_left_out(names, notes):
+    aim, said = load_target("ideal", load_theory("schwartz10")), []
+    texts = {name: make_replies(["be kind", "so what"]) for name in ["start", *names]}
+    own = SimpleNamespace(run_trial=lambda *_: make_trial(texts, aim) if names else Trial(), pick_best=pick_best,
+                          pick_method=pick_method, show=lambda table, note: said.append("" if len(table) else note))
+    quality = pd.DataFrame({"scorer": ["judge"], "measure": "contrast pairs in order", "value": 0.9, "low": 0.8,
+                            "high": 1.0})
+    run = SimpleNamespace(path=str, seed=0, save_table=lambda *_: None)
+    given = dict.fromkeys(["prompts", "start", "panel", "value_theory"]) | {
+        "study": own, "settings": {"runs": names}, "aim": aim, "train": bool(names), "left_out": "train is off",
+        "scored": [], "dialogues": [], "quality": quality, "run": run, "proof": measures, "pd": pd, "Markdown": str,
+        "plots_alignment": plots_alignment}
+    for cell in ("study.run_trial(", "study.pick_best(", "proof.judge_goals(", "study.pick_method("):
+        given = run_cell("04_value_alignment", cell, **given)
+    assert said == notes
 
 
 def test_notebook_04_counts_what_is_right_where_two_ways_have_different_targets():
