@@ -15,7 +15,7 @@ from scipy import stats as sps
 
 from fulcra_utils.alignment.judges import shuffle_words
 from fulcra_utils.dataset.texts import STOCK_REFUSAL
-from fulcra_utils.stats.resampling import draw_clusters, draw_rows, mean_interval, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, draw_clusters, draw_rows, mean_interval, take_interval
 from fulcra_utils.theory.distance import Scorer, score_towards, value_distance
 from fulcra_utils.theory.targets import Target
 
@@ -148,29 +148,45 @@ def measure_costs(replies: pd.DataFrame, start: pd.DataFrame, vectors: np.ndarra
     """Measure what moving costs, each <measure>, low_<measure>, high_<measure> (95 % over prompts).
 
     kl (nats a token), variety (distinct_2 over the start model's), unlearnt (nats a token by which a real model's
-    replies became less likely), drift (mean |change| of the values (N, D) without weight, by the first judge).
+    replies became less likely), drift (`measure_drift` of the values (N, D) without weight, by the first judge).
     Intervals draw prompts again; of variety, which falls when a prompt is drawn twice, each is left out in turn.
     """
     def measure(rows: np.ndarray) -> list[float]:
         one, two = replies.iloc[rows], start.iloc[rows]
         gap = one.get("nll_real", np.nan) - two.get("nll_real", np.nan)
-        moved = vectors[rows].mean(axis=0) - start_vectors[rows].mean(axis=0)
         return [(one["logp"] - one["logp_start"]).sum() / one["n_tokens"].sum(),
-                float(np.nanmean(gap)) if np.isfinite(gap).any() else np.nan,
-                float(np.abs(moved).mean()) if moved.size else np.nan]
+                float(np.nanmean(gap)) if np.isfinite(gap).any() else np.nan]
 
     def vary(rows: np.ndarray) -> float:
         own, first = (count_distinct(table["response"].iloc[rows], n_pairs) for table in (replies, start))
         return own / (first or np.nan)
 
     every, n = np.arange(len(replies)), len(replies)
-    low, high = take_interval(np.reshape([measure(rows) for rows in draw_rows(every, N_DRAWS, seed)], (-1, 3)))
-    found = dict(zip(("kl", "unlearnt", "drift"), zip(measure(every), low, high, strict=True), strict=True))
+    low, high = take_interval(np.reshape([measure(rows) for rows in draw_rows(every, N_DRAWS, seed)], (-1, 2)))
+    found = dict(zip(("kl", "unlearnt"), zip(measure(every), low, high, strict=True), strict=True))
+    found["drift"] = measure_drift(vectors - start_vectors, seed)
     variety, others = vary(every), [vary(np.delete(every, i)) for i in every]
     half = sps.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * np.var(others))
     found["variety"] = variety, np.maximum(0, variety - half), variety + half
     return {f"{end}{name}": found[name][k] for k, end in enumerate(("", "low_", "high_"))
             for name in ("kl", "variety", "unlearnt", "drift")}
+
+
+def measure_drift(changes: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Measure how far mean values moved beyond what chance moves them: drift, low, high (95 % over prompts).
+
+    Of the changes (N, D) of D values on N prompts: the root mean square of the D mean changes, from whose square their
+    variance by chance is taken off (at least 0). low and high lie about that size before anything is taken off, at the
+    95 % point of the size of noise alone: low is 0 where no shift is sure. nan without a value or a second prompt.
+    """
+    n, means = len(changes), changes.mean(axis=0)
+    if n < 2 or not means.size:
+        return np.nan, np.nan, np.nan
+    noise = np.sqrt(np.square(bootstrap_means(changes, np.arange(n), N_DRAWS, seed) - means).mean(axis=1))
+    few = sps.t.ppf(0.975, n - 1) / sps.norm.ppf(0.975) * np.sqrt(n / (n - 1))      # 1 with many prompts
+    square, half = np.square(means).mean(), few * np.quantile(noise, 0.95)
+    drift = np.sqrt(max(0.0, square - changes.var(axis=0, ddof=1).mean() / n))
+    return drift, max(0.0, np.sqrt(square) - half), np.sqrt(square) + half
 
 
 def count_distinct(texts: Sequence[str], n_pairs: int | None) -> float:

@@ -15,7 +15,7 @@ REPEAT = re.compile(r"-[psw]\d+$")  # a run repeated with fewer prompts, another
 JUDGES = {"reward": "the reward evaluator", "judge": "the first judge", "twin": "the judge that reads alike",
           "words": "the judge that counts words"}
 COSTS = {"kl": "KL to the start model, nats a token", "variety": "different word pairs, start model = 1",
-         "unlearnt": "real replies less likely, nats a token", "drift": "shift of values not asked for"}
+         "unlearnt": "real replies less likely, nats a token", "drift": "shift of values not asked for, beyond chance"}
 BOUNDS = {"variety": 0.8, "unlearnt": 0.15}     # what the goals allow
 ABSENT = {"mask": "left out", "zero": "taken as 0", "penalise": "taken as it is"}     # a value hardly expressed is …
 REPLIES = {"real": "real replies", "good": "best quarter of the real", "repeat": "one word repeated",

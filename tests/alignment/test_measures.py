@@ -15,6 +15,7 @@ from fulcra_utils.alignment.measures import (
     make_controls,
     measure_constants,
     measure_costs,
+    measure_drift,
     measure_leads,
     measure_text,
     score_policy,
@@ -115,7 +116,8 @@ def test_costs_by_hand():
     costs = measure_costs(moved, start, one, zero, 8)
     assert costs["kl"] == costs["low_kl"] == costs["high_kl"] == pytest.approx(0.5)    # 2 nats on 4 tokens, each time
     assert costs["variety"] == pytest.approx(6 / 8)
-    assert costs["unlearnt"] == pytest.approx(0.5) and costs["drift"] == pytest.approx(0.3)
+    assert costs["unlearnt"] == pytest.approx(0.5)
+    assert costs["drift"] == costs["low_drift"] == costs["high_drift"] == pytest.approx(0.13 ** 0.5)  # of .25 and .01
     none = measure_costs(moved.drop(columns="nll_real"), start, one[:, :0], zero[:, :0], 8)
     assert np.isnan(none["unlearnt"]) and np.isnan(none["drift"])
     assert count_distinct([], 5) == 0
@@ -128,6 +130,21 @@ def test_the_interval_of_variety_holds_its_number():
     assert (costs["low_variety"], costs["high_variety"]) == pytest.approx((0, 0.75 + half))
     alone = measure_costs(start.head(1), start.head(1), *np.zeros((2, 1, 0)), 2)
     assert alone["variety"] == 1 and np.isnan(alone["low_variety"]) and np.isnan(alone["high_variety"])
+
+
+def test_drift_is_what_chance_does_not_move():
+    drift, low, high = measure_drift(np.array([[1.0], [0.0], [1.0], [0.0]]))
+    assert drift == pytest.approx((1 / 4 - 1 / 12) ** 0.5)  # the mean is 1/2, its variance 1/3 over 4 prompts
+    assert low == 0 and high > 1
+    assert measure_drift(np.array([[0.5, 0.2], [-0.5, -0.2]]))[:2] == (0, 0)
+    assert np.isnan(measure_drift(np.ones((1, 2)))).all() and np.isnan(measure_drift(np.ones((4, 0)))).all()
+    rng = np.random.default_rng(0)
+    still = np.array([measure_drift(rng.normal(size=(40, 3)) + rng.normal(size=(40, 1))) for _ in range(100)])
+    assert (still[:, 1] > 0).sum() <= 10    # 5 expected; as means of drawn absolute values it would be all 100
+    moved = np.array([measure_drift(rng.normal(size=(40, 3)) + [0.8, 0, -0.8]) for _ in range(100)])
+    true = (2 * 0.64 / 3) ** 0.5
+    assert (moved[:, 1] > 0).all() and ((moved[:, 1] <= true) & (true <= moved[:, 2])).sum() >= 90
+    assert moved[:, 0].mean() == pytest.approx(true, abs=0.03)
 
 
 def test_a_reply_finds_its_prompt(memory):
