@@ -108,10 +108,10 @@ def test_half_the_way_is_half_and_an_unsure_policy_is_a_gap():
     assert still[["share", "low", "high"]].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(("model", "endpoint_model", "compared"), [
-    ("", "", ["dpo-ideal"]), ("other", "", []), ("", "far", [])])
-def test_notebook_11_puts_policies_next_to_their_own_start_model_alone(tmp_path, model, endpoint_model, compared):
-    (tmp_path / "config.json").touch()
+@pytest.mark.parametrize(("model", "endpoint_model", "plan", "compared"), [
+    ("", "", ["dpo-ideal"], ["dpo-ideal"]), ("", "", ["dpo-uk"], []), ("other", "", ["dpo-ideal"], []),
+    ("", "far", ["dpo-ideal"], [])])
+def test_notebook_11_puts_policies_next_to_their_own_start_model_alone(tmp_path, model, endpoint_model, plan, compared):
 
     class Drawn(Exception):
         """Ends the cell where replies would be drawn."""
@@ -120,9 +120,10 @@ def test_notebook_11_puts_policies_next_to_their_own_start_model_alone(tmp_path,
         raise Drawn(sorted(set(table.kind) - {"none"}))
     given = {"model": model, "endpoint_model": endpoint_model, "settings": {"policies": ["dpo-aim"]}, "contexts": [],
              "aim": type("Aim", (), {"name": "ideal"}), "told": pd.DataFrame({"kind": ["none"]}), "asked": None,
-             "run": type("Run", (), {"path": lambda *_: tmp_path / "config.json"})(), "kept": None, "how": {},
+             "run": type("Run", (), {"path": lambda *_: tmp_path})(), "kept": None, "how": {},
              "replies": type("R", (), {"draw_in_contexts": lambda *_: pd.DataFrame({"k": [0]})}), "pd": pd,
-             "measurement": type("M", (), {"score_values": stop}), "prompts": [], "evaluator": None}
+             "measurement": type("M", (), {"score_values": stop}), "prompts": [], "evaluator": None,
+             "list_policies": lambda _: [tmp_path / name for name in plan]}
     with pytest.raises(Drawn) as end:
         run_cell("11_values_in_context", "names = [", **given)
     assert end.value.args == (compared,)
