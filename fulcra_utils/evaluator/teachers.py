@@ -130,7 +130,8 @@ def describe_teachers(found: pd.DataFrame, wanted: dict[str, float | None]) -> s
             continue
         best = part.loc[part.value.idxmax()]
         also = f"; with {part.teachers[0]} {part.value[0]:.3f}" if best.teachers != part.teachers[0] else ""
-        note = " Those that ValueEval taught do not count: it asks of definitions alone." if is_taught.any() else ""
+        note = (" Those that ValueEval taught do not count: the question is what definitions alone can do."
+                if is_taught.any() else "")
         verdict = "no goal was set" if goal is None else \
             f"wanted {goal:.2f}: {'reached' if best['value'] >= goal else 'not reached'}"
         lines.append(f"- {measure}: {best['value']:.3f} [{best.low:.3f}, {best.high:.3f}] with {best.teachers} "

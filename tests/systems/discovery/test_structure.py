@@ -199,5 +199,5 @@ def test_notebook_08_calls_a_fit_good_by_all_three_indices(rmsea, word):
         "np": np, "probe": probe, "ranked": pd.DataFrame({"rank": [3.0], "rank_low": 2, "rank_high": 3}),
         "system": SimpleNamespace(n_factors=2, numbers={"parallel": 2}), "foretold": -0.05,
         "replies": pd.DataFrame({"model": ["m"]}), "material": SimpleNamespace(made_up=[]), "made_up": ""})
-    assert f"the fit to other replies is {word} by three indices" in said[1] and "r = -0.05" in said[1]
+    assert f"the fit to other replies is {word} by three indices" in said[1] and "correlation of -0.05" in said[1]
     assert said[0].startswith(f"{int(word == 'good')} of 2 systems")
