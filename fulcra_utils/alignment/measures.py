@@ -179,9 +179,9 @@ def measure_drift(changes: np.ndarray, seed: int = 0) -> tuple[float, float, flo
     variance by chance is taken off (at least 0). low and high lie about that size before anything is taken off, at the
     95 % point of the size of noise alone: low is 0 where no shift is sure. nan without a value or a second prompt.
     """
-    n, means = len(changes), changes.mean(axis=0)
-    if n < 2 or not means.size:
+    if (n := len(changes)) < 2 or not changes.shape[1]:
         return np.nan, np.nan, np.nan
+    means = changes.mean(axis=0)
     noise = np.sqrt(np.square(bootstrap_means(changes, np.arange(n), N_DRAWS, seed) - means).mean(axis=1))
     few = sps.t.ppf(0.975, n - 1) / sps.norm.ppf(0.975) * np.sqrt(n / (n - 1))      # 1 with many prompts
     square, half = np.square(means).mean(), few * np.quantile(noise, 0.95)

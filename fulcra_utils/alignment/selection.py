@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fulcra_utils.alignment.measures import measure_drift
 from fulcra_utils.stats.resampling import mean_interval
 from fulcra_utils.theory.distance import value_distance
 from fulcra_utils.theory.targets import Target
@@ -47,8 +48,9 @@ def measure_selection(replies: pd.DataFrame, targets: Sequence[Target]) -> pd.Da
     `replies` has prompt, response_source, reward (nan where unknown) and one column a dimension; only prompts answered
     at least twice count. One row a target: n_prompts, n_replies, distance_mean (a reply drawn at random),
     distance_chosen, distance_change with low and high (95 % over prompts), the same of the reward (over the prompts
-    whose nearest reply has one), drift (mean |change| of the dimensions without weight; nan when the target weighs all)
-    and share/<source>, how often each source is chosen. Absence "penalise".
+    whose nearest reply has one), drift with drift_low and drift_high (`measure_drift` of the dimensions without weight,
+    over prompts with all of them scored; nan when the target weighs all) and share/<source>, how often each source is
+    chosen. Absence "penalise".
 
     Examples
     --------
@@ -79,7 +81,8 @@ def _selection_row(frame: pd.DataFrame, target: Target) -> dict[str, float]:
         row |= {f"{name}_mean": mean[name][change.notna()].mean(), f"{name}_chosen": chosen[name].mean()}
         row |= zip((f"{name}_change", f"{start}low", f"{start}high"), mean_interval(change), strict=True)
     idle = [d for d, aimed in zip(target.dimensions, target.aimed, strict=True) if not aimed]
-    row["drift"] = (chosen[idle] - mean[idle]).mean().abs().mean()
+    moved = (chosen[idle] - mean[idle]).dropna().to_numpy()
+    row |= zip(("drift", "drift_low", "drift_high"), measure_drift(moved), strict=True)
     return row | {f"share/{source}": (chosen["response_source"] == source).mean()
                   for source in sorted(frame["response_source"].unique())}
 

@@ -37,8 +37,8 @@ def plot_selection(selection: pd.DataFrame, title: str = "Choice of the nearest 
         if ends.low.notna().any():
             panels[label] = {"a reply drawn at random": ends.assign(mean=ends.low),
                              "the nearest reply": ends.assign(mean=ends.high)}
-    drift = table.drift.to_frame("mean")
-    panels["mean shift of values without weight"] = {"a reply drawn at random": drift.iloc[:0],
+    drift = table[["drift", "drift_low", "drift_high"]].set_axis(["mean", "low", "high"], axis=1)
+    panels["shift of values without weight, beyond chance"] = {"a reply drawn at random": drift.iloc[:0],
                                                      "the nearest reply": drift}
     return plot_series(table.index, panels, "mean", title, np.nan, looks=((GREY, "o"), (BLUE, "D")), spread=0, width=4,
                        gap="every value has weight")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fulcra_utils.alignment.measures import measure_drift
 from fulcra_utils.alignment.selection import (
     check_released,
     choose_best,
@@ -85,7 +86,20 @@ def test_differences_of_a_selection_are_those_of_its_means(seed):
     distance = value_distance(replies[list(theory.dimensions)].to_numpy(), target)
     best = replies.loc[choose_best(distance, replies["prompt"].tolist())].set_index("prompt")[idle]
     gaps = best - replies.groupby("prompt")[idle].mean().loc[best.index]
-    assert row.drift == pytest.approx(gaps.mean().abs().mean())
+    moved = measure_drift(gaps.dropna().to_numpy())
+    assert row[["drift", "drift_low", "drift_high"]].tolist() == pytest.approx(moved, nan_ok=True)
+
+
+def test_a_choice_that_moves_no_other_value_has_no_sure_drift():
+    theory, rng = load_theory("schwartz10"), np.random.default_rng(1)
+    target, sure = load_target("harmless", theory), []
+    aimed = [d for d, is_aimed in zip(theory.dimensions, target.aimed, strict=True) if is_aimed]
+    for _ in range(40):
+        replies = make_replies(theory, rng)
+        replies[list(theory.dimensions)] = rng.normal(size=(len(replies), theory.n_dims))    # no value hangs on another
+        assert len(aimed) < theory.n_dims
+        sure.append(measure_selection(replies, [target]).drift_low[0] > 0)
+    assert np.mean(sure) <= 0.15
 
 
 def test_commonness_counts_the_shared_pairs_of_words():

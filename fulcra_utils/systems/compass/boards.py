@@ -186,7 +186,7 @@ def describe_ranking(table: pd.DataFrame) -> str:
         return f"First: **{first.model}**; how sure that is cannot be told from fewer than {MIN_PROMPTS} prompts."
     rivals = known.model[(known.model != first.model) & ~(known.rank_low > 1)]
     span = f", rank {first.rank_low:.0f} to {first.rank_high:.0f}"
-    return f"First: **{first.model}**{span}. Models that may also be first: {', '.join(rivals) or 'none'}."
+    return f"First: **{first.model}**{span}; models that may also be first: {', '.join(rivals) or 'none'}."
 
 
 def compare_presets(table: pd.DataFrame) -> str:

@@ -47,7 +47,7 @@ def test_weights_decide_who_is_first():
 
 def test_a_ranking_is_said_with_its_doubt():
     table = pd.DataFrame({"model": ["a", "b"], "rank": [1, 2], "rank_low": [1, 1], "rank_high": [1, 2]})
-    assert describe_ranking(table) == "First: **a**, rank 1 to 1. Models that may also be first: b."
+    assert describe_ranking(table) == "First: **a**, rank 1 to 1; models that may also be first: b."
     assert "no ranking" in describe_ranking(table.assign(rank=np.nan))
     assert "cannot be told" in describe_ranking(table.assign(rank_low=np.nan, rank_high=np.nan))
     assert describe_ranking(table.assign(rank_low=[1, np.nan])).endswith("may also be first: b.")
