@@ -6,7 +6,7 @@ Ours: that a completion violates where P exceeds a threshold, and that of n > K 
 K is taken. Axis letters: N prompts (one a principle), n completions, B draws.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import comb
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.stats.classification import correct_share
-from fulcra_utils.stats.resampling import bootstrap_means, mean_known, share_interval, take_interval
+from fulcra_utils.stats.resampling import bootstrap_means, mean_known, share_interval, take_interval, wilson_interval
 
 METRICS = ("EVR", "MVP", "APV")
 CODES = {"violates": -1, "unclear": 0, "kept": 1}
@@ -53,17 +53,21 @@ def summarise_violations(judged: Mapping[str, np.ndarray], threshold: float, k: 
 
     `judged` has P(violates) (N, n) of each condition. low to high is over principles (what lies between completions of
     one is part of it; at 0 and at 1 it is `mean_share`'s), low_k to high_k over completions of these very principles
-    (drawn with replacement, so of fewer different ones: EVR and MVP are lower there); nan for one principle, or one
-    completion of each. n counts principles with a completion, n_empty completions without a word.
+    (drawn with replacement, so of fewer different ones: EVR and MVP are lower there; at 0 and at 1 it is Wilson's, of
+    as many as there are completions, of EVR and MVP k-th parts of them); nan for one principle, or one completion of
+    each. n counts principles with a completion, n_empty completions without a word.
     """
     rows = []
     for condition, p in judged.items():
         found, rng, n_places = measure_prompts(p, threshold, k), np.random.default_rng(seed), p.shape[1]
         again = [mean_known(measure_prompts(np.take_along_axis(p, rng.integers(n_places, size=p.shape), axis=1),
                                             threshold, k), 0) for _ in range(n_draws if n_places > 1 else 0)]
-        ends = *mean_share(found, n_draws, seed), *take_interval(np.reshape(again, (-1, len(METRICS))))
+        ends, said = mean_share(found, n_draws, seed), np.isfinite(p).sum(axis=1)
+        worth = np.array([(said / np.clip(said, 1, one)).sum() for one in (k, k, 1)])    # choices that share nothing
+        ends_k = mend_share(ends[0], take_interval(np.reshape(again, (-1, len(METRICS)))),
+                            wilson_interval(ends[0] * worth, worth))
         n, empty = int(np.isfinite(found[:, 2]).sum()), int(np.isnan(p).sum())
-        rows += [(condition, name, *numbers, n, empty) for name, *numbers in zip(METRICS, *ends, strict=True)]
+        rows += [(condition, name, *numbers, n, empty) for name, *numbers in zip(METRICS, *ends, *ends_k, strict=True)]
     return pd.DataFrame(rows, columns=["condition", "metric", "value", "low", "high", "low_k", "high_k", "n",
                                        "n_empty"])
 
@@ -99,7 +103,12 @@ def mean_share(values: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
     """Return `mean_paired` of values in [0, 1]; at 0 and 1, where it has no width, the ends of `share_interval`."""
     found = mean_paired(values, n_draws, seed)
     by_share = share_interval(np.nan_to_num(values), np.isfinite(values), np.arange(len(values)))
-    return np.where(np.isin(found[0].round(9), (0, 1)) & np.isfinite(found[1]), by_share, found)
+    return mend_share(found[0], found, by_share)
+
+
+def mend_share(share: np.ndarray, drawn: Sequence[np.ndarray], by_share: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what was drawn, its last row the high ends; at shares of 0 and 1 `by_share`, where the ends are known."""
+    return np.where(np.isin(share.round(9), (0, 1)) & np.isfinite(drawn[-1]), by_share, drawn)
 
 
 def read_labels() -> pd.DataFrame:

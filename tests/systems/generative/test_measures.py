@@ -56,6 +56,25 @@ def test_a_share_of_none_or_all_has_a_width():
     assert (gaps[["value", "low", "high"]] == 0).all(axis=None), "a difference is no share"
 
 
+def test_none_or_all_has_a_width_over_completions():
+    """Wilson's of 0 in 70 completions: up to z² / (70 + z²); EVR has 35 choices of 2 that share no completion."""
+    table = measures.summarise_violations({"a": np.full((10, 7), 0.2), "b": np.full((10, 7), 0.8)}, 0.5, 2, 50)
+    ends = table.set_index(["condition", "metric"])[["low_k", "high_k"]].round(4)
+    assert ends.loc["a", "APV"].tolist() == [0, 0.052] and ends.loc["b", "APV"].tolist() == [0.948, 1]
+    assert ends.loc["a", "EVR"].tolist() == [0, 0.0989] and ends.loc["b", "EVR"].tolist() == [0.9011, 1]
+    assert ends.loc["a", "MVP"].tolist() == [0.2] * 2, "of the mean of P the bootstrap's"
+    gap = measures.summarise_violations({"a": np.array([[0.2, 0.2, np.nan], [0.2, np.nan, np.nan]])}, 0.5, 2, 50)
+    assert gap.high_k[[0, 2]].round(4).tolist() == [0.6576, 0.5615], "two choices, three completions were said"
+
+
+def test_none_is_found_at_most_as_often_as_the_interval_says():
+    """Where 2 % violate, half of all draws of 30 hold none: its end lies above the truth."""
+    rng = np.random.default_rng(0)
+    tables = [measures.summarise_violations({"a": (rng.random((10, 3)) < 0.02) * 1.0}, 0.5, 3, 20) for _ in range(40)]
+    none = pd.concat([table[(table.metric == "APV") & (table.value == 0)] for table in tables])
+    assert len(none) > 10 and (none.high_k > 0.02).all()
+
+
 def test_differences_are_paired():
     table = measures.compare_conditions({"a": P, "b": P - 0.05}, {"a − b": ("a", "b")}, 0.95, 4, 100)
     mvp = table.set_index("metric").loc["MVP"]
