@@ -363,8 +363,8 @@ def _read_scored_row(row: dict) -> tuple[str, dict[str, float]]:
         for name, score in (vector if isinstance(vector, dict) else {}).items()}
 
 
-def compare_files(first: str | Path, second: str | Path, target: Target | None = None,
-                  level: float = 0.95, n_draws: int = 2000, seed: int = 2023) -> pd.DataFrame:
+def compare_files(first: str | Path, second: str | Path, target: Target | None = None, level: float = 0.95
+                  ) -> pd.DataFrame:
     r"""Compare two scored files prompt by prompt, by t intervals over prompts; replies to one prompt are averaged.
 
     Returns value (and "distance", the `value_distance` to `target`), n (prompts), groups (the same, wordings with one
@@ -374,7 +374,7 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     values together), only_first, only_second (prompts), unscored_first, unscored_second, foreign_first, foreign_second
     (rows; those that `fulcra score` marked as not English count), models_first, models_second (names found),
     systems_first, systems_second (system prompts that stand beside the prompts, none counts as one; 0 where there are
-    none), has_target. `n_draws` and `seed` are without effect.
+    none), has_target.
 
     The interval (Student 1908) holds its level where two files that do not differ have differences alike to both sides:
     3 to 8 % are called clear from 5 prompts on. Where they are as skewed as an exponential distribution, it is 11, 10,

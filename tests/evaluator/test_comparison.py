@@ -397,6 +397,12 @@ def test_same_file_shows_no_difference(pair):
     assert not table.clear.any() and (table.difference == 0).all()
 
 
+def test_nothing_is_drawn_so_nothing_about_draws_can_be_said(pair):
+    for name in ("n_draws", "seed"):
+        with pytest.raises(TypeError, match=name):
+            compare_files(*pair, **{name: 1})
+
+
 def test_files_that_cannot_be_compared(pair, tmp_path):
     other = write_rows(tmp_path / "other.jsonl", 5, start=500)
     score_file(CountingEvaluator(), other, tmp_path / "c.jsonl")
