@@ -36,8 +36,8 @@ class RunData:
     - dialogues: annotated replies, the columns of `LEADING`, then one float column a dimension (nan = not annotated);
     - items: row_id and one int8 column a value item;
     - scored: replies with the released scores, as `dialogues`, with e_distance and h_distance after `reward`;
-    - prompts: prompt, source, safety_issues, cluster, split, half; preferences: prompt, chosen, rejected, cluster,
-      split;
+    - prompts: prompt, source, safety_issues (empty: no risk, None: nobody rated it), cluster, split, half;
+      preferences: prompt, chosen, rejected, cluster, split;
     - splits: prompt (unique over all files), cluster, split, half;
     - problems: source, line, field, text, reason;
     - labels: source, name, label, raw, after: how often each dimension label stands in a file and in the vectors;
@@ -220,8 +220,10 @@ def _read_annotated(theory: Theory, fetched: Fetched) -> tuple[dict[str, ValueDa
 
 
 def _sample_prompts(data: ValueDataset) -> pd.DataFrame:
-    table = data.table[["prompt", "safety_issues", "line"]].drop_duplicates("prompt")
-    return table.assign(safety_issues=[[] if v is None else list(v) for v in table.safety_issues])
+    """Return the prompts of a file as a pool, each as its first rated row rates it; None where nobody does."""
+    table = data.table[["prompt", "safety_issues", "line"]]
+    table = table.sort_values("safety_issues", key=pd.isna, kind="stable").drop_duplicates("prompt").sort_index()
+    return table.assign(safety_issues=[None if v is None else list(v) for v in table.safety_issues])
 
 
 def _rated_pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -255,6 +257,9 @@ def _assemble(theory: Theory, annotated: dict, scored: dict, pools: dict, pairs:
     for name, n in dialogues.source[~keep].value_counts().items():
         had = told["sources"]["had"][name]
         had |= {"kept": had["kept"] - int(n), "remark": f"{n:,} rows repeat a reply of the same model"}
+    for name, n in prompts.source[prompts.safety_issues.isna()].value_counts().items():
+        had, why = told["sources"]["had"][name], f"the risk of {n:,} prompts of the pool is not known"
+        had["remark"] = f"{had['remark']}; {why}" if "remark" in had else why
     clash = dialogues[~keep & find_clashes(dialogues, dims, reply)]
     told["problems"] = pd.concat([told["problems"], clash[["source", "line"]].assign(
         field="prompt, response", text="", reason="the reply stands above with other labels: row dropped")],

@@ -17,6 +17,7 @@ from fulcra_utils.dataset.construction import (
     count_claims,
     find_clashes,
     find_doubles,
+    list_risky,
     load_published_prevalence,
     locate_labels,
     locate_sample,
@@ -249,6 +250,22 @@ def test_a_row_without_labels_beside_the_same_reply_is_no_clash():
                          "y": [np.nan, np.nan, 0, 0, np.nan]})
     assert find_clashes(rows, ["x", "y"]).tolist() == [False, False, True, True, False]
     assert find_doubles(rows, ["x", "y"]).tolist() == [True, False, False, True, False]     # labels are kept
+
+
+def test_a_prompt_that_nobody_rated_is_not_harmless(toy, tmp_path):
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    theory = load_theory(tmp_path / "mine.yaml")
+    rated = [("Why?", {}), ("Why?", {"safety_issues": ["theft"]}), ("How?", {"safety_issues": []}), ("When?", {})]
+    rows = [{"prompt": prompt, "response": f"{k}.", "value_types": [f"{toy.dimensions[0]}: +1"], **issues}
+            for k, (prompt, issues) in enumerate(rated)]
+    theory.labels_path.write_text("\n".join(map(json.dumps, [*rows, rows[-1]])))
+    data = build_run_data(theory)
+    found = data.prompts.set_index("prompt").safety_issues
+    assert found.index.tolist() == ["Why?", "How?", "When?"] and found.tolist() == [["theft"], [], None]
+    assert [v if v is None else list(v) for v in data.dialogues.safety_issues] == [["theft"], ["theft"], [], None]
+    assert list_risky([data.dialogues, data.prompts]) == {"Why?"}
+    assert summarise_sources(data).remark.tolist() == [
+        "1 rows repeat a reply of the same model; the risk of 1 prompts of the pool is not known"]
 
 
 def test_two_models_that_say_the_same_are_two_rows(toy, tmp_path):
