@@ -105,19 +105,25 @@ def examine_reliability(items: pd.DataFrame, replies: Replies, min_rows: int = 5
 def check_items(items: pd.DataFrame, replies: Replies) -> Finding:
     """Check per value that the label is the sign of the summed item labels, as in the released data.
 
-    Left out under a theory with a parent, whose labels were made from the items in this way.
+    Left out under a theory with a parent, whose labels were made from the items in this way, as are rows whose labels
+    were (`is_summed` of the items, where they have it).
     """
+    made = items.row_id[items.get("is_summed", items.row_id.isna())]
+    n_made = (is_made := replies.table.row_id.isin(made)).sum()
+    replies = replies.keep(~is_made)
     labels = _align_items(items, replies)
     if replies.theory.parent is not None:
         return leave_out("The item-value rule", f"the labels under {replies.theory.title} were made by it")
     if labels is None:
-        return leave_out("The item-value rule", "the annotated replies carry no item labels")
+        return leave_out("The item-value rule", "the labels of all replies with items were made by it" if n_made else
+                         "the annotated replies carry no item labels")
     rule = np.sign(labels @ replies.theory.item_matrix)
     agree, counted = rule == np.sign(replies.vectors), (rule != 0) | (replies.vectors != 0)
     table = replies.tabulate_shares(replies.theory.dimensions, agree & counted, counted)
     reading = (f"In {agree.all(axis=1).sum():,} of {len(agree):,} replies the sign of the summed items gives every "
                "value's label; of the cells that say anything it gives "
-               f"{table['count'].sum() / max(1, table.n.sum()):.1%}.")
+               f"{table['count'].sum() / max(1, table.n.sum()):.1%}."
+               + f" Left out: {n_made:,} replies with items alone, whose labels were made by it." * bool(n_made))
     return Finding(table.rename(columns={"count": "agree"}), reading, f"{replies.describe()}; {INTERVAL}.")
 
 

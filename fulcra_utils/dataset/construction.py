@@ -34,7 +34,7 @@ class RunData:
     """The tables that the later steps of a run read.
 
     - dialogues: annotated replies, the columns of `LEADING`, then one float column a dimension (nan = not annotated);
-    - items: row_id and one int8 column a value item;
+    - items: row_id, one int8 column a value item, and is_summed (`ValueDataset`);
     - scored: replies with the released scores, as `dialogues`, with e_distance and h_distance after `reward`;
     - prompts: prompt, source, safety_issues (empty: no risk, None: nobody rated it), cluster, split, half;
       preferences: prompt, chosen, rejected, cluster, split;
@@ -309,7 +309,8 @@ def _stack(datasets: dict[str, ValueDataset], theory: Theory) -> tuple[pd.DataFr
         shared = table.groupby("row_id").response_source.transform("nunique") > 1   # by several models
         table["row_id"] = table.row_id.where(~shared, table.row_id + ":" + table.response_source)
         tables.append(pd.concat([table, pd.DataFrame(data.vectors, columns=theory.dimensions)], axis=1))
-        items.append(pd.concat([table[["row_id"]], pd.DataFrame(data.item_labels, columns=theory.items)], axis=1))
+        items.append(pd.concat([table[["row_id"]], pd.DataFrame(data.item_labels, columns=theory.items),
+                                table[["is_summed"]]], axis=1))
     return pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True)
 
 

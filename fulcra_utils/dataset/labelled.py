@@ -37,7 +37,8 @@ CHUNK = 20_000  # rows held as Python objects at a time
 SCHEMA = pa.schema([
     *((name, pa.large_string()) for name in ("prompt", "response", "query_source", "response_source")),
     ("safety_issues", pa.list_(pa.string())),
-    *((name, pa.float64()) for name in ("reward", "e_distance", "h_distance")), ("line", pa.int64())])
+    *((name, pa.float64()) for name in ("reward", "e_distance", "h_distance")), ("line", pa.int64()),
+    ("is_summed", pa.bool_())])
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class ValueDataset:
     """Annotated replies as a table of N rows and value vectors; `read_dataset` and `read_scored` return it.
 
     - table: prompt, response, query_source, response_source, safety_issues (list of str, None when the row has no such
-      field), reward (nan when absent), line; scored files also e_distance and h_distance. Text is kept in Arrow.
+      field), reward (nan when absent), line, is_summed (names items but, under a theory without
+      parent, no values: made of the items); scored files also e_distance and h_distance. Text is kept in Arrow.
     - vectors, shape (N, D): labels -1, 0, +1, or scores in [-1, 1]; nan = not annotated.
     - item_labels, int8, shape (N, I): labels of the value items; 0 = not mentioned.
     - problems: line, field, text, reason; one row for each thing that was read by a rule or set aside.
@@ -202,6 +204,7 @@ class Reader:
     def __init__(self, path: str | Path, theory: Theory | None = None, strict: bool = False):
         self.path, self.theory, self.strict = Path(path), theory, strict
         self.line, self.n_read, self.problems, self.raw = 0, 0, [], Counter()
+        self.is_summed = False  # of one row
         self.lost: set[int | None] = set()  # of one row: the dimensions of dropped labels, None = of none
         self.parse = cache(self._parse)
 
@@ -255,6 +258,7 @@ class Reader:
         issues = self._read_list(row, "safety_issues")
         reward = self._read_number(row, "rating" if row.get("reward") is None else "reward")
         return {"prompt": self._clean(dialogue.prompt, "prompt"), "reward": reward, "line": self.line,
+                "is_summed": self.is_summed,
                 "response": self._clean(dialogue.response, "response"),
                 "safety_issues": None if issues is None else [str(v) for v in issues],
                 **{name: self._read_number(row, name) for name in ("e_distance", "h_distance")},
@@ -293,6 +297,7 @@ class Reader:
         for d in np.flatnonzero(both):
             reason = f"has both signs, decided by its items as {int(summed[d]):+d}"
             self.tell("value_types", theory.dimensions[d], reason)
+        self.is_summed = bool(theory.parent is None and items.any() and not given.any())
         typed = np.where(both, summed, np.sign(types[1] - types[-1]))
         vector = typed.copy() if given.any() and theory.parent is None else summed
         if theory.parent is not None and types.any() and not items.any():     # labels of dimensions alone

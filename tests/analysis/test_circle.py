@@ -1,5 +1,7 @@
 """The circle, reliability and clarity: what was planted is found, shares are counted by hand."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from fulcra_utils.analysis.circle import (
     measure_clarity,
 )
 from fulcra_utils.analysis.replies import make_replies
+from fulcra_utils.dataset.construction import build_run_data
 from fulcra_utils.theory.theory import load_theory
 
 
@@ -55,6 +58,25 @@ def test_rule_that_made_the_labels_is_not_checked_on_them():
     replies = make_replies(make_rows(theory), theory, "annotated")
     found = check_items(make_items(replies), replies)
     assert found.is_left_out and "were made by it" in found.reading
+
+
+def test_replies_whose_labels_the_rule_made_do_not_speak_for_it(toy, toy_replies, tmp_path):
+    items, first = make_items(toy_replies), list(toy.items)[0]
+    items = items.assign(is_summed=np.arange(len(items)) % 3 > 0, **{first: -items[first]})
+    found = check_items(items, toy_replies)
+    assert found.table.agree[0] == 0 and found.table.n[0] == (items[first][::3] != 0).sum()
+    assert f"{len(items) - len(items[::3])} replies with items alone" in found.reading
+    assert "made by it" in check_items(items.assign(is_summed=True), toy_replies).reading
+    rows = [{"value_items": [f"{first}: +1"]}, {"value_items": [f"{first}: +1"], "value_types": [
+        f"{toy.dimensions[0]}: -1"]}, {}]
+    (tmp_path / "mine.yaml").write_text(toy.path.read_text())
+    theory = load_theory(tmp_path / "mine.yaml")
+    theory.labels_path.write_text("\n".join(json.dumps({"prompt": f"{k}?", "response": "So."} | row)
+                                            for k, row in enumerate(rows)))
+    data = build_run_data(theory)
+    assert data.items.is_summed.tolist() == [True, False, False]
+    assert check_items(data.items, make_replies(data.dialogues, theory, "annotated")).table[["n", "agree"]].iloc[
+        0].tolist() == [1, 0]
 
 
 def test_adaptability_carries_shared_items():

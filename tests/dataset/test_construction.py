@@ -76,7 +76,7 @@ def test_public_files_become_tables(small_world):
     assert [list(v) for v in data.dialogues.safety_issues] == [["theft"]] * 40, "taken from the pool by prompt"
     assert data.dialogues.conformity.eq(1).all()
     assert data.items.set_index("row_id")["be polite"].eq(1).all()
-    assert data.items.dtypes.iloc[1:].eq("int8").all()
+    assert data.items.dtypes.iloc[1:-1].eq("int8").all()
     scored = data.scored.iloc[0]
     assert (scored.universalism, scored.reward, scored.e_distance, bool(scored.is_refusal)) == (0.5, 1.5, 1.0, True)
     assert data.preferences[["chosen", "rejected"]].values.tolist() == [["Yes.", "No."]]
