@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,19 @@ from fulcra_utils.theory.theory import list_theories, load_theory
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 TOY = Path(__file__).parent / "toy.yaml"
+UNTIL = float(os.environ.get("FULCRA_PROOFS_UNTIL", "inf"))     # seconds since 1970; no slow proof begins later
 
 
 def pytest_collection_modifyitems(items):
     """Put the longest files first, so that no worker is left alone with them at the end."""
     items.sort(key=lambda item: (item.path.name != "test_notebooks.py", item.path.parent.name != "theories"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Leave out slow proofs, and say so, once their time is over: a slow machine finishes as well."""
+    if item.get_closest_marker("slow") and time.time() > UNTIL:
+        pytest.skip("the time for slow proofs is over (FULCRA_PROOFS_UNTIL); make proofs runs them all")
 
 
 @pytest.fixture
