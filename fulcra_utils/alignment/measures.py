@@ -121,9 +121,9 @@ def summarise_policies(scores: pd.DataFrame, replies: dict[str, pd.DataFrame], t
     From rows of `score_policy` with a column policy and the policies' replies, one row a policy: distance_<by>,
     change_<by> with low_<by> and high_<by> (paired over prompts, 95 %), drop_<by> (share of the start model's
     distance), swapped_<by>, shuffled_<by>, kept_<by> (share of the fall that is left when replies are swapped between
-    prompts; nan unless it fell), confirmed_<by> (its fall over the reward evaluator's; nan unless that is above 0), the
-    proxies, found (share of replies whose own prompt is the nearest) and `measure_costs`, each with low and high, and
-    `measure_text`, word pairs among as many for each.
+    prompts; nan unless it fell for sure), confirmed_<by> (its fall over the reward evaluator's; nan unless that is one
+    for sure), the proxies, found (share of replies whose own prompt is the nearest) and `measure_costs`, each with low
+    and high, and `measure_text`, word pairs among as many for each.
     """
     n_pairs = max(1, min(sum(max(0, len(t.split()) - 1) for t in table["response"]) for table in replies.values()))
     judges, rows = list(dict.fromkeys(scores["by"])), []
@@ -133,7 +133,7 @@ def summarise_policies(scores: pd.DataFrame, replies: dict[str, pd.DataFrame], t
         row = {"policy": policy}
         for by in judges:
             row |= _compare(scores, policy, by)
-        row |= {f"confirmed_{by}": row[f"drop_{by}"] / row["drop_reward"] if row["drop_reward"] > 0 else np.nan
+        row |= {f"confirmed_{by}": row[f"drop_{by}"] / row["drop_reward"] if row["high_reward"] < 0 else np.nan
                 for by in judges if by != "reward"}
         own = _own(scores[scores["policy"] == policy])
         row |= {name: own[name].mean() for name in PROXIES if name in own}
@@ -338,4 +338,4 @@ def _compare(scores: pd.DataFrame, policy: str, by: str) -> dict[str, float]:
     return {f"distance_{by}": means["reply"], f"change_{by}": change, f"low_{by}": low, f"high_{by}": high,
             f"drop_{by}": -change / first if policy != "start" else 0.0, f"swapped_{by}": swapped,
             f"shuffled_{by}": means.get("shuffled", np.nan),
-            f"kept_{by}": (first - swapped) / -change if change < 0 else np.nan}
+            f"kept_{by}": (first - swapped) / -change if high < 0 else np.nan}

@@ -77,6 +77,16 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     assert np.isnan(bars.loc["alignment/helpful/rlhf-5x", "ours"])
 
 
+def test_a_fall_that_is_not_sure_has_no_shares():
+    panel = {"reward": Lexicon(5), "judge": Lexicon(5, 0.1)}
+    replies = {"start": make_replies(["hurt him", "so what"] * 10),
+               "one": make_replies(["be kind", "so what"] + ["hurt him", "so what"] * 9)}   # one reply of twenty moved
+    summary = measure_trial(replies, panel, uniform_target("moral_foundations"), ["q1"], seed=0)[1]
+    one = summary.set_index("policy").loc["one"]
+    assert one.drop_reward > 0 < one.high_reward
+    assert one[["kept_reward", "kept_judge", "confirmed_judge"]].isna().all()
+
+
 @pytest.mark.parametrize(("less", "met"), [(0.0, True), (0.001, False)])
 def test_a_goal_at_its_very_bound_is_met(less, met):
     names = ["drop_judge", "high_judge", "confirmed_judge", "kept_judge", "found", "variety", "top_share",
