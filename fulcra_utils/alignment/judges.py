@@ -19,6 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from fulcra_utils.common.digests import digest, digest_code
+from fulcra_utils.dataset.texts import shuffle_words
 from fulcra_utils.evaluator.encoder import Encoder, embed
 from fulcra_utils.theory.theory import Theory
 
@@ -86,12 +87,6 @@ def teach_absence(rows: pd.DataFrame, theory: Theory, seed: int = 0, mismatch: f
 def cut_words(text: str) -> str:
     """Return the first 40 words of a text, what a small policy writes in 48 tokens."""
     return " ".join(text.split()[:40])
-
-
-def shuffle_words(text: str, rng: np.random.Generator) -> str:
-    """Return the words of a text in random order."""
-    words = text.split()
-    return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
 def read_texts(rows: pd.DataFrame, column: str = "response") -> tuple[list[str], list[str]]:

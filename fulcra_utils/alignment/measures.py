@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
-from fulcra_utils.alignment.judges import shuffle_words
-from fulcra_utils.dataset.texts import STOCK_REFUSAL
+from fulcra_utils.dataset.texts import STOCK_REFUSAL, shuffle_words
 from fulcra_utils.stats.resampling import bootstrap_means, draw_clusters, draw_rows, mean_interval, take_interval
 from fulcra_utils.theory.distance import Scorer, score_towards, value_distance
 from fulcra_utils.theory.targets import Target

@@ -198,6 +198,12 @@ for _name, _ways in yaml.safe_load((DATA / "refusals.yaml").read_text(encoding="
 REFUSAL = re.compile(_REFUSAL, re.IGNORECASE | re.DOTALL)
 
 
+def shuffle_words(text: str, rng: np.random.Generator) -> str:
+    """Return the words of a text in random order."""
+    words = text.split()
+    return " ".join(words[i] for i in rng.permutation(len(words)))
+
+
 def drop_repeated(begun: str, text: str) -> str:
     """Return a text without the end of what had begun, two words or more, that it says again first.
 

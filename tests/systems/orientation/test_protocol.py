@@ -163,9 +163,9 @@ def test_thoughts_are_no_goal_and_no_part_of_the_talk():
 
 @pytest.mark.parametrize(("shares", "said"), [
     ({"b": 0.25, "a": 0.25, "c": 0.2}, "models *a* (letter A in 70% of its choices before any correction) and *b* "
-     "(letter B in 90% of its choices before any correction) fit alike and best, in 25% of the passes;"),
+     "(letter B in 90% of its choices before any correction) fit alike and best, in 25% of the passes ("),
     ({"b": 0.25, "a": 0.5, "c": 0.2}, "models *a* (letter A in 70% of its choices before any correction) fits best, "
-     "in 50% of the passes;"),
+     "in 50% of the passes ("),
     ({}, "No language model made six choices")])
 def test_notebook_07_names_every_model_that_fits_best(shares, said, capsys):
     summary = pd.DataFrame([(name, share) for name, share in {"always-A": 0.25, **shares}.items() for _ in range(8)],
