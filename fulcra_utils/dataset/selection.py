@@ -13,14 +13,16 @@ METHODS = ("random", "stratified", "k-centre", "k-means")
 
 
 def assign_strata(categories: Sequence[Sequence[str] | None]) -> np.ndarray:
-    """Return one category for each prompt: its rarest in the pool, so that rare risks get strata; "none" without any.
+    """Return one category for each prompt: its rarest in the pool, so that rare risks get strata.
 
-    >>> assign_strata([["theft"], ["theft", "privacy"], []]).tolist()
-    ['theft', 'privacy', 'none']
+    "none" where somebody looked and found no risk, "unrated" where nobody did.
+
+    >>> assign_strata([["theft"], ["theft", "privacy"], [], None]).tolist()
+    ['theft', 'privacy', 'none', 'unrated']
     """
-    lists = [[] if names is None else list(names) for names in categories]
-    counts = Counter(name for names in lists for name in names)
-    rarest = [min(names, key=lambda name: (counts[name], name), default="none") for names in lists]
+    counts = Counter(name for names in categories if names is not None for name in names)
+    rarest = ["unrated" if names is None else min(names, key=lambda name: (counts[name], name), default="none")
+              for names in categories]
     return np.array(rarest, dtype=object)
 
 

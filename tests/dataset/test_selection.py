@@ -66,7 +66,7 @@ def test_quotas_are_equal_or_exhausted():
 
 def test_strata_take_the_rarest_category():
     strata = assign_strata([["x"], ["x", "y"], None, [], ["x"]])
-    assert strata.tolist() == ["x", "y", "none", "none", "x"]
+    assert strata.tolist() == ["x", "y", "unrated", "none", "x"]
 
 
 def test_leaks_by_meaning():

@@ -93,6 +93,8 @@ def test_every_choice_of_teachers_is_judged_on_all_kinds(rows, public_sets, tmp_
             teachers.compare_teachers(rows, settings | other, 1, tmp_path)
     lines = teachers.describe_teachers(found, {"key": 0.7, "order": 0.9, "ratings": None})
     assert lines.count("wanted") == 1 and lines.count("no goal was set") == 1 and "organisers' BERT 0.42" in lines
+    assert "lies a little high" in lines and "lies a little high" not in \
+        teachers.describe_teachers(found[found.teachers == "FULCRA, pairs"], {"key": 0.7})      # one choice is none
     some = teachers._pick_items().head(2)
     monkeypatch.setattr(teachers, "_pick_items", lambda: some)      # other items are other questions
     with pytest.raises(TypeError, match="not callable"):
