@@ -19,7 +19,7 @@ from jinja2 import Template
 from fulcra_utils.common.labels import CLASSES
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.labelled import SIGNS
-from fulcra_utils.dataset.rows import Dialogue
+from fulcra_utils.dataset.rows import DECODER, Dialogue
 from fulcra_utils.dataset.texts import split_thoughts
 from fulcra_utils.llm.endpoints import Question
 from fulcra_utils.stats.agreement import fit_dawid_skene
@@ -184,10 +184,10 @@ def weigh_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _find_entries(text: str, cut_off: bool) -> tuple[list[Any], str]:
     """Return the entries of the one labels object in `text`, or why there is none."""
-    found, decoder, start, last = [], json.JSONDecoder(strict=False), 0, 0
+    found, start, last = [], 0, 0
     while (start := text.find("{", start)) >= 0:
         try:
-            value, start = decoder.raw_decode(text, start)
+            value, start = DECODER.raw_decode(text, start)     # a name twice is two entries run together
         except (ValueError, RecursionError):
             value, start = None, start + 1
         if isinstance(value, dict) and "labels" in value:

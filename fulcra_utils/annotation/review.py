@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from fulcra_utils.annotation.questions import vote_labels
-from fulcra_utils.common.files import write_table
+from fulcra_utils.common.files import lock_output, write_table
 from fulcra_utils.dataset.labelled import SIGNS
 from fulcra_utils.theory.theory import Theory, normalise
 
@@ -197,6 +197,11 @@ def append_decisions(path: str | Path, decisions: pd.DataFrame) -> Path:
     """
     path, cells = Path(path), decisions.reindex(columns=DECISION_COLUMNS).astype(object).to_numpy()
     new = pd.DataFrame([read_decision(row) for row in cells], columns=DECISION_COLUMNS)
+    with lock_output(path, wait=60):     # of two people who decide at the same time none is lost
+        return _append(path, new)
+
+
+def _append(path: Path, new: pd.DataFrame) -> Path:
     sheet = _read_sheet(path) if path.exists() else new.head(0)
     both = pd.concat([_find_decided(sheet, path), new.astype({"label": float})], ignore_index=True)
     both = both.iloc[_order_decisions(both)]

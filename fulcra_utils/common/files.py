@@ -96,16 +96,16 @@ def check_outputs(outputs: Iterable[tuple[str | Path, tuple[str, ...]]], inputs:
 
 
 @contextmanager
-def lock_output(path: str | Path) -> Iterator[None]:
-    """Keep every other run from writing `path` while the block runs: ValueError at once when another holds the lock.
+def lock_output(path: str | Path, wait: float = 0) -> Iterator[None]:
+    """Keep every other run from writing `path` while the block runs: ValueError when another holds the lock.
 
-    A killed run leaves no lock behind (the file .<name>.lock beside the output).
+    It waits so many seconds for the other one. A killed run leaves no lock behind (.<name>.lock beside the output).
     """
     from filelock import FileLock, Timeout
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0) as lock:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=wait) as lock:
             try:
                 yield
             finally:

@@ -171,8 +171,10 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
     [['Hi', 'Hello.', 'Go.']]
     """
     def pick(row):
-        prompt, chosen = _last_turn(read_text(row, "chosen"))
-        return {"prompt": prompt, "chosen": chosen, "rejected": _last_turn(read_text(row, "rejected"))[1]}
+        (prompt, chosen), (other, rejected) = (_last_turn(read_text(row, name)) for name in ("chosen", "rejected"))
+        if other != prompt:
+            raise RowError("chosen/rejected", "answer different prompts", other)
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
     return Reader(path).list_plain(pick)
 
@@ -210,7 +212,7 @@ class Reader:
 
     def tell(self, name: str, text: Any, reason: str) -> None:
         """Keep a problem of the row, its text shortened; in strict mode raise it."""
-        text = shorten(text)
+        text = clean_text(shorten(text))
         if self.strict:
             raise DatasetError(f"{self.path}, line {self.line}, {name}: {text!r} {reason}")
         self.problems.append((self.line, name, text, reason))
@@ -260,9 +262,9 @@ class Reader:
         return {"prompt": self._clean(dialogue.prompt, "prompt"), "reward": reward, "line": self.line,
                 "is_summed": self.is_summed,
                 "response": self._clean(dialogue.response, "response"),
-                "safety_issues": None if issues is None else [str(v) for v in issues],
+                "safety_issues": None if issues is None else [clean_text(str(v)) for v in issues],
                 **{name: self._read_number(row, name) for name in ("e_distance", "h_distance")},
-                **{name: None if row.get(name) is None else str(row[name])
+                **{name: None if row.get(name) is None else clean_text(str(row[name]))
                    for name in ("query_source", "response_source")}}
 
     def _read_list(self, row: dict, name: str) -> list | None:

@@ -24,6 +24,7 @@ from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from fulcra_utils.common.paths import DATA
+from fulcra_utils.dataset.rows import DECODER
 from fulcra_utils.dataset.texts import read_content
 from fulcra_utils.llm.endpoints import (
     FREE,
@@ -99,7 +100,7 @@ def ask_lists(talks: Sequence[tuple[str, str]], item: dict[str, Any], name: str,
     def check(_: int, answer: Answer) -> tuple[list | None, list[str], float]:
         try:
             text = answer.split()[1]
-            found = json.loads(text[text.index("{"):text.rindex("}") + 1])[name]
+            found = DECODER.decode(text[text.index("{"):text.rindex("}") + 1])[name]
             if not isinstance(found, list):
                 return None, [f"{name} is no list"], 0.0
             good = [one for one in found if _is_of(one, item)]
@@ -353,7 +354,7 @@ class _Session:
         if not choice or error or response.status_code >= 300 or choice.get("finish_reason") == "error":
             said = _find_words(error) or _find_words(data) or f"the response holds no answer: {response.text}"
             said = said if self.key == "none" else said.replace(self.key, "***")
-            sent_on = f" (sent on to {response.url.copy_with(query=None)})" if response.history else ""
+            sent_on = f" (sent on to {response.url.copy_with(query=None, userinfo=b'')})" if response.history else ""
             raise _judge(" ".join((said[:250] + sent_on).split()), response, isinstance(data, str))
         message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
         (thoughts, text), finish = read_content(message), str(choice.get("finish_reason") or "").casefold()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from fulcra_utils.common.digests import digest, digest_code
 from fulcra_utils.common.files import keep_fields
+from fulcra_utils.common.yaml_files import read_yaml
 from fulcra_utils.dataset.rows import find_system, pick_rows, read_text
-from fulcra_utils.dataset.texts import CHANNEL_MARK, THOUGHT_MARK, DatasetError, list_texts
+from fulcra_utils.dataset.texts import CHANNEL_MARK, THOUGHT_MARK, DatasetError, clean_text, list_texts
 from fulcra_utils.llm.asking import Outcome, ask_all, plan_questions
 from fulcra_utils.llm.endpoints import Answer, AnswerCache, Endpoint, EndpointError, Question, build_writer, load_price
 
@@ -62,13 +62,18 @@ def load_writers(path: str | Path) -> list[Endpoint | LocalModel]:
     ['local', 'gpt-4o-mini', 'my-checkpoint']
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        writers = [build_writer(kind, f"{path}: ", **{"name": entry.get("model", ""), **entry})
-                   for name, kind in (("endpoints", Endpoint), ("local_models", LocalModel))
-                   for entry in raw.get(name) or []]
-    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raw, _, twice = read_yaml(Path(path))
+        odd = [*twice, *(f"{name}: unknown key" for name in raw if name not in ("endpoints", "local_models"))]
+        writers = [] if odd else [build_writer(kind, f"{path}: ", **{"name": entry.get("model", ""), **entry})
+                                  for name, kind in (("endpoints", Endpoint), ("local_models", LocalModel))
+                                  for entry in raw.get(name) or []]
+    except EndpointError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise EndpointError(f"{path}: cannot be read, is no file with a list of writers: "
                             f"{type(error).__name__}") from None
+    if odd:
+        raise EndpointError(f"{path}: {odd[0]}")
     if not writers:
         raise EndpointError(f"{path}: names neither endpoints nor local_models")
     names = [writer.name or writer.model for writer in writers]
@@ -179,7 +184,7 @@ def write_reply_rows(input_path: str | Path, writers: Sequence[Endpoint | LocalM
 def read_reply_prompts(path: str | Path, prompt_field: str = "prompt") -> tuple[list[dict], list[str], list[dict]]:
     """Return the rows with a prompt, their prompts, and the other rows, each with its `problem`."""
     rows, prompts, bad = [], [], []
-    for line, row, prompt, fault in pick_rows(path, lambda row: read_text(row, prompt_field)):
+    for line, row, prompt, fault in pick_rows(path, lambda row: clean_text(read_text(row, prompt_field))):
         if fault:
             bad.append(keep_fields(row, {"response": None, "problem": f"line {line}: {fault}"},
                                    OWN + OF_THE_REPLY))

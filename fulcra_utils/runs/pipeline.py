@@ -220,13 +220,13 @@ def run_notebook(name: str, profile: str = "quick", theory: str | Path = DEFAULT
         raise
     finally:
         del os.environ[STARTED]
-    unfinished.replace(target)
-    target.with_name(f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
     note = run.path(f"manifest/{path.stem}.json")
     if parameters and note.is_file():
         told, given = json.loads(note.read_text(encoding="utf-8")), {name: values[name] for name in parameters}
         own = {name: value for name, value in given.items() if name in told["settings"]}
         write_json(note, told | {"settings": told["settings"] | own, "given": given})
+    unfinished.replace(target)
+    target.with_name(f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
     return target
 
 
@@ -277,11 +277,15 @@ def reproduce(profile: str = "laptop", theory: str | Path = DEFAULT_THEORY, mirr
 
 
 def _drop_given(run: Run) -> None:
-    """Have the notebooks run again that were last run by hand, or with other parameters than the profile's."""
+    """Have the notebooks run again that were last run with other parameters than the profile's, or not to their end."""
     for path in sorted(run.folder.glob("manifest/*.json")):
         given = json.loads(path.read_text(encoding="utf-8")).get("given", {})
         if (done := run.folder / f"notebooks/{path.stem}.ipynb").is_file() and given:
             print(f"  {path.stem} runs again: it was run with {given}", flush=True)
+            done.unlink()
+    for path in sorted(run.folder.glob("notebooks/*.*.ipynb")):     # failed, and hidden ones: killed
+        if (done := path.with_name(f"{path.name.lstrip('.').partition('.')[0]}.ipynb")).is_file():
+            print(f"  {done.stem} runs again: its last run did not end, and may have left files", flush=True)
             done.unlink()
 
 

@@ -129,6 +129,8 @@ def test_wrong_labels_cost_their_item_only(shown):
     (answer((THEORY.items[0], 1))[:-3], "no complete JSON"), ('{"labels": 5}', "are no list"),
     ("[1, 2]", "no complete JSON"), ('{"label": 1}', "no complete JSON"),
     (answer((THEORY.items[0], 1)) + answer((THEORY.items[0], -1)), "two different"),
+    (answer((THEORY.items[0], 1), (THEORY.items[1], -1)).replace('}, {', ', '), "no complete JSON"),   # run together
+    (answer((THEORY.items[0], 1)).replace('"label": 1', '"label": 1, "label": -1'), "no complete JSON"),
     ("{" * 5000, "no complete JSON"), ('{"labels": [' * 2000, "no complete JSON")])
 def test_unusable_answers_leave_everything_open(text, why):
     read = read_answer(text, THEORY, ITEMS, finish_reason="length")

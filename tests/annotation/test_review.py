@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import threading
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,15 @@ def test_what_is_no_decision_is_never_written(tmp_path):
         with pytest.raises(ReviewError):
             append_decisions(tmp_path / "d.csv", decisions(bad))
         assert (tmp_path / "d.csv").read_bytes() == before
+
+
+def test_of_people_who_decide_at_the_same_time_none_is_lost(tmp_path):
+    def decide(who):
+        for row in range(8):
+            append_decisions(tmp_path / "d.csv", decisions((f"r{row}", "care", 1.0, who)))
+    people = [threading.Thread(target=decide, args=(who,)) for who in ("Ann", "Ben")]
+    [one.start() for one in people], [one.join() for one in people]
+    assert read_decisions(tmp_path / "d.csv").who.value_counts().to_dict() == {"Ann": 8, "Ben": 8}
 
 
 def test_what_else_stands_in_a_file_of_decisions_is_kept(tmp_path):

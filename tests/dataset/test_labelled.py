@@ -238,6 +238,17 @@ def test_prompts_and_preferences_keep_count(tmp_path):
     assert pool.prompt.tolist() == ["a"] and len(pool.attrs["problems"]) == 2
     pair = {"chosen": "\n\nHuman: 1\n\nAssistant: b\n\nHuman: 2\n\nAssistant: c",
             "rejected": "\n\nHuman: 1\n\nAssistant: b\n\nHuman: 2\n\nAssistant: d"}
-    pairs = read_preferences(write(tmp_path, pair, {"chosen": "x"}))
+    other = pair | {"rejected": "\n\nHuman: 1\n\nAssistant: d"}
+    pairs = read_preferences(write(tmp_path, pair, {"chosen": "x"}, other))
     assert pairs[["prompt", "chosen", "rejected"]].values.tolist() == [["2", "c", "d"]]
-    assert len(pairs.attrs["problems"]) == 1
+    bad = [one["reason"] for one in pairs.attrs["problems"]]
+    assert len(bad) == 2 and bad[1].startswith("answer different prompts")
+
+
+def test_half_a_character_in_any_field_refuses_no_row(tmp_path):
+    good = {"prompt": "p", "response": "r", "value_types": ["security: +1"]}
+    odd = good | {"query_source": "\ud83d x", "response_source": "\ud83d", "safety_issues": ["\ud83d y"],
+                  "value_types": ["security\ud83d: +1"]}
+    data = read_dataset(write(tmp_path, odd, good), TEN)
+    assert len(data.table) == 2 and data.table.query_source[0] == "? x" and data.table.safety_issues[0][0] == "? y"
+    assert "?" in data.problems.text[0]

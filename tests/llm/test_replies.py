@@ -216,7 +216,8 @@ def test_options_that_cannot_be_are_one_line(tmp_path, options, why):
     ("endpoints: [{model: m, api_key: sk-1}]", "api_key: Extra"),
     ("endpoints: [{base_url: x}]", "model: Field required"),
     ("endpoints: [3]", "no file with a list"), ("{}", "names neither"), ("local_models: [{name: x}]", "model: Field"),
-    ("[", "cannot be read"),
+    ("[", "cannot be read"), ("endpoints: [{model: m}]\nendpoints: [{model: n}]", "endpoints: key given twice"),
+    ("endpoint: [{model: m}]\nlocal_models: [{model: x}]", "endpoint: unknown key"),
     ("endpoints: [{model: m}]\nlocal_models: [{model: x, name: m}]", "two writers are named 'm'")])
 def test_bad_files_are_named_without_their_keys(tmp_path, text, why):
     (tmp_path / "w.yaml").write_text(text)

@@ -65,6 +65,17 @@ def test_unknown_names_and_foreign_folders(tmp_path, options, error, message):
         open_run("02_value_analysis", run_dir=tmp_path, **options)
 
 
+def test_a_notebook_that_did_not_end_runs_again(tmp_path):
+    done = run_it(make_notebook(tmp_path, "1 + 1"), tmp_path)
+    run = open_run("99_try", run_dir=tmp_path / "run")
+    pipeline._drop_given(run)
+    assert done.is_file()
+    with pytest.raises(StepError):      # it may have left files before it failed
+        run_it(make_notebook(tmp_path, "1 / 0"), tmp_path)
+    pipeline._drop_given(run)
+    assert not done.exists() and done.with_suffix(".failed.ipynb").is_file()
+
+
 def test_unknown_notebook():
     with pytest.raises(PipelineError, match="no notebook '77_x'"):
         run_notebook("77_x")
