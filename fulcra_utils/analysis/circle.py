@@ -37,14 +37,14 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
     if len(replies) < MIN_ROWS:
         return leave_out("The circle", "fewer than 20 labelled replies")
     ideal, rows = place_on_circle([theory.circle.index(d) for d in theory.dimensions], theory.n_dims), []
-    for subset, variant, vectors in _circle_variants(replies):
+    for subset, variant, vectors, prompts in _circle_variants(replies):
         counted = vectors if variant in {"values", "non-refusals"} else replies.vectors
         kept = (scores_to_labels(counted, NEAREST) != 0).mean(axis=0) >= min_share
         kept &= vectors.std(axis=0) > 1e-9
         for centred in (False, True):
             found = {"why": f"{kept.sum()} values vary enough, {MIN_CIRCLE} are needed"}
             if kept.sum() >= MIN_CIRCLE:
-                found = assess_circle(vectors[:, kept], ideal[kept], centred, n_starts, n_permutations, seed)
+                found = assess_circle(vectors[:, kept], ideal[kept], centred, n_starts, n_permutations, seed, prompts)
             rows.append({"subset": subset, "variant": variant, "centred": centred, "n": len(vectors),
                          "n_values": int(kept.sum()), "kept": kept, "why": "", **found})
     first, places = rows[0], pd.DataFrame()
@@ -59,18 +59,18 @@ def examine_circle(replies: Replies, n_starts: int = 10, n_permutations: int = 9
                    f"{min_share:.0%} of rows; {n_permutations} permutations.", {"places": places})
 
 
-def _circle_variants(replies: Replies) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield subset, variant and vectors of each circle test."""
+def _circle_variants(replies: Replies) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Yield subset, variant, vectors and prompts of each circle test."""
     models = replies.models if len(replies.models) > 1 else ()
     for subset, part in [("all", replies), *((m, replies.keep(replies.table.model == m)) for m in models)]:
         for variant, kept in (("values", part), ("non-refusals", part.keep(~part.refusals))):
             if len(kept) >= MIN_ROWS and (variant == "values" or len(kept) < len(part)):
-                yield subset, variant, kept.vectors
+                yield subset, variant, kept.vectors, kept.clusters
         if subset == "all":
             predicted = predict_ridge(np.vstack([replies.controls] * 2), np.vstack([replies.vectors] * 2),
                                       np.repeat([0, 1], len(replies)), penalty=1e-6)[:len(replies)]
-            yield "all", "what refusal + length predict", predicted
-            yield "all", "refusal + length removed", replies.vectors - predicted
+            yield "all", "what refusal + length predict", predicted, replies.clusters
+            yield "all", "refusal + length removed", replies.vectors - predicted, replies.clusters
 
 
 def _describe_circle(table: pd.DataFrame) -> str:

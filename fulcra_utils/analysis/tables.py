@@ -439,8 +439,9 @@ def average_models(replies: Replies, n_draws: int = 2000, seed: int = 0) -> Find
             x = np.hstack([part.vectors, part.table[extra].to_numpy(float)])
             low, high = mean_ends(x, part.clusters, n_draws, seed)
             tables.append(pd.DataFrame({"model": model, "rows": rows, "quantity": [*replies.theory.dimensions, *extra],
-                                        "mean": pd.DataFrame(x).mean(), "low": low, "high": high, "n": len(part),
-                                        "n_prompts": part.n_prompts}))
+                                        "mean": pd.DataFrame(x).mean(), "low": low, "high": high,
+                                        "n": np.isfinite(x).sum(axis=0),
+                                        "n_prompts": [len(set(part.clusters[np.isfinite(c)])) for c in x.T]}))
     table = pd.concat(tables, ignore_index=True)
     share = replies.table.groupby("model", sort=False).is_refusal.mean()
     reading = ("Refusals make up " + ", ".join(f"{v:.0%} of {m}'s" for m, v in share.items()) + " replies; means with "

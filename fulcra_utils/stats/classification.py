@@ -164,7 +164,7 @@ def _fit_cut_pair(scores: np.ndarray, labels: np.ndarray, default: list[float], 
 
 
 def fit_threshold(p: np.ndarray, truth: np.ndarray) -> float:
-    """Return the threshold of P(1) (N,) with the best balanced accuracy, the middle one; .5 without both kinds.
+    """Return the threshold of P(1) (N,) with the best balanced accuracy, the middle one of them; .5 without both kinds.
 
     Rows with a nan in either do not count.
 
@@ -178,7 +178,8 @@ def fit_threshold(p: np.ndarray, truth: np.ndarray) -> float:
         return 0.5
     alarms, found, ends = roc_curve(truth[known], p[known], drop_intermediate=False)
     quality = (found - alarms)[1:-1]
-    return float(np.median(((ends[1:-1] + ends[2:]) / 2)[np.isclose(quality, quality.max())]))
+    best = np.flatnonzero(np.isclose(quality, quality.max()))
+    return float(((ends[1:-1] + ends[2:]) / 2)[best[len(best) // 2]])
 
 
 def correct_share(share: np.ndarray, sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:

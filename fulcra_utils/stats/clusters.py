@@ -115,9 +115,10 @@ def compare_categories(labels: np.ndarray, categories: np.ndarray, prompts: np.n
         ones = np.ones(len(size))
         return {"purity": 0 * ones, "category": -ones.astype(int), "p": ones, "p_adjusted": ones}
     table = sum_by_cluster(np.eye(len(size))[labels], codes, n_prompts).T
-    by_prompt = categories[np.unique(codes, return_index=True)[1]]
-    orders = [np.arange(n_prompts), *(rng.permutation(n_prompts) for _ in range(n_permutations))]
-    share, *drawn = shares = np.array([table @ by_prompt[order] for order in orders]) / size[:, None]
+    by_prompt = sum_by_cluster(categories, codes, n_prompts) / np.bincount(codes)[:, None]
+    orders = [rng.permutation(n_prompts) for _ in range(n_permutations)]
+    share, *drawn = shares = np.array([np.eye(len(size))[labels].T @ categories,
+                                       *(table @ by_prompt[order] for order in orders)]) / size[:, None]
     mean, spread = np.mean(drawn, axis=0), np.std(drawn, axis=0)
     excess, *null = np.divide(shares - mean, spread, out=np.zeros(shares.shape), where=spread > 0).max(axis=2)
     p = (1 + (null >= excess - 1e-9).sum(axis=0)) / (1 + n_permutations)
@@ -132,7 +133,7 @@ def measure_information(labels: np.ndarray, categories: np.ndarray, prompts: np.
     """
     codes, n_prompts = code_clusters(prompts)
     by_prompt = np.asarray(categories)[np.unique(codes, return_index=True)[1]]
-    ami, rng = float(adjusted_mutual_info_score(by_prompt[codes], labels)), np.random.default_rng(seed)
+    ami, rng = float(adjusted_mutual_info_score(categories, labels)), np.random.default_rng(seed)
     nulls = [adjusted_mutual_info_score(by_prompt[rng.permutation(n_prompts)][codes], labels)
              for _ in range(n_permutations)]
     return {"ami": ami, "null": float(np.quantile(nulls, 0.95))}

@@ -10,6 +10,7 @@ from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist, squareform
 from sklearn.exceptions import ConvergenceWarning
 
+from fulcra_utils.stats.factors import shuffle_columns
 from fulcra_utils.stats.resampling import draw_rows, take_interval
 
 MIN_CIRCLE = 6  # with five values only 12 circular orders exist: no test at 5 % could ever succeed
@@ -81,14 +82,15 @@ def count_inversions(places: np.ndarray, ideal: np.ndarray) -> int:
 
 
 def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, n_starts: int = 10,
-                  n_permutations: int = 999, seed: int = 0) -> dict[str, float | np.ndarray]:
+                  n_permutations: int = 999, seed: int = 0,
+                  clusters: np.ndarray | None = None) -> dict[str, float | np.ndarray]:
     """Test the theory's circle on value vectors, against shuffled value names and shuffled columns.
 
     Vectors are (N, D), complete, of at least 6 values that vary (else a ValueError), `ideal` their points on the
     circle. places (D, 2) are turned onto the ideal; stress_p is the share of shuffled data with as little stress (data
-    and shuffles from the classical start alone: more starts, less stress); fit (R²) has fit_null (95 % quantile under
-    shuffled names) and fit_p, inversions has its null's median and p. A quarter as many shuffles of columns as of
-    names. Source: Schwartz (1992).
+    and shuffles from the classical start alone: more starts, less stress; whole prompts are shuffled where `clusters`
+    names each row's, whose rows are alike); fit (R²) has fit_null (95 % quantile under shuffled names) and fit_p,
+    inversions has its null's median and p. A quarter as many shuffles of columns as of names. Source: Schwartz (1992).
 
     >>> ideal = place_on_circle(range(8), 8)
     >>> rows = np.random.default_rng(0).normal(size=(200, 2)) @ ideal.T
@@ -106,7 +108,8 @@ def assess_circle(vectors: np.ndarray, ideal: np.ndarray, centre: bool = False, 
     fits = np.array([1 - procrustes(ideal[o], places)[2] for o in orders])
     counts = np.array([count_inversions(places, ideal[o]) for o in orders])
     single, *shuffled = (scale_values(measure_dissimilarity(x, centre), 0)[1] for x in
-                         (vectors, *(rng.permuted(vectors, axis=0) for _ in range(max(19, n_permutations // 4)))))
+                         (vectors, *(shuffle_columns(vectors, clusters, rng)
+                                     for _ in range(max(19, n_permutations // 4)))))
     return {"places": turned * np.linalg.norm(ideal - ideal.mean(axis=0)) + ideal.mean(axis=0), "stress": stress,
             "stress_p": _p_value(np.array(shuffled) <= single), "fit": fit, "fit_null": float(np.quantile(fits, 0.95)),
             "fit_p": _p_value(fits >= fit - 1e-12), "inversions": inversions,

@@ -140,9 +140,11 @@ def test_a_threshold_is_the_middle_one_of_the_best(n_places):
         cuts = (ends[1:] + ends[:-1]) / 2
         quality = [(p[truth == 1] > cut).mean() + (p[truth == 0] <= cut).mean() for cut in cuts]
         best = [cut for cut, one in zip(cuts, quality, strict=True) if np.isclose(one, max(quality))]
-        assert fit_threshold(p, truth) == pytest.approx(np.median(best) if best else 0.5)
+        assert fit_threshold(p, truth) == pytest.approx(best[(len(best) - 1) // 2] if best else 0.5)
     assert fit_threshold(p, np.ones(12)) == fit_threshold(p, np.full(12, np.nan)) == 0.5
     assert fit_threshold(np.full(2, 0.4), np.array([0, 1])) == 0.5
+    middle = fit_threshold(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0, 1, 0, 1]))
+    assert middle in (pytest.approx(0.15), pytest.approx(0.35)), "halfway between two best ones lies the worst"
 
 
 def test_the_correction_finds_the_true_share_of_a_simulated_judge():

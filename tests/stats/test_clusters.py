@@ -58,6 +58,14 @@ def test_categories_explain_what_they_should():
     assert (found["p_adjusted"][1:] > 0.05).all()
 
 
+def test_prompts_of_one_cluster_may_differ_in_category():
+    labels, prompts, categories = np.repeat([0, 1], 20), np.repeat(np.arange(20), 2), np.tile([[1], [0]], (20, 1))
+    found = clusters.compare_categories(labels, categories, prompts, n_permutations=99)
+    assert found["purity"].tolist() == [0.5, 0.5] and (found["p"] == 1).all()
+    same = clusters.measure_information(categories[:, 0], categories[:, 0], prompts, n_permutations=19)
+    assert same["ami"] == pytest.approx(1)
+
+
 def test_without_categories_nothing_is_explained():
     found = clusters.compare_categories(np.array([0, 1]), np.zeros((2, 0)), np.arange(2))
     assert (found["purity"].tolist(), found["category"].tolist(), found["p"].tolist()) == ([0, 0], [-1, -1], [1, 1])

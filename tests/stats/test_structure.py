@@ -149,6 +149,13 @@ def test_stress_of_data_and_shuffles_comes_from_as_many_starts(monkeypatch):
     assert np.mean(noise) > 0.25 and sorted(set(starts)) == [0, 2] and starts.count(2) == 6
 
 
+def test_stress_of_replies_to_the_same_prompts_is_held_against_whole_prompts():
+    rng, ring, prompts = np.random.default_rng(4), structure.place_on_circle(range(6), 6), np.repeat(np.arange(25), 8)
+    found = [structure.assess_circle(rows, ring, n_starts=0, n_permutations=19, clusters=prompts)["stress_p"]
+             for rows in (np.repeat(rng.normal(size=(25, 6)), 8, axis=0) for _ in range(6))]
+    assert np.median(found) > 0.1, "25 prompts with 8 like replies each are no 200 rows"
+
+
 def test_circle_limits():
     with pytest.raises(ValueError, match="at least 6"):
         structure.assess_circle(np.eye(5), np.ones((5, 2)))

@@ -20,9 +20,9 @@ from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.evaluator.comparison import MIN_PROMPTS
 from fulcra_utils.evaluator.model import ValueEvaluator
 from fulcra_utils.evaluator.scoring import label_from_sample, list_replies, sample_prompts, score_theories
-from fulcra_utils.stats.resampling import take_interval
+from fulcra_utils.stats.resampling import share_interval
 from fulcra_utils.systems.compass.countries import Countries, compare_regions
-from fulcra_utils.systems.compass.scores import Board, draw_means, make_board, place_values, rank_models, score_cells
+from fulcra_utils.systems.compass.scores import Board, make_board, place_values, rank_models, score_cells
 from fulcra_utils.theory.distance import resolve_weights
 from fulcra_utils.theory.theory import Theory, load_theory
 
@@ -231,12 +231,14 @@ def claim_board(board: Board, countries: Countries, reported: pd.DataFrame) -> p
 
 
 def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
-    """Return the smallest share, over the models, of replies that do not oppose a value, with its interval.
+    """Return the smallest share, over the models, of replies that do not oppose a value, and the smallest low and high.
 
     A score nearest to -1 opposes; a share near 1 for the worst model says that the test is saturated.
     """
     labels = scores_to_labels(board.scores.values[..., [board.theory.dimensions.index(dimension)]], NEAREST)
     kept = replace(board.scores, dimensions=(dimension,), values=np.where(np.isnan(labels), np.nan, labels > -1))
-    drawn = draw_means(kept, len(board.draws))[:, np.isfinite(kept.means[:, 0]), 0]
-    low, high = take_interval(drawn.min(axis=1)) if drawn.size else (np.nan, np.nan)
-    return float(np.fmin.reduce(kept.means[:, 0])), float(low), float(high)
+    answered = kept.values[np.isfinite(kept.means[:, 0]), :, 0].T                                       # (P, M)
+    share, *ends = share_interval(np.nan_to_num(answered), np.isfinite(answered), kept.clusters)
+    few = [len(set(kept.clusters[np.isfinite(own)])) < MIN_PROMPTS for own in answered.T]
+    return tuple(float(part.min(initial=np.inf)) if part.size else np.nan
+                 for part in (share, *(np.where(few, np.nan, end) for end in ends)))

@@ -133,14 +133,16 @@ def nearest_countries(board: Board, countries: Countries) -> pd.DataFrame:
     """Name for each model the nearest of the countries that are `placed`: model, country, distance, share.
 
     The distance (0 to 2) is between centred profiles of length 1; the share is that of the bootstrap draws in which
-    this country is the nearest (nan without draws). No rows when the theory does not fit.
+    this country is the nearest (nan without draws). A model without any contrast is near no country. No rows when the
+    theory does not fit.
     """
     known = np.isfinite(countries.vectors).all(axis=1)
     lifted = [lift_to(v, board.theory, countries.theory) for v in (board.scores.means, board.draws)]
     if lifted[0] is None or not known.any():
         return pd.DataFrame(columns=["model", "country", "distance", "share"])
     places = centre_profiles(countries.vectors[known])
-    distance, drawn = (np.linalg.norm(centre_profiles(v)[..., None, :] - places, axis=-1) for v in lifted)
+    distance, drawn = (np.where(own.any(axis=-1, keepdims=True), np.linalg.norm(own[..., None, :] - places, axis=-1),
+                                np.nan) for own in map(centre_profiles, lifted))
     best, hits = (np.nan_to_num(d).argmin(axis=-1) for d in (distance, drawn))                # (M,), (B, M)
     distance = distance[np.arange(len(best)), best]
     return pd.DataFrame({

@@ -175,10 +175,12 @@ def rank_models(scores: ModelScores, weights: np.ndarray | None = None,
 def rank_descending(values: np.ndarray, ties: str = "min") -> np.ndarray:
     """Rank along the last axis, 1 = largest; ties share the smallest rank (or "max", "average"), nan takes no place.
 
+    Equal to 12 decimals is a tie: weighted sums of equal scores differ behind them.
+
     >>> rank_descending(np.array([0.5, np.nan, 0.9, 0.5]))
     array([ 2., nan,  1.,  2.])
     """
-    return sps.rankdata(-np.asarray(values, float), method=ties, axis=-1, nan_policy="omit").astype(float)
+    return sps.rankdata(-np.round(np.asarray(values, float), 12), method=ties, axis=-1, nan_policy="omit").astype(float)
 
 
 def _rank_draws(drawn: np.ndarray, values: np.ndarray, ties: str = "min") -> np.ndarray:

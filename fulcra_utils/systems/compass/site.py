@@ -21,7 +21,7 @@ from fulcra_utils.dataset.texts import DatasetError
 from fulcra_utils.stats.resampling import bootstrap_means, mean_known, take_interval
 from fulcra_utils.systems.compass.boards import LEADING, TRAILING, WAYS
 from fulcra_utils.systems.compass.countries import Countries, centre_profiles, load_countries, match_countries
-from fulcra_utils.systems.compass.scores import Board, CompassError, make_board, rank_descending
+from fulcra_utils.systems.compass.scores import Board, CompassError, average_draws, make_board, rank_descending
 from fulcra_utils.theory.theory import Theory, lift_to, normalise
 
 SITES = {"valuecompass_older": ((-1, 1), "countries.yaml"), "valuecompass_2025": ((0, 100), "countries_2025.yaml")}
@@ -99,14 +99,15 @@ def compare_orders(boards: Sequence[Board], theory: Theory, n_draws: int = 1000,
     """Compare boards by the order of their values: place of each value (1 = strongest) on each board, and pairs.
 
     A board's order is that of the mean over its models. Pairs hold first, second, r (Spearman's ρ), low and high; for
-    these its `n_draws` draws of prompts are taken, or models are drawn on a board without. Boards under a theory that
-    is neither `theory` nor refined from it are left out.
+    these its `n_draws` draws of prompts are taken, or models are drawn on a board without; nan where some models alone
+    were drawn. Boards under a theory that is neither `theory` nor refined from it are left out.
     """
     places, ranks = {}, {}
     for board in boards:
         if (models := lift_to(board.scores.means, board.theory, theory)) is not None:
-            mean, draws = mean_known(models, 0), mean_known(lift_to(board.draws, board.theory, theory), 1)
-            if np.isnan(draws).all():
+            drawn = lift_to(board.draws, board.theory, theory)
+            mean, draws = mean_known(models, 0), average_draws(drawn, np.isfinite(models))
+            if np.isnan(drawn).all():
                 draws = bootstrap_means(models, np.arange(len(models)), n_draws, seed)
             places[board.name] = rank_descending(mean)
             ranks[board.name] = centre_profiles(sps.rankdata(np.vstack([mean, draws]), axis=1))   # (1 + B, D)

@@ -122,7 +122,7 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
     """Return sensitivity, specificity, balanced accuracy (measure, value, low, high, n), and draws (B, 2) of the first.
 
     Principles are the clusters: of the first two Wilson's interval widened for them, so that it has a width at 1, of
-    their mean the bootstrap's. Rows on which the readings disagree, or without a word, do not count.
+    their mean both combined (Zou & Donner 2008). Rows on which the readings disagree, or without a word, do not count.
     """
     known = np.isfinite(p) & np.isfinite(violates)
     true, clusters = np.asarray(violates)[known] == 1, np.asarray(clusters)[known]
@@ -130,8 +130,9 @@ def measure_judge(p: np.ndarray, violates: np.ndarray, clusters: np.ndarray, thr
     right = np.where(np.column_stack([true, ~true]), right, np.nan)     # (N, 2): violates, does not
     draws = bootstrap_means(right, clusters, n_draws, seed)
     share, low, high = share_interval(np.nan_to_num(right), np.isfinite(right), clusters)
+    mean, below, above = share.mean(), np.linalg.norm(share - low) / 2, np.linalg.norm(high - share) / 2
     rows = [*zip(("sensitivity", "specificity"), share, low, high, (true.sum(), (~true).sum()), strict=True),
-            ("balanced accuracy", share.mean(), *take_interval(draws.mean(axis=1)), len(true))]
+            ("balanced accuracy", mean, mean - below, mean + above, len(true))]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"]), draws
 
 

@@ -8,6 +8,7 @@ import pytest
 from hand_boards import TWO, board
 from small_notebooks import run_cell
 
+from fulcra_utils.stats.resampling import wilson_interval
 from fulcra_utils.systems.compass.boards import (
     choose_presets,
     collect_boards,
@@ -90,6 +91,8 @@ def test_the_worst_model_counts_for_saturation():
     made = board({"a": [(-1, 0, 0), (1, 0, 0)] * 3, "b": [(1, 0, 0), (1, 0, 0)] * 3}, "valuelex")
     share, low, high = least_without(made, "competence")
     assert share == 0.5 and 0 <= low <= share <= high <= 1
+    share, low, high = least_without(board({"a": [(1, 0, 0)] * 6}, "valuelex"), "competence")
+    assert share == high == 1 and low == pytest.approx(wilson_interval(6, 6)[0]), "six replies prove little"
 
 
 def test_a_page_is_written_with_its_presets(tmp_path):

@@ -162,6 +162,19 @@ def test_everything_takes_every_theory(any_theory):
     assert len(place_values(scores.means, draws, any_theory.dimensions)) == any_theory.n_dims
 
 
+def test_a_model_without_contrast_is_near_no_country():
+    theory = load_theory("schwartz10")
+    rows = make_rows(theory, 2, 20)
+    rows.loc[rows.model == rows.model.iloc[0], list(theory.dimensions)] = 0.0
+    near = nearest_countries(make_board("b", theory, rows, "hand", n_draws=20), load_countries()).set_index("model")
+    assert near.loc[rows.model.iloc[0], ["country", "distance", "share"]].isna().all()
+    assert near.drop(index=rows.model.iloc[0]).notna().all(axis=None)
+
+
+def test_ties_of_weighted_scores_are_ties():
+    assert rank_descending(np.array([0.1 + 0.2, 0.3, 0.2])).tolist() == [1, 1, 3]
+
+
 def test_one_dimension_is_ranked_and_mapped():
     values = np.array([[[0.5], [0.3]], [[0.1], [0.2]]])
     scores = ModelScores(("a", "b"), ("x", "y"), ("only",), values, np.arange(2))

@@ -92,6 +92,15 @@ def test_orders_of_boards_agree_as_scipy_says():
     assert r.r["b1", "b1"] == pytest.approx(1) and r.low["b0", "b1"] < r.r["b0", "b1"] < r.high["b0", "b1"]
 
 
+def test_an_order_over_models_has_no_interval_where_one_of_them_has_none():
+    up = np.linspace(-0.5, 0.5, 10)
+    two = board({"big": np.tile(up, (40, 1)), "small": np.tile(-3 * up, (4, 1))}, "schwartz10")
+    one = replace(board({"m": np.tile(up, (40, 1))}, "schwartz10"), name="one")
+    _, pairs = tables.compare_orders([replace(two, name="two"), one], THEORY, n_draws=50)
+    found = pairs.set_index(["first", "second"]).loc[("two", "one")]
+    assert found.r == pytest.approx(-1) and np.isnan(found[["low", "high"]].to_numpy(float)).all()
+
+
 def test_a_board_without_draws_draws_its_models(tmp_path):
     scores = np.array([SCORES[0], SCORES[0], SCORES[0]])
     site = tables.read_site(*write_site(tmp_path, scores, list("abc"), matches=((0, 1),) * 3), "valuecompass_2025")
