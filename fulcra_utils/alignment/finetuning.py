@@ -155,8 +155,9 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
     list of float: `value_reward`, `scalar_reward`, or your own; the model stands in `folder` at the end. `system` is
     the text for the method system-prompt, `chat_template` for a tokenizer that has none. DPO and steering find better
     and worse replies among `candidates` (prompt, response; of any models), without them among samples of the start
-    model. A reward that prefers degenerate replies is refused (RewardAuditError) unless `allow_faults`. Started by
-    `accelerate launch your_script.py`, training runs on several devices.
+    model. A reward that prefers degenerate replies is refused (RewardAuditError) unless `allow_faults`; best-of-n is
+    not audited, for it only chooses among the model's own replies. Started by `accelerate launch your_script.py`,
+    training runs on several devices.
 
     A finished run is only read again; an interrupted one goes on from its last checkpoint and ends as it would have. It
     is the same run when settings, prompts, candidates, chat template, the start model's files (of a hub name: its
@@ -183,7 +184,7 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
             raise PolicyError("the method system-prompt needs a text; write_system_prompt makes one from a target.")
         system = system if settings.method == "system-prompt" else None
         encode_prompts(tokenizer, prompts[:1], system)      # a template that leaves it out is refused
-        return Aligned(Path(start), settings, pd.DataFrame(), "", system, reward, chat_template)
+        return Aligned(Path(start), settings, pd.DataFrame(), "", system, check_calls(reward, True), chat_template)
     context = getattr(model.config, "max_position_embeddings", None) or 10**9
     room = min(settings.max_prompt_tokens, context - settings.max_new_tokens)
     usable = keep_short_prompts(tokenizer, list(dict.fromkeys(prompts)), room)
@@ -199,11 +200,12 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
         write_json(folder / "align.json", state | {"finished": False})
         write_table(folder / "audit.csv", audit)
     try:
+        checked = check_calls(reward) if settings.method in ("dpo", "steering") else reward     # TRL checks its own
         if settings.method == "steering":
-            pairs = _make_pairs(model, tokenizer, reward, usable, settings, candidates)
+            pairs = _make_pairs(model, tokenizer, checked, usable, settings, candidates)
             return _finish(steer(model, tokenizer, pairs, settings.strength), tokenizer, reward, folder, settings,
                            pd.DataFrame(columns=["step"]), state)
-        return _train(model, tokenizer, start, reward, usable, folder, settings, candidates, state)
+        return _train(model, tokenizer, start, checked, usable, folder, settings, candidates, state)
     except (torch.OutOfMemoryError, MemoryError):
         raise PolicyError(f"memory does not suffice for {settings.micro_batch or 'all'} samples at once; lower "
                           "micro_batch or max_new_tokens, or set lora_rank.") from None
@@ -212,6 +214,17 @@ def align(start: str | Path, reward: Reward, prompts: Sequence[str], folder: str
         if _is_main():  # calling a reward may change it: as it was and as it is now, it is this run's
             state = json.loads((folder / "align.json").read_text(encoding="utf-8"))
             write_json(folder / "align.json", state | {"rewards": [*state["rewards"], _identify(reward)[0]]})
+
+
+def check_calls(reward: Reward, of_each: bool = False) -> Reward:
+    """Return a reward whose every call is checked (`call_reward`); `of_each`: and applies to a reply of each prompt."""
+    @wraps(reward)
+    def call(prompts, completions, **columns):
+        values = call_reward(reward, prompts, completions, **columns)
+        if of_each and (lost := pd.Series(values).isna().groupby(list(prompts)).all()).any():
+            raise PolicyError(f"the reward applies to no reply to the prompt {lost.idxmax()[:60]!r}.")
+        return values.tolist()
+    return call
 
 
 def audit_start(model, tokenizer, reward, prompts, settings: AlignSettings, allow_faults: bool,

@@ -1,9 +1,10 @@
 """What rewards and judges beside the evaluators: word counts, scalar reward models, proxies; and what all are taught.
 
-Choices: what rewards and what judges share no row and, but for one judge, no way to read; all of them are taught that
-shuffled, empty, echoed and stuffed replies, and replies to another prompt, express nothing, so a stock reply that would
-do for every prompt earns less than it says; the quick ones train in seconds on frozen sentence embeddings or on counts
-of words, and read only the first 40 words of a reply, which is what a policy here writes.
+Choices: the reward of values and its judges share no row and, but for one judge, no way to read (the reward model that
+learns from all rows shares some with the harmless proxy); all are taught that shuffled, empty, echoed and stuffed
+replies, and replies to another prompt, express nothing, so a stock reply that would do for every prompt earns less than
+it says; the quick ones train in seconds on frozen sentence embeddings or on counts of words, and read only the first 40
+words of a reply, which is what a policy here writes.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,7 +72,7 @@ def teach_absence(rows: pd.DataFrame, theory: Theory, seed: int = 0, mismatch: f
     A share `mismatch` of the replies stands once more with another prompt, and to a share `NONSENSE` of the prompts
     shuffled, empty, echoed, repeated and stuffed ones are added in turn, all cut to the length that a policy writes. A
     reward that was never shown nonsense can be led anywhere by it; one that does not read the prompt likes one reply to
-    all.
+    all. `is_real` tells the N rows from these.
     """
     rng, dims, n = np.random.default_rng(seed), list(theory.dimensions), int(mismatch * len(rows))
     drawn = [rows.iloc[rng.permutation(len(rows))[:size]] for size in (n, int(NONSENSE * len(rows)))]
@@ -81,7 +82,7 @@ def teach_absence(rows: pd.DataFrame, theory: Theory, seed: int = 0, mismatch: f
     said[:n] = np.roll(said[:n], 1)  # never its own reply where two prompts differ
     said[n:] = [_say_nothing(k, *row, theory, rng) for k, row in enumerate(
         zip(nothing["prompt"][n:], said[n:], strict=True))]
-    return pd.concat([rows, nothing.assign(response=said)], ignore_index=True)
+    return pd.concat([rows.assign(is_real=True), nothing.assign(response=said, is_real=False)], ignore_index=True)
 
 
 def cut_words(text: str) -> str:

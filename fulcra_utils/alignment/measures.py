@@ -219,13 +219,16 @@ def compare_policies(scores: pd.DataFrame, policy: str, others: Sequence[str], m
     return pd.DataFrame(rows, columns=["other", "measure", "difference", "low", "high"])
 
 
-def judge_goals(summary: pd.DataFrame, verdicts: pd.DataFrame, policy: str) -> pd.DataFrame:
-    """Hold a policy against what was asked of it before training: goal, value, bound, is_met."""
+def judge_goals(summary: pd.DataFrame, verdicts: pd.DataFrame, policy: str, wanted: float = 0.1) -> pd.DataFrame:
+    """Hold a policy against what was asked of it before training: goal, value, bound, is_met.
+
+    `wanted` is the share of the start model's distance by which it was to fall.
+    """
     table = summary.set_index("policy")
     own, first, judge = table.loc[policy], table.loc["start"], verdicts.set_index("by").reindex(["judge"]).iloc[0]
     goals = [
         ("the first judge orders at least 85 % of the contrast pairs", judge.get("pairs", np.nan), ">=", 0.85),
-        ("by the first judge the distance falls by at least 10 %", own.drop_judge, ">=", 0.10),
+        (f"by the first judge the distance falls by at least {100 * wanted:g} %", own.drop_judge, ">=", wanted),
         ("and the whole interval of the change is below 0", own.high_judge, "<=", 0.0),
         ("the first judge confirms at least 60 % of the fall", own.confirmed_judge, ">=", 0.60),
         ("swapped between prompts, replies lose at least 30 % of their lead over the start model's own",

@@ -106,15 +106,16 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
 
     The panel holds the scorers of values `JUDGES` and "values-1x", "rlhf-1x" and "rlhf-5x" of rewards, the proxies
     "harmless" and "helpful", those without enough rows or a run that needs them left out, and "memory", which embeds
-    texts. The table says how well each agrees with test rows, and which share of the contrast pairs' test split it
-    orders rightly (with a 95 % interval over prompts).
+    texts. The table says from how many rows each learned (`n_replies`: without those made up), how well it agrees with
+    test rows, and which share of the contrast pairs' test split it orders rightly (with a 95 % interval over prompts).
 
     Half A of the training prompts trains the reward evaluator as notebook 03 trains its own (its settings are
     `evaluator`, but for `epochs` and `contrasts`), half B the judges: one on another encoder, one that reads as the
-    reward does, one that counts words. Contrast pairs and the rows that stop and calibrate are the same for all. The
-    scalar baselines take a fifth of the scored training rows (1x, within half A) and all of them (5x), sizes after the
-    paper; the harmless proxy has half B. Without scored rows the annotated rows and their rating stand in. Evaluators
-    are kept in `folder`.
+    reward does, one that counts words. Contrast pairs and the rows that stop and calibrate are the same for all; the
+    models that notebook 03 keeps out of training (`unseen_models`) teach no evaluator here either. The scalar baselines
+    take a fifth of the scored training rows (1x, within half A) and all of them (5x), sizes after the paper; the
+    harmless proxy has half B. Without scored rows the annotated rows and their rating stand in. Evaluators are kept in
+    `folder`.
     """
     if not settings["train"]:
         return {}, pd.DataFrame()
@@ -145,10 +146,10 @@ def prepare_panel(dialogues: pd.DataFrame, scored: pd.DataFrame, preferences: pd
     todo = {name: job for name, job in todo.items() if name in asked and (name in JUDGES or len(job[1]) >= MIN_ROWS)}
     panel = {name: train_one(part) for name, (train_one, part) in todo.items()}
     tests = [table[table["split"] == "test"] for table in (labelled, rated, preferences)]
-    quality = [(name, len(todo[name][1]), *told) for name in panel for told in
-               _measure_scorer(name, panel[name], dims, *tests, seed)]
+    quality = [(name, *_count_rows(todo[name][1], evaluator if name in (*JUDGES[:3], "values-1x") else None), *told)
+               for name in panel for told in _measure_scorer(name, panel[name], dims, *tests, seed)]
     return panel | {"memory": memory}, pd.DataFrame(
-        quality, columns=["scorer", "n_train", "n_test", "measure", "value", "low", "high"])
+        quality, columns=["scorer", "n_train", "n_replies", "n_test", "measure", "value", "low", "high"])
 
 
 def run_trial(start: str, panel: dict[str, Any], names: Sequence[str], prompts: pd.DataFrame, real: pd.DataFrame,
@@ -214,12 +215,15 @@ def measure_trial(replies: dict[str, pd.DataFrame], panel: dict[str, Any], aim: 
     return scores, measures.summarise_policies(scores, replies, aim), constants
 
 
-def measure_references(scored: pd.DataFrame, panel: dict[str, Any], target: Target) -> pd.DataFrame:
-    """Measure real models' replies to test prompts with the same judges, cut to the same length."""
-    rows = []
-    for source, part in scored[scored["split"] == "test"].groupby("response_source", sort=True):
+def measure_references(real: pd.DataFrame, replies: dict[str, pd.DataFrame], start: str, panel: dict[str, Any],
+                       target: Target, settings: dict[str, Any]) -> pd.DataFrame:
+    """Measure real models' replies to the prompts of policies' replies with the same judges, cut to as many tokens."""
+    rows, asked = [], replies["start"]["prompt"] if replies else ()
+    for source, part in real[real["prompt"].isin(asked)].drop_duplicates(["response_source", "prompt"]).groupby(
+            "response_source", sort=True):
+        said = cut_texts(load_tokenizer(start, settings["chat_template"]), part["response"], settings["max_new_tokens"])
         for by in [name for name in JUDGES if name in panel]:
-            vectors = score_towards(panel[by], *fit.read_texts(part.head(100)), target)
+            vectors = score_towards(panel[by], part["prompt"].tolist(), said, target)
             rows.append((source, by, len(vectors), *mean_interval(value_distance(vectors, target))))
     return pd.DataFrame(rows, columns=["response_source", "by", "n", "distance", "low", "high"])
 
@@ -355,6 +359,14 @@ def _run_job(start, scorer, plan, target, theory, asked, candidates, folder,
                          settings["temperature"], folder / f"replies-{plan.name}.parquet", settings["chat_template"],
                          asked["real"] + [""] * len(asked["shown"]))
     return history, stopped, drawn
+
+
+def _count_rows(rows: pd.DataFrame, evaluator: dict | None) -> tuple[int, int]:
+    """Return how many rows teach a scorer, and how many real replies are among them; an evaluator has its settings."""
+    if evaluator:
+        rows = rows[~rows["response_source"].isin(evaluator["unseen_models"])
+                    & ((rows["kind"] == "annotated") | (evaluator["scored_weight"] > 0))]
+    return len(rows), int(rows["is_real"].sum()) if "is_real" in rows else len(rows)
 
 
 def _measure_scorer(name, scorer, dims, labelled, rated, pairs, seed) -> list[tuple]:

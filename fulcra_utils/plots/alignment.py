@@ -129,10 +129,11 @@ def plot_proof(summary: pd.DataFrame, references: pd.DataFrame) -> Figure:
                        looks=((BLUE, "o"), (ORANGE, "s"), (BLACK, "x")))
 
 
-def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
+def plot_frontier(summary: pd.DataFrame, aim: str, wanted: float = 0.1) -> Figure | None:
     """Draw how far the distance fell by the first judge against what it cost, a panel a cost, with 95 % intervals.
 
-    Runs to other targets than `aim` and with fewer prompts are left out; another seed is a point without a name.
+    Runs to other targets than `aim` and with fewer prompts are left out; another seed is a point without a name. The
+    line is the fall that was `wanted`, a share.
     """
     table = summary.set_index("policy")
     moved = table.drop(index="start")
@@ -157,7 +158,7 @@ def plot_frontier(summary: pd.DataFrame, aim: str) -> Figure | None:
         axes.plot([], [], color=GREY, linestyle=":", label="the bound set before")
         if cost in BOUNDS:
             axes.axvline(BOUNDS[cost], color=GREY, linestyle=":")
-        axes.axhline(10, color=ORANGE, linestyle=":", linewidth=0.9, label="wanted: 10 %")
+        axes.axhline(100 * wanted, color=ORANGE, linestyle=":", linewidth=0.9, label=f"wanted: {100 * wanted:g} %")
         axes.set(xlabel=COSTS[cost])
     for axes in grid.flat[len(shown):]:
         axes.remove()

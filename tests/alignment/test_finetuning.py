@@ -180,6 +180,27 @@ def test_best_of_n_is_better_than_one(start, tmp_path):
     assert count_e(None, best["response"]).mean() > count_e(None, one["response"]).mean()
 
 
+@pytest.mark.parametrize(("bad", "why"), [
+    (lambda prompts, completions: [1.0] * (len(completions) // 2), "values for"),
+    (lambda prompts, completions: [None] * len(completions), "applies to no reply to the prompt"),
+    (lambda prompts, completions: [float("inf")] * len(completions), "infinite")])
+def test_best_of_n_refuses_a_reward_that_says_too_little(start, tmp_path, bad, why):
+    chosen = train(start, bad, PROMPTS, tmp_path / "p", AlignSettings(method="best-of-n", **SMALL))
+    with pytest.raises(ValueError, match=why):
+        chosen.reply(PROMPTS)
+
+
+def test_a_reward_that_fails_beyond_the_audit_is_refused(start, tmp_path):
+    def sometimes(prompts, completions):
+        return [float("inf") if "unaudited" in prompt else float(len(text.split())) for prompt, text in zip(
+            prompts, completions, strict=True)]
+    rows = pd.DataFrame([(prompt, text) for prompt in [*(f"p{k}" for k in range(24)), "unaudited"]
+                         for text in ("be kind to all", "no")], columns=["prompt", "response"])
+    with pytest.raises(ValueError, match="infinite value"):
+        train(start, sometimes, rows.prompt.unique().tolist(), tmp_path / "p",
+              AlignSettings(method="steering", **SMALL), candidates=rows, allow_faults=True)
+
+
 def test_system_prompt(start, tmp_path):
     settings = AlignSettings(method="system-prompt", **SMALL)
     with pytest.raises(PolicyError, match="needs a text"):

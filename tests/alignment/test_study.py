@@ -10,6 +10,7 @@ from judged_rows import BAD, GOOD, Length, Lexicon, make_replies, make_rows, mak
 from small_notebooks import run_cell
 
 from fulcra_utils.alignment import measures, study
+from fulcra_utils.alignment.judges import teach_absence
 from fulcra_utils.alignment.measures import (
     average_vectors,
     compare_policies,
@@ -23,6 +24,7 @@ from fulcra_utils.alignment.study import (
     compare_targets,
     has_labels,
     list_seeds,
+    measure_references,
     measure_trial,
     pick_best,
     pick_method,
@@ -66,6 +68,8 @@ def test_trial_tells_a_moved_policy_from_a_constant_one():
     goals = judge_goals(summary, verdicts.reset_index(), "moved").set_index("goal").is_met
     assert goals["by the first judge the distance falls by at least 10 %"]
     assert not goals["the first judge orders at least 85 % of the contrast pairs"]
+    more = judge_goals(summary, verdicts.reset_index(), "moved", 0.99).set_index("goal").is_met
+    assert not more["by the first judge the distance falls by at least 99 %"]
     assert not goals[goals.index.str.startswith("swapped between prompts, replies lose at least 30 %")].any()
     against = compare_policies(scores, "moved", ["start", "nothing"], ["distance", "helpful", "harmless"])
     assert against.other.tolist() == ["start", "start"] and against.difference.iloc[0] < 0
@@ -170,6 +174,11 @@ def test_panel_keeps_its_halves_apart_and_survives_missing_rewards(panel):
     sizes = [((rows.split == "train") & (rows.half == h)).sum() for h in "AB"]
     n_taught = sum(n + int(SETTINGS["mismatch"] * n) + n // 4 for n in sizes)
     assert table.loc["reward", "n_train"] + table.loc["judge", "n_train"] == n_taught
+    real = rows[(rows.split == "train") & (rows.half == "A")]
+    assert table.loc["reward", "n_replies"] == len(real) and table.loc["rlhf-5x", "n_replies"] == n_train
+    taught, one = teach_absence(real.assign(kind="scored"), theory), real.response_source.iloc[0]
+    for kept_out, weight, n in ([one], 1.0, (real.response_source != one).sum()), ([], 0.0, 0):
+        assert study._count_rows(taught, {"unseen_models": kept_out, "scored_weight": weight})[1] == n
     assert table.loc["rlhf-5x", "n_train"] == n_train and table.loc["rlhf-1x", "n_train"] == round(0.2 * n_train)
     assert set(panel) == {"reward", "judge", "twin", "words", "values-1x", "rlhf-1x", "rlhf-5x", "harmless", "helpful",
                           "memory"}
@@ -286,24 +295,39 @@ def test_notebook_04_says_why_something_is_left_out(names, notes):
                             "high": 1.0})
     run = SimpleNamespace(path=str, seed=0, save_table=lambda *_: None)
     given = dict.fromkeys(["prompts", "start", "panel", "value_theory"]) | {
-        "study": own, "settings": {"runs": names}, "aim": aim, "train": bool(names), "left_out": "train is off",
-        "scored": [], "dialogues": [], "quality": quality, "run": run, "proof": measures, "pd": pd, "Markdown": str,
-        "plots_alignment": plots_alignment}
+        "study": own, "settings": {"runs": names, "wanted_drop": 0.1}, "aim": aim, "train": bool(names),
+        "left_out": "train is off", "scored": [], "dialogues": [], "quality": quality, "run": run, "proof": measures,
+        "pd": pd, "Markdown": str, "plots_alignment": plots_alignment}
     for cell in ("study.run_trial(", "study.pick_best(", "proof.judge_goals(", "study.pick_method("):
         given = run_cell("04_value_alignment", cell, **given)
     assert said == notes
 
 
 def test_notebook_04_counts_what_is_right_where_two_ways_have_different_targets():
-    right = pd.DataFrame({"ideal": [True, True], "uk": [False, np.nan]}, pd.MultiIndex.from_tuples(
-        [("dpo", "is_right"), ("rloo", "is_right")], names=["way", "policy"]), dtype=object)
+    right = pd.DataFrame({"ideal": [True, True, "ideal", "ideal"], "uk": [False, np.nan, "ideal", np.nan]},
+                         pd.MultiIndex.from_product([["is_right", "nearest"], ["dpo", "rloo"]], names=["policy", "way"]
+                                                    ).swaplevel(), dtype=object)
     told, empty = {}, pd.DataFrame()
     audit = pd.DataFrame({"absence": ["mask"], "kind": ["empty"], "is_fault": [True]})
     chosen = pd.DataFrame({"target": ["ideal"], "distance_mean": [2.0], "distance_chosen": [1.0]})
     run_cell("04_value_alignment", "right = confusion", confusion=right, selection=chosen, audit=audit, scored=empty,
              results=Trial(), goals=empty, aligned_name=None, method="dpo", verdicts=empty, comparison=empty,
-             run=SimpleNamespace(record=told.update))
+             run=SimpleNamespace(record=told.update), n_taught={}, settings={"wanted_drop": 0.1})
     assert told["n_right"] == [2, 3]    # no model of rloo was trained to uk
+    assert told["nearest"] == {"ideal": "ideal", "uk": "ideal"}
+
+
+def test_real_replies_are_cut_to_as_many_tokens_and_answer_the_same_prompts(tmp_path):
+    target, start = uniform_target("moral_foundations"), make_random_model(tmp_path / "start")
+    real = pd.DataFrame({"prompt": ["q1", "q1", "q2", "elsewhere"], "response": ["be kind " * 40, "twice", "no", "no"],
+                         "response_source": "gpt-4", "split": "test"})
+    read, panel = [], {"judge": Lexicon(5)}
+    score = panel["judge"].score
+    panel["judge"].score = lambda prompts, texts: read.extend(texts) or score(prompts, texts)
+    found = measure_references(real, {"start": pd.DataFrame({"prompt": ["q1", "q2"]})}, start, panel, target,
+                               {"chat_template": "", "max_new_tokens": 4})
+    assert found.n.tolist() == [2] and len(read) == 2 and 0 < len(read[0]) < 40 and read[1] == "no"
+    assert measure_references(real, {}, "", panel, target, {}).empty
 
 
 def test_training_needs_a_labelled_row_in_both_halves():
