@@ -439,7 +439,8 @@ def test_people_and_models_alike_in_length_and_topic():
     found = found.set_index(["value", "who"])
     left = found.xs("people minus models, alike in length and topic", level="who")
     assert left["mean"].tolist() == pytest.approx([0, 0.3], abs=0.05) and left.n.eq(np.isin(topics, [0, 1]).sum()).all()
-    assert (left.low < [0, 0.3]).all() and (left.high > [0, 0.3]).all()
+    assert (left.low < [0, 0.3]).all() and (left.high > [0, 0.3]).all() and left.clear_holm.tolist() == [False, True]
+    assert not found.xs("people", level="who").clear_holm.any()
     raw = found["mean"].unstack().loc["care"]
     assert raw.people - raw.models == pytest.approx(scores[is_people, 0].mean() - scores[~is_people, 0].mean())
     people = found.loc["care", "people"]

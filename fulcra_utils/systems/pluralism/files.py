@@ -48,7 +48,7 @@ def load_weigher(evaluator: str | Path = "", encoder: str = "bundled", model: st
     listed = listed[listed.split.notna() & (listed.split != "test")]    # none: it lies between two clusters
     say(f"Fitting relevance to {len(listed):,} listed values, valence to {len(labelled):,} situations: about a minute")
     return (Weigher(reader, load_encoder(encoder), chat).fit(listed, labelled),
-            [f"relevance is fitted on {source}", f"valence on {taught}", *notes])
+            [f"relevance is fitted on {listed.situation.nunique():,} of {source}", f"valence on {taught}", *notes])
 
 
 def _pick_pair(row: dict) -> tuple[str, str | None]:

@@ -76,7 +76,7 @@ def load_situations(is_public: bool = True) -> tuple[pd.DataFrame, str]:
     """Return VITAL's situations, else ours, and words that say which, and how many were left out."""
     if path := find_file("kaleido_situations", is_public):
         table, n_left_out = read_situations(path)
-        return table, f"VITAL's situations ({table.situation.nunique():,}, and {n_left_out:,} left out by their words)"
+        return table, f"VITAL's {table.situation.nunique():,} situations ({n_left_out:,} more left out by their words)"
     return read_own(), f"our {len(WORDS['situations'])} everyday situations"
 
 

@@ -108,6 +108,9 @@ def test_a_halo_and_none():
     ipsative = structure.measure_halo(structure.centre_rows(rng.normal(size=(200, 4))), np.arange(200), 50)
     assert ipsative["mean"] == pytest.approx(-1 / 3, abs=0.05)      # -1 / (V - 1) whatever the subjects are like
     assert np.isnan(structure.measure_halo(np.ones((5, 3)), np.arange(5), 5)["mean"])
+    few = structure.measure_halo(rng.normal(size=(6, 10)), np.arange(6), 300)
+    assert few["null"] == pytest.approx(0.48, abs=0.03), "six models of ten unrelated values look like one component"
+    assert halo["first"] > 2 * halo["null"]
 
 
 def test_the_right_grouping_fits_best(rows):
