@@ -169,6 +169,10 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     owner = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     file = str(loaded.path.resolve()).removeprefix(f"{ROOT.resolve()}{os.sep}")
     told = mine | ({} if is_ours else {"theory_file": file})
+    other = ROOT / owner.get("theory_file", file)
+    if other != ROOT / file and other.is_file() and _list_words(open_theory(other)) != _list_words(loaded):
+        raise PipelineError(f"{folder} belongs to another theory that is called {loaded.name!r}, {other}: give this "
+                            "one a name of its own, or choose another run_dir")
     if not owner or owner != told and owner.items() >= mine.items():
         write_json(mark, told)
     elif owner != told:

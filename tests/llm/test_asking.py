@@ -423,6 +423,21 @@ def test_queries_of_the_address_are_kept(tmp_path, monkeypatch, path, asked):
     assert "abc" not in endpoint.address and ("api-version" in path) == ("api-version" in endpoint.address)
 
 
+def test_a_password_in_the_address_is_in_no_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    asked = []
+
+    def script(_):
+        asked.append(1)
+        return (400, {"error": {"message": "Filtered", "code": "content_filter"}}) if len(asked) > 1 else (
+            307, "", {"Location": "/other/v1/chat/completions"})
+
+    with FaultServer(rate=0, script=script) as server:
+        endpoint = Endpoint(model="m", base_url=server.url.replace("http://", "http://ann:hunter2@"))
+        problem = write_replies(PROMPTS[:1], [endpoint], tmp_path).problem[0]
+    assert "sent on to http" in problem and "hunter2" not in problem
+
+
 def ask(prompt, tokens=0):
     return Question(({"role": "user", "content": prompt},), expected_tokens=tokens)
 

@@ -65,6 +65,17 @@ def test_unknown_names_and_foreign_folders(tmp_path, options, error, message):
         open_run("02_value_analysis", run_dir=tmp_path, **options)
 
 
+def test_another_theory_of_the_same_name_is_refused(tmp_path):
+    text = yaml.safe_load((ROOT / "data/theories/moral_foundations.yaml").read_text(encoding="utf-8"))
+    for place, first in (("a", text), ("b", text), ("c", text | {"title": "Others"})):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.yaml").write_text(yaml.safe_dump(first | {"name": "mine"}, sort_keys=False))
+    for place in "ab":      # a copy elsewhere is the same theory
+        open_run("02_value_analysis", theory=tmp_path / place / "mine.yaml", run_dir=tmp_path / "run")
+    with pytest.raises(PipelineError, match="belongs to another theory that is called 'mine'"):
+        open_run("02_value_analysis", theory=tmp_path / "c" / "mine.yaml", run_dir=tmp_path / "run")
+
+
 def test_a_notebook_that_did_not_end_runs_again(tmp_path):
     done = run_it(make_notebook(tmp_path, "1 + 1"), tmp_path)
     run = open_run("99_try", run_dir=tmp_path / "run")

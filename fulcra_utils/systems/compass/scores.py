@@ -86,9 +86,10 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str) -> ModelScores:
 
 
 def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
-    """Return, per row, how often its model answered its prompt before; 0 where the models' counts differ."""
+    """Return, per row, how often its model answered its prompt before; 0 where not all models did it as often."""
     groups = table.groupby(["model", "prompt"], sort=False)["prompt"]
     alike = groups.transform("size").groupby(table["prompt"]).transform("nunique") == 1
+    alike &= table.groupby("prompt")["model"].transform("nunique") == table["model"].nunique()
     return np.where(alike, groups.cumcount(), 0)
 
 
