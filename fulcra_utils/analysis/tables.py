@@ -483,12 +483,16 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     table = pd.concat(tables, ignore_index=True)
     table.insert(8, "p_adjusted", comparison.adjust_p(table.p.to_numpy(), "holm"))
     sure = table[table.p_adjusted < 0.05]
-    kept = sure[np.sign(sure[["adjusted_low", "adjusted_high", "difference"]]).nunique(axis=1, dropna=False) == 1]
+    signs = np.sign(sure[["adjusted_low", "adjusted_high"]]).mul(np.sign(sure["difference"]), axis=0)
+    kept, turned = (sure[(signs == sign).all(axis=1)] for sign in (1, -1))
+    round_ = f" and {len(turned)} surely turn round ({', '.join(turned['value'])})" if len(turned) else ""
     top = table.loc[table.effect.abs().idxmax()] if table.effect.notna().any() else table.iloc[0]
     reading = (f"{len(sure)} of {len(table)} paired differences are sure after Holm's correction; {len(kept)} of these "
-               f"keep their sign with refusal and length held alike. The largest effect: {top['value']}, "
+               f"stay sure with refusal and length held alike{round_}. The largest effect: {top['value']}, "
                f"{top['first']} − {top['second']} = {top.difference:+.2f} ({_span(top.low, top.high)}), "
-               f"d_z = {top.effect:.2f}.")
+               f"d_z = {top.effect:.2f}; with refusal and length alike {top.adjusted:+.2f} "
+               f"({_span(top.adjusted_low, top.adjusted_high)}), where neither refuses {top.both_answer:+.2f} "
+               f"({_span(top.both_answer_low, top.both_answer_high)}).")
     mixed = pd.concat([_fit_all(replies, c) for c in (False, True)]) if with_mixed else pd.DataFrame()
     return Finding(table, reading, f"{replies.describe()}; paired on shared prompts; 95 % t intervals, in which "
                    "nearly identical prompts count as one.", {"mixed": mixed})

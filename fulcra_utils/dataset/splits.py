@@ -65,9 +65,10 @@ def assign_splits(prompts: Sequence[str], clusters: np.ndarray, seed: int = 2023
 
     Returns a table of unique prompts with cluster (of `group_prompts`), split (None = left out) and half (None outside
     train). The choice hangs only on the seed and on the cluster's first prompt in the order given, so prompts that are
-    added behind move no other. A prompt between two clusters (a number below 0) is left out of all splits, so that no
-    near-duplicate of a test prompt is trained on. Under seed 2023 the public prompts in data/splits.csv (known by the
-    start of the SHA-256 of their text) keep their published split, or are left out where their cluster has another.
+    added behind move no other. A prompt between two clusters (a number below 0) is left out of all splits unless its
+    own is published, so that no near-duplicate of a test prompt is trained on. Under seed 2023 the public prompts in
+    data/splits.csv (known by the start of the SHA-256 of their text) keep their published split, or are left out where
+    their cluster has another.
 
     Examples
     --------

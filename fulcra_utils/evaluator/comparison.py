@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MODELS = ("model", "response_source")   # columns that may name who replied
 MIN_PROMPTS = 5  # four differences of one sign are chance in one of eight, whatever their spread
+TAUGHT = "TF-IDF, with the pairs"    # word counts that learned from contrast pairs, too
 WANTED_ORDER, WANTED_BELOW = 0.92, 0.75     # of contrast pairs, set before the first was scored
 KINDS = {"plain pairs": False, "hard pairs": True}      # does tone mislead in them?
 ENDS = ("", "_low", "_high")  # of the names of a number and of its 95 % interval
@@ -139,7 +140,7 @@ def score_contrasts(model: Any, pairs: pd.DataFrame, dimensions: Sequence[str]) 
 def describe_contrasts(found: pd.DataFrame) -> str:
     """Say in words how far an evaluator reads stance (`measure_contrasts`)."""
     whole = found[found.value == "all"].set_index("measure")
-    order, below = whole.loc["order"], whole.loc["trampled"]
+    order, below, above = whole.loc["order"], whole.loc["trampled"], whole.loc["served"]
     is_enough = order["mean"] >= WANTED_ORDER and below["mean"] >= WANTED_BELOW
     verdict = "is told by too few pairs" if order.n < MIN_PROMPTS else \
         "does not tell stance from topic" if not order.low > 0.5 else \
@@ -148,7 +149,8 @@ def describe_contrasts(found: pd.DataFrame) -> str:
     told = f" ({', '.join(f'{share:.0%} of {name}' for name, share in kinds.items())})" if len(kinds) else ""
     return (f"On prompts that it never saw it scores the serving reply higher in {order['mean']:.0%} [{order.low:.0%}, "
             f"{order.high:.0%}] of {order.n:,} pairs{told} (chance 50%, wanted {WANTED_ORDER:.0%}) and puts "
-            f"{below['mean']:.0%} of the trampling replies below 0 (wanted {WANTED_BELOW:.0%}): it {verdict}.")
+            f"{below['mean']:.0%} of the trampling replies below 0 (wanted {WANTED_BELOW:.0%}), {above['mean']:.0%} of "
+            f"the serving ones above: it {verdict}.")
 
 
 def describe_rival(compared: pd.DataFrame, stance: pd.DataFrame) -> str:
@@ -165,6 +167,8 @@ def describe_rival(compared: pd.DataFrame, stance: pd.DataFrame) -> str:
     than = "better than" if best.gain_low > 0 else "worse than" if best.gain_high < 0 else "not to be told from"
     ahead = "" if best.method not in orders else \
         f"; of pairs that differ in stance it puts {orders['ours']:.0%} in order, that one {orders[best.method]:.0%}"
+    if TAUGHT in orders:
+        ahead += f", word counts that learned from such pairs as ours did {orders[TAUGHT]:.0%}"
     return (f"At labels it is {than} the best simpler method ({best.method}: {best.macro_f1:.2f}, gain "
             f"{best.gain:+.3f} [{best.gain_low:+.3f}, {best.gain_high:+.3f}]){ahead}.")
 

@@ -274,3 +274,16 @@ def test_released_means_and_distances(mirror):
     # One printed mean is rounded up by hand (0.71046 stands as 0.711): the rule calls it different.
     assert had[had.verdict != "reproduced"].claim_id.tolist() == ["models/gpt-3.5-turbo/conformity"]
     assert (had.ours - had.reported).abs().max() < 0.0006
+
+
+def test_differences_that_turn_round_with_the_controls_are_named(monkeypatch):
+    columns = ["value", "difference", "low", "high", "p", "effect", "adjusted", "adjusted_low", "adjusted_high"]
+    table = pd.DataFrame([["power", -0.2, -0.3, -0.1, 1e-6, -0.4, 0.03, 0.01, 0.05],
+                          ["security", -0.1, -0.2, -0.05, 1e-6, -0.3, -0.05, -0.08, -0.02]], columns=columns).assign(
+        first="a", second="b", n=40, from_controls=0.0, n_both_answer=30, both_answer=0.06, both_answer_low=0.04,
+        both_answer_high=0.09)
+    monkeypatch.setattr(analysis, "_compare_two", lambda *_: table.copy())
+    rows = make_replies(make_rows(load_theory("schwartz10")), load_theory("schwartz10"), "scored")
+    told = analysis.compare_models(rows, with_mixed=False).reading
+    assert "surely turn round (power, power, power)" in told
+    assert "with refusal and length alike +0.03" in told and "where neither refuses +0.06" in told

@@ -16,6 +16,7 @@ from scored_files import CountingEvaluator, read_lines, write_rows
 from fulcra_utils.alignment.measures import confuse_targets
 from fulcra_utils.cli import main
 from fulcra_utils.evaluator.comparison import (
+    TAUGHT,
     agree_with_scores,
     compare_files,
     describe_comparison,
@@ -471,9 +472,9 @@ def test_hard_and_plain_pairs_are_told_apart():
     (0.49, 0.6, 0.9, "does not tell stance from topic"), (0.7, 0.8, 0.9, "less surely than was wanted"),
     (0.9, 0.95, 0.7, "less surely than was wanted"), (0.9, 0.95, 0.8, "it reads stance.")])
 def test_stance_is_told_in_words_by_marks_set_before(low, order, below, word):
-    found = pd.DataFrame({"value": "all", "measure": ["order", "trampled"], "n": 9, "mean": [order, below],
-                          "low": [low, below - 0.1], "high": 1.0})
-    assert word in describe_contrasts(found)
+    found = pd.DataFrame({"value": "all", "measure": ["order", "trampled", "served"], "n": 9,
+                          "mean": [order, below, 0.6], "low": [low, below - 0.1, 0.5], "high": 1.0})
+    assert word in describe_contrasts(found) and "60% of the serving ones above" in describe_contrasts(found)
 
 
 @pytest.mark.parametrize(("gain", "low", "high", "word"), [
@@ -485,6 +486,8 @@ def test_the_best_simpler_method_is_named_though_it_leads(gain, low, high, word)
     told = describe_rival(compared, stance)
     assert told.startswith(f"At labels it is {word} the best simpler method (frozen: 0.71, gain {gain:+.3f}")
     assert told.endswith("it puts 85% in order, that one 60%.")
+    words = pd.DataFrame({"value": "all", "measure": "order", "method": [TAUGHT], "mean": [0.77]})
+    assert describe_rival(compared, pd.concat([stance, words])).endswith("learned from such pairs as ours did 77%.")
     assert describe_rival(compared, pd.DataFrame()).endswith("]).")
     blank = compared.assign(macro_f1=np.nan, gain=np.nan, gain_low=np.nan, gain_high=np.nan)
     assert describe_rival(blank, pd.DataFrame()) == "No test label: nothing is said of labels."
