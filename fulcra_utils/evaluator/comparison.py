@@ -404,7 +404,7 @@ def compare_files(first: str | Path, second: str | Path, target: Target | None =
     left = {"only_first": len(a) - len(shared), "only_second": len(b) - len(shared),
             **{f"{name}_{place}": one.attrs[name] for name in ("unscored", "foreign", "models", "systems")
                for place, one in (("first", a), ("second", b))}}
-    known = a.attrs["groups"] or b.attrs["groups"]
+    known = b.attrs["groups"] | a.attrs["groups"]
     a = a.reindex(shared)  # one after the other: each may hold millions of prompts
     b = b.reindex(shared)
     groups = np.array([known.get(prompt, prompt) for prompt in shared])
@@ -442,6 +442,11 @@ def _compare_column(first: pd.Series, second: pd.Series, level: float, groups: n
             "p": 0.0 if clear and np.isnan(found["p"]) else found["p"]}  # a constant difference has no p
 
 
+def is_given(field: Any) -> bool:
+    """Return whether a field of a row says something: it is not missing, nan or blank."""
+    return field is not None and field == field and bool(str(field).strip())
+
+
 def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
     """Return the mean scores of each prompt, and of the distances of its replies; prompts stand as hashes.
 
@@ -455,7 +460,7 @@ def _average_prompts(path: str | Path, target: Target | None) -> pd.DataFrame:
             systems.add(find_system(row))
         models.update([row[name] for name in MODELS if isinstance(row.get(name), str)][:1])
         n_foreign += row.get("problem") == FOREIGN
-        if row.get("prompt_id") is not None:
+        if is_given(row.get("prompt_id")):
             groups.setdefault(hash(prompt), hash(("id", str(row["prompt_id"]))))
         return hash(prompt)
 

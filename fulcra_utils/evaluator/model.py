@@ -11,7 +11,8 @@ Choices:
   with like definitions have like parts; whether a reply touches it hangs also on how near the two texts lie for a
   sentence encoder (MiniLM), since what others were taught of presence says little of it;
 - beside presence stands a linear expert on word pieces (`words`), read in the same pass and joined to it;
-- prompt and reply enter as a pair; what does not fit is cut out of the middle of the reply;
+- prompt and reply enter as a pair, the prompt with at most half of the tokens; what does not fit is cut out of the
+  middle of either;
 - safetensors only, no remote code.
 """
 

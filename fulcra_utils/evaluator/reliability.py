@@ -21,7 +21,7 @@ from fulcra_utils.common.files import write_text
 from fulcra_utils.common.paths import DATA
 from fulcra_utils.dataset.rows import RowError, find_system, read_dialogue
 from fulcra_utils.dataset.texts import is_refusal, split_thoughts
-from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, plan_prompts, read_scores
+from fulcra_utils.evaluator.comparison import MIN_PROMPTS, MODELS, compare_averages, is_given, plan_prompts, read_scores
 from fulcra_utils.evaluator.scoring import FOREIGN, ScoringError, score_file
 from fulcra_utils.stats import generalisability as components
 from fulcra_utils.stats.comparison import adjust_difference, adjust_p, fit_mixed
@@ -110,7 +110,7 @@ def read_scored(path: str | Path, facets: dict[str, tuple[str, ...]]) -> tuple[p
         nonlocal n_foreign
         n_foreign += row.get("problem") == FOREIGN
         row = row | {"prompt": prompt or None}
-        found = [next((row[c] for c in columns if row.get(c) is not None), None) for columns in facets.values()]
+        found = [next((row[c] for c in columns if is_given(row.get(c))), None) for columns in facets.values()]
         told.extend([-1 if x is None else code.setdefault(str(x), len(code))
                      for x, code in zip(found, codes.values(), strict=True)])
         told.extend([*_look(row), hash((prompt, find_system(row))) % 2**31])

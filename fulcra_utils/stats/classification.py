@@ -253,6 +253,8 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float = 
     >>> fit_conformal(probabilities, np.ones((99, 1)), level=0.9).round(2).tolist()
     [[nan, nan, 0.9]]
     """
+    if not 0 < level < 1:
+        raise ValueError(f"the level of label sets is {level:g}; it lies between 0 and 1.")
     limits = np.full(probabilities.shape[1:], np.nan)
     for d, c in np.ndindex(limits.shape):
         misfit = np.sort(1 - probabilities[labels[:, d] == CLASSES[c], d, c])

@@ -179,9 +179,9 @@ def probe_number(features: np.ndarray, target: np.ndarray, clusters: np.ndarray,
         return dict.fromkeys(("r2", "low", "high", "null", "p"), np.nan) | sizes
     shuffled = y[np.vstack([np.arange(len(y)), permute_clusters(codes, n_permutations, seed)])].T
     errors = (shuffled - predict_ridge(features, shuffled, assign_folds(codes, n_folds, seed))) ** 2
-    spread = (y - y.mean()) ** 2
-    r2 = 1 - errors.sum(axis=0) / spread.sum()
-    sums = bootstrap_sums(np.column_stack([errors[:, 0], spread]), codes, n_draws, seed)
+    spread = (shuffled - shuffled.mean(axis=0)) ** 2    # other rows where clusters are of unlike sizes
+    r2 = 1 - errors.sum(axis=0) / np.maximum(spread.sum(axis=0), 1e-12)
+    sums = bootstrap_sums(np.column_stack([errors[:, 0], spread[:, 0]]), codes, n_draws, seed)
     draws = 1 - np.divide(*sums.T, out=np.full(n_draws, np.nan), where=sums[:, 1] > 0)
     return _describe("r2", r2[0], draws, r2[1:]) | sizes
 
@@ -202,11 +202,13 @@ def probe_category(features: np.ndarray, categories: np.ndarray, clusters: np.nd
     if n_clusters < 2 * n_folds or k < 2:
         return dict.fromkeys(("accuracy", "low", "high", "null", "p"), np.nan) | sizes
     moved = np.vstack([np.arange(len(labels)), permute_clusters(codes, n_permutations, seed)])
-    wanted, weights = labels[moved].T, len(labels) / np.bincount(labels)  # (N, 1 + permutations), (C,)
-    onehot = np.diag(weights)[wanted].reshape(len(labels), -1)
+    wanted = labels[moved].T    # (N, 1 + permutations), each with numbers of its own where clusters are of unlike sizes
+    counts = np.array([np.bincount(column, minlength=k) for column in wanted.T])
+    weights = len(labels) / np.maximum(counts, 1)   # (1 + permutations, C)
+    onehot = (np.eye(k)[wanted] * weights).reshape(len(labels), -1)
     answers = predict_ridge(features, onehot, assign_folds(codes, n_folds, seed))
     answers = answers.reshape(*wanted.shape, k).argmax(axis=2)
-    scores = (weights[wanted] * (answers == wanted)).mean(axis=0) / k
+    scores = (weights[np.arange(len(weights)), wanted] * (answers == wanted)).mean(axis=0) / (counts > 0).sum(axis=1)
     right = np.where(np.eye(k)[labels] > 0, (answers[:, 0] == labels)[:, None], np.nan)
     draws = bootstrap_means(right, codes, n_draws, seed).mean(axis=1)
     return _describe("accuracy", scores[0], draws, scores[1:]) | sizes

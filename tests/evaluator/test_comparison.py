@@ -503,3 +503,19 @@ def test_each_reply_of_a_pair_is_scored_under_its_own_value():
     assert score_contrasts(Model(), CONTRASTS, ["fairness", "care"]).tolist() == [-1] * 5 + [1] * 2
     with pytest.raises(ValueError, match="care"):
         score_contrasts(Model(), CONTRASTS, ["fairness"])
+
+
+def test_blank_prompt_ids_tell_nothing_and_those_of_either_file_count(tmp_path):
+    rng = np.random.default_rng(5)
+
+    def write(name, ids, shift=0.0):
+        scores = np.repeat(rng.uniform(-0.5, 0.5, 12), 3) + shift
+        (tmp_path / name).write_text("\n".join(json.dumps({"prompt": f"p{k}", "value_vector": {"v": float(x)}} | (
+            {"prompt_id": ids(k)})) for k, x in enumerate(scores)))
+        return tmp_path / name
+
+    all_of_it, first = (write("a.jsonl", lambda k: k // 3), write("b.jsonl", lambda k: k // 3 if k == 0 else None))
+    assert "groups" not in compare_files(write("c.jsonl", lambda k: ""), write("d.jsonl", lambda k: float("nan"))).attrs
+    assert "(12)" in describe_comparison(compare_files(first, all_of_it))
+    apart = compare_files(write("e.jsonl", lambda k: ""), write("f.jsonl", lambda k: " ", shift=0.9))
+    assert apart.clear.all() and np.isfinite(apart.low).all()

@@ -154,3 +154,9 @@ def test_the_correction_finds_the_true_share_of_a_simulated_judge():
     assert correct_share(said.mean(), 0.8, 0.7) == pytest.approx(true.mean(), abs=0.01)
     assert np.isnan(correct_share(0.4, 0.5, 0.5)) and correct_share(0.1, 0.9, 0.8) < 0
     assert correct_share(0.25, 1, 1) == 0.25
+
+
+@pytest.mark.parametrize("level", [0, 1, 90, float("nan")])
+def test_a_level_that_is_no_coverage_is_refused(level):
+    with pytest.raises(ValueError, match="lies between 0 and 1"):
+        fit_conformal(np.full((40, 1, 3), 1 / 3), np.ones((40, 1)), level)

@@ -139,3 +139,14 @@ def test_gain_is_the_difference_of_two_probes(pairs):
 def test_one_target_keeps_its_axis():
     x = np.arange(6.0)[:, None]
     assert probes.predict_ridge(x, x, np.arange(6) % 2).shape == (6, 1)
+
+
+def test_a_null_with_one_big_prompt_stays_on_the_scale_of_its_score():
+    """A prompt of a size of its own gets another one's rows, so that shuffled rows have other shares and spreads."""
+    rng, clusters = np.random.default_rng(0), np.r_[np.repeat(np.arange(60), 2), np.full(30, 60)]
+    labels = np.isin(clusters, np.arange(12)).astype(int)
+    x = labels[:, None] + rng.normal(size=(150, 1))
+    found = probes.probe_category(x, labels, clusters, n_permutations=99)
+    assert found["null"] < 0.7 and found["p"] <= 0.05
+    y = rng.normal(size=150) + 4 * (clusters == 60)
+    assert probes.probe_number(rng.normal(size=(150, 1)), y, clusters, n_permutations=99)["null"] < 0.2

@@ -56,8 +56,8 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str) -> ModelScores:
     """Arrange scored replies of several models by model and prompt.
 
     `table` has model, prompt, optionally cluster, and one column per dimension (nan = not scored). Prompts that every
-    model answered are kept where those are at least half of all, else all. A prompt that stands several times in every
-    model's list counts as often, in one cluster; where only some models have several replies to it, those are averaged.
+    model answered are kept where those are at least half of all, else all. A prompt that every model which answered it
+    answered equally often counts as often, in one cluster; where these numbers differ, its replies are averaged.
     A CompassError names what cannot be used.
 
     >>> table = pd.DataFrame({"model": ["a", "b", "a"], "prompt": ["x", "x", "y"], "care": [1, 0, 0],
@@ -86,10 +86,9 @@ def stack_scores(table: pd.DataFrame, theory: Theory | str) -> ModelScores:
 
 
 def _count_occurrence(table: pd.DataFrame) -> np.ndarray:
-    """Return, per row, how often its model answered its prompt before; 0 where not all models did it as often."""
+    """Return, per row, how often its model answered its prompt before; 0 where the models' counts differ."""
     groups = table.groupby(["model", "prompt"], sort=False)["prompt"]
     alike = groups.transform("size").groupby(table["prompt"]).transform("nunique") == 1
-    alike &= table.groupby("prompt")["model"].transform("nunique") == table["model"].nunique()
     return np.where(alike, groups.cumcount(), 0)
 
 

@@ -171,13 +171,6 @@ def test_a_model_without_contrast_is_near_no_country():
     assert near.drop(index=rows.model.iloc[0]).notna().all(axis=None)
 
 
-def test_a_prompt_that_one_model_answered_three_times_is_one_prompt():
-    rows = pd.DataFrame({"model": list("aaab"), "prompt": list("xxxy"), "competence": [0, 0.3, 0.6, 1.0],
-                         "character": 0.0, "integrity": 0.0})
-    made = stack_scores(pd.concat([rows, rows.tail(1).assign(model="a")]), "valuelex")
-    assert made.prompts == ("y",) and made.notes[0].startswith("1 of 2 prompts are answered by every model")
-
-
 def test_ties_of_weighted_scores_are_ties():
     assert rank_descending(np.array([0.1 + 0.2, 0.3, 0.2])).tolist() == [1, 1, 3]
 
