@@ -82,6 +82,7 @@ rule dataset_construction:
 rule value_analysis:
     input:
         of("02_value_analysis", "data/dialogues.parquet", "data/items.parquet", "data/scored.parquet"),
+        THEORIES,       # how far the replies tell one from another
         f"{DATA}/risks.yaml",
         f"{DATA}/labels/refusals.csv",
     output:
@@ -98,6 +99,7 @@ rule value_analysis:
 rule value_evaluator:
     input:
         of("03_value_evaluator", "data/dialogues.parquet", "data/scored.parquet", "data/splits.parquet"),
+        THEORIES,       # of the public sets that teach, too
         f"{DATA}/attacks.yaml",
         f"{DATA}/evaluator_card.md",
         TARGETS,
@@ -133,6 +135,7 @@ rule new_value_theory:
     input:
         of("05_new_value_theory", "data/dialogues.parquet", "data/scored.parquet"),
         THEORIES,
+        f"{DATA}/examples/three_virtues.jsonl",
         executed("03_value_evaluator"),
     output:
         executed("05_new_value_theory"),
@@ -255,6 +258,7 @@ rule values_in_context:
 rule reliability:
     input:
         of("12_reliability", "data/fetched.json", "data/dialogues.parquet", "data/scored.parquet"),
+        THEORIES,
         TARGETS,
         f"{DATA}/attacks.yaml",
         f"{DATA}/paraphrases.yaml",

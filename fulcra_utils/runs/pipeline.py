@@ -169,7 +169,7 @@ def open_run(notebook: str, profile: str = "quick", theory: str | Path = DEFAULT
     owner = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     file = str(loaded.path.resolve()).removeprefix(f"{ROOT.resolve()}{os.sep}")
     told = mine | ({} if is_ours else {"theory_file": file})
-    other = ROOT / owner.get("theory_file", file)
+    other = ROOT / owner.get("theory_file", file) if owner.get("theory") == loaded.name else ROOT / file
     if other != ROOT / file and other.is_file() and _list_words(open_theory(other)) != _list_words(loaded):
         raise PipelineError(f"{folder} belongs to another theory that is called {loaded.name!r}, {other}: give this "
                             "one a name of its own, or choose another run_dir")
@@ -294,18 +294,25 @@ def _drop_given(run: Run) -> None:
 
 
 def _fetch(run: Run, mirror: str | Path | None) -> None:
-    """Get the public files before the run and note what was had; the note changes only when its content does."""
+    """Get the public files before the run and note what was had; the note changes only when its content does.
+
+    A run that had a file is not made again without it.
+    """
     from fulcra_utils.dataset.sources import fetch_sources, load_sources
+    note = run.path("data/fetched.json")
+    old = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
     if load_profile(run.profile).get("sources") == "sample":
         had = {}
     else:
         fetched = fetch_sources(mirror, say=lambda line: print(f"  {line}", flush=True))
         sources = load_sources()
         had = {name: sources[name].sha256 or sources[name].git_blob for name in fetched.paths}
+        if gone := sorted(set(old or ()) - set(had)):
+            raise PipelineError(f"{run.folder} was made with {', '.join(gone)}, which cannot be had now: name a "
+                                f"mirror, or delete {note} to make the run anew without")
         if not had:
             print("No public file can be had: the run uses the embedded sample instead.", flush=True)
-    note = run.path("data/fetched.json")
-    if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != had:
+    if old != had:
         write_json(note, had)
 
 

@@ -74,11 +74,7 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     """
     if not (run.folder / "report" / "index.html").is_file():
         raise ValueError(f"{run.folder} has no report yet: run `fulcra reproduce --profile {run.profile}` first")
-    folder, stopped = target / run.folder.name, _list_stopped(run.folder)
-    for part, told in (("metrics", read_json(run.folder / "metrics.json")),
-                       ("manifest", read_json(run.folder / "manifest.json").get("notebooks", {}))):
-        if _gather_parts(run.folder, part, stopped) != {name: told[name] for name in told if name[:2] not in stopped}:
-            raise ValueError(f"{run.folder}: steps ran after the report: run `fulcra report` first")
+    folder, stopped = target / run.folder.name, check_settled(run.folder)
     numbers = {path.name[:2] for path in run.folder.glob("manifest/*.json")} - stopped.keys()
     for path in folder.glob("*"):
         if path.name[:2] in numbers:
@@ -94,6 +90,16 @@ def publish(run: Run, target: Path = FIGURES) -> list[Path]:
     if target == FIGURES and (FIGURES / README_RUN).is_dir():
         _update_readme()
     return written
+
+
+def check_settled(folder: Path) -> dict[str, str]:
+    """Return `_list_stopped` of a run; ValueError where steps ran after its report, which then tells other numbers."""
+    stopped = _list_stopped(folder)
+    for part, told in (("metrics", read_json(folder / "metrics.json")),
+                       ("manifest", read_json(folder / "manifest.json").get("notebooks", {}))):
+        if _gather_parts(folder, part, stopped) != {name: told[name] for name in told if name[:2] not in stopped}:
+            raise ValueError(f"{folder}: steps ran after the report: run `fulcra report` first")
+    return stopped
 
 
 def _gather_parts(folder: Path, part: str, without: Container[str]) -> dict[str, Any]:

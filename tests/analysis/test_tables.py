@@ -17,7 +17,7 @@ from fulcra_utils.analysis.circle import (
 )
 from fulcra_utils.analysis.replies import Replies, make_replies
 from fulcra_utils.analysis.space import load_risks
-from fulcra_utils.runs.claims import judge_claims, load_reported
+from fulcra_utils.runs.claims import judge_again, judge_claims, load_reported
 from fulcra_utils.theory.theory import load_theory
 
 
@@ -191,7 +191,9 @@ def test_prevalence_claims_know_their_population(tmp_path):
     assert set(partial.verdict) == {"not comparable"}
     sources.write_text('{"had": {"data_hybrid": {}}}')
     whole = judge_claims(analysis.claim_prevalence(prevalence, load_reported(), sources), load_reported())
-    assert set(whole.kind) == {"recomputed"}
+    assert set(whole.kind) == {"recomputed"} and set(whole.verdict) == {"differs"}      # these are other rows
+    for judged in (partial, whole):     # the report judges what is kept again
+        assert judge_again(judged, load_reported()).verdict.tolist() == judged.verdict.tolist()
     assert len(whole) == load_reported().claim_id.str.startswith("prevalence/").sum()
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -14,6 +15,7 @@ from small_notebooks import make_notebook, run_it
 
 from fulcra_utils.common.files import lock_output
 from fulcra_utils.common.paths import ROOT
+from fulcra_utils.dataset import sources
 from fulcra_utils.runs import pipeline, profiles
 from fulcra_utils.runs.pipeline import open_run, run_notebook
 from fulcra_utils.runs.profiles import PipelineError, StepError, list_notebooks, load_profile, read_parameters
@@ -203,3 +205,14 @@ def test_the_note_of_fetched_files_is_rewritten_when_its_content_changes_alone(t
     note.write_text('{"a file of another time": "0"}')
     pipeline._fetch(run, None)
     assert json.loads(note.read_text()) == {}
+
+
+def test_a_run_that_had_a_file_is_not_made_again_without_it(tmp_path, monkeypatch):
+    run = pipeline.open_run("fetch", profile="laptop", run_dir=tmp_path)
+    monkeypatch.setattr(sources, "fetch_sources", lambda *_, **__: SimpleNamespace(paths={}))
+    pipeline._fetch(run, None)      # the first run may do without
+    note = run.path("data/fetched.json")
+    note.write_text('{"trustworthy_data": "0"}')
+    with pytest.raises(PipelineError, match="was made with trustworthy_data, which cannot be had now"):
+        pipeline._fetch(run, None)
+    assert json.loads(note.read_text()) == {"trustworthy_data": "0"}

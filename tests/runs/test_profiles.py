@@ -164,10 +164,11 @@ def test_rules_follow_the_modules_a_notebook_uses():
     rules = dict(rule.split(":", 1) for rule in rules)
     assert "refusals.yaml" in head and 'TARGETS = sorted(map(str, (DATA / "targets").glob("*.yaml")))' in head
     for name, texts in {"dataset_construction": ("prompts", "dataset_card.md"),
-                        "reliability": ("attacks.yaml", "svo_slider.yaml"), "value_analysis": ("refusals.csv",),
-                        **dict.fromkeys(("new_value_theory", "value_compass", "value_discovery", "value_pluralism"),
-                                        ("THEORIES",)),
-                        "value_evaluator": ("attacks.yaml", "evaluator_card.md", '"contrasts").iterdir()')}.items():
+                        "reliability": ("attacks.yaml", "svo_slider.yaml", "THEORIES"),
+                        "value_analysis": ("refusals.csv", "THEORIES"),
+                        **dict.fromkeys(("value_compass", "value_discovery", "value_pluralism"), ("THEORIES",)),
+                        "value_evaluator": ("attacks.yaml", "evaluator_card.md", '"contrasts").iterdir()', "THEORIES"),
+                        "new_value_theory": ("THEORIES", "three_virtues.jsonl")}.items():
         assert all(text in rules[name] for text in texts)
     rule_of = {re.search(r'of\("(\w+)"', rule)[1]: rule for rule in rules.values() if 'of("' in rule}
     for name, rule in rule_of.items():

@@ -23,7 +23,7 @@ from fulcra_utils.common.paths import DATA, SHIPPED
 from fulcra_utils.dataset.construction import SAMPLES, list_risky, locate_sample
 from fulcra_utils.runs.pipeline import find_run
 from fulcra_utils.runs.profiles import list_notebooks
-from fulcra_utils.runs.report import publish, read_json
+from fulcra_utils.runs.report import check_settled, publish, read_json
 
 FORMATS = {  # module and function that write it, and the notebooks that must have finished; none = all
     "every-eval-ever": ("leaderboard", "export_boards", ["06_value_compass"]),
@@ -37,16 +37,18 @@ FORMATS = {  # module and function that write it, and the notebooks that must ha
 def export_run(run: str | Path, to: str, output: str | Path) -> Path:
     """Write a finished run in another format to a new path, whole or not at all; return the path.
 
-    ValueError for an unknown format, a folder that is no run, a run whose notebooks have not finished, an output that
-    exists, or a format whose package is not installed.
+    ValueError for an unknown format, a folder that is no run, a run whose notebooks have not finished or that went on
+    after its report, an output that exists, or a format whose package is not installed.
     """
     if to not in FORMATS:
         raise ValueError(f"--to {to}: no such format; there are {', '.join(FORMATS)}")
     module, function, needed = FORMATS[to]
     folder, output = find_run(run).folder, Path(output)
-    finished = read_json(folder / "manifest.json").get("notebooks", {})
-    if missing := [name for name in needed or list_notebooks() if name not in finished]:
+    finished, wanted = read_json(folder / "manifest.json").get("notebooks", {}), needed or list_notebooks()
+    if missing := [name for name in wanted if name not in finished]:
         raise ValueError(f"{run}: this run is not finished, its manifest.json lacks {', '.join(missing)}")
+    if stopped := {name[:2] for name in wanted} & check_settled(folder).keys():
+        raise ValueError(f"{run}: this run is not finished, what ran last of {', '.join(sorted(stopped))} did not end")
     if output.exists():
         raise ValueError(f"{output}: exists already")
     try:

@@ -206,6 +206,23 @@ def test_what_cannot_be_exported_is_one_line_and_exit_2(tmp_path, monkeypatch, c
     assert change == "output" or not (tmp_path / "out").exists()
 
 
+def test_what_ran_after_the_report_or_did_not_end_is_not_exported(tmp_path, finished):
+    metrics, failed = finished / "metrics.json", finished / "notebooks" / "01_dataset_construction.failed.ipynb"
+    kept = metrics.read_text()
+    try:
+        metrics.write_text(json.dumps(json.loads(kept) | {"01_dataset_construction": {"n_rows": -1}}))
+        with pytest.raises(ValueError, match="steps ran after the report"):
+            export_run(finished, "croissant", tmp_path / "out")
+        metrics.write_text(kept)
+        failed.parent.mkdir(exist_ok=True)
+        failed.touch()
+        with pytest.raises(ValueError, match="what ran last of 01 did not end"):
+            export_run(finished, "croissant", tmp_path / "out")
+    finally:
+        metrics.write_text(kept)
+        failed.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return make_finished_run(tmp_path_factory.mktemp("finished") / "laptop").folder
