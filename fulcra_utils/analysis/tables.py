@@ -485,7 +485,7 @@ def compare_models(replies: Replies, with_mixed: bool = True) -> Finding:
     sure = table[table.p_adjusted < 0.05]
     signs = np.sign(sure[["adjusted_low", "adjusted_high"]]).mul(np.sign(sure["difference"]), axis=0)
     kept, turned = (sure[(signs == sign).all(axis=1)] for sign in (1, -1))
-    round_ = f" and {len(turned)} surely turn round ({', '.join(turned['value'])})" if len(turned) else ""
+    round_ = f", and surely turned round: {', '.join(turned['value'])}" if len(turned) else ""
     top = table.loc[table.effect.abs().idxmax()] if table.effect.notna().any() else table.iloc[0]
     reading = (f"{len(sure)} of {len(table)} paired differences are sure after Holm's correction; {len(kept)} of these "
                f"stay sure with refusal and length held alike{round_}. The largest effect: {top['value']}, "

@@ -287,5 +287,5 @@ def test_differences_that_turn_round_with_the_controls_are_named(monkeypatch):
     monkeypatch.setattr(analysis, "_compare_two", lambda *_: table.copy())
     rows = make_replies(make_rows(load_theory("schwartz10")), load_theory("schwartz10"), "scored")
     told = analysis.compare_models(rows, with_mixed=False).reading
-    assert "surely turn round (power, power, power)" in told
+    assert "surely turned round: power, power, power" in told
     assert "with refusal and length alike +0.03" in told and "where neither refuses +0.06" in told
