@@ -240,5 +240,5 @@ def least_without(board: Board, dimension: str) -> tuple[float, float, float]:
     answered = kept.values[np.isfinite(kept.means[:, 0]), :, 0].T                                       # (P, M)
     share, *ends = share_interval(np.nan_to_num(answered), np.isfinite(answered), kept.clusters)
     few = [len(set(kept.clusters[np.isfinite(own)])) < MIN_PROMPTS for own in answered.T]
-    return tuple(float(part.min(initial=np.inf)) if part.size else np.nan
+    return tuple(float(part.min()) if part.size else np.nan
                  for part in (share, *(np.where(few, np.nan, end) for end in ends)))
