@@ -118,8 +118,8 @@ def score_file(evaluator: Any, source: str | Path, target: str | Path, shard_siz
         notes += [f"{len(foreign):,} rows (first: line {foreign[0]}) carry the mark {FOREIGN!r}"] if foreign else []
         notes += getattr(evaluator, "borrowed", [])
         if long := [row["line"] for row in _read_parts(parts) if row.get("is_cut")]:
-            notes.append(f"{len(long):,} rows (first: line {long[0]}) are longer than the evaluator reads (of "
-                         f"{evaluator.config.max_length} tokens at most half for the prompt): start and end were scored")
+            notes.append(f"{len(long):,} rows (first: line {long[0]}) are longer than the evaluator reads, of "
+                         f"{evaluator.config.max_length} tokens half for the prompt: start and end were scored")
         n_rows, first = sum(1 for _ in _read_parts(parts)), list(islice(bad, 20))
         report = ScoreReport(n_rows, len(first) + sum(1 for _ in bad), first, n_resumed, notes)
         shutil.rmtree(parts)

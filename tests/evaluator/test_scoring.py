@@ -76,8 +76,8 @@ def test_rows_longer_than_the_evaluator_reads_are_counted(tmp_path, folder):
     source.write_text("\n".join(json.dumps({"prompt": p, "response": r}) for p, r in texts), encoding="utf-8")
     report = score_file(folder, source, tmp_path / "out.jsonl", shard_size=2)
     assert report.n_unusable == 1 and report.notes == [
-        "2 rows (first: line 2) are longer than the evaluator reads (of 48 tokens at most half for the prompt): "
-        "start and end were scored"]
+        "2 rows (first: line 2) are longer than the evaluator reads, of 48 tokens half for the prompt: start and "
+        "end were scored"]
     assert {*read_lines(tmp_path / "out.jsonl")[1]} == {"prompt", "response", "value_vector"}
 
 
