@@ -66,7 +66,8 @@ def test_taught_absence_keeps_unknown_labels_unknown():
     rows = make_rows(theory, 40)
     rows.loc[:, theory.dimensions[2]] = np.nan
     table = teach_absence(rows, theory, mismatch=0.5)
-    pd.testing.assert_frame_equal(table.head(40), rows)
+    assert table.is_real.tolist() == [True] * 40 + [False] * 30
+    pd.testing.assert_frame_equal(table.head(40).drop(columns="is_real"), rows)
     labels = table[list(theory.dimensions)].iloc[40:]
     assert len(labels) == 30 and labels[theory.dimensions[2]].isna().all()
     assert (labels.drop(columns=theory.dimensions[2]) == 0).all(axis=None)
