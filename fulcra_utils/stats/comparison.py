@@ -107,10 +107,16 @@ def fit_mixed(values: np.ndarray, indicator: np.ndarray, prompts: np.ndarray) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # boundary and convergence: told by `converged` and icc = 0
             fit = sm.MixedLM(values, design, groups=codes).fit()
+            between = float(np.asarray(fit.cov_re)[0, 0])
             (low, high), p = np.asarray(fit.conf_int())[1:k].T, np.asarray(fit.pvalues[1:k])
+            if not np.isfinite([low, high]).all():  # next to a variance of 0 the library may lose all errors
+                ratio, sums = between / fit.scale, sum_by_cluster(design, codes, n_groups)
+                shrunk = (ratio / (1 + ratio * np.bincount(codes)))[:, None] * sums
+                error = np.sqrt(fit.scale * np.diag(np.linalg.inv(design.T @ design - sums.T @ shrunk)))[1:]
+                low, high = (fit.fe_params[1:] + sign * sps.norm.ppf(0.975) * error for sign in (-1, 1))
+                p = 2 * sps.norm.sf(np.abs(fit.fe_params[1:] / error))
     except (np.linalg.LinAlgError, ValueError):
         return failed
-    between = float(np.asarray(fit.cov_re)[0, 0])
     return {"effect": fit.fe_params[1:], "low": low, "high": high, "p": p, "icc": between / (between + fit.scale),
             "converged": bool(fit.converged)}
 

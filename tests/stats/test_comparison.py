@@ -225,3 +225,16 @@ def test_components_limits():
     assert few["share"] == pytest.approx([1, 0], abs=1e-9)
     with pytest.raises(ValueError, match="contains NaN"):
         find_components([[0.0, 1.0], [1.0, 0.0], [np.nan, 1.0]])
+
+
+def test_a_mixed_model_that_loses_its_errors_gets_those_of_its_variances(monkeypatch):
+    from statsmodels.regression.mixed_linear_model import MixedLMResults
+
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(30), [1, 2, 3] * 10)
+    x = rng.normal(size=(60, 2))
+    y = x[:, 0] + rng.normal(size=30)[groups] + rng.normal(size=60)
+    known = stats.fit_mixed(y, x, groups)
+    monkeypatch.setattr(MixedLMResults, "conf_int", lambda self: np.full((4, 2), np.nan))
+    again = stats.fit_mixed(y, x, groups)
+    for name in ("low", "high", "p"):
+        assert again[name] == pytest.approx(known[name], abs=0.01)
