@@ -589,8 +589,10 @@ def test_notebook_12_says_where_nothing_can_be_told():
     captions, who = [], "people minus models, alike in length and topic"
     known = {"arguments": [1] * 5, "both": [1] * 8, "is_people": np.arange(8) < 5, "plots_reliability": MagicMock(),
              "run": SimpleNamespace(save_figure=lambda figure, name, caption, **_: captions.append(caption))}
-    for low, told in ((np.nan, "whether they differ cannot be told."), (0.1, "they differ in 1 of 1 values.")):
-        ruler = pd.DataFrame({"who": [who] * 2, "mean": [low, np.nan], "low": [low, np.nan], "high": 0.3, "n": 8})
+    for low, told in ((np.nan, "whether they differ cannot be told."), (
+            0.1, "they differ for sure in 1 of 1 values, all tested together (Holm).")):
+        ruler = pd.DataFrame({"who": [who] * 2, "mean": [low, np.nan], "low": [low, np.nan], "high": 0.3, "n": 8,
+                              "clear_holm": [True, False]})
         assert run_cells("people-figure", "people-read", ruler=ruler, **known)[0].endswith(told)
     assert captions[0].startswith("Mean scores of 5 arguments of people and 3 replies of models")
     assert run_cells("people-figure", "people-read", **known | {"arguments": []}) == ["Nothing to read."]

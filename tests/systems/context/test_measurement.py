@@ -157,9 +157,10 @@ def test_notebook_11_has_no_trend_of_one_dose():
     changes, said = compare_cells(cells, [(("target", 8), NONE), (("neutral", 8), NONE)], ["nearness"], 20), []
     for trend in (measure_trend(cells, 0, 20), measure_trend(cells | {("target", 4): cells[NONE]}, 0, 20)):
         run_cell("11_values_in_context", "gone = ", pd=pd, trend=trend, largest=changes, costs=changes, names=[],
-                 shown="{0.difference:+.2f}", beaten={"evaluator": "neutral"}, most=8, Markdown=said.append,
-                 aim=SimpleNamespace(name="ideal"))
-    assert "by +1.00 (no trend of one dose), for sure more" in said[0] and "(trend with the dose: rho +" in said[1]
+                 shown="{0.difference:+.2f}", beaten={"evaluator": "neutral", "first judge": ""}, most=8,
+                 Markdown=said.append, aim=SimpleNamespace(name="ideal"))
+    assert "by +1.00 (no trend of one dose); by the evaluator for sure more" in said[0]
+    assert "(trend with the dose: rho +" in said[1] and "by the first judge not for sure more" in said[1]
 
 
 @pytest.mark.parametrize(("measures", "start"), [
