@@ -127,6 +127,8 @@ def built(tmp_path_factory):
     run = tmp_path_factory.mktemp("site") / "runs" / "laptop"
     write_json(run / "run.json", {"profile": "laptop", "theory": "schwartz10"})
     write_json(run / "manifest.json", {"data_hashes": {}, "notebooks": dict.fromkeys(list_notebooks(), {})})
+    for name in list_notebooks():
+        write_json(run / "manifest" / f"{name}.json", {})
     claims = pd.read_csv(ROOT / "figures" / "laptop" / "reproduction.csv")
     write_table(run / "reproduction.csv", claims.groupby("verdict").head(20))
     book = json.loads((ROOT / "notebooks" / "02_value_analysis.ipynb").read_text("utf-8"))
