@@ -192,3 +192,14 @@ def test_without_added_models_the_boards_hold_the_runs(tmp_path):
         boards, left_out = collect(folder, 50)
         assert boards["evaluator"].models == ("large", "larger") and len(boards["evaluator"].prompts) == 50
         assert not left_out
+
+
+def test_notebook_06_leaves_imitation_out_and_says_where_no_interval_is():
+    names = ["t, evaluator", "t, released scores", "t, other"]
+    pairs = pd.DataFrame([(a, b, 0.5, np.nan if "t, other" in (a, b) else 0.1, 0.9) for a in names for b in names],
+                         columns=["first", "second", "r", "low", "high"])
+    boards, said = [SimpleNamespace(name=name) for name in names], []
+    for table in (pairs, pairs[(pairs[["first", "second"]] != "t, other").all(axis=1)]):
+        run_cell("06_value_compass", "taught_by = ", pairs=table, boards=boards, names=names[:1], Markdown=said.append)
+    assert "t, evaluator and t, released scores" not in said[0] and said[0].count("no interval") == 2
+    assert said[1] == "There are no two boards to compare of which none taught the other."
